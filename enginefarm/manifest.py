@@ -70,7 +70,9 @@ class Manifest(BaseModel):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{relative!r} is neither a regular file nor a folder")
             if path.is_file():
-                entries.append(FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size))
+                entries.append(
+                    FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size)
+                )
         return cls.of(entries)
 
     @property

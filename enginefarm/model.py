@@ -1,0 +1,129 @@
+"""The three ways to name a model: `hf:org/name[@revision]`, `file:/absolute/path`, `s3://bucket/prefix`.
+
+A reference says where a model is, not which bytes it has: a branch moves and a folder changes. The
+control plane resolves it to an identity before any key is made.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+ACCEPTED = "hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix"
+
+_MAX_LENGTH = 1024
+_HUB_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+_REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./+-]{0,253}[A-Za-z0-9_+-])?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository of a Hugging Face hub, at a branch, a tag or a commit."""
+
+    repo: str  # org/name
+    revision: str | None = None  # None: the repository's default branch
+
+    @property
+    def commit(self) -> str | None:
+        """The revision if it is a full commit, which never moves."""
+        return self.revision if self.revision and _COMMIT.fullmatch(self.revision) else None
+
+    def __str__(self) -> str:
+        return f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A folder that the farm's own machines see under this absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"file:{self.path}"
+
+
+@dataclass(frozen=True)
+class BucketReference:
+    """The objects directly below a prefix of an S3 bucket."""
+
+    bucket: str
+    prefix: str  # without a leading or trailing '/'
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+ModelReference: TypeAlias = HubReference | FileReference | BucketReference
+
+
+def parse(text: str) -> ModelReference:
+    """Read a reference. A trailing '/' of a folder or prefix is dropped: it means the same.
+
+    Raises:
+        ValueError: saying what is wrong with `text` and which forms are accepted.
+    """
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"a model reference of {len(text)} characters: expected at most {_MAX_LENGTH}")
+    if any(not c.isprintable() for c in text) or text != text.strip():
+        raise _invalid(text, "has a control character, or white space around it")
+    scheme, colon, rest = text.partition(":")
+    match scheme if colon else "":
+        case "hf":
+            return _parse_hub(text, rest)
+        case "file":
+            return _parse_file(text, rest)
+        case "s3":
+            return _parse_bucket(text, rest)
+        case "":
+            raise _invalid(text, "has no scheme" if text else "is empty")
+        case _:
+            raise _invalid(text, f"has the unknown scheme {scheme!r}")
+
+
+def _parse_hub(text: str, rest: str) -> HubReference:
+    repo, at, revision = rest.partition("@")
+    org, slash, name = repo.partition("/")
+    if not (org and slash and name):
+        raise _invalid(text, "needs an organisation and a name, as in hf:org/name")
+    for part in (org, name):
+        if not _HUB_NAME.fullmatch(part) or "--" in part or ".." in part or part.endswith(".git"):
+            raise _invalid(
+                text,
+                f"has the bad name {part!r}: at most 96 letters, digits, '.', '-' and '_', "
+                "with none of '..', '--', '.git' at the end, or '.' and '-' at either end",
+            )
+    if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
+        raise _invalid(
+            text, f"has the bad revision {revision!r}: expected a branch, a tag or a commit after '@'"
+        )
+    return HubReference(repo, revision or None)
+
+
+def _parse_file(text: str, rest: str) -> FileReference:
+    if not rest.startswith("/") or rest.startswith("//"):
+        raise _invalid(text, "needs an absolute path with one '/' in front, as in file:/models/llama")
+    return FileReference("/" + _plain_path(text, rest.removeprefix("/")))
+
+
+def _parse_bucket(text: str, rest: str) -> BucketReference:
+    bucket, _, prefix = rest.removeprefix("//").partition("/")
+    if not rest.startswith("//") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise _invalid(text, f"has the bad bucket name {bucket!r}, expected as in s3://bucket/prefix")
+    return BucketReference(bucket, _plain_path(text, prefix))
+
+
+def _plain_path(text: str, path: str) -> str:
+    """`path` without the '/' at its end; it must be names joined by single '/'."""
+    path = path.removesuffix("/")
+    if not path:
+        raise _invalid(text, "names no folder")
+    if any(part in {"", ".", ".."} for part in path.split("/")) or "\\" in path:
+        raise _invalid(text, "has '..', '.', '//' or '\\' in its path")
+    return path
+
+
+def _invalid(text: str, why: str) -> ValueError:
+    return ValueError(f"the model reference {text!r} {why}; accepted are {ACCEPTED}")

@@ -1,0 +1,226 @@
+"""What to build. Unknown fields are refused, aliases folded, numbers bounded, lengths made to agree.
+
+A `BuildSpec` is what a caller wrote, with the defaults that hold for every toolchain filled in. What a
+toolchain adds (its version, `dtype: auto`, its options' defaults) is filled in by the control plane.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from enginefarm import model as model_reference
+from enginefarm.errors import InvalidSpec, Problem
+from enginefarm.platform import PlatformSelector
+
+DTYPE_ALIASES = {
+    "bf16": "bfloat16", "half": "float16", "fp16": "float16", "f16": "float16", "float": "float32", "fp32": "float32", "f32": "float32",
+}  # fmt: skip
+_QUANTIZATION_ALIASES = {"none": None, "w8a16": "int8_wo", "w4a16": "int4_wo"}
+_MAX_LENGTH = 1 << 24  # tokens; beyond any model, and far from overflowing what is computed from it
+
+
+def _folded(aliases: dict[str, Any]) -> BeforeValidator:
+    def fold(value: object) -> object:
+        if isinstance(value, str):
+            return aliases.get(value.lower().removeprefix("torch."), value.lower().removeprefix("torch."))
+        return value
+
+    return BeforeValidator(fold)
+
+
+Dtype = Annotated[Literal["auto", "float32", "float16", "bfloat16"], _folded(DTYPE_ALIASES)]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]{0,31}$")]
+Length = Annotated[int, Field(strict=True, ge=1, le=_MAX_LENGTH)]
+OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ToolchainRef(_Part):
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(
+        examples=["trtllm", "aoti"]
+    )
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")] | None = Field(
+        default=None, description="null: the newest that a live worker has", examples=["1.2.1"]
+    )
+
+
+class Precision(_Part):
+    dtype: Dtype = Field(default="auto", description="auto: the checkpoint's own; bf16, half, … are folded")
+    quantization: Annotated[Word | None, _folded(_QUANTIZATION_ALIASES)] = None
+    kv_cache: Annotated[Word | None, _folded({"none": None, "auto": None})] = None
+
+
+class Parallelism(_Part):
+    tp: Annotated[int, Field(strict=True, ge=1, le=1024, description="tensor parallel ranks")] = 1
+    pp: Annotated[int, Field(strict=True, ge=1, le=1024, description="pipeline parallel ranks")] = 1
+    cp: Annotated[int, Field(strict=True, ge=1, le=1024, description="context parallel ranks")] = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp * self.cp
+
+
+class Limits(_Part):
+    """Shape limits in sequences and tokens. `max_seq_len` is input and output together."""
+
+    max_batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 1
+    max_input_len: Length = 1024
+    max_output_len: Length | None = Field(default=None, description="1024 if max_seq_len is not given either")
+    max_seq_len: Length | None = Field(default=None, description="max_input_len + max_output_len")
+    max_beam_width: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    max_num_tokens: Length | None = None
+    opt_num_tokens: Length | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _agreeing_lengths(cls, data: object) -> object:
+        """Fill in whichever of max_output_len and max_seq_len is missing; refuse two that disagree."""
+        if not isinstance(data, dict):
+            return data
+        start, out, total = (
+            data.get("max_input_len", 1024),
+            data.get("max_output_len"),
+            data.get("max_seq_len"),
+        )
+        if any(type(n) is not int or n < 1 for n in (start, out, total) if n is not None) or start is None:
+            return data  # the fields' own bounds say what is wrong
+        if total is None:
+            out = 1024 if out is None else out
+            return data | {"max_output_len": out, "max_seq_len": start + out}
+        if out is None:
+            if total <= start:
+                raise PydanticCustomError(
+                    "lengths_disagree",
+                    "max_seq_len {total} leaves no room for output after max_input_len {start}",
+                    {"total": total, "start": start, "expected": f"max_seq_len > {start}"},
+                )
+            return data | {"max_output_len": total - start}
+        if start + out != total:
+            raise PydanticCustomError(
+                "lengths_disagree",
+                "max_input_len {start} + max_output_len {out} = {sum}, but max_seq_len is {total}",
+                {
+                    "start": start, "out": out, "total": total, "sum": start + out,
+                    "expected": f"max_seq_len {start + out}, or only one of max_output_len and max_seq_len",
+                },
+            )  # fmt: skip
+        return data
+
+    @property
+    def seq_len(self) -> int:
+        assert self.max_seq_len is not None, "filled in by the validator"
+        return self.max_seq_len
+
+
+class BuildSpec(_Part):
+    """One engine, asked for."""
+
+    model: Annotated[str, Field(max_length=1024)] = Field(
+        description="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix",
+        examples=["hf:meta-llama/Meta-Llama-3-8B-Instruct@5f0b02c75b57c5855da9ae460ce51323ea669d8a"],
+    )
+    toolchain: ToolchainRef
+    precision: Precision = Precision()
+    parallelism: Parallelism = Parallelism()
+    limits: Limits = Field(default_factory=Limits)
+    options: dict[OptionName, JsonValue] = Field(
+        default_factory=dict, description="the toolchain's own options", max_length=256
+    )
+    platform: PlatformSelector = PlatformSelector()
+
+    @field_validator("model")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        return str(model_reference.parse(value))
+
+    @classmethod
+    def parse(cls, data: object) -> BuildSpec:
+        """Validate `data` (a JSON object).
+
+        Raises:
+            InvalidSpec: with every problem of the spec, each with a JSON pointer.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InvalidSpec(problems_of(error)) from None
+
+
+def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
+    """Pydantic's findings in the farm's words. Values are echoed only when short and plain."""
+    return [_problem(details, prefix) for details in error.errors(include_url=False)]
+
+
+def _problem(details: ErrorDetails, prefix: str) -> Problem:
+    pointer = prefix + "".join(f"/{_escaped(part)}" for part in details["loc"])
+    kind, context = details["type"], details.get("ctx", {})
+    given = details.get("input")
+    if kind == "missing":
+        given = None
+    return Problem(
+        pointer=pointer,
+        code=kind,
+        detail=_detail(kind, details["msg"], given),
+        value=given if isinstance(given, bool | int | float | type(None)) else _short(given),
+        expected=_expected(kind, context),
+        remedy=_REMEDIES.get(kind),
+    )
+
+
+_REMEDIES = {
+    "extra_forbidden": "remove the field, or correct its spelling; a toolchain's own options go under /options",
+    "missing": "add the field",
+    "lengths_disagree": "give only one of max_output_len and max_seq_len",
+}
+
+
+def _detail(kind: str, message: str, given: object) -> str:
+    if kind == "extra_forbidden":
+        return "unknown field"
+    if kind == "missing":
+        return "required field is missing"
+    message = message.removeprefix("Value error, ")
+    return f"{message}, got {_short(given)!r}" if isinstance(given, bool | int | float | str) else message
+
+
+def _expected(kind: str, context: dict[str, Any]) -> str | None:
+    if "expected" in context:
+        return str(context["expected"])
+    bounds = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    if found := [f"{sign} {context[name]}" for name, sign in bounds.items() if name in context]:
+        return ", ".join(found)
+    if "pattern" in context:
+        return f"a match of {context['pattern']}"
+    return {
+        "int_type": "a whole number",
+        "string_type": "a string",
+        "dict_type": "an object",
+        "bool_type": "true or false",
+    }.get(kind)
+
+
+def _short(value: object) -> object:
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    text = str(value)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _escaped(part: object) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")

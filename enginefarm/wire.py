@@ -1,0 +1,223 @@
+"""The bodies that travel over REST: what the control plane answers and the client reads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from enginefarm.digest import Digest
+from enginefarm.errors import Problem
+from enginefarm.fingerprint import Host
+from enginefarm.key import Key
+from enginefarm.manifest import FileEntry
+from enginefarm.platform import Platform
+
+Progress = Annotated[float, Field(ge=0, le=1)]
+Time = AwareDatetime
+
+
+class _Body(BaseModel):
+    # A client must survive a newer farm: fields it does not know are dropped, not refused.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Disposition(StrEnum):
+    CACHED = "cached"
+    JOINED = "joined"
+    CREATED = "created"
+
+
+class BuildState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in {BuildState.SUCCEEDED, BuildState.FAILED, BuildState.CANCELLED}
+
+
+class Stage(StrEnum):
+    CONVERT = "convert"
+    BUILD = "build"
+
+
+class Fault(StrEnum):
+    """Whose fault a failure is; that decides whether another try can help."""
+
+    CALLER = "caller"
+    TOOLCHAIN = "toolchain"
+    WORKER = "worker"
+    FARM = "farm"
+
+
+class Failure(_Body):
+    """Why an attempt or a build failed, in words that a person can act on."""
+
+    cause: str = Field(examples=["out_of_memory"])
+    fault: Fault
+    detail: str
+    advice: str | None = None
+    retryable: bool = False
+
+
+class PhysicalFile(FileEntry):
+    """A file of an engine, with the link under which the farm serves it."""
+
+    url: str
+
+
+class EngineSummary(_Body):
+    key: Key
+    model: str
+    toolchain: str
+    version: str
+    platform: Platform
+    manifest: Digest
+    size: int = Field(description="bytes of all files together")
+    files: int
+    created_at: Time
+    pinned: bool = False
+
+
+class Engine(EngineSummary):
+    """An engine with everything a serving node needs to fetch it and to decide whether it fits."""
+
+    spec: dict[str, JsonValue] = Field(description="the normalised spec")
+    document: dict[str, JsonValue] = Field(description="the document whose SHA-256 is the key")
+    bound_to: dict[str, JsonValue] = Field(description="the platform fields this engine is bound to")
+    driver_binding: Literal["branch", "exact"]
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    contents: list[PhysicalFile]
+
+
+class Attempt(_Body):
+    stage: Stage
+    number: int
+    worker: str
+    outcome: str
+    started_at: Time
+    ended_at: Time | None = None
+    failure: Failure | None = None
+    steps: dict[str, float] = Field(default_factory=dict, description="seconds by step")
+
+
+class Submitted(_Body):
+    """The answer to POST /v1/builds."""
+
+    id: str
+    key: Key
+    disposition: Disposition
+    state: BuildState
+    engine: EngineSummary | None = None
+    notes: list[Problem] = Field(
+        default_factory=list, description="what was changed or is worth knowing; not errors"
+    )
+
+
+class Build(_Body):
+    id: str
+    key: Key
+    disposition: Disposition
+    state: BuildState
+    stage: Stage | None = Field(default=None, description="the stage that runs or is next; null when ended")
+    progress: Progress = 0.0
+    message: str | None = Field(default=None, description="what the stage is doing, in the toolchain's words")
+    eta_seconds: float | None = None
+    queue_position: int | None = None
+    waiting_for: str | None = Field(default=None, description="why a queued build waits")
+    model: str
+    toolchain: str
+    version: str
+    platform: Platform
+    requested_by: str | None = None
+    created_at: Time
+    ended_at: Time | None = None
+    spec: dict[str, JsonValue] = Field(default_factory=dict)
+    attempts: list[Attempt] = Field(default_factory=list)
+    error: Failure | None = None
+    engine: EngineSummary | None = None
+
+
+class Page(_Body):
+    next_cursor: str | None = Field(
+        default=None, description="pass as ?cursor= for the next page; null at the end"
+    )
+
+
+class BuildPage(Page):
+    items: list[Build]
+
+
+class EnginePage(Page):
+    items: list[EngineSummary]
+
+
+class Capability(_Body):
+    """One toolchain version that a worker really has, and the stages it can run."""
+
+    toolchain: str
+    version: str
+    stages: list[Stage]
+
+
+class Worker(_Body):
+    id: str
+    name: str
+    state: Literal["live", "draining", "gone"]
+    platform: Platform
+    host: Host
+    capabilities: list[Capability]
+    queues: list[str]
+    running: str | None = Field(default=None, description="key of the action it runs")
+    started_at: Time
+    last_seen_at: Time
+
+
+class WorkerList(_Body):
+    items: list[Worker]
+
+
+class ToolchainVersion(_Body):
+    version: str
+    available: bool = Field(description="a live worker has it")
+    notes: str | None = None
+    options_schema: dict[str, Any] = Field(description="JSON Schema of `options`")
+
+
+class Toolchain(_Body):
+    name: str
+    title: str
+    versions: list[ToolchainVersion]
+
+
+class ToolchainList(_Body):
+    items: list[Toolchain]
+
+
+class Part(_Body):
+    """One thing the control plane depends on."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Readiness(_Body):
+    ok: bool
+    parts: dict[str, Part]
+
+
+class ProblemDocument(_Body):
+    """application/problem+json (RFC 9457), with `code` and, for a bad spec, all `errors` at once."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str | None = None
+    errors: list[Problem] = Field(default_factory=list)

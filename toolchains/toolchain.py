@@ -1,0 +1,153 @@
+"""What the farm asks of a toolchain. Pure functions: the control plane and the worker call the same ones.
+
+A toolchain is a package below `toolchains/` with a module-level `TOOLCHAIN`, or an entry point of the group
+`enginefarm.toolchains` that names such an object. Nothing outside its package knows its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from enginefarm.errors import Problem
+from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import Failure, Stage
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version that the toolchain knows how to call."""
+
+    version: str
+    notes: str | None = None
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A version found in this machine's environment, and the stages that it can really run here."""
+
+    version: str
+    stages: tuple[Stage, ...]
+    missing: tuple[str, ...] = ()  # why a stage is not among them, for the worker's log
+
+
+class Job(BaseModel):
+    """One stage to run, with everything the toolchain needs to plan it. Travels in the action's row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Stage
+    toolchain: str
+    version: str
+    spec: BuildSpec  # normalised
+    facts: ModelFacts
+    platform: Platform | None  # None for convert: a checkpoint depends on no GPU
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where a stage works. `source` is the model (convert) or the checkpoint (build); `output` is empty."""
+
+    source: Path
+    output: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """One program of a stage, as an argument list. `environment` is added to the worker's minimal one."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one line of output says about progress."""
+
+    progress: float | None = None  # 0–1 of the stage
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a program ended: `status` as in `subprocess` (negative: killed by that signal)."""
+
+    status: int
+    tail: str  # the end of its output
+    peak_memory: int | None = None  # bytes
+    oom_killed: bool = False
+
+
+class InvalidOutput(Exception):
+    """The program said it succeeded, but what it left is not a checkpoint or an engine."""
+
+
+class Toolchain(Protocol):
+    """A named compiler with two stages, in one or more versions."""
+
+    name: str
+    title: str
+    binds_to: frozenset[str]  # the fields of Platform that an engine is bound to
+    convert_options: frozenset[str]  # the options that belong to convert; all others belong to build
+
+    def releases(self) -> Sequence[Release]:
+        """Every version known, newest first."""
+        ...
+
+    def installed(self) -> Sequence[Installed]:
+        """What is installed here, from package metadata; imports nothing heavy."""
+        ...
+
+    def options_schema(self, version: str) -> Mapping[str, Any]:
+        """JSON Schema of `options`, with descriptions and defaults."""
+        ...
+
+    def normalise(
+        self, spec: BuildSpec, facts: ModelFacts, platform: Platform
+    ) -> tuple[BuildSpec, Sequence[Problem]]:
+        """The spec as the compiler would take it (defaults and rewrites applied), and a note for each change."""
+        ...
+
+    def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
+        """Everything that makes the normalised spec impossible, at once."""
+        ...
+
+    def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
+        """The programs of the stage, in order."""
+        ...
+
+    def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
+        """Prove that `directories.output` is complete; returns facts worth keeping with it.
+
+        Raises:
+            InvalidOutput: saying what is missing or broken.
+        """
+        ...
+
+    def read_line(self, stage: Stage, line: str) -> Report | None:
+        """What a line of the program's output says about progress, if anything."""
+        ...
+
+    def classify(self, stage: Stage, ended: Exit) -> Failure:
+        """Why a program failed, whose fault it is, and whether another try can help."""
+        ...
+
+
+# Programs see these of the worker's environment and nothing else: no credential can be among them.
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "CUDA_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "TZ",
+)
