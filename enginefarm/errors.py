@@ -35,9 +35,7 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pointer: str = Field(
-        description="JSON pointer (RFC 6901) into the request", examples=["/limits/max_batch_size"]
-    )
+    pointer: str = Field(description="JSON pointer (RFC 6901) into the request", examples=["/limits/max_batch_size"])
     code: str = Field(description="stable, machine-readable", examples=["greater_than_equal"])
     detail: str = Field(description="what is wrong, for a person")
     value: Any = Field(default=None, description="the value that was given")

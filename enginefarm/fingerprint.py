@@ -39,9 +39,7 @@ class Host(BaseModel):
     cores: int
     memory_gib: int
     gpus: int = 0
-    versions: dict[str, str] = Field(
-        default_factory=dict, description="packages of interest, from their metadata"
-    )
+    versions: dict[str, str] = Field(default_factory=dict, description="packages of interest, from their metadata")
 
 
 class Fingerprint(BaseModel):

@@ -54,7 +54,7 @@ class Manifest(BaseModel):
             raise ValueError("files must be sorted by path, each path once")
         folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
         if clash := folders.intersection(paths):
-            raise ValueError(f"{sorted(clash)[0]!r} is both a file and a folder")
+            raise ValueError(f"{min(clash)!r} is both a file and a folder")
         return self
 
     @classmethod
@@ -70,9 +70,7 @@ class Manifest(BaseModel):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{relative!r} is neither a regular file nor a folder")
             if path.is_file():
-                entries.append(
-                    FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size)
-                )
+                entries.append(FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size))
         return cls.of(entries)
 
     @property

@@ -96,9 +96,7 @@ def _parse_hub(text: str, rest: str) -> HubReference:
                 "with none of '..', '--', '.git' at the end, or '.' and '-' at either end",
             )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
-        raise _invalid(
-            text, f"has the bad revision {revision!r}: expected a branch, a tag or a commit after '@'"
-        )
+        raise _invalid(text, f"has the bad revision {revision!r}: expected a branch, a tag or a commit after '@'")
     return HubReference(repo, revision or None)
 
 

@@ -45,13 +45,9 @@ class PlatformSelector(BaseModel):
         default=None,
         description="GPU memory, rounded to whole GiB: drivers of one branch differ by a few MiB",
     )
-    mig: Name | None = Field(
-        default=None, description="MIG profile, null for a whole GPU", examples=["1g.10gb"]
-    )
+    mig: Name | None = Field(default=None, description="MIG profile, null for a whole GPU", examples=["1g.10gb"])
     ecc: bool | None = Field(default=None, description="ECC state; null where the GPU has none")
-    cuda: Version | None = Field(
-        default=None, description="CUDA version that the driver serves", examples=["13.0"]
-    )
+    cuda: Version | None = Field(default=None, description="CUDA version that the driver serves", examples=["13.0"])
     driver: Version | None = Field(default=None, description="NVIDIA driver", examples=["580.159.04"])
     tensorrt: Version | None = Field(default=None, description="TensorRT, where the toolchain is built on it")
     cpu_isa: CpuIsa | None = Field(default=None, description="instruction set level of a CPU engine")
@@ -59,9 +55,7 @@ class PlatformSelector(BaseModel):
     @model_validator(mode="after")
     def _cpu_or_gpu(self) -> PlatformSelector:
         if self.cpu_isa and (self.gpu or self.sm):
-            raise ValueError(
-                "cpu_isa asks for a CPU engine, gpu and sm for a GPU engine: give one or the other"
-            )
+            raise ValueError("cpu_isa asks for a CPU engine, gpu and sm for a GPU engine: give one or the other")
         return self
 
     def matches(self, platform: Platform, binding: DriverBinding) -> bool:
@@ -76,16 +70,12 @@ class PlatformSelector(BaseModel):
         """What must still be given before this names a machine that the farm has never seen."""
         if self.cpu_isa:
             return ()
-        return tuple(
-            name for name in ("gpu", "sm", "gpu_memory_gib", "cuda", "driver") if getattr(self, name) is None
-        )
+        return tuple(name for name in ("gpu", "sm", "gpu_memory_gib", "cuda", "driver") if getattr(self, name) is None)
 
     def complete(self) -> Platform:
         """This selector as a whole machine; only if nothing is `missing()`."""
         given = self.model_dump(exclude_none=True)
-        return Platform(
-            **{"os": "linux", "arch": "aarch64" if self.cpu_isa == "aarch64" else "x86_64"} | given
-        )
+        return Platform(**{"os": "linux", "arch": "aarch64" if self.cpu_isa == "aarch64" else "x86_64"} | given)
 
 
 class Platform(BaseModel):
@@ -126,11 +116,7 @@ class Platform(BaseModel):
         `fields` is the toolchain's choice. A CPU engine is bound to os, arch and cpu_isa; a GPU engine to
         everything but the CPU's instruction set.
         """
-        relevant = (
-            {"os", "arch", "cpu_isa"}
-            if self.gpu is None
-            else set(PlatformSelector.model_fields) - {"cpu_isa"}
-        )
+        relevant = {"os", "arch", "cpu_isa"} if self.gpu is None else set(PlatformSelector.model_fields) - {"cpu_isa"}
         document = {name: getattr(self, name) for name in sorted(relevant & fields)}
         return _by_branch(document) if binding == "branch" else document
 
@@ -157,7 +143,9 @@ def differences(
     """
     needed = engine.bound(fields, binding)
     found = here.model_dump() if binding == "exact" else _by_branch(here.model_dump())
-    unlike = {name: (value, found[name]) for name, value in needed.items() if found[name] != value}
+    unlike: dict[str, tuple[object, object]] = {
+        name: (value, found[name]) for name, value in needed.items() if found[name] != value
+    }
     if "cpu_isa" in unlike and _level(found["cpu_isa"]) >= _level(needed["cpu_isa"]) > 0:
         del unlike["cpu_isa"]
     return unlike

@@ -52,9 +52,7 @@ class _Part(BaseModel):
 
 
 class ToolchainRef(_Part):
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(
-        examples=["trtllm", "aoti"]
-    )
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(examples=["trtllm", "aoti"])
     version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")] | None = Field(
         default=None, description="null: the newest that a live worker has", examples=["1.2.1"]
     )

@@ -114,9 +114,7 @@ class Submitted(_Body):
     disposition: Disposition
     state: BuildState
     engine: EngineSummary | None = None
-    notes: list[Problem] = Field(
-        default_factory=list, description="what was changed or is worth knowing; not errors"
-    )
+    notes: list[Problem] = Field(default_factory=list, description="what was changed or is worth knowing; not errors")
 
 
 class Build(_Body):
@@ -144,9 +142,7 @@ class Build(_Body):
 
 
 class Page(_Body):
-    next_cursor: str | None = Field(
-        default=None, description="pass as ?cursor= for the next page; null at the end"
-    )
+    next_cursor: str | None = Field(default=None, description="pass as ?cursor= for the next page; null at the end")
 
 
 class BuildPage(Page):

@@ -109,9 +109,7 @@ class Toolchain(Protocol):
         """JSON Schema of `options`, with descriptions and defaults."""
         ...
 
-    def normalise(
-        self, spec: BuildSpec, facts: ModelFacts, platform: Platform
-    ) -> tuple[BuildSpec, Sequence[Problem]]:
+    def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
         """The spec as the compiler would take it (defaults and rewrites applied), and a note for each change."""
         ...
 
