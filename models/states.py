@@ -49,7 +49,7 @@ MOVES: Mapping[ActionState, frozenset[ActionState]] = {
 }
 
 
-class Fenced(Exception):  # noqa: N818
+class Fenced(Exception):
     """The row was not in the state, or not in the attempt, that the move needs: somebody else owns it now."""
 
 

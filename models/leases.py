@@ -1,0 +1,136 @@
+"""Leases: how a worker claims an action, keeps it, and loses it. The attempt number is the fencing token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from enginefarm.wire import Failure, Fault
+from models.actions import Announcement, end_attempt, fail, requeue
+from models.clock import now
+from models.rows import ActionRow, AttemptRow, CheckpointRow
+from models.states import ActionState, Fenced, Outcome, sources
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One attempt, owned. Everything a worker does to the row carries `attempt`."""
+
+    key: str
+    attempt: int
+    tries: int
+    stage: str
+    queue: str
+    job: dict[str, Any]
+    checkpoint: str | None  # manifest digest of what a build starts from
+
+
+def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
+    """Take a queued action whose time has come. None: somebody has it, or it no longer needs doing."""
+    taken = session.execute(
+        update(ActionRow)
+        .where(
+            ActionRow.key == key,
+            ActionRow.state.in_(sources(ActionState.RUNNING, ActionState)),
+            or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now()),
+        )
+        .values(
+            state=str(ActionState.RUNNING),
+            attempt=ActionRow.attempt + 1,
+            tries=ActionRow.tries + 1,
+            worker_id=worker_id,
+            lease_expires_at=now(lease_seconds),
+            progress=0.0,
+            message=None,
+        )
+        .returning(ActionRow)
+        .execution_options(populate_existing=True)
+    ).scalar_one_or_none()
+    if taken is None:
+        return None
+    session.add(AttemptRow(action_key=key, number=taken.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
+    checkpoint = session.get(CheckpointRow, taken.depends_on) if taken.depends_on else None
+    return Claim(
+        key,
+        taken.attempt,
+        taken.tries,
+        taken.stage,
+        taken.queue,
+        taken.job,
+        checkpoint.manifest if checkpoint else None,
+    )
+
+
+def renew(
+    session: Session, held: Claim, *, lease_seconds: float, progress: float | None = None, message: str | None = None
+) -> None:
+    """Keep the lease, and say how far the stage is.
+
+    Raises:
+        Fenced: the lease is lost: it ran out, or the action was cancelled. Kill the child.
+    """
+    values: dict[str, Any] = {"lease_expires_at": now(lease_seconds)}
+    if progress is not None:
+        values["progress"] = min(max(progress, 0.0), 1.0)
+    if message is not None:
+        values["message"] = message[:500]
+    done = session.execute(update(ActionRow).where(*_held(held)).values(**values))
+    if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+        raise Fenced(f"the lease on {held.key[:12]}, attempt {held.attempt}, is lost")
+
+
+def _held(held: Claim) -> tuple[Any, ...]:
+    return (ActionRow.key == held.key, ActionRow.state == ActionState.RUNNING, ActionRow.attempt == held.attempt)
+
+
+def hand_back(session: Session, held: Claim) -> Announcement:
+    """The worker was told to stop: the action goes back, and this try does not count."""
+    session.execute(update(ActionRow).where(*_held(held)).values(tries=ActionRow.tries - 1))
+    announcement = requeue(session, held.key, attempt=held.attempt)
+    end_attempt(session, held.key, held.attempt, Outcome.HANDED_BACK)
+    return announcement
+
+
+def fail_attempt(
+    session: Session, held: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]
+) -> Announcement | None:
+    """End the attempt with its failure: try again later if that can help, else fail the action."""
+    announcement = None
+    if failure.retryable and held.tries < max_tries:
+        announcement = requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries))
+    else:
+        fail(session, held.key, failure, attempt=held.attempt)
+    end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
+    return announcement
+
+
+def backoff(tries: int) -> float:
+    """Seconds to wait before the next try: 5, 15, 45, … up to ten minutes."""
+    return float(min(5 * 3 ** (tries - 1), 600))
+
+
+def expire(session: Session, *, max_tries: int) -> list[Announcement]:
+    """Take back every lease that ran out. Safe with many sweeps at once: each row moves once."""
+    overdue = session.execute(
+        select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id)
+        .where(ActionRow.state == ActionState.RUNNING, ActionRow.lease_expires_at < now())
+        .with_for_update(skip_locked=True)
+    ).all()
+    announcements = []
+    for row in overdue:
+        failure = Failure(
+            cause="worker_lost",
+            fault=Fault.WORKER,
+            detail=f"worker {row.worker_id} stopped renewing its lease in attempt {row.attempt}",
+            advice="look at that worker's log and the kernel log of its machine (out of memory, reboot)",
+            retryable=True,
+        )
+        if row.tries < max_tries:
+            announcements.append(requeue(session, row.key, attempt=row.attempt))
+        else:
+            fail(session, row.key, failure, attempt=row.attempt)
+        end_attempt(session, row.key, row.attempt, Outcome.LOST, failure=failure)
+    return announcements

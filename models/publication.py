@@ -1,0 +1,75 @@
+"""Give bytes a name. The transaction that ends an attempt is the one that makes its output visible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from enginefarm.manifest import FileEntry, Manifest
+from models.actions import Announcement, end_attempt, end_builds, move, release_dependents
+from models.insertion import insert_new, upsert
+from models.leases import Claim
+from models.rows import BlobRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow
+from models.states import ActionState, BuildRowState, Outcome
+
+
+def publish_checkpoint(
+    session: Session, held: Claim, manifest: Manifest, *, facts: dict[str, Any], steps: dict[str, float]
+) -> list[Announcement]:
+    """End a convert attempt with its checkpoint, and queue the builds that wait for it.
+
+    The caller uploaded and verified every file of `manifest` before.
+
+    Raises:
+        Fenced: the lease was lost; nothing becomes visible.
+    """
+    _end(session, held, steps)
+    digest = record_manifest(session, manifest)
+    values = {"key": held.key, "manifest": digest, "attempt": held.attempt, "facts": facts}
+    upsert(session, CheckpointRow, values)
+    return release_dependents(session, held.key)
+
+
+def publish_engine(
+    session: Session, held: Claim, manifest: Manifest, *, engine: dict[str, Any], steps: dict[str, float]
+) -> None:
+    """End a build attempt with its engine, and every build that waits for it.
+
+    `engine` holds the columns of EngineRow that only the worker knows.
+
+    Raises:
+        Fenced: the lease was lost; nothing becomes visible.
+    """
+    _end(session, held, steps)
+    digest = record_manifest(session, manifest)
+    upsert(session, EngineRow, {"key": held.key, "manifest": digest, "attempt": held.attempt} | engine)
+    end_builds(session, held.key, BuildRowState.SUCCEEDED)
+
+
+def _end(session: Session, held: Claim, steps: dict[str, float]) -> None:
+    """The fence comes first: whoever lost the lease must not write even a blob's row."""
+    move(session, held.key, ActionState.SUCCEEDED, attempt=held.attempt, progress=1.0, message=None)
+    end_attempt(session, held.key, held.attempt, Outcome.SUCCEEDED, steps=steps)
+
+
+def record_manifest(session: Session, manifest: Manifest) -> str:
+    """The rows of a manifest and its blobs, those that are not there yet. Sorted, so that two writers cannot
+    wait for each other in a circle."""
+    digest = manifest.digest
+    blobs = {entry.digest: entry.size for entry in manifest.files}
+    insert_new(session, BlobRow, [{"digest": name, "size": blobs[name]} for name in sorted(blobs)])
+    if insert_new(session, ManifestRow, {"digest": digest, "size": manifest.size, "files": len(manifest.files)}):
+        files = [{"manifest": digest, "path": entry.path, "blob": entry.digest} for entry in manifest.files]
+        insert_new(session, ManifestFileRow, files)
+    return digest
+
+
+def read_manifest(session: Session, digest: str) -> Manifest:
+    rows = session.execute(
+        select(ManifestFileRow.path, BlobRow.digest, BlobRow.size)
+        .join(BlobRow, BlobRow.digest == ManifestFileRow.blob)
+        .where(ManifestFileRow.manifest == digest)
+    )
+    return Manifest.of(FileEntry(path=row.path, digest=row.digest, size=row.size) for row in rows)

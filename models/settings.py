@@ -1,0 +1,105 @@
+"""The farm's settings: one frozen, typed object per process, read where the process starts.
+
+Every setting is an environment variable `ENGINEFARM_<NAME>`. A name that nobody knows is refused: a misspelt
+setting that silently keeps its default is the worst kind of outage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "ENGINEFARM_"
+# Read by the command line and by the tests, not by the servers.
+_OTHERS = frozenset({"URL", "API_KEY", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"})
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # Where things are
+    database_url: SecretStr = Field(description="postgresql://user:password@host/db, or sqlite:////path")
+    broker_url: SecretStr = Field(description="redis://[:password@]host:port/n, Celery's broker")
+    store_url: str = Field(description="s3://bucket/prefix, or file:///path for a folder that every process sees")
+    s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server; http:// or https://")
+    s3_public_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server as clients reach it")
+    s3_region: str = Field(default="us-east-1", description="region that requests are signed for")
+    s3_access_key: SecretStr | None = Field(default=None, description="S3 access key")
+    s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
+
+    # Models
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders that file: models may be in, joined by ':'"
+    )
+    hf_endpoint: AnyHttpUrl | None = Field(default=None, description="the hub of hf: models; HF_ENDPOINT if unset")
+    hf_token: SecretStr | None = Field(
+        default=None, description="token for gated models; only the fetching step sees it"
+    )
+    models_s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server of s3: models")
+    models_s3_access_key: SecretStr | None = Field(default=None, description="access key for s3: models")
+    models_s3_secret_key: SecretStr | None = Field(default=None, description="secret key for s3: models")
+
+    # Keys
+    driver_binding: Literal["branch", "exact"] = Field(
+        default="branch", description="how much of the driver's version enters the key"
+    )
+
+    # The control plane
+    host: str = Field(default="127.0.0.1", description="address the API listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on")
+    public_url: AnyHttpUrl | None = Field(default=None, description="the API as clients reach it, for links")
+    link_secret: SecretStr | None = Field(
+        default=None, description="signs links to files of a folder store; give all API processes the same"
+    )
+    link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is good")
+    sweep_seconds: float = Field(default=5.0, gt=0, description="pause between two rounds of the sweep")
+
+    # Leases and attempts
+    lease_seconds: float = Field(
+        default=20.0, ge=1, description="a worker that is silent for so long has lost its action"
+    )
+    max_tries: int = Field(default=3, ge=1, description="attempts before an action fails for good")
+    worker_seconds: float = Field(default=30.0, ge=2, description="a worker that is silent for so long is gone")
+
+    # The worker
+    worker_name: str | None = Field(default=None, description="name in listings; the host's name if unset")
+    scratch: Path = Field(default=Path("/var/tmp/enginefarm"), description="folder for a worker's scratch space")  # noqa: S108  # one owner-only folder per job below it
+    stage_seconds: float = Field(default=4 * 3600, gt=0, description="wall limit of one stage")
+    silence_seconds: float = Field(default=3600, gt=0, description="limit of one stage without any output")
+    kill_seconds: float = Field(default=5.0, gt=0, description="from SIGTERM to SIGKILL for a stage's programs")
+    use_gpu: bool = Field(default=True, description="false: this worker builds for the CPU even where there is a GPU")
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _paths(cls, value: object) -> object:
+        return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("model_roots")
+    @classmethod
+    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if relative := [str(path) for path in value if not path.is_absolute()]:
+            raise ValueError(f"expected absolute paths, got {', '.join(relative)}")
+        return value
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read and check. Raises ValueError naming every setting that is unknown, missing or bad, never its value."""
+        given = os.environ if environment is None else environment
+        ours = {name.removeprefix(PREFIX): value for name, value in given.items() if name.startswith(PREFIX)}
+        known = {name.upper() for name in cls.model_fields}
+        if unknown := sorted(set(ours) - known - _OTHERS):
+            raise ValueError(
+                f"unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(PREFIX + name for name in unknown)}: "
+                "docs/settings.md lists all of them"
+            )
+        values: dict[str, Any] = {name.lower(): value for name, value in ours.items() if name in known}
+        return cls(**{"hf_endpoint": given.get("HF_ENDPOINT") or None} | values)
+
+    def required(self, *names: str) -> list[str]:
+        """The variables of `names` that are not set."""
+        return [PREFIX + name.upper() for name in names if getattr(self, name) is None]

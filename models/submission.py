@@ -1,0 +1,149 @@
+"""A request arrives: cached, joined or created. One transaction; nothing here commits."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from enginefarm.key import Document, Key
+from enginefarm.wire import Disposition, Stage
+from models.actions import Announcement, cancel_if_unwanted, lock, move
+from models.clock import now
+from models.insertion import insert_new
+from models.rows import ActionRow, BuildRow, CheckpointRow, EngineRow
+from models.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
+
+
+@dataclass(frozen=True)
+class NewAction:
+    """An action as the planner made it, not yet in the catalogue."""
+
+    key: Key
+    stage: Stage
+    queue: str
+    document: Document
+    job: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A validated, resolved and keyed request."""
+
+    convert: NewAction
+    build: NewAction
+    model: str
+    toolchain: str
+    version: str
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+    platform_label: str
+    requested_by: str | None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    id: str
+    disposition: Disposition
+    announcements: list[Announcement] = field(default_factory=list)
+
+
+def submit(session: Session, request: Request) -> Accepted:
+    """Find the engine, join the action that makes it, or create that action."""
+    if engine_exists(session, request.build.key):
+        return Accepted(_record(session, request, Disposition.CACHED), Disposition.CACHED)
+    announcements = _ensure_convert(session, request.convert)
+    # The checkpoint may have been published while we waited for the convert action's lock: look only now.
+    ready = session.get(CheckpointRow, request.convert.key) is not None
+    disposition = _ensure_build(session, request, ready=ready)
+    if disposition is Disposition.CREATED and ready:
+        announcements.append((request.build.key, request.build.queue))
+    return Accepted(_record(session, request, disposition), disposition, announcements)
+
+
+def engine_exists(session: Session, key: Key) -> bool:
+    return session.execute(select(EngineRow.key).where(EngineRow.key == key)).first() is not None
+
+
+def cancel(session: Session, build_id: str) -> bool:
+    """Cancel one caller's build; its action too if nobody else waits for it. False if it had ended before."""
+    key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
+    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
+    for held in (depends_on, key):
+        if held is not None:
+            lock(session, held)
+    done = session.execute(
+        update(BuildRow)
+        .where(BuildRow.id == build_id, BuildRow.state == BuildRowState.OPEN)
+        .values(state=str(BuildRowState.CANCELLED), ended_at=now())
+    )
+    if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+        return False
+    cancel_if_unwanted(session, key)
+    return True
+
+
+def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
+    """The convert action in flight, unless its checkpoint is there. Holds its row."""
+    if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
+        return [(action.key, action.queue)]
+    row = lock(session, action.key)
+    assert row is not None, "just inserted by us or by somebody else, and never deleted"
+    if row.state in IN_FLIGHT or session.get(CheckpointRow, action.key) is not None:
+        return []
+    _reopen(session, action, ActionState.QUEUED)
+    return [(action.key, action.queue)]
+
+
+def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposition:
+    """The build action in flight, or its engine there. Holds its row, so that it cannot end before we are recorded."""
+    state = ActionState.QUEUED if ready else ActionState.WAITING
+    if _insert(session, request.build, depends_on=request.convert.key, state=state):
+        return Disposition.CREATED
+    row = lock(session, request.build.key)
+    assert row is not None, "just inserted by us or by somebody else, and never deleted"
+    if row.state in IN_FLIGHT:
+        return Disposition.JOINED
+    if engine_exists(session, request.build.key):  # published while we waited for the lock
+        return Disposition.CACHED
+    _reopen(session, request.build, state)
+    return Disposition.CREATED
+
+
+def _insert(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
+    values = {
+        "key": action.key, "stage": str(action.stage), "queue": action.queue, "document": action.document,
+        "job": action.job, "depends_on": depends_on, "state": str(state), "announced_at": now(),
+    }  # fmt: skip
+    return insert_new(session, ActionRow, values) == 1
+
+
+def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
+    """Try a closed action again. Its job is renewed: a model may be fetched from another place by now."""
+    move(
+        session, action.key, state, among=CLOSED, job=action.job, queue=action.queue, tries=0, failure=None,
+        progress=0.0, message=None, queued_at=now(), not_before=None, announced_at=now(),
+    )  # fmt: skip
+
+
+def _record(session: Session, request: Request, disposition: Disposition) -> str:
+    cached = disposition is Disposition.CACHED
+    row = BuildRow(
+        id=secrets.token_hex(10),
+        key=request.build.key,
+        disposition=str(disposition),
+        state=str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
+        spec=request.spec,
+        model=request.model,
+        toolchain=request.toolchain,
+        version=request.version,
+        platform=request.platform,
+        platform_label=request.platform_label,
+        requested_by=request.requested_by,
+        ended_at=now() if cached else None,
+    )
+    session.add(row)
+    return row.id
