@@ -59,7 +59,7 @@ def live_workers(session: Session) -> list[WorkerRow]:
 def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
     where = [] if include_gone else [WorkerRow.state != "gone"]
     running = dict(
-        session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()  # type: ignore[arg-type]  # rows are pairs
+        session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
     )
     rows = session.execute(select(WorkerRow).where(*where).order_by(WorkerRow.name, WorkerRow.started_at)).scalars()
     return [_worker(row, running.get(row.id)) for row in rows]

@@ -1,0 +1,251 @@
+"""The catalogue as the outside sees it: rows in, wire types out. Reads only."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
+
+from enginefarm.errors import InvalidRequest, NotFound, Problem
+from enginefarm.platform import Platform
+from enginefarm.wire import (
+    Attempt,
+    Build,
+    BuildPage,
+    BuildState,
+    Engine,
+    EnginePage,
+    EngineSummary,
+    PhysicalFile,
+    Stage,
+)
+from models.clock import now
+from models.estimates import eta_seconds
+from models.publication import read_manifest
+from models.rows import ActionRow, AttemptRow, BuildRow, EngineRow, ManifestRow, WorkerRow
+from models.states import ActionState, BuildRowState
+
+MAX_PAGE = 200
+
+
+def get_build(session: Session, build_id: str) -> Build:
+    """One build with its attempts.
+
+    Raises:
+        NotFound
+    """
+    row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one_or_none()
+    if row is None:
+        raise NotFound(
+            f"there is no build {build_id!r}",
+            problems=[
+                Problem(
+                    pointer="", code="not_found", detail="unknown build id", value=build_id,
+                    remedy="`enginefarm ls` or GET /v1/builds lists the builds",
+                )
+            ],
+        )  # fmt: skip
+    return _build(session, row, whole=True)
+
+
+def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: str | None) -> BuildPage:
+    """Newest first. Filters: state, model, toolchain, platform (label or GPU name), requested_by, key."""
+    query = select(BuildRow).where(*_filters(filters)).order_by(BuildRow.seq.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(BuildRow.seq < _from_cursor(cursor))
+    rows = session.execute(query).scalars().all()
+    items = [_build(session, row, whole=False) for row in rows[:limit]]
+    return BuildPage(items=items, next_cursor=_to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
+
+
+def _filters(filters: dict[str, str | None]) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if name == "state":
+            found.append(_state_is(BuildState(value)))
+        elif name == "platform":
+            found.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
+        elif name == "model":
+            found.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
+        else:
+            found.append(getattr(BuildRow, name) == value)
+    return found
+
+
+def _state_is(state: BuildState) -> ColumnElement[bool]:
+    """`queued` and `running` are states of the actions that an open build waits for."""
+    if state.ended:
+        return BuildRow.state == str(state)
+    busy = select(ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
+    behind = select(ActionRow.key).where(ActionRow.depends_on.in_(busy), ActionRow.state == ActionState.WAITING)
+    running = or_(BuildRow.key.in_(busy), BuildRow.key.in_(behind))
+    return (BuildRow.state == BuildRowState.OPEN) & (running if state is BuildState.RUNNING else ~running)
+
+
+def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
+    action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN or whole else None
+    current = _current(session, action) if action is not None and row.state == BuildRowState.OPEN else None
+    state = _state(row, current)
+    return Build(
+        id=row.id,
+        key=row.key,
+        disposition=row.disposition,
+        state=state,
+        stage=Stage(current.stage) if current is not None else None,
+        progress=1.0 if state is BuildState.SUCCEEDED else _progress(current),
+        message=current.message if current is not None else None,
+        eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
+        queue_position=_position(session, current) if state is BuildState.QUEUED and current is not None else None,
+        waiting_for=_why_waiting(session, current) if state is BuildState.QUEUED and current is not None else None,
+        model=row.model,
+        toolchain=row.toolchain,
+        version=row.version,
+        platform=Platform.model_validate(row.platform),
+        requested_by=row.requested_by,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        spec=row.spec,
+        attempts=_attempts(session, action) if whole and action is not None else [],
+        error=row.failure,
+        engine=find_engine(session, row.key) if state is BuildState.SUCCEEDED else None,
+    )
+
+
+def _current(session: Session, action: ActionRow) -> ActionRow:
+    """The action that the build waits for right now: its own, or the convert before it."""
+    if action.state == ActionState.WAITING and action.depends_on is not None:
+        return session.get_one(ActionRow, action.depends_on)
+    return action
+
+
+def _state(row: BuildRow, current: ActionRow | None) -> BuildState:
+    if current is None:
+        return BuildState(row.state)
+    return BuildState.RUNNING if current.state == ActionState.RUNNING else BuildState.QUEUED
+
+
+def _progress(current: ActionRow | None) -> float:
+    """Of the whole build: converting is the first fifth, building the rest."""
+    if current is None:
+        return 0.0
+    share = (0.0, 0.2) if current.stage == Stage.CONVERT else (0.2, 0.8)
+    return round(share[0] + share[1] * current.progress, 4)
+
+
+def _position(session: Session, action: ActionRow) -> int:
+    """How many actions of this queue go first."""
+    ahead = select(func.count()).where(
+        ActionRow.queue == action.queue,
+        ActionRow.state == ActionState.QUEUED,
+        ActionRow.queued_at < action.queued_at,
+    )
+    return session.execute(ahead).scalar_one()
+
+
+def _why_waiting(session: Session, action: ActionRow) -> str:
+    servers = [
+        worker
+        for worker in session.execute(select(WorkerRow).where(WorkerRow.state != "gone")).scalars()
+        if action.queue in worker.queues
+    ]
+    if not servers:
+        return f"no live worker serves {action.queue}: start one, or cancel the build"
+    if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
+        return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
+    ahead = _position(session, action)
+    who = f"{len(servers)} worker{'s' if len(servers) > 1 else ''}"
+    return f"{ahead} ahead of it for {who}" if ahead else f"next in line for {who}"
+
+
+def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
+    keys = [key for key in (action.depends_on, action.key) if key is not None]
+    rows = session.execute(
+        select(AttemptRow, ActionRow.stage, WorkerRow.name)
+        .join(ActionRow, ActionRow.key == AttemptRow.action_key)
+        .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
+        .where(AttemptRow.action_key.in_(keys))
+        .order_by(AttemptRow.started_at, AttemptRow.number)
+    )
+    return [
+        Attempt(
+            stage=stage,
+            number=row.number,
+            worker=name,
+            outcome=row.outcome,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            failure=row.failure,
+            steps=row.steps,
+        )
+        for row, stage, name in rows
+    ]
+
+
+def find_engine(session: Session, key: str) -> EngineSummary | None:
+    found = session.execute(_engines().where(EngineRow.key == key)).first()
+    return EngineSummary(**_summary(*found)) if found else None
+
+
+def get_engine(session: Session, key: str) -> Engine:
+    """An engine with its manifest.
+
+    Raises:
+        NotFound
+    """
+    found = session.execute(_engines().where(EngineRow.key == key)).first()
+    if found is None:
+        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
+    row: EngineRow = found[0]
+    manifest = read_manifest(session, row.manifest)
+    return Engine(
+        **_summary(*found),
+        spec=row.spec,
+        document=session.get_one(ActionRow, key).document,
+        bound_to=row.bound_to,
+        driver_binding=row.driver_binding,
+        provenance=row.provenance,
+        contents=[
+            PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}") for entry in manifest.files
+        ],
+    )
+
+
+def list_engines(session: Session, *, limit: int, cursor: str | None, model: str | None = None) -> EnginePage:
+    """Newest first."""
+    query = _engines().order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
+    if model is not None:
+        query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
+    offset = _from_cursor(cursor) if cursor is not None else 0
+    rows = session.execute(query.offset(offset)).all()
+    items = [EngineSummary(**_summary(*row)) for row in rows[:limit]]
+    return EnginePage(items=items, next_cursor=_to_cursor(offset + limit) if len(rows) > limit else None)
+
+
+def _engines() -> Any:
+    return select(EngineRow, ManifestRow).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)
+
+
+def _summary(row: EngineRow, manifest: ManifestRow) -> dict[str, Any]:
+    return {
+        "key": row.key, "model": row.model, "toolchain": row.toolchain, "version": row.version,
+        "platform": row.platform, "manifest": row.manifest, "size": manifest.size, "files": manifest.files,
+        "created_at": row.created_at, "pinned": row.pinned,
+    }  # fmt: skip
+
+
+def _to_cursor(number: int) -> str:
+    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+
+
+def _from_cursor(cursor: str) -> int:
+    try:
+        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error):
+        raise InvalidRequest(
+            f"?cursor={cursor[:50]!r} is not a cursor of this farm: pass next_cursor as it came"
+        ) from None
