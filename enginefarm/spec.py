@@ -6,6 +6,7 @@ toolchain adds (its version, `dtype: auto`, its options' defaults) is filled in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -129,6 +130,28 @@ class Limits(_Part):
 class BuildSpec(_Part):
     """One engine, asked for."""
 
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "hf:meta-llama/Meta-Llama-3-8B-Instruct@5f0b02c75b57c5855da9ae460ce51323ea669d8a",
+                    "toolchain": {"name": "trtllm", "version": "1.2.1"},
+                    "precision": {"dtype": "bfloat16"},
+                    "limits": {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024},
+                    "options": {"gemm_plugin": "auto"},
+                    "platform": {"gpu": "NVIDIA H100 80GB HBM3", "sm": "90"},
+                },
+                {
+                    "model": "file:/models/smollm2",
+                    "toolchain": {"name": "aoti"},
+                    "limits": {"max_input_len": 256, "max_output_len": 256},
+                },
+            ]
+        },
+    )
+
     model: Annotated[str, Field(max_length=1024)] = Field(
         description="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix",
         examples=["hf:meta-llama/Meta-Llama-3-8B-Instruct@5f0b02c75b57c5855da9ae460ce51323ea669d8a"],
@@ -157,16 +180,16 @@ class BuildSpec(_Part):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InvalidSpec(problems_of(error)) from None
+            raise InvalidSpec(problems_of(error.errors(include_url=False))) from None
 
 
-def problems_of(error: ValidationError, prefix: str = "") -> list[Problem]:
+def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
     """Pydantic's findings in the farm's words. Values are echoed only when short and plain."""
-    return [_problem(details, prefix) for details in error.errors(include_url=False)]
+    return [_problem(details) for details in errors]
 
 
-def _problem(details: ErrorDetails, prefix: str) -> Problem:
-    pointer = prefix + "".join(f"/{_escaped(part)}" for part in details["loc"])
+def _problem(details: ErrorDetails) -> Problem:
+    pointer = "".join(f"/{_escaped(part)}" for part in details["loc"])
     kind, context = details["type"], details.get("ctx", {})
     given = details.get("input")
     if kind == "missing":

@@ -24,6 +24,7 @@ class Claim:
     tries: int
     stage: str
     queue: str
+    document: dict[str, Any]
     job: dict[str, Any]
     checkpoint: str | None  # manifest digest of what a build starts from
 
@@ -54,13 +55,14 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
     session.add(AttemptRow(action_key=key, number=taken.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
     checkpoint = session.get(CheckpointRow, taken.depends_on) if taken.depends_on else None
     return Claim(
-        key,
-        taken.attempt,
-        taken.tries,
-        taken.stage,
-        taken.queue,
-        taken.job,
-        checkpoint.manifest if checkpoint else None,
+        key=key,
+        attempt=taken.attempt,
+        tries=taken.tries,
+        stage=taken.stage,
+        queue=taken.queue,
+        document=taken.document,
+        job=taken.job,
+        checkpoint=checkpoint.manifest if checkpoint else None,
     )
 
 
@@ -94,17 +96,17 @@ def hand_back(session: Session, held: Claim) -> Announcement:
     return announcement
 
 
-def fail_attempt(
-    session: Session, held: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]
-) -> Announcement | None:
-    """End the attempt with its failure: try again later if that can help, else fail the action."""
-    announcement = None
+def fail_attempt(session: Session, held: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]) -> None:
+    """End the attempt with its failure: queue it for later if that can help, else fail the action.
+
+    Raises:
+        Fenced: the lease was lost before.
+    """
     if failure.retryable and held.tries < max_tries:
-        announcement = requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries))
+        requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries))
     else:
         fail(session, held.key, failure, attempt=held.attempt)
     end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
-    return announcement
 
 
 def backoff(tries: int) -> float:

@@ -1,0 +1,35 @@
+"""`python -m api`: start one process of the control plane."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+
+from api.app import StartRefusedError, create_app
+from enginefarm.errors import EnginefarmError
+from models.settings import Settings
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_environment()
+        app = create_app(settings)
+    except (ValueError, StartRefusedError, EnginefarmError) as error:
+        sys.exit(f"enginefarm api: {error}")
+    # Seconds given to open streams at shutdown; a long poll or a followed log would hold the process for ever.
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

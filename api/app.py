@@ -1,0 +1,108 @@
+"""The control plane as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+import api.problems
+from api.control import control_plane
+from api.routes import builds, engines, fleet, health
+from api.sweep import sweep_forever
+from enginefarm import __version__
+from enginefarm.wire import ProblemDocument
+from migrations.upgrade import versions
+from models.access import any_key
+from models.database import Database
+from models.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_DESCRIPTION = """A build farm for TensorRT-LLM engines. Ask for a model, a precision, shape limits and a platform:
+if that engine exists, the answer is immediate; if somebody is building it, the request joins; else it is built once.
+
+Errors are `application/problem+json` with a stable `code`; a bad spec gets *all* of its problems at once."""
+
+
+class StartRefusedError(Exception):
+    """The process must not serve as it is configured; says what to do."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for these settings.
+
+    Raises:
+        StartRefusedError: the catalogue is of another version, or the farm would be open to a network.
+    """
+    open_to_all = _check(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with control_plane(settings, open_to_all=open_to_all) as control:
+            app.state.control = control
+            sweeping = asyncio.create_task(sweep_forever(control))
+            yield
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+
+    problem = {"model": ProblemDocument, "content": {"application/problem+json": {}}}
+    app = FastAPI(
+        title="Enginefarm",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
+    )
+    for router in (builds.router, engines.router, fleet.router, health.router):
+        app.include_router(router)
+    api.problems.install(app)
+    return app
+
+
+_PROBLEMS: dict[int | str, str] = {
+    400: "malformed request",
+    401: "no API key, or an unknown one",
+    403: "the key's scopes do not allow this",
+    404: "there is no such thing",
+    422: "the spec does not describe something that can be built; `errors` has every problem",
+    503: "a part of the farm is away; try again",
+}
+
+
+def _check(settings: Settings) -> bool:
+    """Whether the farm is open to all: no API key was made, and only this machine can reach it."""
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        found, head = versions(database.engine)
+        if found != head:
+            raise StartRefusedError(
+                f"the catalogue is at version {found or 'none'}, this program needs {head}: "
+                "run `python -m migrations.upgrade`"
+            )
+        with database.read() as session:
+            if any_key(session):
+                return False
+    finally:
+        database.close()
+    if not _is_loopback(settings.host):
+        raise StartRefusedError(
+            f"no API key exists, and ENGINEFARM_HOST={settings.host} can be reached from elsewhere: "
+            "make one with `python -m api.keys create NAME --scope admin`, or listen on 127.0.0.1"
+        )
+    log.warning("NO API KEY: everybody on this machine may do everything. `python -m api.keys create` makes one.")
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

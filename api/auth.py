@@ -1,0 +1,44 @@
+"""Who asks, and whether they may. A key travels in the Authorization header and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.control import Control
+from enginefarm.errors import Forbidden, Unauthenticated
+from models import access
+from models.access import Caller, Scope
+
+_bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer ef_…`")
+
+
+def _caller(control: Control, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+    if given is None:
+        if control.open_to_all:
+            return access.OPEN
+        raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
+    with control.database.read() as session:
+        caller = access.authenticate(session, given.credentials)
+    if caller is None:
+        raise Unauthenticated("this API key is unknown or was revoked; ask the farm's operator for a new one")
+    return caller
+
+
+def _needs(scope: Scope) -> Callable[..., Caller]:
+    def check(caller: Annotated[Caller, Depends(_caller)], request: Request) -> Caller:
+        if scope not in caller.scopes:
+            held = ", ".join(sorted(caller.scopes))
+            raise Forbidden(
+                f"{request.method} {request.url.path} needs the scope {scope}; key {caller.name!r} has {held}"
+            )
+        return caller
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(_needs(Scope.READ))]
+Submitter = Annotated[Caller, Depends(_needs(Scope.SUBMIT))]

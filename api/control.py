@@ -1,0 +1,62 @@
+"""What one API process holds: made once at its start, closed at its end, given to every route."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.fleetview import FleetView
+from api.planning import Planner
+from models.broker import Announcer, celery_app
+from models.database import Database
+from models.opening import open_sources, open_store
+from models.settings import Settings
+from models.store import Store
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    settings: Settings
+    database: Database
+    store: Store
+    announcer: Announcer
+    planner: Planner
+    fleet: FleetView
+    open_to_all: bool = False  # on loopback, without any API key
+
+
+@contextmanager
+def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:
+    database = Database(settings.database_url.get_secret_value())
+    fleet = FleetView(database)
+    try:
+        yield ControlPlane(
+            settings=settings,
+            database=database,
+            store=open_store(settings, link_secret=_link_secret(settings)),
+            announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
+            planner=Planner(settings, open_sources(settings, database), fleet),
+            fleet=fleet,
+            open_to_all=open_to_all,
+        )
+    finally:
+        database.close()
+
+
+def _link_secret(settings: Settings) -> bytes:
+    """Of a single process, links may die with it; several must be given the same secret."""
+    given = settings.link_secret
+    return given.get_secret_value().encode() if given else secrets.token_bytes(32)
+
+
+def _control(request: Request) -> ControlPlane:
+    control: ControlPlane = request.app.state.control
+    return control
+
+
+Control = Annotated[ControlPlane, Depends(_control)]

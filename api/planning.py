@@ -1,0 +1,153 @@
+"""From a spec to keyed actions: resolve the model, complete, normalise, check, key. Nothing is written here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from api.completion import complete_platform, complete_version
+from api.fleetview import FleetView
+from enginefarm import model as model_reference
+from enginefarm.errors import InvalidSpec, ModelUnavailable, Problem
+from enginefarm.key import build_document, convert_document, key_of
+from enginefarm.platform import Platform, PlatformSelector
+from enginefarm.spec import BuildSpec, ToolchainRef
+from enginefarm.wire import Stage
+from models.queues import build_queue, convert_queue
+from models.settings import Settings
+from models.sources import ResolvedModel, Sources
+from models.submission import NewAction, Request
+from toolchains.registry import all_toolchains
+from toolchains.toolchain import Job, Toolchain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request ready to be submitted, and what was changed on the way."""
+
+    request: Request
+    spec: BuildSpec  # normalised
+    notes: tuple[Problem, ...]
+
+    def asked_by(self, name: str | None) -> Request:
+        return replace(self.request, requested_by=name)
+
+
+class Planner:
+    def __init__(self, settings: Settings, sources: Sources, fleet: FleetView) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._fleet = fleet
+
+    def plan(self, spec: BuildSpec) -> Plan:
+        """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
+        toolchain = _toolchain(spec.toolchain.name)
+        problems: list[Problem] = []
+        platform: Platform | Problem | None = None
+        version: str | Problem = complete_version(spec.toolchain, toolchain, self._fleet.workers())
+        if isinstance(version, Problem):
+            problems.append(version)
+        else:
+            platform = self._platform(spec, toolchain, version)
+            problems += [platform] if isinstance(platform, Problem) else []
+        resolved = self._resolve(spec.model, problems)
+        if problems or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
+            raise InvalidSpec(problems)
+        return self._plan(_completed(spec, resolved, version, platform), toolchain, version, resolved, platform)
+
+    def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
+        fleet, binding = self._fleet.workers(), self._settings.driver_binding
+        return complete_platform(spec.platform, toolchain, version, fleet, binding)
+
+    def _resolve(self, reference: str, problems: list[Problem]) -> ResolvedModel | None:
+        try:
+            return self._sources.resolve(model_reference.parse(reference))
+        except ModelUnavailable as error:
+            problems.extend(error.problems or [Problem(pointer="/model", code=error.code, detail=error.detail)])
+            return None
+
+    def _plan(
+        self, asked: BuildSpec, toolchain: Toolchain, version: str, resolved: ResolvedModel, platform: Platform
+    ) -> Plan:
+        spec, notes = toolchain.normalise(asked, resolved.facts, platform)
+        if found := toolchain.preflight(spec, resolved.facts, platform):
+            raise InvalidSpec(found)
+        convert = _convert_action(spec, toolchain, version, resolved)
+        bound = platform.bound(toolchain.binds_to, self._settings.driver_binding)
+        request = Request(
+            convert=convert,
+            build=_build_action(spec, toolchain, version, resolved, platform, convert=convert.key, bound=bound),
+            model=resolved.reference,
+            toolchain=toolchain.name,
+            version=version,
+            spec=spec.model_dump(mode="json"),
+            platform=platform.model_dump(),
+            platform_label=platform.label(),
+            requested_by=None,
+        )
+        return Plan(request, spec, tuple(notes))
+
+
+def _toolchain(name: str) -> Toolchain:
+    known = all_toolchains()
+    if name not in known:
+        raise InvalidSpec(
+            [
+                Problem(
+                    pointer="/toolchain/name", code="unknown_toolchain", detail=f"there is no toolchain {name!r}",
+                    value=name, expected=" or ".join(sorted(known)), remedy="GET /v1/toolchains lists them",
+                )
+            ]
+        )  # fmt: skip
+    return known[name]
+
+
+def _completed(spec: BuildSpec, resolved: ResolvedModel, version: str, platform: Platform) -> BuildSpec:
+    return spec.model_copy(
+        update={
+            "model": resolved.reference,
+            "toolchain": ToolchainRef(name=spec.toolchain.name, version=version),
+            "platform": PlatformSelector(**platform.model_dump()),
+        }
+    )
+
+
+def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, resolved: ResolvedModel) -> NewAction:
+    document = convert_document(
+        toolchain=toolchain.name,
+        version=version,
+        model=resolved.identity,
+        precision=spec.precision,
+        parallelism=spec.parallelism,
+        options={name: value for name, value in spec.options.items() if name in toolchain.convert_options},
+    )
+    job = Job(
+        stage=Stage.CONVERT, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=None
+    )
+    work: dict[str, Any] = {"job": job.model_dump(mode="json"), "model": resolved.model_dump(mode="json")}
+    return NewAction(key_of(document), Stage.CONVERT, convert_queue(toolchain.name, version), document, work)
+
+
+def _build_action(
+    spec: BuildSpec,
+    toolchain: Toolchain,
+    version: str,
+    resolved: ResolvedModel,
+    platform: Platform,
+    *,
+    convert: str,
+    bound: dict[str, Any],
+) -> NewAction:
+    document = build_document(
+        convert=convert,
+        toolchain=toolchain.name,
+        version=version,
+        limits=spec.limits,
+        options={name: value for name, value in spec.options.items() if name not in toolchain.convert_options},
+        platform=bound,
+    )
+    job = Job(
+        stage=Stage.BUILD, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=platform
+    )
+    queue = build_queue(toolchain.name, version, platform, bound)
+    return NewAction(key_of(document), Stage.BUILD, queue, document, {"job": job.model_dump(mode="json")})

@@ -1,0 +1,81 @@
+"""Every error as application/problem+json (RFC 9457). A caller's mistake is never a 500."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from enginefarm.errors import EnginefarmError, InvalidRequest, InvalidSpec
+from enginefarm.spec import problems_of
+from enginefarm.wire import ProblemDocument
+
+log = logging.getLogger(__name__)
+
+
+class ProblemResponse(JSONResponse):
+    media_type = "application/problem+json"
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(EnginefarmError, _on_purpose)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def _answer(request: Request, document: ProblemDocument) -> ProblemResponse:
+    body = document.model_copy(update={"instance": request.url.path}).model_dump(mode="json", exclude_none=True)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}.get(document.status)
+    return ProblemResponse(body, status_code=document.status, headers=headers)
+
+
+def _on_purpose(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, EnginefarmError)
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s %s: %s", request.method, request.url.path, error.detail)
+    return _answer(
+        request,
+        ProblemDocument(
+            title=error.title, status=error.status, detail=error.detail, code=error.code, errors=list(error.problems)
+        ),
+    )
+
+
+def _not_valid(request: Request, error: Exception) -> ProblemResponse:
+    assert isinstance(error, RequestValidationError)
+    details = error.errors()
+    if any(found["type"] == "json_invalid" for found in details):
+        where = details[0]["ctx"].get("error", "")
+        return _on_purpose(request, InvalidRequest(f"the body is not JSON: {where} at byte {details[0]['loc'][-1]}"))
+    if details[0]["loc"][0] == "body":
+        problems = problems_of([{**found, "loc": found["loc"][1:]} for found in details])
+        return _on_purpose(request, InvalidSpec(problems))
+    problems = problems_of(details)
+    summary = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in problems)
+    return _on_purpose(request, InvalidRequest(summary, problems=problems))
+
+
+def _plain(request: Request, error: Exception) -> ProblemResponse:
+    """Starlette's own: unknown routes and methods."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    code = phrase.lower().replace(" ", "_")
+    detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+    return _answer(request, ProblemDocument(title=phrase, status=error.status_code, detail=detail, code=code))
+
+
+def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
+    """A defect of ours. The log has the whole story; the answer has none of it."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(
+        request,
+        ProblemDocument(
+            title="The farm made a mistake", status=500, code="internal",
+            detail="this is a defect of the farm, not of the request; the API's log has the details",
+        ),
+    )  # fmt: skip

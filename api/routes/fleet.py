@@ -1,0 +1,45 @@
+"""/v1/workers and /v1/toolchains"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.auth import Reader
+from api.control import Control
+from enginefarm.wire import Toolchain, ToolchainList, ToolchainVersion, WorkerList
+from models.fleet import has_toolchain, list_workers
+from toolchains import toolchain as interface
+from toolchains.registry import all_toolchains
+
+router = APIRouter(prefix="/v1", tags=["fleet"])
+
+
+@router.get("/workers")
+def workers(
+    control: Control, _: Reader, gone: Annotated[bool, Query(description="list those that left, too")] = False
+) -> WorkerList:
+    """The live fleet."""
+    with control.database.read() as session:
+        return WorkerList(items=list_workers(session, include_gone=gone))
+
+
+@router.get("/toolchains")
+def toolchains(control: Control, _: Reader) -> ToolchainList:
+    """Toolchains, their versions, and the JSON Schema of each version's options."""
+    return ToolchainList(items=[_toolchain(found, control) for found in all_toolchains().values()])
+
+
+def _toolchain(found: interface.Toolchain, control: Control) -> Toolchain:
+    fleet = control.fleet.workers()
+    versions = [
+        ToolchainVersion(
+            version=release.version,
+            available=any(has_toolchain(row, found.name, release.version) for row in fleet),
+            notes=release.notes,
+            options_schema=dict(found.options_schema(release.version)),
+        )
+        for release in found.releases()
+    ]
+    return Toolchain(name=found.name, title=found.title, versions=versions)

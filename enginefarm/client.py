@@ -1,0 +1,232 @@
+"""The farm, as a Python object: every call of the REST API that a caller of the farm needs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self, TypeVar
+
+import httpx
+from pydantic import JsonValue, TypeAdapter
+
+from enginefarm.backoff import Backoff
+from enginefarm.connection import Connection, Query, accepted, segment
+from enginefarm.errors import BuildFailed, Conflict, EnginefarmError, FarmError
+from enginefarm.log_stream import log_lines
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import (
+    Build,
+    BuildPage,
+    BuildState,
+    Engine,
+    EnginePage,
+    EngineSummary,
+    Readiness,
+    Submitted,
+    Toolchain,
+    ToolchainList,
+    Worker,
+    WorkerList,
+)
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_HOLD_SECONDS = 10.0  # how long one long poll asks the farm to hold its answer
+_SHORTEST_ROUND = 0.25  # seconds; a farm that answers at once is not asked faster than this
+
+_Pages = TypeVar("_Pages", BuildPage, EnginePage)
+_JSON_OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+
+
+class WaitTimedOut(EnginefarmError):
+    """The caller's own deadline passed; the build goes on."""
+
+    code: ClassVar[str] = "wait_timed_out"
+    title: ClassVar[str] = "The build did not end in the time given"
+    status: ClassVar[int] = 504
+    exit_code: ClassVar[int] = 9
+
+
+class Farm:
+    """A farm at `url`. Use it as a context manager; it is safe to share between threads.
+
+    `timeout` is in seconds and for one answer. `patience` is how many seconds `wait`, `logs` and `pull`
+    keep trying while the farm cannot be reached. Every call raises the class of the error tree that the
+    farm refused with, or FarmError if the farm cannot be reached.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 30.0, patience: float = 60.0
+    ) -> None:
+        self._connection = Connection(url, api_key, timeout)
+        self.patience = patience
+
+    @property
+    def url(self) -> str:
+        return self._connection.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def submit(self, spec: BuildSpec | Mapping[str, Any]) -> Submitted:
+        """Ask for an engine. Raises InvalidSpec with every problem of the spec at once."""
+        response = self._connection.request("POST", "/v1/builds", json=_json(spec))
+        return self._connection.parse(Submitted, response)
+
+    def explain(self, spec: BuildSpec | Mapping[str, Any]) -> dict[str, JsonValue]:
+        """What a submit would do, and why, without doing it."""
+        response = self._connection.request("POST", "/v1/builds:explain", json=_json(spec))
+        return _JSON_OBJECT.validate_json(response.content)
+
+    def build(self, build_id: str, *, wait: float | None = None) -> Build:
+        """One build; with `wait`, the farm holds its answer up to that many seconds for a change."""
+        build, _ = self._look(build_id, wait, etag=None)
+        assert build is not None, "only a request with an ETag is answered 'not modified'"
+        return build
+
+    def builds(self, **filters: str | None) -> Iterator[Build]:
+        """Builds, newest first, page after page. Filters: state, model, toolchain, platform, requested_by."""
+        for page in self._pages(BuildPage, "/v1/builds", filters):
+            yield from page.items
+
+    def wait(
+        self, build_id: str, *, timeout: float | None = None, on_update: Callable[[Build], None] | None = None
+    ) -> Build:
+        """Return the build once it has ended, however it ended; `engine_of` tells a good end from a bad one.
+
+        `on_update` sees the build first and after every change. A farm that cannot be reached is tried
+        again for as long as this client's patience lasts.
+
+        Raises:
+            WaitTimedOut: after `timeout` seconds.
+        """
+        last = None
+        for build in self._changes(build_id, math.inf if timeout is None else time.monotonic() + timeout):
+            last = build
+            if on_update:
+                on_update(build)
+            if build.state.ended:
+                return build
+        raise WaitTimedOut(_unfinished(build_id, last, timeout or 0))
+
+    def logs(self, build_id: str, *, follow: bool = False) -> Iterator[str]:
+        """The lines of a build's log, without their ends; with `follow`, until the build has ended.
+
+        A broken connection is taken up again at the byte where it broke.
+        """
+        return log_lines(
+            self._connection,
+            f"/v1/builds/{segment(build_id)}/logs",
+            backoff=Backoff(self.patience),
+            ended=(lambda: self.build(build_id).state.ended) if follow else None,
+        )
+
+    def cancel(self, build_id: str) -> Build:
+        """Cancel this build; work that another build waits for goes on."""
+        response = self._connection.request("DELETE", f"/v1/builds/{segment(build_id)}")
+        if response.status_code == httpx.codes.NO_CONTENT:
+            return self.build(build_id)
+        return self._connection.parse(Build, response)
+
+    def engines(self, **filters: str | None) -> Iterator[EngineSummary]:
+        """The catalogue, newest first, page after page. Filters: model, toolchain, platform."""
+        for page in self._pages(EnginePage, "/v1/engines", filters):
+            yield from page.items
+
+    def engine(self, key: str) -> Engine:
+        return self._connection.get(Engine, f"/v1/engines/{segment(key)}")
+
+    def workers(self) -> list[Worker]:
+        return self._connection.get(WorkerList, "/v1/workers").items
+
+    def toolchains(self) -> list[Toolchain]:
+        return self._connection.get(ToolchainList, "/v1/toolchains").items
+
+    def health(self) -> Readiness:
+        """Whether the farm and each part it depends on is ready; not being ready is an answer, no error."""
+        response = self._connection.send("GET", "/readyz")
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return self._connection.parse(Readiness, response)
+        return self._connection.parse(Readiness, accepted(response))
+
+    def stream(
+        self, url: str, *, params: Query | None = None, headers: Mapping[str, str], waits: float = 0
+    ) -> AbstractContextManager[httpx.Response]:
+        """GET `url` as a stream, for logs and downloads: see `Connection.stream`."""
+        return self._connection.stream(url, params=params, headers=headers, waits=waits)
+
+    def _changes(self, build_id: str, deadline: float) -> Iterator[Build]:
+        """The build as it is, then again after every change, until the monotonic time `deadline`."""
+        backoff, etag, seen = Backoff(self.patience), None, None
+        while True:
+            started = time.monotonic()
+            found, pause = None, _SHORTEST_ROUND
+            try:
+                found, etag = self._look(build_id, max(0.0, min(_HOLD_SECONDS, deadline - started)), etag)
+                backoff.reset()
+            except FarmError as error:
+                pause = backoff.after(error)
+            if found is not None and found != seen:
+                seen = found
+                yield found
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(max(0.0, min(started + pause, deadline) - time.monotonic()))
+
+    def _look(self, build_id: str, wait: float | None, etag: str | None) -> tuple[Build | None, str | None]:
+        """The build and its ETag, or None in its place if it is still the one that `etag` names."""
+        response = self._connection.request(
+            "GET",
+            f"/v1/builds/{segment(build_id)}",
+            params={"wait": None if wait is None else math.ceil(wait)},
+            headers={"If-None-Match": etag} if etag else {},
+            waits=wait or 0,
+        )
+        if response.status_code == httpx.codes.NOT_MODIFIED:
+            return None, etag
+        return self._connection.parse(Build, response), response.headers.get("etag")
+
+    def _pages(self, kind: type[_Pages], path: str, filters: Mapping[str, str | None]) -> Iterator[_Pages]:
+        cursor: str | None = None
+        while True:
+            page = self._connection.get(kind, path, params={**filters, "cursor": cursor})
+            yield page
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+
+
+def engine_of(build: Build) -> EngineSummary:
+    """The engine of a build that succeeded.
+
+    Raises:
+        BuildFailed: it failed or was cancelled; says why and what to do.
+        Conflict: it has not ended.
+    """
+    if build.engine is not None:
+        return build.engine
+    if not build.state.ended:
+        raise Conflict(f"build {build.id} is {build.state}: its engine is there once it has succeeded")
+    if build.state is BuildState.CANCELLED:
+        raise BuildFailed(f"build {build.id} was cancelled")
+    if build.error is None:
+        raise BuildFailed(f"build {build.id} is {build.state}, and the farm names no engine and no cause")
+    advice = f". {build.error.advice}" if build.error.advice else ""
+    raise BuildFailed(f"build {build.id} failed ({build.error.cause}): {build.error.detail}{advice}")
+
+
+def _json(spec: BuildSpec | Mapping[str, Any]) -> Any:
+    return spec.model_dump(mode="json") if isinstance(spec, BuildSpec) else dict(spec)
+
+
+def _unfinished(build_id: str, seen: Build | None, timeout: float) -> str:
+    state = "not known" if seen is None else str(seen.state)
+    why = f" ({seen.waiting_for})" if seen and seen.waiting_for else ""
+    return f"build {build_id} is {state}{why} after {timeout:g} s; it goes on"

@@ -1,0 +1,113 @@
+"""`python -m workers`: one worker. It runs one stage at a time; start one process per GPU set."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import threading
+
+from celery import Celery
+from celery.signals import worker_ready, worker_shutting_down
+
+from enginefarm.errors import EnginefarmError
+from enginefarm.fingerprint import detect
+from migrations.upgrade import versions
+from models.broker import Announcer, celery_app
+from models.database import Database
+from models.opening import open_sources, open_store
+from models.queues import TASK
+from models.settings import Settings
+from workers.attempt import Tools
+from workers.capabilities import capabilities, queues
+from workers.child import Limits
+from workers.presence import Identity, Presence
+from workers.task import Runner
+from workers.workspace import clear
+
+log = logging.getLogger("workers")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = Settings.from_environment()
+        identity = _identity(settings)
+        database = Database(settings.database_url.get_secret_value(), pool_size=4)
+        _check_catalogue(database)
+        _serve(settings, database, identity)
+    except (ValueError, EnginefarmError) as error:
+        sys.exit(f"enginefarm worker: {error}")
+
+
+def _identity(settings: Settings) -> Identity:
+    fingerprint = detect(prefer_gpu=settings.use_gpu)
+    found = capabilities()
+    if not found:
+        raise ValueError(
+            "no toolchain can run here: install one (`pip install .[server,aoti]`), see docs/operations.md"
+        )
+    return Identity(
+        id=secrets.token_hex(8),
+        name=settings.worker_name or fingerprint.host.name,
+        fingerprint=fingerprint,
+        capabilities=found,
+        queues=queues(found, fingerprint.platform, settings.driver_binding),
+    )
+
+
+def _check_catalogue(database: Database) -> None:
+    found, head = versions(database.engine)
+    if found != head:
+        raise ValueError(f"the catalogue is at version {found or 'none'}, this program needs {head}: migrate it first")
+
+
+def _serve(settings: Settings, database: Database, identity: Identity) -> None:
+    app = celery_app(settings.broker_url.get_secret_value())
+    # One folder per worker name: what a killed predecessor of that name left is removed, nobody else's.
+    scratch = settings.scratch / identity.name
+    clear(scratch)
+    leaving = threading.Event()
+    runner = Runner(
+        settings=settings,
+        tools=Tools(
+            database=database,
+            store=open_store(settings, link_secret=secrets.token_bytes(32)),  # a worker signs no links
+            sources=open_sources(settings, database),
+            identity=identity,
+            limits=Limits(settings.stage_seconds, settings.silence_seconds, settings.kill_seconds),
+            binding=settings.driver_binding,
+        ),
+        announcer=Announcer(app),
+        scratch=scratch,
+        leaving=leaving,
+    )
+    app.task(name=TASK)(runner.run)
+    presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
+    worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
+    worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
+    presence.start()
+    try:
+        _consume(app, identity)
+    finally:
+        presence.stop()
+        database.close()
+
+
+def _consume(app: Celery, identity: Identity) -> None:
+    """Until SIGTERM or SIGINT; then the running stage is handed back. Threads, because the work is in a child."""
+    worker = app.Worker(
+        hostname=f"{identity.name}@{identity.id}",
+        queues=list(identity.queues),
+        pool="threads",
+        concurrency=1,
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+
+
+if __name__ == "__main__":
+    main()

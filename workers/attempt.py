@@ -1,0 +1,216 @@
+"""One attempt of one action, from claim to publication. A stage is the visible list of its steps.
+
+The lease, the log and the limits wrap the steps from outside: a step neither renews nor commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Event
+from typing import Any
+
+from enginefarm import digest
+from enginefarm.manifest import Manifest
+from enginefarm.platform import DriverBinding
+from enginefarm.wire import Failure, Fault, Stage
+from models.database import Database
+from models.leases import Claim
+from models.publication import read_manifest
+from models.sources import ResolvedModel, Sources
+from models.store import Store
+from toolchains.registry import all_toolchains
+from toolchains.toolchain import Directories, Job, Toolchain
+from workers import child
+from workers.child import Limits
+from workers.failures import StageFailed, Stopped, limit_passed
+from workers.heartbeat import Heartbeat
+from workers.joblog import JobLog
+from workers.presence import Identity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every attempt of this worker uses."""
+
+    database: Database
+    store: Store
+    sources: Sources
+    identity: Identity
+    limits: Limits
+    binding: DriverBinding
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a stage made, uploaded and verified, not yet named."""
+
+    manifest: Manifest
+    facts: dict[str, Any]
+
+
+@dataclass
+class Attempt:
+    tools: Tools
+    held: Claim
+    directories: Directories
+    joblog: JobLog
+    heartbeat: Heartbeat
+    stop: Event
+    steps: dict[str, float] = field(default_factory=dict)  # seconds
+
+    def run(self) -> Product:
+        """Run the stage's steps in order.
+
+        Raises:
+            Stopped: `stop` was set.
+            StageFailed, InvalidOutput, EnginefarmError, OSError: see workers.failures.
+        """
+        self._refuse_another_platform()
+        with self._step("fetch"):
+            self._fetch()
+        with self._step(self.job.stage):
+            self._run_programs()
+        with self._step("check"):
+            facts = self.toolchain.check_output(self.job, self.directories)
+            manifest = Manifest.of_directory(self.directories.output)
+        with self._step("upload"):
+            self._upload(manifest)
+        return Product(manifest, dict(facts))
+
+    @cached_property
+    def job(self) -> Job:
+        return Job.model_validate(self.held.job["job"])
+
+    @property
+    def toolchain(self) -> Toolchain:
+        return all_toolchains()[self.job.toolchain]
+
+    def _refuse_another_platform(self) -> None:
+        """A message in the wrong queue must never make an engine for the wrong machine."""
+        if self.job.stage is Stage.BUILD:
+            ours = self.tools.identity.fingerprint.platform.bound(self.toolchain.binds_to, self.tools.binding)
+            if ours != self.held.document["platform"]:
+                raise StageFailed(
+                    Failure(
+                        cause="misrouted",
+                        fault=Fault.FARM,
+                        detail=f"this engine is for {self.held.document['platform']}, and this worker is {ours}",
+                        retryable=True,
+                    )
+                )
+
+    def _fetch(self) -> None:
+        """The model from its source (and only here is the hub's token used), or the checkpoint from the store."""
+        if self.job.stage is Stage.CONVERT:
+            self.tools.sources.fetch(ResolvedModel.model_validate(self.held.job["model"]), self.directories.source)
+            return
+        assert self.held.checkpoint is not None, "a build is queued only when its checkpoint is published"
+        with self.tools.database.read() as session:
+            manifest = read_manifest(session, self.held.checkpoint)
+        for entry in manifest.files:
+            self._check_stop()
+            target = self.directories.source / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.tools.store.fetch(entry.digest, entry.size, target)
+
+    def _run_programs(self) -> None:
+        lines = _Lines(self)
+        for command in self.toolchain.plan(self.job, self.directories):
+            self.joblog.say("running " + " ".join(command.argv))
+            ended = child.run(
+                command,
+                scratch=self.directories.scratch,
+                limits=self.tools.limits,
+                stop=self.stop,
+                on_output=lines.write,
+            )
+            self.joblog.say(f"ended with status {ended.status}")
+            if ended.stopped == child.STOPPED:
+                raise Stopped
+            if ended.stopped is not None:
+                raise StageFailed(limit_passed(ended.stopped, self.tools.limits))
+            if ended.status != 0:
+                raise StageFailed(self.toolchain.classify(self.job.stage, ended))
+
+    def _upload(self, manifest: Manifest) -> None:
+        for entry in manifest.files:
+            self._check_stop()
+            self.tools.store.put(self.directories.output / entry.path, entry.digest, entry.size)
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self._check_stop()
+        self.heartbeat.message = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}.get(name)
+        self.joblog.say(f"{name} begins")
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.steps[name] = round(time.monotonic() - started, 3)
+
+
+class _Lines:
+    """Output on its way to the log, read for progress line by line."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._rest = b""
+
+    def write(self, data: bytes) -> None:
+        self._attempt.joblog.write(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest[-4096:]  # a program may print gigabytes without a line's end
+        for line in lines:
+            self._read(line.decode(errors="replace"))
+
+    def _read(self, line: str) -> None:
+        report = self._attempt.toolchain.read_line(self._attempt.job.stage, line)
+        if report is None:
+            return
+        if report.progress is not None:
+            self._attempt.heartbeat.progress = report.progress
+        if report.message is not None:
+            self._attempt.heartbeat.message = report.message
+
+
+def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
+    """The whole log as a blob: (digest, bytes)."""
+    joblog.close()
+    name, size = digest.of_file(joblog.path), joblog.path.stat().st_size
+    store.put(joblog.path, name, size)
+    return name, size
+
+
+def engine_columns(attempt: Attempt, product: Product, started_at: str) -> dict[str, Any]:
+    """The columns of an engine's row that only the worker knows."""
+    job, me = attempt.job, attempt.tools.identity
+    return {
+        "model": job.spec.model,
+        "toolchain": job.toolchain,
+        "version": job.version,
+        "platform": me.fingerprint.platform.model_dump(),
+        "bound_to": attempt.held.document["platform"],
+        "driver_binding": attempt.tools.binding,
+        "spec": job.spec.model_dump(mode="json"),
+        "provenance": {
+            "worker": me.name,
+            "host": me.fingerprint.host.model_dump(),
+            "attempt": attempt.held.attempt,
+            "started_at": started_at,
+            "seconds": dict(attempt.steps),
+            "convert": attempt.held.document["convert"],
+            "checkpoint": attempt.held.checkpoint,
+            "facts": product.facts,
+        },
+    }

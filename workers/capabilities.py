@@ -1,0 +1,39 @@
+"""What this worker can really do, and the queues that follow from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from enginefarm.platform import DriverBinding, Platform
+from enginefarm.wire import Capability, Stage
+from models.queues import build_queue, convert_queue
+from toolchains.registry import all_toolchains
+
+log = logging.getLogger(__name__)
+
+
+def capabilities() -> list[Capability]:
+    """Every toolchain version found here with at least one stage that can run."""
+    found = []
+    for toolchain in all_toolchains().values():
+        for installed in toolchain.installed():
+            for reason in installed.missing:
+                log.warning("%s %s: %s", toolchain.name, installed.version, reason)
+            if installed.stages:
+                found.append(
+                    Capability(toolchain=toolchain.name, version=installed.version, stages=list(installed.stages))
+                )
+    return found
+
+
+def queues(found: Sequence[Capability], platform: Platform, binding: DriverBinding) -> list[str]:
+    names = []
+    for capability in found:
+        toolchain = all_toolchains()[capability.toolchain]
+        if Stage.CONVERT in capability.stages:
+            names.append(convert_queue(capability.toolchain, capability.version))
+        if Stage.BUILD in capability.stages:
+            bound = platform.bound(toolchain.binds_to, binding)
+            names.append(build_queue(capability.toolchain, capability.version, platform, bound))
+    return names

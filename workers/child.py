@@ -1,0 +1,138 @@
+"""Run one program of a toolchain as a supervised child: limits, output, and an end for all that it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from toolchains.toolchain import PASSED_ON, Command, Exit
+from workers import guard
+
+_TICK = 0.2  # seconds between two looks at the stop signal and the limits
+_READ = 1 << 16
+_TAIL_LINES = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    wall_seconds: float
+    silence_seconds: float
+    kill_seconds: float
+
+
+@dataclass(frozen=True)
+class Ended(Exit):
+    """`stopped`: why we ended it, None if it ended by itself."""
+
+    stopped: str | None = None
+
+
+STOPPED = "stopped"
+WALL = "wall"
+SILENCE = "silence"
+
+
+def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_output: Callable[[bytes], None]) -> Ended:
+    """Run `command` in `scratch` until it ends, `stop` is set or a limit is passed.
+
+    Output (both streams, as they come) goes to `on_output`. Returns only when nothing of it runs any more.
+    """
+    reading, writing = os.pipe()
+    argv = [sys.executable, "-I", "-S", guard.__file__, str(writing), str(limits.kill_seconds), *command.argv]
+    process = subprocess.Popen(
+        argv,
+        cwd=scratch,
+        env=environment(scratch, command.environment),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=(writing,),
+        start_new_session=True,
+    )
+    os.close(writing)
+    try:
+        tail = _Tail(on_output)
+        stopped = _supervise(process, limits, stop, tail)
+        report = json.loads(os.read(reading, 4096) or b"{}")
+    finally:
+        os.close(reading)
+        _end(process)
+    # Without a report the guard itself was killed, and the program with it.
+    status = report.get("status", -9)
+    return Ended(status, tail.text(), report.get("peak_memory"), report.get("oom_killed", False), stopped)
+
+
+def environment(scratch: Path, added: Mapping[str, str]) -> dict[str, str]:
+    """What a program sees of the worker's environment: a few names, none of them a secret."""
+    passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    temporary = scratch / "tmp"
+    temporary.mkdir(exist_ok=True)
+    own = {"HOME": str(scratch), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    return {**passed, **own, **added}
+
+
+class _Tail:
+    """Passes output on and keeps the last lines, for the toolchain to say what went wrong."""
+
+    def __init__(self, on_output: Callable[[bytes], None]) -> None:
+        self._on_output = on_output
+        self._lines: deque[bytes] = deque(maxlen=_TAIL_LINES)
+        self._rest = b""
+
+    def write(self, data: bytes) -> None:
+        self._on_output(data)
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._lines.extend(line[-2000:] for line in lines)
+        self._rest = rest[-_READ:]
+
+    def text(self) -> str:
+        return b"\n".join([*self._lines, self._rest]).decode(errors="replace")
+
+
+def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, tail: _Tail) -> str | None:
+    """Read until the output ends; close the guard's stdin when it is time to stop. Returns why, if we did."""
+    assert process.stdout is not None
+    assert process.stdin is not None
+    started = heard = time.monotonic()
+    stopped: str | None = None
+    output = process.stdout.fileno()
+    while True:
+        ready, _, _ = select.select([output], [], [], _TICK)
+        now = time.monotonic()
+        if ready:
+            data = os.read(output, _READ)
+            if not data:
+                return stopped
+            heard = now
+            tail.write(data)
+        if stopped is None:
+            stopped = _reason(stop, now - started, now - heard, limits)
+            if stopped is not None:
+                process.stdin.close()
+
+
+def _reason(stop: Event, running: float, silent: float, limits: Limits) -> str | None:
+    if stop.is_set():
+        return STOPPED
+    if running > limits.wall_seconds:
+        return WALL
+    if silent > limits.silence_seconds:
+        return SILENCE
+    return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.wait()
+    process.stdout.close()

@@ -1,0 +1,75 @@
+"""From what went wrong to a Failure: a cause, whose fault, whether another try can help, and advice."""
+
+from __future__ import annotations
+
+import errno
+
+from enginefarm.errors import CallerError, EnginefarmError, FarmError, IntegrityError
+from enginefarm.wire import Failure, Fault
+from toolchains.toolchain import InvalidOutput
+from workers import child
+from workers.child import Limits
+
+
+class StageFailed(Exception):
+    """A step of the stage failed, and this is what to tell."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class Stopped(Exception):
+    """The stage was stopped from outside: its lease is lost, or the worker is going. Nobody's failure."""
+
+
+def explain(error: Exception) -> Failure:
+    match error:
+        case StageFailed():
+            return error.failure
+        case InvalidOutput():
+            return Failure(
+                cause="incomplete_output",
+                fault=Fault.TOOLCHAIN,
+                detail=f"the program ended with success, but its output is not usable: {error}",
+                advice="the log has what it printed; an exit status alone proves nothing",
+            )
+        case CallerError():
+            advice = next((problem.remedy for problem in error.problems if problem.remedy), None)
+            return Failure(cause=error.code, fault=Fault.CALLER, detail=error.detail, advice=advice)
+        case FarmError() | IntegrityError():
+            return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail, retryable=True)
+        case EnginefarmError():
+            return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail)
+        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return Failure(
+                cause="disk_full",
+                fault=Fault.WORKER,
+                detail=f"no space left on the worker's scratch disk ({error.filename or 'while writing'})",
+                advice="a build needs about three times the weights: free space, or move ENGINEFARM_SCRATCH",
+                retryable=True,
+            )
+        case _:
+            return Failure(
+                cause="internal",
+                fault=Fault.FARM,
+                detail=f"the worker met a defect ({type(error).__name__}); its log has the details",
+                retryable=True,
+            )
+
+
+def limit_passed(stopped: str, limits: Limits) -> Failure:
+    if stopped == child.WALL:
+        return Failure(
+            cause="timed_out",
+            fault=Fault.TOOLCHAIN,
+            detail=f"the stage ran longer than its limit of {limits.wall_seconds:g} s",
+            advice="ask for smaller limits, or have ENGINEFARM_STAGE_SECONDS raised on the worker",
+        )
+    return Failure(
+        cause="silent",
+        fault=Fault.TOOLCHAIN,
+        detail=f"the stage printed nothing for {limits.silence_seconds:g} s",
+        advice="its programs hung; the next try may fall on another worker",
+        retryable=True,
+    )

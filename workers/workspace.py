@@ -1,0 +1,32 @@
+"""A folder for one attempt, gone when the attempt is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolchains.toolchain import Directories
+
+
+@contextmanager
+def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Directories]]:
+    """(the folder, the stage's directories in it). Only this user may look inside."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-{attempt}-", dir=root))
+    try:
+        directories = Directories(source=folder / "source", output=folder / "output", scratch=folder / "scratch")
+        for path in (directories.source, directories.output, directories.scratch):
+            path.mkdir()
+        yield folder, directories
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # `clear` gets what is left when the worker starts again
+
+
+def clear(root: Path) -> None:
+    """Remove what a killed worker left here. One worker owns one scratch folder."""
+    if root.is_dir():
+        for left in root.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
