@@ -77,7 +77,7 @@ def download(
     with _Partial(target, entry, on_bytes, stop) as partial:
         trouble = _Trouble(farm.patience)
         while True:
-            url, before = links.of(entry.path), partial.size
+            url = links.of(entry.path)
             try:
                 _receive(farm, url, partial)
                 return partial.finish()
@@ -88,9 +88,9 @@ def download(
                 trouble.refused(error)
                 links.renew(entry.path, url)
             except FarmError as error:
-                if partial.size > before:
-                    trouble.over()
-                stop.wait(trouble.unreachable(error))
+                trouble.got_to(partial.size)
+                if stop.wait(trouble.unreachable(error)):
+                    raise Stopped from error
 
 
 def _receive(farm: Farm, url: str, partial: _Partial) -> None:
@@ -101,27 +101,32 @@ def _receive(farm: Farm, url: str, partial: _Partial) -> None:
     if partial.size:
         headers["Range"] = f"bytes={partial.size}-"
     with farm.stream(url, headers=headers) as response:
-        _check_range(response, partial)
+        _position(partial, response)
         for chunk in response.iter_raw(CHUNK):
             partial.append(chunk)
     if partial.size < partial.entry.size:
         raise FarmError(f"{partial.entry.path}: the answer ended after {partial.size} of {partial.entry.size} bytes")
 
 
-def _check_range(response: httpx.Response, partial: _Partial) -> None:
-    """A server may answer with everything, or with other bytes than were asked for: never mistake one for the other."""
-    what, asked, size = partial.entry.path, partial.size, partial.entry.size
+def _position(partial: _Partial, response: httpx.Response) -> None:
+    """Make the body of `response` what comes next: a server may answer with everything, or with another range."""
     if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise IntegrityError(f"{what}: the store has fewer than the {size} bytes that the manifest names")
-    accepted(response)
-    if response.status_code == httpx.codes.OK:
-        return partial.restart() if asked else None
+        raise IntegrityError(f"{partial.entry.path}: the store has fewer bytes than the {partial.entry.size} it should")
+    if accepted(response).status_code == httpx.codes.OK:
+        partial.restart()
+    else:
+        _check_range(partial, response)
+
+
+def _check_range(partial: _Partial, response: httpx.Response) -> None:
     answered = response.headers.get("content-range", "")
     found = _CONTENT_RANGE.fullmatch(answered)
     if response.status_code != httpx.codes.PARTIAL_CONTENT or not found:
-        raise FarmError(f"{what}: unexpected answer {response.status_code} {answered}".rstrip())
-    if int(found[1]) != asked or found[2] not in {"*", str(size)}:
-        raise IntegrityError(f"{what}: asked for bytes from {asked} of {size}, was answered {answered!r}")
+        raise FarmError(f"{partial.entry.path}: unexpected answer {response.status_code} {answered}".rstrip())
+    if int(found[1]) != partial.size or found[2] not in {"*", str(partial.entry.size)}:
+        raise IntegrityError(
+            f"{partial.entry.path}: asked for bytes from {partial.size} of {partial.entry.size}, got {answered!r}"
+        )
 
 
 class _Partial:
@@ -190,15 +195,18 @@ class _Trouble:
 
     def __init__(self, patience: float) -> None:
         self._backoff = Backoff(patience)
+        self._farthest = 0  # bytes; a server that begins anew each time gets nowhere by sending them again
         self._refusals = 0
         self._restarts = 0
 
-    def over(self) -> None:
-        self._backoff.reset()
-        self._refusals = 0
+    def got_to(self, size: int) -> None:
+        if size > self._farthest:
+            self._farthest, self._refusals = size, 0
+            self._backoff.reset()
 
     def wrong_bytes(self, error: IntegrityError) -> None:
         self._restarts += 1
+        self._farthest = 0
         if self._restarts > _RESTARTS:
             raise error
 

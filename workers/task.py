@@ -71,7 +71,7 @@ class Runner:
             self._save_log(attempt)
         except Stopped:
             self._stopped(attempt)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
             self._failed(attempt, error)
         else:
             log.info("published %s", attempt.held.key[:12])
@@ -108,7 +108,7 @@ class Runner:
     def _failed(self, attempt: Attempt, error: Exception) -> None:
         failure = explain(error)
         if failure.cause == "internal":
-            log.exception("attempt %d of %s met a defect", attempt.held.attempt, attempt.held.key[:12], exc_info=error)
+            log.error("attempt %d of %s met a defect", attempt.held.attempt, attempt.held.key[:12], exc_info=error)
         attempt.joblog.say(f"failed: {failure.cause}: {failure.detail}")
         self._save_log(attempt)
         max_tries = self.settings.max_tries

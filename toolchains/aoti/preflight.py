@@ -1,0 +1,65 @@
+"""What AOTInductor cannot build, said before a worker is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enginefarm.errors import Problem
+from enginefarm.facts import ModelFacts
+from enginefarm.spec import BuildSpec
+
+# Decoder-only models whose attention goes through transformers' static cache.
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+def preflight(spec: BuildSpec, facts: ModelFacts) -> list[Problem]:
+    return [*_model(spec, facts), *_unsupported(spec), *_limits(spec, facts)]
+
+
+def _model(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
+    if facts.architecture not in ARCHITECTURES:
+        yield Problem(
+            pointer="/model", code="unsupported_architecture", detail=f"aoti does not build {facts.architecture}",
+            value=spec.model, expected=", ".join(ARCHITECTURES), remedy="choose one of these, or another toolchain",
+        )  # fmt: skip
+    if facts.quantization_config is not None:
+        yield Problem(
+            pointer="/model", code="quantized_checkpoint", detail="the checkpoint is quantised already",
+            value=spec.model, expected="plain float32, float16 or bfloat16 weights",
+            remedy="give the model it was made from",
+        )  # fmt: skip
+
+
+def _unsupported(spec: BuildSpec) -> Iterator[Problem]:
+    fixed = {
+        "/precision/quantization": (spec.precision.quantization, None),
+        "/precision/kv_cache": (spec.precision.kv_cache, None),
+        "/parallelism/tp": (spec.parallelism.tp, 1),
+        "/parallelism/pp": (spec.parallelism.pp, 1),
+        "/parallelism/cp": (spec.parallelism.cp, 1),
+        "/limits/max_beam_width": (spec.limits.max_beam_width, 1),
+        "/limits/max_num_tokens": (spec.limits.max_num_tokens, None),
+        "/limits/opt_num_tokens": (spec.limits.opt_num_tokens, None),
+    }
+    for pointer, (value, only) in fixed.items():
+        if value != only:
+            yield Problem(
+                pointer=pointer, code="unsupported", detail=f"aoti has no {pointer.rpartition('/')[2]} but {only}",
+                value=value, expected=str(only), remedy="leave the field out, or choose another toolchain",
+            )  # fmt: skip
+    for name in spec.options:
+        yield Problem(
+            pointer=f"/options/{name}", code="unknown_option", detail=f"aoti has no option {name!r}",
+            value=spec.options[name], expected="no options", remedy="remove it",
+        )  # fmt: skip
+
+
+def _limits(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
+    positions = facts.max_position_embeddings
+    if positions is not None and spec.limits.seq_len > positions:
+        yield Problem(
+            pointer="/limits/max_seq_len", code="beyond_positions",
+            detail=f"{spec.limits.seq_len} tokens, but the model was trained for {positions} positions",
+            value=spec.limits.seq_len, expected=f"max_input_len + max_output_len ≤ {positions}",
+            remedy="ask for shorter input or output",
+        )  # fmt: skip
