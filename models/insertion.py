@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -17,9 +17,8 @@ def insert_new(session: Session, row: type[Row], values: Mapping[str, Any] | Seq
     if not values:
         return 0
     statement = _insert(session, row).values(values).on_conflict_do_nothing()
-    result = session.execute(statement)
-    assert isinstance(result, CursorResult)
-    return result.rowcount
+    # Counted by what comes back: the drivers disagree on rowcount for an INSERT.
+    return len(session.execute(statement.returning(*row.__table__.primary_key)).all())
 
 
 def upsert(session: Session, row: type[Row], values: Mapping[str, Any]) -> None:
@@ -31,4 +30,6 @@ def upsert(session: Session, row: type[Row], values: Mapping[str, Any]) -> None:
 
 def _insert(session: Session, row: type[Row]) -> postgresql.Insert:
     dialect = session.get_bind().dialect.name
-    return postgresql.insert(row) if dialect == "postgresql" else sqlite.insert(row)  # type: ignore[return-value]  # the same methods
+    table = row.__table__
+    assert isinstance(table, Table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)  # type: ignore[return-value]  # the same methods

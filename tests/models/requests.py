@@ -1,0 +1,67 @@
+"""Requests and workers for tests of the catalogue."""
+
+from __future__ import annotations
+
+from enginefarm.fingerprint import Fingerprint, Host
+from enginefarm.key import key_of
+from enginefarm.manifest import FileEntry, Manifest
+from enginefarm.platform import Platform
+from enginefarm.wire import Capability, Stage
+from models.database import Database
+from models.fleet import register
+from models.leases import Claim, claim
+from models.submission import Accepted, NewAction, Request, submit
+
+CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")
+HOST = Host(name="box", cpu="some", cores=2, memory_gib=8)
+
+
+def request(model: str = "llama", limits: str = "small", queue: str = "build.q") -> Request:
+    """A request; equal arguments, equal keys."""
+    convert = NewAction(key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, {"job": {}})
+    build = NewAction(
+        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, {"job": {}}
+    )
+    return Request(
+        convert=convert,
+        build=build,
+        model=model,
+        toolchain="aoti",
+        version="2.13.0",
+        spec={"model": model},
+        platform=CPU.model_dump(),
+        platform_label=CPU.label(),
+        requested_by=None,
+    )
+
+
+def submitted(database: Database, wanted: Request) -> Accepted:
+    with database.write() as session:
+        return submit(session, wanted)
+
+
+def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = ("convert.q", "build.q")) -> str:
+    capabilities = [Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])]
+    with database.write() as session:
+        register(session, name, name, Fingerprint(platform=CPU, host=HOST), capabilities, queues)
+    return name
+
+
+def claimed(database: Database, key: str, worker: str = "w1", lease: float = 30) -> Claim:
+    with database.write() as session:
+        held = claim(session, key, worker, lease_seconds=lease)
+    assert held is not None
+    return held
+
+
+def manifest(text: str = "engine") -> Manifest:
+    from enginefarm import digest
+
+    data = text.encode()
+    return Manifest.of([FileEntry(path="config.json", digest=digest.of_bytes(data), size=len(data))])
+
+
+ENGINE = {
+    "model": "llama", "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(), "bound_to": {},
+    "driver_binding": "branch", "spec": {}, "provenance": {},
+}  # fmt: skip
