@@ -53,7 +53,9 @@ def _not_valid(request: Request, error: Exception) -> ProblemResponse:
         where = details[0]["ctx"].get("error", "")
         return _on_purpose(request, InvalidRequest(f"the body is not JSON: {where} at byte {details[0]['loc'][-1]}"))
     if details[0]["loc"][0] == "body":
-        problems = problems_of([{**found, "loc": found["loc"][1:]} for found in details])
+        for found in details:
+            found["loc"] = found["loc"][1:]  # "body" is no part of the pointer
+        problems = problems_of(details)
         return _on_purpose(request, InvalidSpec(problems))
     problems = problems_of(details)
     summary = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in problems)

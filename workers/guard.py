@@ -24,10 +24,10 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def main(report_fd: int, kill_seconds: float, argv: list[str]) -> None:
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -41,8 +41,7 @@ def main(report_fd: int, kill_seconds: float, argv: list[str]) -> None:
             argv,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # If somebody kills the guard itself, the program must not go on unguarded.
-            preexec_fn=lambda: (prctl(PR_SET_PDEATHSIG, signal.SIGKILL), _default_signals()),
+            preexec_fn=_unguarded_never,
         )
     except OSError as error:
         print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
@@ -97,7 +96,9 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def _default_signals() -> None:
+def _unguarded_never() -> None:
+    """In the program, before it starts: die with the guard, and hear signals again."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
