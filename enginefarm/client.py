@@ -86,7 +86,7 @@ class Farm:
         return _JSON_OBJECT.validate_json(response.content)
 
     def build(self, build_id: str, *, wait: float | None = None) -> Build:
-        """One build; with `wait`, the farm holds its answer up to that many seconds for a change."""
+        """One build; with `wait`, the farm holds its answer up to that many seconds for the end."""
         build, _ = self._look(build_id, wait, etag=None)
         assert build is not None, "only a request with an ETag is answered 'not modified'"
         return build
@@ -135,9 +135,9 @@ class Farm:
             return self.build(build_id)
         return self._connection.parse(Build, response)
 
-    def engines(self, **filters: str | None) -> Iterator[EngineSummary]:
-        """The catalogue, newest first, page after page. Filters: model, toolchain, platform."""
-        for page in self._pages(EnginePage, "/v1/engines", filters):
+    def engines(self, *, model: str | None = None) -> Iterator[EngineSummary]:
+        """The catalogue, newest first, page after page."""
+        for page in self._pages(EnginePage, "/v1/engines", {"model": model}):
             yield from page.items
 
     def engine(self, key: str) -> Engine:
@@ -169,7 +169,9 @@ class Farm:
             started = time.monotonic()
             found, pause = None, _SHORTEST_ROUND
             try:
-                found, etag = self._look(build_id, max(0.0, min(_HOLD_SECONDS, deadline - started)), etag)
+                # Without an ETag the farm would hold its answer for the end: first see how things stand.
+                hold = max(0.0, min(_HOLD_SECONDS, deadline - started)) if etag else 0.0
+                found, etag = self._look(build_id, hold, etag)
                 backoff.reset()
             except FarmError as error:
                 pause = backoff.after(error)
@@ -185,7 +187,7 @@ class Farm:
         response = self._connection.request(
             "GET",
             f"/v1/builds/{segment(build_id)}",
-            params={"wait": None if wait is None else math.ceil(wait)},
+            params={"wait": None if wait is None else round(wait, 3)},
             headers={"If-None-Match": etag} if etag else {},
             waits=wait or 0,
         )

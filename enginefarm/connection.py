@@ -178,5 +178,6 @@ def _plain_key(api_key: str) -> str:
     return api_key
 
 
-def _given(params: Query | None) -> dict[str, str | int | float]:
-    return {name: value for name, value in (params or {}).items() if value is not None}
+def _given(params: Query | None) -> dict[str, str | int | float] | None:
+    """None rather than an empty mapping, for which httpx would drop the query that a link has already."""
+    return {name: value for name, value in (params or {}).items() if value is not None} or None

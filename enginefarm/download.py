@@ -102,7 +102,7 @@ def _receive(farm: Farm, url: str, partial: _Partial) -> None:
         headers["Range"] = f"bytes={partial.size}-"
     with farm.stream(url, headers=headers) as response:
         _position(partial, response)
-        for chunk in response.iter_raw(CHUNK):
+        for chunk in response.iter_raw():  # as it comes: what waited to fill a larger piece would be lost with the line
             partial.append(chunk)
     if partial.size < partial.entry.size:
         raise FarmError(f"{partial.entry.path}: the answer ended after {partial.size} of {partial.entry.size} bytes")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import rfc8785
 from pydantic import ValidationError
 
 from enginefarm.claim import claimed
@@ -88,11 +89,14 @@ def manifest_of(engine: Engine) -> Manifest:
     """The manifest of what the farm says that `engine` contains; IntegrityError unless its digest agrees."""
     try:
         manifest = Manifest.of(FileEntry(path=f.path, digest=f.digest, size=f.size) for f in engine.contents)
+        actual = manifest.digest
     except ValidationError as error:
         raise IntegrityError(f"engine {engine.key}: its files make no manifest: {error.errors()[0]['msg']}") from None
-    if manifest.digest != engine.manifest:
+    except rfc8785.IntegerDomainError as error:
+        raise IntegrityError(f"engine {engine.key}: its files make no manifest: {error}") from None
+    if actual != engine.manifest:
         raise IntegrityError(
-            f"engine {engine.key}: the farm says its manifest is {engine.manifest}, its files make {manifest.digest}"
+            f"engine {engine.key}: the farm says its manifest is {engine.manifest}, its files make {actual}"
         )
     return manifest
 

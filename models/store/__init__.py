@@ -1,8 +1,10 @@
-"""The object store: content-addressed blobs in a folder or in an S3 bucket."""
+"""The content-addressed object store: one interface, a folder or an S3 bucket behind it."""
 
 from models.store.directory import DirectoryStore
+from models.store.links import Links
 from models.store.opening import open_store_url
-from models.store.protocol import Store, object_name
-from models.store.s3 import S3Settings, S3Store
+from models.store.protocol import Store
+from models.store.s3 import S3Store
+from models.store.s3settings import S3Settings
 
-__all__ = ["DirectoryStore", "S3Settings", "S3Store", "Store", "object_name", "open_store_url"]
+__all__ = ["DirectoryStore", "Links", "S3Settings", "S3Store", "Store", "open_store_url"]

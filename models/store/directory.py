@@ -1,119 +1,122 @@
-"""A store in a folder that every process of the farm sees."""
+"""A store in a folder that every process sees: `blobs/sha256/ab/<hex>`, and `staging/` for what is on its way."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import secrets
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
-from enginefarm import digest as digests
-from enginefarm.digest import CHUNK, Digest, read_chunks, verified
+from enginefarm.digest import CHUNK, Digest
 from enginefarm.errors import NotFound, StoreUnavailable
-from models.store.links import LinkSigner
-from models.store.protocol import digest_of, fetch_verified, new_file, object_name, verify_all
+from models.store.landing import land, sync_folder
+from models.store.links import Links
+from models.store.protocol import Store, blob_digest, blob_name, end_of_range
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or give it more",
+    errno.EDQUOT: "free some space there, or raise the quota",
+    errno.EACCES: "let the farm's user read and write there",
+    errno.EPERM: "let the farm's user read and write there",
+    errno.EROFS: "mount it for writing",
+    errno.ENOENT: "mount it, or prepare it if it is new",
+}
 
 
-class DirectoryStore:
-    def __init__(self, root: Path, signer: LinkSigner) -> None:
+class DirectoryStore(Store):
+    """A folder that is missing, perhaps because its volume is not mounted, is never made again in passing."""
+
+    def __init__(self, root: Path, links: Links) -> None:
         self._root = root
-        self._signer = signer
+        self._blobs = root / "blobs" / "sha256"
+        self._staging = root / "staging"
+        self._links = links
 
     def prepare(self) -> None:
-        with _translated():
-            self._root.mkdir(parents=True, exist_ok=True)
-
-    def put(self, source: Path, digest: Digest, size: int) -> None:
-        if self.stat(digest) == size:
-            return
-        with _translated(), new_file(self._path(digest)) as stream:
-            # Hashed on the way in: what took the name was read from the very bytes that were written.
-            for chunk in verified(read_chunks(source), digest, size, what=source.name):
-                stream.write(chunk)
-
-    def put_bytes(self, data: bytes) -> Digest:
-        digest = digests.of_bytes(data)
-        if self.stat(digest) != len(data):
-            with _translated(), new_file(self._path(digest)) as stream:
-                stream.write(data)
-        return digest
-
-    def stat(self, digest: Digest) -> int | None:
-        with _translated():
-            try:
-                return self._path(digest).stat().st_size
-            except FileNotFoundError:
-                return None
-
-    def read(self, digest: Digest, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        with _translated(digest), self._path(digest).open("rb") as stream:
-            stream.seek(start)
-            left = length
-            while left is None or left > 0:
-                chunk = stream.read(CHUNK if left is None else min(CHUNK, left))
-                if not chunk:
-                    return
-                left = None if left is None else left - len(chunk)
-                yield chunk
-
-    def fetch(self, digest: Digest, size: int, destination: Path) -> None:
-        fetch_verified(self, digest, size, destination)
-
-    def verify(self, digest: Digest, size: int) -> None:
-        verify_all(self, digest, size)
-
-    def delete(self, digest: Digest) -> None:
-        with _translated():
-            self._path(digest).unlink(missing_ok=True)
-
-    def list(self) -> Iterator[tuple[Digest, int]]:
-        for path in self._root.glob("blobs/sha256/*/*"):
-            if not path.name.startswith("."):
-                yield digest_of(path.name), path.stat().st_size
-
-    def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        return self._signer.link(digest, filename=filename, expires=expires)
-
-    def check_link(self, digest: Digest, *, filename: str, expires: int, signature: str) -> Path:
-        """The file behind a link that we signed.
-
-        Raises:
-            Forbidden: we did not sign it, or its time is over.
-            NotFound
-        """
-        self._signer.check(digest, filename=filename, expires=expires, signature=signature)
-        path = self._path(digest)
-        if not path.is_file():
-            raise _not_found(digest)
-        return path
+        with self._explained():
+            self._staging.mkdir(parents=True, exist_ok=True)
+            for shard in range(256):
+                (self._blobs / f"{shard:02x}").mkdir(parents=True, exist_ok=True)
+            for folder in (self._blobs, self._blobs.parent, self._root):
+                sync_folder(folder)
 
     def ping(self) -> None:
-        with _translated(), new_file(self._root / ".ping") as stream:
-            stream.write(b"ping")
+        with self._explained():
+            self._blobs.stat()
+            probe = self._staging / f".{secrets.token_hex(16)}.probe"
+            probe.touch(exist_ok=False)
+            probe.unlink()
+
+    def stat(self, digest: Digest) -> int | None:
+        path = self._path(digest)
+        with self._explained():
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                path.parent.stat()  # as in `_open`
+                return None
+
+    def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
+        end = end_of_range(start, length)
+        with self._explained(), self._open(digest) as stream:
+            stream.seek(start)
+            while wanted := CHUNK if end is None else min(CHUNK, end - stream.tell()):
+                if not (chunk := stream.read(wanted)):
+                    return
+                yield chunk
+
+    def delete(self, digest: Digest) -> None:
+        path = self._path(digest)
+        with self._explained():
+            path.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
+        blob_name(digest)
+        return self._links.make(digest, filename=filename, expires=expires)
+
+    def check_link(self, digest: Digest, *, filename: str, expires: int, signature: str) -> Path:
+        """The file to serve for a link that `link` made.
+
+        Raises:
+            Forbidden: it did not, or the link has expired.
+            NotFound: the blob is gone.
+        """
+        self._links.check(digest, filename=filename, expires=expires, signature=signature)
+        if self.stat(digest) is None:
+            raise NotFound(f"blob {digest} is not in the store")
+        return self._path(digest)
+
+    def list(self) -> Iterator[tuple[Digest, int]]:
+        with self._explained():
+            self._blobs.stat()
+            for path in self._blobs.glob("??/*"):
+                digest = blob_digest(path.relative_to(self._root).as_posix())
+                if digest is not None and (size := self.stat(digest)) is not None:
+                    yield digest, size
+
+    def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
+        with self._explained():
+            land(chunks, self._path(digest), staging=self._staging)
+
+    def _open(self, digest: Digest) -> BinaryIO:
+        path = self._path(digest)
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            path.parent.stat()  # "no such blob" is only true while the store itself is there
+            raise NotFound(f"blob {digest} is not in the store") from None
 
     def _path(self, digest: Digest) -> Path:
-        return self._root / object_name(digest)
+        return self._root / blob_name(digest)
 
-
-@contextmanager
-def _translated(digest: Digest | None = None) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        if digest is None:
-            raise
-        raise _not_found(digest) from error
-    except OSError as error:
-        reason = {
-            errno.ENOSPC: "its disk is full",
-            errno.EDQUOT: "its quota is used up",
-            errno.EROFS: "it is read-only",
-        }
-        raise StoreUnavailable(
-            f"the store's folder cannot be used: {reason.get(error.errno or 0, error.strerror)}"
-        ) from error
-
-
-def _not_found(digest: Digest) -> NotFound:
-    return NotFound(f"the store has no blob {digest}")
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, "look at the system's log for what is wrong with that disk")
+            raise StoreUnavailable(f"the store's folder {self._root}: {error.strerror}; {remedy}") from error

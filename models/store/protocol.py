@@ -1,121 +1,141 @@
-"""What every store can do. A blob is named by its SHA-256, so writing one twice is harmless and reading one
-is always checkable; no store is trusted to say which of two writers was first."""
+"""What the farm asks of a store: blobs named by their digest, checked on the way in and on the way out.
+
+The rules that keep bytes honest are written here, once. A store brings only the primitives.
+"""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
-from enginefarm.digest import Digest, verified
+from enginefarm.digest import Digest, of_bytes, read_chunks, verified
+from enginefarm.errors import FarmError, InvalidRequest
+from models.store.landing import land
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
-class Store(Protocol):
-    """Streams both ways and never holds a whole file in memory. Safe to call from many threads.
+class Store(ABC):
+    """Safe to share between threads. Blobs stream: memory does not grow with their size.
 
-    Every method raises StoreUnavailable when the store does not answer; it names no credential.
+    Every method may raise StoreUnavailable, whose text says what to do and holds no secret. A method
+    that is given something else than a digest raises InvalidRequest.
     """
 
+    @abstractmethod
     def prepare(self) -> None:
-        """Make the bucket or the folders, if they are not there."""
-        ...
+        """Make the folders or the bucket, where missing. For set-up: nothing else here creates them."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Return if the store can be used right now. Answers within seconds and tries once."""
+
+    @abstractmethod
+    def stat(self, digest: Digest) -> int | None:
+        """Size in bytes; None if there is no such blob."""
+
+    @abstractmethod
+    def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
+        """Bytes from `start`, at most `length`, unchecked; nothing at or beyond the end. Close it if you stop early.
+
+        Raises:
+            NotFound: no such blob. It comes with the first chunk, for nothing happens before.
+        """
+
+    @abstractmethod
+    def delete(self, digest: Digest) -> None:
+        """Remove the blob; nothing happens if there is none."""
+
+    @abstractmethod
+    def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
+        """Where anybody can read the blob for a while, ranges included, to be saved as `filename`.
+
+        A URL, or a path of this farm's API. The blob is not looked for.
+
+        Raises:
+            InvalidRequest: `filename` is no plain file name.
+            ValueError: `expires` is not between a second and a week.
+        """
+
+    @abstractmethod
+    def list(self) -> Iterator[tuple[Digest, int]]:
+        """Every blob and its size, in no order. What comes or goes meanwhile may be missed."""
+
+    @abstractmethod
+    def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
+        """Give the bytes their name once `chunks` has ended without an error and they are durable; else leave nothing.
+
+        `chunks` raises IntegrityError at the latest instead of ending, if these are not the bytes of `digest`.
+        """
 
     def put(self, source: Path, digest: Digest, size: int) -> None:
-        """Upload and verify. Afterwards the blob is durable. One that is already there is not sent again.
+        """Store a file. When this returns the blob is durable; putting it again costs one look.
 
         Raises:
-            IntegrityError: `source` is not what `digest` and `size` say, or the store kept something else;
-                nothing is visible under the name.
+            IntegrityError: `source` is not what `digest` and `size` say, or did not arrive as it left.
+            FarmError: `source` cannot be read.
         """
-        ...
+        if self.stat(digest) != size:
+            self._write(verified(_file_chunks(source), digest, size, what=str(source)), digest, size)
 
-    def put_bytes(self, data: bytes) -> Digest: ...
-
-    def stat(self, digest: Digest) -> int | None:
-        """Bytes of the blob, None if it is not there."""
-        ...
-
-    def read(self, digest: Digest, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` on, unverified: a range has no digest of its own.
-
-        Raises:
-            NotFound
-        """
-        ...
+    def put_bytes(self, data: bytes) -> Digest:
+        """Store something small: a manifest, a log."""
+        digest = of_bytes(data)
+        if self.stat(digest) != len(data):
+            self._write(iter([data]), digest, len(data))
+        return digest
 
     def fetch(self, digest: Digest, size: int, destination: Path) -> None:
-        """Download to `destination`, which appears whole and verified or not at all.
+        """Bring the blob to `destination`: whole, checked and durable, or not at all.
 
         Raises:
-            IntegrityError, NotFound
+            NotFound: no such blob.
+            IntegrityError: the store holds other bytes than the digest names.
+            OSError: `destination` cannot be written.
         """
-        ...
+        with closing(self.read(digest)) as chunks:
+            land(verified(chunks, digest, size, what=f"blob {digest}"), destination, staging=destination.parent)
 
     def verify(self, digest: Digest, size: int) -> None:
-        """Read every byte of the blob.
+        """Read all of the blob again.
 
         Raises:
-            IntegrityError, NotFound
+            NotFound: no such blob.
+            IntegrityError: the store holds other bytes than the digest names.
         """
-        ...
-
-    def delete(self, digest: Digest) -> None:
-        """Remove the blob; one that is not there is fine."""
-        ...
-
-    def list(self) -> Iterator[tuple[Digest, int]]:
-        """Every blob and its size in bytes, in no order."""
-        ...
-
-    def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        """A URL that serves the blob, ranges included, to anybody who holds it, for so long."""
-        ...
-
-    def ping(self) -> None: ...
+        with closing(self.read(digest)) as chunks:
+            for _ in verified(chunks, digest, size, what=f"blob {digest}"):
+                pass
 
 
-def object_name(digest: Digest) -> str:
-    """`blobs/sha256/ab/ab…`: two levels, because some file systems and some servers dislike a million siblings."""
-    algorithm, _, value = digest.partition(":")
-    return f"blobs/{algorithm}/{value[:2]}/{value}"
+def blob_name(digest: Digest) -> str:
+    """`blobs/sha256/ab/<hex>`: the blob's name in every store. Raises InvalidRequest for anything but a digest."""
+    if not (match := _DIGEST.fullmatch(digest)):
+        raise InvalidRequest(f"{digest!r} is not a digest: expected 'sha256:' and 64 lower-case hex digits")
+    return f"blobs/sha256/{match[1][:2]}/{match[1]}"
 
 
-def digest_of(name: str) -> Digest:
-    """The digest that an object is named by."""
-    return "sha256:" + name.rpartition("/")[2]
+def blob_digest(name: str) -> Digest | None:
+    """The digest that `name` stands for; None if it is not the name of a blob."""
+    match = _BLOB_NAME.fullmatch(name)
+    return f"sha256:{match[2]}" if match else None
 
 
-@contextmanager
-def new_file(destination: Path) -> Iterator[BinaryIO]:
-    """A file beside `destination` that takes its name, durably, when the block ends without an error."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=destination.parent)
+def end_of_range(start: int, length: int | None) -> int | None:
+    """Where a read ends, exclusive; None for wherever the blob ends. Raises ValueError for negative numbers."""
+    if start < 0 or (length is not None and length < 0):
+        raise ValueError(f"cannot read {length} bytes from byte {start}: expected no negative numbers")
+    return None if length is None else start + length
+
+
+def _file_chunks(source: Path) -> Iterator[bytes]:
+    """Chunks of `source`. Its own troubles must not pass for the store's."""
     try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(destination)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(destination.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, must survive a power cut
-    finally:
-        os.close(folder)
-
-
-def fetch_verified(store: Store, digest: Digest, size: int, destination: Path) -> None:
-    with new_file(destination) as stream:
-        for chunk in verified(store.read(digest), digest, size, what=destination.name):
-            stream.write(chunk)
-
-
-def verify_all(store: Store, digest: Digest, size: int) -> None:
-    for _ in verified(store.read(digest), digest, size, what=digest):
-        pass
+        yield from read_chunks(source)
+    except OSError as error:
+        raise FarmError(f"{source} cannot be read: {error.strerror}") from error

@@ -6,7 +6,7 @@ A program of its own because importing Swift brings eventlet, which has no place
 import sys
 from pathlib import Path
 
-from swift.common.ring import RingBuilder
+from swift.common.ring import RingBuilder  # type: ignore[import-untyped]  # Swift has no types
 
 
 def write_rings(directory: Path, ports: dict[str, int]) -> None:

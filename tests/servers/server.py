@@ -72,6 +72,10 @@ class Server(ABC):
         """Of the process that clients talk to."""
         return self._processes[0].pid
 
+    @property
+    def running(self) -> bool:
+        return bool(self._processes) and all(process.poll() is None for process in self._processes)
+
     def start(self) -> None:
         self._processes = [self._spawn(program) for program in self.programs()]
         try:

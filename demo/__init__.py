@@ -1,0 +1,1 @@
+"""What `make demo` needs and the farm does not."""

@@ -1,0 +1,63 @@
+"""The program: its commands, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+import enginefarm
+from enginefarm.cli import builds, engines, exits, fleet
+from enginefarm.cli.output import print_error, say
+from enginefarm.cli.settings import Settings
+from enginefarm.cli.submit import submit
+from enginefarm.client import DEFAULT_URL
+from enginefarm.errors import EnginefarmError
+
+
+class Program(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EnginefarmError as error:
+            print_error(error, ctx)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("interrupted")
+            ctx.exit(exits.INTERRUPTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which they are used, not of the alphabet
+
+
+def _epilog() -> str:
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
+    settings = (
+        f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n  ENGINEFARM_API_KEY  sent to the farm only"
+    )
+    return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
+
+
+@click.group(cls=Program, epilog=_epilog(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(enginefarm.__version__, prog_name="enginefarm")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Compile TensorRT-LLM engines once, on the farm; fetch them verified, everywhere they fit."""
+    ctx.obj = Settings.of(os.environ)
+
+
+for command in (
+    submit,
+    builds.status,
+    builds.wait,
+    builds.logs,
+    builds.cancel,
+    engines.ls,
+    engines.pull,
+    engines.check,
+    fleet.fingerprint,
+    fleet.workers,
+    fleet.toolchains,
+):
+    main.add_command(command)

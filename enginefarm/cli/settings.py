@@ -1,0 +1,30 @@
+"""What the command line is told by its environment, read once when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import click
+
+from enginefarm.client import DEFAULT_URL, Farm
+
+
+@dataclass(frozen=True)
+class Settings:
+    url: str
+    api_key: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Settings:
+        """An empty variable is one that is not set."""
+        return cls(
+            url=environment.get("ENGINEFARM_URL") or DEFAULT_URL,
+            api_key=environment.get("ENGINEFARM_API_KEY") or None,
+        )
+
+    def farm(self) -> Farm:
+        return Farm(self.url, self.api_key)
+
+
+pass_settings = click.make_pass_decorator(Settings)

@@ -1,0 +1,116 @@
+"""Watching a build until it ends: a bar on a terminal, lines where the output is kept."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Protocol, Self
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from enginefarm.cli import words
+from enginefarm.cli.output import err, plain, say
+from enginefarm.client import Farm
+from enginefarm.wire import Build, BuildState
+
+
+class Display(AbstractContextManager["Display"], Protocol):
+    def update(self, build: Build) -> None: ...
+
+
+def watch(farm: Farm, build_id: str, timeout: float | None) -> Build:
+    """The ended build. Ctrl-C ends the watching, not the build, and says so."""
+    try:
+        with display() as shown:
+            return farm.wait(build_id, timeout=timeout, on_update=shown.update)
+    except KeyboardInterrupt:
+        say(f"Build {build_id} goes on. Watch it: enginefarm wait {build_id}. Stop it: enginefarm cancel {build_id}")
+        raise
+
+
+def display() -> Display:
+    console = err()
+    return BarDisplay() if console.is_terminal and not console.is_dumb_terminal else LineDisplay()
+
+
+class LineDisplay:
+    """A line with a time whenever the state, the stage, what it does, or a tenth of the way has changed."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, build: Build) -> None:
+        doing = plain(words.doing(build))
+        now = (build.state, build.stage, doing, int(build.progress * 10))
+        if now != self._last:
+            self._last = now
+            say(f"{datetime.now(UTC):%H:%M:%SZ}  {_where(build):<10} {_share(build):>4}  {doing}{_eta(build)}".rstrip())
+
+
+class BarDisplay:
+    """One line that moves: stage, bar, share, elapsed, what is left, and what the stage is doing."""
+
+    def __init__(self) -> None:
+        console = err()
+        console.width -= 3  # room for the ^C that a terminal shows: on a full line it would wrap, and the bar stay
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            _Remaining(),
+            # The only column with a ratio: it has what the others leave, however long its text.
+            TextColumn("{task.fields[doing]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None, doing="", ends_at=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, build: Build) -> None:
+        running = build.state is not BuildState.QUEUED
+        self._progress.update(
+            self._task,
+            description=_where(build),
+            total=1.0 if running else None,  # without a total the bar only says that something lives
+            completed=build.progress,
+            doing=plain(words.doing(build)),
+            ends_at=None if build.eta_seconds is None else time.monotonic() + build.eta_seconds,
+        )
+
+
+class _Remaining(ProgressColumn):
+    """The farm's estimate, counted down between its answers."""
+
+    def render(self, task: Task) -> Text:
+        ends_at = task.fields["ends_at"]
+        return Text("" if ends_at is None else f"eta {words.duration(ends_at - time.monotonic())}")
+
+
+def _where(build: Build) -> str:
+    running = build.state is BuildState.RUNNING and build.stage is not None
+    return str(build.stage if running else build.state)
+
+
+def _share(build: Build) -> str:
+    return f"{build.progress:.0%}" if build.state is BuildState.RUNNING else ""
+
+
+def _eta(build: Build) -> str:
+    return "" if build.eta_seconds is None or build.state.ended else f" (eta {words.duration(build.eta_seconds)})"

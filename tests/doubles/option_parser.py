@@ -1,0 +1,46 @@
+"""An argparse parser from a release's option table, read without the product's own reader of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).resolve().parents[2] / "toolchains" / "trtllm" / "data"
+TYPES = {"int": int, "float": float, "str": str}
+
+
+def release(version: str) -> dict[str, Any]:
+    releases = json.loads((DATA / "releases.json").read_bytes())["releases"]
+    return next(release for release in releases if release["version"] == version)
+
+
+def build_parser(version: str) -> argparse.ArgumentParser:
+    return parser(release(version)["build"])
+
+
+def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
+    return parser(release(version)["convert"][family]["table"])
+
+
+@cache
+def parser(table: str) -> argparse.ArgumentParser:
+    """Abbreviations are allowed, as the real programs allow them."""
+    content = json.loads((DATA / "tables" / table).read_bytes())
+    made = argparse.ArgumentParser(prog=content["program"])
+    for option in content["options"]:
+        made.add_argument(option["flag"], *option.get("aliases", ()), **_how(option))
+    return made
+
+
+def _how(option: dict[str, Any]) -> dict[str, Any]:
+    if option["type"] == "bool":
+        return {"action": "store_true", "default": option["default"]}
+    how = {
+        "type": TYPES[option["type"]],
+        "default": option["default"],
+        "dest": option["flag"].lstrip("-").replace("-", "_"),
+    }
+    return how | {key: option[key] for key in ("choices", "nargs", "const") if key in option}

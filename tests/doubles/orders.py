@@ -1,0 +1,64 @@
+"""What a double is told to be and to do: the file `double.json` beside the script, as it was started.
+
+    {"version": "1.2.1", "convert": {"mode": "slow", "seconds": 3}, "build": {"mode": "cuda_oom"}}
+
+Modes: `slow` (that many seconds, with log lines), `hang`, `exit137`, `cuda_oom`, `disk_full`, `nothing` (status 0,
+no output), `truncated` (the last rank's file is cut), `missing_rank` (the last rank's file is not written).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "double.json"
+
+
+@dataclass(frozen=True)
+class Orders:
+    version: str
+    mode: str | None
+    seconds: float
+
+    def carry_out(self) -> None:
+        """Everything that happens before any work; returns if there is work to do."""
+        match self.mode:
+            case "hang":
+                while True:
+                    time.sleep(1)
+            case "slow":
+                self._take_time()
+            case "nothing":
+                sys.exit(0)
+            case "exit137":
+                sys.exit(137)
+            case "cuda_oom":
+                log("[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory", "TRT", "E")
+                sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 24.00 GiB")
+            case "disk_full":
+                sys.exit("OSError: [Errno 28] No space left on device")
+
+    def _take_time(self) -> None:
+        ends = time.monotonic() + self.seconds
+        while time.monotonic() < ends:
+            log("still at it")
+            time.sleep(min(0.1, self.seconds))
+
+
+def orders(program: str) -> Orders:
+    given: dict[str, Any] = json.loads((Path(sys.argv[0]).parent / FILE).read_bytes())
+    order = given.get(program, {})
+    return Orders(given["version"], order.get("mode"), order.get("seconds", 0))
+
+
+def log(message: str, source: str = "TRT-LLM", level: str = "I") -> None:
+    stamp = time.strftime("%m/%d/%Y-%H:%M:%S")
+    print(f"[{stamp}] [{source}] [{level}] {message}", flush=True)
+
+
+def elapsed(since: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - since))

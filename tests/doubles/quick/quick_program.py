@@ -1,0 +1,29 @@
+"""STAGE SOURCE OUTPUT SECONDS BEHAVE: what the quick toolchain runs."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+stage, source, output, seconds, behave = sys.argv[1:]
+source, output = Path(source), Path(output)
+
+print(f"{stage} begins in {os.getpid()}", flush=True)
+end = time.monotonic() + float(seconds)
+while (left := end - time.monotonic()) > 0:
+    print(f"progress {1 - left / float(seconds):.2f}", flush=True)
+    time.sleep(min(0.2, left))
+
+if behave == "refuse":
+    sys.exit(2)
+if behave == "break":
+    os.kill(os.getpid(), 9)
+if behave == "lie":
+    sys.exit(0)
+
+for path in source.iterdir():
+    shutil.copy(path, output / path.name)
+if stage == "build":
+    (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000])
+print(f"{stage} ends", flush=True)

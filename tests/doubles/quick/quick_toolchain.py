@@ -1,0 +1,75 @@
+"""A toolchain that builds in a moment and fails on demand, registered the way a third party would.
+
+It stands in for minutes of compiling in tests of everything around the compiler. Its folder, with the
+dist-info beside this file, is put on PYTHONPATH; the product cannot import it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from enginefarm.errors import Problem
+from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import Failure, Fault, Stage
+from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report
+
+_OPTIONS = {"seconds": "number", "convert_seconds": "number", "behave": "string", "salt": "string"}
+
+
+class Quick:
+    name = "quick"
+    title = "A toolchain for tests"
+    binds_to = frozenset({"os", "arch", "cpu_isa"})
+    convert_options = frozenset({"convert_seconds"})
+
+    def releases(self) -> Sequence[Release]:
+        return (Release("1.0"),)
+
+    def installed(self) -> Sequence[Installed]:
+        return (Installed("1.0", (Stage.CONVERT, Stage.BUILD)),)
+
+    def options_schema(self, version: str) -> Mapping[str, Any]:
+        return {"type": "object", "properties": {name: {"type": kind} for name, kind in _OPTIONS.items()}}
+
+    def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
+        return spec, ()
+
+    def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
+        return [
+            Problem(pointer=f"/options/{name}", code="unknown_option", detail="unknown option", value=name)
+            for name in spec.options
+            if name not in _OPTIONS
+        ]
+
+    def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
+        seconds = job.spec.options.get("convert_seconds" if job.stage is Stage.CONVERT else "seconds", 0)
+        behave = str(job.spec.options.get("behave", "")) if job.stage is Stage.BUILD else ""
+        program = Path(__file__).parent / "quick_program.py"
+        where = (str(directories.source), str(directories.output))
+        return (Command((sys.executable, "-I", str(program), str(job.stage), *where, str(seconds), behave)),)
+
+    def check_output(self, job: Job, directories: Directories) -> Mapping[str, Any]:
+        name = "model.safetensors" if job.stage is Stage.CONVERT else "rank0.engine"
+        if not (directories.output / name).is_file():
+            raise InvalidOutput(f"{name} is missing")
+        return {}
+
+    def read_line(self, stage: Stage, line: str) -> Report | None:
+        return Report(float(line.split()[1]), "compiling") if line.startswith("progress ") else None
+
+    def classify(self, stage: Stage, ended: Exit) -> Failure:
+        caller = ended.status == 2
+        return Failure(
+            cause="refused" if caller else "broke",
+            fault=Fault.CALLER if caller else Fault.WORKER,
+            detail=f"status {ended.status}",
+            retryable=not caller,
+        )
+
+
+TOOLCHAIN = Quick()

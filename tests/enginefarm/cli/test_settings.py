@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from enginefarm.cli.settings import Settings
+from enginefarm.client import DEFAULT_URL
+
+
+def test_what_the_environment_says() -> None:
+    settings = Settings.of({"ENGINEFARM_URL": "http://farm", "ENGINEFARM_API_KEY": "pa55"})
+
+    assert (settings.url, settings.api_key) == ("http://farm", "pa55")
+    assert "pa55" not in repr(settings)
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    assert Settings.of({"ENGINEFARM_URL": "", "ENGINEFARM_API_KEY": ""}) == Settings(DEFAULT_URL, None)

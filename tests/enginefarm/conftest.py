@@ -1,0 +1,34 @@
+"""A farm and its store, on loopback, for each test that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from enginefarm.client import Farm
+from tests.enginefarm.farm_double import FarmDouble, StoreDouble
+
+
+@pytest.fixture(scope="session")
+def doubles() -> Iterator[tuple[FarmDouble, StoreDouble]]:
+    with StoreDouble() as store, FarmDouble(store) as double:
+        yield double, store
+
+
+@pytest.fixture
+def store(doubles: tuple[FarmDouble, StoreDouble]) -> StoreDouble:
+    doubles[1].reset()
+    return doubles[1]
+
+
+@pytest.fixture
+def double(doubles: tuple[FarmDouble, StoreDouble], store: StoreDouble) -> FarmDouble:
+    doubles[0].reset()
+    return doubles[0]
+
+
+@pytest.fixture
+def farm(double: FarmDouble) -> Iterator[Farm]:
+    with Farm(double.url, "secret-key", timeout=5, patience=10) as client:
+        yield client

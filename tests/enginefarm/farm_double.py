@@ -1,0 +1,359 @@
+"""A farm and a store on loopback that speak the wire's types, and misbehave when told to.
+
+They are real HTTP servers, so that cut connections, redirects and ranges are real too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import quote
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from enginefarm import digest
+from enginefarm.errors import EnginefarmError, NotFound, Unauthenticated
+from enginefarm.fingerprint import detect
+from enginefarm.manifest import FileEntry, Manifest
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import Build, Engine, EngineSummary, PhysicalFile, ProblemDocument, Worker
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HERE = detect(prefer_gpu=False)
+H100 = Platform(
+    arch="x86_64", gpu="NVIDIA H100 80GB HBM3", sm="90", gpu_memory_gib=80, ecc=True, cuda="13.0", driver="580.159.04"
+)
+MODEL = "hf:acme/tiny-llama@" + "5f0b" * 10
+
+
+@dataclass
+class Asked:
+    """One request that a server saw."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+
+
+class Served:
+    """An app on a port of 127.0.0.1. It can be stopped and started again on the same port."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.app = FastAPI()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self._server: uvicorn.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def paths(self, method: str = "GET") -> list[str]:
+        return [asked.path for asked in self.asked if asked.method == method]
+
+    def start(self) -> None:
+        config = uvicorn.Config(
+            self._serve, interface="asgi3", port=self.port, lifespan="off", log_config=None, timeout_graceful_shutdown=0
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        until(lambda: self._server is not None and self._server.started)
+
+    def reset(self) -> None:
+        """As new, and running, whatever the last test did."""
+        self.asked.clear()
+        if not self._server:
+            self.start()
+
+    def stop(self) -> None:
+        if self._server:
+            self._server.should_exit = self._server.force_exit = True
+            self._thread.join()
+            self._server = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def answer(self, request: Request) -> Response | None:
+        """An answer that comes before any route has a say."""
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Below the framework's own middleware, which would end a broken stream properly.
+        request = Request(scope)
+        self.asked.append(
+            Asked(request.method, scope["raw_path"].decode(), dict(request.query_params), request.headers)
+        )
+        await (self.answer(request) or self.app)(scope, receive, send)
+
+
+# What a store can do wrong with one request: (the right answer's status, headers, body) to a wrong answer.
+Answer = tuple[int, dict[str, str], bytes]
+Fault = Callable[[Answer, bytes], Answer | None]
+
+
+class StoreDouble(Served):
+    """Blobs behind signed links. `faults` are used up one a request, in order; then it behaves."""
+
+    SIGNATURE = "c2VjcmV0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.app.get("/bucket/{name}")(self._get)
+        self._forget()
+
+    def reset(self) -> None:
+        super().reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.faults: list[Fault] = []
+        self.always: Fault | None = None
+        self.pace = 0.0  # seconds a piece
+        self.valid = 0  # links of an older number are refused
+
+    def put(self, data: bytes) -> str:
+        name = digest.of_bytes(data)
+        self.blobs[name] = data
+        return name
+
+    def link(self, name: str) -> str:
+        return f"{self.url}/bucket/{quote(name)}?number={self.valid}&X-Signature={self.SIGNATURE}"
+
+    async def _get(self, name: str, number: int, request: Request) -> Response:
+        if number < self.valid:
+            return Response("<Error><Code>AccessDenied</Code></Error>", status_code=403)
+        whole = self.blobs[name]
+        answer = _ranged(whole, request.headers.get("range"))
+        fault = self.faults.pop(0) if self.faults else self.always
+        changed = fault(answer, whole) if fault else answer
+        status, headers, body = changed or answer
+        return StreamingResponse(self._pieces(body), status_code=status, headers=headers)
+
+    async def _pieces(self, body: bytes) -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1 << 16):
+            if self.pace:
+                await asyncio.sleep(self.pace)
+            yield body[start : start + (1 << 16)]
+
+
+def _ranged(whole: bytes, asked: str | None) -> Answer:
+    if not asked:
+        return 200, {"content-length": str(len(whole))}, whole
+    found = re.fullmatch(r"bytes=(\d+)-", asked)
+    assert found, asked
+    start = int(found[1])
+    if start >= len(whole):
+        return 416, {"content-range": f"bytes */{len(whole)}"}, b""
+    part = whole[start:]
+    return (
+        206,
+        {"content-length": str(len(part)), "content-range": f"bytes {start}-{len(whole) - 1}/{len(whole)}"},
+        part,
+    )
+
+
+@dataclass
+class FarmState:
+    builds: dict[str, Build] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+    refuse: Response | None = None  # the answer to everything
+    log: bytes = b""
+    log_cuts: list[int] = field(default_factory=list)  # one a request: break off before this byte of the log
+    stages: list[dict[str, Any]] = field(default_factory=list)  # what a submitted build goes through, one a look
+    page: int = 2
+
+
+class FarmDouble(Served):
+    """The routes of the wire that the client uses, over whatever `state` says."""
+
+    def __init__(self, store: StoreDouble) -> None:
+        super().__init__()
+        self.state = FarmState()
+        self.store = store
+        self.key: str | None = None
+        get = self.app.get
+        self.app.post("/v1/builds")(self._submit)
+        get("/v1/builds")(self._builds)
+        get("/v1/builds/{build_id}")(self._build)
+        get("/v1/builds/{build_id}/logs")(self._logs)
+        self.app.delete("/v1/builds/{build_id}")(self._cancel)
+        get("/v1/engines")(self._engines)
+        get("/v1/engines/{key}")(self._engine)
+        get("/v1/engines/{key}/files/{path:path}")(self._file)
+        get("/v1/workers")(lambda: {"items": [worker.model_dump(mode="json") for worker in self.state.workers]})
+        get("/v1/toolchains")(lambda: TOOLCHAINS)
+        get("/readyz")(lambda: JSONResponse({"ok": False, "parts": {"broker": {"ok": False, "detail": "gone"}}}, 503))
+        self.app.exception_handler(EnginefarmError)(lambda _, error: problem(error))
+
+    def reset(self) -> None:
+        super().reset()
+        self.state, self.key = FarmState(), None
+
+    def publish(
+        self, files: Mapping[str, bytes], *, platform: Platform = HERE.platform, direct: bool = False
+    ) -> Engine:
+        """An engine of these files, behind the farm's own links or (`direct`) behind the store's."""
+        key = hashlib.sha256(repr(sorted(files)).encode() + platform.label().encode()).hexdigest()
+        entries = [FileEntry(path=p, digest=self.store.put(data), size=len(data)) for p, data in files.items()]
+        return self.list_engine(key, entries, platform=platform, direct=direct)
+
+    def list_engine(
+        self, key: str, entries: Iterable[FileEntry], *, platform: Platform = HERE.platform, direct: bool = False
+    ) -> Engine:
+        manifest = Manifest.of(entries)
+        contents = [PhysicalFile(**e.model_dump(), url=self._url(key, e, direct)) for e in manifest.files]
+        fields = frozenset(platform.model_dump())
+        engine = Engine(
+            key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,
+            size=manifest.size, files=len(manifest.files), created_at=NOW, spec={}, document={},
+            bound_to=platform.bound(fields, "branch"), driver_binding="branch", contents=contents,
+        )  # fmt: skip
+        self.state.engines[key] = engine
+        return engine
+
+    def summary(self, engine: Engine) -> EngineSummary:
+        return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
+
+    def add_build(self, build_id: str, **fields: Any) -> Build:
+        made = a_build(build_id, **fields)
+        self.state.builds[build_id] = made
+        return made
+
+    def change(self, build_id: str, **fields: Any) -> None:
+        self.state.builds[build_id] = a_build(build_id, **fields)
+
+    def _url(self, key: str, entry: FileEntry, direct: bool) -> str:
+        return self.store.link(entry.digest) if direct else f"/v1/engines/{key}/files/{entry.path}"
+
+    def answer(self, request: Request) -> Response | None:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return problem(Unauthenticated("an API key is needed"))
+        return self.state.refuse
+
+    def _submit(self, spec: dict[str, Any]) -> JSONResponse:
+        BuildSpec.parse(spec)
+        build = self.add_build("b1", **(self.state.stages[0] if self.state.stages else {}))
+        cached = build.engine is not None
+        body = {
+            "id": build.id, "key": build.key, "disposition": "cached" if cached else "created", "state": build.state,
+            "engine": build.engine.model_dump(mode="json") if build.engine else None,
+        }  # fmt: skip
+        return JSONResponse(body, 200 if cached else 202)
+
+    def _builds(self, state: str | None = None, cursor: int = 0) -> dict[str, Any]:
+        found = [build for build in self.state.builds.values() if state in {None, build.state}]
+        return self._page(found, cursor)
+
+    def _engines(self, cursor: int = 0) -> dict[str, Any]:
+        return self._page([self.summary(engine) for engine in self.state.engines.values()], cursor)
+
+    def _page(self, items: list[Any], cursor: int) -> dict[str, Any]:
+        end = cursor + self.state.page
+        page = [item.model_dump(mode="json") for item in items[cursor:end]]
+        return {"items": page, "next_cursor": str(end) if end < len(items) else None}
+
+    async def _build(self, build_id: str, request: Request, wait: float = 0) -> Response:
+        known, deadline = request.headers.get("if-none-match"), time.monotonic() + wait
+        self._next_stage(build_id)
+        while True:
+            body = self._found(self.state.builds, build_id, "build").model_dump_json()
+            tag = f'"{hashlib.sha256(body.encode()).hexdigest()}"'
+            if tag != known or time.monotonic() >= deadline:
+                status = 304 if tag == known else 200
+                return Response(body if status == 200 else None, status, {"ETag": tag}, "application/json")
+            await asyncio.sleep(0.01)
+
+    def _next_stage(self, build_id: str) -> None:
+        if build_id == "b1" and self.state.stages:
+            self.change("b1", **self.state.stages.pop(0))
+
+    async def _logs(self, build_id: str, offset: int = 0) -> StreamingResponse:
+        self._found(self.state.builds, build_id, "build")
+        cut = self.state.log_cuts.pop(0) if self.state.log_cuts else None
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield self.state.log[offset:cut]
+            if cut is not None:
+                raise ConnectionResetError
+
+        return StreamingResponse(pieces(), media_type="text/plain")
+
+    def _cancel(self, build_id: str) -> Response:
+        self._found(self.state.builds, build_id, "build")
+        self.change(build_id, state="cancelled")
+        return Response(self.state.builds[build_id].model_dump_json(), media_type="application/json")
+
+    def _engine(self, key: str) -> Response:
+        engine = self._found(self.state.engines, key, "engine")
+        contents = [
+            file.model_copy(update={"url": self.store.link(file.digest)}) if file.url.startswith("http") else file
+            for file in engine.contents
+        ]
+        return Response(
+            engine.model_copy(update={"contents": contents}).model_dump_json(), media_type="application/json"
+        )
+
+    def _file(self, key: str, path: str) -> RedirectResponse:
+        engine = self._found(self.state.engines, key, "engine")
+        return RedirectResponse(self.store.link(self._found({f.path: f.digest for f in engine.contents}, path, "file")))
+
+    def _found(self, things: dict[str, Any], name: str, what: str) -> Any:
+        if name not in things:
+            raise NotFound(f"there is no {what} {name}")
+        return things[name]
+
+
+def a_build(build_id: str, **fields: Any) -> Build:
+    made: dict[str, Any] = {
+        "id": build_id, "key": "ab" * 32, "disposition": "created", "state": "queued", "model": MODEL,
+        "toolchain": "aoti", "version": "2.13.0", "platform": HERE.platform.model_dump(), "created_at": NOW,
+    }  # fmt: skip
+    return Build.model_validate(made | fields)
+
+
+def problem(error: EnginefarmError, *, code: str | None = None, status: int | None = None) -> Response:
+    document = ProblemDocument(
+        title=error.title, status=status or error.status, detail=error.detail, code=code or error.code,
+        errors=list(error.problems),
+    )  # fmt: skip
+    return Response(document.model_dump_json(), document.status, media_type="application/problem+json")
+
+
+TOOLCHAINS = {
+    "items": [
+        {
+            "name": "aoti", "title": "PyTorch AOTInductor",
+            "versions": [{"version": "2.13.0", "available": True, "options_schema": {"type": "object"}}],
+        }
+    ]
+}  # fmt: skip
+
+
+def until(true: Callable[[], object], *, seconds: float = 15.0) -> None:
+    """Look again until `true`, and fail after `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.01)

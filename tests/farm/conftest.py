@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.farm.running import RunningFarm
+from tests.servers.redis import Valkey
+from tests.servers.s3 import Swift
+
+
+@pytest.fixture
+def farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
+    """PostgreSQL, Valkey and a folder store."""
+    store = tmp_path / "store"
+    settings = {"DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{store}"}
+    yield from _running(tmp_path, settings)
+
+
+@pytest.fixture
+def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path) -> Iterator[RunningFarm]:
+    """PostgreSQL, Valkey and a real S3 server."""
+    settings = {
+        "DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"s3://farm-{secrets.token_hex(4)}/x",
+        "S3_ENDPOINT": f"http://{s3_server.endpoint}", "S3_ACCESS_KEY": s3_server.access_key,
+        "S3_SECRET_KEY": s3_server.secret_key,
+    }  # fmt: skip
+    yield from _running(tmp_path, settings)
+
+
+def _running(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:
+    made = RunningFarm(state, settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def fresh_broker(valkey: Valkey) -> str:
+    """The session's broker, emptied of what an earlier test left."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    return valkey.url

@@ -1,0 +1,140 @@
+"""A whole farm of real processes: any number of APIs and workers on one catalogue, broker and store."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from sqlalchemy import func, select
+
+from local.process import Process
+from migrations.upgrade import set_up
+from models.database import Database
+from models.rows import ActionRow, AttemptRow
+from models.settings import PREFIX, Settings
+
+CHECKOUT = Path(__file__).parent.parent.parent
+QUICK = CHECKOUT / "tests" / "doubles" / "quick"
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], *, seconds: float = 60) -> T:
+    """What `look` returns once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+class RunningFarm:
+    """Starts nothing by itself: `add_api`, `add_worker`. `close` ends all of it."""
+
+    def __init__(self, state: Path, settings: Mapping[str, str]) -> None:
+        self.state = state
+        self.models = state / "models"
+        self.models.mkdir()
+        self.processes: list[Process] = []
+        self.urls: list[str] = []
+        self.database = Database(settings["DATABASE_URL"])
+        ours = {
+            "MODEL_ROOTS": str(self.models), "SCRATCH": str(state / "scratch"), "LEASE_SECONDS": "4",
+            "SWEEP_SECONDS": "0.5", "WORKER_SECONDS": "6", "LINK_SECRET": "s" * 32, "KILL_SECONDS": "1", **settings,
+        }  # fmt: skip
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        path = {"PYTHONPATH": f"{CHECKOUT}:{QUICK}"}
+        self.environment = clean | path | {PREFIX + name: value for name, value in ours.items()}
+        set_up(Settings.from_environment(self.environment))
+
+    def add_model(self, name: str = "tiny", content: bytes = b"weights") -> str:
+        """A folder that looks like a model to everything but a real toolchain; returns its reference."""
+        folder = self.models / name
+        folder.mkdir(parents=True)
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(content)
+        return f"file:{folder}"
+
+    def add_api(self) -> str:
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        process = self._add("api", f"api-{len(self.urls)}", {"PORT": str(port)})
+        process.wait_until(lambda: _answers(url), seconds=60)
+        self.urls.append(url)
+        return url
+
+    def add_worker(self, name: str) -> Process:
+        process = self._add("workers", name, {"WORKER_NAME": name})
+        process.wait_until(lambda: "listening on" in process.log.read_text(), seconds=60)
+        return process
+
+    def _add(self, module: str, name: str, more: Mapping[str, str]) -> Process:
+        environment = self.environment | {PREFIX + key: value for key, value in more.items()}
+        process = Process(name, [sys.executable, "-m", module], environment, self.state / "logs" / f"{name}.log")
+        self.processes.append(process)
+        return process
+
+    def spec(self, model: str, **options: object) -> dict[str, Any]:
+        return {"model": model, "toolchain": {"name": "quick"}, "options": options}
+
+    def submit(self, spec: Mapping[str, Any], api: int = 0) -> dict[str, Any]:
+        answer = httpx.post(f"{self.urls[api]}/v1/builds", json=dict(spec), timeout=60)
+        assert answer.status_code in {200, 202}, answer.text
+        return dict(answer.json())
+
+    def build(self, build_id: str, api: int = 0) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.urls[api]}/v1/builds/{build_id}", timeout=30).json())
+
+    def ended(self, build_id: str, *, seconds: float = 60) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            found = self.build(build_id)
+            return found if found["state"] in {"succeeded", "failed", "cancelled"} else None
+
+        return eventually(look, seconds=seconds)
+
+    def running(self, build_id: str, stage: str) -> dict[str, Any]:
+        """The build once its stage runs and has printed something."""
+
+        def look() -> dict[str, Any] | None:
+            found = self.build(build_id)
+            return found if found["stage"] == stage and found["state"] == "running" else None
+
+        return eventually(look)
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """How many attempts ended how, by stage."""
+        query = (
+            select(ActionRow.stage, AttemptRow.outcome, func.count())
+            .join(ActionRow, ActionRow.key == AttemptRow.action_key)
+            .group_by(ActionRow.stage, AttemptRow.outcome)
+        )
+        with self.database.read() as session:
+            return {(stage, outcome): count for stage, outcome, count in session.execute(query)}
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+        self.database.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False

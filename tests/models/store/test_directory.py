@@ -1,0 +1,70 @@
+"""What only a store in a folder has to face: volumes that are not mounted, and disks that are full."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from enginefarm.digest import of_bytes, of_file
+from enginefarm.errors import StoreUnavailable
+from models.store import DirectoryStore, Links
+
+NAME = of_bytes(b"data")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "store", Links(b"a secret that signs links"))
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Writing fails beyond `size` bytes of a file, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_missing_folder_is_an_outage_and_is_not_made(store: DirectoryStore, tmp_path: Path) -> None:
+    for use in (
+        store.ping,
+        lambda: store.stat(NAME),
+        lambda: store.put_bytes(b"data"),
+        lambda: list(store.read(NAME)),
+        lambda: list(store.list()),
+        lambda: store.delete(NAME),
+    ):
+        with pytest.raises(StoreUnavailable, match="No such file or directory; mount it, or prepare it"):
+            use()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_disk_that_takes_no_more_is_an_outage_and_leaves_nothing(store: DirectoryStore, tmp_path: Path) -> None:
+    store.prepare()
+    source = tmp_path / "source"
+    source.write_bytes(bytes(3 << 20))
+
+    with files_limited_to(2 << 20), pytest.raises(StoreUnavailable, match="File too large"):
+        store.put(source, of_file(source), 3 << 20)
+
+    assert list(store.list()) == []
+    assert list((tmp_path / "store" / "staging").iterdir()) == []
+    store.put(source, of_file(source), 3 << 20)
+
+
+def test_only_blobs_are_listed(store: DirectoryStore, tmp_path: Path) -> None:
+    store.prepare()
+    store.put_bytes(b"data")
+    hexdigits = NAME.removeprefix("sha256:")
+    wrong_shard = "00" if not hexdigits.startswith("00") else "01"
+    (tmp_path / "store/blobs/sha256" / wrong_shard / hexdigits).write_bytes(b"data")
+    (tmp_path / "store/blobs/sha256" / hexdigits[:2] / "README").write_bytes(b"data")
+
+    assert list(store.list()) == [(NAME, 4)]

@@ -1,0 +1,139 @@
+"""Signed links to blobs of a folder store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from enginefarm.digest import of_bytes
+from enginefarm.errors import Forbidden, InvalidRequest, NotFound
+from models.store import DirectoryStore, Links
+from models.store.links import attachment
+
+NAME = of_bytes(b"data")
+OTHER = of_bytes(b"other data")
+SECRET = b"0123456789abcdef"
+NOW = 1_800_000_000.0
+HOUR = timedelta(hours=1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def links(clock: Clock) -> Links:
+    return Links(SECRET, clock=clock)
+
+
+def fields(link: str) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(link).query, strict_parsing=True).items()}
+
+
+def check(links: Links, link: str, **changes: object) -> None:
+    given = {"digest": urlsplit(link).path.removeprefix("/v1/blobs/"), **fields(link), **changes}
+    links.check(
+        str(given["digest"]),
+        filename=str(given["filename"]),
+        expires=int(str(given["expires"])),
+        signature=str(given["signature"]),
+    )
+
+
+@pytest.mark.parametrize("filename", ["rank0.engine", "modèle 1&x=y#%.bin", "expires=9"])
+def test_a_link_is_good_until_it_expires(links: Links, clock: Clock, filename: str) -> None:
+    link = links.make(NAME, filename=filename, expires=HOUR)
+    assert fields(link)["filename"] == filename
+
+    check(links, link)
+    clock.now = NOW + 3599
+    check(links, link)
+    clock.now = NOW + 3600
+    with pytest.raises(Forbidden, match="expired"):
+        check(links, link)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": OTHER},
+        {"filename": "rank1.engine"},
+        {"expires": int(NOW) + 3601},
+        {"signature": "0" * 64},
+        {"signature": ""},
+        {"signature": "ünicode"},
+    ],
+    ids=str,
+)
+def test_a_changed_link_is_refused(links: Links, change: dict[str, object]) -> None:
+    link = links.make(NAME, filename="rank0.engine", expires=HOUR)
+    with pytest.raises(Forbidden, match="not made by this farm"):
+        check(links, link, **change)
+
+
+def test_fields_do_not_run_into_each_other(links: Links) -> None:
+    link = links.make(NAME, filename="2", expires=HOUR)
+    with pytest.raises(Forbidden):
+        check(links, link, filename="", expires=fields(link)["expires"] + "2")
+
+
+def test_a_link_of_another_farm_is_refused(links: Links, clock: Clock) -> None:
+    theirs = Links(b"another secret, as long", clock=clock)
+    with pytest.raises(Forbidden):
+        check(links, theirs.make(NAME, filename="a", expires=HOUR))
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 5 bytes: use 16"):
+        Links(b"short")
+
+
+def test_the_secret_is_in_no_link(links: Links) -> None:
+    assert SECRET.decode() not in links.make(NAME, filename="a", expires=HOUR)
+
+
+def test_the_store_serves_what_its_link_names(tmp_path: Path, links: Links) -> None:
+    store = DirectoryStore(tmp_path / "store", links)
+    store.prepare()
+    store.put_bytes(b"data")
+    given = fields(store.link(NAME, filename="a.bin", expires=HOUR))
+    expires = int(given["expires"])
+
+    path = store.check_link(NAME, filename="a.bin", expires=expires, signature=given["signature"])
+
+    assert path.read_bytes() == b"data"
+    with pytest.raises(Forbidden):
+        store.check_link(OTHER, filename="a.bin", expires=expires, signature=given["signature"])
+    store.delete(NAME)
+    with pytest.raises(NotFound):
+        store.check_link(NAME, filename="a.bin", expires=expires, signature=given["signature"])
+
+
+@pytest.mark.parametrize(
+    ("filename", "header"),
+    [
+        ("rank0.engine", 'attachment; filename="rank0.engine"'),
+        ('say "hi".txt', "attachment; filename*=UTF-8''say%20%22hi%22.txt"),
+        ("modèle", "attachment; filename*=UTF-8''mod%C3%A8le"),
+    ],
+)
+def test_attachment_names_the_file(filename: str, header: str) -> None:
+    assert attachment(filename) == header
+
+
+@pytest.mark.parametrize("filename", ["", ".", "..", "/etc/passwd", "a\nb", "a\x00b", "é" * 128])
+def test_attachment_refuses_what_is_no_plain_name(filename: str) -> None:
+    with pytest.raises(InvalidRequest, match="plain file name"):
+        attachment(filename)

@@ -1,0 +1,76 @@
+"""A TCP proxy on loopback that spoils what passes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from tests.servers.server import free_port
+
+
+class Proxy:
+    """Passes connections on to `target`, a port of 127.0.0.1.
+
+    Args:
+        cut_after: bytes of a connection's answer after which it is cut, for the first `cuts` connections that
+            get so far.
+        alter: what becomes of each piece that is sent to the target.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        *,
+        cut_after: int = 0,
+        cuts: int = 0,
+        alter: Callable[[bytes], bytes] = lambda piece: piece,
+    ) -> None:
+        self.port = free_port()
+        self.cuts_left = cuts
+        self._target = target
+        self._cut_after = cut_after
+        self._alter = alter
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`, which a mere close would not
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                for direction in (self._requests, self._answers):
+                    threading.Thread(target=direction, args=(client, server), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := client.recv(1 << 16):
+                server.sendall(self._alter(piece))
+        _close(client, server)
+
+    def _answers(self, client: socket.socket, server: socket.socket) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while piece := server.recv(1 << 16):
+                passed += len(piece)
+                if self.cuts_left and passed > self._cut_after:
+                    self.cuts_left -= 1
+                    break
+                client.sendall(piece)
+        _close(client, server)
+
+
+def _close(*connections: socket.socket) -> None:
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()

@@ -1,0 +1,102 @@
+"""The seed spec, the model and the machine that it is for, and generated specs around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec
+from toolchains.trtllm import release as releases
+
+VERSION = "1.2.1"
+LLAMA = "LlamaForCausalLM"
+
+FACTS = ModelFacts(
+    architecture=LLAMA,
+    model_type="llama",
+    dtype="bfloat16",
+    hidden_size=4096,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128256,
+    intermediate_size=14336,
+    max_position_embeddings=8192,
+    weight_bytes=16_060_522_240,
+    has_safetensors=True,
+    has_pickle=False,
+    has_tokenizer=True,
+    remote_code=False,
+)
+H100 = Platform(
+    arch="x86_64",
+    gpu="NVIDIA H100 80GB HBM3",
+    sm="90",
+    gpu_memory_gib=80,
+    cuda="13.0",
+    driver="580.159.04",
+)
+
+
+def spec(version: str = VERSION, **parts: Any) -> BuildSpec:
+    seed = {
+        "model": "hf:org/model",
+        "toolchain": {"name": "trtllm", "version": version},
+        "precision": {"dtype": "bfloat16"},
+        "limits": {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024},
+        "options": {"gemm_plugin": "auto"},
+    }
+    return BuildSpec.parse(seed | parts)
+
+
+def facts(**changes: Any) -> ModelFacts:
+    return FACTS.model_copy(update=changes)
+
+
+def platform(**changes: Any) -> Platform:
+    return H100.model_copy(update=changes)
+
+
+def _value(option: Any) -> st.SearchStrategy[Any]:
+    one = {
+        "bool": st.booleans(),
+        "int": st.integers(option.minimum if option.minimum is not None else 0, 4096),
+        "float": st.floats(0, 1),
+        "str": st.nothing(),
+    }[option.type]
+    one = st.sampled_from(option.choices) if option.choices else one
+    value = st.lists(one, min_size=1, max_size=4) if option.nargs == "+" else one
+    return st.one_of(st.none(), value) if option.default is None else value
+
+
+def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
+    known = releases.find(version).options(architecture)
+    return st.fixed_dictionaries({}, optional={name: _value(option) for name, option in known.items()})
+
+
+def _limits() -> st.SearchStrategy[dict[str, Any]]:
+    tokens = st.one_of(st.none(), st.integers(1, 40_000))
+    return st.fixed_dictionaries(
+        {
+            "max_batch_size": st.integers(1, 4096),
+            "max_input_len": st.integers(1, 20_000),
+            "max_output_len": st.integers(1, 4096),
+        },
+        optional={"max_beam_width": st.integers(1, 8), "max_num_tokens": tokens, "opt_num_tokens": tokens},
+    )
+
+
+@st.composite
+def specs(draw: st.DrawFn, version: str = VERSION, architecture: str = LLAMA) -> BuildSpec:
+    """Specs whose options are sound one by one; together they may still be refused."""
+    size = st.sampled_from([1, 2, 4, 8])
+    return spec(
+        version,
+        precision={"dtype": draw(st.sampled_from(["auto", "bfloat16", "float16", "float32"]))},
+        parallelism={"tp": draw(size), "pp": draw(size), "cp": draw(st.sampled_from([1, 2]))},
+        limits=draw(_limits()),
+        options=draw(_options(version, architecture)),
+    )

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.installation import make_installation
+from tests.toolchains.trtllm.cases import VERSION
+
+
+@pytest.fixture
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TensorRT-LLM of doubles that this process finds; returns its directory."""
+    directory = tmp_path / "tensorrt_llm"
+    environment = make_installation(directory, VERSION)
+    monkeypatch.syspath_prepend(directory / "site")
+    monkeypatch.setenv("PATH", environment["PATH"])
+    monkeypatch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
+    return directory

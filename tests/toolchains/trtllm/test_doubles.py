@@ -1,0 +1,85 @@
+"""The doubles refuse what the real programs refuse: their own table of options, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.installation import order
+from tests.doubles.tiny_llama import make_tiny_llama
+from tests.toolchains.trtllm.cases import VERSION
+
+CONVERT = "models/core/llama/convert_checkpoint.py"
+
+
+def run(installation: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    program = {
+        "convert": ("python3", str(installation / "examples" / CONVERT)),
+        "build": ("trtllm-build",),
+    }[argv[0]]
+    return subprocess.run(
+        (*program, *argv[1:]),
+        cwd=installation,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (("build", "--max_output_len", "1024"), "unrecognized arguments: --max_output_len"),
+        (("build", "--gemm_plugin", "bfloat8"), "invalid choice: 'bfloat8'"),
+        (("build", "--max_batch_size", "many"), "invalid int value"),
+        (("build", "--fast_build", "true"), "unrecognized arguments: true"),
+        (("build", "--max_b"), "ambiguous option"),
+        (("convert", "--tp_size"), "expected one argument"),
+        (("convert", "--embedding_sharding_dim", "2"), "invalid choice: 2"),
+        (("convert", "--gemm_plugin", "auto"), "unrecognized arguments"),
+    ],
+)
+def test_refused_with_status_2(installation: Path, argv: tuple[str, ...], complaint: str) -> None:
+    ended = run(installation, *argv)
+    assert ended.returncode == 2
+    assert complaint in ended.stderr
+
+
+def test_unambiguous_prefixes_are_taken_as_the_real_ones_take_them(installation: Path, tmp_path: Path) -> None:
+    model = make_tiny_llama(tmp_path / "model")
+    ended = run(installation, "convert", "--model", str(model), "--out", str(tmp_path / "out"), "--dtype", "float16")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_ranks_that_do_not_divide_the_heads_fail(installation: Path, tmp_path: Path) -> None:
+    model = make_tiny_llama(tmp_path / "model")
+    ended = run(installation, "convert", "--model_dir", str(model), "--output_dir", "out", "--tp_size", "3")
+    assert ended.returncode == 1
+    assert "divisible by tp_size" in ended.stderr
+
+
+def test_equal_inputs_give_equal_bytes_and_others_do_not(installation: Path, tmp_path: Path) -> None:
+    engines = {}
+    for name, seed, batch in (("a", 0, "4"), ("same", 0, "4"), ("weights", 1, "4"), ("shape", 0, "8")):
+        model, out = make_tiny_llama(tmp_path / name, seed=seed), tmp_path / f"{name}-out"
+        assert run(installation, "convert", "--model_dir", str(model), "--output_dir", f"{out}-c").returncode == 0
+        shape = ("--checkpoint_dir", f"{out}-c", "--output_dir", str(out), "--max_batch_size", batch)
+        assert run(installation, "build", *shape).returncode == 0
+        engines[name] = (out / "rank0.engine").read_bytes()
+    assert engines["a"] == engines["same"]
+    assert len(set(engines.values())) == 3
+
+
+def test_hang_hangs_until_it_is_killed(installation: Path) -> None:
+    order(installation, VERSION, build={"mode": "hang"})
+    with subprocess.Popen(["trtllm-build"], stdout=subprocess.PIPE, env=dict(os.environ)) as process:
+        assert process.stdout is not None
+        assert b"version" in process.stdout.readline()
+        assert process.poll() is None
+        process.kill()
+    assert process.returncode == -9

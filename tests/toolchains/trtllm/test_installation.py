@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enginefarm.wire import Stage
+from tests.doubles.installation import make_installation
+from tests.toolchains.trtllm.cases import VERSION
+from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm.installation import discover
+
+
+def test_both_stages_are_found(installation: Path) -> None:
+    (found,) = TOOLCHAIN.installed()
+    assert (found.version, found.stages, found.missing) == (VERSION, (Stage.CONVERT, Stage.BUILD), ())
+
+
+def test_without_examples_only_engines_can_be_built(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", str(installation / "elsewhere"))
+    (found,) = TOOLCHAIN.installed()
+    assert found.stages == (Stage.BUILD,)
+    assert "ENGINEFARM_TRTLLM_EXAMPLES" in found.missing[0]
+
+
+def test_without_the_program_only_conversion_is_possible(installation: Path) -> None:
+    (installation / "bin" / "trtllm-build").unlink()
+    (found,) = TOOLCHAIN.installed()
+    assert found.stages == (Stage.CONVERT,)
+    assert "trtllm-build" in found.missing[0]
+
+
+def test_a_release_that_the_farm_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_installation(tmp_path, VERSION)
+    info = tmp_path / "site" / f"tensorrt_llm-{VERSION}.dist-info" / "METADATA"
+    info.write_text("Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: 99.0\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    (found,) = TOOLCHAIN.installed()
+    assert (found.version, found.stages) == ("99.0", ())
+    assert "99.0" in found.missing[0]
+
+
+def test_nothing_is_installed_here() -> None:
+    assert list(TOOLCHAIN.installed()) == []
+    assert str(discover().examples) == "/app/tensorrt_llm/examples"

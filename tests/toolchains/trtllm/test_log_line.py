@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from enginefarm.wire import Stage
+from toolchains.trtllm import TOOLCHAIN
+
+STAMP = "[10/12/2024-15:46:23]"
+
+
+@pytest.mark.parametrize(
+    ("stage", "line", "progress", "message"),
+    [
+        (Stage.CONVERT, "[TensorRT-LLM] TensorRT LLM version: 1.2.1", 0.02, "TensorRT-LLM 1.2.1"),
+        (Stage.CONVERT, "Loading checkpoint shards:  50%|█████     | 2/4 [00:01<00:01,  1.5it/s]", 0.21,
+         "loading weights, 50 %"),
+        (Stage.CONVERT, "Weights loaded. Total time: 00:04:54", 0.8, "weights converted in 00:04:54"),
+        (Stage.CONVERT, "Total time of converting checkpoints: 02:16:55", 0.98, "converted in 02:16:55"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Build TensorRT engine Unnamed Network 0", 0.15, "compiling"),
+        (Stage.BUILD, f"{STAMP} [TRT] [I] Engine generation completed in 15.4544 seconds.", 0.7,
+         "compiled in 15.4544 s"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Total time of building Unnamed Network 0: 00:00:22", 0.75,
+         "built in 00:00:22"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Build phase peak memory: 40294.03 MB, children: 16.96 MB", 0.8,
+         "peak memory 40294.03 MB"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Serializing engine to /some/where/rank3.engine...", 0.85,
+         "writing the engine of rank 3"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Total time of building all engines: 00:00:47", 0.98, "built in 00:00:47"),
+    ],
+)  # fmt: skip
+def test_lines_that_say_something(stage: Stage, line: str, progress: float, message: str) -> None:
+    report = TOOLCHAIN.read_line(stage, line + "\n")
+    assert report is not None
+    assert (report.progress, report.message) == (progress, message)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "Loading checkpoint shards", f"{STAMP} [TRT-LLM] [I] Set gemm_plugin to auto.", "\x00\xff", "x" * 100_000],
+)
+def test_lines_that_say_nothing(line: str) -> None:
+    assert TOOLCHAIN.read_line(Stage.CONVERT, line) is None
+    assert TOOLCHAIN.read_line(Stage.BUILD, line) is None

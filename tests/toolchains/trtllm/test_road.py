@@ -1,0 +1,205 @@
+"""convert and build as a worker runs them: the planned commands, in order, on real files, then the check."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginefarm.facts import ModelFacts
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import Stage
+from tests.doubles import tensors
+from tests.doubles.installation import order
+from tests.doubles.tiny_llama import make_tiny_llama
+from tests.toolchains.trtllm.cases import H100, LLAMA, VERSION, spec
+from toolchains.toolchain import PASSED_ON, Directories, Exit, InvalidOutput, Job
+from toolchains.trtllm import TOOLCHAIN
+
+LIMITS = {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 32}
+TINY = ModelFacts(
+    architecture=LLAMA, dtype="bfloat16", hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, vocab_size=128, intermediate_size=128, max_position_embeddings=256,
+    weight_bytes=1, has_safetensors=True, has_pickle=False, has_tokenizer=True, remote_code=False,
+)  # fmt: skip
+
+
+class Road:
+    """One model on its way: `run` a stage, then `check` what it left."""
+
+    def __init__(self, root: Path, **parts: Any) -> None:
+        self.root = root
+        self.model = make_tiny_llama(root / "model")
+        self.spec, _ = TOOLCHAIN.normalise(spec(**{"limits": LIMITS} | parts), TINY, H100)
+        assert not TOOLCHAIN.preflight(self.spec, TINY, H100)
+
+    def directories(self, stage: Stage) -> Directories:
+        source = self.model if stage is Stage.CONVERT else self.root / "convert"
+        scratch = self.root / f"{stage}-scratch"
+        for directory in (scratch, self.root / stage):
+            directory.mkdir(exist_ok=True)
+        return Directories(source, self.root / stage, scratch)
+
+    def job(self, stage: Stage) -> Job:
+        return Job(stage=stage, toolchain="trtllm", version=VERSION, spec=self.spec, facts=TINY, platform=H100)
+
+    def run(self, stage: Stage) -> Exit:
+        """Stops at the first program that fails."""
+        directories, said = self.directories(stage), ""
+        for command in TOOLCHAIN.plan(self.job(stage), directories):
+            environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+            ended = subprocess.run(
+                command.argv, cwd=directories.scratch, env={**environment, **command.environment},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            said += ended.stdout
+            if ended.returncode:
+                return Exit(ended.returncode, said)
+        return Exit(0, said)
+
+    def check(self, stage: Stage) -> dict[str, Any]:
+        return dict(TOOLCHAIN.check_output(self.job(stage), self.directories(stage)))
+
+    def both(self) -> dict[str, Any]:
+        for stage in Stage:
+            ended = self.run(stage)
+            assert ended.status == 0, ended.tail
+            facts = self.check(stage)
+        return facts
+
+
+@pytest.mark.usefixtures("installation")
+def test_from_model_to_engine(tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    facts = road.both()
+    assert facts["version"] == VERSION
+    assert facts["differences"] == {}
+    assert facts["limits"]["max_seq_len"] == 96
+    engine = {path.name for path in (tmp_path / "build").iterdir()}
+    assert {"config.json", "rank0.engine", "tokenizer.json", "tokenizer_config.json"} <= engine
+    assert (tmp_path / "build-scratch" / "model.cache").is_file()
+    source = tensors.read(road.model / "model.safetensors")
+    converted = tensors.read(tmp_path / "convert" / "rank0.safetensors")
+    assert (converted["lm_head.weight"] == source["lm_head.weight"]).all()
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    ("parallelism", "shards", "engines"),
+    [({"tp": 2, "pp": 2}, 4, 4), ({"tp": 4}, 4, 4), ({"tp": 1, "cp": 2}, 1, 2)],
+)
+def test_ranks(tmp_path: Path, parallelism: dict[str, int], shards: int, engines: int) -> None:
+    Road(tmp_path, parallelism=parallelism).both()
+    assert len(list((tmp_path / "convert").glob("rank*.safetensors"))) == shards
+    assert len(list((tmp_path / "build").glob("rank*.engine"))) == engines
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remove_input_padding": "disable"},
+        {"context_fmha": "disable", "gather_all_token_logits": True},
+        {"multiple_profiles": "enable", "tokens_per_block": 512},
+        {"fast_build": True, "gemm_plugin": "bfloat16", "use_fp8_context_fmha": "disable"},
+    ],
+)
+def test_the_engine_has_the_limits_that_its_key_names(tmp_path: Path, options: dict[str, Any]) -> None:
+    """The double reckons the builder's rewrites by itself: normalisation must foresee them."""
+    assert Road(tmp_path, options=options).both()["differences"] == {}
+
+
+@pytest.mark.usefixtures("installation")
+def test_other_limits_than_asked_for_are_reported(tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    road.both()
+    config = tmp_path / "build" / "config.json"
+    content = json.loads(config.read_bytes())
+    content["build_config"]["max_num_tokens"] = 64
+    config.write_text(json.dumps(content))
+    asked = road.spec.limits.max_num_tokens
+    assert road.check(Stage.BUILD)["differences"] == {"limits.max_num_tokens": {"asked": asked, "effective": 64}}
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize(
+    ("mode", "cause"), [("exit137", "killed"), ("cuda_oom", "gpu_out_of_memory"), ("disk_full", "disk_full")]
+)
+def test_failures_are_named(installation: Path, tmp_path: Path, stage: Stage, mode: str, cause: str) -> None:
+    order(installation, VERSION, **{stage: {"mode": mode}})
+    ended = Road(tmp_path).run(stage)
+    assert ended.status != 0
+    assert TOOLCHAIN.classify(stage, ended).cause == cause
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize(
+    ("mode", "complaint"),
+    [("nothing", "no config.json"), ("missing_rank", r"ranks \[1\] of 2"), ("truncated", "rank1.* (is empty|whole)")],
+)
+def test_status_zero_proves_nothing(
+    installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
+) -> None:
+    road = Road(tmp_path, parallelism={"tp": 2})
+    if stage is Stage.BUILD:
+        assert road.run(Stage.CONVERT).status == 0
+    order(installation, VERSION, **{stage: {"mode": mode}})
+    assert road.run(stage).status == 0
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(stage)
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    ("stage", "name", "content", "complaint"),
+    [
+        (Stage.CONVERT, "config.json", b"{", "not JSON"),
+        (Stage.CONVERT, "config.json", b"[]", "not a JSON object"),
+        (Stage.CONVERT, "config.json", b'{"dtype": "bfloat16"}', "lacks architecture"),
+        (Stage.CONVERT, "rank1.safetensors", b"", r"ranks \[1\], but only 1"),
+        (Stage.CONVERT, "rank0.safetensors", b"", "not a whole"),
+        (Stage.CONVERT, "tokenizer.json", None, "tokenizer"),
+        (Stage.BUILD, "config.json", b'{"pretrained_config": {}}', "no build_config"),
+        (Stage.BUILD, "config.json", b'{"pretrained_config": {}, "build_config": {}, "version": "0.9"}', "not 1.2.1"),
+        (Stage.BUILD, "rank0.engine", b"", "is empty"),
+        (Stage.BUILD, "rank0.engine", None, r"ranks \[0\] of 1"),
+        (Stage.BUILD, "rank1.engine", b"x", r"ranks \[1\], but only 1"),
+    ],
+)
+def test_what_is_broken_is_named(
+    tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
+) -> None:
+    road = Road(tmp_path)
+    road.both()
+    path = tmp_path / stage / name
+    if content is None:
+        path.unlink()
+        for other in (tmp_path / stage).glob("*token*"):
+            other.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(stage)
+
+
+@pytest.mark.usefixtures("installation")
+def test_a_checkpoint_in_another_dtype_is_refused(tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    assert road.run(Stage.CONVERT).status == 0
+    road.spec = BuildSpec.parse(road.spec.model_dump() | {"precision": {"dtype": "float16"}})
+    with pytest.raises(InvalidOutput, match="float16 was asked for"):
+        road.check(Stage.CONVERT)
+
+
+@pytest.mark.usefixtures("installation")
+def test_the_log_moves_forward(tmp_path: Path) -> None:
+    road = Road(tmp_path)
+    for stage in Stage:
+        reports = [TOOLCHAIN.read_line(stage, line) for line in road.run(stage).tail.splitlines()]
+        progress = [report.progress for report in reports if report and report.progress is not None]
+        assert progress == sorted(progress)
+        assert progress[-1] == 0.98

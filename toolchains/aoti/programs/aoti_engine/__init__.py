@@ -1,0 +1,1 @@
+"""What the programs share. Imports nothing of the farm, so any interpreter that has torch can run them."""

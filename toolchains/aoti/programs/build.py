@@ -1,0 +1,12 @@
+"""A checkpoint → an engine, proved by running it. Run by path; see `aoti_engine/building.py`."""
+
+import sys
+from pathlib import Path
+
+# Found by path and not as part of `toolchains`: the program then needs torch and nothing of the farm.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from aoti_engine.building import main  # type: ignore[import-not-found]  # mypy knows it by its full name
+
+del sys.path[0]  # a `build` or `convert` that a library imports is not the one here
+
+sys.exit(main())

@@ -1,0 +1,83 @@
+"""One spec under examination: for this model, on this machine, with this release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from pydantic import JsonValue
+
+from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec, Limits, Parallelism
+from toolchains.trtllm.release import Descriptor
+from toolchains.trtllm.table import Option
+
+Section = Literal["precision", "options", "limits"]
+
+
+@dataclass(frozen=True)
+class Case:
+    release: Descriptor
+    spec: BuildSpec
+    facts: ModelFacts
+    platform: Platform
+
+    @cached_property
+    def known(self) -> Mapping[str, Option]:
+        """The options that this model's programs have for callers."""
+        return self.release.options(self.facts.architecture)
+
+    @property
+    def limits(self) -> Limits:
+        return self.spec.limits
+
+    @property
+    def parallelism(self) -> Parallelism:
+        return self.spec.parallelism
+
+    @property
+    def dtype(self) -> str:
+        return self.spec.precision.dtype
+
+    @cached_property
+    def sm(self) -> int:
+        """Compute capability as a number, `9.0` → 90; 0 without a GPU."""
+        digits = re.match(r"\d+", self.platform.sm or "")
+        return int(digits.group()) if digits else 0
+
+    def sound(self, name: str) -> bool:
+        """Whether the release has the option, and accepts the value if one is given."""
+        option = self.known.get(name)
+        return option is not None and (name not in self.spec.options or option.accepts(self.spec.options[name]))
+
+    def option(self, name: str) -> JsonValue:
+        """The value that counts. An unsound one is reported elsewhere and counts as the default here."""
+        option = self.known.get(name)
+        if option is None:
+            return None
+        return self.spec.options.get(name, option.default) if self.sound(name) else option.default
+
+    def number(self, name: str, otherwise: int = 0) -> int:
+        value = self.option(name)
+        return value if isinstance(value, int) else otherwise
+
+    def enabled(self, name: str) -> bool:
+        """For the options that say enable or disable."""
+        return self.option(name) == "enable"
+
+    def with_value(self, section: Section, name: str, value: JsonValue) -> Case:
+        if section == "options":
+            return self.with_options({**self.spec.options, name: value})
+        part = getattr(self.spec, section).model_copy(update={name: value})
+        return replace(self, spec=self.spec.model_copy(update={section: part}))
+
+    def with_options(self, options: Mapping[str, JsonValue]) -> Case:
+        return replace(self, spec=self.spec.model_copy(update={"options": dict(options)}))
+
+    def value(self, section: Section, name: str) -> JsonValue:
+        given: JsonValue = self.option(name) if section == "options" else getattr(getattr(self.spec, section), name)
+        return given

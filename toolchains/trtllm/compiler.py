@@ -1,0 +1,77 @@
+"""The toolchain `trtllm`: TensorRT-LLM's own conversion scripts and `trtllm-build`, release by release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from enginefarm.errors import Problem
+from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import Failure, Stage
+from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
+from toolchains.trtllm import failure, installation, log_line, normalisation, options, output, plan
+from toolchains.trtllm import release as releases
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.installation import Installation
+from toolchains.trtllm.release import Descriptor
+from toolchains.trtllm.rules import RULES
+
+
+class TensorRTLLM:
+    name = "trtllm"
+    title = "TensorRT-LLM"
+    binds_to = frozenset(
+        ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
+    )
+    convert_options = releases.convert_option_names()
+
+    def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
+        self._discover = discover
+
+    def releases(self) -> Sequence[Release]:
+        return tuple(Release(release.version, _notes(release)) for release in releases.releases())
+
+    def installed(self) -> Sequence[Installed]:
+        return installation.installed(self._discover())
+
+    def options_schema(self, version: str) -> Mapping[str, Any]:
+        return options.schema(releases.find(version))
+
+    def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
+        return normalisation.normalise(_case(spec, facts, platform))
+
+    def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
+        case = _case(spec, facts, platform)
+        return (*options.problems(case), *(problem for rule in RULES for problem in rule(case)))
+
+    def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
+        return plan.commands(job, directories, self._discover())
+
+    def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
+        return output.check(job, directories)
+
+    def read_line(self, stage: Stage, line: str) -> Report | None:
+        return log_line.read(stage, line)
+
+    def classify(self, stage: Stage, ended: Exit) -> Failure:
+        return failure.classify(stage, ended)
+
+
+def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Case:
+    return Case(releases.find(spec.toolchain.version), spec, facts, platform)
+
+
+def _notes(release: Descriptor) -> str:
+    """What it is built on, as far as its own notes say."""
+    parts = {
+        "TensorRT": release.tensorrt,
+        "CUDA": release.cuda,
+        "PyTorch": release.torch,
+        "NVIDIA PyTorch container": release.container,
+    }
+    stated = [f"{part} {version or 'not stated'}" for part, version in parts.items()]
+    return "; ".join([*([release.notes] if release.notes else []), *stated])

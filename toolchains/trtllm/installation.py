@@ -1,0 +1,68 @@
+"""What is installed on this machine, from package metadata and the file system: importing it would take a GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from enginefarm.errors import InvalidSpec
+from enginefarm.wire import Stage
+from toolchains.toolchain import Installed
+from toolchains.trtllm import release as releases
+from toolchains.trtllm.release import Descriptor
+
+EXAMPLES_VARIABLE = "ENGINEFARM_TRTLLM_EXAMPLES"
+_RELEASE_IMAGE_EXAMPLES = "/app/tensorrt_llm/examples"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The programs of one TensorRT-LLM, by the names or paths under which they are started."""
+
+    examples: Path
+    python: str = "python3"
+    build_program: str = "trtllm-build"
+    version: str | None = None  # None: no TensorRT-LLM here, as on the control plane
+
+
+def discover() -> Installation:
+    """What this environment has; where it has nothing, the places of NVIDIA's release image."""
+    examples = Path(os.environ.get(EXAMPLES_VARIABLE) or _RELEASE_IMAGE_EXAMPLES)
+    try:
+        found = version("tensorrt_llm").split("+")[0]
+    except PackageNotFoundError:
+        return Installation(examples)
+    return Installation(examples, version=found)
+
+
+def installed(here: Installation) -> tuple[Installed, ...]:
+    if here.version is None:
+        return ()
+    try:
+        release = releases.find(here.version)
+    except InvalidSpec as error:
+        return (Installed(here.version, stages=(), missing=(error.detail,)),)
+    lacking = {Stage.CONVERT: _missing_for_convert(here, release), Stage.BUILD: _missing_for_build(here)}
+    return (
+        Installed(
+            here.version,
+            stages=tuple(stage for stage, missing in lacking.items() if not missing),
+            missing=tuple(f"{stage}: {missing}" for stage, missing in lacking.items() if missing),
+        ),
+    )
+
+
+def _missing_for_convert(here: Installation, release: Descriptor) -> str | None:
+    if shutil.which(here.python) is None:
+        return f"no {here.python} on PATH"
+    scripts = [here.examples / script.script for script in release.convert.values()]
+    if absent := [str(script) for script in scripts if not script.is_file()]:
+        return f"no {', '.join(absent)}: set {EXAMPLES_VARIABLE} to the examples folder of the release"
+    return None
+
+
+def _missing_for_build(here: Installation) -> str | None:
+    return None if shutil.which(here.build_program) else f"no {here.build_program} on PATH"

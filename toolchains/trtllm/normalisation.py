@@ -1,0 +1,96 @@
+"""From the spec that was asked for to the one that counts, with a note for each value that is another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import JsonValue
+
+from enginefarm.errors import Problem
+from enginefarm.spec import BuildSpec
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.rewrites import REWRITES, Change
+
+_LARGE_TOKENS = 16384
+_STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions already hold the factor
+
+
+def normalise(case: Case) -> tuple[BuildSpec, list[Problem]]:
+    """Idempotent. What is unknown or unsound stays as it was written, for `preflight` to refuse."""
+    case, notes = _one_name_each(case)
+    case = _with_defaults(case)
+    for rewrite in REWRITES:
+        for change in tuple(rewrite(case)):
+            if _alters(change, case):
+                notes.append(_note(change, case))
+                case = case.with_value(change.section, change.name, change.value)
+    return case.spec, [*notes, *_warnings(case)]
+
+
+def _one_name_each(case: Case) -> tuple[Case, list[Problem]]:
+    options, notes = dict(case.spec.options), list[Problem]()
+    for other, name in case.release.other_names(case.facts.architecture).items():
+        if other in options and name in case.known and name not in options:
+            options[name] = options.pop(other)
+            detail = f"{other} is another name of {name}"
+            notes.append(Problem(pointer=f"/options/{other}", code="other_name", detail=detail, expected=name))
+    return case.with_options(options), notes
+
+
+def _with_defaults(case: Case) -> Case:
+    filled = {name: option.default for name, option in case.known.items()}
+    return case.with_options({**filled, **{name: _plain(case, name) for name in case.spec.options}})
+
+
+def _plain(case: Case, name: str) -> JsonValue:
+    """JSON does not tell 32.0 from 32, a command line does."""
+    value, option = case.spec.options[name], case.known.get(name)
+    if option and option.type == "int" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _alters(change: Change, case: Case) -> bool:
+    if change.section == "options" and not case.sound(change.name):
+        return False
+    return case.value(change.section, change.name) != change.value
+
+
+def _note(change: Change, case: Case) -> Problem:
+    given = case.value(change.section, change.name)
+    return Problem(
+        pointer=f"/{change.section}/{change.name}",
+        code=change.rule,
+        detail=f"{'unset' if given is None else given} becomes {'unset' if change.value is None else change.value}: "
+        + change.why,
+        value=given,
+        expected=str(change.value),
+    )
+
+
+def _warnings(case: Case) -> Iterator[Problem]:
+    if (tokens := case.limits.max_num_tokens or 0) > _LARGE_TOKENS:
+        yield Problem(
+            pointer="/limits/max_num_tokens",
+            code="tokens_large",
+            detail=f"{tokens} packed tokens cost memory and rarely gain speed beyond {_LARGE_TOKENS}",
+            value=tokens,
+        )
+    positions = _positions(case)
+    if positions and case.limits.seq_len > positions:
+        yield Problem(
+            pointer="/limits/max_seq_len",
+            code="seq_too_long",
+            detail=f"the model knows {positions} positions; what it says beyond them may be nonsense",
+            value=case.limits.seq_len,
+            expected=f"≤ {positions}",
+        )
+
+
+def _positions(case: Case) -> int | None:
+    """How many positions the model was made for, by the builder's own reckoning."""
+    known, scaling = case.facts.max_position_embeddings, case.facts.rope_scaling or {}
+    if known is None or scaling.get("rope_type", scaling.get("type")) in _STATED_ROPE:
+        return known
+    factor = scaling.get("factor", 1)
+    return int(known * factor) if isinstance(factor, int | float) and factor > 0 else known
