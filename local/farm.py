@@ -100,7 +100,9 @@ class LocalFarm:
         self._add(name or module, [sys.executable, "-m", module], environment)
 
     def _add(self, name: str, argv: list[str], environment: Mapping[str, str]) -> Process:
-        process = Process(name, argv, {**environment, "PYTHONPATH": str(ROOT)}, self.state / "logs" / f"{name}.log")
+        process = Process(
+            name, argv, {**environment, "PYTHONPATH": _import_path()}, self.state / "logs" / f"{name}.log"
+        )
         self.processes[name] = process
         return process
 
@@ -123,6 +125,11 @@ class LocalFarm:
 def _authorization() -> dict[str, str]:
     key = os.environ.get(PREFIX + "API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _import_path() -> str:
+    """This checkout first, whatever else is installed."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 def _clean_environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from enginefarm.errors import EnginefarmError, Problem
+from enginefarm.errors import EnginefarmError, InvalidSpec, Problem
 from enginefarm.wire import ProblemDocument
 
 _JSON = "enginefarm.cli.json"
@@ -100,17 +100,18 @@ def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     if ctx.meta.get(_JSON):
         click.echo(_document(error).model_dump_json(), err=True)
         return
-    if not error.problems:
-        say(f"error: {plain(error.detail)}")
-        return
-    say(f"error: {error.title}")
+    # The detail of a refused spec is all its problems in one line: they are listed instead.
+    summary = "" if isinstance(error, InvalidSpec) else error.detail
+    say(f"error: {plain(summary) or error.title}")
     for problem in error.problems:
-        print_problem(problem)
+        print_problem(problem, known=summary)
 
 
-def print_problem(problem: Problem) -> None:
-    say(f"{plain(problem.pointer) or '/'}: {plain(problem.detail)}", indent=2)
-    given = None if str(problem.value) in problem.detail else problem.value
+def print_problem(problem: Problem, *, known: str = "") -> None:
+    """Where, what, which value, what was expected, what to do; what `known` says already is left out."""
+    if problem.pointer or not known:
+        say(f"{plain(problem.pointer) or '/'}: {plain(problem.detail)}", indent=2)
+    given = None if str(problem.value) in problem.detail + known else problem.value
     for name, value in (("value", given), ("expected", problem.expected), ("remedy", problem.remedy)):
         if value is not None:
             say(f"{name}: {plain(value)}", indent=6)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from enginefarm.client import Farm
-from tests.enginefarm.farm_double import FarmDouble, StoreDouble
+from tests.enginefarm.farm_double import FarmDouble
+from tests.enginefarm.store_double import StoreDouble
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,8 @@ def double(doubles: tuple[FarmDouble, StoreDouble], store: StoreDouble) -> FarmD
 def farm(double: FarmDouble) -> Iterator[Farm]:
     with Farm(double.url, "secret-key", timeout=5, patience=10) as client:
         yield client
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "engines" / "tiny"

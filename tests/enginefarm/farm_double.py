@@ -1,34 +1,29 @@
-"""A farm and a store on loopback that speak the wire's types, and misbehave when told to.
+"""A farm on loopback that speaks the wire's types, and misbehaves when told to.
 
-They are real HTTP servers, so that cut connections, redirects and ranges are real too.
+It is a real HTTP server, so that cut connections and redirects are real too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
-from enginefarm import digest
-from enginefarm.errors import EnginefarmError, NotFound, Unauthenticated
+from enginefarm.errors import EnginefarmError, NotFound, Problem, Unauthenticated
 from enginefarm.fingerprint import detect
 from enginefarm.manifest import FileEntry, Manifest
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Build, Engine, EngineSummary, PhysicalFile, ProblemDocument, Worker
+from tests.enginefarm.served import Served
+from tests.enginefarm.store_double import StoreDouble
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HERE = detect(prefer_gpu=False)
@@ -36,141 +31,6 @@ H100 = Platform(
     arch="x86_64", gpu="NVIDIA H100 80GB HBM3", sm="90", gpu_memory_gib=80, ecc=True, cuda="13.0", driver="580.159.04"
 )
 MODEL = "hf:acme/tiny-llama@" + "5f0b" * 10
-
-
-@dataclass
-class Asked:
-    """One request that a server saw."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: Mapping[str, str]
-
-
-class Served:
-    """An app on a port of 127.0.0.1. It can be stopped and started again on the same port."""
-
-    def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.app = FastAPI()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._server: uvicorn.Server | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def paths(self, method: str = "GET") -> list[str]:
-        return [asked.path for asked in self.asked if asked.method == method]
-
-    def start(self) -> None:
-        config = uvicorn.Config(
-            self._serve, interface="asgi3", port=self.port, lifespan="off", log_config=None, timeout_graceful_shutdown=0
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        until(lambda: self._server is not None and self._server.started)
-
-    def reset(self) -> None:
-        """As new, and running, whatever the last test did."""
-        self.asked.clear()
-        if not self._server:
-            self.start()
-
-    def stop(self) -> None:
-        if self._server:
-            self._server.should_exit = self._server.force_exit = True
-            self._thread.join()
-            self._server = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def answer(self, request: Request) -> Response | None:
-        """An answer that comes before any route has a say."""
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Below the framework's own middleware, which would end a broken stream properly.
-        request = Request(scope)
-        self.asked.append(
-            Asked(request.method, scope["raw_path"].decode(), dict(request.query_params), request.headers)
-        )
-        await (self.answer(request) or self.app)(scope, receive, send)
-
-
-# What a store can do wrong with one request: (the right answer's status, headers, body) to a wrong answer.
-Answer = tuple[int, dict[str, str], bytes]
-Fault = Callable[[Answer, bytes], Answer | None]
-
-
-class StoreDouble(Served):
-    """Blobs behind signed links. `faults` are used up one a request, in order; then it behaves."""
-
-    SIGNATURE = "c2VjcmV0"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.app.get("/bucket/{name}")(self._get)
-        self._forget()
-
-    def reset(self) -> None:
-        super().reset()
-        self._forget()
-
-    def _forget(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-        self.faults: list[Fault] = []
-        self.always: Fault | None = None
-        self.pace = 0.0  # seconds a piece
-        self.valid = 0  # links of an older number are refused
-
-    def put(self, data: bytes) -> str:
-        name = digest.of_bytes(data)
-        self.blobs[name] = data
-        return name
-
-    def link(self, name: str) -> str:
-        return f"{self.url}/bucket/{quote(name)}?number={self.valid}&X-Signature={self.SIGNATURE}"
-
-    async def _get(self, name: str, number: int, request: Request) -> Response:
-        if number < self.valid:
-            return Response("<Error><Code>AccessDenied</Code></Error>", status_code=403)
-        whole = self.blobs[name]
-        answer = _ranged(whole, request.headers.get("range"))
-        fault = self.faults.pop(0) if self.faults else self.always
-        changed = fault(answer, whole) if fault else answer
-        status, headers, body = changed or answer
-        return StreamingResponse(self._pieces(body), status_code=status, headers=headers)
-
-    async def _pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        for start in range(0, len(body), 1 << 16):
-            if self.pace:
-                await asyncio.sleep(self.pace)
-            yield body[start : start + (1 << 16)]
-
-
-def _ranged(whole: bytes, asked: str | None) -> Answer:
-    if not asked:
-        return 200, {"content-length": str(len(whole))}, whole
-    found = re.fullmatch(r"bytes=(\d+)-", asked)
-    assert found, asked
-    start = int(found[1])
-    if start >= len(whole):
-        return 416, {"content-range": f"bytes */{len(whole)}"}, b""
-    part = whole[start:]
-    return (
-        206,
-        {"content-length": str(len(part)), "content-range": f"bytes {start}-{len(whole) - 1}/{len(whole)}"},
-        part,
-    )
 
 
 @dataclass
@@ -321,7 +181,8 @@ class FarmDouble(Served):
 
     def _found(self, things: dict[str, Any], name: str, what: str) -> Any:
         if name not in things:
-            raise NotFound(f"there is no {what} {name}")
+            unknown = Problem(pointer="", code="not_found", detail=f"unknown {what}", value=name, remedy="list them")
+            raise NotFound(f"there is no {what} {name}", problems=[unknown])
         return things[name]
 
 
@@ -349,11 +210,3 @@ TOOLCHAINS = {
         }
     ]
 }  # fmt: skip
-
-
-def until(true: Callable[[], object], *, seconds: float = 15.0) -> None:
-    """Look again until `true`, and fail after `seconds`."""
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.01)

@@ -24,7 +24,8 @@ from enginefarm.errors import (
 from enginefarm.problem import tree
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Build, Disposition
-from tests.enginefarm.farm_double import MODEL, FarmDouble, StoreDouble, a_build, problem
+from tests.enginefarm.farm_double import MODEL, FarmDouble, a_build, problem
+from tests.enginefarm.store_double import StoreDouble
 
 SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
 

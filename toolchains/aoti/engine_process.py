@@ -36,7 +36,7 @@ class EngineProcess:
 
     def __init__(self, directory: Path, patience: float) -> None:
         """`patience`: seconds to wait for a word before the child is given up."""
-        self._patience = patience
+        self.patience = patience
         # The loader unpacks the engine into a temporary folder; a killed child would leave it behind.
         self._scratch = tempfile.TemporaryDirectory(prefix="engine-")
         self._child = subprocess.Popen(
@@ -71,9 +71,9 @@ class EngineProcess:
             EngineStopped: with the last words of the child.
         """
         try:
-            line = self._said.get(timeout=self._patience)
+            line = self._said.get(timeout=self.patience)
         except Empty:
-            raise self._stopped(f"said nothing for {self._patience:g} s") from None
+            raise self._stopped(f"said nothing for {self.patience:g} s") from None
         if line is None:
             raise self._stopped("ended")
         document: dict[str, Any] = json.loads(line)

@@ -75,12 +75,13 @@ class Descriptor(Fact):
         return open_to_callers(script.table) if script else {}
 
     def options(self, architecture: str) -> Mapping[str, Option]:
-        return {**self.convert_options(architecture), **self.build_options}
+        """What a caller may set of both programs."""
+        script = self.script_for(architecture)
+        return open_to_callers(self.build, *([script.table] if script else []))
 
     def other_names(self, architecture: str) -> Mapping[str, str]:
         script = self.script_for(architecture)
-        tables = (self.build_table, script.options) if script else (self.build_table,)
-        return {other: name for table in tables for other, name in table.canonical_names.items()}
+        return other_names(self.build, *([script.table] if script else []))
 
 
 class _Releases(Fact):
@@ -163,6 +164,13 @@ def convert_option_names() -> frozenset[str]:
 
 
 @cache
-def open_to_callers(file: str) -> Mapping[str, Option]:
-    """The options of a table that a caller may set, by name."""
-    return {name: option for name, option in table(file).by_name.items() if name not in reserved()}
+def open_to_callers(*files: str) -> Mapping[str, Option]:
+    """The options of these tables that a caller may set, by name."""
+    options = (option for file in files for option in table(file).options)
+    return {option.name: option for option in options if option.name not in reserved()}
+
+
+@cache
+def other_names(*files: str) -> Mapping[str, str]:
+    """Other name of an option → its name."""
+    return {other: option.name for file in files for option in table(file).options for other in option.other_names}

@@ -40,8 +40,9 @@ def dtype(case: Case) -> Iterator[Change]:
 
 
 def plugin_dtypes(case: Case) -> Iterator[Change]:
-    for name, option in case.release.build_options.items():
-        if "auto" in option.choices and case.option(name) == case.dtype:
+    named = (name for name, value in case.spec.options.items() if value == case.dtype and name in case.known)
+    for name in named:
+        if "auto" in case.known[name].choices:
             yield Change("plugin_dtype", "options", name, "auto", "auto means the model's dtype")
 
 

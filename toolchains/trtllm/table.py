@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 _JSON_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
+_PYTHON_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
 class Fact(BaseModel):
@@ -73,20 +74,16 @@ class Option(Fact):
         return words + (" or null" if self.default is None else "")
 
     def accepts(self, value: JsonValue) -> bool:
-        if value is None:
-            return self.default is None
+        if value is self.default:
+            return True
         if self.nargs == "+":
             return isinstance(value, list) and bool(value) and all(self._accepts_one(item) for item in value)
         return self._accepts_one(value)
 
     def _accepts_one(self, value: JsonValue) -> bool:
-        right_type = {
-            "int": isinstance(value, int) and not isinstance(value, bool),
-            "float": isinstance(value, int | float) and not isinstance(value, bool),
-            "str": isinstance(value, str),
-            "bool": isinstance(value, bool),
-        }[self.type]
-        if not right_type or (self.choices and value not in self.choices):
+        if not isinstance(value, _PYTHON_TYPES[self.type]) or isinstance(value, bool) is not (self.type == "bool"):
+            return False
+        if self.choices and value not in self.choices:
             return False
         return self.minimum is None or (isinstance(value, int | float) and value >= self.minimum)
 
@@ -109,11 +106,6 @@ class Table(Fact):
     @cached_property
     def by_name(self) -> Mapping[str, Option]:
         return {option.name: option for option in self.options}
-
-    @cached_property
-    def canonical_names(self) -> Mapping[str, str]:
-        """Other name → name."""
-        return {other: option.name for option in self.options for other in option.other_names}
 
 
 def name_of(flag: str) -> str:

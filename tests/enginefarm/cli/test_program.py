@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,8 @@ from enginefarm.cli import exits, main
 from enginefarm.errors import StoreUnavailable
 from enginefarm.fingerprint import Fingerprint, detect
 from enginefarm.wire import Build, EngineSummary, Submitted, Worker
-from tests.enginefarm.farm_double import H100, HERE, MODEL, NOW, FarmDouble, StoreDouble, problem, until
+from tests.enginefarm.farm_double import H100, HERE, MODEL, NOW, FarmDouble, problem
+from tests.enginefarm.store_double import StoreDouble
 
 ESCAPE = "\x1b"
 SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
@@ -36,13 +32,6 @@ def run(double: FarmDouble) -> Run:
         return CliRunner().invoke(main, args, env={"ENGINEFARM_URL": double.url}, **more)
 
     return invoke
-
-
-def spawn(double: FarmDouble, *args: str, **more: Any) -> subprocess.Popen[str]:
-    """Run a command as a program of its own, into pipes."""
-    environment = {**os.environ, "ENGINEFARM_URL": double.url, "TERM": "xterm-256color"} | more.pop("env", {})
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
-    return subprocess.Popen([sys.executable, "-m", "enginefarm.cli", *args], env=environment, text=True, **streams)
 
 
 def printed(result: Result) -> Any:
@@ -195,7 +184,9 @@ class TestBuilds:
 
         assert run("cancel", "b1").stdout == "build b1 is cancelled\n"
         assert printed(run("cancel", "b1", "--json"))["state"] == "cancelled"
-        assert run("cancel", "b2").exit_code == 4
+        unknown = run("cancel", "b2")
+        assert unknown.exit_code == 4
+        assert unknown.stderr == "error: there is no build b2\n      remedy: list them\n"
 
 
 class TestEngines:
@@ -307,75 +298,3 @@ class TestExitCodes:
     def test_usage(self, run: Run) -> None:
         assert run("submit", "--max-batch-size", "many").exit_code == 2
         assert run("frobnicate").exit_code == 2
-
-
-class TestAsAProgram:
-    @pytest.mark.parametrize("args", [["status"], ["status", "b1"], ["ls"], ["fingerprint"], ["wait", "b1"]])
-    def test_nothing_but_text_in_a_pipe(self, double: FarmDouble, args: list[str]) -> None:
-        double.publish({"a": b"a"})
-        double.add_build("b1", state="failed", error=FAILURE, model="hf:org/" + "long-" * 18 + "name")
-
-        program = spawn(double, *args)
-        out, err = program.communicate(timeout=30)
-
-        assert program.returncode == (8 if args[0] == "wait" else 0)
-        assert ESCAPE not in out + err
-        assert args[0] != "status" or "long-" * 18 + "name" in out, "a pipe has no edge to cut at"
-        assert not re.search(" $", out, re.MULTILINE)
-
-    def test_a_reader_that_has_seen_enough(self, double: FarmDouble) -> None:
-        double.add_build("b1", state="succeeded")
-        double.state.log = b"line\n" * 100_000
-
-        program = spawn(double, "logs", "b1")
-        assert program.stdout is not None
-        assert program.stdout.readline() == "line\n"
-        program.stdout.close()
-
-        assert program.wait(timeout=30) != 0
-        assert program.stderr is not None
-        assert "Traceback" not in program.stderr.read()
-
-    def test_ctrl_c_leaves_the_build(self, double: FarmDouble) -> None:
-        program = spawn(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait")
-        until(lambda: "/v1/builds/b1" in double.paths())
-        program.send_signal(signal.SIGINT)
-        _, err = program.communicate(timeout=30)
-
-        assert program.returncode == 130
-        assert "Build b1 goes on" in err
-        assert "enginefarm cancel b1" in err
-        assert "Traceback" not in err
-        assert double.paths("DELETE") == []
-
-    @pytest.mark.parametrize("no_color", ["", "1"])
-    def test_a_terminal_has_a_bar_and_colours_only_if_wanted(self, double: FarmDouble, no_color: str) -> None:
-        engine = double.summary(double.publish({"rank0.engine": b"bytes"}))
-        running = {"state": "running", "stage": "build", "progress": 0.4, "message": "compiling"}
-        double.state.stages = [{}, running, {"state": "succeeded", "engine": engine}]
-
-        shown = on_a_terminal(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait", no_color=no_color)
-
-        assert "━" in shown
-        assert "compiling" in shown
-        assert f"enginefarm pull {engine.key[:12]}" in shown
-        colours = re.findall(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]", shown)
-        assert bool(colours) is not bool(no_color)
-
-
-def on_a_terminal(double: FarmDouble, *args: str, no_color: str) -> str:
-    """Everything that a terminal of 80 columns is sent."""
-    ours, theirs = pty.openpty()
-    environment = {"COLUMNS": "80", "NO_COLOR": no_color}
-    program = spawn(double, *args, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    pieces = []
-    try:
-        while piece := os.read(ours, 65536):
-            pieces.append(piece)
-    except OSError:  # how a terminal says that nobody writes to it any more
-        pass
-    finally:
-        os.close(ours)
-    assert program.wait(timeout=30) == 0
-    return b"".join(pieces).decode()

@@ -186,11 +186,13 @@ def test_a_fetch_that_fails_leaves_the_old_file(store: Store, place: Place, tmp_
     assert (tmp_path / "copy").read_bytes() == b"old"
 
 
-def test_a_blob_of_the_wrong_size_is_put_again(store: Store, place: Place) -> None:
-    store.put_bytes(DATA)
-    place.overwrite(NAME, DATA[:-1])
-    store.put_bytes(DATA)
-    store.verify(NAME, len(DATA))
+def test_a_blob_of_the_wrong_size_is_put_again(store: Store, place: Place, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(DATA)
+    for put in (lambda: store.put(source, NAME, len(DATA)), lambda: store.put_bytes(DATA)):
+        place.overwrite(NAME, DATA[:-1])
+        put()
+        store.verify(NAME, len(DATA))
 
 
 def test_delete_removes_and_may_be_repeated(store: Store) -> None:

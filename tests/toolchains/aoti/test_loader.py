@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,17 +152,30 @@ def test_a_truncated_engine_says_why_it_does_not_load(copied: Path) -> None:
         Engine.load(copied)
 
 
-def test_a_killed_engine_is_an_error_and_leaves_nothing_behind(tiny_engine: Path) -> None:
+def test_a_killed_engine_is_an_error_and_leaves_nothing_behind(
+    tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with Engine.load(tiny_engine) as engine:
+        assert list(tmp_path.iterdir())
+        os.kill(engine.pid, signal.SIGSTOP)
         steps = engine.generate([[1]], 40)
-        next(steps)
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineStopped, match="exit -9"):
-            list(steps)
+            next(steps)
         with pytest.raises(EngineStopped):
             engine.generate([[1]], 1)
     with pytest.raises(ProcessLookupError):
         os.kill(engine.pid, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_says_nothing_is_given_up(tiny_engine: Path) -> None:
+    with Engine.load(tiny_engine) as engine:
+        os.kill(engine.pid, signal.SIGSTOP)
+        engine._process.patience = 0.2
+        with pytest.raises(EngineStopped, match="said nothing for 0.2 s"):
+            next(engine.generate([[1]], 1))
 
 
 def test_generate_as_a_command(

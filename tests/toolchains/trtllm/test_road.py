@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from enginefarm.facts import ModelFacts
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from tests.doubles import tensors
-from tests.doubles.installation import order
+from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.toolchains.trtllm.cases import H100, LLAMA, VERSION, spec
 from toolchains.toolchain import PASSED_ON, Directories, Exit, InvalidOutput, Job
@@ -72,6 +73,18 @@ class Road:
         return facts
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that went the whole road, to be copied and then broken."""
+    root = tmp_path_factory.mktemp("finished")
+    environment = make_installation(root / "tensorrt_llm", VERSION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", environment["PATH"])
+        patch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
+        Road(root / "road").both()
+    return root / "road"
+
+
 @pytest.mark.usefixtures("installation")
 def test_from_model_to_engine(tmp_path: Path) -> None:
     road = Road(tmp_path)
@@ -113,11 +126,9 @@ def test_the_engine_has_the_limits_that_its_key_names(tmp_path: Path, options: d
     assert Road(tmp_path, options=options).both()["differences"] == {}
 
 
-@pytest.mark.usefixtures("installation")
-def test_other_limits_than_asked_for_are_reported(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    road.both()
-    config = tmp_path / "build" / "config.json"
+def test_other_limits_than_asked_for_are_reported(finished: Path, tmp_path: Path) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    config = road.root / "build" / "config.json"
     content = json.loads(config.read_bytes())
     content["build_config"]["max_num_tokens"] = 64
     config.write_text(json.dumps(content))
@@ -153,7 +164,6 @@ def test_status_zero_proves_nothing(
         road.check(stage)
 
 
-@pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize(
     ("stage", "name", "content", "complaint"),
     [
@@ -171,14 +181,13 @@ def test_status_zero_proves_nothing(
     ],
 )
 def test_what_is_broken_is_named(
-    tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
+    finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
 ) -> None:
-    road = Road(tmp_path)
-    road.both()
-    path = tmp_path / stage / name
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    path = road.root / stage / name
     if content is None:
         path.unlink()
-        for other in (tmp_path / stage).glob("*token*"):
+        for other in (road.root / stage).glob("*token*"):
             other.unlink()
     else:
         path.write_bytes(content)
@@ -186,10 +195,8 @@ def test_what_is_broken_is_named(
         road.check(stage)
 
 
-@pytest.mark.usefixtures("installation")
-def test_a_checkpoint_in_another_dtype_is_refused(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    assert road.run(Stage.CONVERT).status == 0
+def test_a_checkpoint_in_another_dtype_is_refused(finished: Path, tmp_path: Path) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
     road.spec = BuildSpec.parse(road.spec.model_dump() | {"precision": {"dtype": "float16"}})
     with pytest.raises(InvalidOutput, match="float16 was asked for"):
         road.check(Stage.CONVERT)

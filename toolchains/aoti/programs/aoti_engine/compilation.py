@@ -61,8 +61,8 @@ def compile_to(output: Path, program: ExportedProgram, device: str, level: isa.L
 
 
 def _dimension(name: str, largest: int) -> Any:
-    """From 1 to `largest`; None, a fixed dimension, if that is all."""
-    return Dim(name, min=1, max=largest) if largest > 1 else None
+    """From 1 to `largest`; a fixed dimension if that is all."""
+    return Dim(name, min=1, max=largest) if largest > 1 else Dim.STATIC
 
 
 def _example(limits: Limits, device: torch.device) -> tuple[torch.Tensor, ...]:

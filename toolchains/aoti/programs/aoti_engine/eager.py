@@ -75,8 +75,8 @@ def _check_attention(config: Any) -> None:
 def cache_shapes(model: Any) -> list[CacheShape]:
     """What each layer keeps of a token, seen by running one."""
     with torch.no_grad():
-        cache = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True).past_key_values
-    layers = getattr(cache, "layers", None) or ()
+        seen = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
+    layers = getattr(getattr(seen, "past_key_values", None), "layers", ())
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
         raise Failure("unsupported_model", "the model keeps something other than keys and values of its attention")
     return [CacheShape(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers]

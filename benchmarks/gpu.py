@@ -1,0 +1,241 @@
+"""The farm on one real GPU: `python -m benchmarks.gpu [--out FILE]`. Runs anywhere with an NVIDIA GPU and torch.
+
+Detection, the whole road for CUDA, tokens against eager, what does not match, and what is left after a cancel
+and after kill -9. Each claim is checked; figures go to FILE as JSON. Exit status: 0 if every claim held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+from benchmarks import random_llama
+from enginefarm.client import Farm
+from enginefarm.errors import PlatformMismatch
+from enginefarm.fetch import pull
+from enginefarm.fingerprint import detect
+from enginefarm.fit import require_fit
+from enginefarm.manifest import Manifest
+from enginefarm.wire import Build, BuildState
+from local.farm import LocalFarm
+from toolchains.aoti.loader import Engine
+
+PROMPT = list(range(5, 37))
+TOKENS = 200
+LIMITS = {"max_input_len": 64, "max_output_len": 448}
+
+
+class Run:
+    def __init__(self, farm: Farm, local: LocalFarm, model: Path) -> None:
+        self.farm = farm
+        self.local = local
+        self.model = model
+        self.figures: dict[str, Any] = {}
+        self.failed: list[str] = []
+
+    def all(self) -> None:
+        self.figures["platform"] = detect().model_dump(mode="json")
+        self.figures["queues"] = self.farm.workers()[0].queues
+        self.note("platform", self.figures["platform"]["platform"])
+        self.note("queues", self.figures["queues"])
+        for dtype in ("float32", "bfloat16"):
+            self.road(dtype)
+        self.again()
+        self.mismatch()
+        self.cancel()
+        self.kill()
+
+    def road(self, dtype: str) -> None:
+        build = self.built(self.spec(dtype=dtype))
+        seconds = {attempt.stage: attempt.steps for attempt in build.attempts}
+        assert build.engine is not None
+        engine = self.farm.engine(build.engine.key)
+        started = time.monotonic()
+        target = pull(self.farm, engine, self.local.state / "engines" / dtype)
+        pulled = time.monotonic() - started
+        self.claim(Manifest.of_directory(target).digest == engine.manifest, f"{dtype}: pulled and verified")
+        tokens, speed = self.generate(target)
+        eager, eager_speed = self.eager(dtype)
+        agree = sum(1 for ours, theirs in zip(tokens, eager, strict=True) if ours == theirs)
+        self.figures[dtype] = {
+            "steps": seconds, "pull_seconds": pulled, "engine_bytes": engine.size, "tokens_per_second": speed,
+            "eager_tokens_per_second": eager_speed, "equal_tokens": agree, "tokens": len(eager),
+        }  # fmt: skip
+        self.note(dtype, self.figures[dtype])
+        if dtype == "float32":
+            self.claim(agree == len(eager), f"float32: {agree} of {len(eager)} greedy tokens equal eager's")
+            self.check(engine)
+
+    def generate(self, directory: Path) -> tuple[list[int], float]:
+        with Engine.load(directory) as engine:
+            for _ in range(2):  # the first one loads kernels
+                steps = list(engine.generate([PROMPT], TOKENS))
+            assert engine.timings is not None
+            spent = engine.timings.prefill_seconds + engine.timings.decode_seconds
+        return [step.tokens[0] or 0 for step in steps], TOKENS / spent
+
+    def eager(self, dtype: str) -> tuple[list[int], float]:
+        """Of the same weights in the same dtype: the farm's own checkpoint of them."""
+        folder = self.local.state / "eager" / dtype
+        program = Path(__file__).parent.parent / "toolchains" / "aoti" / "programs" / "convert.py"
+        folder.mkdir(parents=True)
+        convert = ["--model-dir", str(self.model), "--output-dir", str(folder), "--dtype", dtype]
+        subprocess.run([sys.executable, "-P", str(program), *convert], check=True, stdout=subprocess.DEVNULL)
+        argv = [sys.executable, "-m", "benchmarks.gpu_eager", str(folder), str(TOKENS), *map(str, PROMPT)]
+        # Without what was added to the path for the farm: the model runs with the machine's own libraries.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return answer["tokens"], TOKENS / answer["seconds"]
+
+    def check(self, engine: Any) -> None:
+        here = detect().platform
+        try:
+            require_fit(engine, here)
+            self.claim(True, "check: the engine runs here")
+        except PlatformMismatch as error:
+            self.claim(False, f"check: {error}")
+        sm = {"sm": "80"}
+        altered = engine.model_copy(
+            update={"platform": engine.platform.model_copy(update=sm), "bound_to": engine.bound_to | sm}
+        )
+        try:
+            require_fit(altered, here)
+            self.claim(False, "check: an engine for another SM was accepted")
+        except PlatformMismatch as error:
+            self.claim("sm must be 80" in error.detail, f"check refuses another SM: {error.detail}")
+
+    def again(self) -> None:
+        same = self.farm.submit(self.spec())
+        self.claim(same.disposition == "cached", f"second submit: {same.disposition}")
+        other = self.built(self.spec(limits={"max_input_len": 32, "max_output_len": 96}))
+        converts = [attempt for attempt in other.attempts if attempt.stage == "convert"]
+        self.claim(
+            len(converts) == 1 and converts[0].started_at < other.created_at,
+            "other limits: the checkpoint was used again",
+        )
+        self.figures["other_limits_seconds"] = (other.ended_at - other.created_at).total_seconds()  # type: ignore[operator]  # it has ended
+
+    def mismatch(self) -> None:
+        platform = detect().platform
+        for change in ({"sm": "80"}, {"driver": "470.1"}):
+            wanted = platform.model_copy(update=change).model_dump(exclude_none=True, exclude={"cpu_isa"})
+            given = self.farm.submit(
+                self.spec(limits={"max_input_len": 16, "max_output_len": 16}) | {"platform": wanted}
+            )
+            time.sleep(8)  # longer than a message and a sweep need
+            seen = self.farm.build(given.id)
+            built = [attempt for attempt in seen.attempts if attempt.stage == "build"]
+            waits = seen.state is BuildState.QUEUED and "no live worker serves build." in (seen.waiting_for or "")
+            self.claim(waits and not built, f"{change} waits: {seen.waiting_for}")
+            self.farm.cancel(given.id)
+
+    def cancel(self) -> None:
+        before = gpu_bytes()
+        build = self.in_mid_build({"max_input_len": 48, "max_output_len": 80})
+        self.farm.cancel(build.id)
+        self.figures["cancel_seconds"] = self.until_clean("cancel", before)
+
+    def kill(self) -> None:
+        before = gpu_bytes()
+        self.in_mid_build({"max_input_len": 40, "max_output_len": 88})
+        os.kill(self.local.processes["worker-1"].pid, signal.SIGKILL)
+        self.figures["kill_seconds"] = self.until_clean("kill -9", before)
+
+    def in_mid_build(self, limits: dict[str, int]) -> Build:
+        given = self.farm.submit(self.spec(limits=limits))
+        wait_for(lambda: self.farm.build(given.id).message == "compiling the engine", seconds=240)
+        wait_for(lambda: gpu_bytes() > 0 and programs(), seconds=60)
+        return self.farm.build(given.id)
+
+    def until_clean(self, what: str, before: int) -> float:
+        """Seconds until no program is left and the GPU's memory is as it was."""
+        started = time.monotonic()
+        wait_for(lambda: not programs() and gpu_bytes() <= before + (64 << 20), seconds=60)
+        seconds = time.monotonic() - started
+        self.claim(seconds < 15, f"{what} in mid-build: clean after {seconds:.1f} s")
+        return seconds
+
+    def spec(self, *, dtype: str = "float32", limits: dict[str, int] = LIMITS) -> dict[str, Any]:
+        return {
+            "model": f"file:{self.model}",
+            "toolchain": {"name": "aoti"},
+            "precision": {"dtype": dtype},
+            "limits": limits,
+        }
+
+    def built(self, spec: dict[str, Any]) -> Build:
+        given = self.farm.submit(spec)
+        build = self.farm.wait(given.id, timeout=400)
+        if build.state is not BuildState.SUCCEEDED:
+            print("".join(list(self.farm.logs(given.id))[-60:]))
+            raise SystemExit(f"the build failed: {build.error}")
+        return build
+
+    def claim(self, held: bool, text: str) -> None:
+        print(("ok    " if held else "WRONG ") + text, flush=True)
+        if not held:
+            self.failed.append(text)
+
+    def note(self, what: str, value: object) -> None:
+        print(f"      {what}: {json.dumps(value, default=str)}", flush=True)
+
+
+def gpu_bytes() -> int:
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
+
+
+def programs() -> list[int]:
+    """Toolchain programs that run on this machine."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if any(part.endswith("aoti/programs/build.py") for part in command):
+            found.append(process.pid)
+    return found
+
+
+def wait_for(look: Callable[[], object], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not within {seconds} s")
+        time.sleep(0.1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--hidden", type=int, default=576)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="enginefarm-gpu-") as state:
+        model = Path(state) / "models" / "random-llama"
+        random_llama.make(model, layers=given.layers, hidden=given.hidden)
+        with LocalFarm(Path(state) / "farm", settings={"MODEL_ROOTS": str(model.parent)}) as local:
+            with Farm(local.url) as farm:
+                run = Run(farm, local, model)
+                try:
+                    run.all()
+                finally:
+                    if given.out:
+                        given.out.write_text(json.dumps(run.figures | {"failed": run.failed}, indent=2, default=str))
+    print("all of it held" if not run.failed else f"{len(run.failed)} claims did not hold")
+    return 1 if run.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

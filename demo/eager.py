@@ -1,0 +1,25 @@
+"""What the uncompiled model says: `python -m demo.eager MODEL_DIR PROMPT TOKENS` prints greedy token ids as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def main() -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    directory, prompt, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+    given = tokenizer(prompt, return_tensors="pt")
+    started = time.monotonic()
+    out = model.generate(**given, max_new_tokens=count, do_sample=False)
+    seconds = time.monotonic() - started
+    print(json.dumps({"tokens": out[0, given["input_ids"].shape[1] :].tolist(), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

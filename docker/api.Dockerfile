@@ -1,0 +1,24 @@
+# The control plane: the API and, with another command, the migrations.
+# Build from the root of the checkout: docker build --file docker/api.Dockerfile .
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The hub's library wants a folder that it may write to.
+ENV HF_HOME=/tmp/huggingface
+
+RUN useradd --system --uid 10001 --no-create-home farm
+WORKDIR /opt/enginefarm
+
+# What is installed changes seldom, the rooms often: an editable install lets them come later, in layers of their own.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN pip install --constraint constraints.txt --editable '.[server]'
+
+COPY enginefarm enginefarm
+COPY toolchains toolchains
+COPY models models
+COPY migrations migrations
+COPY api api
+
+USER farm
+EXPOSE 8000
+CMD ["python", "-m", "api"]

@@ -1,0 +1,28 @@
+# A worker for the trtllm toolchain: NVIDIA's release image, and the farm beside what is in it.
+# Build from the root of the checkout: docker build --file docker/trtllm.Dockerfile --build-arg TRTLLM_VERSION=1.2.1 .
+ARG TRTLLM_VERSION
+FROM nvcr.io/nvidia/tensorrt-llm/release:${TRTLLM_VERSION}
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The hub's library wants a folder that it may write to.
+ENV HF_HOME=/tmp/huggingface
+
+RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
+WORKDIR /opt/enginefarm
+
+# The farm and TensorRT-LLM want different versions of the same packages, so the farm gets an environment of its own.
+# It looks through to the image's packages to read TensorRT-LLM's version there. Its folder is not on PATH: `python3` and
+# `trtllm-build` stay the image's. PIP_CONSTRAINT is emptied because NVIDIA's images may pin packages by it.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN python3 -m venv --without-pip --system-site-packages venv \
+    && PIP_CONSTRAINT= python3 -m pip --python venv/bin/python install --constraint constraints.txt --editable '.[server]'
+
+COPY enginefarm enginefarm
+COPY toolchains toolchains
+COPY models models
+COPY migrations migrations
+COPY workers workers
+
+ENV ENGINEFARM_TRTLLM_EXAMPLES=/app/tensorrt_llm/examples
+USER farm
+CMD ["/opt/enginefarm/venv/bin/python", "-m", "workers"]

@@ -1,0 +1,29 @@
+# A worker for the aoti toolchain: PyTorch and a C++ compiler.
+# Build from the root of the checkout: docker build --file docker/worker.Dockerfile .
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# The hub's library wants a folder that it may write to.
+ENV HF_HOME=/tmp/huggingface
+
+# AOTInductor writes C++ and compiles it.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+
+# A worker empties the scratch folder of its name when it starts, so two workers must never share one:
+# it stays in the container's own layer and goes with the container.
+RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
+WORKDIR /opt/enginefarm
+
+# torch from the default index brings CUDA libraries, some gigabytes; an index of CPU builds can be named here.
+ARG PIP_EXTRA_INDEX_URL=""
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN pip install --constraint constraints.txt --editable '.[server,aoti]'
+
+COPY enginefarm enginefarm
+COPY toolchains toolchains
+COPY models models
+COPY migrations migrations
+COPY workers workers
+
+USER farm
+CMD ["python", "-m", "workers"]

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from enginefarm.client import Farm
+from enginefarm.errors import CallerError, FarmError, Forbidden, IntegrityError, NotFound
+from enginefarm.fetch import pull
+from enginefarm.manifest import FileEntry
+from enginefarm.wire import Engine
+from tests.enginefarm.farm_double import FarmDouble
+from tests.enginefarm.pulling import BIG, FILES, held, pull_elsewhere, staging
+from tests.enginefarm.served import until
+from tests.enginefarm.store_double import (
+    Answer,
+    Fault,
+    StoreDouble,
+    compressed,
+    corrupt,
+    cut,
+    deaf_and_cut,
+    deaf_to_ranges,
+    other_range,
+    short,
+    status,
+    too_long,
+)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [cut(300_000)],
+        [cut(0), cut(1), cut(100_000), cut(600_000)],
+        [short],
+        [corrupt],
+        [too_long],
+        [cut(300_000), deaf_to_ranges],
+        [cut(300_000), deaf_and_cut],
+        [cut(300_000), other_range],
+        [cut(300_000), status(416)],
+        [compressed],
+        [status(500), status(503), status(429)],
+        [status(403)],
+        [cut(300_000), status(410), status(403), cut(10), status(403)],
+        [cut(300_000), corrupt, corrupt],
+    ],
+    ids=lambda faults: f"{len(faults)}-{getattr(faults[-1], '__name__', '')}",
+)
+def test_what_goes_wrong_for_a_while(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    store.faults = list(faults)
+
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert store.faults == []
+
+
+@pytest.mark.parametrize("fault", [corrupt, too_long, other_range, status(416), compressed])
+def test_bytes_that_stay_wrong_are_never_kept(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    store.always = fault
+
+    with pytest.raises(IntegrityError, match=r"rank0\.engine"):
+        pull(farm, engine, place)
+
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(status(403), Forbidden), (status(404), NotFound)])
+def test_a_link_that_stays_refused_is_an_error_without_its_signature(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault, kind: type[CallerError]
+) -> None:
+    engine = double.publish(FILES, direct=True)
+    store.always = fault
+
+    with pytest.raises(kind) as caught:
+        pull(farm, engine, place)
+
+    assert store.SIGNATURE not in str(caught.value)
+    assert not place.exists()
+
+
+def test_links_that_expired_are_asked_for_anew_and_the_rest_fetched(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"rank0.engine": BIG}, direct=True)
+
+    def expires(answer: Answer, whole: bytes) -> Answer:
+        store.valid += 1
+        return cut(400_000)(answer, whole)  # type: ignore[return-value]  # `cut` always answers
+
+    store.faults = [expires]
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert [asked.query["number"] for asked in store.asked] == ["0", "0", "1"]
+    assert store.asked[-1].headers["range"].startswith("bytes=")
+
+
+def test_an_engine_that_changed_under_its_key_is_refused(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish(FILES)
+    store.always = status(403)
+    double.list_engine(engine.key, [FileEntry(path="a", digest=store.put(b"a"), size=1)])
+
+    with pytest.raises(IntegrityError, match="changed"):
+        pull(farm, engine, place)
+
+
+class TestResume:
+    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+        """A pull that gave up after a part of the big file."""
+        engine = double.publish(FILES)
+        store.faults, store.always = [cut(400_000)], status(500)
+        with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
+            pull(impatient, engine, place, connections=1)
+        store.always = None
+        store.asked.clear()
+        assert not place.exists()
+        assert 0 < len(held(staging(place, engine))["rank0.engine"]) < len(BIG)
+        return engine
+
+    def test_only_what_is_missing_is_fetched(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        there = len(held(staging(place, engine))["rank0.engine"])
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+        assert f"bytes={there}-" in [asked.headers.get("range") for asked in store.asked]
+        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
+
+    def test_what_rotted_in_between_is_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        partial = staging(place, engine) / "rank0.engine"
+        partial.write_bytes(b"rotten" + partial.read_bytes()[6:])
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+
+    def test_what_does_not_belong_there_is_removed_and_links_are_not_followed(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, tmp_path: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        precious = tmp_path / "precious"
+        precious.write_bytes(b"mine")
+        there = staging(place, engine)
+        (there / "stranger").mkdir()
+        (there / "stranger" / "file").touch()
+        (there / "config.json").unlink(missing_ok=True)
+        (there / "config.json").symlink_to(precious)
+        (there / "rank0.engine").write_bytes(BIG + b"more")
+        (there / "empty").unlink(missing_ok=True)
+        (there / "empty").mkdir()
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+        assert sorted(p.name for p in place.iterdir() if p.is_dir()) == ["tokenizer"]
+        assert precious.read_bytes() == b"mine"
+
+    def test_a_pull_that_was_killed_leaves_no_lock(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = double.publish(FILES)
+        store.pace = 0.05
+        child = pull_elsewhere(double, engine, place)
+        until(lambda: (staging(place, engine) / "rank0.engine").exists())
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        store.pace = 0
+
+        assert not place.exists()
+        pull(farm, engine, place)
+        assert held(place) == FILES
+
+
+def test_the_first_failure_ends_the_other_downloads(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"a": BIG, **{f"small{n}": bytes([n]) * 9 for n in range(20)}})
+    store.pace = 0.05
+
+    def wrong_if_small(answer: Answer, whole: bytes) -> Answer:
+        return corrupt(answer, whole) if len(whole) < 10 else answer
+
+    store.always = wrong_if_small
+    with pytest.raises(IntegrityError, match="small"):
+        pull(farm, engine, place, connections=2)
+
+    assert len(store.asked) < 10
+    assert len(held(staging(place, engine))["a"]) < len(BIG)
