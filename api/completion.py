@@ -45,7 +45,7 @@ def complete_platform(
     matching = [platform for platform in kinds.values() if wanted.matches(platform, binding)]
     if len(matching) == 1:
         return matching[0]
-    missing = wanted.missing()
+    missing = wanted.missing(toolchain.binds_to)
     if not matching and not missing:
         return wanted.complete()  # nobody has it yet: the build waits and says so
     return _refusal(wanted, toolchain, version, matching or list(kinds.values()), missing, several=bool(matching))

@@ -21,7 +21,6 @@ from typing import Any
 import psutil
 import pynvml
 
-from benchmarks import random_llama
 from enginefarm.client import Farm
 from enginefarm.errors import PlatformMismatch
 from enginefarm.fetch import pull
@@ -93,11 +92,8 @@ class Run:
         folder.mkdir(parents=True)
         convert = ["--model-dir", str(self.model), "--output-dir", str(folder), "--dtype", dtype]
         subprocess.run([sys.executable, "-P", str(program), *convert], check=True, stdout=subprocess.DEVNULL)
-        argv = [sys.executable, "-m", "benchmarks.gpu_eager", str(folder), str(TOKENS), *map(str, PROMPT)]
-        # Without what was added to the path for the farm: the model runs with the machine's own libraries.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        answer = json.loads(done.stdout.splitlines()[-1])
+        argv = ["benchmarks.gpu_eager", str(folder), str(TOKENS), *map(str, PROMPT)]
+        answer = json.loads(python(*argv).splitlines()[-1])
         return answer["tokens"], TOKENS / answer["seconds"]
 
     def check(self, engine: Any) -> None:
@@ -193,6 +189,13 @@ class Run:
         print(f"      {what}: {json.dumps(value, default=str)}", flush=True)
 
 
+def python(module: str, *arguments: str) -> str:
+    """Run a module with the machine's own libraries: without what was put on the path for the farm."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    argv = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+
+
 def gpu_bytes() -> int:
     pynvml.nvmlInit()
     return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
@@ -224,15 +227,15 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="enginefarm-gpu-") as state:
         model = Path(state) / "models" / "random-llama"
-        random_llama.make(model, layers=given.layers, hidden=given.hidden)
-        with LocalFarm(Path(state) / "farm", settings={"MODEL_ROOTS": str(model.parent)}) as local:
-            with Farm(local.url) as farm:
-                run = Run(farm, local, model)
-                try:
-                    run.all()
-                finally:
-                    if given.out:
-                        given.out.write_text(json.dumps(run.figures | {"failed": run.failed}, indent=2, default=str))
+        python("benchmarks.random_llama", str(model), str(given.layers), str(given.hidden))
+        settings = {"MODEL_ROOTS": str(model.parent)}
+        with LocalFarm(Path(state) / "farm", settings=settings) as local, Farm(local.url) as farm:
+            run = Run(farm, local, model)
+            try:
+                run.all()
+            finally:
+                if given.out:
+                    given.out.write_text(json.dumps(run.figures | {"failed": run.failed}, indent=2, default=str))
     print("all of it held" if not run.failed else f"{len(run.failed)} claims did not hold")
     return 1 if run.failed else 0
 

@@ -15,7 +15,8 @@ WORKDIR /opt/enginefarm
 # `trtllm-build` stay the image's. PIP_CONSTRAINT is emptied because NVIDIA's images may pin packages by it.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN python3 -m venv --without-pip --system-site-packages venv \
-    && PIP_CONSTRAINT= python3 -m pip --python venv/bin/python install --constraint constraints.txt --editable '.[server]'
+    && PIP_CONSTRAINT= python3 -m pip --python venv/bin/python install \
+        --constraint constraints.txt --editable '.[server]'
 
 COPY enginefarm enginefarm
 COPY toolchains toolchains

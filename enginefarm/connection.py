@@ -52,7 +52,7 @@ class Connection:
         """
         with self._reached():
             response = self._client.request(method, path, params=_given(params), timeout=self._holding(waits), **more)
-        if response.is_redirect:
+        if response.has_redirect_location:
             # Followed blindly, a redirected POST becomes a GET, and the key would have to go along.
             target = response.next_request.url if response.next_request else response.url
             raise FarmError(f"{self.url} redirects to {_shown(target)}: set ENGINEFARM_URL to where the farm is")

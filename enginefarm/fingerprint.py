@@ -56,7 +56,7 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
         raise PlatformMismatch(
             "this machine has unlike GPUs ("
             + ", ".join(gpu.label() for gpu in gpus)
-            + "): show one kind to each worker with CUDA_VISIBLE_DEVICES"
+            + "): give each worker a container with GPUs of one kind"
         )
     machine = gpus[0] if gpus else Platform(arch=arch(), cpu_isa=cpu_isa())
     return Fingerprint(platform=machine, host=_host(len(gpus)))
@@ -158,11 +158,11 @@ def _gpu(handle: pynvml.c_nvmlDevice_t) -> Platform:
     )
 
 
-def _ecc(handle: pynvml.c_nvmlDevice_t) -> bool | None:
+def _ecc(handle: pynvml.c_nvmlDevice_t) -> bool:
     try:
         current, _pending = pynvml.nvmlDeviceGetEccMode(handle)
     except pynvml.NVMLError:  # the card has no ECC
-        return None
+        return False
     return bool(current)
 
 

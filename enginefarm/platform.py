@@ -46,7 +46,7 @@ class PlatformSelector(BaseModel):
         description="GPU memory, rounded to whole GiB: drivers of one branch differ by a few MiB",
     )
     mig: Name | None = Field(default=None, description="MIG profile, null for a whole GPU", examples=["1g.10gb"])
-    ecc: bool | None = Field(default=None, description="ECC state; null where the GPU has none")
+    ecc: bool | None = Field(default=None, description="whether ECC is on; false where the GPU has none")
     cuda: Version | None = Field(default=None, description="CUDA version that the driver serves", examples=["13.0"])
     driver: Version | None = Field(default=None, description="NVIDIA driver", examples=["580.159.04"])
     tensorrt: Version | None = Field(default=None, description="TensorRT, where the toolchain is built on it")
@@ -66,11 +66,13 @@ class PlatformSelector(BaseModel):
             ours, theirs = _by_branch(ours), _by_branch(theirs)
         return all(theirs[field] == value for field, value in ours.items())
 
-    def missing(self) -> tuple[str, ...]:
-        """What must still be given before this names a machine that the farm has never seen."""
+    def missing(self, bound: frozenset[str]) -> tuple[str, ...]:
+        """Which of the fields that an engine is `bound` to must still be given before this names a machine that
+        the farm has never seen. A whole GPU (`mig` null) on Linux and x86_64 need not be said."""
         if self.cpu_isa:
             return ()
-        return tuple(name for name in ("gpu", "sm", "gpu_memory_gib", "cuda", "driver") if getattr(self, name) is None)
+        needed = ("gpu", "sm", "gpu_memory_gib", "ecc", "cuda", "driver", "tensorrt")
+        return tuple(name for name in needed if name in bound and getattr(self, name) is None)
 
     def complete(self) -> Platform:
         """This selector as a whole machine; only if nothing is `missing()`."""

@@ -44,7 +44,7 @@ def get_build(session: Session, build_id: str) -> Build:
             problems=[
                 Problem(
                     pointer="", code="not_found", detail="unknown build id", value=build_id,
-                    remedy="`enginefarm ls` or GET /v1/builds lists the builds",
+                    remedy="`enginefarm status` or GET /v1/builds lists the builds",
                 )
             ],
         )  # fmt: skip

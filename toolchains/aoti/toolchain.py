@@ -42,8 +42,8 @@ class Aoti:
         )
 
     def installed(self) -> Sequence[Installed]:
-        version = package_version("torch")
-        if version is None:
+        version = (package_version("torch") or "").split("+")[0]  # +cpu or +cu130 is in the platform already
+        if version not in {release.version for release in self.releases()}:
             return ()
         missing = tuple(
             f"{what} is not installed: {remedy}"
@@ -54,7 +54,7 @@ class Aoti:
             if not there
         )
         stages = () if missing else (Stage.CONVERT, Stage.BUILD)
-        return (Installed(version.split("+")[0], stages, missing),)  # +cpu or +cu130 is in the platform already
+        return (Installed(version, stages, missing),)
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
