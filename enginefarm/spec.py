@@ -27,8 +27,10 @@ from enginefarm.errors import InvalidSpec, Problem
 from enginefarm.platform import PlatformSelector
 
 DTYPE_ALIASES = {
-    "bf16": "bfloat16", "half": "float16", "fp16": "float16", "f16": "float16", "float": "float32", "fp32": "float32", "f32": "float32",
-}  # fmt: skip
+    "bf16": "bfloat16",
+    **dict.fromkeys(("half", "fp16", "f16"), "float16"),
+    **dict.fromkeys(("float", "fp32", "f32"), "float32"),
+}
 _QUANTIZATION_ALIASES = {"none": None, "w8a16": "int8_wo", "w4a16": "int4_wo"}
 _MAX_LENGTH = 1 << 24  # tokens; beyond any model, and far from overflowing what is computed from it
 

@@ -34,7 +34,8 @@ def classify(ended: Exit) -> Failure:
         )  # fmt: skip
     if ended.status < 0:
         return Failure(
-            cause="killed", fault=Fault.WORKER, detail=f"the program was killed by signal {-ended.status}{_peak(ended)}",
+            cause="killed", fault=Fault.WORKER,
+            detail=f"the program was killed by signal {-ended.status}{_peak(ended)}",
             advice="see the log, and the kernel log of the worker's machine", retryable=True,
         )  # fmt: skip
     last = next((line for line in reversed(ended.tail.splitlines()) if line.strip()), "it printed nothing")

@@ -6,14 +6,26 @@ from collections.abc import Iterator
 
 from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
+from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
 
 # Decoder-only models whose attention goes through transformers' static cache.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
 
-def preflight(spec: BuildSpec, facts: ModelFacts) -> list[Problem]:
-    return [*_model(spec, facts), *_unsupported(spec), *_limits(spec, facts)]
+GPU_ONLY = "2.11.0"
+
+
+def preflight(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> list[Problem]:
+    return [*_version(spec, platform), *_model(spec, facts), *_unsupported(spec), *_limits(spec, facts)]
+
+
+def _version(spec: BuildSpec, platform: Platform) -> Iterator[Problem]:
+    if spec.toolchain.version == GPU_ONLY and platform.device == "cpu":
+        yield Problem(
+            pointer="/toolchain/version", code="gpu_only", detail=f"aoti {GPU_ONLY} builds for GPUs only",
+            value=GPU_ONLY, expected="2.13.0 for a CPU engine", remedy="leave the version out, or name 2.13.0",
+        )  # fmt: skip
 
 
 def _model(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:

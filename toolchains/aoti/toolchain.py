@@ -21,7 +21,7 @@ from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.aoti.failures import classify
-from toolchains.aoti.preflight import preflight
+from toolchains.aoti.preflight import GPU_ONLY, preflight
 from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report
 
 _PROGRAMS = Path(__file__).parent / "programs"
@@ -38,7 +38,7 @@ class Aoti:
     def releases(self) -> Sequence[Release]:
         return (
             Release("2.13.0", "CPU and CUDA"),
-            Release("2.11.0", "CPU and CUDA"),
+            Release(GPU_ONLY, "CUDA only: it cannot compile for a named CPU level"),
         )
 
     def installed(self) -> Sequence[Installed]:
@@ -71,7 +71,7 @@ class Aoti:
         return spec.model_copy(update={"precision": spec.precision.model_copy(update={"dtype": dtype})}), (note,)
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
-        return preflight(spec, facts)
+        return preflight(spec, facts, platform)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         if job.stage is Stage.CONVERT:

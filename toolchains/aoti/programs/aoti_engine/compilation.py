@@ -45,12 +45,13 @@ def compile_to(output: Path, program: ExportedProgram, device: str, level: isa.L
     """
     isa.restrict_vectors(level)
     package = output / ENGINE
+    # Without the first, input checks refuse a batch or a prompt of one.
+    configs = {"aot_inductor.check_lowerbound": False} | _march(device, level)
     try:
         torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(package),
-            # Without the first, input checks refuse a batch or a prompt of one.
-            inductor_configs={"aot_inductor.check_lowerbound": False, "cpp.march": level.march},
+            inductor_configs=configs,
         )
     except Exception as error:
         if ran_out_of_memory(error):
@@ -58,6 +59,20 @@ def compile_to(output: Path, program: ExportedProgram, device: str, level: isa.L
         raise Failure("compile_failed", f"{type(error).__name__}: {error}") from error
     if device == "cpu":
         isa.check_recorded(level, _recorded_isa(package))
+
+
+def _march(device: str, level: isa.Level) -> dict[str, Any]:
+    """The setting that names the instruction set, where this torch has one; before 2.12 it was always the host's.
+
+    A GPU engine's own code runs on the GPU, and only the little around it is C++.
+    """
+    if hasattr(torch._inductor.config.cpp, "march"):
+        return {"cpp.march": level.march}
+    if device == "cpu":
+        raise Failure(
+            "compile_failed", f"torch {torch.__version__} cannot compile for {level.march}: use 2.13 or newer"
+        )
+    return {}
 
 
 def _dimension(name: str, largest: int) -> Any:
