@@ -44,12 +44,12 @@ class Run:
         self.figures: dict[str, Any] = {}
         self.failed: list[str] = []
 
-    def all(self) -> None:
+    def all(self, dtypes: list[str]) -> None:
         self.figures["platform"] = detect().model_dump(mode="json")
         self.figures["queues"] = self.farm.workers()[0].queues
         self.note("platform", self.figures["platform"]["platform"])
         self.note("queues", self.figures["queues"])
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes:
             self.road(dtype)
         self.again()
         self.mismatch()
@@ -222,6 +222,7 @@ def wait_for(look: Callable[[], object], *, seconds: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="the first must be float32")
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--hidden", type=int, default=576)
     given = parser.parse_args()
@@ -232,7 +233,7 @@ def main() -> int:
         with LocalFarm(Path(state) / "farm", settings=settings) as local, Farm(local.url) as farm:
             run = Run(farm, local, model)
             try:
-                run.all()
+                run.all(given.dtypes)
             finally:
                 if given.out:
                     given.out.write_text(json.dumps(run.figures | {"failed": run.failed}, indent=2, default=str))

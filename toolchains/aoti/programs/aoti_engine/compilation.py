@@ -75,6 +75,19 @@ def _march(device: str, level: isa.Level) -> dict[str, Any]:
     return {}
 
 
+def _settings(level: isa.Level) -> dict[str, Any]:
+    """Those that this version of torch has: unknown ones would be refused."""
+    from torch._inductor import config
+
+    wanted: dict[str, Any] = {
+        "cpp.march": level.march,
+        "aot_inductor.check_lowerbound": False,  # else the input checks refuse a batch or a prompt of one
+        "aot_inductor.precompile_headers": False,  # would pay from the second engine on; each starts afresh
+    }
+    known = config.get_config_copy()
+    return {name: value for name, value in wanted.items() if name in known}
+
+
 def _dimension(name: str, largest: int) -> Any:
     """From 1 to `largest`; a fixed dimension if that is all."""
     return Dim(name, min=1, max=largest) if largest > 1 else Dim.STATIC

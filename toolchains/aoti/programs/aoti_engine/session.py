@@ -19,7 +19,9 @@ class Session:
     def __init__(self, directory: Path) -> None:
         self.config: dict[str, Any] = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         self._device = torch.device(self.config["device"])
-        self._run = torch._inductor.aoti_load_package(str(directory / ENGINE))
+        # What torch._inductor.aoti_load_package() wraps. It would import the whole compiler, seconds of it, and
+        # read the call's description again at each token.
+        self._engine = torch._C._aoti.AOTIModelPackageLoader(str(directory / ENGINE), "model", False, 1, -1)
         self._slot = 0
         self._pad = torch.zeros(1, dtype=torch.long, device=self._device)
 
@@ -41,6 +43,6 @@ class Session:
 
     def _feed(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
         start = torch.tensor([self._slot], device=self._device)
-        logits: torch.Tensor = self._run(torch.tensor(ids, device=self._device), start, self._pad)
+        (logits,) = self._engine.boxed_run([torch.tensor(ids, device=self._device), start, self._pad])
         self._slot += len(ids[0])
         return logits
