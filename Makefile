@@ -35,8 +35,8 @@ format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measured comparisons, each against a baseline of the same run
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs an NVIDIA GPU and torch for CUDA
+	$(BIN)/python -m benchmarks.gpu
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) var dist build
