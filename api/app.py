@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 import api.problems
 from api.control import control_plane
-from api.routes import builds, engines, fleet, health
+from api.routes import attestations, builds, engines, fleet, health, registry
 from api.sweep import sweep_forever
 from enginefarm import __version__
 from enginefarm.wire import ProblemDocument
@@ -59,8 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
-    for router in (builds.router, engines.router, fleet.router, health.router):
-        app.include_router(router)
+    for router in (builds, engines, attestations, fleet, registry, health):
+        app.include_router(router.router)
     api.problems.install(app)
     return app
 

@@ -6,23 +6,37 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
-from api.control import Control
+from api.control import Control, ControlPlane
 from enginefarm.errors import Forbidden, Unauthenticated
 from models import access
 from models.access import Caller, Scope
 
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer ef_…`")
+_basic = HTTPBasic(auto_error=False)
 
 
 def _caller(control: Control, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-    if given is None:
+    return _authenticated(control, given.credentials if given else None)
+
+
+def _registry_reader(
+    control: Control,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
+) -> Caller:
+    """Registry clients and kubelets know user and password: the password is the API key, the user is anything."""
+    return _authenticated(control, basic.password if basic else bearer.credentials if bearer else None)
+
+
+def _authenticated(control: ControlPlane, key: str | None) -> Caller:
+    if key is None:
         if control.open_to_all:
             return access.OPEN
         raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
     with control.database.read() as session:
-        caller = access.authenticate(session, given.credentials)
+        caller = access.authenticate(session, key)
     if caller is None:
         raise Unauthenticated("this API key is unknown or was revoked; ask the farm's operator for a new one")
     return caller
@@ -42,3 +56,4 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
 
 Reader = Annotated[Caller, Depends(_needs(Scope.READ))]
 Submitter = Annotated[Caller, Depends(_needs(Scope.SUBMIT))]
+RegistryReader = Annotated[Caller, Depends(_registry_reader)]  # every key may read

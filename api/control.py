@@ -16,6 +16,7 @@ from models.broker import Announcer, celery_app
 from models.database import Database
 from models.opening import open_sources, open_store
 from models.settings import Settings
+from models.signing import SigningKey
 from models.store import Store
 
 
@@ -27,6 +28,7 @@ class ControlPlane:
     announcer: Announcer
     planner: Planner
     fleet: FleetView
+    signing_key: SigningKey | None = None
     open_to_all: bool = False  # on loopback, without any API key
 
 
@@ -42,6 +44,7 @@ def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlP
             announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
             planner=Planner(settings, open_sources(settings, database), fleet),
             fleet=fleet,
+            signing_key=SigningKey.of_file(settings.signing_key) if settings.signing_key else None,
             open_to_all=open_to_all,
         )
     finally:

@@ -24,9 +24,11 @@ from enginefarm.wire import (
     EnginePage,
     EngineSummary,
     Readiness,
+    SigningKeyList,
     Submitted,
     Toolchain,
     ToolchainList,
+    VerificationKey,
     Worker,
     WorkerList,
 )
@@ -142,6 +144,15 @@ class Farm:
 
     def engine(self, key: str) -> Engine:
         return self._connection.get(Engine, f"/v1/engines/{segment(key)}")
+
+    def attestation(self, key: str) -> dict[str, JsonValue]:
+        """What the farm says of an engine, as a signed DSSE envelope: see `enginefarm.attestation`."""
+        response = self._connection.request("GET", f"/v1/engines/{segment(key)}/attestation")
+        return _JSON_OBJECT.validate_json(response.content)
+
+    def signing_keys(self) -> list[VerificationKey]:
+        """The keys that this farm says are its own. Trust them once, over a channel that you trust."""
+        return self._connection.get(SigningKeyList, "/v1/signing-keys").items
 
     def workers(self) -> list[Worker]:
         return self._connection.get(WorkerList, "/v1/workers").items

@@ -95,6 +95,17 @@ class Engine(EngineSummary):
     contents: list[PhysicalFile]
 
 
+class VerificationKey(_Body):
+    """An Ed25519 public key that checks this farm's attestations."""
+
+    id: str = Field(description="how an envelope names it")
+    public_key: str = Field(description="PEM")
+
+
+class SigningKeyList(_Body):
+    items: list[VerificationKey]
+
+
 class Attempt(_Body):
     stage: Stage
     number: int

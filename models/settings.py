@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     link_secret: SecretStr | None = Field(
         default=None, description="signs links to files of a folder store; give all API processes the same"
     )
+    signing_key: Path | None = Field(
+        default=None, description="PEM file with the Ed25519 key that signs what is said of engines; unset: unsigned"
+    )
     link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is good")
     sweep_seconds: float = Field(default=5.0, gt=0, description="pause between two rounds of the sweep")
 

@@ -1,0 +1,46 @@
+"""What the farm signs: attestations of engines, and the public key to check them with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from api.auth import Reader
+from api.control import Control, ControlPlane
+from enginefarm.attestation import key_id, pem
+from enginefarm.errors import NotFound
+from enginefarm.key import Key
+from enginefarm.wire import SigningKeyList, VerificationKey
+from models.listing import get_engine
+from models.provenance import statement_of
+from models.signing import SigningKey
+
+router = APIRouter(tags=["engines"])
+
+
+@router.get("/v1/engines/{key}/attestation")
+def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
+    """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope."""
+    signing_key = _signing_key(control)
+    with control.database.read() as session:
+        get_engine(session, key)  # an engine that is not served is not vouched for
+        statement = statement_of(session, key)
+    return signing_key.sign(statement)
+
+
+@router.get("/v1/signing-keys")
+def signing_keys(control: Control) -> SigningKeyList:
+    """The public key that checks attestations; nothing if this farm does not sign. Needs no API key."""
+    held = control.signing_key
+    keys = [VerificationKey(id=key_id(held.public), public_key=pem(held.public))] if held else []
+    return SigningKeyList(items=keys)
+
+
+def _signing_key(control: ControlPlane) -> SigningKey:
+    if control.signing_key is None:
+        raise NotFound(
+            "this farm does not sign: its operator makes a key with `python -m api.signing create FILE` "
+            "and names it in ENGINEFARM_SIGNING_KEY"
+        )
+    return control.signing_key

@@ -1,0 +1,31 @@
+"""`python -m api.signing create FILE`: make the key that signs what the farm says of its engines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from enginefarm.attestation import pem
+from models.signing import create as create_key
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def create(file: Path) -> None:
+    """Write a new private key to FILE and print its public key, for whoever is to trust this farm."""
+    try:
+        made = create_key(file)
+    except OSError as error:
+        sys.exit(f"enginefarm: {file}: {error.strerror}; nothing was written")
+    click.echo(pem(made.public), nl=False)
+
+
+if __name__ == "__main__":
+    main()

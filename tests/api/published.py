@@ -1,0 +1,100 @@
+"""A farm with one published engine behind a real HTTP server, for tests of what serving nodes see."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from api.app import create_app
+from enginefarm.manifest import Manifest
+from enginefarm.wire import Stage
+from migrations.upgrade import set_up
+from models import access
+from models.database import Database
+from models.opening import open_store
+from models.publication import publish_checkpoint, publish_engine
+from models.settings import Settings
+from tests.models.requests import ENGINE, add_worker, claimed, request, submitted
+
+MODEL = "hf:Org/Tiny.Llama@" + "0" * 40
+FILES = {"config.json": b"{}", "lora/adapter.bin": b"a" * 70_000, "rank0.engine": bytes(range(256)) * 4096}
+
+
+@dataclass(frozen=True)
+class Published:
+    url: str
+    key: str
+    manifest: Manifest
+    database: Database
+    api_key: str | None  # with the scope `read`
+
+
+@contextmanager
+def published(folder: Path, *, guarded: bool = False, **settings: str) -> Iterator[Published]:
+    """`guarded`: it asks for an API key. `settings` as in the environment, without the prefix."""
+    ours = Settings.from_environment(
+        {
+            "ENGINEFARM_DATABASE_URL": f"sqlite:///{folder / 'catalogue.db'}",
+            "ENGINEFARM_BROKER_URL": "redis://127.0.0.1:1/0",  # nothing is announced here
+            "ENGINEFARM_STORE_URL": f"file://{folder / 'store'}",
+            "ENGINEFARM_LINK_SECRET": "s" * 32,
+            **{f"ENGINEFARM_{name}": value for name, value in settings.items()},
+        }
+    )
+    set_up(ours)
+    database = Database(ours.database_url.get_secret_value())
+    key, manifest = _publish(database, ours, folder / "engine")
+    api_key = _read_key(database) if guarded else None
+    with _served(ours) as url:
+        yield Published(url, key, manifest, database, api_key)
+    database.close()
+
+
+def _read_key(database: Database) -> str:
+    with database.write() as session:
+        return access.create(session, "node", [access.Scope.READ])
+
+
+def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str, Manifest]:
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    manifest, store = Manifest.of_directory(folder), open_store(settings, link_secret=b"s" * 32)
+    for entry in manifest.files:
+        store.put(folder / entry.path, entry.digest, entry.size)
+    wanted = request(MODEL)
+    worker = add_worker(database)
+    submitted(database, wanted)
+    for action in (wanted.convert, wanted.build):
+        held = claimed(database, action.key, worker)
+        with database.write() as session:
+            if action.stage is Stage.CONVERT:
+                publish_checkpoint(session, held, manifest, facts={}, steps={})
+            else:
+                columns = ENGINE | {"model": MODEL, "provenance": {"checkpoint": manifest.digest}}
+                publish_engine(session, held, manifest, engine=columns, steps={})
+    return wanted.build.key, manifest
+
+
+@contextmanager
+def _served(settings: Settings) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

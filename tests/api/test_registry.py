@@ -1,0 +1,127 @@
+"""Registry clients that are not ours fetch an engine: the requests package, oras, and skopeo where it is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import oras.client
+import pytest
+
+from enginefarm import oci
+from tests.api.published import FILES, Published, published
+
+NAME = "aoti/org/tiny-llama"
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    with published(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+def _get(farm: Published, path: str, method: str = "GET") -> httpx.Response:
+    return httpx.request(method, farm.url + path, follow_redirects=False)
+
+
+def test_tag_manifest_config_and_files(farm: Published) -> None:
+    assert _get(farm, "/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
+    assert _get(farm, "/v2/_catalog").json() == {"repositories": [NAME]}
+    assert _get(farm, f"/v2/{NAME}/tags/list").json() == {"name": NAME, "tags": [farm.key]}
+    found = _get(farm, f"/v2/{NAME}/manifests/{farm.key}")
+    digest = found.headers["docker-content-digest"]
+    assert digest == "sha256:" + hashlib.sha256(found.content).hexdigest()
+    assert found.headers["content-type"] == oci.MANIFEST
+    assert _get(farm, f"/v2/{NAME}/manifests/{digest}").content == found.content
+    config = _get(farm, f"/v2/{NAME}/blobs/{found.json()['config']['digest']}")
+    assert "sha256:" + hashlib.sha256(config.content).hexdigest() == found.json()["config"]["digest"]
+    assert config.json()["config"]["Labels"]["enginefarm.key"] == farm.key
+    titles = {layer["annotations"][oci.TITLE]: layer for layer in found.json()["layers"]}
+    assert {path: layer["digest"] for path, layer in titles.items()} == {
+        entry.path: entry.digest for entry in farm.manifest.files
+    }
+
+
+def test_a_file_is_a_redirect_and_serves_ranges(farm: Published) -> None:
+    entry = farm.manifest.files[-1]
+    answer = _get(farm, f"/v2/{NAME}/blobs/{entry.digest}")
+    assert answer.status_code == 307
+    part = httpx.get(httpx.URL(farm.url).join(answer.headers["location"]), headers={"Range": "bytes=256-511"})
+    assert (part.status_code, part.content) == (206, bytes(range(256)))
+
+
+def test_head_says_size_and_digest_without_bytes(farm: Published) -> None:
+    entry = farm.manifest.files[-1]
+    blob = _get(farm, f"/v2/{NAME}/blobs/{entry.digest}", "HEAD")
+    assert (blob.status_code, int(blob.headers["content-length"])) == (200, entry.size)
+    found = _get(farm, f"/v2/{NAME}/manifests/{farm.key}", "HEAD")
+    assert int(found.headers["content-length"]) > 100
+    assert not found.content
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/v2/{NAME}/manifests/latest",
+        f"/v2/{NAME}/manifests/sha256:{'0' * 64}",
+        f"/v2/{NAME}/blobs/sha256:{'0' * 64}",
+        "/v2/aoti/other/tags/list",
+        "/v2/aoti/other/manifests/{key}",
+        "/v2/aoti/other/blobs/{blob}",
+    ],
+)
+def test_what_is_not_there(farm: Published, path: str) -> None:
+    answer = _get(farm, path.format(key=farm.key, blob=farm.manifest.files[0].digest))
+    assert answer.status_code == 404
+    assert set(answer.json()["errors"][0]) == {"code", "message"}
+
+
+def test_tags_come_in_pages(farm: Published) -> None:
+    assert _get(farm, f"/v2/{NAME}/tags/list?n=0").json()["tags"] == []
+    assert _get(farm, f"/v2/{NAME}/tags/list?n=1").json()["tags"] == [farm.key]
+    assert _get(farm, f"/v2/{NAME}/tags/list?n=1&last={farm.key}").json()["tags"] == []
+
+
+def test_oras_pulls_the_directory(farm: Published, tmp_path: Path) -> None:
+    client = oras.client.OrasClient(insecure=True)
+    client.pull(target=f"{farm.url.removeprefix('http://')}/{NAME}:{farm.key}", outdir=str(tmp_path))
+    assert {path: (tmp_path / path).read_bytes() for path in FILES} == FILES
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+def test_skopeo_inspects_and_copies(farm: Published, tmp_path: Path) -> None:
+    name = f"docker://{farm.url.removeprefix('http://')}/{NAME}:{farm.key}"
+    seen = json.loads(_skopeo("inspect", "--tls-verify=false", name))
+    assert seen["Digest"] == _get(farm, f"/v2/{NAME}/manifests/{farm.key}").headers["docker-content-digest"]
+    assert seen["Labels"]["enginefarm.manifest"] == farm.manifest.digest
+    _skopeo("copy", "--src-tls-verify=false", name, f"dir:{tmp_path}/copy")
+    for entry in farm.manifest.files:
+        copied = (tmp_path / "copy" / entry.digest.removeprefix("sha256:")).read_bytes()
+        assert copied == FILES[entry.path]
+
+
+def _skopeo(*arguments: str) -> str:
+    done = subprocess.run(
+        ["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_registry_client_brings_its_api_key_as_a_password(tmp_path: Path) -> None:
+    with published(tmp_path, guarded=True) as farm:
+        asked = _get(farm, "/v2/")
+        assert (asked.status_code, asked.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
+        assert asked.json()["errors"][0]["code"] == "UNAUTHORIZED"
+        assert httpx.get(f"{farm.url}/v2/", auth=("anyone", str(farm.api_key))).status_code == 200
+        assert httpx.get(f"{farm.url}/v2/", headers={"Authorization": f"Bearer {farm.api_key}"}).status_code == 200
+        assert httpx.get(f"{farm.url}/v2/", auth=("anyone", "ef_other_key")).status_code == 401
+        client = oras.client.OrasClient(insecure=True, auth_backend="basic")
+        client.auth.set_basic_auth("node", str(farm.api_key))
+        client.pull(target=f"{farm.url.removeprefix('http://')}/{NAME}:{farm.key}", outdir=str(tmp_path / "pulled"))
+        assert (tmp_path / "pulled" / "config.json").read_bytes() == FILES["config.json"]
