@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 import api.problems
 from api.control import control_plane
-from api.routes import attestations, builds, engines, fleet, health, registry
+from api.routes import attestations, builds, engines, fleet, health, planning, registry
 from api.sweep import sweep_forever
 from enginefarm import __version__
 from enginefarm.wire import ProblemDocument
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
-    for router in (builds, engines, attestations, fleet, registry, health):
+    for router in (builds, planning, engines, attestations, fleet, registry, health):
         app.include_router(router.router)
     api.problems.install(app)
     return app

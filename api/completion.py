@@ -71,14 +71,14 @@ def _refusal(
             f"name one of the candidates; or, to wait for a machine that is not there yet, give {', '.join(missing)}"
         )
         remedy += " (or cpu_isa for a CPU engine)" if not given else ""
-    listed = "; ".join(_short(platform) for platform in candidates) or "no live worker has this toolchain"
+    listed = "; ".join(shown(platform) for platform in candidates) or "no live worker has this toolchain"
     return Problem(
         pointer="/platform", code="platform_ambiguous" if several else "platform_unknown", detail=detail,
         value=given, expected=f"one of: {listed}", remedy=remedy,
     )  # fmt: skip
 
 
-def _short(platform: Platform) -> str:
+def shown(platform: Platform) -> str:
     fields = platform.model_dump(exclude_none=True, exclude={"os"})
     return "{" + ", ".join(f"{name}: {value}" for name, value in fields.items()) + "}"
 

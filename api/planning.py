@@ -33,6 +33,16 @@ class Plan:
         return replace(self.request, requested_by=name)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A request that may have faults. `request` is there if the spec was whole enough to have a key."""
+
+    spec: BuildSpec  # normalised as far as it could be
+    request: Request | None = None
+    notes: tuple[Problem, ...] = ()
+    findings: tuple[Problem, ...] = ()
+
+
 class Planner:
     def __init__(self, settings: Settings, sources: Sources, fleet: FleetView) -> None:
         self._settings = settings
@@ -41,19 +51,29 @@ class Planner:
 
     def plan(self, spec: BuildSpec) -> Plan:
         """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
-        toolchain = _toolchain(spec.toolchain.name)
-        problems: list[Problem] = []
+        draft = self.draft(spec)
+        if draft.findings or draft.request is None:
+            raise InvalidSpec(draft.findings)
+        return Plan(draft.request, draft.spec, draft.notes)
+
+    def draft(self, spec: BuildSpec) -> Draft:
+        """Plan as far as it goes; say what is in the way. Raises SourceUnavailable if the model's source is away."""
+        try:
+            toolchain = _toolchain(spec.toolchain.name)
+            version = complete_version(spec.toolchain, toolchain, self._fleet.workers())
+        except InvalidSpec as error:
+            return Draft(spec, findings=error.problems)
+        findings: list[Problem] = []
         platform: Platform | Problem | None = None
-        version: str | Problem = complete_version(spec.toolchain, toolchain, self._fleet.workers())
         if isinstance(version, Problem):
-            problems.append(version)
+            findings.append(version)
         else:
             platform = self._platform(spec, toolchain, version)
-            problems += [platform] if isinstance(platform, Problem) else []
-        resolved = self._resolve(spec.model, problems)
-        if problems or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
-            raise InvalidSpec(problems)
-        return self._plan(_completed(spec, resolved, version, platform), toolchain, version, resolved, platform)
+            findings += [platform] if isinstance(platform, Problem) else []
+        resolved = self._resolve(spec.model, findings)
+        if findings or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
+            return Draft(spec, findings=tuple(findings))
+        return self._draft(_completed(spec, resolved, version, platform), toolchain, version, resolved, platform)
 
     def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
         fleet, binding = self._fleet.workers(), self._settings.driver_binding
@@ -66,12 +86,14 @@ class Planner:
             problems.extend(error.problems or [Problem(pointer="/model", code=error.code, detail=error.detail)])
             return None
 
-    def _plan(
+    def _draft(
         self, asked: BuildSpec, toolchain: Toolchain, version: str, resolved: ResolvedModel, platform: Platform
-    ) -> Plan:
-        spec, notes = toolchain.normalise(asked, resolved.facts, platform)
-        if found := toolchain.preflight(spec, resolved.facts, platform):
-            raise InvalidSpec(found)
+    ) -> Draft:
+        try:
+            spec, notes = toolchain.normalise(asked, resolved.facts, platform)
+            findings = toolchain.preflight(spec, resolved.facts, platform)
+        except InvalidSpec as error:
+            return Draft(asked, findings=error.problems)
         convert = _convert_action(spec, toolchain, version, resolved)
         bound = platform.bound(toolchain.binds_to, self._settings.driver_binding)
         request = Request(
@@ -85,7 +107,7 @@ class Planner:
             platform_label=platform.label(),
             requested_by=None,
         )
-        return Plan(request, spec, tuple(notes))
+        return Draft(spec, request, tuple(notes), tuple(findings))
 
 
 def _toolchain(name: str) -> Toolchain:

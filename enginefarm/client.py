@@ -14,6 +14,7 @@ from pydantic import JsonValue, TypeAdapter
 from enginefarm.backoff import Backoff
 from enginefarm.connection import Connection, Query, accepted, segment
 from enginefarm.errors import BuildFailed, Conflict, EnginefarmError, FarmError
+from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import (
@@ -77,15 +78,18 @@ class Farm:
     def close(self) -> None:
         self._connection.close()
 
-    def submit(self, spec: BuildSpec | Mapping[str, Any]) -> Submitted:
-        """Ask for an engine. Raises InvalidSpec with every problem of the spec at once."""
-        response = self._connection.request("POST", "/v1/builds", json=_json(spec))
+    def submit(self, spec: BuildSpec | Mapping[str, Any], *, require_worker: bool = False) -> Submitted:
+        """Ask for an engine. With `require_worker`, one that no live worker could build now is refused.
+
+        Raises InvalidSpec with every problem of the spec at once."""
+        params = {"require_worker": "true"} if require_worker else {}
+        response = self._connection.request("POST", "/v1/builds", params=params, json=_json(spec))
         return self._connection.parse(Submitted, response)
 
-    def explain(self, spec: BuildSpec | Mapping[str, Any]) -> dict[str, JsonValue]:
+    def explain(self, spec: BuildSpec | Mapping[str, Any]) -> Explanation:
         """What a submit would do, and why, without doing it."""
         response = self._connection.request("POST", "/v1/builds:explain", json=_json(spec))
-        return _JSON_OBJECT.validate_json(response.content)
+        return self._connection.parse(Explanation, response)
 
     def build(self, build_id: str, *, wait: float | None = None) -> Build:
         """One build; with `wait`, the farm holds its answer up to that many seconds for the end."""

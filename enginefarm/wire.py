@@ -18,7 +18,7 @@ Progress = Annotated[float, Field(ge=0, le=1)]
 Time = AwareDatetime
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     # A client must survive a newer farm: fields it does not know are dropped, not refused.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -55,7 +55,7 @@ class Fault(StrEnum):
     FARM = "farm"
 
 
-class Failure(_Body):
+class Failure(Body):
     """Why an attempt or a build failed, in words that a person can act on."""
 
     cause: str = Field(examples=["out_of_memory"])
@@ -71,7 +71,7 @@ class PhysicalFile(FileEntry):
     url: str
 
 
-class EngineSummary(_Body):
+class EngineSummary(Body):
     key: Key
     model: str
     toolchain: str
@@ -95,18 +95,18 @@ class Engine(EngineSummary):
     contents: list[PhysicalFile]
 
 
-class VerificationKey(_Body):
+class VerificationKey(Body):
     """An Ed25519 public key that checks this farm's attestations."""
 
     id: str = Field(description="how an envelope names it")
     public_key: str = Field(description="PEM")
 
 
-class SigningKeyList(_Body):
+class SigningKeyList(Body):
     items: list[VerificationKey]
 
 
-class Attempt(_Body):
+class Attempt(Body):
     stage: Stage
     number: int
     worker: str
@@ -117,7 +117,7 @@ class Attempt(_Body):
     steps: dict[str, float] = Field(default_factory=dict, description="seconds by step")
 
 
-class Submitted(_Body):
+class Submitted(Body):
     """The answer to POST /v1/builds."""
 
     id: str
@@ -125,10 +125,16 @@ class Submitted(_Body):
     disposition: Disposition
     state: BuildState
     engine: EngineSummary | None = None
+    waiting_for: str | None = Field(default=None, description="why it does not start at once; null if it does")
     notes: list[Problem] = Field(default_factory=list, description="what was changed or is worth knowing; not errors")
 
+    @property
+    def status(self) -> int:
+        """The HTTP status of this answer."""
+        return 200 if self.disposition is Disposition.CACHED else 202
 
-class Build(_Body):
+
+class Build(Body):
     id: str
     key: Key
     disposition: Disposition
@@ -152,7 +158,7 @@ class Build(_Body):
     engine: EngineSummary | None = None
 
 
-class Page(_Body):
+class Page(Body):
     next_cursor: str | None = Field(default=None, description="pass as ?cursor= for the next page; null at the end")
 
 
@@ -164,7 +170,7 @@ class EnginePage(Page):
     items: list[EngineSummary]
 
 
-class Capability(_Body):
+class Capability(Body):
     """One toolchain version that a worker really has, and the stages it can run."""
 
     toolchain: str
@@ -172,7 +178,7 @@ class Capability(_Body):
     stages: list[Stage]
 
 
-class Worker(_Body):
+class Worker(Body):
     id: str
     name: str
     state: Literal["live", "draining", "gone"]
@@ -185,40 +191,40 @@ class Worker(_Body):
     last_seen_at: Time
 
 
-class WorkerList(_Body):
+class WorkerList(Body):
     items: list[Worker]
 
 
-class ToolchainVersion(_Body):
+class ToolchainVersion(Body):
     version: str
     available: bool = Field(description="a live worker has it")
     notes: str | None = None
     options_schema: dict[str, Any] = Field(description="JSON Schema of `options`")
 
 
-class Toolchain(_Body):
+class Toolchain(Body):
     name: str
     title: str
     versions: list[ToolchainVersion]
 
 
-class ToolchainList(_Body):
+class ToolchainList(Body):
     items: list[Toolchain]
 
 
-class Part(_Body):
+class Part(Body):
     """One thing the control plane depends on."""
 
     ok: bool
     detail: str | None = None
 
 
-class Readiness(_Body):
+class Readiness(Body):
     ok: bool
     parts: dict[str, Part]
 
 
-class ProblemDocument(_Body):
+class ProblemDocument(Body):
     """application/problem+json (RFC 9457), with `code` and, for a bad spec, all `errors` at once."""
 
     type: str = "about:blank"

@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.errors import InvalidRequest, NotFound, Problem
@@ -22,8 +22,8 @@ from enginefarm.wire import (
     PhysicalFile,
     Stage,
 )
-from models.clock import now
 from models.estimates import eta_seconds
+from models.outlook import position, why_waiting
 from models.publication import read_manifest
 from models.rows import ActionRow, AttemptRow, BuildRow, EngineRow, ManifestRow, WorkerRow
 from models.states import ActionState, BuildRowState
@@ -100,8 +100,8 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         progress=1.0 if state is BuildState.SUCCEEDED else _progress(current),
         message=current.message if current is not None else None,
         eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
-        queue_position=_position(session, current) if state is BuildState.QUEUED and current is not None else None,
-        waiting_for=_why_waiting(session, current) if state is BuildState.QUEUED and current is not None else None,
+        queue_position=position(session, current) if state is BuildState.QUEUED and current is not None else None,
+        waiting_for=why_waiting(session, current) if state is BuildState.QUEUED and current is not None else None,
         model=row.model,
         toolchain=row.toolchain,
         version=row.version,
@@ -135,31 +135,6 @@ def _progress(current: ActionRow | None) -> float:
         return 0.0
     share = (0.0, 0.2) if current.stage == Stage.CONVERT else (0.2, 0.8)
     return round(share[0] + share[1] * current.progress, 4)
-
-
-def _position(session: Session, action: ActionRow) -> int:
-    """How many actions of this queue go first."""
-    ahead = select(func.count()).where(
-        ActionRow.queue == action.queue,
-        ActionRow.state == ActionState.QUEUED,
-        ActionRow.queued_at < action.queued_at,
-    )
-    return session.execute(ahead).scalar_one()
-
-
-def _why_waiting(session: Session, action: ActionRow) -> str:
-    servers = [
-        worker
-        for worker in session.execute(select(WorkerRow).where(WorkerRow.state != "gone")).scalars()
-        if action.queue in worker.queues
-    ]
-    if not servers:
-        return f"no live worker serves {action.queue}: start one, or cancel the build"
-    if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
-        return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
-    ahead = _position(session, action)
-    who = f"{len(servers)} worker{'s' if len(servers) > 1 else ''}"
-    return f"{ahead} ahead of it for {who}" if ahead else f"next in line for {who}"
 
 
 def _attempts(session: Session, action: ActionRow) -> list[Attempt]:

@@ -10,37 +10,28 @@ from fastapi.responses import StreamingResponse
 from api import following
 from api.auth import Reader, Submitter
 from api.control import Control
+from api.submitting import submit_spec
 from enginefarm.spec import BuildSpec
-from enginefarm.wire import Build, BuildPage, BuildState, Disposition, Submitted
-from models.listing import MAX_PAGE, find_engine, get_build, list_builds
-from models.submission import cancel, submit
+from enginefarm.wire import Build, BuildPage, BuildState, Submitted
+from models.listing import MAX_PAGE, get_build, list_builds
+from models.submission import cancel
 
 router = APIRouter(prefix="/v1/builds", tags=["builds"])
 
 MAX_WAIT = 60.0  # seconds: below the idle limits of common proxies
 
+RequireWorker = Annotated[bool, Query(description="refuse what no live worker could take, instead of letting it wait")]
+
 
 @router.post("", status_code=202, responses={200: {"model": Submitted, "description": "cached: the engine is there"}})
-def submit_build(spec: BuildSpec, control: Control, caller: Submitter, response: Response) -> Submitted:
+def submit_build(
+    spec: BuildSpec, control: Control, caller: Submitter, response: Response, require_worker: RequireWorker = False
+) -> Submitted:
     """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
-    plan = control.planner.plan(spec)
-    request = plan.asked_by(caller.name)
-    with control.database.write() as session:
-        accepted = submit(session, request)
-    control.announcer.announce(accepted.announcements)
-    cached = accepted.disposition is Disposition.CACHED
-    response.status_code = 200 if cached else 202
-    response.headers["Location"] = f"/v1/builds/{accepted.id}"
-    with control.database.read() as session:
-        engine = find_engine(session, request.build.key) if cached else None
-    return Submitted(
-        id=accepted.id,
-        key=request.build.key,
-        disposition=accepted.disposition,
-        state=BuildState.SUCCEEDED if cached else BuildState.QUEUED,
-        engine=engine,
-        notes=list(plan.notes),
-    )
+    submitted = submit_spec(control, spec, caller, require_worker=require_worker)
+    response.status_code = submitted.status
+    response.headers["Location"] = f"/v1/builds/{submitted.id}"
+    return submitted
 
 
 @router.get("")

@@ -9,6 +9,7 @@ import click
 
 import enginefarm
 from enginefarm.cli import builds, engines, exits, fleet
+from enginefarm.cli.explain import explain
 from enginefarm.cli.output import print_error, say
 from enginefarm.cli.settings import Settings
 from enginefarm.cli.submit import submit
@@ -49,6 +50,7 @@ def main(ctx: click.Context) -> None:
 
 for command in (
     submit,
+    explain,
     builds.status,
     builds.wait,
     builds.logs,

@@ -1,10 +1,8 @@
-"""`submit`: a spec from a file, from flags, or from a file with flags laid over it."""
+"""`submit`: ask for an engine."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import click
 
@@ -12,46 +10,14 @@ from enginefarm.cli import words
 from enginefarm.cli.builds import report, timeout_option
 from enginefarm.cli.output import facts, json_option, print_json, print_problem, say, show
 from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.spec import read_spec, spec_arguments
 from enginefarm.cli.watch import watch
-from enginefarm.errors import InvalidRequest
-from enginefarm.spec import BuildSpec
 from enginefarm.wire import Submitted
-
-Command = TypeVar("Command", bound=Callable[..., None])
-
-_SECTIONS: dict[str, dict[str, type]] = {
-    "precision": {"dtype": str, "quantization": str, "kv_cache": str},
-    "parallelism": {"tp": int, "pp": int, "cp": int},
-    "limits": {
-        "max_batch_size": int,
-        "max_input_len": int,
-        "max_output_len": int,
-        "max_seq_len": int,
-        "max_beam_width": int,
-        "max_num_tokens": int,
-        "opt_num_tokens": int,
-    },
-}
-_SAME_LENGTH = ("max_output_len", "max_seq_len")  # two ways to say one thing
-
-
-def _field_options(command: Command) -> Command:
-    """A flag for every plain field of a spec."""
-    for fields in reversed(_SECTIONS.values()):
-        for name, kind in reversed(fields.items()):
-            command = click.option(f"--{name.replace('_', '-')}", name, type=kind)(command)
-    return command
 
 
 @click.command()
-@click.argument("spec_file", metavar="[SPEC]", type=click.File(encoding="utf-8"), required=False)
-@click.option("--model", metavar="MODEL", help="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix.")
-@click.option("--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest that a live worker has.")
-@_field_options
-@click.option(
-    "--option", "options", metavar="NAME=VALUE", multiple=True, help="An option of the toolchain, as JSON or plain."
-)
-@click.option("--platform", metavar="FIELD=VALUE", multiple=True, help="A field that the platform must have, as sm=90.")
+@spec_arguments
+@click.option("--require-worker", is_flag=True, help="Refuse if no live worker could take it, instead of waiting.")
 @click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the build has ended.")
 @timeout_option
 @json_option
@@ -60,6 +26,7 @@ def submit(
     settings: Settings,
     /,
     spec_file: IO[str] | None,
+    require_worker: bool,
     wait_for_it: bool,
     timeout: float | None,
     as_json: bool,
@@ -69,67 +36,13 @@ def submit(
 
     SPEC is a JSON file, or '-' for stdin. What a flag says goes over what the file says.
     """
-    spec = BuildSpec.parse(laid_over(_read(spec_file) if spec_file else {}, flags))
+    spec = read_spec(spec_file, flags)
     with settings.farm() as farm:
-        submitted = farm.submit(spec)
+        submitted = farm.submit(spec, require_worker=require_worker)
         if not (wait_for_it and as_json):
             _print(submitted, as_json=as_json, waiting=wait_for_it)
         if wait_for_it:
             report(watch(farm, submitted.id, timeout), as_json=as_json)
-
-
-def laid_over(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """`spec` with every flag that was given in the place where it belongs.
-
-    A part of `spec` that is no object is left alone: the validation says so better.
-    """
-    spec = dict(spec)
-    if flags["model"] is not None:
-        spec["model"] = flags["model"]
-    if flags["toolchain"] is not None:
-        name, _, version = flags["toolchain"].partition("@")
-        spec["toolchain"] = {"name": name} | ({"version": version} if version else {})
-    for section, fields in _SECTIONS.items():
-        _lay(spec, section, {name: flags[name] for name in fields if flags[name] is not None})
-    _lay(spec, "options", {name: _json_or_text(value) for name, value in _pairs("--option", flags["options"])})
-    _lay(spec, "platform", dict(_pairs("--platform", flags["platform"])))
-    return spec
-
-
-def _lay(spec: dict[str, Any], section: str, given: dict[str, Any]) -> None:
-    before = spec.get(section, {})
-    if not given or not isinstance(before, dict):
-        return
-    if len(replaced := [name for name in _SAME_LENGTH if name in given]) == 1:
-        before = {name: value for name, value in before.items() if name not in _SAME_LENGTH or name in replaced}
-    spec[section] = before | given
-
-
-def _pairs(flag: str, texts: tuple[str, ...]) -> list[tuple[str, str]]:
-    pairs = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise click.UsageError(f"{flag} {text}: expected NAME=VALUE")
-        pairs.append((name, value))
-    return pairs
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _read(file: IO[str]) -> dict[str, Any]:
-    try:
-        spec = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{file.name} is not JSON: {error}") from error
-    if not isinstance(spec, dict):
-        raise InvalidRequest(f"{file.name} holds {type(spec).__name__}, expected a JSON object with a spec")
-    return spec
 
 
 def _print(submitted: Submitted, *, as_json: bool, waiting: bool) -> None:
@@ -139,6 +52,8 @@ def _print(submitted: Submitted, *, as_json: bool, waiting: bool) -> None:
     for note in submitted.notes:
         say("note:")
         print_problem(note)
+    if submitted.waiting_for:
+        say(f"it waits: {submitted.waiting_for}")
     if waiting:
         say(f"build {submitted.id} {submitted.disposition}, key {words.short(submitted.key)}")
         return

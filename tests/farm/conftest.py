@@ -31,6 +31,20 @@ def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path)
     yield from _running(tmp_path, settings)
 
 
+@pytest.fixture(scope="module")
+def shared_farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """SQLite, Valkey and a folder store, with an API and a worker: for tests that do not disturb one another."""
+    state = tmp_path_factory.mktemp("farm")
+    settings = {
+        "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
+        "STORE_URL": f"file://{state / 'store'}",
+    }  # fmt: skip
+    for made in _running(state, settings):
+        made.add_api()
+        made.add_worker("w1")
+        yield made
+
+
 def _running(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:
     made = RunningFarm(state, settings)
     try:

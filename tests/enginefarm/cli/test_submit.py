@@ -7,7 +7,8 @@ from typing import Any
 import click
 import pytest
 
-from enginefarm.cli.submit import laid_over, submit
+from enginefarm.cli.spec import laid_over
+from enginefarm.cli.submit import submit
 from enginefarm.spec import BuildSpec
 
 

@@ -1,0 +1,58 @@
+"""Whether the live fleet could take a request at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from api.completion import shown
+from enginefarm.errors import InvalidSpec, Problem
+from enginefarm.wire import Stage
+from models.fleet import has_toolchain, platform_of
+from models.outlook import nobody_serves
+from models.rows import CheckpointRow, WorkerRow
+from models.submission import NewAction, Request, engine_exists
+
+
+def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
+    return next((nobody_serves(action.queue) for action in _unserved(session, request, fleet)), None)
+
+
+def require_worker(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> None:
+    """Raises InvalidSpec, listing the candidates, if something is left to do that no live worker could take."""
+    if problems := [_no_worker(request, action, fleet) for action in _unserved(session, request, fleet)]:
+        raise InvalidSpec(problems)
+
+
+def _unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[NewAction]:
+    """The stages that are still to run and that no live worker listens for. Mostly none, and no query then."""
+    found = [
+        action
+        for action in (request.convert, request.build)
+        if not any(action.queue in worker.queues for worker in fleet)
+    ]
+    if not found or engine_exists(session, request.build.key):
+        return []
+    converted = session.get(CheckpointRow, request.convert.key) is not None
+    return [action for action in found if action.stage is Stage.BUILD or not converted]
+
+
+def _no_worker(request: Request, action: NewAction, fleet: Sequence[WorkerRow]) -> Problem:
+    what = f"{request.toolchain} {request.version}"
+    platforms = {
+        worker.name: shown(platform_of(worker))
+        for worker in fleet
+        if has_toolchain(worker, request.toolchain, request.version, action.stage)
+    }
+    others = "; ".join(f"{name} {platform}" for name, platform in platforms.items())
+    building = action.stage is Stage.BUILD
+    return Problem(
+        pointer="/platform" if building else "/toolchain/version",
+        code="no_worker",
+        detail=f"no live worker can {action.stage} with {what}"
+        + (f" for {request.platform_label}" if building else ""),
+        value=request.platform_label if building else request.version,
+        expected=f"one of: {others}" if others else f"no live worker can {action.stage} with {what} anywhere",
+        remedy="start such a worker, ask for one of these, or leave require_worker out to wait",
+    )

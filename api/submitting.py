@@ -1,0 +1,36 @@
+"""From a spec to an accepted build: plan, one transaction, then the announcement."""
+
+from __future__ import annotations
+
+from api.control import ControlPlane
+from api.staffing import require_worker as refuse_without_worker
+from api.staffing import why_unserved
+from enginefarm.spec import BuildSpec
+from enginefarm.wire import BuildState, Disposition, Submitted
+from models.access import Caller
+from models.listing import find_engine
+from models.submission import submit
+
+
+def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
+    """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
+    plan = control.planner.plan(spec)
+    request, fleet = plan.asked_by(caller.name), control.fleet.workers()
+    with control.database.write() as session:
+        if require_worker:
+            refuse_without_worker(session, request, fleet)
+        accepted = submit(session, request)
+    control.announcer.announce(accepted.announcements)
+    cached = accepted.disposition is Disposition.CACHED
+    with control.database.read() as session:
+        engine = find_engine(session, request.build.key) if cached else None
+        waiting_for = None if cached else why_unserved(session, request, fleet)
+    return Submitted(
+        id=accepted.id,
+        key=request.build.key,
+        disposition=accepted.disposition,
+        state=BuildState.SUCCEEDED if cached else BuildState.QUEUED,
+        engine=engine,
+        waiting_for=waiting_for,
+        notes=list(plan.notes),
+    )
