@@ -12,9 +12,14 @@ DATA = Path(__file__).resolve().parents[2] / "toolchains" / "trtllm" / "data"
 TYPES = {"int": int, "float": float, "str": str}
 
 
+@cache
 def release(version: str) -> dict[str, Any]:
-    releases = json.loads((DATA / "releases.json").read_bytes())["releases"]
-    return next(release for release in releases if release["version"] == version)
+    """The series that the release is of: its programs."""
+    for path in (DATA / "releases").glob("*.json"):
+        series: dict[str, Any] = json.loads(path.read_bytes())
+        if any(release["version"] == version for release in series["releases"]):
+            return series
+    raise LookupError(version)
 
 
 def build_parser(version: str) -> argparse.ArgumentParser:
@@ -43,4 +48,4 @@ def _how(option: dict[str, Any]) -> dict[str, Any]:
         "default": option["default"],
         "dest": option["flag"].lstrip("-").replace("-", "_"),
     }
-    return how | {key: option[key] for key in ("choices", "nargs", "const") if key in option}
+    return how | {key: option[key] for key in ("choices", "nargs", "const", "required") if key in option}

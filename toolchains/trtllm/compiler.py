@@ -13,7 +13,7 @@ from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
-from toolchains.trtllm import failure, installation, log_line, normalisation, options, output, plan
+from toolchains.trtllm import failure, installation, limits, log_line, normalisation, options, output, placement, plan
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.installation import Installation
@@ -46,7 +46,8 @@ class TensorRTLLM:
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
         case = _case(spec, facts, platform)
-        return (*options.problems(case), *(problem for rule in RULES for problem in rule(case)))
+        ours = (*options.problems(case), *placement.problems(case), *limits.problems(case))
+        return (*ours, *(problem for rule in RULES for problem in rule(case)))
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         return plan.commands(job, directories, self._discover())
@@ -66,12 +67,14 @@ def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Case:
 
 
 def _notes(release: Descriptor) -> str:
-    """What it is built on, as far as its own notes say."""
+    """What it is built on, as far as its own notes say, and how sure its options are."""
     parts = {
         "TensorRT": release.tensorrt,
         "CUDA": release.cuda,
         "PyTorch": release.torch,
         "NVIDIA PyTorch container": release.container,
+        "ModelOpt": release.modelopt,
     }
     stated = [f"{part} {version or 'not stated'}" for part, version in parts.items()]
-    return "; ".join([*([release.notes] if release.notes else []), *stated])
+    source = release.source
+    return "; ".join([*([release.notes] if release.notes else []), *stated, f"{source.how} ({source.sure})"])

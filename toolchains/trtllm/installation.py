@@ -59,8 +59,8 @@ def _missing_for_convert(here: Installation, release: Descriptor) -> str | None:
     if shutil.which(here.python) is None:
         return f"no {here.python} on PATH"
     scripts = [here.examples / script.script for script in release.convert.values()]
-    if absent := [str(script) for script in scripts if not script.is_file()]:
-        return f"no {', '.join(absent)}: set {EXAMPLES_VARIABLE} to the examples folder of the release"
+    if not any(script.is_file() for script in scripts):
+        return f"none of {', '.join(map(str, scripts))}: set {EXAMPLES_VARIABLE} to the examples folder of the release"
     return None
 
 

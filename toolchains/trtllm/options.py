@@ -6,25 +6,34 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
+from packaging.version import Version
+
 from enginefarm.errors import Problem
 from toolchains.trtllm.case import Case
-from toolchains.trtllm.release import Descriptor, former, reserved
+from toolchains.trtllm.hints import former, reserved
+from toolchains.trtllm.release import Descriptor, seen_in
 
 
 def schema(release: Descriptor) -> dict[str, Any]:
     """JSON Schema of `options` for every family of this release."""
-    properties = {
-        name: option.value_schema
-        for architecture in release.architectures
-        for name, option in release.options(architecture).items()
-    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for architecture in release.architectures:
+        for name, option in release.options(architecture).items():
+            found.setdefault(name, [])
+            if option.value_schema not in found[name]:
+                found[name].append(option.value_schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Options of TensorRT-LLM {release.version}",
         "type": "object",
-        "properties": dict(sorted(properties.items())),
+        "properties": {name: _joined(schemas) for name, schemas in sorted(found.items())},
         "additionalProperties": False,
     }
+
+
+def _joined(schemas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Scripts may give one name different values: what any of them takes."""
+    return schemas[0] if len(schemas) == 1 else {"description": schemas[0]["description"], "anyOf": schemas}
 
 
 def problems(case: Case) -> Iterator[Problem]:
@@ -43,20 +52,45 @@ def problems(case: Case) -> Iterator[Problem]:
 
 
 def _unknown(case: Case, name: str) -> Problem:
-    version = case.release.version
-    code, detail, remedy = "unknown_option", f"TensorRT-LLM {version} has no option {name}", _guess(case, name)
-    other_names = case.release.other_names(case.facts.architecture)
-    if name in reserved():
-        code, detail = "reserved_option", f"{name} is not set under /options: {reserved()[name].why}"
-        remedy = _instead(reserved()[name].instead)
-    elif name in other_names:
-        code, detail = "option_twice", f"{name} and {other_names[name]} are one option, and both are given"
-        remedy = f"give only {other_names[name]}"
-    elif name in former():
-        gone = former()[name]
-        code, detail = "former_option", f"{name} is gone since TensorRT-LLM {gone.gone_in}: {gone.why}"
-        remedy = _instead(gone.instead)
+    code, detail, remedy = next(_reasons(case, name))
     return Problem(pointer=f"/options/{name}", code=code, detail=detail, value=case.spec.options[name], remedy=remedy)
+
+
+def _reasons(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
+    """Why the option is refused: code, detail and remedy. The first is the best."""
+    version = case.release.version
+    other_names = case.release.other_names(case.facts.architecture)
+    if name in other_names and other_names[name] in case.known:
+        detail = f"{name} and {other_names[name]} are one option, and both are given"
+        yield "option_twice", detail, f"give only {other_names[name]}"
+    gone = former().get(name)
+    if gone and Version(version) >= Version(gone.gone_in):
+        detail = f"{name} is gone since TensorRT-LLM {gone.gone_in}: {gone.why}"
+        yield "former_option", detail, _instead(gone.instead)
+    if name in reserved():
+        hint = reserved()[name]
+        yield "reserved_option", f"{name} is not set under /options: {hint.why}", _instead(hint.instead)
+    yield from _of_others(case, name)
+    yield "unknown_option", f"TensorRT-LLM {version} has no option {name}", _guess(case, name)
+
+
+def _of_others(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
+    """What is known of the option from other families and other releases."""
+    version, seen = case.release.version, seen_in(name)
+    if version in seen:
+        detail = f"the conversion of {case.facts.architecture} in TensorRT-LLM {version} has no option {name}"
+        yield "unknown_option", detail, _guess(case, name)
+    elif seen and Version(seen[-1]) > Version(version):
+        detail = f"TensorRT-LLM {version} has no option {name}: {seen[-1]} is the first release known to have it"
+        yield "newer_option", detail, f"remove it, or build with {seen[-1]} or newer"
+    elif seen and Version(seen[0]) < Version(version):
+        detail = f"TensorRT-LLM {version} has no option {name}: {seen[0]} is the last release known to have it"
+        yield "former_option", detail, "remove it"
+    elif seen:
+        detail = (
+            f"no option {name} of TensorRT-LLM {version} is proven: releases before and after it take it in two ways"
+        )
+        yield "unknown_option", detail, "remove it"
 
 
 def _instead(pointer: str) -> str:

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from toolchains.toolchain import Command, Directories, Job
+from toolchains.trtllm import placement
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
@@ -32,49 +31,51 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
 def _convert(job: Job, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
     script = release.script_for(job.facts.architecture)
     assert script is not None, "preflight lets no other architecture through"
-    spec, table = job.spec, script.options
-    sizes = {"tp_size": spec.parallelism.tp, "pp_size": spec.parallelism.pp, "cp_size": spec.parallelism.cp}
+    spec, architecture = job.spec, job.facts.architecture
     return (
         *(here.python, str(here.examples / script.script)),
-        *("--model_dir", str(directories.source), "--output_dir", str(directories.output)),
-        *("--dtype", spec.precision.dtype),
-        *_arguments(table, sizes),
-        *_options(release.convert_options(job.facts.architecture), spec.options),
-    )
+        *placement.arguments(
+            release, architecture,
+            source=str(directories.source), output=str(directories.output),
+            dtype=spec.precision.dtype, parallelism=spec.parallelism,
+        ),
+        *_options(release.convert_options(architecture), spec),
+    )  # fmt: skip
 
 
 def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
     return (
         *(here.build_program, "--checkpoint_dir", str(directories.source), "--output_dir", str(directories.output)),
-        *_options(release.build_options, spec.options),
+        *_options(release.build_options, spec),
         *_limits(spec, release.build_table),
-        *("--output_timing_cache", str(directories.scratch / TIMING_CACHE)),
+        *_timing_cache(release.build_table, directories),
     )
 
 
 def _limits(spec: BuildSpec, table: Table) -> Iterator[str]:
-    """The three that make the shape are always written; the others where the program would do otherwise."""
-    limits = spec.limits
-    for name, value in (
-        ("max_batch_size", limits.max_batch_size),
-        ("max_input_len", limits.max_input_len),
-        ("max_seq_len", limits.seq_len),
-    ):
-        yield from (table.by_name[name].flag, str(value))
-    rest: dict[str, JsonValue] = {"max_beam_width": limits.max_beam_width, "max_num_tokens": limits.max_num_tokens}
-    if limits.opt_num_tokens != derived_opt_num_tokens(limits):
-        rest["opt_num_tokens"] = limits.opt_num_tokens
-    yield from _arguments(table, rest)
+    """The three that make the shape are always written; the others where the program would do otherwise.
+
+    Releases before 0.11 count the output alone.
+    """
+    limits, known = spec.limits, table.by_name
+    total = ("max_seq_len", limits.seq_len) if "max_seq_len" in known else ("max_output_len", limits.max_output_len)
+    for name, value in (("max_batch_size", limits.max_batch_size), ("max_input_len", limits.max_input_len), total):
+        yield from (known[name].flag, str(value))
+    yield from known["max_beam_width"].argv(limits.max_beam_width)
+    yield from known["max_num_tokens"].argv(limits.max_num_tokens)
+    if limits.opt_num_tokens not in (None, derived_opt_num_tokens(limits)):
+        yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
 
 
-def _options(known: Mapping[str, Option], given: Mapping[str, JsonValue]) -> Iterator[str]:
+def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
+    """One option for both ways before 0.9."""
+    name = "output_timing_cache" if "output_timing_cache" in table.by_name else "timing_cache"
+    yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
+
+
+def _options(known: Mapping[str, Option], spec: BuildSpec) -> Iterator[str]:
     for name, option in known.items():
-        yield from option.argv(given.get(name, option.default))
-
-
-def _arguments(table: Table, values: Mapping[str, JsonValue]) -> Iterator[str]:
-    for name, value in values.items():
-        yield from table.by_name[name].argv(value)
+        yield from option.argv(spec.options.get(name, option.default), spec.precision.dtype)
 
 
 def _carry_tokenizer(directories: Directories) -> Command:

@@ -1,21 +1,22 @@
-"""The releases as data. Adding one is adding an entry to `data/releases.json`, and tables if its options moved."""
+"""The releases as data. Adding one is adding it to a file of `data/releases`, and tables if its options moved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, cached_property
-from pathlib import Path
 
+from packaging.version import Version
 from pydantic import TypeAdapter
 
 from enginefarm.errors import InvalidSpec, Problem
-from toolchains.trtllm.table import Fact, Option, Source, Table
-
-DATA = Path(__file__).parent / "data"
+from toolchains.trtllm import family as families_
+from toolchains.trtllm import hints
+from toolchains.trtllm.family import Family
+from toolchains.trtllm.table import DATA, Fact, Option, Source, Table, table
 
 
 class Script(Fact):
-    """A conversion script: its path below the examples folder, and the file of its table."""
+    """A program of the examples: its path below their folder, and the file of its table."""
 
     script: str
     table: str
@@ -25,23 +26,8 @@ class Script(Fact):
         return table(self.table)
 
 
-class Reserved(Fact):
-    """An option that exists, but that a caller does not write under `/options`."""
-
-    instead: str
-    why: str
-
-
-class Former(Fact):
-    """An option of an older release."""
-
-    instead: str
-    gone_in: str
-    why: str
-
-
-class Descriptor(Fact):
-    """One release: the programs it has, what they accept, and what it is built on (None: not stated)."""
+class ReleaseFacts(Fact):
+    """One release of a series, and what it is built on (None: not stated, which is not the same as unchanged)."""
 
     version: str
     commit: str | None
@@ -49,9 +35,23 @@ class Descriptor(Fact):
     cuda: str | None
     torch: str | None
     container: str | None
+    modelopt: str | None
     notes: str | None
+
+
+class Programs(Fact):
+    """The programs that the releases of one series have, and what they accept."""
+
     build: str
+    quantize: Script
+    refit: str | None  # None: no table proves its options
     convert: Mapping[str, Script]  # by family
+
+
+class Descriptor(ReleaseFacts, Programs):
+    """One release: its programs, and how sure we are of their options."""
+
+    source: Source
 
     @property
     def build_table(self) -> Table:
@@ -64,76 +64,48 @@ class Descriptor(Fact):
 
     @cached_property
     def architectures(self) -> tuple[str, ...]:
-        return tuple(sorted(name for name, family in families().items() if family in self.convert))
+        return tuple(sorted(name for name in families_.names() if self.script_for(name)))
+
+    def family(self, architecture: str) -> Family | None:
+        return families_.by_name().get(families_.names().get(architecture, ""))
 
     def script_for(self, architecture: str) -> Script | None:
-        return self.convert.get(families().get(architecture, ""))
+        """The script that is proven to take this architecture in this release."""
+        proven = families_.since(architecture)
+        if proven is None or Version(self.version) < Version(proven):
+            return None
+        return self.convert.get(families_.names()[architecture])
 
     def convert_options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of the script that takes this architecture; nothing if none does."""
         script = self.script_for(architecture)
-        return open_to_callers(script.table) if script else {}
+        return _of_convert(open_to_callers(script.table)) if script else {}
 
     def options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of both programs."""
-        script = self.script_for(architecture)
-        return open_to_callers(self.build, *([script.table] if script else []))
+        return {**self.build_options, **self.convert_options(architecture)}
 
     def other_names(self, architecture: str) -> Mapping[str, str]:
         script = self.script_for(architecture)
         return other_names(self.build, *([script.table] if script else []))
 
 
-class _Releases(Fact):
-    what: str
+class _Series(Programs):
     source: Source
-    releases: tuple[Descriptor, ...]
+    releases: tuple[ReleaseFacts, ...]
 
-
-class _Families(Fact):
-    what: str
-    source: Source
-    families: Mapping[str, tuple[str, ...]]
-
-
-class _ReservedOptions(Fact):
-    what: str
-    source: Source
-    options: Mapping[str, Reserved]
-
-
-class _FormerOptions(Fact):
-    what: str
-    source: Source
-    options: Mapping[str, Former]
+    def descriptors(self) -> list[Descriptor]:
+        shared = {name: getattr(self, name) for name in (*Programs.model_fields, "source")}
+        return [Descriptor(**dict(release), **shared) for release in self.releases]
 
 
 @cache
 def releases() -> tuple[Descriptor, ...]:
     """Newest first."""
-    return _Releases.model_validate_json((DATA / "releases.json").read_bytes()).releases
-
-
-@cache
-def families() -> Mapping[str, str]:
-    """Hugging Face architecture → family."""
-    data = _Families.model_validate_json((DATA / "families.json").read_bytes())
-    return {name: family for family, names in data.families.items() for name in names}
-
-
-@cache
-def reserved() -> Mapping[str, Reserved]:
-    return _ReservedOptions.model_validate_json((DATA / "reserved.json").read_bytes()).options
-
-
-@cache
-def former() -> Mapping[str, Former]:
-    return _FormerOptions.model_validate_json((DATA / "former_options.json").read_bytes()).options
-
-
-@cache
-def table(file: str) -> Table:
-    return TypeAdapter(Table).validate_json((DATA / "tables" / file).read_bytes())
+    read = TypeAdapter(_Series).validate_json
+    series = [read(path.read_bytes()) for path in (DATA / "releases").glob("*.json")]
+    known = [release for one in series for release in one.descriptors()]
+    return tuple(sorted(known, key=lambda release: Version(release.version), reverse=True))
 
 
 def find(version: str | None) -> Descriptor:
@@ -159,15 +131,35 @@ def find(version: str | None) -> Descriptor:
 
 def convert_option_names() -> frozenset[str]:
     """Every option that belongs to a conversion, in any release and family."""
-    scripts = {script.table for release in releases() for script in release.convert.values()}
-    return frozenset(name for file in scripts for name in open_to_callers(file))
+    programs = {script.table for release in releases() for script in (*release.convert.values(), release.quantize)}
+    return frozenset(name for file in programs for name in _of_convert(open_to_callers(file)))
 
 
 @cache
-def open_to_callers(*files: str) -> Mapping[str, Option]:
-    """The options of these tables that a caller may set, by name."""
-    options = (option for file in files for option in table(file).options)
-    return {option.name: option for option in options if option.name not in reserved()}
+def build_option_names() -> frozenset[str]:
+    """Every option of trtllm-build, in any release."""
+    return frozenset(name for file in {release.build for release in releases()} for name in table(file).by_name)
+
+
+def seen_in(name: str) -> list[str]:
+    """The releases in which a program has this option, newest first."""
+    return [release.version for release in releases() if any(name in table(file).by_name for file in _files(release))]
+
+
+def _files(release: Descriptor) -> list[str]:
+    return [release.build, release.quantize.table, *(script.table for script in release.convert.values())]
+
+
+@cache
+def open_to_callers(file: str) -> Mapping[str, Option]:
+    """The options of this table that a caller may set, by name."""
+    known = table(file).by_name
+    return {name: option.for_callers for name, option in known.items() if not hints.is_reserved(name, known)}
+
+
+def _of_convert(options: Mapping[str, Option]) -> Mapping[str, Option]:
+    """A name that trtllm-build has too is its own: it would enter both keys, and what it says there wins."""
+    return {name: option for name, option in options.items() if name not in build_option_names()}
 
 
 @cache

@@ -77,16 +77,39 @@ def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any
     return st.fixed_dictionaries({}, optional={name: _value(option) for name, option in known.items()})
 
 
-def _limits() -> st.SearchStrategy[dict[str, Any]]:
+def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
     tokens = st.one_of(st.none(), st.integers(1, 40_000))
+    known = releases.find(version).build_table.by_name
     return st.fixed_dictionaries(
         {
             "max_batch_size": st.integers(1, 4096),
             "max_input_len": st.integers(1, 20_000),
             "max_output_len": st.integers(1, 4096),
         },
-        optional={"max_beam_width": st.integers(1, 8), "max_num_tokens": tokens, "opt_num_tokens": tokens},
+        optional={"max_beam_width": st.integers(1, 8), "max_num_tokens": tokens}
+        | ({"opt_num_tokens": tokens} if "opt_num_tokens" in known else {}),
     )
+
+
+def _roles(version: str, architecture: str) -> set[str]:
+    """The kinds of parallelism that the script has an option for; Gemma's tensor parallelism is called world size."""
+    release = releases.find(version)
+    script = release.script_for(architecture)
+    names = script.options.by_name if script else {}
+    return {
+        role for role in ("tp", "pp", "cp") if f"{role}_size" in names or (role, "world_size" in names) == ("tp", True)
+    }
+
+
+def each_program() -> list[tuple[str, str]]:
+    """A (version, architecture) for every pair of tables that some release has."""
+    found = {}
+    for release in releases.releases():
+        for architecture in release.architectures:
+            script = release.script_for(architecture)
+            assert script is not None
+            found.setdefault((release.build, script), (release.version, architecture))
+    return sorted(found.values())
 
 
 @st.composite
@@ -96,7 +119,7 @@ def specs(draw: st.DrawFn, version: str = VERSION, architecture: str = LLAMA) ->
     return spec(
         version,
         precision={"dtype": draw(st.sampled_from(["auto", "bfloat16", "float16", "float32"]))},
-        parallelism={"tp": draw(size), "pp": draw(size), "cp": draw(st.sampled_from([1, 2]))},
-        limits=draw(_limits()),
+        parallelism={role: draw(size) if role in _roles(version, architecture) else 1 for role in ("tp", "pp", "cp")},
+        limits=draw(_limits(version)),
         options=draw(_options(version, architecture)),
     )

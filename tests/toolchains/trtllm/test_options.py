@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from packaging.version import Version
 
 from enginefarm.errors import Problem
 from tests.doubles.option_parser import DATA
 from tests.toolchains.trtllm.cases import FACTS, H100, LLAMA, VERSION, spec
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.release import find, former, reserved
+from toolchains.trtllm.hints import former, reserved
+from toolchains.trtllm.release import Descriptor, find, releases
 
 SCHEMA = TOOLCHAIN.options_schema(VERSION)
 JSON = st.recursive(
@@ -109,25 +111,62 @@ def test_all_findings_at_once() -> None:
 
 def test_schema_is_a_schema_whose_defaults_are_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
-    defaults = {name: option["default"] for name, option in SCHEMA["properties"].items()}
+    defaults = {name: option.default for name, option in find(VERSION).options(LLAMA).items()}
     Draft202012Validator(SCHEMA).validate(defaults)
     assert not set(defaults) & set(reserved())
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.sampled_from(sorted(SCHEMA["properties"])), JSON)
+@given(st.sampled_from(sorted(find(VERSION).options(LLAMA))), JSON)
 def test_schema_and_preflight_agree(name: str, value: Any) -> None:
     valid = Draft202012Validator(SCHEMA).is_valid({name: value})
     refused = [p for p in problems(**{name: value}) if p.code == "option_value"]
     assert valid == (not refused)
 
 
-def test_hints_hide_no_option_that_a_caller_may_set() -> None:
+@pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
+def test_every_release_has_a_schema_whose_defaults_are_valid(release: Descriptor) -> None:
+    schema = TOOLCHAIN.options_schema(release.version)
+    Draft202012Validator.check_schema(schema)
+    for option in schema["properties"].values():
+        for one in option.get("anyOf", [option]):
+            if "default" in one:
+                Draft202012Validator(one).validate(one["default"])
+    known = set(schema["properties"])
+    assert not {name for name in known & set(reserved()) if reserved()[name].where is None}
+    assert not {name for name in known & set(former()) if Version(former()[name].gone_in) <= Version(release.version)}
+
+
+def test_hints_lead_to_options_that_exist() -> None:
     known = set(find(VERSION).options(LLAMA))
-    assert not known & set(reserved())
-    assert not known & set(former())
     targets = {hint.instead for hint in (*former().values(), *reserved().values())}
     assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "code", "words"),
+    [
+        ("0.9.0", "user_buffer", "newer_option", "0.16.0"),
+        ("0.9.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
+        ("0.11.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
+        ("0.12.0", "max_output_len", "former_option", "/limits/max_output_len"),
+        ("0.12.0", "use_custom_all_reduce", "former_option", "when the engine runs"),
+        ("0.14.0", "use_fused_mlp", "unknown_option", "two ways"),
+        ("0.16.0", "chatglm_version", "unknown_option", "the conversion of LlamaForCausalLM"),
+        ("1.2.1", "paged_kv_cache", "reserved_option", "/options/kv_cache_type"),
+        ("1.2.1", "auto_parallel", "former_option", "1.2"),
+    ],
+)
+def test_what_another_release_or_family_has_is_said(version: str, name: str, code: str, words: str) -> None:
+    case = spec(version, options={name: "x"}, precision={"dtype": "float16"})
+    found = only([p for p in TOOLCHAIN.preflight(case, FACTS, H100) if p.pointer == f"/options/{name}"])
+    assert found.code == code
+    assert words in f"{found.detail} {found.remedy}"
+
+
+def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:
+    assert "paged_kv_cache" in find("0.12.0").options(LLAMA)
+    assert "paged_kv_cache" not in find("0.16.0").options(LLAMA)
 
 
 @pytest.mark.parametrize("path", sorted(DATA.rglob("*.json")), ids=lambda path: path.name)

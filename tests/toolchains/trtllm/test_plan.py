@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from tests.doubles.option_parser import build_parser, convert_parser
-from tests.toolchains.trtllm.cases import FACTS, H100, VERSION, facts, spec, specs
+from tests.toolchains.trtllm.cases import FACTS, H100, LLAMA, VERSION, each_program, facts, spec, specs
 from toolchains.toolchain import Directories, Job
-from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm import TOOLCHAIN, family
 from toolchains.trtllm.compiler import TensorRTLLM
 from toolchains.trtllm.installation import Installation
 
@@ -21,19 +22,52 @@ DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"))
 VERSIONS = [release.version for release in TOOLCHAIN.releases()]
 
 
-def commands(stage: Stage, wanted: BuildSpec, version: str = VERSION) -> list[tuple[str, ...]]:
-    normal, _ = HERE.normalise(wanted, FACTS, H100)
-    job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=H100)
+def commands(
+    stage: Stage, wanted: BuildSpec, version: str = VERSION, architecture: str = LLAMA
+) -> list[tuple[str, ...]]:
+    model = facts(architecture=architecture)
+    normal, _ = HERE.normalise(wanted, model, H100)
+    job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=model, platform=H100)
     return [command.argv for command in HERE.plan(job, DIRECTORIES)]
+
+
+def one_line(argv: tuple[str, ...]) -> str:
+    return " ".join(argv)
+
+
+CONVERT = "--model_dir /source --output_dir /output --dtype bfloat16"
+SHAPE = "--max_batch_size 32 --max_input_len 4096 --max_seq_len 5120"
+SEED_BUILDS = {
+    "0.8.0": "--bert_attention_plugin bfloat16 --gpt_attention_plugin bfloat16 --gemm_plugin bfloat16 "
+    "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --timing_cache /scratch/model.cache",
+    "0.9.0": "--bert_attention_plugin bfloat16 --gpt_attention_plugin bfloat16 --gemm_plugin bfloat16 "
+    "--moe_plugin bfloat16 --mamba_conv1d_plugin bfloat16 "
+    "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --output_timing_cache /scratch/model.cache",
+    "0.10.0": "--bert_attention_plugin bfloat16 --gpt_attention_plugin bfloat16 --gemm_plugin bfloat16 "
+    "--nccl_plugin bfloat16 --moe_plugin bfloat16 --mamba_conv1d_plugin bfloat16 "
+    "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --output_timing_cache /scratch/model.cache",
+    "0.11.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    "0.12.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    "0.13.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    "0.14.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    "0.15.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    "0.16.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    # Between 0.16 and mid 2025 some defaults changed, so that they are said.
+    **dict.fromkeys(
+        ("0.17.0", "0.17.0.post1", "0.18.0", "0.18.1", "0.18.2", "0.19.0"),
+        "--gemm_plugin auto --tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable "
+        f"{SHAPE} --output_timing_cache /scratch/model.cache",
+    ),
+}
+SEED_BUILD_SINCE_0_20 = f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_seed_convert(version: str) -> None:
     convert, carry = commands(Stage.CONVERT, spec(version), version)
-    assert convert == (
-        "python3", "/examples/models/core/llama/convert_checkpoint.py",
-        "--model_dir", "/source", "--output_dir", "/output", "--dtype", "bfloat16",
-    )  # fmt: skip
+    moved = tuple(map(int, version.split(".")[:2])) >= (0, 20)
+    script = f"/examples/{'models/core/' if moved else ''}llama/convert_checkpoint.py"
+    assert one_line(convert) == f"python3 {script} {CONVERT}"
     assert carry[:2] == (sys.executable, "-I")
     assert Path(carry[2]).is_file()
     assert carry[3:] == ("/source", "/output")
@@ -42,12 +76,17 @@ def test_seed_convert(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_seed_build(version: str) -> None:
     build, carry = commands(Stage.BUILD, spec(version), version)
-    assert build == (
-        "trtllm-build", "--checkpoint_dir", "/source", "--output_dir", "/output", "--gemm_plugin", "auto",
-        "--max_batch_size", "32", "--max_input_len", "4096", "--max_seq_len", "5120",
-        "--output_timing_cache", "/scratch/model.cache",
-    )  # fmt: skip
+    golden = SEED_BUILDS.get(version, SEED_BUILD_SINCE_0_20)
+    assert one_line(build) == f"trtllm-build --checkpoint_dir /source --output_dir /output {golden}"
     assert carry[3:] == ("/source", "/output")
+
+
+def test_gemma_has_names_of_its_own() -> None:
+    convert = commands(Stage.CONVERT, spec("0.16.0", parallelism={"tp": 2}), "0.16.0", "Gemma2ForCausalLM")[0]
+    assert one_line(convert) == (
+        "python3 /examples/gemma/convert_checkpoint.py --ckpt-type hf --model-dir /source "
+        "--output-model-dir /output --dtype bfloat16 --world-size 2"
+    )
 
 
 def test_parallelism_is_the_conversions_alone() -> None:
@@ -88,27 +127,39 @@ def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
     assert HERE.plan(job, DIRECTORIES)[0].environment == {"HOME": "/scratch", "HF_HUB_OFFLINE": "1"}
 
 
-@settings(max_examples=300, deadline=None)
-@given(specs())
-def test_every_plan_is_what_the_programs_accept(wanted: BuildSpec) -> None:
-    """argparse reads back what the normalised spec says, for each option and limit."""
-    normal, _ = HERE.normalise(wanted, FACTS, H100)
-    (convert, _), (build, _) = commands(Stage.CONVERT, wanted), commands(Stage.BUILD, wanted)
-    read_convert = vars(convert_parser(VERSION, "llama").parse_args(convert[2:]))
-    read_build = vars(build_parser(VERSION).parse_args(build[1:]))
+@pytest.mark.parametrize(("version", "architecture"), each_program())
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_every_plan_is_what_the_programs_accept(version: str, architecture: str, data: st.DataObject) -> None:
+    """argparse reads back what the normalised spec says, for each option and limit, in every release and family."""
+    wanted, model = data.draw(specs(version, architecture)), facts(architecture=architecture)
+    normal, _ = HERE.normalise(wanted, model, H100)
+    convert = commands(Stage.CONVERT, wanted, version, architecture)[0]
+    build = commands(Stage.BUILD, wanted, version, architecture)[0]
+    read_convert = vars(convert_parser(version, family.names()[architecture]).parse_args(convert[2:]))
+    read_build = vars(build_parser(version).parse_args(build[1:]))
     for name, value in normal.options.items():
-        assert (read_convert if name in HERE.convert_options else read_build)[name] == value
-    sizes = normal.parallelism
-    assert [read_convert[f"{name}_size"] for name in ("tp", "pp", "cp")] == [sizes.tp, sizes.pp, sizes.cp]
+        read = (read_convert if name in HERE.convert_options else read_build)[name]
+        assert read == value or (value, read) == ("auto", normal.precision.dtype)
+    _assert_sizes(read_convert, normal)
     assert read_convert["dtype"] == normal.precision.dtype
     _assert_limits(read_build, normal)
 
 
+def _assert_sizes(read: dict[str, Any], normal: BuildSpec) -> None:
+    sizes = normal.parallelism
+    assert read.get("tp_size", read.get("world_size", 1)) == sizes.tp
+    assert (read.get("pp_size", 1), read.get("cp_size", 1)) == (sizes.pp, sizes.cp)
+
+
 def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
-    asked = normal.limits.model_dump(exclude={"max_output_len", "opt_num_tokens"})
+    asked = normal.limits.model_dump(exclude={"max_output_len", "max_seq_len", "opt_num_tokens"})
     assert {name: read[name] for name in asked} == asked
-    derived = min(normal.limits.max_batch_size * normal.limits.max_beam_width, normal.limits.max_num_tokens or 0)
-    assert normal.limits.opt_num_tokens in (read["opt_num_tokens"], derived)
+    total, output = normal.limits.seq_len, normal.limits.max_output_len
+    assert read["max_seq_len"] == total if "max_seq_len" in read else read["max_output_len"] == output
+    sequences = normal.limits.max_batch_size * normal.limits.max_beam_width
+    derived = min(sequences, normal.limits.max_num_tokens or sequences)
+    assert normal.limits.opt_num_tokens in (read.get("opt_num_tokens"), derived)
 
 
 def test_options_of_another_architecture_use_its_own_script() -> None:
@@ -117,3 +168,26 @@ def test_options_of_another_architecture_use_its_own_script() -> None:
         facts=facts(architecture="MixtralForCausalLM", num_experts=8), platform=None,
     )  # fmt: skip
     assert HERE.plan(job, DIRECTORIES)[0].argv[1].endswith("/llama/convert_checkpoint.py")
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "role", "code"),
+    [
+        ("0.16.0", "GemmaForCausalLM", "pp", "no_pp"),
+        ("0.10.0", "PhiForCausalLM", "tp", "no_tp"),
+        ("0.10.0", LLAMA, "cp", "no_cp"),
+    ],
+)
+def test_a_kind_of_parallelism_without_an_option_is_refused(
+    version: str, architecture: str, role: str, code: str
+) -> None:
+    model = facts(architecture=architecture)
+    normal, _ = HERE.normalise(spec(version, parallelism={role: 2}), model, H100)
+    (problem,) = HERE.preflight(normal, model, H100)
+    assert (problem.code, problem.pointer) == (code, f"/parallelism/{role}")
+
+
+def test_a_limit_without_an_option_is_refused() -> None:
+    normal, _ = HERE.normalise(spec("0.8.0", limits={"max_batch_size": 4, "opt_num_tokens": 2}), FACTS, H100)
+    (problem,) = HERE.preflight(normal, FACTS, H100)
+    assert (problem.code, problem.pointer) == ("limit_unknown", "/limits/opt_num_tokens")

@@ -31,7 +31,7 @@ class Refused:
 
 
 CASES = [
-    Refused("architecture", "/model", model=facts(architecture="GPT2LMHeadModel")),
+    Refused("architecture", "/model", model=facts(architecture="GPTJForCausalLM")),
     Refused("quantized_model", "/model", model=facts(quantization_config={"quant_method": "awq"})),
     Refused("remote_code", "/model", model=facts(remote_code=True)),
     Refused("dtype_unknown", "/precision/dtype", {"precision": {}}, facts(dtype=None)),

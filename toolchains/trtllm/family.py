@@ -1,0 +1,55 @@
+"""Families of models as data: which architecture goes to which conversion script, and how that script is spoken to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal
+
+from pydantic import JsonValue
+
+from toolchains.trtllm.table import DATA, Fact, Source
+
+Role = Literal["source", "output", "dtype", "tp", "pp", "cp"]
+
+# How most scripts name what the farm always says; a family may name some otherwise.
+_NAMES: Mapping[Role, str] = {
+    "source": "model_dir",
+    "output": "output_dir",
+    "dtype": "dtype",
+    "tp": "tp_size",
+    "pp": "pp_size",
+    "cp": "cp_size",
+}
+
+
+class Family(Fact):
+    architectures: Mapping[str, str]  # Hugging Face architecture → the release since which that is proven
+    writes: Mapping[Role, str] = {}
+    fixed: Mapping[str, JsonValue] = {}
+
+    def option_for(self, role: Role) -> str:
+        return self.writes.get(role, _NAMES[role])
+
+
+class _Families(Fact):
+    what: str
+    source: Source
+    families: Mapping[str, Family]
+
+
+@cache
+def by_name() -> Mapping[str, Family]:
+    return _Families.model_validate_json((DATA / "families.json").read_bytes()).families
+
+
+@cache
+def names() -> Mapping[str, str]:
+    """Hugging Face architecture → family, in any release."""
+    return {architecture: name for name, family in by_name().items() for architecture in family.architectures}
+
+
+def since(architecture: str) -> str | None:
+    """The release since which it is proven that the family's script takes this architecture."""
+    name = names().get(architecture)
+    return by_name()[name].architectures[architecture] if name else None
