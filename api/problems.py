@@ -38,12 +38,7 @@ def _on_purpose(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, EnginefarmError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s %s: %s", request.method, request.url.path, error.detail)
-    return _answer(
-        request,
-        ProblemDocument(
-            title=error.title, status=error.status, detail=error.detail, code=error.code, errors=list(error.problems)
-        ),
-    )
+    return _answer(request, ProblemDocument.of(error))
 
 
 def _not_valid(request: Request, error: Exception) -> ProblemResponse:

@@ -16,6 +16,8 @@ from enginefarm.connection import Connection, Query, accepted, segment
 from enginefarm.errors import BuildFailed, Conflict, EnginefarmError, FarmError
 from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
+from enginefarm.matrix import Matrix
+from enginefarm.resolution import Resolution, Wanted
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import (
     Build,
@@ -91,6 +93,12 @@ class Farm:
         response = self._connection.request("POST", "/v1/builds:explain", json=_json(spec))
         return self._connection.parse(Explanation, response)
 
+    def submit_matrix(self, spec: Mapping[str, Any], *, require_worker: bool = False) -> Matrix:
+        """Submit every combination of the lists in `spec`; a cell that is refused is an answer, no error."""
+        params = {"require_worker": "true"} if require_worker else {}
+        response = self._connection.request("POST", "/v1/builds:matrix", params=params, json=dict(spec))
+        return self._connection.parse(Matrix, response)
+
     def build(self, build_id: str, *, wait: float | None = None) -> Build:
         """One build; with `wait`, the farm holds its answer up to that many seconds for the end."""
         build, _ = self._look(build_id, wait, etag=None)
@@ -145,6 +153,16 @@ class Farm:
         """The catalogue, newest first, page after page."""
         for page in self._pages(EnginePage, "/v1/engines", {"model": model}):
             yield from page.items
+
+    def resolve(self, wanted: Wanted | Mapping[str, Any]) -> Resolution:
+        """The best engine that runs on the platform of `wanted`. Raises NotFound, saying what the nearest lack."""
+        body = wanted.model_dump(mode="json") if isinstance(wanted, Wanted) else dict(wanted)
+        return self._connection.parse(Resolution, self._connection.request("POST", "/v1/engines:resolve", json=body))
+
+    def pin(self, key: str, *, pinned: bool = True) -> EngineSummary:
+        """Keep an engine, whatever clears the catalogue up; or no longer."""
+        response = self._connection.request("PUT" if pinned else "DELETE", f"/v1/engines/{segment(key)}/pin")
+        return self._connection.parse(EngineSummary, response)
 
     def engine(self, key: str) -> Engine:
         return self._connection.get(Engine, f"/v1/engines/{segment(key)}")

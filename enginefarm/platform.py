@@ -6,7 +6,8 @@ enter a key, and in which form, is decided here and nowhere else.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -151,6 +152,25 @@ def differences(
     if "cpu_isa" in unlike and _level(found["cpu_isa"]) >= _level(needed["cpu_isa"]) > 0:
         del unlike["cpu_isa"]
     return unlike
+
+
+def unmet(
+    bound: Mapping[str, Any], here: PlatformSelector, binding: str
+) -> tuple[dict[str, tuple[object, object]], list[str]]:
+    """What keeps an engine that is `bound` to these fields from running `here`, as in `differences`, and the fields
+    that `here` leaves open. A whole GPU (`mig` null) on Linux and x86_64 need not be said."""
+    found = here.model_dump() if binding == "exact" else _by_branch(here.model_dump())
+    on_gpu = any(found[name] is not None for name in ("gpu", *_GPU_ONLY))
+    if on_gpu or here.cpu_isa:
+        found["os"] = found["os"] or "linux"
+        found["arch"] = found["arch"] or ("aarch64" if here.cpu_isa == "aarch64" else "x86_64")
+    known = {name for name in found if found[name] is not None}
+    known |= {"mig", "cpu_isa"} if on_gpu else set()
+    known |= {"gpu", *_GPU_ONLY} if here.cpu_isa else set()
+    unlike = {name: (needed, found[name]) for name, needed in bound.items() if name in known and found[name] != needed}
+    if "cpu_isa" in unlike and _level(found["cpu_isa"]) >= _level(bound["cpu_isa"]) > 0:
+        del unlike["cpu_isa"]
+    return unlike, sorted(name for name, needed in bound.items() if name not in known and needed is not None)
 
 
 def _level(isa: object) -> int:

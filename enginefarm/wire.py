@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from enginefarm.digest import Digest
-from enginefarm.errors import Problem
+from enginefarm.errors import EnginefarmError, Problem
 from enginefarm.fingerprint import Host
 from enginefarm.key import Key
 from enginefarm.manifest import FileEntry
@@ -234,3 +234,13 @@ class ProblemDocument(Body):
     code: str
     instance: str | None = None
     errors: list[Problem] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, error: EnginefarmError) -> ProblemDocument:
+        return cls(
+            title=error.title,
+            status=error.status,
+            detail=error.detail,
+            code=error.code,
+            errors=list(error.problems),
+        )

@@ -9,13 +9,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, RedirectResponse
 
-from api.auth import Reader
+from api.auth import Reader, Submitter
 from api.control import Control
 from enginefarm.digest import Digest
 from enginefarm.errors import NotFound
 from enginefarm.key import Key
-from enginefarm.wire import Engine, EnginePage
+from enginefarm.resolution import Resolution, Wanted
+from enginefarm.wire import Engine, EnginePage, EngineSummary
 from models.listing import MAX_PAGE, get_engine, list_engines
+from models.pins import set_pin
+from models.resolution import resolve
 from models.store import DirectoryStore
 
 router = APIRouter(tags=["engines"])
@@ -32,6 +35,27 @@ def engines(
     """Published engines, newest first."""
     with control.database.read() as session:
         return list_engines(session, limit=limit, cursor=cursor, model=model)
+
+
+@router.post("/v1/engines:resolve")
+def resolve_engine(wanted: Wanted, control: Control, _: Reader) -> Resolution:
+    """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them."""
+    with control.database.read() as session:
+        return resolve(session, wanted)
+
+
+@router.put("/v1/engines/{key}/pin")
+def pin(key: Key, control: Control, _: Submitter) -> EngineSummary:
+    """Keep this engine, whatever clears the catalogue up."""
+    with control.database.write() as session:
+        return set_pin(session, key, pinned=True)
+
+
+@router.delete("/v1/engines/{key}/pin")
+def unpin(key: Key, control: Control, _: Submitter) -> EngineSummary:
+    """Let this engine go when its time has come."""
+    with control.database.write() as session:
+        return set_pin(session, key, pinned=False)
 
 
 @router.get("/v1/engines/{key}")

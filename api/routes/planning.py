@@ -1,14 +1,22 @@
-"""What a spec would become, and many specs at once: /v1/builds:explain."""
+"""What a spec would become, and many specs at once: /v1/builds:explain and /v1/builds:matrix."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 
-from api.auth import Reader
-from api.control import Control
+from api.auth import Reader, Submitter
+from api.control import Control, ControlPlane
 from api.explaining import explain
+from api.routes.builds import RequireWorker
+from api.submitting import submit_spec
+from enginefarm.errors import EnginefarmError
 from enginefarm.explanation import Explanation
+from enginefarm.matrix import Cell, Matrix, cells
 from enginefarm.spec import BuildSpec
+from enginefarm.wire import ProblemDocument
+from models.access import Caller
 
 router = APIRouter(tags=["builds"])
 
@@ -17,3 +25,26 @@ router = APIRouter(tags=["builds"])
 def explain_build(spec: BuildSpec, control: Control, _: Reader) -> Explanation:
     """What a submit of this spec would do, and why: nothing is written, and nothing is refused that has a form."""
     return explain(control, spec)
+
+
+@router.post("/v1/builds:matrix")
+def submit_matrix(
+    spec: dict[str, Any], control: Control, caller: Submitter, require_worker: RequireWorker = False
+) -> Matrix:
+    """Submit every combination of the lists in a spec; each is accepted or refused on its own.
+
+    To give an option a list as its value, put it into another list.
+    """
+    return Matrix(
+        cells=[_cell(control, axes, cell, caller, require_worker=require_worker) for axes, cell in cells(spec)]
+    )
+
+
+def _cell(
+    control: ControlPlane, axes: dict[str, Any], spec: dict[str, Any], caller: Caller, *, require_worker: bool
+) -> Cell:
+    try:
+        submitted = submit_spec(control, BuildSpec.parse(spec), caller, require_worker=require_worker)
+    except EnginefarmError as error:
+        return Cell(axes=axes, status=error.status, problem=ProblemDocument.of(error))
+    return Cell(axes=axes, status=submitted.status, submitted=submitted)

@@ -98,7 +98,7 @@ def facts(rows: Iterable[tuple[str, object | None]]) -> Table:
 def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     """On stderr: for a person, or as the farm's problem document if the command was run with --json."""
     if ctx.meta.get(_JSON):
-        click.echo(_document(error).model_dump_json(), err=True)
+        click.echo(ProblemDocument.of(error).model_dump_json(), err=True)
         return
     # The detail of a refused spec is all its problems in one line: they are listed instead.
     summary = "" if isinstance(error, InvalidSpec) else error.detail
@@ -115,9 +115,3 @@ def print_problem(problem: Problem, *, known: str = "") -> None:
     for name, value in (("value", given), ("expected", problem.expected), ("remedy", problem.remedy)):
         if value is not None:
             say(f"{name}: {plain(value)}", indent=6)
-
-
-def _document(error: EnginefarmError) -> ProblemDocument:
-    return ProblemDocument(
-        title=error.title, status=error.status, detail=error.detail, code=error.code, errors=list(error.problems)
-    )

@@ -10,7 +10,9 @@ import click
 import enginefarm
 from enginefarm.cli import builds, engines, exits, fleet
 from enginefarm.cli.explain import explain
+from enginefarm.cli.matrix import matrix
 from enginefarm.cli.output import print_error, say
+from enginefarm.cli.resolve import pin, resolve
 from enginefarm.cli.settings import Settings
 from enginefarm.cli.submit import submit
 from enginefarm.client import DEFAULT_URL
@@ -50,14 +52,17 @@ def main(ctx: click.Context) -> None:
 
 for command in (
     submit,
+    matrix,
     explain,
     builds.status,
     builds.wait,
     builds.logs,
     builds.cancel,
     engines.ls,
+    resolve,
     engines.pull,
     engines.check,
+    pin,
     fleet.fingerprint,
     fleet.workers,
     fleet.toolchains,

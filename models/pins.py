@@ -1,0 +1,20 @@
+"""Pinned engines stay, whatever clears the catalogue up."""
+
+from __future__ import annotations
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from enginefarm.wire import EngineSummary
+from models.listing import get_engine
+from models.rows import EngineRow
+
+
+def set_pin(session: Session, key: str, *, pinned: bool) -> EngineSummary:
+    """Pin or unpin; doing it again changes nothing.
+
+    Raises:
+        NotFound
+    """
+    session.execute(update(EngineRow).where(EngineRow.key == key).values(pinned=pinned))
+    return EngineSummary(**get_engine(session, key).model_dump(include=set(EngineSummary.model_fields)))
