@@ -17,7 +17,7 @@ def farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningF
     """PostgreSQL, Valkey and a folder store."""
     store = tmp_path / "store"
     settings = {"DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{store}"}
-    yield from _running(tmp_path, settings)
+    yield from run_farm(tmp_path, settings)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path)
         "S3_ENDPOINT": f"http://{s3_server.endpoint}", "S3_ACCESS_KEY": s3_server.access_key,
         "S3_SECRET_KEY": s3_server.secret_key,
     }  # fmt: skip
-    yield from _running(tmp_path, settings)
+    yield from run_farm(tmp_path, settings)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def shared_farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
         "STORE_URL": f"file://{state / 'store'}",
     }  # fmt: skip
-    for made in _running(state, settings):
+    for made in run_farm(state, settings):
         made.add_api()
         made.add_worker("w1")
         yield made
 
 
-def _running(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:
+def run_farm(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:
     made = RunningFarm(state, settings)
     try:
         yield made

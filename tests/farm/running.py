@@ -72,13 +72,16 @@ class RunningFarm:
         self.urls.append(url)
         return url
 
-    def add_worker(self, name: str) -> Process:
-        process = self._add("workers", name, {"WORKER_NAME": name})
+    def add_worker(self, name: str, environment: Mapping[str, str] | None = None) -> Process:
+        process = self._add("workers", name, {"WORKER_NAME": name}, environment)
         process.wait_until(lambda: "listening on" in process.log.read_text(), seconds=60)
         return process
 
-    def _add(self, module: str, name: str, more: Mapping[str, str]) -> Process:
-        environment = self.environment | {PREFIX + key: value for key, value in more.items()}
+    def _add(
+        self, module: str, name: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
+    ) -> Process:
+        ours = {PREFIX + key: value for key, value in settings.items()}
+        environment = {**self.environment, **ours, **(environment or {})}
         process = Process(name, [sys.executable, "-m", module], environment, self.state / "logs" / f"{name}.log")
         self.processes.append(process)
         return process

@@ -1,0 +1,90 @@
+"""TensorRT-LLM's programs (as doubles) behind the real API, worker, queue and store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginefarm import fetch
+from enginefarm.client import Farm
+from enginefarm.errors import PlatformMismatch
+from enginefarm.fingerprint import detect
+from enginefarm.fit import require_fit
+from tests.doubles.installation import make_installation
+from tests.doubles.tiny_llama import make_tiny_llama
+from tests.farm.conftest import fresh_broker, run_farm
+from tests.farm.running import CHECKOUT, RunningFarm
+from tests.servers.redis import Valkey
+
+VERSION = "1.2.1"
+H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0", "NVIDIA A100-SXM4-80GB,80,8.0"
+
+
+def gpu_worker(farm: RunningFarm, name: str, gpu: str) -> None:
+    """A worker in what looks like NVIDIA's release image, on a machine that looks as if it had this GPU."""
+    installed = make_installation(farm.state / name, VERSION)
+    path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
+    farm.add_worker(name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu})
+
+
+@pytest.fixture(scope="module")
+def farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    state = tmp_path_factory.mktemp("trtllm")
+    settings = {
+        "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
+        "STORE_URL": f"file://{state / 'store'}",
+    }  # fmt: skip
+    for made in run_farm(state, settings):
+        made.add_api()
+        gpu_worker(made, "h100", H100)
+        make_tiny_llama(made.models / "tiny")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(farm: RunningFarm) -> Iterator[Farm]:
+    with Farm(farm.urls[0]) as made:
+        yield made
+
+
+def spec(farm: RunningFarm, **limits: Any) -> dict[str, Any]:
+    return {
+        "model": f"file:{farm.models / 'tiny'}", "toolchain": {"name": "trtllm", "version": VERSION},
+        "limits": {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 32} | limits,
+    }  # fmt: skip
+
+
+def test_submit_convert_build_pull(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    submitted = client.submit(spec(farm), require_worker=True)
+    ended = client.wait(submitted.id, timeout=60)
+    assert ended.state == "succeeded", ended.error
+    assert ended.platform.gpu == "NVIDIA H100 80GB HBM3"
+    engine = client.engine(submitted.key)
+    with pytest.raises(PlatformMismatch, match="gpu must be NVIDIA H100"):
+        require_fit(engine, detect(prefer_gpu=False).platform)
+    folder = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "rank0.engine", "tokenizer.json"}
+
+
+def test_sixteen_shapes_and_a_second_gpu_convert_once(farm: RunningFarm, client: Farm) -> None:
+    model = make_tiny_llama(farm.models / "shapes", seed=1)
+    before = farm.outcomes()
+    shapes = spec(farm, max_batch_size=[1, 2, 4, 8], max_input_len=[16, 32, 48, 64]) | {"model": f"file:{model}"}
+    cells = client.submit_matrix(shapes).cells
+    builds = [cell.submitted for cell in cells if cell.submitted]
+    assert len({build.key for build in builds}) == 16
+    assert {client.wait(build.id, timeout=120).state for build in builds} == {"succeeded"}
+    after = farm.outcomes()
+    assert after[("convert", "succeeded")] - before.get(("convert", "succeeded"), 0) == 1
+    assert after[("build", "succeeded")] - before.get(("build", "succeeded"), 0) == 16
+
+    gpu_worker(farm, "a100", A100)
+    other = spec(farm) | {"model": f"file:{model}", "platform": {"gpu": "NVIDIA A100-SXM4-80GB"}}
+    assert client.wait(client.submit(other).id, timeout=60).state == "succeeded"
+    last = farm.outcomes()
+    assert last[("convert", "succeeded")] == after[("convert", "succeeded")]
+    assert last[("build", "succeeded")] == after[("build", "succeeded")] + 1
