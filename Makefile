@@ -10,10 +10,10 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export STATE ?= var
 export PORT ?= 8000
 
-.PHONY: help demo up test check format bench clean
+.PHONY: help demo up test check format bench bench-gpu clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## the main job on a real model: submit, build, pull, generate (about 10 minutes the first time)
 	$(BIN)/python -m demo
@@ -35,7 +35,10 @@ format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs an NVIDIA GPU and torch for CUDA
+bench: $(VENV)/.dev ## the farm beside bare FastAPI and bare Celery, measured in one run (about 3 minutes)
+	$(BIN)/python -m benchmarks
+
+bench-gpu: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs an NVIDIA GPU and torch for CUDA
 	$(BIN)/python -m benchmarks.gpu
 
 clean: ## remove what was set up and built

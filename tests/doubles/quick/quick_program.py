@@ -9,7 +9,7 @@ from pathlib import Path
 stage, source, output, seconds, behave = sys.argv[1:]
 source, output = Path(source), Path(output)
 
-print(f"{stage} begins in {os.getpid()}", flush=True)
+print(f"{stage} begins at {time.time():.6f} in {os.getpid()}", flush=True)
 end = time.monotonic() + float(seconds)
 while (left := end - time.monotonic()) > 0:
     print(f"progress {1 - left / float(seconds):.2f}", flush=True)
@@ -26,4 +26,4 @@ for path in source.iterdir():
     shutil.copy(path, output / path.name)
 if stage == "build":
     (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000])
-print(f"{stage} ends", flush=True)
+print(f"{stage} ends at {time.time():.6f}", flush=True)

@@ -1,0 +1,104 @@
+"""What every benchmark runs on: PostgreSQL, Valkey, one API and one worker, and bare programs to compare with."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.bare_celery import TASK, application
+from enginefarm.client import Farm
+from local.process import Process
+from models.access import Scope, create
+from models.settings import Settings
+from tests.farm.running import CHECKOUT, RunningFarm
+from tests.servers.postgres import Postgres
+from tests.servers.redis import Valkey
+from tests.servers.server import free_port, new_data_dir
+
+# As a farm in production has them; the tests' farm is more impatient.
+_PATIENT = {
+    name.upper(): str(Settings.model_fields[name].default)
+    for name in ("lease_seconds", "sweep_seconds", "worker_seconds", "kill_seconds")
+}
+
+
+class Ground:
+    """A context. The farm is started with it, a bare program when it is first asked for.
+
+    PostgreSQL is durable (fsync on): what a submit costs in production is what is measured. The farm has an API
+    key, as every farm that a network can reach has. Its toolchain is the tests' own, which takes no time: all that
+    is left is the farm's.
+    """
+
+    def __enter__(self) -> Ground:
+        with ExitStack() as stack:
+            self._stack = stack
+            self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        self._folder = self._new_folder("benchmark")
+        self.postgres = self._stack.enter_context(Postgres(self._new_folder("postgres"), durable=True))
+        self.valkey = self._stack.enter_context(Valkey(self._new_folder("valkey")))
+        self.database_url = self.postgres.create_database()
+        where = {
+            "DATABASE_URL": self.database_url,
+            "BROKER_URL": self.valkey.url,
+            "STORE_URL": f"file://{self._folder}/store",
+        }
+        self.farm = RunningFarm(self._folder, {**_PATIENT, **where})
+        self._stack.callback(self.farm.close)
+        with self.farm.database.write() as session:
+            self.key = create(session, "benchmark", [Scope.SUBMIT])
+        self.farm.add_api()
+        self.farm.add_worker("worker")
+        self.client = self._stack.enter_context(Farm(self.farm.urls[0], api_key=self.key))
+        self.model = self.farm.add_model()
+
+    @cached_property
+    def bare_route(self) -> tuple[int, Process]:
+        """Its port, and its process."""
+        port = free_port()
+        postgres = self.database_url.replace("+psycopg", "")
+        process = self._run("bare_route", str(port), postgres)
+        process.wait_until(lambda: _listens(port), seconds=60)
+        return port, process
+
+    @cached_property
+    def bare_celery(self) -> Process:
+        process = self._run("bare_celery", self.bare_broker)
+        result = application(self.bare_broker).send_task(TASK)
+        process.wait_until(result.ready, seconds=60)
+        return process
+
+    @property
+    def bare_broker(self) -> str:
+        """The farm's broker, in another of its databases."""
+        return self.valkey.url.removesuffix("/0") + "/1"
+
+    def _run(self, program: str, *arguments: str) -> Process:
+        argv = [sys.executable, "-m", f"benchmarks.{program}", *arguments]
+        process = Process(program, argv, {"PYTHONPATH": str(CHECKOUT)}, self._folder / "logs" / f"{program}.log")
+        self._stack.callback(process.stop)
+        return process
+
+    def _new_folder(self, name: str) -> Path:
+        folder = new_data_dir(name)
+        self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

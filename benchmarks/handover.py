@@ -1,0 +1,73 @@
+"""What the farm adds to a build: from submit to the toolchain's start, and from its end to "succeeded".
+
+The toolchain writes the machine's time into its log as it begins and as it ends. The baseline is a Celery task
+that does nothing, from sending it to having its result: what any farm on this broker pays at least.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+from benchmarks.bare_celery import TASK, application
+from benchmarks.ground import Ground
+from benchmarks.table import Line, Table
+
+_BUILDS = 20
+_ROUND_TRIPS = 200
+
+
+def run(ground: Ground) -> Table:
+    trips = _round_trips(ground)
+    builds = [_build(ground, number) for number in range(_BUILDS)]
+    starts, between, ends, both = map(list, zip(*builds, strict=True))
+    lines = [
+        *_lines("submit → convert begins", starts, trips),
+        *_lines("convert ends → build begins", between, trips),
+        *_lines("build ends → the waiting caller reads succeeded", ends, trips),
+        *_lines("first and last together", both, trips, aim="≤ 500 ms"),
+    ]
+    return Table(
+        f"Time added by the farm, {_BUILDS} builds one after the other", "bare Celery round trip", tuple(lines)
+    )
+
+
+def _build(ground: Ground, number: int) -> tuple[float, float, float, float]:
+    """Seconds: before convert, between convert and build, after build, and the first and last together.
+
+    The options make each build another one, its checkpoint too.
+    """
+    spec = ground.farm.spec(ground.model, convert_seconds=0.2 + number / 1e6, seconds=0.2)
+    submitted = time.time()
+    build = ground.client.submit(spec)
+    ended = ground.client.wait(build.id, timeout=120)
+    read = time.time()
+    assert ended.state == "succeeded", ended.error
+    log = "\n".join(ground.client.logs(build.id))
+    at = {what: float(when) for what, when in re.findall(r"^(\w+ (?:begins|ends)) at ([\d.]+)", log, re.MULTILINE)}
+    before, after = at["convert begins"] - submitted, read - at["build ends"]
+    return before, at["build begins"] - at["convert ends"], after, before + after
+
+
+def _round_trips(ground: Ground) -> list[float]:
+    _ = ground.bare_celery
+    app = application(ground.bare_broker)
+    taken = []
+    for _ in range(_ROUND_TRIPS):
+        started = time.perf_counter()
+        app.send_task(TASK).get(timeout=60)
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def _lines(what: str, farm: Sequence[float], bare: Sequence[float], aim: str = "") -> list[Line]:
+    return [
+        Line(f"{what}, median", "ms", median(farm) * 1000, median(bare) * 1000, aim=aim),
+        Line(f"{what}, 95 %", "ms", _p95(farm) * 1000, _p95(bare) * 1000),
+    ]
+
+
+def _p95(values: Sequence[float]) -> float:
+    return quantiles(values, n=20)[18]

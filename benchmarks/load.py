@@ -1,0 +1,102 @@
+"""`python -m benchmarks.load PORT PATH SECONDS CONNECTIONS < REQUESTS`: keep a server busy, count what it answers.
+
+Each connection sends the next request as soon as the last is answered. REQUESTS is JSON: {"headers": {…},
+"bodies": [text, …], "expect": text}; an answer that is not 200, or without the expected text, ends the run. A
+program of its own on a bare asyncio protocol, because a real HTTP client would cost more than the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from functools import partial
+from itertools import cycle
+from statistics import quantiles
+from typing import Any, cast
+
+import uvloop
+
+_WARM_UP = 2.0  # seconds that do not count: connections, pools and prepared statements settle
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, requests: list[bytes], expect: bytes, failed: asyncio.Future[None]) -> None:
+        self._requests = cycle(requests)
+        self._expect = expect
+        self._failed = failed
+        self._received = b""
+        self._sent = 0.0
+        self.answered: list[tuple[float, float]] = []  # when, and after how long
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(next(self._requests))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        if not found or len(body) < _length(head):
+            return
+        if not head.startswith(b"HTTP/1.1 200") or self._expect not in body:
+            self._fail(f"not the answer expected: {self._received[:600]!r}")
+            return
+        now = time.perf_counter()
+        self.answered.append((now, now - self._sent))
+        self._received = b""
+        self._send()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._fail("the server closed a connection")
+
+    def _fail(self, why: str) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(RuntimeError(why))
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+
+
+def _written(path: str, headers: dict[str, str], body: str) -> bytes:
+    payload = body.encode()
+    fixed = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(payload))}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in (fixed | headers).items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + payload
+
+
+def _same(connection: _Connection) -> _Connection:
+    return connection
+
+
+async def load(port: int, path: str, seconds: float, connections: int, given: dict[str, Any]) -> dict[str, float]:
+    """Answers a second, and the median and 95th percentile of an answer's time in milliseconds."""
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+    requests = [_written(path, given["headers"], body) for body in given["bodies"]]
+    made = []
+    for number in range(connections):
+        turned = requests[number % len(requests) :] + requests[: number % len(requests)]
+        connection = _Connection(turned, given["expect"].encode(), failed)
+        await loop.create_connection(partial(_same, connection), "127.0.0.1", port)
+        made.append(connection)
+    begin = time.perf_counter() + _WARM_UP
+    await asyncio.wait([failed], timeout=_WARM_UP + seconds)
+    if failed.done():
+        failed.result()
+    end = time.perf_counter()
+    failed.cancel()
+    took = [spent for connection in made for at, spent in connection.answered if at >= begin]
+    cuts = quantiles(took, n=20)
+    return {"per_second": len(took) / (end - begin), "median_ms": cuts[9] * 1000, "p95_ms": cuts[18] * 1000}
+
+
+if __name__ == "__main__":
+    where, what, how_long, how_many = sys.argv[1:]
+    run = load(int(where), what, float(how_long), int(how_many), json.load(sys.stdin))
+    print(json.dumps(uvloop.run(run)))
