@@ -15,12 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from enginefarm import model as model_reference
 from enginefarm.errors import InvalidSpec, Problem
@@ -32,6 +33,7 @@ DTYPE_ALIASES = {
     **dict.fromkeys(("float", "fp32", "f32"), "float32"),
 }
 _QUANTIZATION_ALIASES = {"none": None, "w8a16": "int8_wo", "w4a16": "int4_wo"}
+_EXACT = 2**53 - 1  # beyond it, readers of JSON disagree about a number
 _MAX_LENGTH = 1 << 24  # tokens; beyond any model, and far from overflowing what is computed from it
 
 
@@ -88,45 +90,67 @@ class Limits(_Part):
     max_num_tokens: Length | None = None
     opt_num_tokens: Length | None = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _agreeing_lengths(cls, data: object) -> object:
-        """Fill in whichever of max_output_len and max_seq_len is missing; refuse two that disagree."""
-        if not isinstance(data, dict):
-            return data
-        start, out, total = (
-            data.get("max_input_len", 1024),
-            data.get("max_output_len"),
-            data.get("max_seq_len"),
-        )
-        if any(type(n) is not int or n < 1 for n in (start, out, total) if n is not None) or start is None:
-            return data  # the fields' own bounds say what is wrong
-        if total is None:
-            out = 1024 if out is None else out
-            return data | {"max_output_len": out, "max_seq_len": start + out}
-        if out is None:
-            if total <= start:
-                raise PydanticCustomError(
-                    "lengths_disagree",
-                    "max_seq_len {total} leaves no room for output after max_input_len {start}",
-                    {"total": total, "start": start, "expected": f"max_seq_len > {start}"},
-                )
-            return data | {"max_output_len": total - start}
-        if start + out != total:
-            raise PydanticCustomError(
-                "lengths_disagree",
-                "max_input_len {start} + max_output_len {out} = {sum}, but max_seq_len is {total}",
-                {
-                    "start": start, "out": out, "total": total, "sum": start + out,
-                    "expected": f"max_seq_len {start + out}, or only one of max_output_len and max_seq_len",
-                },
-            )  # fmt: skip
-        return data
+    def _agreeing_lengths(cls, data: object, validate: ModelWrapValidatorHandler[Limits]) -> Limits:
+        """Fill in whichever of max_output_len and max_seq_len is missing; refuse two that disagree, beside whatever
+        else is wrong."""
+        lengths = _lengths(data)
+        if not isinstance(data, dict) or lengths is None:
+            return validate(data)  # the fields' own bounds say what is wrong
+        start, out, total = lengths
+        if (clash := _clash(start, out, total)) is None:
+            out = out if out is not None else 1024 if total is None else total - start
+            return validate(data | {"max_output_len": out, "max_seq_len": start + out})
+        found: list[InitErrorDetails] = [{"type": clash, "loc": (), "input": data}]
+        try:
+            validate(data)
+        except ValidationError as error:
+            found = [*map(_as_found, error.errors(include_url=False)), *found]
+        raise ValidationError.from_exception_data(cls.__name__, found)
 
     @property
     def seq_len(self) -> int:
         assert self.max_seq_len is not None, "filled in by the validator"
         return self.max_seq_len
+
+
+def _lengths(data: object) -> tuple[int, int | None, int | None] | None:
+    """max_input_len, max_output_len and max_seq_len as written, if each is a length at all."""
+    if not isinstance(data, dict):
+        return None
+    start, out, total = data.get("max_input_len", 1024), data.get("max_output_len"), data.get("max_seq_len")
+    if start is None or any(
+        type(n) is not int or not 1 <= n <= _MAX_LENGTH for n in (start, out, total) if n is not None
+    ):
+        return None
+    return start, out, total
+
+
+def _clash(start: int, out: int | None, total: int | None) -> PydanticCustomError | None:
+    if total is None or (out is None and total > start) or (out is not None and start + out == total):
+        return None
+    if out is None:
+        return PydanticCustomError(
+            "lengths_disagree",
+            "max_seq_len {total} leaves no room for output after max_input_len {start}",
+            {"total": total, "start": start, "expected": f"max_seq_len > {start}"},
+        )
+    return PydanticCustomError(
+        "lengths_disagree",
+        "max_input_len {start} + max_output_len {out} = {sum}, but max_seq_len is {total}",
+        {
+            "start": start, "out": out, "total": total, "sum": start + out,
+            "expected": f"max_seq_len {start + out}, or only one of max_output_len and max_seq_len",
+        },
+    )  # fmt: skip
+
+
+def _as_found(details: ErrorDetails) -> InitErrorDetails:
+    """A finding in the form in which it can be raised again."""
+    return {
+        "type": details["type"], "loc": details["loc"], "input": details["input"], "ctx": details.get("ctx", {}),
+    }  # fmt: skip
 
 
 class BuildSpec(_Part):
@@ -200,7 +224,7 @@ def _problem(details: ErrorDetails) -> Problem:
         pointer=pointer,
         code=kind,
         detail=_detail(kind, details["msg"], given),
-        value=given if isinstance(given, bool | int | float | type(None)) else _short(given),
+        value=_short(given),
         expected=_expected(kind, context),
         remedy=_REMEDIES.get(kind),
     )
@@ -219,7 +243,9 @@ def _detail(kind: str, message: str, given: object) -> str:
     if kind == "missing":
         return "required field is missing"
     message = message.removeprefix("Value error, ")
-    return f"{message}, got {_short(given)!r}" if isinstance(given, bool | int | float | str) else message
+    if isinstance(given, bool | int | float):
+        return f"{message}, got {str(_short(given)).lower()}"
+    return f"{message}, got {_short(given)!r}" if isinstance(given, str) else message
 
 
 def _expected(kind: str, context: dict[str, Any]) -> str | None:
@@ -239,11 +265,21 @@ def _expected(kind: str, context: dict[str, Any]) -> str | None:
 
 
 def _short(value: object) -> object:
+    """`value` as it can be echoed: JSON that every reader takes, and never long."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and abs(value) <= _EXACT:  # false for NaN
+        return value
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = str(value)
+    text = _whole(str(value))
     return text if len(text) <= 200 else text[:200] + "…"
 
 
+def _whole(text: str) -> str:
+    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _escaped(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
+    return _whole(str(part)).replace("~", "~0").replace("/", "~1")

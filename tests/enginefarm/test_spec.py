@@ -102,3 +102,25 @@ def test_what_is_no_object_is_refused(body: object) -> None:
 def test_long_values_are_not_echoed_whole() -> None:
     problem = problems({"toolchain": {"name": "x" * 5000}})["/toolchain/name"]
     assert len(problem.detail) < 600
+
+
+def test_disagreeing_lengths_hide_nothing() -> None:
+    lengths = {"max_input_len": 5, "max_output_len": 5, "max_seq_len": 11}
+    found = problems({"limits": lengths | {"max_batch_size": -1, "max_bean_width": 2}})
+    assert set(found) == {"/limits", "/limits/max_batch_size", "/limits/max_bean_width"}
+    assert found["/limits"].code == "lengths_disagree"
+    assert found["/limits/max_batch_size"].expected == "≥ 1"
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "echo"),
+    [
+        (-1, "got -1", -1), ("-1", "got '-1'", "-1"), (True, "got true", True), (float("nan"), "got nan", "nan"),
+        (10**400, "got 1000", "1" + "0" * 199 + "…"), ("\ud800", "got '", "\\ud800"),
+    ],
+)  # fmt: skip
+def test_a_value_is_quoted_as_what_it_is(value: object, said: str, echo: object) -> None:
+    problem = problems({"limits": {"max_batch_size": value}})["/limits/max_batch_size"]
+    assert said in problem.detail
+    assert problem.value == echo
+    assert len(problem.detail) < 600
