@@ -8,7 +8,7 @@ from api.staffing import why_unserved
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import BuildState, Disposition, Submitted
 from models.access import Caller
-from models.listing import find_engine
+from models.listing import find_engine, state_of
 from models.submission import submit
 
 
@@ -23,13 +23,14 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
     control.announcer.announce(accepted.announcements)
     cached = accepted.disposition is Disposition.CACHED
     with control.database.read() as session:
-        engine = find_engine(session, request.build.key) if cached else None
-        waiting_for = None if cached else why_unserved(session, request, fleet)
+        state = BuildState.SUCCEEDED if cached else state_of(session, accepted.id)
+        engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
+        waiting_for = why_unserved(session, request, fleet) if state is BuildState.QUEUED else None
     return Submitted(
         id=accepted.id,
         key=request.build.key,
         disposition=accepted.disposition,
-        state=BuildState.SUCCEEDED if cached else BuildState.QUEUED,
+        state=state,
         engine=engine,
         waiting_for=waiting_for,
         notes=list(plan.notes),

@@ -51,6 +51,13 @@ def get_build(session: Session, build_id: str) -> Build:
     return _build(session, row, whole=True)
 
 
+def state_of(session: Session, build_id: str) -> BuildState:
+    """The state of a build that is there."""
+    row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one()
+    action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN else None
+    return _state(row, _current(session, action) if action is not None else None)
+
+
 def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: str | None) -> BuildPage:
     """Newest first. Filters: state, model, toolchain, platform (label or GPU name), requested_by, key."""
     query = select(BuildRow).where(*_filters(filters)).order_by(BuildRow.seq.desc()).limit(limit + 1)
