@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import JsonValue, TypeAdapter
 
 from enginefarm.backoff import Backoff
 from enginefarm.connection import Connection, Query, accepted, segment
-from enginefarm.errors import BuildFailed, Conflict, EnginefarmError, FarmError
+from enginefarm.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
 from enginefarm.matrix import Matrix
@@ -42,15 +42,6 @@ _SHORTEST_ROUND = 0.25  # seconds; a farm that answers at once is not asked fast
 
 _Pages = TypeVar("_Pages", BuildPage, EnginePage)
 _JSON_OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
-
-
-class WaitTimedOut(EnginefarmError):
-    """The caller's own deadline passed; the build goes on."""
-
-    code: ClassVar[str] = "wait_timed_out"
-    title: ClassVar[str] = "The build did not end in the time given"
-    status: ClassVar[int] = 504
-    exit_code: ClassVar[int] = 9
 
 
 class Farm:

@@ -16,7 +16,8 @@
     │   └── SourceUnavailable  503  the model hub did not answer
     ├── IntegrityError         bytes are not what their digest says; never kept
     ├── PlatformMismatch       this engine does not run on this machine
-    └── BuildFailed            a build ended without an engine (the client raises it)
+    ├── BuildFailed            a build ended without an engine (the client raises it)
+    └── WaitTimedOut           the caller's own deadline passed; the build goes on (the client raises it)
 
 The class says whose fault it is. That alone decides the HTTP status, the exit code of the command
 line, and whether the farm tries again. `code` is stable; `detail` is for people.
@@ -156,3 +157,10 @@ class BuildFailed(EnginefarmError):
     title = "The build ended without an engine"
     status = 409
     exit_code = 8
+
+
+class WaitTimedOut(EnginefarmError):
+    code = "wait_timed_out"
+    title = "The build did not end in the time given"
+    status = 504
+    exit_code = 9

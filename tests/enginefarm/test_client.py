@@ -7,7 +7,7 @@ import pytest
 from fastapi import Response
 from fastapi.responses import RedirectResponse
 
-from enginefarm.client import Farm, WaitTimedOut, engine_of
+from enginefarm.client import Farm, engine_of
 from enginefarm.errors import (
     BuildFailed,
     CallerError,
@@ -20,6 +20,7 @@ from enginefarm.errors import (
     NotFound,
     Problem,
     Unauthenticated,
+    WaitTimedOut,
 )
 from enginefarm.problem import tree
 from enginefarm.spec import BuildSpec
