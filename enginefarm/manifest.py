@@ -37,7 +37,8 @@ class FileEntry(BaseModel):
 
     path: RelativePath = Field(examples=["rank0.engine"])
     digest: Digest
-    size: Annotated[int, Field(ge=0, description="bytes")]
+    # Beyond 2^53 - 1 a JSON number is not exact, and a manifest would have no canonical form.
+    size: Annotated[int, Field(ge=0, le=2**53 - 1, description="bytes")]
 
 
 class Manifest(BaseModel):

@@ -84,7 +84,8 @@ class PlatformSelector(BaseModel):
 class Platform(BaseModel):
     """One machine. Without `gpu` it is a CPU machine and `cpu_isa` binds its engines."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A newer farm may say more of a machine than this client knows. What a caller writes is a `PlatformSelector`.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     os: Os = "linux"
     arch: Arch

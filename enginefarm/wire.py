@@ -68,6 +68,8 @@ class Failure(Body):
 class PhysicalFile(FileEntry):
     """A file of an engine, with the link under which the farm serves it."""
 
+    model_config = ConfigDict(extra="ignore")  # as `Body`: it is no part of a manifest's digest
+
     url: str
 
 
