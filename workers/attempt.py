@@ -176,12 +176,8 @@ class _Lines:
 
     def _read(self, line: str) -> None:
         report = self._attempt.toolchain.read_line(self._attempt.job.stage, line)
-        if report is None:
-            return
-        if report.progress is not None:
-            self._attempt.heartbeat.progress = report.progress
-        if report.message is not None:
-            self._attempt.heartbeat.message = report.message
+        if report is not None:
+            self._attempt.heartbeat.report(report)
 
 
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from enginefarm.errors import DatabaseUnavailable
 from models.database import Database
 from models.leases import Claim, renew
 from models.states import Fenced
+from toolchains.toolchain import Report
 from workers.joblog import JobLog
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,13 @@ class Heartbeat:
         self.progress: float | None = None
         self.message: str | None = None
 
+    def report(self, report: Report) -> None:
+        """What the stage says of itself. Ranks report in turn, each from where it is: progress never falls back."""
+        if report.progress is not None:
+            self.progress = max(self.progress or 0.0, report.progress)
+        if report.message is not None:
+            self.message = report.message
+
     def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
@@ -67,7 +75,7 @@ class Heartbeat:
             if self._leaving.is_set():
                 self.stop.set()  # and go on renewing: the lease is ours until the stage has handed it back
             try:
-                self._renew()
+                self.renew()
             except Fenced as error:
                 self._give_up(str(error))
                 return
@@ -77,7 +85,8 @@ class Heartbeat:
                     return
                 log.warning("cannot renew the lease on %s yet: %s", self._held.key[:12], error.detail)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Once, now. Raises Fenced if the lease is lost."""
         asked = self._clock()  # the lease counts from before the question, not from after the answer
         with self._database.write() as session:
             renew(session, self._held, lease_seconds=self._lease, progress=self.progress, message=self.message)
