@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import uvicorn
 
 from api.app import StartRefusedError, create_app
 from enginefarm.errors import EnginefarmError
+from models.logging import start_logging
 from models.settings import Settings
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    start_logging()
     try:
         settings = Settings.from_environment()
         app = create_app(settings)

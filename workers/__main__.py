@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 import threading
+import warnings
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
 from enginefarm.errors import EnginefarmError
@@ -15,6 +18,7 @@ from enginefarm.fingerprint import detect
 from migrations.upgrade import versions
 from models.broker import Announcer, celery_app
 from models.database import Database
+from models.logging import start_logging
 from models.opening import open_sources, open_store
 from models.queues import TASK
 from models.settings import Settings
@@ -29,7 +33,7 @@ log = logging.getLogger("workers")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    start_logging()
     try:
         settings = Settings.from_environment()
         identity = _identity(settings)
@@ -97,6 +101,10 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
 
 def _consume(app: Celery, identity: Identity) -> None:
     """Until SIGTERM or SIGINT; then the running stage is handed back. Threads, because the work is in a child."""
+    if os.geteuid() == 0:
+        log.warning("running as root, and so do the toolchains: start the worker as a user of its own")
+    # Celery would say so too, at length, and advise an option that this program does not have.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
         hostname=f"{identity.name}@{identity.id}",
         queues=list(identity.queues),
