@@ -57,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
     for router in (builds, planning, engines, attestations, fleet, registry, health):

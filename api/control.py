@@ -31,6 +31,11 @@ class ControlPlane:
     signing_key: SigningKey | None = None
     open_to_all: bool = False  # on loopback, without any API key
 
+    def public(self, link: str) -> str:
+        """`link` for the outside: a path of this API as clients reach it, a link to elsewhere as it is."""
+        base = self.settings.public_url
+        return f"{base}".rstrip("/") + link if base and link.startswith("/") else link
+
 
 @contextmanager
 def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:

@@ -52,9 +52,12 @@ class Settings(BaseSettings):
     # The control plane
     host: str = Field(default="127.0.0.1", description="address the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on")
-    public_url: AnyHttpUrl | None = Field(default=None, description="the API as clients reach it, for links")
+    public_url: AnyHttpUrl | None = Field(
+        default=None, description="the API as clients reach it, behind a proxy: base of the links that it hands out"
+    )
     link_secret: SecretStr | None = Field(
-        default=None, description="signs links to files of a folder store; give all API processes the same"
+        default=None,
+        description="signs links to files of a folder store, 16 bytes or more; give all API processes the same",
     )
     signing_key: Path | None = Field(
         default=None, description="PEM file with the Ed25519 key that signs what is said of engines; unset: unsigned"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
 
-from tests.servers.postgres import Postgres
+from tests.servers.postgres import Databases, Postgres
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 from tests.servers.server import Server, new_data_dir
@@ -23,16 +24,21 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    yield from _serve(Postgres)
+def postgres() -> Iterator[Databases]:
+    """The server that ENGINEFARM_TEST_POSTGRES_URL names, else one of our own."""
+    if named := os.environ.get("ENGINEFARM_TEST_POSTGRES_URL"):
+        yield Databases(named)
+    else:
+        for server in _serve(Postgres):
+            yield server.databases
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> Iterator[str]:
+def postgres_url(postgres: Databases) -> Iterator[str]:
     """An empty database for this test alone."""
-    url = postgres.create_database()
+    url = postgres.create()
     yield url
-    postgres.drop_database(url)
+    postgres.drop(url)
 
 
 @pytest.fixture(scope="session")

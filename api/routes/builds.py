@@ -30,7 +30,7 @@ def submit_build(
     """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
     submitted = submit_spec(control, spec, caller, require_worker=require_worker)
     response.status_code = submitted.status
-    response.headers["Location"] = f"/v1/builds/{submitted.id}"
+    response.headers["Location"] = control.public(f"/v1/builds/{submitted.id}")
     return submitted
 
 

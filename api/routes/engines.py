@@ -76,7 +76,8 @@ def engine_file(
     if entry is None:
         raise NotFound(f"engine {key[:12]} has no file {path!r}; GET /v1/engines/{key} lists its files")
     expires = timedelta(seconds=control.settings.link_seconds)
-    return RedirectResponse(control.store.link(entry.digest, filename=PurePosixPath(path).name, expires=expires))
+    link = control.store.link(entry.digest, filename=PurePosixPath(path).name, expires=expires)
+    return RedirectResponse(control.public(link))
 
 
 @router.get("/v1/blobs/{digest}", include_in_schema=False)

@@ -92,7 +92,7 @@ def blob(name: _Name, digest: Digest, request: Request, control: Control, _: Reg
         return _head(digest, control.store.stat(digest))
     expires = timedelta(seconds=control.settings.link_seconds)
     link = control.store.link(digest, filename=digest.removeprefix("sha256:"), expires=expires)
-    return RedirectResponse(link, headers={"Docker-Content-Digest": digest})
+    return RedirectResponse(control.public(link), headers={"Docker-Content-Digest": digest})
 
 
 def _document(data: bytes, digest: Digest, media_type: str) -> Response:

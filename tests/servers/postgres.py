@@ -14,10 +14,34 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 from tests.servers.server import Program, Server
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
+
+
+class Databases:
+    """Databases of a PostgreSQL server, made and dropped by a role that may; `url` names one that is there."""
+
+    def __init__(self, url: str) -> None:
+        self._url = make_url(url).set(drivername="postgresql+psycopg")
+
+    def create(self) -> str:
+        """Make an empty database with a name of its own; returns its URL in SQLAlchemy's form, for psycopg 3."""
+        name = f"test_{secrets.token_hex(6)}"
+        self.administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def drop(self, url: str) -> None:
+        """Drop what `create` made, sessions that are still open included."""
+        name = make_url(url).database or ""
+        self.administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def administer(self, statement: sql.SQL | sql.Composed) -> None:
+        url = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
 
 
 class Postgres(Server):
@@ -41,22 +65,15 @@ class Postgres(Server):
 
     @property
     def url(self) -> str:
-        return self.database_url("postgres")
-
-    def database_url(self, name: str) -> str:
         """In SQLAlchemy's form, for psycopg 3."""
-        return f"postgresql+psycopg://ef:{self._password}@127.0.0.1:{self.port}/{name}"
+        return f"postgresql+psycopg://ef:{self._password}@127.0.0.1:{self.port}/postgres"
 
     def create_database(self) -> str:
-        """Make an empty database with a name of its own; returns its URL."""
-        name = f"test_{secrets.token_hex(6)}"
-        self._administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        return self.database_url(name)
+        return self.databases.create()
 
-    def drop_database(self, url: str) -> None:
-        """Drop what `create_database` made, sessions that are still open included."""
-        name = url.rpartition("/")[2]
-        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    @property
+    def databases(self) -> Databases:
+        return Databases(self.url)
 
     def programs(self) -> Sequence[Program]:
         if not (self.data / "cluster").exists():
@@ -66,11 +83,7 @@ class Postgres(Server):
         return [Program("postgres", [str(self._bin / "postgres"), *where, *settings], popen=self._identity)]
 
     def check(self) -> None:
-        self._administer(sql.SQL("SELECT 1"))
-
-    def _administer(self, statement: sql.SQL | sql.Composed) -> None:
-        with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True, connect_timeout=5) as connection:
-            connection.execute(statement)
+        self.databases.administer(sql.SQL("SELECT 1"))
 
     def _initdb(self) -> None:
         secret = self.data / "password"
