@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 import api.problems
+from api.bodylimit import BodyLimit
 from api.control import control_plane
 from api.routes import attestations, builds, engines, fleet, health, planning, registry
 from api.sweep import sweep_forever
@@ -57,11 +58,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(api.problems.without_nul)],
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
     for router in (builds, planning, engines, attestations, fleet, registry, health):
         app.include_router(router.router)
+    app.add_middleware(BodyLimit)
     api.problems.install(app)
     return app
 
@@ -71,6 +74,8 @@ _PROBLEMS: dict[int | str, str] = {
     401: "no API key, or an unknown one",
     403: "the key's scopes do not allow this",
     404: "there is no such thing",
+    413: "the body is too large",
+    415: "the body is not declared as JSON",
     422: "the spec does not describe something that can be built; `errors` has every problem",
     503: "a part of the farm is away; try again",
 }

@@ -17,6 +17,12 @@ from enginefarm.wire import ProblemDocument
 log = logging.getLogger(__name__)
 
 
+async def without_nul(request: Request) -> None:
+    """PostgreSQL keeps no NUL in a text, and nothing that the farm knows has one in its name."""
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        raise InvalidRequest("the URL has a NUL byte (%00): no name here has one")
+
+
 class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
@@ -47,6 +53,8 @@ def _not_valid(request: Request, error: Exception) -> ProblemResponse:
     if any(found["type"] == "json_invalid" for found in details):
         where = details[0]["ctx"].get("error", "")
         return _on_purpose(request, InvalidRequest(f"the body is not JSON: {where} at byte {details[0]['loc'][-1]}"))
+    if isinstance(error.body, bytes):
+        return _plain(request, HTTPException(415, "send the body with `Content-Type: application/json`"))
     if details[0]["loc"][0] == "body":
         for found in details:
             found["loc"] = found["loc"][1:]  # "body" is no part of the pointer

@@ -23,7 +23,9 @@ def _plain_sm(value: object) -> object:
     return value
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$", max_length=32)]
 Sm = Annotated[str, BeforeValidator(_plain_sm), StringConstraints(pattern=r"^\d{2,3}[af]?$")]
 Os = Literal["linux"]

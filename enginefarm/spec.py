@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     ModelWrapValidatorHandler,
     StringConstraints,
     ValidationError,
@@ -26,6 +25,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from enginefarm import model as model_reference
 from enginefarm.errors import InvalidSpec, Problem
 from enginefarm.platform import PlatformSelector
+from enginefarm.portable import PortableValue
 
 DTYPE_ALIASES = {
     "bf16": "bfloat16",
@@ -186,7 +186,7 @@ class BuildSpec(_Part):
     precision: Precision = Precision()
     parallelism: Parallelism = Parallelism()
     limits: Limits = Field(default_factory=Limits)
-    options: dict[OptionName, JsonValue] = Field(
+    options: dict[OptionName, PortableValue] = Field(
         default_factory=dict, description="the toolchain's own options", max_length=256
     )
     platform: PlatformSelector = PlatformSelector()

@@ -64,7 +64,7 @@ def authenticate(session: Session, key: str) -> Caller | None:
     """Whose key this is; None if it is nobody's. Compares in constant time, also when the id is unknown."""
     prefix, _, rest = key.partition("_")
     key_id, _, secret = rest.partition("_")
-    row = session.get(ApiKeyRow, key_id) if prefix == _PREFIX else None
+    row = session.get(ApiKeyRow, key_id) if prefix == _PREFIX and key_id.isalnum() else None
     expected = row.secret_hash if row is not None and row.revoked_at is None else _hash("")
     matches = hmac.compare_digest(_hash(secret), expected)
     if row is None or row.revoked_at is not None or not matches:

@@ -226,8 +226,9 @@ def _to_cursor(number: int) -> str:
 
 def _from_cursor(cursor: str) -> int:
     try:
-        return int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, binascii.Error):
-        raise InvalidRequest(
-            f"?cursor={cursor[:50]!r} is not a cursor of this farm: pass next_cursor as it came"
-        ) from None
+        number = -1
+    if not 0 <= number < 1 << 63:
+        raise InvalidRequest(f"?cursor={cursor[:50]!r} is not a cursor of this farm: pass next_cursor as it came")
+    return number

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
+from pydantic import AfterValidator
 
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
@@ -14,6 +15,7 @@ from api.submitting import submit_spec
 from enginefarm.errors import EnginefarmError
 from enginefarm.explanation import Explanation
 from enginefarm.matrix import Cell, Matrix, cells
+from enginefarm.portable import portable
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import ProblemDocument
 from models.access import Caller
@@ -29,7 +31,10 @@ def explain_build(spec: BuildSpec, control: Control, _: Reader) -> Explanation:
 
 @router.post("/v1/builds:matrix")
 def submit_matrix(
-    spec: dict[str, Any], control: Control, caller: Submitter, require_worker: RequireWorker = False
+    spec: Annotated[dict[str, Any], AfterValidator(portable)],
+    control: Control,
+    caller: Submitter,
+    require_worker: RequireWorker = False,
 ) -> Matrix:
     """Submit every combination of the lists in a spec; each is accepted or refused on its own.
 

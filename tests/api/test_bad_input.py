@@ -1,0 +1,149 @@
+"""Whatever is sent to POST /v1/builds, the answer says what is wrong with it, and nothing is queued."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+
+from models.rows import ActionRow, BuildRow
+from tests.api.published import Published
+
+PROBLEM = "application/problem+json"
+NO_MODEL, PICKLED = "file:{models}/none", "file:{models}/pickled"
+
+
+def rows(farm: Published) -> tuple[int, ...]:
+    with farm.database.read() as session:
+        return tuple(session.scalar(select(func.count()).select_from(kind)) or 0 for kind in (BuildRow, ActionRow))
+
+
+def post(farm: Published, body: object, content_type: str = "application/json") -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(f"{farm.url}/v1/builds", content=content, headers={"Content-Type": content_type}, timeout=60)
+
+
+def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == PROBLEM
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == status
+    assert problem["code"]
+    assert problem["detail"]
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("change", "pointers"),
+    [
+        ({"modell": 1}, {"/modell": "extra_forbidden"}),
+        ({"model": 3}, {"/model": "string_type"}),
+        ({"model": NO_MODEL}, {"/model": "model_not_found"}),
+        ({"model": PICKLED}, {"/model": "model_only_pickle"}),
+        ({"model": "file:/models/a\0b"}, {"/model": "value_error"}),
+        ({"model": "file:/models/\ud800"}, {"/model": "string_unicode"}),
+        ({"toolchain": {"name": "gcc"}}, {"/toolchain/name": "unknown_toolchain"}),
+        ({"toolchain": {"name": "aoti", "version": "0.0.1"}}, {"/toolchain/version": "unknown_version"}),
+        ({"limits": {"max_batch_size": -1}}, {"/limits/max_batch_size": "greater_than_equal"}),
+        ({"limits": {"max_batch_size": 10**30}}, {"/limits/max_batch_size": "less_than_equal"}),
+        ({"limits": {"max_batch_size": float("nan")}}, {"/limits/max_batch_size": "int_type"}),
+        ({"limits": {"max_input_len": 8, "max_seq_len": 8}}, {"/limits": "lengths_disagree"}),
+        ({"limits": {"max_seq_len": 100_000}}, {"/limits/max_seq_len": "beyond_positions"}),
+        ({"options": {"nope": 1}}, {"/options/nope": "unknown_option"}),
+        ({"options": {"x": float("nan")}}, {"/options/x": "not_portable"}),
+        ({"options": {"x": [10**400]}}, {"/options/x": "not_portable"}),
+        ({"options": {"x": {"y": "a\0b"}}}, {"/options/x": "not_portable"}),
+        ({"options": {"x": "\ud800"}}, {"/options/x": "not_portable"}),
+        ({"platform": {"gpu": "a\0b", "sm": "90"}}, {"/platform/gpu": "string_pattern_mismatch"}),
+        (
+            {"modell": 1, "model": None, "limits": {"max_batch_size": "4"}, "parallelism": {"tp": 0}},
+            {
+                "/modell": "extra_forbidden", "/model": "string_type", "/limits/max_batch_size": "int_type",
+                "/parallelism/tp": "greater_than_equal",
+            },
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_problem_of_a_spec_with_its_pointer(
+    farm: Published, spec: dict[str, Any], models: Path, change: dict[str, Any], pointers: dict[str, str]
+) -> None:
+    if isinstance(change.get("model"), str):
+        change = change | {"model": change["model"].format(models=models)}
+    before = rows(farm)
+    problem = refused(post(farm, spec | change), 422)
+    assert problem["code"] == "invalid_spec"
+    assert {found["pointer"]: found["code"] for found in problem["errors"]} == pointers
+    for found in problem["errors"]:
+        assert found["detail"]
+        assert found.get("expected") or found.get("remedy") or found["code"] in {"value_error", "string_unicode"}
+    assert rows(farm) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{not", "application/json", 400),
+        (b"\xff\xfe\x00", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b'{"model": 1' + b"0" * 5000 + b"}", "application/json", 400),
+        (b"", "application/json", 422),
+        (b"null", "application/json", 422),
+        (b"[]", "application/json", 422),
+        (b'{"\\ud800": 1}', "application/json", 422),
+        (b"{}", "text/plain", 415),
+        (b"model=llama", "application/x-www-form-urlencoded", 415),
+        (b" " * (2 << 20), "application/json", 413),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_is_no_spec_at_all(farm: Published, body: bytes, content_type: str, status: int) -> None:
+    before = rows(farm)
+    refused(post(farm, body, content_type), status)
+    assert rows(farm) == before
+
+
+def test_a_body_of_no_declared_size_is_limited_too(farm: Published) -> None:
+    pieces = (b" " * (1 << 18) for _ in range(8))
+    answer = httpx.post(f"{farm.url}/v1/builds", content=pieces, headers={"Content-Type": "application/json"})
+    assert "larger than 1048576 bytes" in refused(answer, 413)["detail"]
+
+
+def test_a_matrix_is_read_as_strictly(farm: Published, spec: dict[str, Any]) -> None:
+    before = rows(farm)
+    body = json.dumps(spec | {"limits": {"max_batch_size": [1, float("nan")]}})
+    answer = httpx.post(f"{farm.url}/v1/builds:matrix", content=body, headers={"Content-Type": "application/json"})
+    assert refused(answer, 422)["errors"][0]["code"] == "not_portable"
+    assert rows(farm) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/builds/nope", 404),
+        ("/v1/builds/nope/logs", 404),
+        ("/v1/builds/nope/events", 404),
+        ("/v1/builds/" + "a" * 3000, 404),
+        ("/v1/builds/%00", 400),
+        ("/v1/builds/%FF", 404),
+        ("/v1/builds?model=%00", 400),
+        ("/v1/builds?state=odd", 400),
+        ("/v1/builds?limit=0", 400),
+        ("/v1/builds?limit=many", 400),
+        ("/v1/builds?cursor=zzz", 400),
+        ("/v1/builds?cursor=LTE", 400),
+        ("/v1/builds?cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5", 400),
+        ("/v1/engines?cursor=LTU", 400),
+        ("/v1/builds/nope?wait=nan", 400),
+        ("/v1/builds/nope?wait=1e9", 400),
+        ("/v1/engines/nope", 400),
+        ("/v1/engines/" + "0" * 64, 404),
+        ("/v1/nope", 404),
+    ],
+)
+def test_what_is_not_there_or_badly_asked(farm: Published, path: str, status: int) -> None:
+    refused(httpx.get(farm.url + path), status)
