@@ -10,22 +10,10 @@ from pydantic import JsonValue
 from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
-from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
-from toolchains.trtllm import (
-    failure,
-    installation,
-    limits,
-    log_line,
-    normalisation,
-    options,
-    output,
-    placement,
-    plan,
-    serving,
-)
+from toolchains.trtllm import failure, installation, limits, log_line, normalisation, options, output, placement, plan
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.installation import Installation
@@ -66,9 +54,6 @@ class TensorRTLLM:
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
         return output.check(job, directories)
-
-    def serving(self, job: Job) -> Serving | None:
-        return serving.serving(job)
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
         return log_line.read(stage, line)

@@ -1,0 +1,159 @@
+"""Each route asks for the scope that it needs, and a farm without keys is open to its own machine only."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.app import StartRefusedError, create_app
+from migrations.upgrade import set_up
+from models import access
+from models.access import Scope
+from models.settings import Settings
+from tests.api.published import Published, published
+
+PUBLIC, READ, SUBMIT = None, Scope.READ, Scope.SUBMIT
+
+# Every route of the farm: a new one must be written down here with the scope that it needs.
+ROUTES = {
+    "POST /v1/builds": SUBMIT,
+    "POST /v1/builds:matrix": SUBMIT,
+    "POST /v1/builds:explain": READ,
+    "GET /v1/builds": READ,
+    "GET /v1/builds/{build_id}": READ,
+    "GET /v1/builds/{build_id}/logs": READ,
+    "GET /v1/builds/{build_id}/events": READ,
+    "DELETE /v1/builds/{build_id}": SUBMIT,
+    "GET /v1/engines": READ,
+    "POST /v1/engines:resolve": READ,
+    "PUT /v1/engines/{key}/pin": SUBMIT,
+    "DELETE /v1/engines/{key}/pin": SUBMIT,
+    "GET /v1/engines/{key}": READ,
+    "GET /v1/engines/{key}/attestation": READ,
+    "GET /v1/engines/{key}/files/{path}": READ,
+    "GET /v1/signing-keys": PUBLIC,
+    "GET /v1/workers": READ,
+    "GET /v1/toolchains": READ,
+    "GET /healthz": PUBLIC,
+    "GET /readyz": PUBLIC,
+}
+BODY: dict[str, Any] = {"model": "hf:org/name", "toolchain": {"name": "gcc"}}
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    with published(tmp_path_factory.mktemp("guarded"), guarded=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keys(farm: Published) -> dict[Scope, str]:
+    with farm.database.write() as session:
+        return {scope: access.create(session, f"only {scope}", [scope]) for scope in Scope}
+
+
+def ask(farm: Published, route: str, authorization: str | None) -> httpx.Response:
+    method, path = route.split()
+    headers = {"Authorization": authorization} if authorization is not None else {}
+    url = farm.url + path.format(build_id="nope", key="0" * 64, path="config.json")
+    return httpx.request(method, url, headers=headers, json=BODY if method == "POST" else None, timeout=60)
+
+
+def test_every_route_is_listed_here(farm: Published) -> None:
+    paths = httpx.get(f"{farm.url}/openapi.json").json()["paths"]
+    found = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert {route for route in found if " /v2" not in route} == set(ROUTES)
+
+
+@pytest.mark.parametrize(("route", "scope"), ROUTES.items())
+def test_a_route_needs_its_scope(farm: Published, keys: dict[Scope, str], route: str, scope: Scope | None) -> None:
+    allowed = {None: set(Scope), READ: set(Scope), SUBMIT: {Scope.SUBMIT, Scope.ADMIN}}[scope]
+    for held, key in keys.items():
+        answer = ask(farm, route, f"Bearer {key}")
+        assert (answer.status_code == 403) == (held not in allowed), answer.text
+        assert answer.status_code != 401
+    nobody = ask(farm, route, None)
+    assert (nobody.status_code == 401) == (scope is not PUBLIC)
+    if nobody.status_code == 401:
+        assert nobody.headers["www-authenticate"] == "Bearer"
+        assert nobody.headers["content-type"] == "application/problem+json"
+
+
+def test_a_refusal_names_the_scope_and_the_key_by_its_name(farm: Published, keys: dict[Scope, str]) -> None:
+    problem = ask(farm, "POST /v1/builds", f"Bearer {keys[READ]}").json()
+    assert "needs the scope submit; key 'only read' has read" in problem["detail"]
+    assert keys[READ].rpartition("_")[2] not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer x",
+        "Bearer ef_",
+        "Bearer ef__",
+        "Bearer ef_0_x",
+        "Basic YTpi",
+        "Token ef_1_2",
+        "Bearer {id}_wrong",
+    ],
+)
+def test_what_is_no_key_is_refused(farm: Published, keys: dict[Scope, str], authorization: str) -> None:
+    known = keys[Scope.ADMIN].rpartition("_")[0]
+    assert ask(farm, "GET /v1/builds", authorization.format(id=known)).status_code == 401
+
+
+def test_a_revoked_key_is_refused(farm: Published) -> None:
+    with farm.database.write() as session:
+        key = access.create(session, "leaver", [Scope.ADMIN])
+    assert ask(farm, "GET /v1/builds", f"Bearer {key}").status_code == 200
+    with farm.database.write() as session:
+        assert access.revoke(session, "leaver")
+    answer = ask(farm, "GET /v1/builds", f"Bearer {key}")
+    assert answer.status_code == 401
+    assert key not in answer.text
+
+
+def test_secrets_are_compared_in_constant_time(
+    farm: Published, keys: dict[Scope, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for every key, known or not: neither the id nor the secret shows in the time taken."""
+    compared: list[int] = []
+    whole = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a)) or whole(a, b))
+    known = keys[READ].rpartition("_")[0]
+    for key in (keys[READ], f"{known}_wrong", "ef_000000000000_wrong", "rubbish"):
+        with farm.database.read() as session:
+            access.authenticate(session, key)
+    assert compared == [64] * 4
+
+
+def test_a_registry_password_with_nul_is_refused(farm: Published) -> None:
+    assert httpx.get(f"{farm.url}/v2/_catalog", auth=("any", "ef_\0_x")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("host", "starts"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("farm.example", False)],
+)
+def test_without_keys_only_loopback(tmp_path: Path, host: str, starts: bool) -> None:
+    settings = Settings.from_environment(
+        {
+            "ENGINEFARM_DATABASE_URL": f"sqlite:///{tmp_path / 'catalogue.db'}",
+            "ENGINEFARM_BROKER_URL": "redis://127.0.0.1:1/0",
+            "ENGINEFARM_STORE_URL": f"file://{tmp_path / 'store'}",
+            "ENGINEFARM_HOST": host,
+        }
+    )
+    set_up(settings)
+    if starts:
+        assert create_app(settings).title == "Enginefarm"
+        return
+    with pytest.raises(StartRefusedError, match=r"python -m api\.keys create"):
+        create_app(settings)
