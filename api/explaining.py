@@ -21,7 +21,9 @@ from models.submission import Request
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Job
 
-_PLACES = Directories(source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"))
+_PLACES = Directories(
+    source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"), calibration=Path("{calibration}")
+)
 
 
 def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:

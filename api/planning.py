@@ -15,7 +15,7 @@ from enginefarm.spec import BuildSpec, ToolchainRef
 from enginefarm.wire import Stage
 from models.queues import build_queue, convert_queue
 from models.settings import Settings
-from models.sources import ResolvedModel, Sources
+from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.submission import NewAction, Request
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Job, Toolchain
@@ -41,6 +41,14 @@ class Draft:
     request: Request | None = None
     notes: tuple[Problem, ...] = ()
     findings: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a conversion reads, pinned."""
+
+    model: ResolvedModel
+    calibration: ResolvedFiles | None
 
 
 class Planner:
@@ -70,10 +78,11 @@ class Planner:
         else:
             platform = self._platform(spec, toolchain, version)
             findings += [platform] if isinstance(platform, Problem) else []
-        resolved = self._resolve(spec.model, findings)
+        resolved, data = self._resolve(spec.model, findings), self._resolve_data(spec.calibration, findings)
         if findings or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
             return Draft(spec, findings=tuple(findings))
-        return self._draft(_completed(spec, resolved, version, platform), toolchain, version, resolved, platform)
+        completed = _completed(spec, resolved, version, platform)
+        return self._draft(completed, toolchain, version, _Inputs(resolved, data), platform)
 
     def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
         fleet, binding = self._fleet.workers(), self._settings.driver_binding
@@ -86,15 +95,26 @@ class Planner:
             problems.extend(error.problems or [Problem(pointer="/model", code=error.code, detail=error.detail)])
             return None
 
+    def _resolve_data(self, reference: str | None, problems: list[Problem]) -> ResolvedFiles | None:
+        if reference is None:
+            return None
+        try:
+            return self._sources.data.resolve(model_reference.parse(reference))
+        except ModelUnavailable as error:
+            found = error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]
+            problems.extend(problem.model_copy(update={"pointer": "/calibration"}) for problem in found)
+            return None
+
     def _draft(
-        self, asked: BuildSpec, toolchain: Toolchain, version: str, resolved: ResolvedModel, platform: Platform
+        self, asked: BuildSpec, toolchain: Toolchain, version: str, inputs: _Inputs, platform: Platform
     ) -> Draft:
+        resolved = inputs.model
         try:
             spec, notes = toolchain.normalise(asked, resolved.facts, platform)
             findings = toolchain.preflight(spec, resolved.facts, platform)
         except InvalidSpec as error:
             return Draft(asked, findings=error.problems)
-        convert = _convert_action(spec, toolchain, version, resolved)
+        convert = _convert_action(spec, toolchain, version, inputs)
         bound = platform.bound(toolchain.binds_to, self._settings.driver_binding)
         request = Request(
             convert=convert,
@@ -134,7 +154,8 @@ def _completed(spec: BuildSpec, resolved: ResolvedModel, version: str, platform:
     )
 
 
-def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, resolved: ResolvedModel) -> NewAction:
+def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, inputs: _Inputs) -> NewAction:
+    resolved, data = inputs.model, inputs.calibration
     document = convert_document(
         toolchain=toolchain.name,
         version=version,
@@ -142,11 +163,14 @@ def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, resolve
         precision=spec.precision,
         parallelism=spec.parallelism,
         options={name: value for name, value in spec.options.items() if name in toolchain.convert_options},
+        calibration=data.identity if data else None,
     )
     job = Job(
         stage=Stage.CONVERT, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=None
     )
     work: dict[str, Any] = {"job": job.model_dump(mode="json"), "model": resolved.model_dump(mode="json")}
+    if data:
+        work["calibration"] = data.model_dump(mode="json")
     return NewAction(key_of(document), Stage.CONVERT, convert_queue(toolchain.name, version), document, work)
 
 

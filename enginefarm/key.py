@@ -33,8 +33,12 @@ def convert_document(
     precision: Precision,
     parallelism: Parallelism,
     options: Mapping[str, JsonValue],
+    calibration: Mapping[str, str] | None = None,
 ) -> Document:
-    """Everything a checkpoint depends on. `model` is its identity: no path, no moving tag."""
+    """Everything a checkpoint depends on. `model` and `calibration` are identities: no path, no moving tag.
+
+    Where nothing is calibrated the document does not speak of it, so that it is what it was before it could be.
+    """
     return {
         "document": CONVERT,
         "toolchain": {"name": toolchain, "version": version},
@@ -46,6 +50,7 @@ def convert_document(
         },
         "parallelism": {"tp": parallelism.tp, "pp": parallelism.pp, "cp": parallelism.cp},
         "options": dict(options),
+        **({"calibration": dict(calibration)} if calibration else {}),
     }
 
 

@@ -189,12 +189,17 @@ class BuildSpec(_Part):
     options: dict[OptionName, PortableValue] = Field(
         default_factory=dict, description="the toolchain's own options", max_length=256
     )
+    calibration: Annotated[str, Field(max_length=1024)] | None = Field(
+        default=None,
+        description="the data set that a quantisation is calibrated on: a folder, as file:/absolute/path",
+        examples=["file:/data/cnn_dailymail"],
+    )
     platform: PlatformSelector = PlatformSelector()
 
-    @field_validator("model")
+    @field_validator("model", "calibration")
     @classmethod
-    def _known_form(cls, value: str) -> str:
-        return str(model_reference.parse(value))
+    def _known_form(cls, value: str | None) -> str | None:
+        return None if value is None else str(model_reference.parse(value))
 
     @classmethod
     def parse(cls, data: object) -> BuildSpec:

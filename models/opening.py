@@ -11,7 +11,7 @@ from pydantic import AnyHttpUrl, SecretStr
 from models.database import Database
 from models.filedigests import CatalogueDigestCache
 from models.settings import Settings
-from models.sources import BucketSource, FileSource, HubSource, Sources
+from models.sources import BucketSource, DataSource, FileSource, HubSource, Sources
 from models.store import S3Settings, Store, open_store_url
 
 
@@ -39,6 +39,7 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     return Sources(
         hub=HubSource(str(settings.hf_endpoint or constants.ENDPOINT), _revealed(settings.hf_token) or None),
         files=FileSource(settings.model_roots, CatalogueDigestCache(database)),
+        data=DataSource(settings.model_roots, CatalogueDigestCache(database)),
         bucket=BucketSource(_client(settings.models_s3_endpoint, settings)) if settings.models_s3_endpoint else None,
     )
 

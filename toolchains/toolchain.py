@@ -57,6 +57,7 @@ class Directories:
     source: Path
     output: Path
     scratch: Path
+    calibration: Path | None = None  # the data that a conversion calibrates on, if the spec names some
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from enginefarm.wire import Failure, Fault, Stage
 from models.database import Database
 from models.leases import Claim
 from models.publication import read_manifest
-from models.sources import ResolvedModel, Sources
+from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Job, Toolchain
@@ -107,9 +107,11 @@ class Attempt:
                 )
 
     def _fetch(self) -> None:
-        """The model from its source (and only here is the hub's token used), or the checkpoint from the store."""
+        """The inputs from their sources (and only here is the hub's token used), or the checkpoint from the store."""
         if self.job.stage is Stage.CONVERT:
             self.tools.sources.fetch(ResolvedModel.model_validate(self.held.job["model"]), self.directories.source)
+            if (data := self.held.job.get("calibration")) and self.directories.calibration:
+                self.tools.sources.data.fetch(ResolvedFiles.model_validate(data), self.directories.calibration)
             return
         assert self.held.checkpoint is not None, "a build is queued only when its checkpoint is published"
         with self.tools.database.read() as session:

@@ -17,9 +17,10 @@ def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Direct
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-{attempt}-", dir=root))
     try:
-        directories = Directories(source=folder / "source", output=folder / "output", scratch=folder / "scratch")
-        for path in (directories.source, directories.output, directories.scratch):
-            path.mkdir()
+        names = ("source", "output", "scratch", "calibration")
+        for name in names:
+            (folder / name).mkdir()
+        directories = Directories(**{name: folder / name for name in names})
         yield folder, directories
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # `clear` gets what is left when the worker starts again

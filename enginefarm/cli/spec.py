@@ -52,6 +52,7 @@ _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--option", "options", metavar="NAME=VALUE", multiple=True, help="An option of the toolchain, as JSON or plain."
     ),
+    click.option("--calibration", metavar="FOLDER", help="Data to calibrate a quantisation on: file:/absolute/path."),
     click.option(
         "--platform", metavar="FIELD=VALUE", multiple=True, help="A field that the platform must have, as sm=90."
     ),
@@ -69,8 +70,7 @@ def laid_over(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     A part of `spec` that is no object is left alone: the validation says so better.
     """
     spec = dict(spec)
-    if flags["model"] is not None:
-        spec["model"] = flags["model"]
+    spec |= {name: flags[name] for name in ("model", "calibration") if flags[name] is not None}
     if flags["toolchain"] is not None:
         name, _, version = flags["toolchain"].partition("@")
         spec["toolchain"] = {"name": name} | ({"version": version} if version else {})

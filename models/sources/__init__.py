@@ -1,21 +1,24 @@
 """Where models come from: pinning a reference to an identity, reading its facts, fetching its files."""
 
 from models.sources.bucket import BucketSource
+from models.sources.datasets import DataSource
 from models.sources.digests import DigestCache, FileStamp, MemoryDigestCache
 from models.sources.files import FileSource
 from models.sources.hub import HubSource
-from models.sources.resolved import ModelFile, ResolvedModel
+from models.sources.resolved import ModelFile, ResolvedFiles, ResolvedModel
 from models.sources.source import Source
 from models.sources.sources import Sources
 
 __all__ = [
     "BucketSource",
+    "DataSource",
     "DigestCache",
     "FileSource",
     "FileStamp",
     "HubSource",
     "MemoryDigestCache",
     "ModelFile",
+    "ResolvedFiles",
     "ResolvedModel",
     "Source",
     "Sources",

@@ -22,7 +22,7 @@ class ModelFile(BaseModel):
     etag: str | None = None
 
 
-class ResolvedModel(BaseModel):
+class ResolvedFiles(BaseModel):
     """A reference, pinned. Travels to the worker as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,4 +33,7 @@ class ResolvedModel(BaseModel):
     )
     identity: dict[str, str] = Field(description="what enters the key: no path, no moving tag")
     files: tuple[ModelFile, ...]
+
+
+class ResolvedModel(ResolvedFiles):
     facts: ModelFacts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginefarm.model import BucketReference, FileReference, HubReference, ModelReference, parse
+from models.sources.datasets import DataSource
 from models.sources.refusal import refusal
 from models.sources.resolved import ResolvedModel
 from models.sources.source import Source
@@ -13,10 +14,14 @@ from models.sources.source import Source
 
 @dataclass(frozen=True)
 class Sources:
-    """`hub`, `files` and `bucket` answer for `hf:`, `file:` and `s3:`. Raises what a `Source` raises."""
+    """`hub`, `files` and `bucket` answer for `hf:`, `file:` and `s3:` models, `data` for calibration data.
+
+    Raises what a `Source` raises.
+    """
 
     hub: Source[HubReference]
     files: Source[FileReference]
+    data: DataSource
     bucket: Source[BucketReference] | None = None  # None: this farm reads no models from S3
 
     def resolve(self, reference: ModelReference) -> ResolvedModel:

@@ -30,6 +30,10 @@ def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
     return parser(release(version)["convert"][family]["table"])
 
 
+def quantize_parser(version: str) -> argparse.ArgumentParser:
+    return parser(release(version)["quantize"]["table"])
+
+
 @cache
 def parser(table: str) -> argparse.ArgumentParser:
     """Abbreviations are allowed, as the real programs allow them."""

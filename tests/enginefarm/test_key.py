@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from enginefarm.key import build_document, convert_document, key_of
 from enginefarm.platform import Platform
-from enginefarm.spec import BuildSpec
+from enginefarm.spec import BuildSpec, Parallelism, Precision
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_keys.json").read_text())
 
@@ -183,3 +183,15 @@ def test_two_models_two_keys() -> None:
         parallelism=spec.parallelism, options={},
     )  # fmt: skip
     assert key_of(other) != keys(spec)[0]
+
+
+def test_calibration_data_are_named_where_there_are_any_and_nowhere_else() -> None:
+    vector = next(vector for vector in GOLDEN if vector["name"] == "convert, trtllm, calibrated on data")["document"]
+    named = ("toolchain", "calibration", "document")
+    given = {name: value for name, value in vector.items() if name not in named} | {
+        "toolchain": "trtllm", "version": "1.2.1",
+        "precision": Precision(**vector["precision"]), "parallelism": Parallelism(**vector["parallelism"]),
+    }  # fmt: skip
+    assert convert_document(**given, calibration=vector["calibration"]) == vector
+    plain = convert_document(**given)
+    assert plain == {name: value for name, value in vector.items() if name != "calibration"}

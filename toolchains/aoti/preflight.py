@@ -46,6 +46,7 @@ def _unsupported(spec: BuildSpec) -> Iterator[Problem]:
     fixed = {
         "/precision/quantization": (spec.precision.quantization, None),
         "/precision/kv_cache": (spec.precision.kv_cache, None),
+        "/calibration": (spec.calibration, None),
         "/parallelism/tp": (spec.parallelism.tp, 1),
         "/parallelism/pp": (spec.parallelism.pp, 1),
         "/parallelism/cp": (spec.parallelism.cp, 1),

@@ -13,8 +13,10 @@ from pydantic import JsonValue
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Limits, Parallelism
+from toolchains.trtllm.conversion import Conversion, conversion
 from toolchains.trtllm.release import Descriptor
 from toolchains.trtllm.table import Option
+from toolchains.trtllm.way import ready
 
 Section = Literal["precision", "options", "limits"]
 
@@ -27,9 +29,16 @@ class Case:
     platform: Platform
 
     @cached_property
+    def conversion(self) -> Conversion | None:
+        """None if no program of the release is proven to make this precision of this model."""
+        return conversion(self.release, self.facts.architecture, self.spec.precision, ready(self.facts))
+
+    @cached_property
     def known(self) -> Mapping[str, Option]:
         """The options that this model's programs have for callers."""
-        return self.release.options(self.facts.architecture)
+        if self.conversion is None:
+            return self.release.options(self.facts.architecture)
+        return {**self.release.build_options, **self.conversion.options}
 
     @property
     def limits(self) -> Limits:

@@ -13,7 +13,18 @@ from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
-from toolchains.trtllm import failure, installation, limits, log_line, normalisation, options, output, placement, plan
+from toolchains.trtllm import (
+    failure,
+    feasibility,
+    installation,
+    limits,
+    log_line,
+    normalisation,
+    options,
+    output,
+    plan,
+    way,
+)
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.installation import Installation
@@ -27,7 +38,7 @@ class TensorRTLLM:
     binds_to = frozenset(
         ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
     )
-    convert_options = releases.convert_option_names()
+    convert_options = releases.convert_option_names() | way.opened()
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
         self._discover = discover
@@ -46,7 +57,7 @@ class TensorRTLLM:
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
         case = _case(spec, facts, platform)
-        ours = (*options.problems(case), *placement.problems(case), *limits.problems(case))
+        ours = (*options.problems(case), *feasibility.problems(case), *limits.problems(case))
         return (*ours, *(problem for rule in RULES for problem in rule(case)))
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:

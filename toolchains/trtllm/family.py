@@ -12,8 +12,8 @@ from toolchains.trtllm.table import DATA, Fact, Source
 
 Role = Literal["source", "output", "dtype", "tp", "pp", "cp"]
 
-# How most scripts name what the farm always says; a family may name some otherwise.
-_NAMES: Mapping[Role, str] = {
+# How most programs name what the farm always says; a family may name some otherwise.
+NAMES: Mapping[Role, str] = {
     "source": "model_dir",
     "output": "output_dir",
     "dtype": "dtype",
@@ -28,8 +28,9 @@ class Family(Fact):
     writes: Mapping[Role, str] = {}
     fixed: Mapping[str, JsonValue] = {}
 
-    def option_for(self, role: Role) -> str:
-        return self.writes.get(role, _NAMES[role])
+    @property
+    def names(self) -> Mapping[Role, str]:
+        return {**NAMES, **self.writes}
 
 
 class _Families(Fact):

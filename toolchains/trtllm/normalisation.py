@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import JsonValue
 
 from enginefarm.errors import Problem
 from enginefarm.spec import BuildSpec
 from toolchains.trtllm.case import Case
-from toolchains.trtllm.rewrites import REWRITES, Change
+from toolchains.trtllm.rewrites import REWRITES, Change, Rewrite, quantized_model
 
 _LARGE_TOKENS = 16384
 _STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions already hold the factor
@@ -17,14 +17,20 @@ _STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions alread
 
 def normalise(case: Case) -> tuple[BuildSpec, list[Problem]]:
     """Idempotent. What is unknown or unsound stays as it was written, for `preflight` to refuse."""
-    case, notes = _one_name_each(case)
-    case = _with_defaults(case)
-    for rewrite in REWRITES:
+    case, first = _rewritten(case, (quantized_model,))
+    case, named = _one_name_each(case)
+    case, rewritten = _rewritten(_with_defaults(case), REWRITES)
+    return case.spec, [*first, *named, *rewritten, *_warnings(case)]
+
+
+def _rewritten(case: Case, rewrites: Iterable[Rewrite]) -> tuple[Case, list[Problem]]:
+    notes = []
+    for rewrite in rewrites:
         for change in tuple(rewrite(case)):
             if _alters(change, case):
                 notes.append(_note(change, case))
                 case = case.with_value(change.section, change.name, change.value)
-    return case.spec, [*notes, *_warnings(case)]
+    return case, notes
 
 
 def _one_name_each(case: Case) -> tuple[Case, list[Problem]]:

@@ -4,31 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cache
+from itertools import product
 from typing import Any
 
 from packaging.version import Version
 
 from enginefarm.errors import Problem
+from enginefarm.spec import Precision
 from toolchains.trtllm.case import Case
+from toolchains.trtllm.conversion import conversion
 from toolchains.trtllm.hints import former, reserved
-from toolchains.trtllm.release import Descriptor, seen_in
+from toolchains.trtllm.release import Descriptor, releases, seen_in
+from toolchains.trtllm.table import Option
+from toolchains.trtllm.way import ways
 
 
 def schema(release: Descriptor) -> dict[str, Any]:
-    """JSON Schema of `options` for every family of this release."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for architecture in release.architectures:
-        for name, option in release.options(architecture).items():
-            found.setdefault(name, [])
-            if option.value_schema not in found[name]:
-                found[name].append(option.value_schema)
+    """JSON Schema of `options` for every family and precision of this release."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Options of TensorRT-LLM {release.version}",
         "type": "object",
-        "properties": {name: _joined(schemas) for name, schemas in sorted(found.items())},
+        "properties": _properties(release.series),
         "additionalProperties": False,
     }
+
+
+@cache
+def _properties(series: str) -> dict[str, Any]:
+    release = next(release for release in releases() if release.series == series)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for option in _all_options(release):
+        schemas = found.setdefault(option.name, [])
+        if option.value_schema not in schemas:
+            schemas.append(option.value_schema)
+    return {name: _joined(schemas) for name, schemas in sorted(found.items())}
+
+
+def _all_options(release: Descriptor) -> Iterator[Option]:
+    """Of both programs, for every family and precision."""
+    yield from release.build_options.values()
+    for architecture, quantization, kv_cache in product(release.architectures, *_precisions()):
+        precision = Precision(quantization=quantization, kv_cache=kv_cache)
+        if made := conversion(release, architecture, precision, None):
+            yield from made.options.values()
+
+
+def _precisions() -> tuple[list[str | None], list[str | None]]:
+    return [None, *ways().quantization], [None, *ways().kv_cache]
 
 
 def _joined(schemas: list[dict[str, Any]]) -> dict[str, Any]:

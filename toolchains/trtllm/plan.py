@@ -9,12 +9,13 @@ from pathlib import Path
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from toolchains.toolchain import Command, Directories, Job
-from toolchains.trtllm import placement
 from toolchains.trtllm import release as releases
+from toolchains.trtllm.conversion import conversion
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
 from toolchains.trtllm.rewrites import derived_opt_num_tokens
 from toolchains.trtllm.table import Option, Table
+from toolchains.trtllm.way import ready
 
 _CARRY_TOKENIZER = Path(__file__).parent / "programs" / "carry_tokenizer.py"
 TIMING_CACHE = "model.cache"
@@ -29,17 +30,16 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
 
 
 def _convert(job: Job, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
-    script = release.script_for(job.facts.architecture)
-    assert script is not None, "preflight lets no other architecture through"
-    spec, architecture = job.spec, job.facts.architecture
+    spec, calibration = job.spec, directories.calibration
+    made = conversion(release, job.facts.architecture, spec.precision, ready(job.facts))
+    assert made, "preflight lets nothing else through"
     return (
-        *(here.python, str(here.examples / script.script)),
-        *placement.arguments(
-            release, architecture,
+        *(here.python, str(here.examples / made.script.script)),
+        *made.arguments(
             source=str(directories.source), output=str(directories.output),
-            dtype=spec.precision.dtype, parallelism=spec.parallelism,
+            calibration=str(calibration) if calibration else None,
+            precision=spec.precision, parallelism=spec.parallelism, options=spec.options,
         ),
-        *_options(release.convert_options(architecture), spec),
     )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class Descriptor(ReleaseFacts, Programs):
     """One release: its programs, and how sure we are of their options."""
 
     source: Source
+    series: str  # releases of one series have the same programs
 
     @property
     def build_table(self) -> Table:
@@ -94,17 +95,17 @@ class _Series(Programs):
     source: Source
     releases: tuple[ReleaseFacts, ...]
 
-    def descriptors(self) -> list[Descriptor]:
-        shared = {name: getattr(self, name) for name in (*Programs.model_fields, "source")}
-        return [Descriptor(**dict(release), **shared) for release in self.releases]
+    def descriptors(self, name: str) -> list[Descriptor]:
+        shared = {field: getattr(self, field) for field in (*Programs.model_fields, "source")}
+        return [Descriptor(**dict(release), **shared, series=name) for release in self.releases]
 
 
 @cache
 def releases() -> tuple[Descriptor, ...]:
     """Newest first."""
     read = TypeAdapter(_Series).validate_json
-    series = [read(path.read_bytes()) for path in (DATA / "releases").glob("*.json")]
-    known = [release for one in series for release in one.descriptors()]
+    files = (DATA / "releases").glob("*.json")
+    known = [release for path in files for release in read(path.read_bytes()).descriptors(path.stem)]
     return tuple(sorted(known, key=lambda release: Version(release.version), reverse=True))
 
 

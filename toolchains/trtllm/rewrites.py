@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from enginefarm.spec import Limits
 from toolchains.trtllm.case import Case, Section
+from toolchains.trtllm.way import ready, word_for
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class Change:
 
 
 Rewrite = Callable[[Case], Iterator[Change]]
+
+
+def quantized_model(case: Case) -> Iterator[Change]:
+    """Runs before all others: the precision decides which options there are."""
+    found = ready(case.facts)
+    if found and case.spec.precision.quantization is None and (word := word_for(found)):
+        why = "the model is quantised already, and the real script lets that win over every flag"
+        yield Change("model_precision", "precision", "quantization", word, why)
 
 
 def dtype(case: Case) -> Iterator[Change]:

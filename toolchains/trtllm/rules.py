@@ -33,19 +33,6 @@ def architecture(case: Case) -> Iterator[Problem]:
         )
 
 
-def quantized_model(case: Case) -> Iterator[Problem]:
-    if case.facts.quantization_config is not None:
-        method = case.facts.quantization_config.get("quant_method")
-        yield Problem(
-            pointer="/model",
-            code="quantized_model",
-            detail="the model is quantised already, and that would override what the spec says",
-            value=method if isinstance(method, str) else None,
-            expected="a model in float32, float16 or bfloat16",
-            remedy="give the unquantised model",
-        )
-
-
 def remote_code(case: Case) -> Iterator[Problem]:
     if case.facts.remote_code:
         yield Problem(
@@ -65,16 +52,6 @@ def precision(case: Case) -> Iterator[Problem]:
             value="auto",
             expected="bfloat16, float16 or float32",
         )
-    for field, code in (("quantization", "quantization"), ("kv_cache", "kv_cache")):
-        if (given := getattr(case.spec.precision, field)) is not None:
-            yield Problem(
-                pointer=f"/precision/{field}",
-                code=code,
-                detail=f"{field} {given} is not supported yet",
-                value=given,
-                expected="null",
-                remedy="leave it out: dtype float16, bfloat16 and float32 are accepted",
-            )
 
 
 def gpu(case: Case) -> Iterator[Problem]:
@@ -193,7 +170,6 @@ def _divisors(number: int) -> list[int]:
 
 RULES: tuple[Rule, ...] = (
     architecture,
-    quantized_model,
     remote_code,
     precision,
     gpu,

@@ -20,7 +20,7 @@ def flags(*args: str) -> dict[str, Any]:
 
 def test_every_field_of_a_spec_has_a_flag() -> None:
     given = flags(
-        *("--model", "hf:a/b", "--toolchain", "trtllm@1.2.1"),
+        *("--model", "hf:a/b", "--toolchain", "trtllm@1.2.1", "--calibration", "file:/data/set"),
         *("--dtype", "bf16", "--quantization", "fp8", "--kv-cache", "int8", "--tp", "2", "--pp", "3", "--cp", "4"),
         *("--max-batch-size", "5", "--max-input-len", "6", "--max-output-len", "7", "--max-seq-len", "13"),
         *("--max-beam-width", "9", "--max-num-tokens", "10", "--opt-num-tokens", "11"),
@@ -41,6 +41,7 @@ def test_every_field_of_a_spec_has_a_flag() -> None:
 
     assert spec == {
         "model": "hf:a/b",
+        "calibration": "file:/data/set",
         "toolchain": {"name": "trtllm", "version": "1.2.1"},
         "precision": {"dtype": "bf16", "quantization": "fp8", "kv_cache": "int8"},
         "parallelism": {"tp": 2, "pp": 3, "cp": 4},

@@ -8,7 +8,7 @@ import pytest
 
 from enginefarm.errors import ModelUnavailable
 from enginefarm.model import parse
-from models.sources import FileSource, HubSource, MemoryDigestCache, Sources
+from models.sources import DataSource, FileSource, HubSource, MemoryDigestCache, Sources
 from tests.models.sources.models import fetched, read, tiny, write
 from tests.servers.hub import Hub
 
@@ -17,7 +17,11 @@ def test_hub_and_files(tmp_path: Path) -> None:
     folder = write(tmp_path / "models" / "tiny", tiny())
     with Hub() as hub:
         hub.push("org/tiny", tiny())
-        sources = Sources(HubSource(hub.url), FileSource([tmp_path / "models"], MemoryDigestCache()))
+        sources = Sources(
+            HubSource(hub.url),
+            FileSource([tmp_path / "models"], MemoryDigestCache()),
+            DataSource([], MemoryDigestCache()),
+        )
         for text, kind in (("hf:org/tiny", "hf"), (f"file:{folder}", "files")):
             resolved = sources.resolve(parse(text))
             assert resolved.identity["source"] == kind
@@ -26,7 +30,9 @@ def test_hub_and_files(tmp_path: Path) -> None:
 
 
 def test_a_farm_without_s3_says_so() -> None:
-    sources = Sources(HubSource("http://127.0.0.1:9"), FileSource([], MemoryDigestCache()))
+    sources = Sources(
+        HubSource("http://127.0.0.1:9"), FileSource([], MemoryDigestCache()), DataSource([], MemoryDigestCache())
+    )
     with pytest.raises(ModelUnavailable, match="reads no models from S3") as caught:
         sources.resolve(parse("s3://bucket/tiny"))
     assert caught.value.problems[0].code == "model_source_unknown"

@@ -84,6 +84,17 @@ def test_dtype_auto_is_the_models_own(own: str, becomes: str) -> None:
     assert (notes["dtype_auto"].value, notes["dtype_auto"].expected) == ("auto", becomes)
 
 
+def test_the_quantisation_that_a_model_has_is_what_it_gets() -> None:
+    model = facts(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
+    normal, notes = normalise(spec(), model)
+    assert normal.precision.quantization == "int4_gptq"
+    assert (notes["model_precision"].pointer, notes["model_precision"].expected) == (
+        "/precision/quantization",
+        "int4_gptq",
+    )
+    assert list(TOOLCHAIN.preflight(normal, model, H100)) == []
+
+
 def test_a_dtype_that_was_asked_for_stays() -> None:
     normal, notes = normalise(spec(precision={"dtype": "float32"}), facts(dtype="float32"))
     assert normal.precision.dtype == "float32"
@@ -116,7 +127,12 @@ def test_a_whole_number_is_one_however_json_writes_it() -> None:
 
 def test_every_rewriting_rule_of_the_table_has_its_case() -> None:
     rules = json.loads((DATA / "rules.json").read_bytes())["rules"]
-    tried = {rule for *_, rule in (*TOKENS, *OPTIONS)} | {"dtype_auto", "seq_too_long", "tokens_large"}
+    tried = {rule for *_, rule in (*TOKENS, *OPTIONS)} | {
+        "dtype_auto",
+        "model_precision",
+        "seq_too_long",
+        "tokens_large",
+    }
     assert tried == {rule["id"] for rule in rules if rule["effect"] in ("rewrite", "warn")}
 
 

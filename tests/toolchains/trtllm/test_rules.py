@@ -32,11 +32,11 @@ class Refused:
 
 CASES = [
     Refused("architecture", "/model", model=facts(architecture="GPTJForCausalLM")),
-    Refused("quantized_model", "/model", model=facts(quantization_config={"quant_method": "awq"})),
+    Refused("quantized_model", "/model", model=facts(quantization_config={"quant_method": "aqlm"})),
     Refused("remote_code", "/model", model=facts(remote_code=True)),
     Refused("dtype_unknown", "/precision/dtype", {"precision": {}}, facts(dtype=None)),
-    Refused("quantization", "/precision/quantization", {"precision": {"quantization": "fp8"}}, expected="null"),
-    Refused("kv_cache", "/precision/kv_cache", {"precision": {"kv_cache": "fp8"}}, expected="null"),
+    Refused("quantization", "/precision/quantization", {"precision": {"quantization": "int3"}}),
+    Refused("kv_cache", "/precision/kv_cache", {"precision": {"kv_cache": "int3"}}, expected="null, int8, fp8"),
     Refused("needs_gpu", "/platform", machine=CPU),
     Refused("bf16_sm", "/precision/dtype", machine=platform(sm="75"), expected="float16 or float32"),
     Refused(
@@ -112,7 +112,7 @@ def test_what_is_possible_is_let_through(parts: dict[str, Any], model: ModelFact
 
 def test_all_that_is_wrong_at_once() -> None:
     wrong = spec(
-        precision={"dtype": "bfloat16", "quantization": "fp8"},
+        precision={"dtype": "bfloat16", "quantization": "int3"},
         parallelism={"tp": 5, "pp": 7},
         options={"no_such": 1, "streamingllm": "enable"},
     )

@@ -1,0 +1,68 @@
+"""Calibration data: pinned by what is in the folder, and never code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enginefarm.errors import ModelUnavailable
+from enginefarm.model import parse
+from models.sources import DataSource, MemoryDigestCache
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def source(root: Path) -> DataSource:
+    return DataSource([root], MemoryDigestCache())
+
+
+def data(folder: Path, text: str = '{"text": "a"}') -> Path:
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(text)
+    (folder / "load.py").write_text("raise SystemExit")
+    (folder / "README.md").write_text("words")
+    return folder
+
+
+def test_only_data_are_copied(root: Path, source: DataSource, tmp_path: Path) -> None:
+    resolved = source.resolve(parse(f"file:{data(root / 'news')}"))
+    source.fetch(resolved, tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["train.jsonl"]
+
+
+def test_the_identity_is_what_is_in_the_folder(root: Path, source: DataSource) -> None:
+    one, same, other = (
+        source.resolve(parse(f"file:{data(root / name, text)}")).identity
+        for name, text in (("a", "x"), ("b", "x"), ("c", "y"))
+    )
+    assert one == same != other
+
+
+def test_what_changed_is_not_fetched(root: Path, source: DataSource, tmp_path: Path) -> None:
+    folder = data(root / "news")
+    resolved = source.resolve(parse(f"file:{folder}"))
+    (folder / "train.jsonl").write_text('{"text": "b"}')
+    with pytest.raises(ModelUnavailable) as caught:
+        source.fetch(resolved, tmp_path / "copy")
+    assert [problem.code for problem in caught.value.problems] == ["model_changed"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "code"),
+    [
+        ("hf:org/data", "data_source_unknown"),
+        ("file:{root}/missing", "model_not_found"),
+        ("file:/etc", "model_outside_roots"),
+        ("file:{root}", "data_missing"),
+    ],
+)
+def test_refused(root: Path, source: DataSource, reference: str, code: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        source.resolve(parse(reference.format(root=root)))
+    assert [problem.code for problem in caught.value.problems] == [code]

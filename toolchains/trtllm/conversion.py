@@ -1,0 +1,114 @@
+"""The program that makes the checkpoint of one precision, and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+from pydantic import JsonValue
+
+from enginefarm.spec import Parallelism, Precision
+from toolchains.trtllm.family import NAMES, Role
+from toolchains.trtllm.release import Descriptor, Script
+from toolchains.trtllm.table import Option
+from toolchains.trtllm.way import SOURCE, Program, Ready, Way, ways
+
+_SIZES: tuple[Role, ...] = ("tp", "pp", "cp")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    script: Script
+    names: Mapping[Role, str]  # how it names what the farm always says
+    fixed: Mapping[str, JsonValue]  # what it is told besides, unless a caller may set it
+    options: Mapping[str, Option]  # what a caller may set
+    asks: tuple[str, ...]  # what a caller must set
+    calibrates: bool
+
+    @cached_property
+    def known(self) -> Mapping[str, Option]:
+        return self.script.options.by_name
+
+    def missing(self, parallelism: Parallelism) -> list[Role]:
+        """The kinds of parallelism that are asked for, and that the program has no option for."""
+        return [role for role in _SIZES if getattr(parallelism, role) > 1 and self.names[role] not in self.known]
+
+    def arguments(
+        self, *, source: str, output: str, calibration: str | None, precision: Precision, parallelism: Parallelism,
+        options: Mapping[str, JsonValue],
+    ) -> Iterator[str]:  # fmt: skip
+        """Directories and dtype are always written; the rest where the program would do otherwise."""
+        for name, value in self.fixed.items():
+            if name not in self.options:
+                yield from self.known[name].argv(source if value == SOURCE else value)
+        said: dict[Role, str] = {"source": source, "output": output, "dtype": precision.dtype}
+        for role, value in said.items():
+            yield from (self.known[self.names[role]].flag, value)
+        for role in _SIZES:
+            if option := self.known.get(self.names[role]):
+                yield from option.argv(getattr(parallelism, role))
+        if self.calibrates:
+            yield from self.known[ways().calibration.option].argv(calibration)
+        for name, option in self.options.items():
+            yield from option.argv(options.get(name, option.default), precision.dtype)
+
+
+def conversion(release: Descriptor, architecture: str, precision: Precision, ready: Ready | None) -> Conversion | None:
+    """The first program that makes both the weights and the KV cache; None if none is proven to."""
+    script = release.script_for(architecture)
+    if script is None:
+        return None
+    programs: tuple[tuple[Program, Script], ...] = (("convert", script), ("quantize", release.quantize))
+    for program, made_by in programs:
+        for parts in _parts(program, precision):
+            if _is_open(release, made_by, parts, ready):
+                return _made(release, architecture, made_by, parts)
+    return None
+
+
+def _parts(program: Program, precision: Precision) -> Iterator[tuple[Way, ...]]:
+    """The ways to weights and KV cache by this program, in order of preference."""
+    known, quantization, kv_cache = ways(), precision.quantization, precision.kv_cache
+    weights = known.plain if quantization is None else known.quantization.get(quantization, ())
+    caches: tuple[Way | None, ...] = (None,) if kv_cache is None else known.kv_cache.get(kv_cache, ())
+    for pair in product(weights, caches):
+        parts = tuple(way for way in pair if way)
+        if all(way.program == program for way in parts):
+            yield parts
+
+
+def _is_open(release: Descriptor, script: Script, parts: tuple[Way, ...], ready: Ready | None) -> bool:
+    """Of weights that are quantised already the KV cache stays as it is: no table proves more."""
+    if ready and len(parts) > 1:
+        return False
+    return all(way.is_open(release.version, script.options, ready) for way in parts)
+
+
+def _made(release: Descriptor, architecture: str, script: Script, parts: tuple[Way, ...]) -> Conversion:
+    family, by_quantize = release.family(architecture), script is release.quantize
+    assert family, "it has a script"
+    calibrates = any(way.calibrates for way in parts)
+    says = {name: value for way in parts for name, value in way.says.items()}
+    asks = tuple(name for way in parts for name in way.asks)
+    opened = {*asks, *(name for way in parts for name in way.opens)}
+    opened |= set(ways().calibration.opens) if calibrates else set()
+    return Conversion(
+        script=script,
+        names=NAMES if by_quantize else family.names,
+        fixed=says if by_quantize else {**family.fixed, **says},
+        options={
+            **({} if by_quantize else release.convert_options(architecture)),
+            **{name: _opened(option, says) for name, option in script.options.by_name.items() if name in opened},
+        },
+        asks=asks,
+        calibrates=calibrates,
+    )
+
+
+def _opened(option: Option, says: Mapping[str, JsonValue]) -> Option:
+    """What the way says is what counts when the caller says nothing."""
+    if option.name not in says:
+        return option
+    return option.model_copy(update={"default": says[option.name], "default_sure": False})
