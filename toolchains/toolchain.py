@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
+from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 
@@ -128,6 +129,10 @@ class Toolchain(Protocol):
         Raises:
             InvalidOutput: saying what is missing or broken.
         """
+        ...
+
+    def serving(self, job: Job) -> Serving | None:
+        """How the engine of this build job is started and laid out; None if there is nothing to say."""
         ...
 
     def read_line(self, stage: Stage, line: str) -> Report | None:

@@ -17,6 +17,8 @@ from typing import Any
 from enginefarm import digest
 from enginefarm.manifest import Manifest
 from enginefarm.platform import DriverBinding
+from enginefarm.serving import FILE as SERVING_FILE
+from enginefarm.serving import Serving
 from enginefarm.wire import Failure, Fault, Stage
 from models.database import Database
 from models.leases import Claim
@@ -53,6 +55,7 @@ class Product:
 
     manifest: Manifest
     facts: dict[str, Any]
+    serving: Serving | None = None
 
 
 @dataclass
@@ -79,10 +82,11 @@ class Attempt:
             self._run_programs()
         with self._step("check"):
             facts = self.toolchain.check_output(self.job, self.directories)
+            serving = self._write_serving()
             manifest = Manifest.of_directory(self.directories.output)
         with self._step("upload"):
             self._upload(manifest)
-        return Product(manifest, dict(facts))
+        return Product(manifest, dict(facts), serving)
 
     @cached_property
     def job(self) -> Job:
@@ -140,6 +144,13 @@ class Attempt:
                 raise StageFailed(limit_passed(ended.stopped, self.tools.limits))
             if ended.status != 0:
                 raise StageFailed(self.toolchain.classify(self.job.stage, ended))
+
+    def _write_serving(self) -> Serving | None:
+        """Beside the engine, so that whoever serves it can check these bytes like all others."""
+        serving = self.toolchain.serving(self.job) if self.job.stage is Stage.BUILD else None
+        if serving is not None:
+            (self.directories.output / SERVING_FILE).write_text(serving.model_dump_json(indent=2))
+        return serving
 
     def _upload(self, manifest: Manifest) -> None:
         for entry in manifest.files:
@@ -210,5 +221,6 @@ def engine_columns(attempt: Attempt, product: Product, started_at: str) -> dict[
             "convert": attempt.held.document["convert"],
             "checkpoint": attempt.held.checkpoint,
             "facts": product.facts,
+            "serving": product.serving.summary() if product.serving else None,
         },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from enginefarm.client import Farm, engine_of
 from enginefarm.errors import CallerError, InvalidRequest, NotFound, PlatformMismatch
 from enginefarm.fingerprint import detect
 from enginefarm.fit import misfits, shown
+from enginefarm.layout import pull_layout
 from enginefarm.wire import Engine
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -63,10 +65,19 @@ def ls(
 @click.argument("name", metavar="KEY|BUILD_ID")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Files fetched at once.")
+@click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
 @pass_settings
-def pull(settings: Settings, name: str, directory: Path, connections: int, any_platform: bool, as_json: bool) -> None:
+def pull(
+    settings: Settings,
+    name: str,
+    directory: Path,
+    connections: int,
+    triton: bool,
+    any_platform: bool,
+    as_json: bool,
+) -> None:
     """Fetch an engine and check every byte.
 
     DIRECTORY appears when it is whole. An interrupted pull goes on where it stopped. The start
@@ -75,8 +86,14 @@ def pull(settings: Settings, name: str, directory: Path, connections: int, any_p
     try:
         with settings.farm() as farm, transfer_shown() as progress:
             engine = engine_named(farm, name)
-            path = fetch.pull(
-                farm, engine, directory, connections=connections, any_platform=any_platform, progress=progress
+            fetched = partial(pull_layout, name="triton") if triton else fetch.pull
+            path = fetched(
+                farm,
+                engine,
+                destination=directory,
+                connections=connections,
+                any_platform=any_platform,
+                progress=progress,
             )
     except OSError as error:
         raise CallerError(f"cannot write the engine: {error}") from error

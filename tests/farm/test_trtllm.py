@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from enginefarm import fetch
+from enginefarm.cli import main
 from enginefarm.client import Farm
 from enginefarm.errors import PlatformMismatch
 from enginefarm.fingerprint import detect
@@ -68,6 +71,36 @@ def test_submit_convert_build_pull(farm: RunningFarm, client: Farm, tmp_path: Pa
         require_fit(engine, detect(prefer_gpu=False).platform)
     folder = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
     assert {path.name for path in folder.iterdir()} >= {"config.json", "rank0.engine", "tokenizer.json"}
+
+
+def test_a_triton_repository_is_pulled_whole(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    key = client.wait(client.submit(spec(farm)).id, timeout=60).key
+    place, environment = tmp_path / "models", {"ENGINEFARM_URL": farm.urls[0]}
+    command = ["pull", key, str(place), "--triton", "--any-platform"]
+    first = CliRunner().invoke(main, command, env=environment)
+    assert first.exit_code == 0, first.output
+    engine = place / "tensorrt_llm" / "1"
+    assert {path.name for path in engine.iterdir()} >= {"config.json", "rank0.engine", "tokenizer.json", "serving.json"}
+    assert (place / "ensemble" / "1").is_dir()
+    for model in ("tensorrt_llm", "preprocessing", "postprocessing"):
+        assert f'string_value: "{engine}"' in (place / model / "config.pbtxt").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"], "nothing is left beside it"
+    assert CliRunner().invoke(main, command, env=environment).exit_code == 0, "the same again is checked"
+    (place / "preprocessing" / "1" / "model.py").write_text("import os")
+    assert CliRunner().invoke(main, command, env=environment).exit_code == 2
+
+
+def test_an_engine_says_how_it_is_served_and_check_where_it_runs(farm: RunningFarm, client: Farm) -> None:
+    key = client.wait(client.submit(spec(farm)).id, timeout=60).key
+    serving: Any = client.engine(key).provenance["serving"]
+    assert serving["world_size"] == 1
+    assert serving["launch"]["run"]["argv"][-2:] == ["--max_output_len", "32"]
+    assert [image["image"] for image in serving["images"]] == [f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"]
+    checked = CliRunner().invoke(main, ["check", key, "--json"], env={"ENGINEFARM_URL": farm.urls[0]})
+    answer = json.loads(checked.stdout)
+    if detect().platform.gpu is None:
+        assert checked.exit_code == 7
+        assert answer["differences"]["gpu"] == {"needed": "NVIDIA H100 80GB HBM3", "found": None}
 
 
 def test_sixteen_shapes_and_a_second_gpu_convert_once(farm: RunningFarm, client: Farm) -> None:

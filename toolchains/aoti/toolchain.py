@@ -18,6 +18,7 @@ from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
 from enginefarm.fingerprint import package_version
 from enginefarm.platform import Platform
+from enginefarm.serving import Launch, Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.aoti.failures import classify
@@ -111,6 +112,11 @@ class Aoti:
         _check_engine(output / "engine.pt2")
         _check_limits(job, config)
         return {"limits": config["limits"]}
+
+    def serving(self, job: Job) -> Serving | None:
+        argv = ["python", "-m", "toolchains.aoti.generate", "{engine}", "--prompt", "Once upon a time"]
+        run = Launch(what="one prompt, in a checkout of the farm with torch installed", argv=argv)
+        return Serving(world_size=1, ranks=job.spec.parallelism.model_dump(), launch={"run": run})
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
         found = _PROGRESS.match(line)

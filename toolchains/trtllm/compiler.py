@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
+from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
@@ -23,6 +24,7 @@ from toolchains.trtllm import (
     options,
     output,
     plan,
+    serving,
     way,
 )
 from toolchains.trtllm import release as releases
@@ -65,6 +67,9 @@ class TensorRTLLM:
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
         return output.check(job, directories)
+
+    def serving(self, job: Job) -> Serving | None:
+        return serving.serving(job)
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
         return log_line.read(stage, line)

@@ -14,6 +14,7 @@ from typing import Any
 from enginefarm.errors import Problem
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
+from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Fault, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report
@@ -58,6 +59,9 @@ class Quick:
         if not (directories.output / name).is_file():
             raise InvalidOutput(f"{name} is missing")
         return {}
+
+    def serving(self, job: Job) -> Serving | None:
+        return None
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
         return Report(float(line.split()[1]), "compiling") if line.startswith("progress ") else None
