@@ -117,6 +117,12 @@ class Attempt(Body):
     ended_at: Time | None = None
     failure: Failure | None = None
     steps: dict[str, float] = Field(default_factory=dict, description="seconds by step")
+    warm: bool = Field(
+        default=False, description="it started from what an earlier run had found out, as kernel timings"
+    )
+    saved_seconds: float | None = Field(
+        default=None, description="how much faster than the median without a warm start; null: not known"
+    )
 
 
 class Submitted(Body):

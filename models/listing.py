@@ -163,6 +163,8 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
             ended_at=row.ended_at,
             failure=row.failure,
             steps=row.steps,
+            warm=row.warmth is not None,
+            saved_seconds=(row.warmth or {}).get("saved_seconds"),
         )
         for row, stage, name in rows
     ]

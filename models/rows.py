@@ -113,6 +113,9 @@ class AttemptRow(Row):
     ended_at: Mapped[datetime | None]
     failure: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
     steps: Mapped[_Json] = mapped_column(default=dict)  # seconds by step
+    warmth: Mapped[_Json | None] = mapped_column(
+        JSON(none_as_null=True)
+    )  # a warm file it started from: see WarmFileRow
     log_digest: Mapped[str | None] = mapped_column(String(71))  # the whole log, once it is in the store
     log_size: Mapped[int | None] = mapped_column(BigInteger)
 
@@ -218,6 +221,18 @@ class EngineRow(Row):
     provenance: Mapped[_Json]
     pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+
+
+class WarmFileRow(Row):
+    """A file that makes a stage faster, as the last good run left it. Losing it costs time and nothing else."""
+
+    __tablename__ = "warm_files"
+    __table_args__ = (CheckConstraint("length(key) = 64", name="key_is_sha256"),)
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of `document`
+    document: Mapped[_Json]  # everything that the file depends on
+    blob: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
+    updated_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class WorkerRow(Row):

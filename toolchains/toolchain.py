@@ -70,6 +70,18 @@ class Command:
 
 
 @dataclass(frozen=True)
+class WarmFile:
+    """A file that makes a stage faster and that no result depends on. The farm keeps it from one run to the next.
+
+    It is put at `path` below scratch before the programs run, if the farm has it, and taken from there after a
+    good run. `good_for` names everything that it depends on: another document, another file.
+    """
+
+    path: str
+    good_for: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True)
 class Report:
     """What one line of output says about progress."""
 
@@ -129,6 +141,10 @@ class Toolchain(Protocol):
         Raises:
             InvalidOutput: saying what is missing or broken.
         """
+        ...
+
+    def warm_file(self, job: Job) -> WarmFile | None:
+        """The file that makes this stage faster; None if it has none."""
         ...
 
     def serving(self, job: Job) -> Serving | None:

@@ -33,6 +33,7 @@ from workers.failures import StageFailed, Stopped, limit_passed
 from workers.heartbeat import Heartbeat
 from workers.joblog import JobLog
 from workers.presence import Identity
+from workers.warmth import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Attempt:
     heartbeat: Heartbeat
     stop: Event
     steps: dict[str, float] = field(default_factory=dict)  # seconds
+    warmth: WarmStart | None = None
 
     def run(self) -> Product:
         """Run the stage's steps in order.
@@ -78,6 +80,7 @@ class Attempt:
         self._refuse_another_platform()
         with self._step("fetch"):
             self._fetch()
+            self._bring_warm_file()
         with self._step(self.job.stage):
             self._run_programs()
         with self._step("check"):
@@ -86,6 +89,8 @@ class Attempt:
             manifest = Manifest.of_directory(self.directories.output)
         with self._step("upload"):
             self._upload(manifest)
+            if self.warmth is not None:
+                self.warmth.take_out()
         return Product(manifest, dict(facts), serving)
 
     @cached_property
@@ -125,6 +130,17 @@ class Attempt:
             target = self.directories.source / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
             self.tools.store.fetch(entry.digest, entry.size, target)
+
+    def _bring_warm_file(self) -> None:
+        """Only the first try starts warm: should the file be to blame for a failure, the next one does without."""
+        warm = self.toolchain.warm_file(self.job)
+        if warm is None:
+            return
+        tools, scratch = self.tools, self.directories.scratch
+        self.warmth = WarmStart.of(self.job.toolchain, warm, scratch, database=tools.database, store=tools.store)
+        if self.held.tries == 1:
+            self.warmth.bring()
+        self.joblog.say("starts warm" if self.warmth.start else "starts cold")
 
     def _run_programs(self) -> None:
         lines = _Lines(self)

@@ -76,6 +76,8 @@ class Runner:
         else:
             log.info("published %s", attempt.held.key[:12])
             self.announcer.announce(announcements)
+            if attempt.warmth is not None:
+                attempt.warmth.record(attempt.held, seconds=attempt.steps[attempt.job.stage])
 
     def _publish(self, attempt: Attempt, product: Product, started_at: str) -> list[Announcement]:
         """One transaction: the fence, the rows of the bytes, the end of the attempt, the log."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import select
 
 from enginefarm import fetch
 from enginefarm.cli import main
@@ -17,6 +18,8 @@ from enginefarm.client import Farm
 from enginefarm.errors import PlatformMismatch
 from enginefarm.fingerprint import detect
 from enginefarm.fit import require_fit
+from enginefarm.wire import Build
+from models.rows import WarmFileRow
 from tests.doubles.installation import make_installation
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
@@ -101,6 +104,32 @@ def test_an_engine_says_how_it_is_served_and_check_where_it_runs(farm: RunningFa
     if detect().platform.gpu is None:
         assert checked.exit_code == 7
         assert answer["differences"]["gpu"] == {"needed": "NVIDIA H100 80GB HBM3", "found": None}
+
+
+def test_what_one_build_timed_makes_the_next_one_start_warm(farm: RunningFarm, client: Farm) -> None:
+    model = {"model": f"file:{make_tiny_llama(farm.models / 'warm', seed=2)}", "precision": {"dtype": "float16"}}
+    first, second = (_ended(client, spec(farm, max_batch_size=size) | model) for size in (1, 2))
+    assert (first.attempts[-1].warm, second.attempts[-1].warm) == (False, True)
+    assert second.attempts[-1].saved_seconds is not None
+    log = "\n".join(client.logs(second.id))
+    assert "starts warm" in log
+    assert "of timing cache" in log
+
+    for blob in _timing_caches(farm):
+        blob.unlink()
+    third = _ended(client, spec(farm, max_batch_size=3) | model)
+    assert third.state == "succeeded", "a lost timing cache costs time and nothing else"
+    assert third.attempts[-1].warm is False
+
+
+def _ended(client: Farm, wanted: dict[str, Any]) -> Build:
+    return client.wait(client.submit(wanted).id, timeout=60)
+
+
+def _timing_caches(farm: RunningFarm) -> list[Path]:
+    with farm.database.read() as session:
+        digests = [row.blob.removeprefix("sha256:") for row in session.execute(select(WarmFileRow)).scalars()]
+    return [path for path in (farm.state / "store").rglob("*") if path.name in digests]
 
 
 def test_sixteen_shapes_and_a_second_gpu_convert_once(farm: RunningFarm, client: Farm) -> None:

@@ -23,7 +23,7 @@ from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.aoti.failures import classify
 from toolchains.aoti.preflight import GPU_ONLY, preflight
-from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report
+from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report, WarmFile
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _PROGRESS = re.compile(r"^\[enginefarm\] progress (?P<fraction>[01](?:\.\d+)?) (?P<message>.+)$")
@@ -112,6 +112,9 @@ class Aoti:
         _check_engine(output / "engine.pt2")
         _check_limits(job, config)
         return {"limits": config["limits"]}
+
+    def warm_file(self, job: Job) -> WarmFile | None:
+        return None
 
     def serving(self, job: Job) -> Serving | None:
         argv = ["python", "-m", "toolchains.aoti.generate", "{engine}", "--prompt", "Once upon a time"]

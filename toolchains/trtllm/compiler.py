@@ -13,7 +13,7 @@ from enginefarm.platform import Platform
 from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
-from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report
+from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report, WarmFile
 from toolchains.trtllm import (
     failure,
     feasibility,
@@ -25,6 +25,7 @@ from toolchains.trtllm import (
     output,
     plan,
     serving,
+    warmth,
     way,
 )
 from toolchains.trtllm import release as releases
@@ -67,6 +68,9 @@ class TensorRTLLM:
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
         return output.check(job, directories)
+
+    def warm_file(self, job: Job) -> WarmFile | None:
+        return warmth.warm_file(job)
 
     def serving(self, job: Job) -> Serving | None:
         return serving.serving(job)

@@ -68,9 +68,10 @@ def _limits(spec: BuildSpec, table: Table) -> Iterator[str]:
 
 
 def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
-    """One option for both ways before 0.9."""
-    name = "output_timing_cache" if "output_timing_cache" in table.by_name else "timing_cache"
-    yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
+    """Read at the start, if it is there, and written at the end. One option for both ways before 0.9."""
+    both = ("input_timing_cache", "output_timing_cache")
+    for name in both if both[0] in table.by_name else ("timing_cache",):
+        yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
 
 
 def _options(known: Mapping[str, Option], spec: BuildSpec) -> Iterator[str]:

@@ -17,7 +17,7 @@ from enginefarm.platform import Platform
 from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Fault, Stage
-from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report
+from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report, WarmFile
 
 _OPTIONS = {"seconds": "number", "convert_seconds": "number", "behave": "string", "salt": "string"}
 
@@ -59,6 +59,9 @@ class Quick:
         if not (directories.output / name).is_file():
             raise InvalidOutput(f"{name} is missing")
         return {}
+
+    def warm_file(self, job: Job) -> WarmFile | None:
+        return None
 
     def serving(self, job: Job) -> Serving | None:
         return None

@@ -35,6 +35,7 @@ def one_line(argv: tuple[str, ...]) -> str:
     return " ".join(argv)
 
 
+CACHE = "--input_timing_cache /scratch/model.cache --output_timing_cache /scratch/model.cache"
 CONVERT = "--model_dir /source --output_dir /output --dtype bfloat16"
 SHAPE = "--max_batch_size 32 --max_input_len 4096 --max_seq_len 5120"
 SEED_BUILDS = {
@@ -42,24 +43,24 @@ SEED_BUILDS = {
     "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --timing_cache /scratch/model.cache",
     "0.9.0": "--bert_attention_plugin bfloat16 --gpt_attention_plugin bfloat16 --gemm_plugin bfloat16 "
     "--moe_plugin bfloat16 --mamba_conv1d_plugin bfloat16 "
-    "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --output_timing_cache /scratch/model.cache",
+    f"--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 {CACHE}",
     "0.10.0": "--bert_attention_plugin bfloat16 --gpt_attention_plugin bfloat16 --gemm_plugin bfloat16 "
     "--nccl_plugin bfloat16 --moe_plugin bfloat16 --mamba_conv1d_plugin bfloat16 "
-    "--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 --output_timing_cache /scratch/model.cache",
-    "0.11.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
-    "0.12.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
-    "0.13.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
-    "0.14.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
-    "0.15.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
-    "0.16.0": f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache",
+    f"--max_batch_size 32 --max_input_len 4096 --max_output_len 1024 {CACHE}",
+    "0.11.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
+    "0.12.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
+    "0.13.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
+    "0.14.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
+    "0.15.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
+    "0.16.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
     # Between 0.16 and mid 2025 some defaults changed, so that they are said.
     **dict.fromkeys(
         ("0.17.0", "0.17.0.post1", "0.18.0", "0.18.1", "0.18.2", "0.19.0"),
         "--gemm_plugin auto --tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable "
-        f"{SHAPE} --output_timing_cache /scratch/model.cache",
+        f"{SHAPE} {CACHE}",
     ),
 }
-SEED_BUILD_SINCE_0_20 = f"--gemm_plugin auto {SHAPE} --output_timing_cache /scratch/model.cache"
+SEED_BUILD_SINCE_0_20 = f"--gemm_plugin auto {SHAPE} {CACHE}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
