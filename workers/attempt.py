@@ -171,7 +171,8 @@ class Attempt:
     def _upload(self, manifest: Manifest) -> None:
         for entry in manifest.files:
             self._check_stop()
-            self.tools.store.put(self.directories.output / entry.path, entry.digest, entry.size)
+            path = self.directories.output / entry.path
+            self.tools.store.put(path, entry.digest, entry.size, watch=lambda _: self._check_stop())
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import secrets
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -97,6 +98,16 @@ class DirectoryStore(Store):
                 digest = blob_digest(path.relative_to(self._root).as_posix())
                 if digest is not None and (size := self.stat(digest)) is not None:
                     yield digest, size
+
+    def abort_stale(self, age: timedelta) -> int:
+        limit, removed = time.time() - age.total_seconds(), 0
+        with self._explained():
+            for path in self._staging.iterdir():
+                with suppress(FileNotFoundError):  # its writer has just named or removed it
+                    if path.stat().st_mtime < limit:
+                        path.unlink()
+                        removed += 1
+        return removed
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         with self._explained():

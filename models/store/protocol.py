@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,11 @@ from models.store.landing import land
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
+
+Watch = Callable[[int], None]
+
+
+def _unwatched(_: int) -> None: ...
 
 
 class Store(ABC):
@@ -73,15 +78,25 @@ class Store(ABC):
         `chunks` raises IntegrityError at the latest instead of ending, if these are not the bytes of `digest`.
         """
 
-    def put(self, source: Path, digest: Digest, size: int) -> None:
+    @abstractmethod
+    def abort_stale(self, age: timedelta) -> int:
+        """Remove what uploads that began longer ago than `age` left behind without a name; returns how many."""
+
+    def put(self, source: Path, digest: Digest, size: int, watch: Watch = _unwatched) -> None:
         """Store a file. When this returns the blob is durable; putting it again costs one look.
+
+        `watch` hears of bytes that have left, as a number each time, from any thread. What it raises ends the upload.
 
         Raises:
             IntegrityError: `source` is not what `digest` and `size` say, or did not arrive as it left.
             FarmError: `source` cannot be read.
         """
         if self.stat(digest) != size:
-            self._write(verified(_file_chunks(source), digest, size, what=str(source)), digest, size)
+            self._write_file(source, digest, size, watch)
+
+    def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:
+        chunks = verified(_watched(file_chunks(source), watch), digest, size, what=str(source))
+        self._write(chunks, digest, size)
 
     def put_bytes(self, data: bytes) -> Digest:
         """Store something small: a manifest, a log."""
@@ -133,7 +148,13 @@ def end_of_range(start: int, length: int | None) -> int | None:
     return None if length is None else start + length
 
 
-def _file_chunks(source: Path) -> Iterator[bytes]:
+def _watched(chunks: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        watch(len(chunk))
+
+
+def file_chunks(source: Path) -> Iterator[bytes]:
     """Chunks of `source`. Its own troubles must not pass for the store's."""
     try:
         yield from read_chunks(source)

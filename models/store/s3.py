@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from datetime import timedelta
-from typing import BinaryIO, cast
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from minio import Minio
 from minio.error import S3Error
@@ -14,15 +16,13 @@ from urllib3.response import BaseHTTPResponse
 
 from enginefarm.digest import CHUNK, Digest
 from enginefarm.errors import IntegrityError, NotFound, StoreUnavailable
+from models.store import multipart
 from models.store.links import attachment, seconds
-from models.store.parts import PartStream
 from models.store.patience import PatientPool
-from models.store.protocol import Store, blob_digest, blob_name, end_of_range
+from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range
 from models.store.s3faults import explained
 from models.store.s3settings import S3Settings, split_endpoint
 
-_PART = 16 << 20  # bytes; three of them are in memory during an upload
-_MAX_PARTS = 10_000
 _RESUMES = 5  # times in a row that a cut download is taken up again without a byte gained
 _THERE_ALREADY = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
@@ -106,30 +106,31 @@ class S3Store(Store):
                 if digest is not None and item.size is not None:
                     yield digest, item.size
 
-    def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        parts = PartStream(chunks)
+    def abort_stale(self, age: timedelta) -> int:
         with explained(self._where):
-            self._upload(self._name(digest), parts, size)
-            stored = self._client.stat_object(self._bucket, self._name(digest))
-        if (stored.size, stored.etag) != (size, parts.etag):
-            self._verify_or_delete(digest, size)
+            return multipart.abort_stale(self._client, self._bucket, self._prefix, datetime.now(UTC) - age)
 
-    def _upload(self, name: str, parts: PartStream, size: int) -> None:
-        try:
-            self._client.put_object(
-                self._bucket,
-                name,
-                cast(BinaryIO, parts),
-                size,
-                part_size=max(_PART, -(-size // _MAX_PARTS)),
-                # The SDK's parallel upload leaves its threads behind when a part fails, and reads on to the end.
-                num_parallel_uploads=1,
-            )
-        except S3Error as error:
-            # The answer to "complete the upload" got lost, and its repetition finds nothing left to complete.
-            # What is stored now is looked at next, and that decides.
-            if error.code != "NoSuchUpload":
-                raise
+    def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:
+        if size <= multipart.PART:
+            super()._write_file(source, digest, size, watch)
+            return
+        target = multipart.Target(self._client, self._bucket, self._name(digest))
+        with explained(self._where):
+            etag = multipart.upload(target, source, digest, size, watch)
+        self._check_stored(digest, size, etag)
+
+    def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
+        """In one piece: what is larger goes in parts."""
+        data = b"".join(chunks)
+        with explained(self._where):
+            self._client.put_object(self._bucket, self._name(digest), io.BytesIO(data), size, part_size=multipart.PART)
+        self._check_stored(digest, size, hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+    def _check_stored(self, digest: Digest, size: int, etag: str) -> None:
+        with explained(self._where):
+            stored = self._client.stat_object(self._bucket, self._name(digest))
+        if (stored.size, stored.etag) != (size, etag):
+            self._verify_or_delete(digest, size)
 
     def _verify_or_delete(self, digest: Digest, size: int) -> None:
         """Where the ETag says nothing (an encrypting server makes its own), read the object back."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,13 @@ def test_only_blobs_are_listed(store: DirectoryStore, tmp_path: Path) -> None:
     (tmp_path / "store/blobs/sha256" / hexdigits[:2] / "README").write_bytes(b"data")
 
     assert list(store.list()) == [(NAME, 4)]
+
+
+def test_what_a_dead_writer_left_is_removed_once_it_is_old(store: DirectoryStore, tmp_path: Path) -> None:
+    store.prepare()
+    left = tmp_path / "store" / "staging" / ".0.partial"
+    left.write_bytes(b"half")
+    assert store.abort_stale(timedelta(hours=1)) == 0
+    os.utime(left, (0, 0))
+    assert store.abort_stale(timedelta(hours=1)) == 1
+    assert not left.exists()

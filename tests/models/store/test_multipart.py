@@ -1,0 +1,158 @@
+"""Large files to S3: in parallel, taken up again, never named unless right."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from threading import Barrier, Event, Lock
+
+import pytest
+
+from enginefarm.digest import Digest, of_file
+from enginefarm.errors import IntegrityError
+from models.store import S3Store
+from models.store.multipart import PART, unfinished
+from tests.models.store.conftest import Place
+from tests.models.store.test_s3 import at, settings_of
+from tests.servers.proxy import Proxy
+
+MIB = 1 << 20
+
+
+class Stopped(Exception):
+    pass
+
+
+class Meter:
+    """Counts what left, and stops the upload after so many parts."""
+
+    def __init__(self, stop_after: int = 1000) -> None:
+        self.parts = 0
+        self._left, self._lock = stop_after, Lock()
+
+    def __call__(self, _: int) -> None:
+        with self._lock:
+            self.parts += 1
+            self._left -= 1
+            if self._left <= 0:
+                raise Stopped
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six parts and a bit, no two alike."""
+    path = tmp_path_factory.mktemp("large") / "rank0.engine"
+    with path.open("wb") as stream:
+        for number in range(7):
+            stream.write(number.to_bytes(8) * ((PART if number < 6 else MIB) // 8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def digest(source: Path) -> Digest:
+    return of_file(source)
+
+
+@pytest.fixture(params=["swift", "second"])
+def s3_place(request: pytest.FixtureRequest) -> Place:
+    found: Place = request.getfixturevalue(f"{request.param}_place")
+    return found
+
+
+@pytest.fixture
+def store(s3_place: Place) -> S3Store:
+    made = at(s3_place)
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def swift(swift_place: Place) -> S3Store:
+    """For what moto does not do as the rest: it says that every upload began in 2010, and knows no aborted ones."""
+    made = at(swift_place)
+    made.prepare()
+    return made
+
+
+def begun(store: S3Store) -> int:
+    return len(list(unfinished(store._client, store._bucket, store._prefix)))
+
+
+def test_it_arrives_whole(store: S3Store, source: Path, digest: Digest) -> None:
+    meter = Meter()
+    store.put(source, digest, source.stat().st_size, meter)
+    store.verify(digest, source.stat().st_size)
+    assert (meter.parts, begun(store)) == (7, 0)
+    store.put(source, digest, source.stat().st_size, meter)
+    assert meter.parts == 7  # a blob that is there is not sent again
+
+
+def test_a_stopped_upload_is_taken_up_where_it_stopped(
+    s3_place: Place, store: S3Store, source: Path, digest: Digest
+) -> None:
+    size = source.stat().st_size
+    with pytest.raises(Stopped):
+        store.put(source, digest, size, Meter(stop_after=4))
+    assert store.stat(digest) is None
+    assert begun(store) == 1
+    port = int(settings_of(s3_place).endpoint.rpartition(":")[2])
+    sent = Sent()
+    with Proxy(port, alter=sent) as proxy:
+        at(s3_place, endpoint=f"http://127.0.0.1:{proxy.port}").put(source, digest, size)
+    assert sent.bytes < 4 * PART  # four parts of seven were there, the small one perhaps among them
+    store.verify(digest, size)
+    assert begun(store) == 0
+
+
+class Sent:
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, piece: bytes) -> bytes:
+        self.bytes += len(piece)
+        return piece
+
+
+def test_a_file_that_changed_gets_no_name(store: S3Store, source: Path, digest: Digest, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    changed.write_bytes(source.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="expected"):
+        store.put(changed, digest, source.stat().st_size)
+    assert store.stat(digest) is None
+    assert begun(store) == 0
+
+
+def test_two_workers_with_the_same_file(s3_place: Place, store: S3Store, source: Path, digest: Digest) -> None:
+    """A fenced worker and its successor: they may use one upload or two, and both end well."""
+    start = Barrier(2)
+
+    def put() -> None:
+        start.wait()
+        at(s3_place).put(source, digest, source.stat().st_size)
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(put), pool.submit(put)]:
+            done.result()
+    store.verify(digest, source.stat().st_size)
+
+
+def test_an_upload_aborted_under_us_starts_anew(swift: S3Store, source: Path, digest: Digest) -> None:
+    aborted = Event()
+
+    def abort_once(_: int) -> None:
+        if not aborted.is_set():
+            aborted.set()
+            swift.abort_stale(timedelta(seconds=-60))
+
+    swift.put(source, digest, source.stat().st_size, abort_once)
+    swift.verify(digest, source.stat().st_size)
+
+
+def test_stale_uploads_are_removed_and_young_ones_stay(swift: S3Store, source: Path, digest: Digest) -> None:
+    with pytest.raises(Stopped):
+        swift.put(source, digest, source.stat().st_size, Meter(stop_after=1))
+    assert swift.abort_stale(timedelta(hours=1)) == 0
+    assert begun(swift) == 1
+    assert swift.abort_stale(timedelta(seconds=-60)) == 1  # a minute ahead: servers' clocks differ
+    assert begun(swift) == 0
