@@ -3,7 +3,8 @@
     {"version": "1.2.1", "convert": {"mode": "slow", "seconds": 3}, "build": {"mode": "cuda_oom"}}
 
 Modes: `slow` (that many seconds, with log lines), `hang`, `exit137`, `cuda_oom`, `disk_full`, `nothing` (status 0,
-no output), `truncated` (the last rank's file is cut), `missing_rank` (the last rank's file is not written).
+no output), `truncated` (the last rank's file is cut), `missing_rank` (the last rank's file is not written), and every
+cause of `failures.json`: its first message, and status 1.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "double.json"
+FAILURES = Path(__file__).resolve().parents[2] / "toolchains" / "trtllm" / "data" / "failures.json"
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,19 @@ class Orders:
             case "cuda_oom":
                 log("[virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory", "TRT", "E")
                 sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 24.00 GiB")
-            case "disk_full":
-                sys.exit("OSError: [Errno 28] No space left on device")
+            case str(cause) if message := _messages().get(cause):
+                sys.exit(message)
 
     def _take_time(self) -> None:
         ends = time.monotonic() + self.seconds
         while time.monotonic() < ends:
             log("still at it")
             time.sleep(min(0.1, self.seconds))
+
+
+def _messages() -> dict[str, str]:
+    causes = json.loads(FAILURES.read_bytes())["causes"]
+    return {cause["cause"]: cause["messages"][0]["says"] for cause in causes}
 
 
 def orders(program: str) -> Orders:

@@ -1,80 +1,85 @@
-"""Why a program failed, from how it ended and from the last of what it said."""
+"""Why a program failed, from how it ended and from the last of what it said. The messages are data."""
 
 from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+from functools import cache, cached_property
 
 from enginefarm.wire import Failure, Fault, Stage
 from toolchains.toolchain import Exit
+from toolchains.trtllm.table import DATA, Fact, Source
 
 _LONGEST_DETAIL = 300  # characters
+_OUT_OF_MEMORY = "out_of_memory"
 
 
-@dataclass(frozen=True)
-class _Cause:
-    """A known message. `retryable` only where another try, perhaps elsewhere, can end otherwise."""
+class Message(Fact):
+    """A line that means one cause, as a pattern, with the line itself and where it was seen."""
 
-    name: str
-    pattern: re.Pattern[str]
+    pattern: str
+    says: str
+    since: str | None
+    source: str
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    def line_of(self, text: str) -> str | None:
+        """The last line that says so: what came before it may be the story of another rank."""
+        return next((line.strip() for line in reversed(text.splitlines()) if self.regex.search(line)), None)
+
+
+class Cause(Fact):
+    """`retryable` only where another try, perhaps elsewhere, can end otherwise."""
+
+    cause: str
     fault: Fault
+    retryable: bool
     advice: str
-    retryable: bool = False
+    stages: tuple[Stage, ...] = tuple(Stage)
+    messages: tuple[Message, ...]
+
+    def line_of(self, text: str) -> str | None:
+        return next((line for message in self.messages if (line := message.line_of(text))), None)
+
+    def failure(self, detail: str) -> Failure:
+        return Failure(
+            cause=self.cause,
+            fault=self.fault,
+            detail=detail[:_LONGEST_DETAIL],
+            advice=self.advice,
+            retryable=self.retryable,
+        )
 
 
-_CAUSES = (
-    _Cause(
-        "option_refused",
-        re.compile(r"error: (?:unrecognized arguments|argument .*(?:invalid|expected)|ambiguous option)"),
-        Fault.FARM,
-        "the farm's table of this release is wrong about an option: report it, and leave the option out meanwhile",
-    ),
-    _Cause(
-        "disk_full",
-        re.compile(r"No space left on device|Disk quota exceeded|Errno 28"),
-        Fault.WORKER,
-        "free disk space on the worker: a build needs about three times the weights",
-        retryable=True,
-    ),
-    _Cause(
-        "gpu_out_of_memory",
-        # Warnings about single tactics that were skipped for lack of memory are no failure.
-        re.compile(r"CUDA out of memory|\[E\].*OutOfMemory|Cuda Runtime \(out of memory\)|cudaErrorMemoryAllocation"),
-        Fault.CALLER,
-        "lower max_num_tokens or max_batch_size, raise tp, or build for a GPU with more memory",
-    ),
-)
-_OUT_OF_MEMORY_ADVICE = {
-    Stage.CONVERT: "give the worker more memory than the whole model takes, or set load_by_shard",
-    Stage.BUILD: "give the worker more memory: the builder holds the weights of a rank more than once",
-}
+class _Failures(Fact):
+    what: str
+    source: Source
+    causes: tuple[Cause, ...]
+
+
+@cache
+def causes(stage: Stage) -> tuple[Cause, ...]:
+    known = _Failures.model_validate_json((DATA / "failures.json").read_bytes()).causes
+    return tuple(cause for cause in known if stage in cause.stages)
 
 
 def classify(stage: Stage, ended: Exit) -> Failure:
     if ended.oom_killed:
-        return _out_of_memory(stage, ended)
-    if cause := next((cause for cause in _CAUSES if cause.pattern.search(ended.tail)), None):
-        return Failure(
-            cause=cause.name,
-            fault=cause.fault,
-            detail=_line_of(cause.pattern, ended.tail),
-            advice=cause.advice,
-            retryable=cause.retryable,
-        )
+        peak = f", having used {ended.peak_memory / 2**30:.1f} GiB" if ended.peak_memory else ""
+        return _out_of_memory(stage).failure(f"the kernel killed {stage} for memory{peak}")
+    for cause in causes(stage):
+        if line := cause.line_of(ended.tail):
+            return cause.failure(line)
     if _signal_of(ended.status) == signal.SIGKILL:
         return _killed(stage)
     return _generic(stage, ended)
 
 
-def _out_of_memory(stage: Stage, ended: Exit) -> Failure:
-    peak = f", having used {ended.peak_memory / 2**30:.1f} GiB" if ended.peak_memory else ""
-    return Failure(
-        cause="out_of_memory",
-        fault=Fault.WORKER,
-        detail=f"the kernel killed {stage} for memory{peak}",
-        advice=_OUT_OF_MEMORY_ADVICE[stage],
-    )
+def _out_of_memory(stage: Stage) -> Cause:
+    return next(cause for cause in causes(stage) if cause.cause == _OUT_OF_MEMORY)
 
 
 def _killed(stage: Stage) -> Failure:
@@ -82,7 +87,7 @@ def _killed(stage: Stage) -> Failure:
         cause="killed",
         fault=Fault.WORKER,
         detail=f"{stage} was killed from outside; with nothing said before, that is most often a lack of memory",
-        advice=_OUT_OF_MEMORY_ADVICE[stage],
+        advice=_out_of_memory(stage).advice,
         retryable=True,
     )
 
@@ -104,8 +109,3 @@ def _signal_of(status: int) -> int | None:
     """The signal that ended a program: -9 as Python says it, 137 as a shell in between does."""
     number = -status if status < 0 else status - 128
     return number if number in set(signal.Signals) else None
-
-
-def _line_of(pattern: re.Pattern[str], text: str) -> str:
-    line = next((line for line in text.splitlines() if pattern.search(line)), "")
-    return line.strip()[:_LONGEST_DETAIL]
