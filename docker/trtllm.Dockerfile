@@ -1,7 +1,13 @@
 # A worker for the trtllm toolchain: NVIDIA's release image, and the farm beside what is in it.
 # Build from the root of the checkout: docker build --file docker/trtllm.Dockerfile --build-arg TRTLLM_VERSION=1.2.1 .
+# Releases before 1.0 have no release image: `--build-arg BASE=nvcr.io/nvidia/tritonserver:24.12-trtllm-python-py3` (0.16.0),
+# with the release's examples folder mounted at ENGINEFARM_TRTLLM_EXAMPLES. The farm needs Python 3.11 or newer in it.
 ARG TRTLLM_VERSION
-FROM nvcr.io/nvidia/tensorrt-llm/release:${TRTLLM_VERSION}
+ARG BASE=nvcr.io/nvidia/tensorrt-llm/release:${TRTLLM_VERSION}
+FROM ${BASE}
+ARG BASE
+# Recorded with every attempt and engine: two builds of one release may still come from two images.
+ENV ENGINEFARM_IMAGE=${BASE}
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # The hub's library wants a folder that it may write to.

@@ -6,6 +6,7 @@ and must work where CUDA is broken.
 
 from __future__ import annotations
 
+import json
 import platform as host
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ _LEVELS: tuple[tuple[CpuIsa, frozenset[str]], ...] = (
     ("x86-64-v4", frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})),
 )
 _TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt_cu13", "tensorrt_cu12")
+_TENSORRT_FOLDERS = (
+    "usr/lib/*-linux-gnu/libnvinfer.so.*",
+    "usr/local/tensorrt/lib/libnvinfer.so.*",
+    "usr/local/tensorrt/targets/*/lib/libnvinfer.so.*",
+)
+_CUDA_TOOLKIT = Path("/usr/local/cuda/version.json")
 
 
 class Host(BaseModel):
@@ -39,7 +46,10 @@ class Host(BaseModel):
     cores: int
     memory_gib: int
     gpus: int = 0
-    versions: dict[str, str] = Field(default_factory=dict, description="packages of interest, from their metadata")
+    image: str | None = Field(default=None, description="the container image that it runs in, if it was told")
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="packages of interest, from their metadata; `cuda` is the toolkit's"
+    )
 
 
 class Fingerprint(BaseModel):
@@ -96,13 +106,28 @@ def package_version(*names: str) -> str | None:
 
 
 def tensorrt_version() -> str | None:
-    found = package_version(*_TENSORRT_PACKAGES)
+    """From the Python package's metadata, else from the name of the library, as in `libnvinfer.so.10.13.3`."""
+    found = package_version(*_TENSORRT_PACKAGES) or _library_version()
     return ".".join(found.split("+")[0].split(".")[:4]) if found else None
+
+
+def _library_version(root: Path = Path("/")) -> str | None:
+    found = (path.name.partition(".so.")[2] for folder in _TENSORRT_FOLDERS for path in root.glob(folder))
+    return max(found, key=len, default=None)  # beside it are links that name less of the version
+
+
+def cuda_toolkit_version() -> str | None:
+    """Of the toolkit that is installed; the driver may serve a newer CUDA."""
+    try:
+        return str(json.loads(_CUDA_TOOLKIT.read_bytes())["cuda"]["version"])
+    except (OSError, ValueError, KeyError, TypeError):  # no toolkit, or one that does not say
+        return None
 
 
 def _host(gpus: int) -> Host:
     packages = ("torch", "transformers", "tensorrt_llm", *_TENSORRT_PACKAGES[:3])
     versions = {name: found for name in packages if (found := package_version(name))}
+    versions |= {"cuda": toolkit} if (toolkit := cuda_toolkit_version()) else {}
     return Host(
         name=host.node(),
         cpu=_cpuinfo("model name") or host.processor() or arch(),

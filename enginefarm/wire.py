@@ -112,6 +112,8 @@ class Attempt(Body):
     stage: Stage
     number: int
     worker: str
+    platform: Platform | None = Field(default=None, description="the worker's machine")
+    host: Host | None = Field(default=None, description="its image and the versions found there")
     outcome: str
     started_at: Time
     ended_at: Time | None = None

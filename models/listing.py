@@ -147,7 +147,7 @@ def _progress(current: ActionRow | None) -> float:
 def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
     keys = [key for key in (action.depends_on, action.key) if key is not None]
     rows = session.execute(
-        select(AttemptRow, ActionRow.stage, WorkerRow.name)
+        select(AttemptRow, ActionRow.stage, WorkerRow)
         .join(ActionRow, ActionRow.key == AttemptRow.action_key)
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(AttemptRow.action_key.in_(keys))
@@ -157,7 +157,9 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
         Attempt(
             stage=stage,
             number=row.number,
-            worker=name,
+            worker=worker.name,
+            platform=worker.platform,
+            host=worker.host,
             outcome=row.outcome,
             started_at=row.started_at,
             ended_at=row.ended_at,
@@ -166,7 +168,7 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
             warm=row.warmth is not None,
             saved_seconds=(row.warmth or {}).get("saved_seconds"),
         )
-        for row, stage, name in rows
+        for row, stage, worker in rows
     ]
 
 

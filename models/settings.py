@@ -74,6 +74,7 @@ class Settings(BaseSettings):
 
     # The worker
     worker_name: str | None = Field(default=None, description="name in listings; the host's name if unset")
+    image: str | None = Field(default=None, description="the container image that the worker runs in, to be recorded")
     scratch: Path = Field(default=Path("/var/tmp/enginefarm"), description="folder for a worker's scratch space")  # noqa: S108  # one owner-only folder per job below it
     stage_seconds: float = Field(default=4 * 3600, gt=0, description="wall limit of one stage")
     silence_seconds: float = Field(default=3600, gt=0, description="limit of one stage without any output")

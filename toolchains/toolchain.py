@@ -169,5 +169,6 @@ PASSED_ON = (
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
+    "OPAL_PREFIX",  # where Open MPI was moved to; without it, what links to it does not start in NVIDIA's images
     "TZ",
 )

@@ -46,6 +46,7 @@ def main() -> None:
 
 def _identity(settings: Settings) -> Identity:
     fingerprint = detect(prefer_gpu=settings.use_gpu)
+    host = fingerprint.host.model_copy(update={"image": settings.image})
     found = capabilities()
     if not found:
         raise ValueError(
@@ -54,7 +55,7 @@ def _identity(settings: Settings) -> Identity:
     return Identity(
         id=secrets.token_hex(8),
         name=settings.worker_name or fingerprint.host.name,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint.model_copy(update={"host": host}),
         capabilities=found,
         queues=queues(found, fingerprint.platform, settings.driver_binding),
     )

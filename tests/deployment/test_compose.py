@@ -17,6 +17,7 @@ from models.settings import Settings
 from tests.deployment.compose import (
     CHECKOUT,
     COMPOSE,
+    Dockerfile,
     MissingVariable,
     dockerfile_of,
     environment_of,
@@ -97,8 +98,15 @@ def test_ports_are_bound_to_this_machine() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
+def _base(dockerfile: Dockerfile) -> str:
+    """What FROM names, unless a build argument says otherwise."""
+    (base, *_) = dockerfile.all("FROM")
+    defaults = dict(argument.split("=", 1) for argument in dockerfile.all("ARG") if "=" in argument)
+    return defaults.get(base.strip("${}"), base)
+
+
 def test_images_are_pinned() -> None:
-    bases = [dockerfile_of(SERVICES[name]).all("FROM")[0] for name in OURS]
+    bases = [_base(dockerfile_of(SERVICES[name])) for name in OURS]
     for image in [service["image"] for service in SERVICES.values()] + bases:
         _, colon, tag = image.rpartition(":")
         assert colon, image
@@ -187,9 +195,15 @@ def test_gpu_worker_gets_a_gpu_and_its_release() -> None:
     assert device["capabilities"] == ["gpu"]
     dockerfile = dockerfile_of(worker)
     (argument,) = worker["build"]["args"]
-    assert dockerfile.all("FROM")[0].endswith(f":${{{argument}}}")
-    assert f"ARG {argument}" in dockerfile.path.read_text()
+    assert dockerfile.all("FROM") == ["${BASE}"]
+    assert dockerfile.all("ARG")[:2] == [argument, f"BASE=nvcr.io/nvidia/tensorrt-llm/release:${{{argument}}}"]
     assert worker["image"].endswith(f":{worker['build']['args'][argument]}")
+
+
+def test_gpu_worker_knows_its_image() -> None:
+    dockerfile = dockerfile_of(SERVICES["worker-trtllm"])
+    assert dockerfile.all("ARG")[2:] == ["BASE"], "what is said before FROM is forgotten after it"
+    assert "ENGINEFARM_IMAGE=${BASE}" in dockerfile.all("ENV")
 
 
 def test_gpu_worker_leaves_the_programs_of_its_image_alone() -> None:

@@ -16,7 +16,7 @@ from enginefarm import fetch
 from enginefarm.cli import main
 from enginefarm.client import Farm
 from enginefarm.errors import PlatformMismatch
-from enginefarm.fingerprint import detect
+from enginefarm.fingerprint import Host, detect
 from enginefarm.fit import require_fit
 from enginefarm.wire import Build
 from models.rows import WarmFileRow
@@ -27,6 +27,7 @@ from tests.farm.running import CHECKOUT, RunningFarm
 from tests.servers.redis import Valkey
 
 VERSION = "1.2.1"
+IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"
 H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0", "NVIDIA A100-SXM4-80GB,80,8.0"
 
 
@@ -34,7 +35,9 @@ def gpu_worker(farm: RunningFarm, name: str, gpu: str) -> None:
     """A worker in what looks like NVIDIA's release image, on a machine that looks as if it had this GPU."""
     installed = make_installation(farm.state / name, VERSION)
     path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
-    farm.add_worker(name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu})
+    farm.add_worker(
+        name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu, "ENGINEFARM_IMAGE": IMAGE}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,11 @@ def test_submit_convert_build_pull(farm: RunningFarm, client: Farm, tmp_path: Pa
     assert ended.state == "succeeded", ended.error
     assert ended.platform.gpu == "NVIDIA H100 80GB HBM3"
     engine = client.engine(submitted.key)
+    built_on: Any = engine.provenance["host"]
+    for host in (*(attempt.host for attempt in ended.attempts), Host.model_validate(built_on)):
+        assert host is not None
+        assert (host.image, host.versions["tensorrt_llm"]) == (IMAGE, VERSION)
+    assert [attempt.platform and attempt.platform.sm for attempt in ended.attempts] == ["90", "90"]
     with pytest.raises(PlatformMismatch, match="gpu must be NVIDIA H100"):
         require_fit(engine, detect(prefer_gpu=False).platform)
     folder = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
@@ -98,7 +106,7 @@ def test_an_engine_says_how_it_is_served_and_check_where_it_runs(farm: RunningFa
     serving: Any = client.engine(key).provenance["serving"]
     assert serving["world_size"] == 1
     assert serving["launch"]["run"]["argv"][-2:] == ["--max_output_len", "32"]
-    assert [image["image"] for image in serving["images"]] == [f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"]
+    assert [image["image"] for image in serving["images"]] == [IMAGE]
     checked = CliRunner().invoke(main, ["check", key, "--json"], env={"ENGINEFARM_URL": farm.urls[0]})
     answer = json.loads(checked.stdout)
     if detect().platform.gpu is None:
