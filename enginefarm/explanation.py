@@ -44,7 +44,12 @@ class Outlook(Body):
 
 
 class PlannedCommand(Body):
-    """One program that a worker would run. `{source}`, `{output}` and `{scratch}` stand for its directories."""
+    """One program that a worker would run, with names in place of its directories.
+
+    `{source}` is the model (convert) or the checkpoint (build), `{output}` the empty directory for the result,
+    `{scratch}` the working directory, `{calibration}` the calibration data of a precision that needs some. The farm's
+    own programs have the control plane's paths.
+    """
 
     stage: Stage
     argv: list[str] = Field(description="no shell reads this: one string, one argument")

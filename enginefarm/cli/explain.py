@@ -29,7 +29,8 @@ def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
     """Say what a submit would do, and why, without doing it.
 
     Shows the keys, the normalised spec, everything that a submit would be refused for, the nearest engines, and the
-    commands that a worker would run; {source}, {output} and {scratch} stand for its directories.
+    commands that a worker would run. There, {source} is the model (convert) or the checkpoint (build), {output} an
+    empty directory for the result, {scratch} the working directory, {calibration} the calibration data.
     """
     spec = read_spec(spec_file, flags)
     with settings.farm() as farm:
