@@ -40,8 +40,9 @@ def order(directory: Path, version: str, **programs: dict[str, Any]) -> None:
 
 
 def _scripts(directory: Path, version: str) -> list[Path]:
-    families = release(version)["convert"].values()
-    return [directory / "bin" / "trtllm-build", *(directory / "examples" / family["script"] for family in families)]
+    series = release(version)
+    programs = [*series["convert"].values(), series["quantize"]]
+    return [directory / "bin" / "trtllm-build", *(directory / "examples" / program["script"] for program in programs)]
 
 
 def _write_python(path: Path) -> None:

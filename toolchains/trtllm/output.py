@@ -70,16 +70,17 @@ def _engine(job: Job, output: Path) -> dict[str, JsonValue]:
         _check_not_empty(engine)
     if job.spec.options.get("fast_build"):
         _exactly_these_ranks(output, job.spec.parallelism.world_size, "_managed_weights.safetensors")
-    effective = {name: config["build_config"].get(name) for name in _LIMITS}
+    effective = {name: config["build_config"][name] for name in _LIMITS if name in config["build_config"]}
     return {"version": version, "limits": effective, "differences": _differences(job.spec, effective)}
 
 
 def _differences(spec: BuildSpec, effective: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """What was not asked for was left to the builder, and what an old release does not write cannot be compared."""
     asked = spec.limits.model_dump()
     return {
         f"limits.{name}": {"asked": asked[name], "effective": value}
         for name, value in effective.items()
-        if value != asked[name]
+        if asked[name] is not None and value != asked[name]
     }
 
 

@@ -9,10 +9,16 @@ from tests.toolchains.trtllm.cases import VERSION
 
 
 @pytest.fixture
-def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def version() -> str:
+    """Parametrise it for another release."""
+    return VERSION
+
+
+@pytest.fixture
+def installation(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A TensorRT-LLM of doubles that this process finds; returns its directory."""
     directory = tmp_path / "tensorrt_llm"
-    environment = make_installation(directory, VERSION)
+    environment = make_installation(directory, version)
     monkeypatch.syspath_prepend(directory / "site")
     monkeypatch.setenv("PATH", environment["PATH"])
     monkeypatch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])

@@ -19,6 +19,7 @@ def run(installation: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     program = {
         "convert": ("python3", str(installation / "examples" / CONVERT)),
         "build": ("trtllm-build",),
+        "quantize": ("python3", str(installation / "examples" / "quantization" / "quantize.py")),
     }[argv[0]]
     return subprocess.run(
         (*program, *argv[1:]),
@@ -42,6 +43,8 @@ def run(installation: Path, *argv: str) -> subprocess.CompletedProcess[str]:
         (("convert", "--tp_size"), "expected one argument"),
         (("convert", "--embedding_sharding_dim", "2"), "invalid choice: 2"),
         (("convert", "--gemm_plugin", "auto"), "unrecognized arguments"),
+        (("quantize", "--qformat", "int3"), "invalid choice: 'int3'"),
+        (("quantize", "--calib_size", "many"), "invalid int value"),
     ],
 )
 def test_refused_with_status_2(installation: Path, argv: tuple[str, ...], complaint: str) -> None:

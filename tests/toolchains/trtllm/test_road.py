@@ -32,21 +32,24 @@ TINY = ModelFacts(
 class Road:
     """One model on its way: `run` a stage, then `check` what it left."""
 
-    def __init__(self, root: Path, **parts: Any) -> None:
-        self.root = root
-        self.model = make_tiny_llama(root / "model")
-        self.spec, _ = TOOLCHAIN.normalise(spec(**{"limits": LIMITS} | parts), TINY, H100)
-        assert not TOOLCHAIN.preflight(self.spec, TINY, H100)
+    def __init__(self, root: Path, version: str = VERSION, architecture: str = LLAMA, **parts: Any) -> None:
+        self.root, self.version = root, version
+        self.model = make_tiny_llama(root / "model", architectures=[architecture])
+        self.facts = TINY.model_copy(update={"architecture": architecture})
+        self.spec, _ = TOOLCHAIN.normalise(spec(version, **{"limits": LIMITS} | parts), self.facts, H100)
+        assert not TOOLCHAIN.preflight(self.spec, self.facts, H100)
 
     def directories(self, stage: Stage) -> Directories:
         source = self.model if stage is Stage.CONVERT else self.root / "convert"
         scratch = self.root / f"{stage}-scratch"
-        for directory in (scratch, self.root / stage):
+        for directory in (scratch, self.root / stage, self.root / "calibration"):
             directory.mkdir(exist_ok=True)
-        return Directories(source, self.root / stage, scratch)
+        return Directories(source, self.root / stage, scratch, self.root / "calibration")
 
     def job(self, stage: Stage) -> Job:
-        return Job(stage=stage, toolchain="trtllm", version=VERSION, spec=self.spec, facts=TINY, platform=H100)
+        return Job(
+            stage=stage, toolchain="trtllm", version=self.version, spec=self.spec, facts=self.facts, platform=H100
+        )
 
     def run(self, stage: Stage) -> Exit:
         """Stops at the first program that fails."""
@@ -98,6 +101,56 @@ def test_from_model_to_engine(tmp_path: Path) -> None:
     source = tensors.read(road.model / "model.safetensors")
     converted = tensors.read(tmp_path / "convert" / "rank0.safetensors")
     assert (converted["lm_head.weight"] == source["lm_head.weight"]).all()
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("version", ["0.8.0", "0.9.0", "0.12.0", "0.16.0", "0.19.0", "1.0.0", "1.3.0rc20"])
+def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
+    facts = Road(tmp_path, version).both()
+    assert (facts["version"], facts["differences"]) == (version, {})
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    ("version", "architecture"),
+    [("0.9.0", "GemmaForCausalLM"), ("0.16.0", "Qwen2ForCausalLM"), ("0.16.0", "FalconForCausalLM")],
+)
+def test_other_families(version: str, architecture: str, tmp_path: Path) -> None:
+    assert Road(tmp_path, version, architecture).both()["differences"] == {}
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("version", ["0.16.0"])
+@pytest.mark.parametrize(
+    ("quantization", "kv_cache", "algorithms"),
+    [
+        ("int8_wo", None, ("W8A16", None)),
+        ("int8_sq", "int8", ("W8A8_SQ_PER_TENSOR_PLUGIN", "INT8")),
+        ("fp8", "fp8", ("FP8", "FP8")),
+        ("w4a8_awq", None, ("W4A8_AWQ", None)),
+        (None, "fp8", (None, "FP8")),
+    ],
+)
+def test_precisions(
+    version: str, tmp_path: Path, quantization: str | None, kv_cache: str | None, algorithms: tuple[str | None, ...]
+) -> None:
+    data = None if (quantization, kv_cache) == ("int8_wo", None) else "file:/data/set"
+    precision = {"dtype": "bfloat16", "quantization": quantization, "kv_cache": kv_cache}
+    road = Road(tmp_path, version, precision=precision, calibration=data)
+    calibration = road.directories(Stage.CONVERT).calibration
+    assert calibration
+    (calibration / "train.jsonl").write_text("{}")
+    road.both()
+    made = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]
+    assert (made["quant_algo"], made["kv_cache_quant_algo"]) == algorithms
+
+
+@pytest.mark.usefixtures("installation")
+def test_nothing_is_calibrated_on_nothing(tmp_path: Path) -> None:
+    road = Road(tmp_path, precision={"dtype": "bfloat16", "quantization": "fp8"}, calibration="file:/data/set")
+    ended = road.run(Stage.CONVERT)
+    assert ended.status != 0
+    assert "Couldn't find any data file" in ended.tail
 
 
 @pytest.mark.usefixtures("installation")

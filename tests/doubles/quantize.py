@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Stands in for `examples/quantization/quantize.py`: the same checkpoint layout, with scaling factors in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import checkpoint
+from calibration import calibrate
+from option_parser import quantize_parser
+from orders import elapsed, orders
+
+ALGORITHMS = {
+    "fp8": "FP8", "int8_sq": "W8A8_SQ_PER_CHANNEL", "int4_awq": "W4A16_AWQ", "w4a8_awq": "W4A8_AWQ",
+    "int8_wo": "W8A16", "int4_wo": "W4A16", "nvfp4": "NVFP4", "full_prec": None,
+}  # fmt: skip
+
+
+def main() -> None:
+    told = orders("convert")
+    options = quantize_parser(told.version).parse_args()
+    print(f"[TensorRT-LLM] TensorRT LLM version: {told.version}", flush=True)
+    told.carry_out()
+    began = time.monotonic()
+    if _calibrates(options):
+        calibrate(options.calib_dataset)
+        print(f"Quantization done. Total time used: {time.monotonic() - began:.2f} s.", flush=True)
+    automatic = getattr(options, "autoq_format", None)
+    request = checkpoint.Request(
+        source=Path(options.model_dir),
+        output=Path(options.output_dir),
+        dtype=options.dtype,
+        tp=options.tp_size,
+        pp=options.pp_size,
+        cp=getattr(options, "cp_size", 1),
+        quant_algo="MIXED_PRECISION" if automatic else ALGORITHMS[options.qformat],
+        kv_cache_quant_algo=options.kv_cache_dtype.upper() if options.kv_cache_dtype else None,
+    )
+    checkpoint.write(request, told)
+    print(f"Quantized model exported to {options.output_dir} \nTotal time used {elapsed(began)}.", flush=True)
+
+
+def _calibrates(options: argparse.Namespace) -> bool:
+    weights = options.qformat not in ("full_prec", "int8_wo", "int4_wo") or getattr(options, "autoq_format", None)
+    return bool(weights or options.kv_cache_dtype)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
