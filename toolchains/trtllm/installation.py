@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from enginefarm.errors import InvalidSpec
+from enginefarm.fingerprint import detect
 from enginefarm.wire import Stage
 from toolchains.toolchain import Installed
 from toolchains.trtllm import release as releases
@@ -26,6 +27,7 @@ class Installation:
     python: str = "python3"
     build_program: str = "trtllm-build"
     version: str | None = None  # None: no TensorRT-LLM here, as on the control plane
+    gpus: int = 1  # that its programs see; ranks are built side by side, one a GPU
 
 
 def discover() -> Installation:
@@ -35,7 +37,15 @@ def discover() -> Installation:
         found = version("tensorrt_llm").split("+")[0]
     except PackageNotFoundError:
         return Installation(examples)
-    return Installation(examples, version=found)
+    return Installation(examples, version=found, gpus=_visible_gpus())
+
+
+def _visible_gpus() -> int:
+    """As the builder counts them: what is shown to it, or all that there are."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None:
+        return detect().host.gpus
+    return len([one for one in shown.split(",") if one.strip()])
 
 
 def installed(here: Installation) -> tuple[Installed, ...]:

@@ -49,6 +49,7 @@ def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here:
         *_options(release.build_options, spec),
         *_limits(spec, release.build_table),
         *_timing_cache(release.build_table, directories),
+        *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
     )
 
 

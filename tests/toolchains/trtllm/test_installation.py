@@ -40,6 +40,13 @@ def test_a_release_that_the_farm_does_not_know(tmp_path: Path, monkeypatch: pyte
     assert "99.0" in found.missing[0]
 
 
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(("shown", "gpus"), [("0,2,3", 3), ("", 0), ("GPU-1", 1)])
+def test_the_gpus_that_are_shown(monkeypatch: pytest.MonkeyPatch, shown: str, gpus: int) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert discover().gpus == gpus
+
+
 def test_nothing_is_installed_here() -> None:
     assert list(TOOLCHAIN.installed()) == []
     assert str(discover().examples) == "/app/tensorrt_llm/examples"

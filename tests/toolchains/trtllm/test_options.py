@@ -18,8 +18,9 @@ from toolchains.trtllm.release import Descriptor, find, releases
 from toolchains.trtllm.way import opened
 
 SCHEMA = TOOLCHAIN.options_schema(VERSION)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5000) | st.floats(0, 2, exclude_min=True) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-5, 5000) | st.floats(0, 2, exclude_min=True) | WORDS,
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=4,
 )

@@ -123,6 +123,15 @@ def test_limits_that_the_program_would_not_take_by_itself_are_written() -> None:
     )
 
 
+@pytest.mark.parametrize(("gpus", "workers"), [(0, None), (1, None), (2, "2"), (8, "4")])
+def test_ranks_are_built_side_by_side_where_there_are_gpus(gpus: int, workers: str | None) -> None:
+    there = TensorRTLLM(lambda: Installation(Path("/examples"), gpus=gpus))
+    wanted, _ = there.normalise(spec(parallelism={"tp": 4}), FACTS, H100)
+    job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=wanted, facts=FACTS, platform=H100)
+    build = there.plan(job, DIRECTORIES)[0].argv
+    assert (build[build.index("--workers") + 1] if "--workers" in build else None) == workers
+
+
 def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
     job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=spec(), facts=FACTS, platform=H100)
     assert HERE.plan(job, DIRECTORIES)[0].environment == {"HOME": "/scratch", "HF_HUB_OFFLINE": "1"}
