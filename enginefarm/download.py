@@ -1,36 +1,34 @@
-"""One file of an engine: fetched in as many pieces as the network makes of it, checked as it arrives.
+"""The files of an engine: fetched in parts over several connections, checked as they arrive.
 
 Nothing here gives a file its final place: `fetch` does, once every file of the engine is whole.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
 import re
 import threading
-from collections.abc import Callable
-from pathlib import Path
-from typing import Self
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import httpx
 
 from enginefarm.backoff import Backoff
 from enginefarm.client import Farm
 from enginefarm.connection import accepted
-from enginefarm.digest import CHUNK
 from enginefarm.errors import CallerError, FarmError, IntegrityError
-from enginefarm.manifest import FileEntry
+from enginefarm.partial import PartialFile
+from enginefarm.ratelimit import RateLimit
 from enginefarm.wire import Engine
 
 _RENEWALS = 2  # fresh links tried in a row before a refusal is believed
 _RESTARTS = 2  # times a file is begun again because its bytes were wrong
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_Piece = tuple[PartialFile, int]
 
 
 class Stopped(Exception):
-    """Another file failed, or the caller gave up: this download ended early and says nothing new."""
+    """Another connection failed, or the caller gave up: this one ended early and says nothing new."""
 
 
 class Links:
@@ -58,140 +56,164 @@ class Links:
 
 
 def download(
-    farm: Farm,
-    links: Links,
-    entry: FileEntry,
-    target: Path,
-    *,
-    on_bytes: Callable[[int], None],
-    stop: threading.Event,
+    farm: Farm, links: Links, files: Sequence[PartialFile], *, connections: int, limit: RateLimit | None = None
 ) -> None:
-    """Bring `target` to the exact bytes of `entry`, going on from what is there.
-
-    `on_bytes` is told how many bytes came, and a negative number when some turned out to be wrong.
+    """Bring every file to the exact bytes of its entry, going on from what is there; the first failure ends all.
 
     Raises:
         IntegrityError: the bytes were wrong, again after starting over.
         EnginefarmError: what the farm refused with, or that it could not be reached for too long.
     """
-    with _Partial(target, entry, on_bytes, stop) as partial:
-        trouble = _Trouble(farm.patience)
-        while True:
-            url = links.of(entry.path)
+    pieces, stop = _Pieces(files), threading.Event()
+    with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="pull") as pool:
+        running = [pool.submit(_Connection(farm, links, pieces, stop, limit).run) for _ in range(connections)]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            # Also when the caller is interrupted: no thread may write once the claim is given up.
+            stop.set()
+            pieces.close()
+            pool.shutdown(cancel_futures=True)
+    failures = [error for future in running if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, Stopped):
+            raise error
+
+
+class _Pieces:
+    """Parts still to be fetched. A file that turns out to be wrong puts all of its parts back."""
+
+    def __init__(self, files: Sequence[PartialFile]) -> None:
+        # The largest first, so that none is left to run alone at the end.
+        self._open = sorted(files, key=lambda file: -file.entry.size)
+        self._waiting = deque(piece for file in self._open for piece in _missing(file))
+        self._unhashed = deque(self._open)  # what an earlier pull left is hashed by whoever is free
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[_Piece | PartialFile]:
+        """For one connection: a part to fetch, or a file to check as far as it is here. Ends when all files have."""
+        while (piece := self._next()) is not None:
+            yield piece
+
+    def _next(self) -> _Piece | PartialFile | None:
+        with self._changed:
+            while not self._closed and self._open:
+                if self._unhashed:
+                    return self._unhashed.popleft()
+                if self._waiting:
+                    return self._waiting.popleft()
+                self._changed.wait()
+        return None
+
+    def done(self, file: PartialFile) -> None:
+        with self._changed:
+            self._open.remove(file)
+            self._changed.notify_all()
+
+    def again(self, file: PartialFile) -> None:
+        with self._changed:
+            self._waiting.extendleft(_missing(file))  # at once: it may be wrong for good, and then all else is in vain
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _missing(file: PartialFile) -> Iterator[_Piece]:
+    return ((file, number) for number in file.parts if not file.is_whole(number))
+
+
+class _Connection:
+    """One of several that fetch an engine's parts side by side."""
+
+    def __init__(
+        self, farm: Farm, links: Links, pieces: _Pieces, stop: threading.Event, limit: RateLimit | None
+    ) -> None:
+        self._farm, self._links, self._pieces, self._stop, self._limit = farm, links, pieces, stop, limit
+
+    def run(self) -> None:
+        for piece in self._pieces:
+            if isinstance(piece, PartialFile):
+                self._check(piece)
+            else:
+                self._fetch(*piece)
+                self._check(piece[0])
+
+    def _check(self, file: PartialFile) -> None:
+        try:
+            if file.check(self._stop.is_set):
+                self._pieces.done(file)
+        except IntegrityError:
+            if file.restarts == _RESTARTS:
+                raise
+            file.restart()
+            self._pieces.again(file)
+
+    def _fetch(self, file: PartialFile, number: int) -> None:
+        trouble = _Trouble(self._farm.patience)
+        while not file.is_whole(number):
+            url = self._links.of(file.entry.path)
             try:
-                _receive(farm, url, partial)
-                return partial.finish()
+                self._receive(url, file, number)
             except IntegrityError as error:
-                partial.restart()
+                file.begin_again(number)
                 trouble.wrong_bytes(error)
             except CallerError as error:
                 trouble.refused(error)
-                links.renew(entry.path, url)
+                self._links.renew(file.entry.path, url)
             except FarmError as error:
-                trouble.got_to(partial.size)
-                if stop.wait(trouble.unreachable(error)):
+                trouble.got_to(file.position(number))
+                if self._stop.wait(trouble.unreachable(error)):
                     raise Stopped from error
+        file.part_done(number)
+
+    def _receive(self, url: str, file: PartialFile, number: int) -> None:
+        """Append what is missing of a part. Ends without an error only if the answer was as long as promised."""
+        start, end, size = file.position(number), file.end(number), file.entry.size
+        last = "" if end == size else str(end - 1)
+        headers = {"Accept-Encoding": "identity"}
+        if start or last:
+            headers["Range"] = f"bytes={start}-{last}"
+        with self._farm.stream(url, headers=headers) as response:
+            skip = _skipped(file, number, response)
+            for chunk in response.iter_raw():  # as it comes: what waited to fill a larger piece is lost with the line
+                if self._stop.is_set():
+                    raise Stopped
+                if self._limit:
+                    self._limit.take(len(chunk), self._stop)
+                skip, useful = max(0, skip - len(chunk)), chunk[skip:]
+                room = end - file.position(number)
+                if len(useful) > room and (end == size or response.status_code == httpx.codes.PARTIAL_CONTENT):
+                    raise IntegrityError(f"{file.entry.path}: got more than the {size} bytes its manifest names")
+                file.append(number, useful[:room])
+                if len(useful) > room:
+                    return
+        if not file.is_whole(number):
+            at = file.position(number)
+            raise FarmError(f"{file.entry.path}: the answer ended after {at} of {end} bytes")
 
 
-def _receive(farm: Farm, url: str, partial: _Partial) -> None:
-    """Append what is missing. Ends without an error only if the answer was as long as promised."""
-    if partial.size == partial.entry.size:
-        return
-    headers = {"Accept-Encoding": "identity"}
-    if partial.size:
-        headers["Range"] = f"bytes={partial.size}-"
-    with farm.stream(url, headers=headers) as response:
-        _position(partial, response)
-        for chunk in response.iter_raw():  # as it comes: what waited to fill a larger piece would be lost with the line
-            partial.append(chunk)
-    if partial.size < partial.entry.size:
-        raise FarmError(f"{partial.entry.path}: the answer ended after {partial.size} of {partial.entry.size} bytes")
-
-
-def _position(partial: _Partial, response: httpx.Response) -> None:
-    """Make the body of `response` what comes next: a server may answer with everything, or with another range."""
+def _skipped(file: PartialFile, number: int, response: httpx.Response) -> int:
+    """How many bytes of the body come before those that were asked for: a server may answer with everything."""
+    path, size, start = file.entry.path, file.entry.size, file.position(number)
     if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-        raise IntegrityError(f"{partial.entry.path}: the store has fewer bytes than the {partial.entry.size} it should")
+        raise IntegrityError(f"{path}: the store has fewer bytes than the {size} it should")
     if accepted(response).status_code == httpx.codes.OK:
-        partial.restart()
-    else:
-        _check_range(partial, response)
-
-
-def _check_range(partial: _Partial, response: httpx.Response) -> None:
+        return start
     answered = response.headers.get("content-range", "")
     found = _CONTENT_RANGE.fullmatch(answered)
     if response.status_code != httpx.codes.PARTIAL_CONTENT or not found:
-        raise FarmError(f"{partial.entry.path}: unexpected answer {response.status_code} {answered}".rstrip())
-    if int(found[1]) != partial.size or found[2] not in {"*", str(partial.entry.size)}:
-        raise IntegrityError(
-            f"{partial.entry.path}: asked for bytes from {partial.size} of {partial.entry.size}, got {answered!r}"
-        )
-
-
-class _Partial:
-    """The bytes of one file that are here already. Its hash and size are always those of what was written."""
-
-    def __init__(self, target: Path, entry: FileEntry, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
-        self.entry = entry
-        self.size = 0
-        self._hasher = hashlib.sha256()
-        self._on_bytes = on_bytes
-        self._stop = stop
-        # Never through a link: somebody may have laid one where this file is about to be.
-        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        self._file = os.fdopen(descriptor, "r+b")
-
-    def __enter__(self) -> Self:
-        try:
-            self._take_up()
-        except BaseException:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, chunk: bytes) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        if self.size + len(chunk) > self.entry.size:
-            raise IntegrityError(f"{self.entry.path}: got more than the {self.entry.size} bytes its manifest names")
-        self._file.write(chunk)
-        self._count(chunk)
-
-    def restart(self) -> None:
-        self._on_bytes(-self.size)
-        self._file.seek(0)
-        self._file.truncate()
-        self.size, self._hasher = 0, hashlib.sha256()
-
-    def finish(self) -> None:
-        """The file is whole, right, and on the disk; or IntegrityError."""
-        actual = "sha256:" + self._hasher.hexdigest()
-        if not hmac.compare_digest(actual, self.entry.digest):
-            raise IntegrityError(f"{self.entry.path}: expected {self.entry.digest}, got {actual}")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _take_up(self) -> None:
-        """Hash what an earlier try left; more bytes than the file has are none of its bytes."""
-        if os.fstat(self._file.fileno()).st_size > self.entry.size:
-            self._file.truncate(0)
-        while chunk := self._file.read(CHUNK):
-            if self._stop.is_set():
-                raise Stopped
-            self._count(chunk)
-
-    def _count(self, chunk: bytes) -> None:
-        self._hasher.update(chunk)
-        self.size += len(chunk)
-        self._on_bytes(len(chunk))
+        raise FarmError(f"{path}: unexpected answer {response.status_code} {answered}".rstrip())
+    if int(found[1]) != start or found[3] not in {"*", str(size)}:
+        raise IntegrityError(f"{path}: asked for bytes from {start} of {size}, got {answered!r}")
+    return 0
 
 
 class _Trouble:
-    """What went wrong with one file since it last got on, and whether that is enough to give up."""
+    """What went wrong with one part since it last got on, and whether that is enough to give up."""
 
     def __init__(self, patience: float) -> None:
         self._backoff = Backoff(patience)
@@ -199,9 +221,9 @@ class _Trouble:
         self._refusals = 0
         self._restarts = 0
 
-    def got_to(self, size: int) -> None:
-        if size > self._farthest:
-            self._farthest, self._refusals = size, 0
+    def got_to(self, position: int) -> None:
+        if position > self._farthest:
+            self._farthest, self._refusals = position, 0
             self._backoff.reset()
 
     def wrong_bytes(self, error: IntegrityError) -> None:

@@ -7,7 +7,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +17,13 @@ from pydantic import ValidationError
 
 from enginefarm.claim import claimed
 from enginefarm.client import Farm
-from enginefarm.download import Links, Stopped, download
+from enginefarm.download import Links, download
 from enginefarm.errors import CallerError, Conflict, IntegrityError
 from enginefarm.fingerprint import detect
 from enginefarm.fit import require_fit
 from enginefarm.manifest import FileEntry, Manifest
+from enginefarm.partial import Journal, PartialFile
+from enginefarm.ratelimit import RateLimit
 from enginefarm.wire import Engine
 
 
@@ -39,6 +41,15 @@ class Progress:
     total: int  # bytes
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """How bytes are fetched. A pull that is killed loses at most one part a connection."""
+
+    connections: int = 4
+    part_size: int = 16 << 20  # bytes fetched by one request
+    limit_rate: int | None = None  # bytes per second, of all connections together
+
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -47,7 +58,7 @@ def pull(
     engine: Engine,
     destination: Path,
     *,
-    connections: int = 4,
+    transfer: Transfer | None = None,
     any_platform: bool = False,
     progress: OnProgress | None = None,
 ) -> Path:
@@ -55,8 +66,7 @@ def pull(
 
     Every byte is checked against the manifest, and the manifest against its digest. What an interrupted
     pull left in `.<name>.partial-<manifest>` beside the destination is taken up again. A destination that
-    already holds exactly this engine is checked and returned. `connections` files are fetched at once;
-    `progress` is called from several threads, one at a time.
+    already holds exactly this engine is checked and returned. `progress` is called from several threads, one at a time.
 
     Raises:
         PlatformMismatch: the engine does not run on this machine; `any_platform` skips the question.
@@ -65,7 +75,7 @@ def pull(
         CallerError: there is not enough room.
         FarmError: the farm or its store could not be reached for as long as the farm's patience lasts.
     """
-    manifest = manifest_of(engine)
+    manifest, transfer = manifest_of(engine), transfer or Transfer()
     if not any_platform:
         require_fit(engine, detect(prefer_gpu=engine.platform.device == "cuda").platform)
     destination = destination.resolve()
@@ -79,7 +89,7 @@ def pull(
             staging = _staging(destination, manifest)
             _require_room(staging, manifest)
             meter.now(Activity.FETCHING)
-            _fetch(farm, engine, manifest, staging, connections, meter)
+            _fetch(farm, engine, manifest, staging, transfer, meter)
             _settle(staging, destination)
     meter.now(Activity.DONE)
     return destination
@@ -183,24 +193,19 @@ def _require_room(staging: Path, manifest: Manifest) -> None:
         )
 
 
-def _fetch(farm: Farm, engine: Engine, manifest: Manifest, staging: Path, connections: int, meter: _Meter) -> None:
-    """All files, the largest first so that none is left to run alone at the end; the first failure ends all."""
-    links, stop = Links(farm, engine), threading.Event()
-    with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="pull") as pool:
-        running = [
-            pool.submit(download, farm, links, entry, staging / entry.path, on_bytes=meter.add, stop=stop)
-            for entry in sorted(manifest.files, key=lambda entry: -entry.size)
-        ]
-        try:
-            wait(running, return_when=FIRST_EXCEPTION)
-        finally:
-            # Also when the caller is interrupted: no thread may write once the claim is given up.
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-    failures = [error for future in running if not future.cancelled() and (error := future.exception())]
-    for error in failures:
-        if not isinstance(error, Stopped):
-            raise error
+def _fetch(farm: Farm, engine: Engine, manifest: Manifest, staging: Path, transfer: Transfer, meter: _Meter) -> None:
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(_journal(staging), transfer.part_size))
+        files = []
+        for entry in manifest.files:
+            files.append(PartialFile(staging / entry.path, entry, journal, transfer.part_size, meter.add))
+            stack.callback(files[-1].close)
+        limit = RateLimit(transfer.limit_rate) if transfer.limit_rate else None
+        download(farm, Links(farm, engine), files, connections=transfer.connections, limit=limit)
+
+
+def _journal(staging: Path) -> Path:
+    return staging.with_name(staging.name + ".journal")
 
 
 def _settle(staging: Path, destination: Path) -> None:
@@ -211,6 +216,7 @@ def _settle(staging: Path, destination: Path) -> None:
         staging.rename(destination)
     except OSError as error:
         raise Conflict(f"{destination} appeared while the engine was fetched: {error.strerror}") from error
+    _journal(staging).unlink()
     _sync(destination.parent)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from enginefarm.claim import claimed
 from enginefarm.client import Farm
 from enginefarm.errors import CallerError, Conflict, IntegrityError, NotFound
-from enginefarm.fetch import Activity, OnProgress, Progress, pull
+from enginefarm.fetch import Activity, OnProgress, Progress, Transfer, pull
 from enginefarm.serving import FILE, Layout, Serving
 from enginefarm.wire import Engine
 
@@ -22,7 +22,7 @@ def pull_layout(
     name: str,
     destination: Path,
     *,
-    connections: int = 4,
+    transfer: Transfer | None = None,
     any_platform: bool = False,
     progress: OnProgress | None = None,
 ) -> Path:
@@ -45,7 +45,7 @@ def pull_layout(
             raise Conflict(f"{destination} exists and is no layout of an engine: name another place, or remove it")
         root = destination if there else _staging(destination, engine)
         pull(
-            farm, engine, root / place, connections=connections, any_platform=any_platform, progress=progress
+            farm, engine, root / place, transfer=transfer, any_platform=any_platform, progress=progress
         )  # fmt: skip
         layout = read_serving(root / place).layouts.get(name)
         if layout is None or layout.engine != place:

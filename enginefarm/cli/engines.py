@@ -13,6 +13,7 @@ from enginefarm import fetch
 from enginefarm.cli import words
 from enginefarm.cli.output import json_option, print_items, print_json, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.sizes import BYTES
 from enginefarm.cli.transfer import transfer_shown
 from enginefarm.client import Farm, engine_of
 from enginefarm.errors import CallerError, InvalidRequest, NotFound, PlatformMismatch
@@ -64,7 +65,8 @@ def ls(
 @click.command()
 @click.argument("name", metavar="KEY|BUILD_ID")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Files fetched at once.")
+@click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
 @click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
@@ -74,6 +76,7 @@ def pull(
     name: str,
     directory: Path,
     connections: int,
+    limit_rate: int | None,
     triton: bool,
     any_platform: bool,
     as_json: bool,
@@ -91,7 +94,7 @@ def pull(
                 farm,
                 engine,
                 destination=directory,
-                connections=connections,
+                transfer=fetch.Transfer(connections=connections, limit_rate=limit_rate),
                 any_platform=any_platform,
                 progress=progress,
             )

@@ -68,15 +68,15 @@ class StoreDouble(Served):
 def _ranged(whole: bytes, asked: str | None) -> Answer:
     if not asked:
         return 200, {"content-length": str(len(whole))}, whole
-    found = re.fullmatch(r"bytes=(\d+)-", asked)
+    found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
     assert found, asked
-    start = int(found[1])
+    start, end = int(found[1]), int(found[2] or len(whole) - 1) + 1
     if start >= len(whole):
         return 416, {"content-range": f"bytes */{len(whole)}"}, b""
-    part = whole[start:]
+    part = whole[start:end]
     return (
         206,
-        {"content-length": str(len(part)), "content-range": f"bytes {start}-{len(whole) - 1}/{len(whole)}"},
+        {"content-length": str(len(part)), "content-range": f"bytes {start}-{start + len(part) - 1}/{len(whole)}"},
         part,
     )
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from enginefarm.client import Farm
 from enginefarm.errors import CallerError, FarmError, Forbidden, IntegrityError, NotFound
-from enginefarm.fetch import pull
+from enginefarm.fetch import Activity, Progress, Transfer, pull
 from enginefarm.manifest import FileEntry
 from enginefarm.wire import Engine
 from tests.enginefarm.farm_double import FarmDouble
@@ -122,7 +125,7 @@ class TestResume:
         engine = double.publish(FILES)
         store.faults, store.always = [cut(400_000)], status(500)
         with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
-            pull(impatient, engine, place, connections=1)
+            pull(impatient, engine, place, transfer=Transfer(connections=1))
         store.always = None
         store.asked.clear()
         assert not place.exists()
@@ -200,7 +203,122 @@ def test_the_first_failure_ends_the_other_downloads(
 
     store.always = wrong_if_small
     with pytest.raises(IntegrityError, match="small"):
-        pull(farm, engine, place, connections=2)
+        pull(farm, engine, place, transfer=Transfer(connections=2))
 
     assert len(store.asked) < 10
     assert len(held(staging(place, engine))["a"]) < len(BIG)
+
+
+class TestParts:
+    """BIG in parts of 64 KiB: eleven of them, the last one short."""
+
+    SMALL = Transfer(connections=4, part_size=1 << 16)
+
+    @pytest.mark.parametrize(
+        "faults",
+        [
+            [],
+            [corrupt],
+            [cut(0), cut(1), cut(10_000), cut(60_000)],
+            [status(503), other_range, status(416), compressed],
+            [deaf_to_ranges, deaf_to_ranges, short, too_long],
+            [status(403), status(410), cut(10)],
+        ],
+        ids=lambda faults: str(len(faults)),
+    )
+    def test_they_arrive_in_any_order(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+    ) -> None:
+        engine = double.publish(FILES)
+        store.faults = list(faults)
+        told: list[Progress] = []
+
+        pull(farm, engine, place, transfer=self.SMALL, progress=told.append)
+
+        assert held(place) == FILES
+        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
+        assert told[-1] == Progress(Activity.DONE, engine.size, engine.size)
+
+    @pytest.mark.parametrize("fault", [corrupt, other_range, status(416)])
+    def test_bytes_that_stay_wrong_are_never_kept(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+    ) -> None:
+        engine = double.publish({"rank0.engine": BIG})
+        store.always = fault
+        with pytest.raises(IntegrityError, match=r"rank0\.engine"):
+            pull(farm, engine, place, transfer=self.SMALL)
+        assert not place.exists()
+
+    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+        """A pull that gave up after five parts."""
+        engine = double.publish({"rank0.engine": BIG})
+        store.faults, store.always = [lambda answer, whole: answer] * 5, status(500)
+        with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
+            pull(impatient, engine, place, transfer=self.SMALL)
+        store.always = None
+        store.asked.clear()
+        return engine
+
+    def test_whole_parts_are_not_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+        assert len(store.asked) == 11 - 5
+
+    def test_a_part_that_rotted_in_between_is_found(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        path = staging(place, engine) / "rank0.engine"
+        path.write_bytes(bytes(len(BIG)))
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+
+    @pytest.mark.parametrize("spoil", ["gone", "torn", "other size", "nonsense"])
+    def test_a_journal_that_cannot_be_used(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, spoil: str
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
+        match spoil:
+            case "gone":
+                journal.unlink()
+            case "torn":
+                journal.write_bytes(journal.read_bytes()[:-3])
+            case "nonsense":
+                journal.write_bytes(journal.read_bytes() + b'["rank0.engine", 99]\n["no", 1]\n\xff\n[]\n')
+        transfer = Transfer(part_size=1 << 17) if spoil == "other size" else self.SMALL
+        pull(farm, engine, place, transfer=transfer)
+        assert held(place) == {"rank0.engine": BIG}
+
+    def test_a_killed_pull_loses_no_whole_part(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = double.publish({"rank0.engine": BIG})
+        store.pace = 0.02
+        pid = os.fork()
+        if pid == 0:  # the very code, in a process that can be killed
+            with Farm(double.url) as own:
+                pull(own, engine, place, transfer=self.SMALL)
+            os._exit(0)
+        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
+        until(lambda: journal.exists() and journal.read_bytes().count(b'["rank0.engine", ') > 4)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        whole = len(set(re.findall(rb'"rank0.engine", \d+\]', journal.read_bytes())))
+        assert whole > 2
+        store.asked.clear()
+        store.pace = 0
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+        assert len(store.asked) <= 11 - whole
+
+
+def test_a_limited_rate_is_kept(farm: Farm, double: FarmDouble, place: Path) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    started = time.monotonic()
+    pull(farm, engine, place, transfer=Transfer(limit_rate=len(BIG) * 4))
+    assert time.monotonic() - started > 0.2  # never faster; how much slower is the machine's affair
+    assert held(place) == {"rank0.engine": BIG}
