@@ -32,3 +32,4 @@ class ModelFacts(BaseModel):
     has_pickle: bool
     has_tokenizer: bool
     remote_code: bool = Field(description="loading it the usual way would run Python from the model")
+    trusted: bool = Field(default=False, description="an administrator lets its code run and its pickles be loaded")

@@ -13,6 +13,7 @@ from models.filedigests import CatalogueDigestCache
 from models.settings import Settings
 from models.sources import BucketSource, DataSource, FileSource, HubSource, Sources
 from models.store import S3Settings, Store, open_store_url
+from models.trust import Trust
 
 
 def open_store(settings: Settings, *, link_secret: bytes) -> Store:
@@ -36,11 +37,13 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
 
 
 def open_sources(settings: Settings, database: Database) -> Sources:
+    endpoint = settings.models_s3_endpoint
+    trust, token = Trust(settings.trusted_models), _revealed(settings.hf_token) or None
     return Sources(
-        hub=HubSource(str(settings.hf_endpoint or constants.ENDPOINT), _revealed(settings.hf_token) or None),
-        files=FileSource(settings.model_roots, CatalogueDigestCache(database)),
+        hub=HubSource(str(settings.hf_endpoint or constants.ENDPOINT), token, trust=trust),
+        files=FileSource(settings.model_roots, CatalogueDigestCache(database), trust=trust),
         data=DataSource(settings.model_roots, CatalogueDigestCache(database)),
-        bucket=BucketSource(_client(settings.models_s3_endpoint, settings)) if settings.models_s3_endpoint else None,
+        bucket=BucketSource(_client(endpoint, settings), trust=trust) if endpoint else None,
     )
 
 

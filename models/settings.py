@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.trust import Trust
+
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.
 _OTHERS = frozenset({"URL", "API_KEY", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"})
@@ -35,6 +37,11 @@ class Settings(BaseSettings):
     # Models
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders that file: models may be in, joined by ':'"
+    )
+    trusted_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="models whose own code conversions may run and whose pickles they may load, joined by ',': "
+        "hf:org/name@commit, file:/path or s3://bucket/prefix",
     )
     hf_endpoint: AnyHttpUrl | None = Field(default=None, description="the hub of hf: models; HF_ENDPOINT if unset")
     hf_token: SecretStr | None = Field(
@@ -85,6 +92,17 @@ class Settings(BaseSettings):
     @classmethod
     def _paths(cls, value: object) -> object:
         return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("trusted_models", mode="before")
+    @classmethod
+    def _references(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_models")
+    @classmethod
+    def _pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Trust(value)
+        return value
 
     @field_validator("model_roots")
     @classmethod

@@ -26,8 +26,9 @@ from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
 from models.sources.flight import SingleFlight, TimedCache
 from models.sources.refusal import changed, refusal
 from models.sources.resolved import ModelFile, ResolvedModel
-from models.sources.selection import CONFIG, select
+from models.sources.selection import CONFIG, is_weights, select
 from models.sources.source import write_new
+from models.trust import NOBODY, Trust
 
 LISTING_SECONDS = 10.0  # a burst of submits lists once; what changes meanwhile is refused by `fetch`
 
@@ -37,10 +38,12 @@ class BucketSource:
 
     Args:
         client: with the credentials that the farm reads models with.
+        trust: whose code counts as part of the model.
         clock: seconds, for how long an answer is kept.
     """
 
-    def __init__(self, client: Minio, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: Minio, *, trust: Trust = NOBODY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._trust = trust
         self._client = client
         self._asking: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
         self._answers: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
@@ -61,13 +64,14 @@ class BucketSource:
         if known := self._answers.get(reference):
             return known
         listed = self._list(reference)
-        files = tuple(_file(name, listed[name]) for name in select(reference, listed))
-        weights = [file.size for file in files if file.path.endswith(".safetensors")]
+        trusted = self._trust.allows(reference)
+        files = tuple(_file(name, listed[name]) for name in select(reference, listed, trusted=trusted))
+        weights = [file.size for file in files if is_weights(file.path)]
         resolved = ResolvedModel(
             reference=str(reference),
             identity={"source": "s3", "digest": _identity(files)},
             files=files,
-            facts=read_facts(reference, self._config(reference, files), weights, listed),
+            facts=read_facts(reference, self._config(reference, files), weights, listed, trusted=trusted),
         )
         self._answers.put(reference, resolved, LISTING_SECONDS)
         return resolved

@@ -62,7 +62,7 @@ def _as_folder(reference: ModelReference) -> FileReference:
     )
 
 
-def _select(reference: object, names: Iterable[str]) -> tuple[str, ...]:
+def _select(reference: FileReference, names: Iterable[str]) -> tuple[str, ...]:
     if found := tuple(sorted(name for name in names if _DATA.fullmatch(name))):
         return found
     raise refusal(reference, "data_missing", "there are no data at its top", expected=_EXPECTED)

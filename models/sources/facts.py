@@ -12,7 +12,7 @@ from enginefarm.errors import ModelUnavailable
 from enginefarm.facts import ModelFacts
 from enginefarm.spec import DTYPE_ALIASES
 from models.sources.refusal import refusal
-from models.sources.selection import CONFIG, has_pickle, has_tokenizer
+from models.sources.selection import CONFIG, has_pickle, has_safetensors, has_tokenizer
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones are a few KB; a larger one is no config
 
@@ -31,12 +31,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _DTYPES = frozenset({"float32", "float16", "bfloat16"})
 
 
-def read_facts(reference: object, config: bytes, weights: Collection[int], names: Collection[str]) -> ModelFacts:
+def read_facts(
+    reference: object, config: bytes, weights: Collection[int], names: Collection[str], *, trusted: bool = False
+) -> ModelFacts:
     """Parse `config.json`.
 
     Args:
-        weights: sizes in bytes of the safetensors files that count.
+        weights: sizes in bytes of the weight files that count.
         names: every file of the model, the ones that do not count included.
+        trusted: whether an administrator lets the model's own code run.
 
     Raises:
         ModelUnavailable: it is not JSON, names no architecture, or has a number that is none.
@@ -52,10 +55,11 @@ def read_facts(reference: object, config: bytes, weights: Collection[int], names
             dtype=_dtype(settings),
             rope_scaling=_rope_scaling(settings),
             weight_bytes=sum(weights),
-            has_safetensors=bool(weights),
+            has_safetensors=has_safetensors(names),
             has_pickle=has_pickle(names),
             has_tokenizer=has_tokenizer(names),
             remote_code="auto_map" in outer,
+            trusted=trusted,
             **numbers,
         )
     except ValidationError as error:

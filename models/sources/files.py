@@ -8,7 +8,7 @@ again as it copies, and refuses what differs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from enginefarm.manifest import Manifest
@@ -18,14 +18,16 @@ from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
 from models.sources.flight import SingleFlight
 from models.sources.folders import Folders, Listing
 from models.sources.resolved import ModelFile, ResolvedModel
-from models.sources.selection import CONFIG, select
+from models.sources.selection import CONFIG, is_weights, select
+from models.trust import NOBODY, Trust
 
 
 class FileSource:
     """Resolves and fetches `file:` models below `roots`; `digests` knows what was hashed before."""
 
-    def __init__(self, roots: Sequence[Path], digests: DigestCache) -> None:
-        self._folders = Folders(roots, digests, select)
+    def __init__(self, roots: Sequence[Path], digests: DigestCache, *, trust: Trust = NOBODY) -> None:
+        self._folders = Folders(roots, digests, self._select)
+        self._trust = trust
         self._reading: SingleFlight[Listing, ResolvedModel] = SingleFlight()
         self._lock = threading.Lock()
         self._known: dict[Path, tuple[Listing, ResolvedModel]] = {}
@@ -52,10 +54,13 @@ class FileSource:
         for file in model.files:
             self._folders.copy(reference, folder, file, destination / file.path)
 
+    def _select(self, reference: FileReference, names: Iterable[str]) -> tuple[str, ...]:
+        return select(reference, names, trusted=self._trust.allows(reference))
+
     def _read(self, reference: FileReference, listing: Listing) -> ResolvedModel:
         config = self._config(reference, listing.folder)
-        weights = [stamp.size for name, stamp in listing.stamps if name.endswith(".safetensors")]
-        facts = read_facts(reference, config, weights, listing.names)
+        weights = [stamp.size for name, stamp in listing.stamps if is_weights(name)]
+        facts = read_facts(reference, config, weights, listing.names, trusted=self._trust.allows(reference))
         entries = self._folders.entries(reference, listing)
         resolved = ResolvedModel(
             reference=str(reference),

@@ -22,7 +22,7 @@ from models.sources.refusal import changed, refusal
 from models.sources.resolved import ModelFile
 from models.sources.source import write_new
 
-Select = Callable[[object, Iterable[str]], tuple[str, ...]]
+Select = Callable[[FileReference, Iterable[str]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
 from models.sources.flight import SingleFlight, TimedCache
 from models.sources.hub_errors import HubErrors
 from models.sources.resolved import ModelFile, ResolvedModel
-from models.sources.selection import CONFIG, select
+from models.sources.selection import CONFIG, is_weights, select
+from models.trust import NOBODY, Trust
 
 # Otherwise the first request of a process also asks the public hub what to call its user agent, which
 # takes seconds where a firewall drops it.
@@ -42,10 +43,19 @@ class HubSource:
     Args:
         endpoint: the hub's URL.
         token: sent as a bearer token to that endpoint; None asks as nobody in particular.
+        trust: whose code counts as part of the model.
         clock: seconds, for how long an answer is kept.
     """
 
-    def __init__(self, endpoint: str, token: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None = None,
+        *,
+        trust: Trust = NOBODY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._trust = trust
         self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._errors = HubErrors(endpoint, has_token=bool(token))
@@ -84,16 +94,17 @@ class HubSource:
     def _describe(self, reference: HubReference, pinned: HubReference, info: ModelInfo) -> ResolvedModel:
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         try:
-            files = tuple(_file(siblings[name]) for name in select(reference, siblings))
+            trusted = self._trust.allows(pinned)
+            files = tuple(_file(siblings[name]) for name in select(reference, siblings, trusted=trusted))
         except ValidationError as error:
             raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
         config = self._config(reference, pinned, files)
-        weights = [file.size for file in files if file.path.endswith(".safetensors")]
+        weights = [file.size for file in files if is_weights(file.path)]
         return ResolvedModel(
             reference=str(pinned),
             identity={"source": "hf", "repo": pinned.repo, "commit": pinned.revision or ""},
             files=files,
-            facts=read_facts(reference, config, weights, siblings),
+            facts=read_facts(reference, config, weights, siblings, trusted=trusted),
         )
 
     def _config(self, reference: HubReference, pinned: HubReference, files: tuple[ModelFile, ...]) -> bytes:

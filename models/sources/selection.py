@@ -48,23 +48,37 @@ _VOCABULARIES = frozenset(
 _SETTINGS = frozenset({CONFIG, "generation_config.json", "hf_quant_config.json", "quantize_config.json"})
 _SAFE_NAME = re.compile(r"[\w.+=@,-][\w.+=@, -]*", re.ASCII)
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+_PICKLED = "pytorch_model.bin"
+_PICKLED_SHARD = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
 _PICKLE = re.compile(r".*\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 
 
-def select(reference: object, names: Iterable[str]) -> tuple[str, ...]:
+def select(reference: object, names: Iterable[str], *, trusted: bool = False) -> tuple[str, ...]:
     """The names that count, sorted.
 
     Args:
         names: every file of the model, relative to its top.
+        trusted: Python code counts too, and pickled weights where there are no others.
 
     Raises:
         ModelUnavailable: with all that keeps these files from being a model at once.
     """
     top = {name for name in names if _SAFE_NAME.fullmatch(name)}
-    weights = _weights(top)
+    weights = _weights(top) or (_pickled(top) if trusted else set())
+    code = {name for name in top if trusted and name.endswith(".py")}
     if problems := _problems(reference, top, weights):
         raise ModelUnavailable(f"{reference}: " + "; ".join(p.detail for p in problems), problems=problems)
-    return tuple(sorted(weights | (top & (_SETTINGS | _TOKENIZER)) | {n for n in top if n.endswith(".tiktoken")}))
+    return tuple(
+        sorted(weights | code | (top & (_SETTINGS | _TOKENIZER)) | {n for n in top if n.endswith(".tiktoken")})
+    )
+
+
+def is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") or _PICKLE.fullmatch(name) is not None
+
+
+def has_safetensors(names: Iterable[str]) -> bool:
+    return any(name.endswith(".safetensors") for name in names)
 
 
 def has_pickle(names: Iterable[str]) -> bool:
@@ -82,6 +96,12 @@ def _weights(top: Collection[str]) -> set[str]:
     if shards := {name for name in top if _SHARD.fullmatch(name)}:
         return shards | ({WEIGHTS_INDEX} & set(top))
     return {name for name in top if name.endswith(".safetensors")}
+
+
+def _pickled(top: Collection[str]) -> set[str]:
+    """As transformers names them: `pytorch_model.bin`, or shards of it with their index."""
+    shards = {name for name in top if _PICKLED_SHARD.fullmatch(name)}
+    return {_PICKLED} & set(top) or shards | ({f"{_PICKLED}.index.json"} & set(top) if shards else set())
 
 
 def _problems(reference: object, top: Collection[str], weights: Collection[str]) -> list[Problem]:
@@ -137,7 +157,7 @@ def _no_weights(reference: object, top: Collection[str]) -> Problem:
         f"has only pickle weights ({pickles[0]}), and loading a pickle runs whatever code it carries",
         expected="safetensors weights",
         remedy="convert to safetensors with save_pretrained(…, safe_serialization=True) on a machine that "
-        "trusts the file, or name a revision that has safetensors",
+        "trusts the file, name a revision that has safetensors, or ask an administrator to trust this model",
     )
 
 

@@ -34,6 +34,11 @@ def _model(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
             pointer="/model", code="unsupported_architecture", detail=f"aoti does not build {facts.architecture}",
             value=spec.model, expected=", ".join(ARCHITECTURES), remedy="choose one of these, or another toolchain",
         )  # fmt: skip
+    if not facts.has_safetensors:
+        yield Problem(
+            pointer="/model", code="no_safetensors", detail="the weights are pickled, and aoti loads no pickles",
+            value=spec.model, expected="safetensors weights", remedy="save it with safe_serialization=True",
+        )  # fmt: skip
     if facts.quantization_config is not None:
         yield Problem(
             pointer="/model", code="quantized_checkpoint", detail="the checkpoint is quantised already",

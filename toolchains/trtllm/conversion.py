@@ -37,9 +37,14 @@ class Conversion:
 
     def arguments(
         self, *, source: str, output: str, calibration: str | None, precision: Precision, parallelism: Parallelism,
-        options: Mapping[str, JsonValue],
+        options: Mapping[str, JsonValue], trusted: bool = False,
     ) -> Iterator[str]:  # fmt: skip
-        """Directories and dtype are always written; the rest where the program would do otherwise."""
+        """Directories and dtype are always written; the rest where the program would do otherwise.
+
+        Most scripts run a model's own code without being asked; those that ask are told so for a trusted model.
+        """
+        if trusted and (option := self.known.get("trust_remote_code")):
+            yield from option.argv(True)
         for name, value in self.fixed.items():
             if name not in self.options:
                 yield from self.known[name].argv(source if value == SOURCE else value)

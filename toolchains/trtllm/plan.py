@@ -39,6 +39,7 @@ def _convert(job: Job, directories: Directories, release: Descriptor, here: Inst
             source=str(directories.source), output=str(directories.output),
             calibration=str(calibration) if calibration else None,
             precision=spec.precision, parallelism=spec.parallelism, options=spec.options,
+            trusted=job.facts.trusted,
         ),
     )  # fmt: skip
 

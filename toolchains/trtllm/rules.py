@@ -34,12 +34,12 @@ def architecture(case: Case) -> Iterator[Problem]:
 
 
 def remote_code(case: Case) -> Iterator[Problem]:
-    if case.facts.remote_code:
+    if case.facts.remote_code and not case.facts.trusted:
         yield Problem(
             pointer="/model",
             code="remote_code",
             detail="the model brings Python code of its own, and the conversion would run it",
-            expected="a model that transformers loads without remote code",
+            expected="a model that transformers loads without remote code, or one that an administrator trusts",
         )
 
 

@@ -213,3 +213,11 @@ def test_every_way_is_what_its_program_accepts(case: tuple[str, str, str, str], 
     if by_quantize and quantization != "auto_quantize":
         assert read["qformat"] == (quantization or "full_prec")
         assert read["kv_cache_dtype"] == kv_cache
+
+
+@pytest.mark.parametrize(("trusted", "codes"), [(False, ["remote_code"]), (True, [])])
+def test_a_models_own_code_runs_only_if_it_is_trusted(trusted: bool, codes: list[str]) -> None:
+    model = facts(architecture="DeciLMForCausalLM", remote_code=True, trusted=trusted)
+    asked = wanted("0.16.0", None)
+    assert [problem.code for problem in refused(asked, model)] == codes
+    assert ("--trust_remote_code" in convert(asked, model)) == trusted
