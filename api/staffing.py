@@ -11,8 +11,9 @@ from enginefarm.errors import InvalidSpec, Problem
 from enginefarm.wire import Stage
 from models.fleet import has_toolchain, platform_of
 from models.outlook import nobody_serves
-from models.rows import CheckpointRow, WorkerRow
-from models.submission import NewAction, Request, engine_exists
+from models.published import checkpoint_of, engine_exists
+from models.rows import WorkerRow
+from models.submission import NewAction, Request
 
 
 def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
@@ -34,7 +35,7 @@ def _unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) ->
     ]
     if not found or engine_exists(session, request.build.key):
         return []
-    converted = session.get(CheckpointRow, request.convert.key) is not None
+    converted = checkpoint_of(session, request.convert.key) is not None
     return [action for action in found if action.stage is Stage.BUILD or not converted]
 
 

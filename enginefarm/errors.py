@@ -8,6 +8,7 @@
     │   ├── Unauthenticated    401
     │   ├── Forbidden          403
     │   ├── NotFound           404
+    │   ├── Gone               410  it was there and was taken out, with the reason
     │   └── Conflict           409  true elsewhere, or no longer
     ├── FarmError              the farm's fault or its surroundings'; worth another try
     │   ├── StoreUnavailable   503
@@ -105,6 +106,13 @@ class NotFound(CallerError):
     code = "not_found"
     title = "There is no such thing"
     status = 404
+    exit_code = 4
+
+
+class Gone(CallerError):
+    code = "gone"
+    title = "It was taken out"
+    status = 410
     exit_code = 4
 
 

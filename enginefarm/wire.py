@@ -55,6 +55,9 @@ class Fault(StrEnum):
     FARM = "farm"
 
 
+OUT_OF_MEMORY = "out_of_memory"  # the cause of a kill for memory, whatever the toolchain
+
+
 class Failure(Body):
     """Why an attempt or a build failed, in words that a person can act on."""
 
@@ -191,12 +194,13 @@ class Capability(Body):
 class Worker(Body):
     id: str
     name: str
-    state: Literal["live", "draining", "gone"]
+    state: Literal["live", "draining", "quarantined", "gone"]
     platform: Platform
     host: Host
     capabilities: list[Capability]
     queues: list[str]
     running: str | None = Field(default=None, description="key of the action it runs")
+    quarantine: str | None = Field(default=None, description="why it is quarantined")
     started_at: Time
     last_seen_at: Time
 

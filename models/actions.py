@@ -17,6 +17,8 @@ from models.clock import now
 from models.rows import ActionRow, AttemptRow, BuildRow, LogChunkRow
 from models.states import IN_FLIGHT, ActionState, BuildRowState, Fenced, Outcome, leaving, sources
 
+_OTHERS_FIRST_SECONDS = 15.0  # longer would keep a build from the only worker that is free
+
 Announcement = tuple[str, str]  # (action key, queue): sent after the commit
 
 
@@ -106,16 +108,29 @@ def fail(session: Session, key: str, failure: Failure, *, attempt: int | None = 
     """
     move(session, key, ActionState.FAILED, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
-    for waiting in _waiting_for(session, key):
+    for waiting in waiting_for(session, key):
         fail(session, waiting, failure)
 
 
-def requeue(session: Session, key: str, *, attempt: int, delay_seconds: float = 0) -> Announcement:
-    """Give a running action back to its queue, to be tried again after `delay_seconds`."""
+def requeue(
+    session: Session,
+    key: str,
+    *,
+    attempt: int,
+    delay_seconds: float = 0,
+    avoid: str | None = None,
+    **values: Any,
+) -> Announcement:
+    """Give a running action back to its queue, to be tried again after `delay_seconds`.
+
+    The worker `avoid` leaves it to others for a while longer.
+    """
     not_before = now(delay_seconds) if delay_seconds else None
+    avoid_until = now(delay_seconds + _OTHERS_FIRST_SECONDS) if avoid else None
     move(
         session, key, ActionState.QUEUED, among=[ActionState.RUNNING], attempt=attempt,
         queued_at=now(), not_before=not_before, announced_at=None, progress=0.0, message=None,
+        avoid_worker=avoid, avoid_until=avoid_until, **values,
     )  # fmt: skip
     return key, session.execute(select(ActionRow.queue).where(ActionRow.key == key)).scalar_one()
 
@@ -138,9 +153,9 @@ def cancel_if_unwanted(session: Session, key: str) -> None:
 
 def _wanted(session: Session, key: str) -> bool:
     open_build = select(BuildRow.seq).where(BuildRow.key == key, BuildRow.state == BuildRowState.OPEN).limit(1)
-    return session.execute(open_build).first() is not None or bool(_waiting_for(session, key))
+    return session.execute(open_build).first() is not None or bool(waiting_for(session, key))
 
 
-def _waiting_for(session: Session, key: str) -> Sequence[str]:
+def waiting_for(session: Session, key: str) -> Sequence[str]:
     where = (ActionRow.depends_on == key, ActionRow.state == ActionState.WAITING)
     return session.execute(select(ActionRow.key).where(*where).order_by(ActionRow.key)).scalars().all()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.fingerprint import Fingerprint
 from enginefarm.platform import Platform
 from enginefarm.wire import Capability, Worker
 from models.clock import now
-from models.insertion import upsert
+from models.insertion import insert_new
 from models.rows import ActionRow, WorkerRow
 
 
@@ -22,22 +22,41 @@ def register(
     fingerprint: Fingerprint,
     capabilities: Sequence[Capability],
     queues: Sequence[str],
-) -> None:
-    """Say that this worker is there. Said again every few seconds, so it also repairs a row that was lost."""
-    upsert(
-        session,
-        WorkerRow,
-        {
-            "id": worker_id,
-            "name": name,
-            "state": "live",
-            "platform": fingerprint.platform.model_dump(),
-            "host": fingerprint.host.model_dump(),
-            "capabilities": [capability.model_dump(mode="json") for capability in capabilities],
-            "queues": list(queues),
-            "last_seen_at": now(),
-        },
-    )
+) -> str:
+    """Say that this worker is there; returns its state. Said again every few seconds, so it also repairs a row that
+    was lost. What was decided about a worker stays; a quarantine also stays when it starts again under its name."""
+    quarantine = _quarantine_of(session, name)
+    values = {
+        "id": worker_id,
+        "name": name,
+        "state": "quarantined" if quarantine else "live",
+        "quarantined_at": quarantine.quarantined_at if quarantine else None,
+        "quarantine_reason": quarantine.quarantine_reason if quarantine else None,
+        "platform": fingerprint.platform.model_dump(),
+        "host": fingerprint.host.model_dump(),
+        "capabilities": [capability.model_dump(mode="json") for capability in capabilities],
+        "queues": list(queues),
+        "last_seen_at": now(),
+    }
+    if not insert_new(session, WorkerRow, values):
+        said = {name: values[name] for name in ("platform", "host", "capabilities", "queues", "last_seen_at")}
+        session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(state=_DECIDED, **said))
+    return session.execute(select(WorkerRow.state).where(WorkerRow.id == worker_id)).scalar_one()
+
+
+# The state of a worker that is there.
+_DECIDED = case(
+    (WorkerRow.quarantined_at.is_not(None), "quarantined"),
+    (WorkerRow.draining_at.is_not(None), "draining"),
+    else_="live",
+)
+
+
+def _quarantine_of(session: Session, name: str) -> WorkerRow | None:
+    """The last worker of this name that was quarantined and not released."""
+    where = (WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
+    found = select(WorkerRow).where(*where).order_by(WorkerRow.quarantined_at.desc()).limit(1)
+    return session.execute(found).scalar_one_or_none()
 
 
 def leave(session: Session, worker_id: str) -> None:
@@ -54,6 +73,17 @@ def mark_gone(session: Session, *, after_seconds: float) -> int:
 def live_workers(session: Session) -> list[WorkerRow]:
     rows = session.execute(select(WorkerRow).where(WorkerRow.state == "live").order_by(WorkerRow.name))
     return list(rows.scalars())
+
+
+def servers(session: Session, queue: str) -> list[WorkerRow]:
+    """The live workers that listen to `queue`."""
+    return [worker for worker in live_workers(session) if queue in worker.queues]
+
+
+def quarantined_servers(session: Session, queue: str) -> list[WorkerRow]:
+    """The workers that would serve `queue`, were they not quarantined."""
+    rows = session.execute(select(WorkerRow).where(WorkerRow.state == "quarantined").order_by(WorkerRow.name))
+    return [worker for worker in rows.scalars() if queue in worker.queues]
 
 
 def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
@@ -75,6 +105,7 @@ def _worker(row: WorkerRow, running: str | None) -> Worker:
         capabilities=row.capabilities,
         queues=row.queues,
         running=running,
+        quarantine=row.quarantine_reason,
         started_at=row.started_at,
         last_seen_at=row.last_seen_at,
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.wire import Failure, Fault
 from models.actions import Announcement, end_attempt, fail, requeue
 from models.clock import now
-from models.rows import ActionRow, AttemptRow, CheckpointRow
+from models.published import checkpoint_of
+from models.retrying import backoff, killed_for_memory, larger_queue, others_serve, with_history
+from models.rows import ActionRow, AttemptRow, WorkerRow
 from models.states import ActionState, Fenced, Outcome, sources
 
 
@@ -27,16 +29,20 @@ class Claim:
     document: dict[str, Any]
     job: dict[str, Any]
     checkpoint: str | None  # manifest digest of what a build starts from
+    worker_id: str
 
 
 def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
-    """Take a queued action whose time has come. None: somebody has it, or it no longer needs doing."""
+    """Take a queued action whose time has come. None: somebody has it, it no longer needs doing,
+    others go first, or this worker takes nothing new."""
     taken = session.execute(
         update(ActionRow)
         .where(
             ActionRow.key == key,
             ActionRow.state.in_(sources(ActionState.RUNNING, ActionState)),
             or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now()),
+            _not_avoiding(worker_id),
+            ~_takes_nothing(worker_id),
         )
         .values(
             state=str(ActionState.RUNNING),
@@ -46,6 +52,8 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
             lease_expires_at=now(lease_seconds),
             progress=0.0,
             message=None,
+            avoid_worker=None,
+            avoid_until=None,
         )
         .returning(ActionRow)
         .execution_options(populate_existing=True)
@@ -53,7 +61,7 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
     if taken is None:
         return None
     session.add(AttemptRow(action_key=key, number=taken.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
-    checkpoint = session.get(CheckpointRow, taken.depends_on) if taken.depends_on else None
+    checkpoint = checkpoint_of(session, taken.depends_on) if taken.depends_on else None
     return Claim(
         key=key,
         attempt=taken.attempt,
@@ -63,7 +71,25 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
         document=taken.document,
         job=taken.job,
         checkpoint=checkpoint.manifest if checkpoint else None,
+        worker_id=worker_id,
     )
+
+
+def left_to_others(session: Session, key: str, worker_id: str) -> Announcement | None:
+    """The action, if this worker could not claim it only because others go first: tell them again."""
+    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, ~_not_avoiding(worker_id))
+    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
+    return (row.key, row.queue) if row is not None else None
+
+
+def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
+    return or_(
+        ActionRow.avoid_worker.is_(None), ActionRow.avoid_worker != worker_id, ActionRow.avoid_until <= now()
+    )  # fmt: skip
+
+
+def _takes_nothing(worker_id: str) -> ColumnElement[bool]:
+    return exists().where(WorkerRow.id == worker_id, WorkerRow.state.in_(["draining", "quarantined"]))
 
 
 def renew(
@@ -97,21 +123,21 @@ def hand_back(session: Session, held: Claim) -> Announcement:
 
 
 def fail_attempt(session: Session, held: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]) -> None:
-    """End the attempt with its failure: queue it for later if that can help, else fail the action.
+    """End the attempt with its failure: queue the action again if that can help, else fail it.
 
     Raises:
         Fenced: the lease was lost before.
     """
-    if failure.retryable and held.tries < max_tries:
-        requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries))
+    tries_left = held.tries < max_tries
+    if killed_for_memory(failure) and tries_left and (queue := larger_queue(session, held.queue, held.worker_id)):
+        requeue(session, held.key, attempt=held.attempt, queue=queue)
+    elif failure.retryable and tries_left:
+        avoid = held.worker_id if others_serve(session, held.queue, held.worker_id) else None
+        requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries), avoid=avoid)
     else:
-        fail(session, held.key, failure, attempt=held.attempt)
+        reason = with_history(session, held.key, failure, tries=held.tries)
+        fail(session, held.key, reason, attempt=held.attempt)
     end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
-
-
-def backoff(tries: int) -> float:
-    """Seconds to wait before the next try: 5, 15, 45, … up to ten minutes."""
-    return float(min(5 * 3 ** (tries - 1), 600))
 
 
 def expire(session: Session, *, max_tries: int) -> list[Announcement]:
@@ -131,8 +157,13 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
             retryable=True,
         )
         if row.tries < max_tries:
-            announcements.append(requeue(session, row.key, attempt=row.attempt))
+            # The lease was pause enough after a first loss; after more of them the action itself is under suspicion.
+            delay = backoff(row.tries - 1) if row.tries > 1 else 0
+            announcements.append(
+                requeue(session, row.key, attempt=row.attempt, delay_seconds=delay, avoid=row.worker_id)
+            )
         else:
-            fail(session, row.key, failure, attempt=row.attempt)
+            reason = with_history(session, row.key, failure, tries=row.tries)
+            fail(session, row.key, reason, attempt=row.attempt)
         end_attempt(session, row.key, row.attempt, Outcome.LOST, failure=failure)
     return announcements

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from enginefarm.errors import InvalidRequest, NotFound, Problem
+from enginefarm.errors import Gone, InvalidRequest, NotFound, Problem
 from enginefarm.platform import Platform
 from enginefarm.wire import (
     Attempt,
@@ -19,12 +19,15 @@ from enginefarm.wire import (
     Engine,
     EnginePage,
     EngineSummary,
+    Failure,
+    Fault,
     PhysicalFile,
     Stage,
 )
 from models.estimates import eta_seconds
-from models.outlook import position, why_waiting
+from models.outlook import position, why_behind, why_waiting
 from models.publication import read_manifest
+from models.published import SERVED
 from models.rows import ActionRow, AttemptRow, BuildRow, EngineRow, ManifestRow, WorkerRow
 from models.states import ActionState, BuildRowState
 
@@ -98,6 +101,7 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
     action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN or whole else None
     current = _current(session, action) if action is not None and row.state == BuildRowState.OPEN else None
     state = _state(row, current)
+    engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
     return Build(
         id=row.id,
         key=row.key,
@@ -108,7 +112,7 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         message=current.message if current is not None else None,
         eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
         queue_position=position(session, current) if state is BuildState.QUEUED and current is not None else None,
-        waiting_for=why_waiting(session, current) if state is BuildState.QUEUED and current is not None else None,
+        waiting_for=_waiting_for(session, state, action, current),
         model=row.model,
         toolchain=row.toolchain,
         version=row.version,
@@ -118,8 +122,31 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         ended_at=row.ended_at,
         spec=row.spec,
         attempts=_attempts(session, action) if whole and action is not None else [],
-        error=row.failure,
-        engine=find_engine(session, row.key) if state is BuildState.SUCCEEDED else None,
+        error=row.failure if engine is not None or state is not BuildState.SUCCEEDED else _taken_out(session, row.key),
+        engine=engine,
+    )
+
+
+def _waiting_for(
+    session: Session, state: BuildState, action: ActionRow | None, current: ActionRow | None
+) -> str | None:
+    if action is None or current is None:
+        return None
+    if state is BuildState.QUEUED:
+        return why_waiting(session, current)
+    return why_behind(session, action) if current is not action else None
+
+
+def _taken_out(session: Session, key: str) -> Failure | None:
+    """What became of the engine of a build that succeeded; None where the engine is there."""
+    engine = session.get(EngineRow, key)
+    if engine is None or engine.quarantined_at is None:
+        return None
+    return Failure(
+        cause="engine_taken_out",
+        fault=Fault.FARM,
+        detail=f"its engine was taken out: {engine.quarantine_reason}",
+        advice="submit it again: it is built anew",
     )
 
 
@@ -173,7 +200,7 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
 
 
 def find_engine(session: Session, key: str) -> EngineSummary | None:
-    found = session.execute(_engines().where(EngineRow.key == key)).first()
+    found = session.execute(_engines().where(SERVED, EngineRow.key == key)).first()
     return EngineSummary(**_summary(*found)) if found else None
 
 
@@ -182,11 +209,14 @@ def get_engine(session: Session, key: str) -> Engine:
 
     Raises:
         NotFound
+        Gone: it was taken out.
     """
     found = session.execute(_engines().where(EngineRow.key == key)).first()
     if found is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     row: EngineRow = found[0]
+    if row.quarantined_at is not None:
+        raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
     manifest = read_manifest(session, row.manifest)
     return Engine(
         **_summary(*found),
@@ -203,7 +233,7 @@ def get_engine(session: Session, key: str) -> Engine:
 
 def list_engines(session: Session, *, limit: int, cursor: str | None, model: str | None = None) -> EnginePage:
     """Newest first."""
-    query = _engines().order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
+    query = _engines().where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
     offset = _from_cursor(cursor) if cursor is not None else 0

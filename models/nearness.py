@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 
 from enginefarm.explanation import Difference, NearEngine
 from models.listing import find_engine
+from models.published import SERVED
 from models.rows import ActionRow, EngineRow
 from models.submission import Request
 
@@ -24,7 +25,8 @@ def nearest(session: Session, request: Request, *, limit: int = 3) -> list[NearE
         select(EngineRow, convert.document)
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(EngineRow.toolchain == request.toolchain, of_model(request.model), EngineRow.key != request.build.key)
+        .where(SERVED, EngineRow.toolchain == request.toolchain, of_model(request.model))
+        .where(EngineRow.key != request.build.key)
         .order_by(EngineRow.created_at.desc(), EngineRow.key)
         .limit(_LOOKED_AT)
     )

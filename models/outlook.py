@@ -11,8 +11,9 @@ from enginefarm.explanation import Outlook
 from enginefarm.wire import Stage
 from models.clock import now
 from models.estimates import usual_seconds
-from models.fleet import live_workers
-from models.rows import ActionRow, CheckpointRow, EngineRow, WorkerRow
+from models.fleet import quarantined_servers, servers
+from models.published import checkpoint_of, engine_exists
+from models.rows import ActionRow, WorkerRow
 from models.states import IN_FLIGHT, ActionState
 from models.submission import NewAction
 
@@ -20,7 +21,8 @@ from models.submission import NewAction
 def outlook(session: Session, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
     """`checkpoint` is the key of the convert action that a build starts from."""
     row = session.get(ActionRow, action.key)
-    done = session.get(CheckpointRow if action.stage is Stage.CONVERT else EngineRow, action.key) is not None
+    converting = action.stage is Stage.CONVERT
+    done = checkpoint_of(session, action.key) is not None if converting else engine_exists(session, action.key)
     return Outlook(
         stage=action.stage,
         key=action.key,
@@ -32,16 +34,11 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
     )
 
 
-def servers(session: Session, queue: str) -> list[WorkerRow]:
-    """The live workers that listen to `queue`."""
-    return [worker for worker in live_workers(session) if queue in worker.queues]
-
-
 def why_waiting(session: Session, action: ActionRow) -> str:
     """Why a queued action is not running yet."""
     serving = servers(session, action.queue)
     if not serving:
-        return nobody_serves(action.queue)
+        return _unserved(session, action.queue)
     if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
         return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
     return _line(position(session, action), serving)
@@ -65,9 +62,9 @@ def _waits(session: Session, queue: str, row: ActionRow | None) -> str | None:
         return why_waiting(session, row)
     serving = servers(session, queue)
     if not serving:
-        return nobody_serves(queue)
+        return _unserved(session, queue)
     if row is not None and row.state in IN_FLIGHT:
-        return "its checkpoint"
+        return why_behind(session, row) or "its checkpoint"
     ahead = session.execute(
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
@@ -77,6 +74,19 @@ def _waits(session: Session, queue: str, row: ActionRow | None) -> str | None:
 def _all_busy(session: Session, workers: Sequence[WorkerRow]) -> bool:
     running = select(func.count()).where(ActionRow.worker_id.in_([worker.id for worker in workers]))
     return session.execute(running).scalar_one() >= len(workers)
+
+
+def why_behind(session: Session, waiting: ActionRow) -> str | None:
+    """Who makes the checkpoint that an action waits for; None while nobody does."""
+    convert = session.get(ActionRow, waiting.depends_on) if waiting.depends_on else None
+    worker = session.get(WorkerRow, convert.worker_id) if convert is not None and convert.worker_id else None
+    return f"its checkpoint is being converted by {worker.name}" if worker is not None else None
+
+
+def _unserved(session: Session, queue: str) -> str:
+    out = quarantined_servers(session, queue)
+    names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in out)
+    return f"{nobody_serves(queue)}; quarantined: {names}" if out else nobody_serves(queue)
 
 
 def nobody_serves(queue: str) -> str:

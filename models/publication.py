@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from enginefarm.errors import IntegrityError
 from enginefarm.manifest import FileEntry, Manifest
 from models.actions import Announcement, end_attempt, end_builds, move, release_dependents
+from models.clock import now
 from models.insertion import insert_new, upsert
 from models.leases import Claim
 from models.rows import BlobRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow
@@ -16,24 +19,38 @@ from models.states import ActionState, BuildRowState, Outcome
 
 
 def publish_checkpoint(
-    session: Session, held: Claim, manifest: Manifest, *, facts: dict[str, Any], steps: dict[str, float]
+    session: Session,
+    held: Claim,
+    manifest: Manifest,
+    *,
+    facts: dict[str, Any],
+    steps: dict[str, float],
+    rewritten: Collection[str] = (),
 ) -> list[Announcement]:
     """End a convert attempt with its checkpoint, and queue the builds that wait for it.
 
-    The caller uploaded and verified every file of `manifest` before.
+    The caller uploaded and verified every file of `manifest` before; of those that were known to be damaged in the
+    store, it wrote `rewritten` (digests) anew.
 
     Raises:
         Fenced: the lease was lost; nothing becomes visible.
+        IntegrityError: a file that was in the store already was found damaged meanwhile.
     """
     _end(session, held, steps)
-    digest = record_manifest(session, manifest)
+    digest = record_manifest(session, manifest, rewritten)
     values = {"key": held.key, "manifest": digest, "attempt": held.attempt, "facts": facts}
-    upsert(session, CheckpointRow, values)
+    upsert(session, CheckpointRow, values | _back())
     return release_dependents(session, held.key)
 
 
 def publish_engine(
-    session: Session, held: Claim, manifest: Manifest, *, engine: dict[str, Any], steps: dict[str, float]
+    session: Session,
+    held: Claim,
+    manifest: Manifest,
+    *,
+    engine: dict[str, Any],
+    steps: dict[str, float],
+    rewritten: Collection[str] = (),
 ) -> None:
     """End a build attempt with its engine, and every build that waits for it.
 
@@ -41,10 +58,11 @@ def publish_engine(
 
     Raises:
         Fenced: the lease was lost; nothing becomes visible.
+        IntegrityError: as above.
     """
     _end(session, held, steps)
-    digest = record_manifest(session, manifest)
-    upsert(session, EngineRow, {"key": held.key, "manifest": digest, "attempt": held.attempt} | engine)
+    digest = record_manifest(session, manifest, rewritten)
+    upsert(session, EngineRow, {"key": held.key, "manifest": digest, "attempt": held.attempt} | engine | _back())
     end_builds(session, held.key, BuildRowState.SUCCEEDED)
 
 
@@ -54,12 +72,29 @@ def _end(session: Session, held: Claim, steps: dict[str, float]) -> None:
     end_attempt(session, held.key, held.attempt, Outcome.SUCCEEDED, steps=steps)
 
 
-def record_manifest(session: Session, manifest: Manifest) -> str:
+def _back() -> dict[str, Any]:
+    """What was taken out comes back new."""
+    return {"created_at": now(), "quarantined_at": None, "quarantine_reason": None}
+
+
+def damaged_among(session: Session, manifest: Manifest) -> set[str]:
+    """The blobs of `manifest` that are known to be damaged in the store."""
+    digests = {entry.digest for entry in manifest.files}
+    found = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
+    return set(session.execute(found).scalars())
+
+
+def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[str] = ()) -> str:
     """The rows of a manifest and its blobs, those that are not there yet. Sorted, so that two writers cannot
     wait for each other in a circle."""
     digest = manifest.digest
     blobs = {entry.digest: entry.size for entry in manifest.files}
     insert_new(session, BlobRow, [{"digest": name, "size": blobs[name]} for name in sorted(blobs)])
+    if rewritten:
+        mended = {"damaged_at": None, "verified_at": now()}
+        session.execute(update(BlobRow).where(BlobRow.digest.in_(rewritten)).values(**mended))
+    if damaged := damaged_among(session, manifest):
+        raise IntegrityError(f"{min(damaged)} was found damaged in the store: it must be written again")
     if insert_new(session, ManifestRow, {"digest": digest, "size": manifest.size, "files": len(manifest.files)}):
         files = [{"manifest": digest, "path": entry.path, "blob": entry.digest} for entry in manifest.files]
         insert_new(session, ManifestFileRow, files)

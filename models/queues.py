@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ import rfc8785
 
 from enginefarm.platform import Platform
 from enginefarm.wire import Stage
+
+_CLASSES = tuple(1 << power for power in range(2, 14))  # GiB: 4 GiB to 8 TiB
+_LARGER = re.compile(r"\.over\d+$")
 
 TASK = "enginefarm.run"  # the one task; its one argument is an action key
 
@@ -23,3 +27,15 @@ def build_queue(toolchain: str, version: str, platform: Platform, bound: Mapping
     """`bound` is what the engine is bound to (`Platform.bound`): two drivers of one branch share a queue."""
     digest = hashlib.sha256(rfc8785.dumps(dict(bound))).hexdigest()[:12]
     return f"{Stage.BUILD}.{toolchain}.{version}.{platform.label()}.{digest}"
+
+
+def larger_memory(queue: str, memory_gib: float) -> str | None:
+    """The queue of workers with more memory than one with `memory_gib`; None if `queue` is such a queue already."""
+    if _LARGER.search(queue):
+        return None
+    return next((f"{queue}.over{size}" for size in _CLASSES if size >= memory_gib), None)
+
+
+def with_larger_memory(queue: str, memory_gib: float) -> list[str]:
+    """`queue`, and its queues for what was killed for memory on smaller workers than one with `memory_gib`."""
+    return [queue, *(f"{queue}.over{size}" for size in _CLASSES if size < memory_gib)]

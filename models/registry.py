@@ -13,11 +13,12 @@ from enginefarm.key import Key
 from enginefarm.oci import Artifact, artifact, repository
 from enginefarm.wire import Engine
 from models.listing import get_engine
+from models.published import SERVED
 from models.rows import EngineRow, ManifestFileRow
 
 
 def repositories(session: Session) -> list[str]:
-    found = session.execute(select(EngineRow.model, EngineRow.toolchain).distinct())
+    found = session.execute(select(EngineRow.model, EngineRow.toolchain).where(SERVED).distinct())
     return sorted({repository(model, toolchain) for model, toolchain in found})
 
 
@@ -57,7 +58,7 @@ def holds_file(session: Session, name: str, digest: Digest) -> bool:
     found = session.execute(
         select(EngineRow.model, EngineRow.toolchain)
         .join(ManifestFileRow, ManifestFileRow.manifest == EngineRow.manifest)
-        .where(ManifestFileRow.blob == digest)
+        .where(SERVED, ManifestFileRow.blob == digest)
         .distinct()
     )
     return any(repository(model, toolchain) == name for model, toolchain in found)
@@ -78,6 +79,6 @@ def _engines(session: Session, name: str) -> Iterator[Engine]:
 
 def _keys(session: Session, name: str) -> list[Key]:
     found = session.execute(
-        select(EngineRow.key, EngineRow.model, EngineRow.toolchain).order_by(EngineRow.created_at.desc())
+        select(EngineRow.key, EngineRow.model, EngineRow.toolchain).where(SERVED).order_by(EngineRow.created_at.desc())
     )
     return [row.key for row in found if repository(row.model, row.toolchain) == name]

@@ -15,6 +15,7 @@ from enginefarm.platform import unmet
 from enginefarm.resolution import Resolution, Wanted
 from models.listing import get_engine
 from models.nearness import of_model
+from models.published import SERVED
 from models.rows import ActionRow, EngineRow
 
 _LOOKED_AT = 1000  # engines of one model, the newest
@@ -63,7 +64,7 @@ def _engines(session: Session, wanted: Wanted) -> Iterator[EngineRow]:
         select(EngineRow, convert.document)
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(EngineRow.model == wanted.model if revised else of_model(wanted.model))
+        .where(SERVED, EngineRow.model == wanted.model if revised else of_model(wanted.model))
         .order_by(EngineRow.created_at.desc(), EngineRow.key)
         .limit(_LOOKED_AT)
     )

@@ -90,6 +90,8 @@ class ActionRow(Row):
     failure: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
     queued_at: Mapped[datetime] = mapped_column(server_default=now())
     not_before: Mapped[datetime | None]  # a retry waits until then
+    avoid_worker: Mapped[str | None] = mapped_column(String(32))  # it failed there: others first, until `avoid_until`
+    avoid_until: Mapped[datetime | None]
     announced_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
@@ -173,6 +175,7 @@ class BlobRow(Row):
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     verified_at: Mapped[datetime] = mapped_column(server_default=now())
+    damaged_at: Mapped[datetime | None]  # the store holds other bytes now: the next upload must write it again
 
 
 class ManifestRow(Row):
@@ -201,6 +204,8 @@ class CheckpointRow(Row):
     attempt: Mapped[int]
     facts: Mapped[_Json] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(server_default=now())
+    quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class EngineRow(Row):
@@ -221,6 +226,8 @@ class EngineRow(Row):
     provenance: Mapped[_Json]
     pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+    quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
 
 
 class WarmFileRow(Row):
@@ -236,8 +243,12 @@ class WarmFileRow(Row):
 
 
 class WorkerRow(Row):
+    """A worker's process. What an administrator or the farm decided about it outlives its silence: the times say so."""
+
     __tablename__ = "workers"
-    __table_args__ = (CheckConstraint("state IN ('live', 'draining', 'gone')", name="state_known"),)
+    __table_args__ = (
+        CheckConstraint("state IN ('live', 'draining', 'quarantined', 'gone')", name="state_known"),
+    )  # fmt: skip
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
@@ -248,6 +259,10 @@ class WorkerRow(Row):
     queues: Mapped[list[Any]] = mapped_column(JSON())
     started_at: Mapped[datetime] = mapped_column(server_default=now())
     last_seen_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+    draining_at: Mapped[datetime | None]
+    quarantined_at: Mapped[datetime | None]
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    released_at: Mapped[datetime | None]  # failures before do not count any more
 
 
 class FileDigestRow(Row):

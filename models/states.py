@@ -38,9 +38,10 @@ _S = ActionState
 IN_FLIGHT = frozenset({_S.WAITING, _S.QUEUED, _S.RUNNING})
 CLOSED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 
-# to → from. A closed action is opened again when somebody asks for what it no longer has or never made.
+# to → from. A closed action is opened again when somebody asks for what it no longer has or never made; one that was
+# to start from a checkpoint waits again when that is taken out.
 MOVES: Mapping[ActionState, frozenset[ActionState]] = {
-    _S.WAITING: CLOSED,
+    _S.WAITING: CLOSED | {_S.QUEUED, _S.RUNNING},
     _S.QUEUED: CLOSED | {_S.WAITING, _S.RUNNING},
     _S.RUNNING: frozenset({_S.QUEUED}),
     _S.SUCCEEDED: frozenset({_S.RUNNING}),

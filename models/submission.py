@@ -14,7 +14,8 @@ from enginefarm.wire import Disposition, Stage
 from models.actions import Announcement, cancel_if_unwanted, lock, move
 from models.clock import now
 from models.insertion import insert_new
-from models.rows import ActionRow, BuildRow, CheckpointRow, EngineRow
+from models.published import checkpoint_of, engine_exists
+from models.rows import ActionRow, BuildRow
 from models.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
 
 
@@ -57,15 +58,38 @@ def submit(session: Session, request: Request) -> Accepted:
         return Accepted(_record(session, request, Disposition.CACHED), Disposition.CACHED)
     announcements = _ensure_convert(session, request.convert)
     # The checkpoint may have been published while we waited for the convert action's lock: look only now.
-    ready = session.get(CheckpointRow, request.convert.key) is not None
+    ready = checkpoint_of(session, request.convert.key) is not None
     disposition = _ensure_build(session, request, ready=ready)
     if disposition is Disposition.CREATED and ready:
         announcements.append((request.build.key, request.build.queue))
     return Accepted(_record(session, request, disposition), disposition, announcements)
 
 
-def engine_exists(session: Session, key: Key) -> bool:
-    return session.execute(select(EngineRow.key).where(EngineRow.key == key)).first() is not None
+def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Accepted:
+    """Ask once more for what an earlier build asked for: its engine was taken out."""
+    last = session.execute(
+        select(BuildRow).where(BuildRow.key == key).order_by(BuildRow.seq.desc()).limit(1)
+    ).scalar_one()
+    build = session.get_one(ActionRow, key)
+    assert build.depends_on is not None, "an engine is built from a checkpoint"
+    return submit(
+        session,
+        Request(
+            convert=_as_new(session.get_one(ActionRow, build.depends_on)),
+            build=_as_new(build),
+            model=last.model,
+            toolchain=last.toolchain,
+            version=last.version,
+            spec=last.spec,
+            platform=last.platform,
+            platform_label=last.platform_label,
+            requested_by=requested_by,
+        ),
+    )
+
+
+def _as_new(row: ActionRow) -> NewAction:
+    return NewAction(row.key, Stage(row.stage), row.queue, row.document, row.job)
 
 
 def cancel(session: Session, build_id: str) -> bool:
@@ -92,7 +116,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
         return [(action.key, action.queue)]
     row = lock(session, action.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
-    if row.state in IN_FLIGHT or session.get(CheckpointRow, action.key) is not None:
+    if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
         return []
     _reopen(session, action, ActionState.QUEUED)
     return [(action.key, action.queue)]
@@ -126,6 +150,7 @@ def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
     move(
         session, action.key, state, among=CLOSED, job=action.job, queue=action.queue, tries=0, failure=None,
         progress=0.0, message=None, queued_at=now(), not_before=None, announced_at=now(),
+        avoid_worker=None, avoid_until=None,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from models.actions import Announcement
 from models.clock import now
+from models.published import USABLE
 from models.rows import ActionRow, CheckpointRow, WorkerRow
 from models.states import ActionState
 
@@ -21,7 +22,7 @@ _QUIET_SECONDS = 10.0  # an action is announced at most once in so long
 def release_stragglers(session: Session) -> None:
     """Queue waiting actions whose checkpoint is there. The transaction that published it did so already; this
     mends rows that came from a restored backup."""
-    published = select(CheckpointRow.key)
+    published = select(CheckpointRow.key).where(USABLE)
     session.execute(
         update(ActionRow)
         .where(ActionRow.state == ActionState.WAITING, ActionRow.depends_on.in_(published))

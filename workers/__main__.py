@@ -57,7 +57,7 @@ def _identity(settings: Settings) -> Identity:
         name=settings.worker_name or fingerprint.host.name,
         fingerprint=fingerprint.model_copy(update={"host": host}),
         capabilities=found,
-        queues=queues(found, fingerprint.platform, settings.driver_binding),
+        queues=queues(found, fingerprint, settings.driver_binding),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from enginefarm.platform import DriverBinding, Platform
+from enginefarm.fingerprint import Fingerprint
+from enginefarm.platform import DriverBinding
 from enginefarm.wire import Capability, Stage
-from models.queues import build_queue, convert_queue
+from models.queues import build_queue, convert_queue, with_larger_memory
 from toolchains.registry import all_toolchains
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,8 @@ def capabilities() -> list[Capability]:
     return found
 
 
-def queues(found: Sequence[Capability], platform: Platform, binding: DriverBinding) -> list[str]:
-    names = []
+def queues(found: Sequence[Capability], fingerprint: Fingerprint, binding: DriverBinding) -> list[str]:
+    platform, names = fingerprint.platform, []
     for capability in found:
         toolchain = all_toolchains()[capability.toolchain]
         if Stage.CONVERT in capability.stages:
@@ -36,4 +37,4 @@ def queues(found: Sequence[Capability], platform: Platform, binding: DriverBindi
         if Stage.BUILD in capability.stages:
             bound = platform.bound(toolchain.binds_to, binding)
             names.append(build_queue(capability.toolchain, capability.version, platform, bound))
-    return names
+    return [queue for name in names for queue in with_larger_memory(name, fingerprint.host.memory_gib)]

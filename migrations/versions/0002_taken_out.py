@@ -1,0 +1,51 @@
+"""Engines, checkpoints and blobs that were taken out; workers that drain or are quarantined; tries kept for others"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+from models.clock import UtcDateTime
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+_STATES = ("'live', 'draining', 'gone'", "'live', 'draining', 'quarantined', 'gone'")
+
+
+def upgrade() -> None:
+    for table in ("engines", "checkpoints"):
+        with op.batch_alter_table(table) as batch:
+            batch.add_column(sa.Column("quarantined_at", UtcDateTime(), nullable=True))
+            batch.add_column(sa.Column("quarantine_reason", sa.Text(), nullable=True))
+    with op.batch_alter_table("blobs") as batch:
+        batch.add_column(sa.Column("damaged_at", UtcDateTime(), nullable=True))
+    with op.batch_alter_table("actions") as batch:
+        batch.add_column(sa.Column("avoid_worker", sa.String(length=32), nullable=True))
+        batch.add_column(sa.Column("avoid_until", UtcDateTime(), nullable=True))
+    with op.batch_alter_table("workers") as batch:
+        for name in ("draining_at", "quarantined_at", "released_at"):
+            batch.add_column(sa.Column(name, UtcDateTime(), nullable=True))
+        batch.add_column(sa.Column("quarantine_reason", sa.Text(), nullable=True))
+        batch.drop_constraint(op.f("ck_workers_state_known"), type_="check")
+        batch.create_check_constraint(op.f("ck_workers_state_known"), f"state IN ({_STATES[1]})")
+
+
+def downgrade() -> None:
+    op.execute("UPDATE workers SET state = 'live' WHERE state = 'quarantined'")
+    with op.batch_alter_table("workers") as batch:
+        batch.drop_constraint(op.f("ck_workers_state_known"), type_="check")
+        batch.create_check_constraint(op.f("ck_workers_state_known"), f"state IN ({_STATES[0]})")
+        for name in ("draining_at", "quarantined_at", "released_at", "quarantine_reason"):
+            batch.drop_column(name)
+    for table, names in {
+        "actions": ("avoid_worker", "avoid_until"),
+        "blobs": ("damaged_at",),
+        "checkpoints": ("quarantined_at", "quarantine_reason"),
+        "engines": ("quarantined_at", "quarantine_reason"),
+    }.items():
+        with op.batch_alter_table(table) as batch:
+            for name in names:
+                batch.drop_column(name)
