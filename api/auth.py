@@ -56,4 +56,5 @@ def _needs(scope: Scope) -> Callable[..., Caller]:
 
 Reader = Annotated[Caller, Depends(_needs(Scope.READ))]
 Submitter = Annotated[Caller, Depends(_needs(Scope.SUBMIT))]
+Administrator = Annotated[Caller, Depends(_needs(Scope.ADMIN))]
 RegistryReader = Annotated[Caller, Depends(_registry_reader)]  # every key may read

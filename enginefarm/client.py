@@ -17,6 +17,7 @@ from enginefarm.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
 from enginefarm.matrix import Matrix
+from enginefarm.recall import Damage, Inspection, Recall, TakenOut
 from enginefarm.resolution import Resolution, Wanted
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import (
@@ -38,6 +39,7 @@ from enginefarm.wire import (
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _HOLD_SECONDS = 10.0  # how long one long poll asks the farm to hold its answer
+_REPAIR_SECONDS = 3600.0  # for the farm to read an engine
 _SHORTEST_ROUND = 0.25  # seconds; a farm that answers at once is not asked faster than this
 
 _Pages = TypeVar("_Pages", BuildPage, EnginePage)
@@ -169,6 +171,36 @@ class Farm:
 
     def workers(self) -> list[Worker]:
         return self._connection.get(WorkerList, "/v1/workers").items
+
+    def drain(self, worker: str) -> list[Worker]:
+        """Let the workers of this name (or id) finish what they run and take nothing new."""
+        response = self._connection.request("POST", f"/v1/workers/{segment(worker)}:drain")
+        return self._connection.parse(WorkerList, response).items
+
+    def release(self, worker: str) -> list[Worker]:
+        """Let the workers of this name (or id) take work again, whether they were drained or quarantined."""
+        response = self._connection.request("POST", f"/v1/workers/{segment(worker)}:release")
+        return self._connection.parse(WorkerList, response).items
+
+    def recall(self, wanted: Recall | Mapping[str, Any]) -> TakenOut:
+        """Take out everything that was built where and when `wanted` says."""
+        body = wanted.model_dump(mode="json") if isinstance(wanted, Recall) else dict(wanted)
+        return self._connection.parse(TakenOut, self._connection.request("POST", "/v1/engines:recall", json=body))
+
+    def repair(self, key: str, *, rebuild: bool = False) -> Inspection:
+        """Have the farm read an engine's bytes again, and take it out if they are damaged. Takes as long as reading."""
+        path, params = f"/v1/engines/{segment(key)}:repair", {"rebuild": "true"} if rebuild else {}
+        return self._connection.parse(
+            Inspection, self._connection.request("POST", path, params=params, waits=_REPAIR_SECONDS)
+        )
+
+    def report_damage(self, key: str, paths: list[str]) -> Inspection:
+        """Say that these files of an engine came with wrong bytes; the farm looks for itself."""
+        body = Damage(paths=paths).model_dump(mode="json")
+        path = f"/v1/engines/{segment(key)}:damaged"
+        return self._connection.parse(
+            Inspection, self._connection.request("POST", path, json=body, waits=_REPAIR_SECONDS)
+        )
 
     def toolchains(self) -> list[Toolchain]:
         return self._connection.get(ToolchainList, "/v1/toolchains").items

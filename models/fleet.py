@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.fingerprint import Fingerprint
@@ -23,13 +23,16 @@ def register(
     capabilities: Sequence[Capability],
     queues: Sequence[str],
 ) -> str:
-    """Say that this worker is there; returns its state. Said again every few seconds, so it also repairs a row that
-    was lost. What was decided about a worker stays; a quarantine also stays when it starts again under its name."""
+    """Say that this worker is there; returns its row's state.
+
+    Said again every few seconds, so it also repairs a row that was lost. What was decided about a worker stays; a
+    quarantine also stays when it starts again under its name.
+    """
     quarantine = _quarantine_of(session, name)
     values = {
         "id": worker_id,
         "name": name,
-        "state": "quarantined" if quarantine else "live",
+        "state": "draining" if quarantine else "live",
         "quarantined_at": quarantine.quarantined_at if quarantine else None,
         "quarantine_reason": quarantine.quarantine_reason if quarantine else None,
         "platform": fingerprint.platform.model_dump(),
@@ -46,9 +49,7 @@ def register(
 
 # The state of a worker that is there.
 _DECIDED = case(
-    (WorkerRow.quarantined_at.is_not(None), "quarantined"),
-    (WorkerRow.draining_at.is_not(None), "draining"),
-    else_="live",
+    (or_(WorkerRow.quarantined_at.is_not(None), WorkerRow.draining_at.is_not(None)), "draining"), else_="live"
 )
 
 
@@ -82,7 +83,11 @@ def servers(session: Session, queue: str) -> list[WorkerRow]:
 
 def quarantined_servers(session: Session, queue: str) -> list[WorkerRow]:
     """The workers that would serve `queue`, were they not quarantined."""
-    rows = session.execute(select(WorkerRow).where(WorkerRow.state == "quarantined").order_by(WorkerRow.name))
+    rows = session.execute(
+        select(WorkerRow)
+        .where(WorkerRow.state == "draining", WorkerRow.quarantined_at.is_not(None))
+        .order_by(WorkerRow.name)
+    )
     return [worker for worker in rows.scalars() if queue in worker.queues]
 
 
@@ -95,11 +100,15 @@ def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker
     return [_worker(row, running.get(row.id)) for row in rows]
 
 
+def _shown(row: WorkerRow) -> str:
+    return "quarantined" if row.state == "draining" and row.quarantined_at is not None else row.state
+
+
 def _worker(row: WorkerRow, running: str | None) -> Worker:
     return Worker(
         id=row.id,
         name=row.name,
-        state=row.state,
+        state=_shown(row),
         platform=row.platform,
         host=row.host,
         capabilities=row.capabilities,

@@ -40,7 +40,7 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
         .where(
             ActionRow.key == key,
             ActionRow.state.in_(sources(ActionState.RUNNING, ActionState)),
-            or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now()),
+            _due(),
             _not_avoiding(worker_id),
             ~_takes_nothing(worker_id),
         )
@@ -77,9 +77,13 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
 
 def left_to_others(session: Session, key: str, worker_id: str) -> Announcement | None:
     """The action, if this worker could not claim it only because others go first: tell them again."""
-    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, ~_not_avoiding(worker_id))
+    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due(), ~_not_avoiding(worker_id))
     row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
     return (row.key, row.queue) if row is not None else None
+
+
+def _due() -> ColumnElement[bool]:
+    return or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
 
 
 def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
@@ -89,7 +93,7 @@ def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
 
 
 def _takes_nothing(worker_id: str) -> ColumnElement[bool]:
-    return exists().where(WorkerRow.id == worker_id, WorkerRow.state.in_(["draining", "quarantined"]))
+    return exists().where(WorkerRow.id == worker_id, WorkerRow.state == "draining")
 
 
 def renew(
@@ -112,6 +116,12 @@ def renew(
 
 def _held(held: Claim) -> tuple[Any, ...]:
     return (ActionRow.key == held.key, ActionRow.state == ActionState.RUNNING, ActionRow.attempt == held.attempt)
+
+
+def was_published(session: Session, held: Claim) -> bool:
+    """Whether this very attempt succeeded: a fenced writer may have been fenced by its own first, unanswered commit."""
+    ours = (ActionRow.key == held.key, ActionRow.attempt == held.attempt, ActionRow.state == ActionState.SUCCEEDED)
+    return session.execute(select(ActionRow.key).where(*ours)).first() is not None
 
 
 def hand_back(session: Session, held: Claim) -> Announcement:
@@ -143,7 +153,7 @@ def fail_attempt(session: Session, held: Claim, failure: Failure, *, max_tries: 
 def expire(session: Session, *, max_tries: int) -> list[Announcement]:
     """Take back every lease that ran out. Safe with many sweeps at once: each row moves once."""
     overdue = session.execute(
-        select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id)
+        select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id, ActionRow.queue)
         .where(ActionRow.state == ActionState.RUNNING, ActionRow.lease_expires_at < now())
         .with_for_update(skip_locked=True)
     ).all()
@@ -157,11 +167,9 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
             retryable=True,
         )
         if row.tries < max_tries:
-            # The lease was pause enough after a first loss; after more of them the action itself is under suspicion.
-            delay = backoff(row.tries - 1) if row.tries > 1 else 0
-            announcements.append(
-                requeue(session, row.key, attempt=row.attempt, delay_seconds=delay, avoid=row.worker_id)
-            )
+            # No further pause: the lease was one, and a lost worker's action is promised again within 30 s.
+            avoid = row.worker_id if others_serve(session, row.queue, row.worker_id) else None
+            announcements.append(requeue(session, row.key, attempt=row.attempt, avoid=avoid))
         else:
             reason = with_history(session, row.key, failure, tries=row.tries)
             fail(session, row.key, reason, attempt=row.attempt)

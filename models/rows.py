@@ -243,12 +243,11 @@ class WarmFileRow(Row):
 
 
 class WorkerRow(Row):
-    """A worker's process. What an administrator or the farm decided about it outlives its silence: the times say so."""
+    """A worker's process. One that takes nothing new is `draining`, asked to or quarantined: the times say which, and
+    outlive its silence."""
 
     __tablename__ = "workers"
-    __table_args__ = (
-        CheckConstraint("state IN ('live', 'draining', 'quarantined', 'gone')", name="state_known"),
-    )  # fmt: skip
+    __table_args__ = (CheckConstraint("state IN ('live', 'draining', 'gone')", name="state_known"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))

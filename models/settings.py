@@ -77,6 +77,9 @@ class Settings(BaseSettings):
         default=20.0, ge=1, description="a worker that is silent for so long has lost its action"
     )
     max_tries: int = Field(default=3, ge=1, description="attempts before an action fails for good")
+    quarantine_after: int = Field(
+        default=3, ge=1, description="a worker on which so many different actions failed in a row is taken out"
+    )
     worker_seconds: float = Field(default=30.0, ge=2, description="a worker that is silent for so long is gone")
 
     # The worker

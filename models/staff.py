@@ -23,7 +23,7 @@ def drain(session: Session, name: str) -> list[str]:
         NotFound: no worker that is there has it.
     """
     there = (_named(name), WorkerRow.state != "gone")
-    return _decide(session, name, *there, draining_at=now(), state=_if_there("draining", unless="quarantined"))
+    return _decide(session, name, *there, draining_at=now(), state=_if_there("draining"))
 
 
 def release(session: Session, name: str) -> list[str]:
@@ -42,7 +42,7 @@ def quarantine(session: Session, name: str, reason: str) -> list[str]:
     Raises:
         NotFound
     """
-    decided = {"quarantined_at": now(), "quarantine_reason": reason, "state": _if_there("quarantined")}
+    decided = {"quarantined_at": now(), "quarantine_reason": reason, "state": _if_there("draining")}
     return _decide(session, name, _named(name), **decided)
 
 
@@ -83,9 +83,9 @@ def _named(name: str) -> ColumnElement[bool]:
     return or_(WorkerRow.id == name, WorkerRow.name == name)
 
 
-def _if_there(state: str, *, unless: str = "gone") -> Case[str]:
+def _if_there(state: str) -> Case[str]:
     """`state`, but "gone" stays gone."""
-    return case((WorkerRow.state.in_(["gone", unless]), WorkerRow.state), else_=state)
+    return case((WorkerRow.state == "gone", "gone"), else_=state)
 
 
 def _decide(session: Session, name: str, *where: ColumnElement[bool], **values: Any) -> list[str]:

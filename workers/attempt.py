@@ -15,6 +15,8 @@ from threading import Event
 from typing import Any
 
 from enginefarm import digest
+from enginefarm.digest import Digest
+from enginefarm.errors import IntegrityError, NotFound
 from enginefarm.manifest import Manifest
 from enginefarm.platform import DriverBinding
 from enginefarm.serving import FILE as SERVING_FILE
@@ -22,14 +24,14 @@ from enginefarm.serving import Serving
 from enginefarm.wire import Failure, Fault, Stage
 from models.database import Database
 from models.leases import Claim
-from models.publication import read_manifest
+from models.publication import damaged_among, read_manifest
 from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Job, Toolchain
 from workers import child
 from workers.child import Limits
-from workers.failures import StageFailed, Stopped, limit_passed
+from workers.failures import StageFailed, StartDamaged, Stopped, limit_passed
 from workers.heartbeat import Heartbeat
 from workers.joblog import JobLog
 from workers.presence import Identity
@@ -57,6 +59,7 @@ class Product:
     manifest: Manifest
     facts: dict[str, Any]
     serving: Serving | None = None
+    rewritten: frozenset[Digest] = frozenset()  # of its files, those that the store had damaged
 
 
 @dataclass
@@ -88,10 +91,10 @@ class Attempt:
             serving = self._write_serving()
             manifest = Manifest.of_directory(self.directories.output)
         with self._step("upload"):
-            self._upload(manifest)
+            rewritten = self._upload(manifest)
             if self.warmth is not None:
                 self.warmth.take_out()
-        return Product(manifest, dict(facts), serving)
+        return Product(manifest, dict(facts), serving, rewritten)
 
     @cached_property
     def job(self) -> Job:
@@ -129,7 +132,10 @@ class Attempt:
             self._check_stop()
             target = self.directories.source / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.tools.store.fetch(entry.digest, entry.size, target)
+            try:
+                self.tools.store.fetch(entry.digest, entry.size, target)
+            except (NotFound, IntegrityError) as error:
+                raise StartDamaged(entry.digest, error) from error
 
     def _bring_warm_file(self) -> None:
         """Only the first try starts warm: should the file be to blame for a failure, the next one does without."""
@@ -168,11 +174,14 @@ class Attempt:
             (self.directories.output / SERVING_FILE).write_text(serving.model_dump_json(indent=2))
         return serving
 
-    def _upload(self, manifest: Manifest) -> None:
+    def _upload(self, manifest: Manifest) -> frozenset[Digest]:
+        with self.tools.database.read() as session:
+            damaged = frozenset(damaged_among(session, manifest))
         for entry in manifest.files:
             self._check_stop()
-            path = self.directories.output / entry.path
-            self.tools.store.put(path, entry.digest, entry.size, watch=lambda _: self._check_stop())
+            source, anew = self.directories.output / entry.path, entry.digest in damaged
+            self.tools.store.put(source, entry.digest, entry.size, lambda _: self._check_stop(), anew=anew)
+        return damaged
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
@@ -212,7 +221,7 @@ class _Lines:
 
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
     """The whole log as a blob: (digest, bytes)."""
-    joblog.close()
+    joblog.settle()
     name, size = digest.of_file(joblog.path), joblog.path.stat().st_size
     store.put(joblog.path, name, size)
     return name, size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from enginefarm.digest import Digest
 from enginefarm.errors import CallerError, EnginefarmError, FarmError, IntegrityError
 from enginefarm.wire import Failure, Fault
 from toolchains.toolchain import InvalidOutput
@@ -17,6 +18,21 @@ class StageFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
         self.failure = failure
+
+
+class StartDamaged(StageFailed):
+    """The checkpoint that a build starts from is missing or damaged in the store."""
+
+    def __init__(self, digest: Digest, error: EnginefarmError) -> None:
+        super().__init__(
+            Failure(
+                cause="checkpoint_damaged",
+                fault=Fault.FARM,
+                detail=f"the checkpoint cannot be used: {error.detail}",
+                advice="it is converted anew; look at what the store's disks say",
+            )
+        )
+        self.digest = digest
 
 
 class Stopped(Exception):

@@ -49,15 +49,18 @@ class JobLog:
                 logs.append(session, held.key, held.attempt, self._sent, data)
             self._sent += len(data)
 
-    def close(self) -> None:
-        """Write the tail behind the head, with a word on what lies between."""
+    def settle(self) -> None:
+        """Write the tail behind the head, with a word on what lies between. More may be written after it."""
         with self._lock:
             if self._tail:
                 if self._dropped:
                     self._append(f"\n[farm] {self._dropped} bytes of output were dropped here\n".encode())
                 self._append(b"".join(self._tail))
                 self._tail.clear()
-            self._file.close()
+                self._tail_size = self._dropped = 0
+
+    def close(self) -> None:
+        self._file.close()
 
     def _append(self, data: bytes) -> None:
         self._file.write(data)

@@ -6,26 +6,37 @@ A duplicate message finds the action taken or done, and is a no-op. A lost one i
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
-from enginefarm.errors import EnginefarmError
-from enginefarm.wire import Stage
+from enginefarm.errors import DatabaseUnavailable, EnginefarmError
+from enginefarm.wire import Failure, Stage
 from models.actions import Announcement, keep_log
 from models.broker import Announcer
-from models.leases import Claim, claim, fail_attempt, hand_back
+from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, was_published
 from models.publication import publish_checkpoint, publish_engine
+from models.repair import damaged_start
 from models.settings import Settings
+from models.staff import quarantine_if_sick
 from models.states import Fenced
+from toolchains.toolchain import Directories
 from workers.attempt import Attempt, Product, Tools, engine_columns, upload_log
-from workers.failures import Stopped, explain
+from workers.failures import StartDamaged, Stopped, explain
 from workers.heartbeat import Heartbeat
 from workers.joblog import JobLog
 from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to take what this one leaves to it
+_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,24 +52,41 @@ class Runner:
     def run(self, key: str) -> None:
         held = self._claim(key)
         if held is None:
-            log.info("%s is not to be taken: somebody has it, or it is done", key[:12])
+            self._leave_to_others(key)
             return
         log.info("took %s %s, attempt %d", held.stage, key[:12], held.attempt)
-        with workspace(self.scratch, key, held.attempt) as (folder, directories):
-            joblog = JobLog(folder / "log")
-            joblog.say(f"{held.stage} {key[:12]}, attempt {held.attempt}, on {self.tools.identity.name}")
-            lease = self.settings.lease_seconds
-            heartbeat = Heartbeat(
-                self.tools.database, held, joblog, lease_seconds=lease, stop=Event(), leaving=self.leaving
-            )
-            with heartbeat:
-                self._run(Attempt(self.tools, held, directories, joblog, heartbeat, heartbeat.stop))
+        with (
+            workspace(self.scratch, key, held.attempt) as (folder, directories),
+            closing(JobLog(folder / "log")) as joblog,
+        ):
+            self._lead(held, directories, joblog)
+
+    def _lead(self, held: Claim, directories: Directories, joblog: JobLog) -> None:
+        joblog.say(f"{held.stage} {held.key[:12]}, attempt {held.attempt}, on {self.tools.identity.name}")
+        lease = self.settings.lease_seconds
+        heartbeat = Heartbeat(
+            self.tools.database, held, joblog, lease_seconds=lease, stop=Event(), leaving=self.leaving
+        )
+        with heartbeat:
+            self._run(Attempt(self.tools, held, directories, joblog, heartbeat, heartbeat.stop))
 
     def _claim(self, key: str) -> Claim | None:
         if self.leaving.is_set():
             return None  # the sweep announces it again
         with self.tools.database.write() as session:
             return claim(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
+
+    def _leave_to_others(self, key: str) -> None:
+        """Not claimed: mostly because somebody has it, or it is done. If it failed here before, others go first: say it
+        again and wait a moment, so that whoever is idle takes it."""
+        with self.tools.database.read() as session:
+            announcement = left_to_others(session, key, self.tools.identity.id)
+        if announcement is None:
+            log.info("%s is not to be taken: somebody has it, or it is done", key[:12])
+            return
+        log.info("%s failed here: others go first", key[:12])
+        self.announcer.announce([announcement])
+        self.leaving.wait(_STAND_BACK_SECONDS)
 
     def _run(self, attempt: Attempt) -> None:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -67,8 +95,7 @@ class Runner:
             attempt.joblog.say("done")
             announcements = self._publish(attempt, product, started_at)
         except Fenced as error:
-            log.warning("not published: %s", error)
-            self._save_log(attempt)
+            self._not_published(attempt, error)
         except Stopped:
             self._stopped(attempt)
         except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
@@ -82,17 +109,31 @@ class Runner:
     def _publish(self, attempt: Attempt, product: Product, started_at: str) -> list[Announcement]:
         """One transaction: the fence, the rows of the bytes, the end of the attempt, the log."""
         held, whole_log = attempt.held, upload_log(self.tools.store, attempt.joblog)
-        with self.tools.database.write() as session:
+        manifest, steps, rewritten = product.manifest, attempt.steps, product.rewritten
+
+        def publish() -> list[Announcement]:
             announcements: list[Announcement] = []
-            if attempt.job.stage is Stage.CONVERT:
-                announcements = publish_checkpoint(
-                    session, held, product.manifest, facts=product.facts, steps=attempt.steps
-                )
-            else:
-                columns = engine_columns(attempt, product, started_at)
-                publish_engine(session, held, product.manifest, engine=columns, steps=attempt.steps)
-            keep_log(session, held.key, held.attempt, whole_log)
-        return announcements
+            with self.tools.database.write() as session:
+                if attempt.job.stage is Stage.CONVERT:
+                    announcements = publish_checkpoint(
+                        session, held, manifest, facts=product.facts, steps=steps, rewritten=rewritten
+                    )
+                else:
+                    columns = engine_columns(attempt, product, started_at)
+                    publish_engine(session, held, manifest, engine=columns, steps=steps, rewritten=rewritten)
+                keep_log(session, held.key, held.attempt, whole_log)
+            return announcements
+
+        return _while_leased(attempt, publish)
+
+    def _not_published(self, attempt: Attempt, error: Fenced) -> None:
+        """Unless it was: the answer to a commit may be lost, and its repetition is fenced by the first."""
+        with self.tools.database.read() as session:
+            if was_published(session, attempt.held):
+                log.info("published %s, as it turned out", attempt.held.key[:12])
+                return
+        log.warning("not published: %s", error)
+        self._save_log(attempt)
 
     def _stopped(self, attempt: Attempt) -> None:
         held = attempt.held
@@ -102,10 +143,12 @@ class Runner:
         else:
             log.info("handing %s back: this worker is leaving", held.key[:12])
             attempt.joblog.say("handed back: this worker is leaving")
-            with self.tools.database.write() as session:
-                announcement = hand_back(session, held)
-            self.announcer.announce([announcement])
+            self.announcer.announce([_while_leased(attempt, lambda: self._hand_back(held))])
         self._save_log(attempt)
+
+    def _hand_back(self, held: Claim) -> Announcement:
+        with self.tools.database.write() as session:
+            return hand_back(session, held)
 
     def _failed(self, attempt: Attempt, error: Exception) -> None:
         failure = explain(error)
@@ -113,12 +156,29 @@ class Runner:
             log.error("attempt %d of %s met a defect", attempt.held.attempt, attempt.held.key[:12], exc_info=error)
         attempt.joblog.say(f"failed: {failure.cause}: {failure.detail}")
         self._save_log(attempt)
-        max_tries = self.settings.max_tries
         try:
-            with self.tools.database.write() as session:
-                fail_attempt(session, attempt.held, failure, max_tries=max_tries, steps=attempt.steps)
+            announcements = _while_leased(attempt, lambda: self._record(attempt, error, failure))
         except Fenced as fenced:
             log.warning("its failure does not count: %s", fenced)
+        except DatabaseUnavailable as away:
+            log.warning("the end of %s stays unsaid, the sweep will notice: %s", attempt.held.key[:12], away.detail)
+        else:
+            self.announcer.announce(announcements)
+
+    def _record(self, attempt: Attempt, error: Exception, failure: Failure) -> list[Announcement]:
+        settings, steps = self.settings, attempt.steps
+        announcements: list[Announcement] = []
+        with self.tools.database.write() as session:
+            if isinstance(error, StartDamaged):
+                announcements = damaged_start(
+                    session, attempt.held, error.digest, failure, max_tries=settings.max_tries, steps=steps
+                )
+            else:
+                fail_attempt(session, attempt.held, failure, max_tries=settings.max_tries, steps=steps)
+            sick = quarantine_if_sick(session, self.tools.identity.id, after=settings.quarantine_after)
+        if sick is not None:
+            log.error("this worker is quarantined: %s", sick)
+        return announcements
 
     def _save_log(self, attempt: Attempt) -> None:
         """Best effort: an attempt that failed because the store is away cannot save its log there. What was sent
@@ -129,3 +189,18 @@ class Runner:
                 keep_log(session, attempt.held.key, attempt.held.attempt, whole_log)
         except EnginefarmError as error:
             log.warning("the log of %s stays in pieces: %s", attempt.held.key[:12], error.detail)
+
+
+def _while_leased(attempt: Attempt, write: Callable[[], T]) -> T:
+    """`write`, again and again while the catalogue is away, for as long as the heartbeat keeps up its hope.
+
+    Safe to repeat: each write is conditional on the attempt, so that one which had come through unnoticed is Fenced.
+    """
+    while True:
+        try:
+            return write()
+        except DatabaseUnavailable as error:
+            log.warning("cannot write the end of %s yet: %s", attempt.held.key[:12], error.detail)
+            if attempt.heartbeat.lost is not None:
+                raise
+            time.sleep(_AGAIN_SECONDS)

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.auth import Reader
-from api.control import Control
+from api.auth import Administrator, Reader
+from api.control import Control, ControlPlane
 from enginefarm.wire import Toolchain, ToolchainList, ToolchainVersion, WorkerList
 from models.fleet import has_toolchain, list_workers
+from models.staff import drain, release
 from toolchains import toolchain as interface
 from toolchains.registry import all_toolchains
 
@@ -23,6 +24,27 @@ def workers(
     """The live fleet."""
     with control.database.read() as session:
         return WorkerList(items=list_workers(session, include_gone=gone))
+
+
+@router.post("/workers/{name}:drain")
+def drain_worker(name: str, control: Control, _: Administrator) -> WorkerList:
+    """Let every worker of this name (or id) finish what it runs and take nothing new."""
+    with control.database.write() as session:
+        ids = drain(session, name)
+    return _these(control, ids)
+
+
+@router.post("/workers/{name}:release")
+def release_worker(name: str, control: Control, _: Administrator) -> WorkerList:
+    """Let every worker of this name (or id) take work again: no longer drained, no longer quarantined."""
+    with control.database.write() as session:
+        ids = release(session, name)
+    return _these(control, ids)
+
+
+def _these(control: ControlPlane, ids: list[str]) -> WorkerList:
+    with control.database.read() as session:
+        return WorkerList(items=[worker for worker in list_workers(session, include_gone=True) if worker.id in ids])
 
 
 @router.get("/toolchains")

@@ -82,16 +82,17 @@ class Store(ABC):
     def abort_stale(self, age: timedelta) -> int:
         """Remove what uploads that began longer ago than `age` left behind without a name; returns how many."""
 
-    def put(self, source: Path, digest: Digest, size: int, watch: Watch = _unwatched) -> None:
+    def put(self, source: Path, digest: Digest, size: int, watch: Watch = _unwatched, *, anew: bool = False) -> None:
         """Store a file. When this returns the blob is durable; putting it again costs one look.
 
         `watch` hears of bytes that have left, as a number each time, from any thread. What it raises ends the upload.
+        `anew` writes it even so: what the store has under that name is known to be damaged.
 
         Raises:
             IntegrityError: `source` is not what `digest` and `size` say, or did not arrive as it left.
             FarmError: `source` cannot be read.
         """
-        if self.stat(digest) != size:
+        if anew or self.stat(digest) != size:
             self._write_file(source, digest, size, watch)
 
     def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:

@@ -17,7 +17,7 @@ from models.access import Scope
 from models.settings import Settings
 from tests.api.published import Published, published
 
-PUBLIC, READ, SUBMIT = None, Scope.READ, Scope.SUBMIT
+PUBLIC, READ, SUBMIT, ADMIN = None, Scope.READ, Scope.SUBMIT, Scope.ADMIN
 
 # Every route of the farm: a new one must be written down here with the scope that it needs.
 ROUTES = {
@@ -37,7 +37,12 @@ ROUTES = {
     "GET /v1/engines/{key}/attestation": READ,
     "GET /v1/engines/{key}/files/{path}": READ,
     "GET /v1/signing-keys": PUBLIC,
+    "POST /v1/engines/{key}:damaged": READ,
+    "POST /v1/engines/{key}:repair": ADMIN,
+    "POST /v1/engines:recall": ADMIN,
     "GET /v1/workers": READ,
+    "POST /v1/workers/{name}:drain": ADMIN,
+    "POST /v1/workers/{name}:release": ADMIN,
     "GET /v1/toolchains": READ,
     "GET /healthz": PUBLIC,
     "GET /readyz": PUBLIC,
@@ -60,7 +65,7 @@ def keys(farm: Published) -> dict[Scope, str]:
 def ask(farm: Published, route: str, authorization: str | None) -> httpx.Response:
     method, path = route.split()
     headers = {"Authorization": authorization} if authorization is not None else {}
-    url = farm.url + path.format(build_id="nope", key="0" * 64, path="config.json")
+    url = farm.url + path.format(build_id="nope", name="nope", key="0" * 64, path="config.json")
     return httpx.request(method, url, headers=headers, json=BODY if method == "POST" else None, timeout=60)
 
 
@@ -72,7 +77,7 @@ def test_every_route_is_listed_here(farm: Published) -> None:
 
 @pytest.mark.parametrize(("route", "scope"), ROUTES.items())
 def test_a_route_needs_its_scope(farm: Published, keys: dict[Scope, str], route: str, scope: Scope | None) -> None:
-    allowed = {None: set(Scope), READ: set(Scope), SUBMIT: {Scope.SUBMIT, Scope.ADMIN}}[scope]
+    allowed = {None: set(Scope), READ: set(Scope), SUBMIT: {Scope.SUBMIT, Scope.ADMIN}, ADMIN: {Scope.ADMIN}}[scope]
     for held, key in keys.items():
         answer = ask(farm, route, f"Bearer {key}")
         assert (answer.status_code == 403) == (held not in allowed), answer.text

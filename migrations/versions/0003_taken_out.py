@@ -7,12 +7,10 @@ from alembic import op
 
 from models.clock import UtcDateTime
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
-
-_STATES = ("'live', 'draining', 'gone'", "'live', 'draining', 'quarantined', 'gone'")
 
 
 def upgrade() -> None:
@@ -29,15 +27,10 @@ def upgrade() -> None:
         for name in ("draining_at", "quarantined_at", "released_at"):
             batch.add_column(sa.Column(name, UtcDateTime(), nullable=True))
         batch.add_column(sa.Column("quarantine_reason", sa.Text(), nullable=True))
-        batch.drop_constraint(op.f("ck_workers_state_known"), type_="check")
-        batch.create_check_constraint(op.f("ck_workers_state_known"), f"state IN ({_STATES[1]})")
 
 
 def downgrade() -> None:
-    op.execute("UPDATE workers SET state = 'live' WHERE state = 'quarantined'")
     with op.batch_alter_table("workers") as batch:
-        batch.drop_constraint(op.f("ck_workers_state_known"), type_="check")
-        batch.create_check_constraint(op.f("ck_workers_state_known"), f"state IN ({_STATES[0]})")
         for name in ("draining_at", "quarantined_at", "released_at", "quarantine_reason"):
             batch.drop_column(name)
     for table, names in {

@@ -1,0 +1,78 @@
+"""What keeps the catalogue honest: reports of damage, repair, recall."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fastapi import APIRouter
+
+from api.auth import Administrator, Reader
+from api.control import Control, ControlPlane
+from enginefarm.errors import NotFound
+from enginefarm.key import Key
+from enginefarm.recall import Damage, Inspection, Recall, TakenOut
+from models import repair
+from models.recall import recall
+from models.submission import submit_again
+
+router = APIRouter(prefix="/v1", tags=["upkeep"])
+
+
+@router.post("/engines/{key}:damaged")
+def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Inspection:
+    """Say that files of an engine came with wrong bytes. The farm reads them again in its store and believes that."""
+    with control.database.read() as session:
+        engine, _checkpoint = repair.contents(session, key)
+    if unknown := set(damage.paths) - {entry.path for entry in engine.files}:
+        raise NotFound(f"engine {key[:12]} has no file {min(unknown)!r}; GET /v1/engines/{key} lists its files")
+    found = repair.damaged_files(control.store, (entry for entry in engine.files if entry.path in damage.paths))
+    taken = _take_out(control, {entry.digest for entry in found})
+    return Inspection(key=key, damaged=[entry.path for entry in found], taken_out=taken)
+
+
+@router.post("/engines/{key}:repair")
+def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bool = False) -> Inspection:
+    """Read all bytes of an engine and of its checkpoint again; take out what is damaged, and rebuild it if asked to.
+
+    Answers when all is read: minutes, for a large engine.
+    """
+    with control.database.read() as session:
+        engine, checkpoint = repair.contents(session, key)
+    files = {entry.digest: entry for part in (engine, checkpoint) if part is not None for entry in part.files}
+    found = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
+    taken = _take_out(control, found)
+    builds = _rebuild(control, taken.engines, caller.name) if rebuild else []
+    paths = [entry.path for entry in engine.files if entry.digest in found]
+    if checkpoint is not None:
+        paths += [f"checkpoint/{entry.path}" for entry in checkpoint.files if entry.digest in found]
+    return Inspection(key=key, damaged=paths, taken_out=taken.model_copy(update={"builds": builds}))
+
+
+@router.post("/engines:recall")
+def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> TakenOut:
+    """Take out every engine and checkpoint built by a worker, by a toolchain, or between two times."""
+    with control.database.write() as session:
+        taken, announcements = recall(session, wanted)
+    control.announcer.announce(announcements)
+    builds = _rebuild(control, taken.engines, caller.name) if wanted.rebuild else []
+    return taken.model_copy(update={"builds": builds})
+
+
+def _take_out(control: ControlPlane, digests: Collection[str]) -> TakenOut:
+    if not digests:
+        return TakenOut()
+    with control.database.write() as session:
+        taken, announcements = repair.take_out(session, digests)
+    control.announcer.announce(announcements)
+    return taken
+
+
+def _rebuild(control: ControlPlane, engines: Collection[Key], name: str | None) -> list[str]:
+    """A transaction each: a long one would hold up everybody else."""
+    builds = []
+    for key in engines:
+        with control.database.write() as session:
+            accepted = submit_again(session, key, requested_by=name)
+        control.announcer.announce(accepted.announcements)
+        builds.append(accepted.id)
+    return builds
