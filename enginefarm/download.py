@@ -16,7 +16,7 @@ import httpx
 from enginefarm.backoff import Backoff
 from enginefarm.client import Farm
 from enginefarm.connection import accepted
-from enginefarm.errors import CallerError, FarmError, IntegrityError
+from enginefarm.errors import CallerError, EnginefarmError, FarmError, IntegrityError, NotFound
 from enginefarm.partial import PartialFile
 from enginefarm.ratelimit import RateLimit
 from enginefarm.wire import Engine
@@ -53,6 +53,16 @@ class Links:
             if engine.manifest != self._manifest:
                 raise IntegrityError(f"engine {self._key} changed while it was fetched: an engine never does")
             self._urls = _urls(engine)
+
+    def report(self, path: str) -> str:
+        """What the farm finds when it is told that a file came wrong. One that is old, or away, finds nothing."""
+        try:
+            found = self._farm.report_damage(self._key, [path])
+        except EnginefarmError:
+            return ""
+        if not found.damaged:
+            return "; the farm has the right bytes: something on the way changed them"
+        return "; the farm's own are damaged: it serves this engine no more, and a submit builds it anew"
 
 
 def download(
@@ -136,11 +146,13 @@ class _Connection:
 
     def run(self) -> None:
         for piece in self._pieces:
-            if isinstance(piece, PartialFile):
-                self._check(piece)
-            else:
-                self._fetch(*piece)
-                self._check(piece[0])
+            file = piece if isinstance(piece, PartialFile) else piece[0]
+            try:
+                if not isinstance(piece, PartialFile):
+                    self._fetch(*piece)
+                self._check(file)
+            except (IntegrityError, NotFound) as error:
+                raise type(error)(error.detail + self._links.report(file.entry.path)) from error
 
     def _check(self, file: PartialFile) -> None:
         try:

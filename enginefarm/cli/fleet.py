@@ -5,24 +5,57 @@ from __future__ import annotations
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import facts, json_option, print_items, print_json, show, table
+from enginefarm.cli.output import facts, json_option, print_items, print_json, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.fingerprint import detect
 from enginefarm.wire import Worker
 
 
-@click.command()
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def workers(ctx: click.Context, as_json: bool) -> None:
+    """List the workers that the farm knows; drain or release them."""
+    if ctx.invoked_subcommand is None:
+        with ctx.find_object(Settings).farm() as farm:  # type: ignore[union-attr]  # the program made it
+            _print(farm.workers(), as_json=as_json)
+
+
+@workers.command()
+@click.argument("name")
 @json_option
 @pass_settings
-def workers(settings: Settings, as_json: bool) -> None:
-    """List the workers that the farm knows."""
+def drain(settings: Settings, name: str, as_json: bool) -> None:
+    """Let a worker finish what it runs and take nothing new.
+
+    NAME is its name or id. Needs the scope admin.
+    """
     with settings.farm() as farm:
-        found = farm.workers()
+        _print(farm.drain(name), as_json=as_json)
+
+
+@workers.command()
+@click.argument("name")
+@json_option
+@pass_settings
+def release(settings: Settings, name: str, as_json: bool) -> None:
+    """Let a worker take work again that was drained or quarantined.
+
+    NAME is its name or id. Needs the scope admin.
+    """
+    with settings.farm() as farm:
+        _print(farm.release(name), as_json=as_json)
+
+
+def _print(found: list[Worker], *, as_json: bool) -> None:
     if as_json:
         print_items(found)
-    else:
-        headings = ("WORKER", "STATE", "PLATFORM", "TOOLCHAINS", "RUNNING", "SEEN AGO")
-        show(table(headings, map(_worker, found), elastic="TOOLCHAINS"))
+        return
+    headings = ("WORKER", "STATE", "PLATFORM", "TOOLCHAINS", "RUNNING", "SEEN AGO")
+    show(table(headings, map(_worker, found), elastic="TOOLCHAINS"))
+    for worker in found:
+        if worker.quarantine is not None:
+            say(f"{worker.name} is quarantined: {worker.quarantine}")
 
 
 def _worker(worker: Worker) -> tuple[object, ...]:

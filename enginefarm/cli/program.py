@@ -15,6 +15,7 @@ from enginefarm.cli.output import print_error, say
 from enginefarm.cli.resolve import pin, resolve
 from enginefarm.cli.settings import Settings
 from enginefarm.cli.submit import submit
+from enginefarm.cli.upkeep import recall, repair
 from enginefarm.client import DEFAULT_URL
 from enginefarm.errors import EnginefarmError
 
@@ -66,5 +67,7 @@ for command in (
     fleet.fingerprint,
     fleet.workers,
     fleet.toolchains,
+    repair,
+    recall,
 ):
     main.add_command(command)

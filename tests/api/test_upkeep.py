@@ -1,0 +1,105 @@
+"""Damage is found, said and taken out; a recall takes out what a host built. Over a real server and a real folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from enginefarm.cli import main
+from enginefarm.client import Farm
+from enginefarm.errors import Gone, IntegrityError, NotFound
+from enginefarm.fetch import pull
+from models import access
+from tests.api.published import FILES, MODEL, Published, published
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Published]:
+    with published(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def client(farm: Published) -> Iterator[Farm]:
+    with Farm(farm.url, patience=1) as made:
+        yield made
+
+
+def damage(folder: Path, farm: Published, path: str, data: bytes | None) -> None:
+    digest = next(entry.digest for entry in farm.manifest.files if entry.path == path).removeprefix("sha256:")
+    blob = folder / "store" / "blobs" / "sha256" / digest[:2] / digest
+    blob.unlink() if data is None else blob.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
+)
+def test_a_pull_of_damage_is_refused_and_takes_it_out(
+    farm: Published, client: Farm, tmp_path: Path, data: bytes | None
+) -> None:
+    damage(tmp_path, farm, "rank0.engine", data)
+    with pytest.raises((IntegrityError, NotFound), match="the farm's own are damaged"):
+        pull(client, client.engine(farm.key), tmp_path / "here", any_platform=True)
+    assert not (tmp_path / "here").exists()
+    with pytest.raises(Gone, match="its bytes in the store are damaged"):
+        client.engine(farm.key)
+    for path in (f"/v1/engines/{farm.key}/files/config.json", f"/v1/engines/{farm.key}/pin"):
+        method = "PUT" if path.endswith("pin") else "GET"
+        assert httpx.request(method, farm.url + path).status_code == 410
+    assert list(client.engines()) == []
+    assert httpx.get(f"{farm.url}/v2/_catalog").json() == {"repositories": []}
+
+
+def test_a_report_is_believed_only_if_the_store_agrees(farm: Published, client: Farm) -> None:
+    assert client.report_damage(farm.key, ["rank0.engine"]).damaged == []
+    assert client.engine(farm.key).key == farm.key
+    with pytest.raises(NotFound, match="no file 'nothing'"):
+        client.report_damage(farm.key, ["nothing"])
+
+
+def test_repair_reads_everything_and_says_what_is_damaged(farm: Published, tmp_path: Path) -> None:
+    environment = {"ENGINEFARM_URL": farm.url}
+    whole = CliRunner().invoke(main, ["repair"], env=environment)
+    assert (whole.exit_code, "whole" in whole.stderr) == (0, True), whole.output
+    damage(tmp_path, farm, "config.json", b"[]")
+    found = CliRunner().invoke(main, ["repair", farm.key, "--rebuild"], env=environment)
+    assert found.exit_code == 6, found.output
+    assert "config.json, checkpoint/config.json damaged" in found.stderr
+    with Farm(farm.url) as client:
+        (build,) = [build for build in client.builds() if not build.state.ended]
+        assert build.model == MODEL
+        assert build.waiting_for is not None
+
+
+def test_recall_over_the_command_line(farm: Published) -> None:
+    environment = {"ENGINEFARM_URL": farm.url}
+    assert CliRunner().invoke(main, ["recall"], env=environment).exit_code == 2
+    assert CliRunner().invoke(main, ["recall", "--between", "now", "then"], env=environment).exit_code == 2
+    none = CliRunner().invoke(main, ["recall", "--between", "2020-01-01", "2020-01-02"], env=environment)
+    assert none.output == "nothing that is served was built there\n"
+    done = CliRunner().invoke(main, ["recall", "--worker", "w1", "--reason", "bad memory"], env=environment)
+    assert done.exit_code == 0, done.output
+    assert f"engine {farm.key[:12]} is taken out" in done.output
+    listed = CliRunner().invoke(main, ["workers"], env=environment)
+    assert "w1 is quarantined: bad memory" in listed.stderr
+    released = CliRunner().invoke(main, ["workers", "release", "w1"], env=environment)
+    assert "live" in released.stdout
+    drained = CliRunner().invoke(main, ["workers", "drain", "w1", "--json"], env=environment)
+    assert '"state": "draining"' in drained.stdout
+    pulled = CliRunner().invoke(main, ["pull", farm.key, "/nowhere"], env=environment)
+    assert (pulled.exit_code, "bad memory" in pulled.stderr) == (4, True)
+
+
+def test_upkeep_is_for_administrators(tmp_path: Path) -> None:
+    with published(tmp_path, guarded=True) as farm:
+        with farm.database.write() as session:
+            key = access.create(session, "submitter", [access.Scope.SUBMIT])
+        for path in (f"engines/{farm.key}:repair", "engines:recall", "workers/w1:drain", "workers/w1:release"):
+            answer = httpx.post(
+                f"{farm.url}/v1/{path}", headers={"Authorization": f"Bearer {key}"}, json={"worker": "w1"}
+            )
+            assert answer.status_code == 403, path
