@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         PlatformMismatch,
         WaitTimedOut,
     )
-    from enginefarm.fetch import pull
     from enginefarm.fingerprint import detect
+    from enginefarm.library import pull
     from enginefarm.platform import Platform, PlatformSelector
     from enginefarm.spec import BuildSpec
 
@@ -34,7 +34,7 @@ _ERRORS = (
 )  # fmt: skip
 _HOMES = {
     "BuildSpec": "spec", "Farm": "client", "Platform": "platform", "PlatformSelector": "platform",
-    "detect": "fingerprint", "engine_of": "client", "pull": "fetch", **dict.fromkeys(_ERRORS, "errors"),
+    "detect": "fingerprint", "engine_of": "client", "pull": "library", **dict.fromkeys(_ERRORS, "errors"),
 }  # fmt: skip
 
 __all__ = [

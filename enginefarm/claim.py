@@ -25,6 +25,21 @@ def claimed(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def claimed_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock beside `path` if nobody else does; says whether."""
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        free = _at_once(descriptor) and _is_named(descriptor, lock)
+        yield free
+    finally:
+        if free:
+            with suppress(FileNotFoundError):
+                lock.unlink()
+        os.close(descriptor)
+
+
 def _acquire(lock: Path, on_wait: Callable[[], None]) -> int:
     """Lock the file that has this name *now*: its last holder may have removed the one we waited for."""
     waited = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,7 @@ from pathlib import Path
 import rfc8785
 from pydantic import ValidationError
 
+from enginefarm.cache import Cache
 from enginefarm.claim import claimed
 from enginefarm.client import Farm
 from enginefarm.download import Links, download
@@ -48,6 +50,7 @@ class Transfer:
     connections: int = 4
     part_size: int = 16 << 20  # bytes fetched by one request
     limit_rate: int | None = None  # bytes per second, of all connections together
+    cache: Cache | None = None  # the node's, to share files with other engines and processes
 
 
 OnProgress = Callable[[Progress], None]
@@ -87,9 +90,7 @@ def pull(
             _require_same(destination, manifest, engine)
         else:
             staging = _staging(destination, manifest)
-            _require_room(staging, manifest)
-            meter.now(Activity.FETCHING)
-            _fetch(farm, engine, manifest, staging, transfer, meter)
+            _Fetching(farm, engine, staging, transfer, meter).run(manifest.files)
             _settle(staging, destination)
     meter.now(Activity.DONE)
     return destination
@@ -118,6 +119,7 @@ class _Meter:
         self._total = total
         self._progress = progress
         self._done = 0
+        self.whole: set[str] = set()  # paths of the files that are here and right
         self._activity = Activity.CHECKING
         self._lock = threading.Lock()
 
@@ -183,25 +185,87 @@ def _clear(folder: Path, wanted: set[Path]) -> None:
             path.unlink()
 
 
-def _require_room(staging: Path, manifest: Manifest) -> None:
-    missing = manifest.size - sum(_sizes(staging).values())
+def _allocated(path: Path) -> int:
+    """Bytes that the file takes on the disk: one with gaps is longer than that."""
+    return path.lstat().st_blocks * 512 if path.exists() else 0
+
+
+class _Fetching:
+    """The files of one engine on their way into its staging directory: from the node's cache, else from the farm."""
+
+    def __init__(self, farm: Farm, engine: Engine, staging: Path, transfer: Transfer, meter: _Meter) -> None:
+        self._farm, self._engine, self._staging = farm, engine, staging
+        self._transfer, self._meter, self._cache = transfer, meter, transfer.cache
+
+    def run(self, files: Sequence[FileEntry]) -> None:
+        if self._cache is None:
+            self._download(files)
+            return
+        missing = self._not_given(files)
+        with self._cache.claimed_if_free({entry.digest for entry in missing}) as ours:
+            # Only now: what another process fetched until it let go of its claim is in the cache by now.
+            self._download(_one_each(self._not_given([entry for entry in missing if entry.digest in ours])))
+        for entry in self._not_given(missing):
+            with self._cache.claimed(entry.digest, on_wait=lambda: self._meter.now(Activity.WAITING)):
+                self._download(self._not_given([entry]))
+        self._cache.prune()
+
+    def _not_given(self, files: Sequence[FileEntry]) -> list[FileEntry]:
+        """The files that are not here and that the cache does not have."""
+        return [entry for entry in files if not self._is_here(entry) and not self._given(entry)]
+
+    def _is_here(self, entry: FileEntry) -> bool:
+        return entry.path in self._meter.whole
+
+    def _given(self, entry: FileEntry) -> bool:
+        assert self._cache is not None
+        aside = self._staging / f".{secrets.token_hex(8)}"
+        if not self._cache.give(entry, aside):
+            return False
+        aside.replace(self._staging / entry.path)
+        self._arrived(entry, entry.size)
+        return True
+
+    def _download(self, files: Sequence[FileEntry]) -> None:
+        """All of them whole and right, and in the cache."""
+        _require_room(self._staging, files)
+        self._meter.now(Activity.FETCHING)
+        transfer = self._transfer
+        with ExitStack() as stack:
+            journal = stack.enter_context(Journal(_journal(self._staging), transfer.part_size))
+            partials = []
+            for entry in files:
+                target = self._staging / entry.path
+                if target.exists() and target.stat().st_nlink > 1:
+                    target.unlink()  # shared with the cache once: no byte of it may be written
+                partials.append(PartialFile(target, entry, journal, transfer.part_size, self._meter.add))
+                stack.callback(partials[-1].close)
+            limit = RateLimit(transfer.limit_rate) if transfer.limit_rate else None
+            links = Links(self._farm, self._engine)
+            download(self._farm, links, partials, connections=transfer.connections, limit=limit)
+        for entry in files:
+            if self._cache is not None:
+                self._cache.keep(self._staging / entry.path, entry)
+            self._arrived(entry, 0)
+
+    def _arrived(self, entry: FileEntry, count: int) -> None:
+        self._meter.whole.add(entry.path)
+        self._meter.add(count)
+
+
+def _one_each(files: Sequence[FileEntry]) -> list[FileEntry]:
+    """One file of each digest: the others are given by the cache afterwards."""
+    return list({entry.digest: entry for entry in files}.values())
+
+
+def _require_room(staging: Path, files: Sequence[FileEntry]) -> None:
+    missing = sum(max(0, entry.size - _allocated(staging / entry.path)) for entry in files)
     free = shutil.disk_usage(staging).free
     if missing > free:
         raise CallerError(
             f"{missing} bytes are still to be fetched and {free} are free in {staging.parent}: "
             "make room, or name another place"
         )
-
-
-def _fetch(farm: Farm, engine: Engine, manifest: Manifest, staging: Path, transfer: Transfer, meter: _Meter) -> None:
-    with ExitStack() as stack:
-        journal = stack.enter_context(Journal(_journal(staging), transfer.part_size))
-        files = []
-        for entry in manifest.files:
-            files.append(PartialFile(staging / entry.path, entry, journal, transfer.part_size, meter.add))
-            stack.callback(files[-1].close)
-        limit = RateLimit(transfer.limit_rate) if transfer.limit_rate else None
-        download(farm, Links(farm, engine), files, connections=transfer.connections, limit=limit)
 
 
 def _journal(staging: Path) -> Path:
@@ -216,7 +280,7 @@ def _settle(staging: Path, destination: Path) -> None:
         staging.rename(destination)
     except OSError as error:
         raise Conflict(f"{destination} appeared while the engine was fetched: {error.strerror}") from error
-    _journal(staging).unlink()
+    _journal(staging).unlink(missing_ok=True)
     _sync(destination.parent)
 
 

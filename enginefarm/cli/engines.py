@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,15 +14,11 @@ from enginefarm.cli.output import json_option, print_items, print_json, say, sho
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.sizes import BYTES
 from enginefarm.cli.transfer import transfer_shown
-from enginefarm.client import Farm, engine_of
-from enginefarm.errors import CallerError, InvalidRequest, NotFound, PlatformMismatch
+from enginefarm.errors import CallerError, PlatformMismatch
 from enginefarm.fingerprint import detect
 from enginefarm.fit import misfits, shown
 from enginefarm.layout import pull_layout
-from enginefarm.wire import Engine
-
-_KEY = re.compile(r"[0-9a-f]{64}")
-_START_OF_KEY = re.compile(r"[0-9a-f]{6,63}")
+from enginefarm.lookup import engine_named
 
 
 @click.command()
@@ -67,6 +62,7 @@ def ls(
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
 @click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
+@click.option("--cache/--no-cache", "cached", default=True, help="Share files with this node's other engines.")
 @click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
@@ -77,6 +73,7 @@ def pull(
     directory: Path,
     connections: int,
     limit_rate: int | None,
+    cached: bool,
     triton: bool,
     any_platform: bool,
     as_json: bool,
@@ -94,7 +91,9 @@ def pull(
                 farm,
                 engine,
                 destination=directory,
-                transfer=fetch.Transfer(connections=connections, limit_rate=limit_rate),
+                transfer=fetch.Transfer(
+                    connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None
+                ),
                 any_platform=any_platform,
                 progress=progress,
             )
@@ -132,20 +131,3 @@ def check(settings: Settings, name: str, as_json: bool) -> None:
         click.echo(f"engine {words.short(engine.key)} runs on this machine ({here.label()})")
     if found:
         raise PlatformMismatch(f"engine {words.short(engine.key)} does not run on this machine ({here.label()})")
-
-
-def engine_named(farm: Farm, name: str) -> Engine:
-    """The engine with this key, of the build with this id, or whose key is the only one to start like this."""
-    if _KEY.fullmatch(name):
-        return farm.engine(name)
-    try:
-        return farm.engine(engine_of(farm.build(name)).key)
-    except NotFound:
-        if not _START_OF_KEY.fullmatch(name):
-            raise
-    found = [engine.key for engine in islice((e for e in farm.engines() if e.key.startswith(name)), 2)]
-    if len(found) > 1:
-        raise InvalidRequest(f"several keys start with {name}, such as {found[0]} and {found[1]}: give more of it")
-    if not found:
-        raise NotFound(f"there is no build {name}, and no engine whose key starts like this")
-    return farm.engine(found[0])

@@ -9,6 +9,7 @@ import click
 
 import enginefarm
 from enginefarm.cli import builds, engines, exits, fleet
+from enginefarm.cli.cache import cache
 from enginefarm.cli.explain import explain
 from enginefarm.cli.matrix import matrix
 from enginefarm.cli.output import print_error, say
@@ -38,7 +39,9 @@ class Program(click.Group):
 def _epilog() -> str:
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
     settings = (
-        f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n  ENGINEFARM_API_KEY  sent to the farm only"
+        f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n"
+        "  ENGINEFARM_API_KEY  sent to the farm only\n"
+        "  ENGINEFARM_CACHE    folder of this node's cache (else the user's)"
     )
     return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
 
@@ -62,6 +65,7 @@ for command in (
     engines.ls,
     resolve,
     engines.pull,
+    cache,
     engines.check,
     pin,
     fleet.fingerprint,

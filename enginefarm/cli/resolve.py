@@ -7,11 +7,11 @@ from typing import IO, Any
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.engines import engine_named
 from enginefarm.cli.output import facts, json_option, print_json, say, show
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import laid_over, read_object, spec_arguments
 from enginefarm.fingerprint import detect
+from enginefarm.lookup import engine_named
 from enginefarm.resolution import Resolution, Wanted
 
 

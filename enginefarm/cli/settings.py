@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from enginefarm.cache import Cache
 from enginefarm.client import DEFAULT_URL, Farm
 
 
@@ -14,6 +15,7 @@ from enginefarm.client import DEFAULT_URL, Farm
 class Settings:
     url: str
     api_key: str | None = field(repr=False)
+    cache: Cache
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -21,6 +23,7 @@ class Settings:
         return cls(
             url=environment.get("ENGINEFARM_URL") or DEFAULT_URL,
             api_key=environment.get("ENGINEFARM_API_KEY") or None,
+            cache=Cache.of(environment),
         )
 
     def farm(self) -> Farm:

@@ -27,7 +27,7 @@ from enginefarm.digest import Digest, verified
 from enginefarm.errors import FarmError, IntegrityError, StoreUnavailable
 from models.store.protocol import Watch, file_chunks
 
-PART = 16 << 20  # bytes; one of them a connection is in memory
+PART = 8 << 20  # bytes; one of them a connection is in memory
 CONNECTIONS = 4
 _MAX_PARTS = 10_000
 _HEADERS: dict[str, str | list[str] | tuple[str]] = {"Content-Type": "application/octet-stream"}

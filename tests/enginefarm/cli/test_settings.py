@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from enginefarm.cache import Cache
 from enginefarm.cli.settings import Settings
 from enginefarm.client import DEFAULT_URL
 
@@ -12,4 +13,5 @@ def test_what_the_environment_says() -> None:
 
 
 def test_an_empty_variable_is_one_that_is_not_set() -> None:
-    assert Settings.of({"ENGINEFARM_URL": "", "ENGINEFARM_API_KEY": ""}) == Settings(DEFAULT_URL, None)
+    settings = Settings.of({"ENGINEFARM_URL": "", "ENGINEFARM_API_KEY": "", "ENGINEFARM_CACHE": ""})
+    assert (settings.url, settings.api_key, settings.cache.root) == (DEFAULT_URL, None, Cache.of({}).root)

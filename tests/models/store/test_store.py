@@ -241,7 +241,7 @@ def test_links_are_good_for_a_week_at_most(store: Store, expires: timedelta) -> 
 
 
 def test_memory_does_not_grow_with_the_blob(store: Store, tmp_path: Path) -> None:
-    size = 160 * MIB
+    size = 96 * MIB
     source = tmp_path / "source"
     with source.open("xb") as stream:
         stream.truncate(size)
@@ -255,7 +255,7 @@ def test_memory_does_not_grow_with_the_blob(store: Store, tmp_path: Path) -> Non
         _, fetching = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert putting < 110 * MIB  # a part of 16 MiB for each of four connections, and change
+    assert putting < 64 * MIB  # a part of 8 MiB for each of four connections, and change
     assert fetching < 8 * MIB
 
 
