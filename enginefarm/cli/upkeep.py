@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.engines import engine_named
 from enginefarm.cli.output import json_option, print_items, print_json, say
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.errors import IntegrityError
+from enginefarm.lookup import engine_named
 from enginefarm.recall import Inspection, Recall, TakenOut
 
 rebuild_option = click.option(
