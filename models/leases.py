@@ -76,10 +76,17 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
 
 
 def left_to_others(session: Session, key: str, worker_id: str) -> Announcement | None:
-    """The action, if this worker could not claim it only because others go first: tell them again."""
-    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due(), ~_not_avoiding(worker_id))
-    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
+    """The action, if this worker could not claim it only because others go first, or because it takes nothing new:
+    tell them again."""
+    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due())
+    ours = or_(~_not_avoiding(worker_id), _takes_nothing(worker_id))
+    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where, ours)).one_or_none()
     return (row.key, row.queue) if row is not None else None
+
+
+def takes_nothing(session: Session, worker_id: str) -> bool:
+    """Whether it is drained or quarantined."""
+    return bool(session.execute(select(_takes_nothing(worker_id))).scalar_one())
 
 
 def _due() -> ColumnElement[bool]:

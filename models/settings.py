@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     scratch: Path = Field(default=Path("/var/tmp/enginefarm"), description="folder for a worker's scratch space")  # noqa: S108  # one owner-only folder per job below it
     stage_seconds: float = Field(default=4 * 3600, gt=0, description="wall limit of one stage")
     silence_seconds: float = Field(default=3600, gt=0, description="limit of one stage without any output")
+    stage_disk_bytes: int | None = Field(
+        default=None, gt=0, description="limit of one stage on the scratch disk, source and output included"
+    )
+    offline_stages: bool = Field(
+        default=False, description="true: programs run without network where the kernel allows user namespaces"
+    )
     kill_seconds: float = Field(default=5.0, gt=0, description="from SIGTERM to SIGKILL for a stage's programs")
     use_gpu: bool = Field(default=True, description="false: this worker builds for the CPU even where there is a GPU")
 

@@ -26,6 +26,8 @@ from workers.attempt import Tools
 from workers.capabilities import capabilities, queues
 from workers.child import Limits
 from workers.presence import Identity, Presence
+from workers.pulse import Pulse, Watch
+from workers.secrecy import hide
 from workers.task import Runner
 from workers.workspace import clear
 
@@ -33,6 +35,7 @@ log = logging.getLogger("workers")
 
 
 def main() -> None:
+    hide()
     start_logging()
     try:
         settings = Settings.from_environment()
@@ -72,7 +75,7 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
     # One folder per worker name: what a killed predecessor of that name left is removed, nobody else's.
     scratch = settings.scratch / identity.name
     clear(scratch)
-    leaving = threading.Event()
+    leaving, pulse, announcer = threading.Event(), Pulse(), Announcer(app)
     runner = Runner(
         settings=settings,
         tools=Tools(
@@ -80,24 +83,50 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
             store=open_store(settings, link_secret=secrets.token_bytes(32)),  # a worker signs no links
             sources=open_sources(settings, database),
             identity=identity,
-            limits=Limits(settings.stage_seconds, settings.silence_seconds, settings.kill_seconds),
+            limits=_limits(settings),
             binding=settings.driver_binding,
         ),
-        announcer=Announcer(app),
+        announcer=announcer,
         scratch=scratch,
         leaving=leaving,
+        pulse=pulse,
     )
     app.task(name=TASK)(runner.run)
     presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
     setup_logging.connect(lambda **_: None, weak=False)  # a receiver keeps Celery's hands off our logging
     worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
     worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
+    watch = Watch(
+        pulse,
+        identity.queues,
+        announcer.depth,
+        lambda: _start_anew(presence),
+        every_seconds=settings.worker_seconds / 4,
+    )
     presence.start()
+    watch.start()
     try:
         _consume(app, identity)
     finally:
+        watch.stop()
         presence.stop()
         database.close()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.stage_seconds,
+        settings.silence_seconds,
+        settings.kill_seconds,
+        disk_bytes=settings.stage_disk_bytes,
+        offline=settings.offline_stages,
+    )
+
+
+def _start_anew(presence: Presence) -> None:
+    """The same program from its beginning, in the same process."""
+    presence.stop()
+    os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
 
 
 def _consume(app: Celery, identity: Identity) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -18,6 +19,7 @@ from toolchains.toolchain import PASSED_ON, Command, Exit
 from workers import guard
 
 _TICK = 0.2  # seconds between two looks at the stop signal and the limits
+_MEASURED_EVERY = 2.0  # seconds between two looks at the disk
 _READ = 1 << 16
 _TAIL_LINES = 200
 
@@ -27,6 +29,8 @@ class Limits:
     wall_seconds: float
     silence_seconds: float
     kill_seconds: float
+    disk_bytes: int | None = None  # of the whole stage: its source, its output, its scratch
+    offline: bool = False  # without a network, where the machine allows that
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Ended(Exit):
 STOPPED = "stopped"
 WALL = "wall"
 SILENCE = "silence"
+DISK = "disk"
 
 
 def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_output: Callable[[bytes], None]) -> Ended:
@@ -47,7 +52,8 @@ def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_outp
     Output (both streams, as they come) goes to `on_output`. Returns only when nothing of it runs any more.
     """
     reading, writing = os.pipe()
-    argv = [sys.executable, "-I", "-S", guard.__file__, str(writing), str(limits.kill_seconds), *command.argv]
+    argv = [sys.executable, "-I", "-S", guard.__file__, str(writing), str(limits.kill_seconds)]
+    argv += ["offline" if limits.offline else "online", *command.argv]
     process = subprocess.Popen(
         argv,
         cwd=scratch,
@@ -61,7 +67,7 @@ def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_outp
     os.close(writing)
     try:
         tail = _Tail(on_output)
-        stopped = _supervise(process, limits, stop, tail)
+        stopped = _supervise(process, limits, stop, tail, scratch.parent)
         report = json.loads(os.read(reading, 4096) or b"{}")
     finally:
         os.close(reading)
@@ -98,11 +104,11 @@ class _Tail:
         return b"\n".join([*self._lines, self._rest]).decode(errors="replace")
 
 
-def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, tail: _Tail) -> str | None:
+def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, tail: _Tail, folder: Path) -> str | None:
     """Read until the output ends; close the guard's stdin when it is time to stop. Returns why, if we did."""
     assert process.stdout is not None
     assert process.stdin is not None
-    started = heard = time.monotonic()
+    started = heard = measured = time.monotonic()
     stopped: str | None = None
     output = process.stdout.fileno()
     while True:
@@ -116,8 +122,20 @@ def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, ta
             tail.write(data)
         if stopped is None:
             stopped = _reason(stop, now - started, now - heard, limits)
+            if stopped is None and limits.disk_bytes is not None and now - measured > _MEASURED_EVERY:
+                stopped, measured = (DISK if used(folder) > limits.disk_bytes else None), now
             if stopped is not None:
                 process.stdin.close()
+
+
+def used(folder: Path) -> int:
+    """Bytes on disk below `folder`, as far as it can be read."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # gone meanwhile
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118  # called often
+    return total
 
 
 def _reason(stop: Event, running: float, silent: float, limits: Limits) -> str | None:

@@ -82,6 +82,13 @@ def limit_passed(stopped: str, limits: Limits) -> Failure:
             detail=f"the stage ran longer than its limit of {limits.wall_seconds:g} s",
             advice="ask for smaller limits, or have ENGINEFARM_STAGE_SECONDS raised on the worker",
         )
+    if stopped == child.DISK:
+        return Failure(
+            cause="disk_limit",
+            fault=Fault.TOOLCHAIN,
+            detail=f"the stage took more than its {limits.disk_bytes} bytes on the worker's disk",
+            advice="ask for less, or have ENGINEFARM_STAGE_DISK_BYTES raised on the worker",
+        )
     return Failure(
         cause="silent",
         fault=Fault.TOOLCHAIN,

@@ -1,6 +1,6 @@
 """Stands between a worker and a toolchain's program, and dies with neither of them.
 
-    python -I -S guard.py REPORT_FD KILL_SECONDS PROGRAM ARGUMENT…
+    python -I -S guard.py REPORT_FD KILL_SECONDS online|offline PROGRAM ARGUMENT…
 
 The program runs in its own process group. When the worker closes our stdin (because it wants the program to
 stop, or because it was killed), the whole group gets SIGTERM, then SIGKILL. We are the reaper of everything
@@ -11,11 +11,14 @@ Standard library only: it starts in milliseconds and has nothing of the worker i
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -24,10 +27,17 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-prctl = ctypes.CDLL(None, use_errno=True).prctl
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+libc = ctypes.CDLL(None, use_errno=True)
+prctl = libc.prctl
 
 
-def main(report_fd: int, kill_seconds: float, argv: list[str]) -> None:
+def main(report_fd: int, kill_seconds: float, argv: list[str], *, offline: bool) -> None:
+    if offline:
+        _leave_network()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
@@ -50,6 +60,21 @@ def main(report_fd: int, kill_seconds: float, argv: list[str]) -> None:
     status = _wait(program, wake, kill_seconds)
     _end_descendants()
     _report(report_fd, status=status, oom_killed=status == -signal.SIGKILL and _oom_kills() > oom_kills)
+
+
+def _leave_network() -> None:
+    """Into a network namespace of our own, which has a loopback and nothing else. A machine that allows no user
+    namespaces keeps us where we are."""
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        print("[farm] with network: this machine allows no network namespaces", flush=True)
+        return
+    # Files keep their owner: we are who we were.
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
 def _wait(program: "subprocess.Popen[bytes]", wake: int, kill_seconds: float) -> int:
@@ -118,4 +143,4 @@ def _report(fd: int, *, status: int, oom_killed: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[4:], offline=sys.argv[3] == "offline")

@@ -21,13 +21,14 @@ class JobLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)
         self._lock = threading.Lock()
         self._size = 0
         self._sent = 0
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._dropped = 0
+        self._full = False
 
     def say(self, text: str) -> None:
         """A line of the farm's own."""
@@ -63,9 +64,14 @@ class JobLog:
         self._file.close()
 
     def _append(self, data: bytes) -> None:
-        self._file.write(data)
-        self._file.flush()
-        self._size += len(data)
+        left = memoryview(data)
+        try:
+            while left and not self._full:
+                written = self._file.write(left) or 0
+                self._size, left = self._size + written, left[written:]
+        except OSError:  # a full disk must not keep the worker from telling so: the catalogue is elsewhere
+            self._full = True
+        self._dropped += len(left)
 
     def _keep_tail(self, data: bytes) -> None:
         self._tail.append(data)

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -19,7 +19,7 @@ from enginefarm.errors import DatabaseUnavailable, EnginefarmError
 from enginefarm.wire import Failure, Stage
 from models.actions import Announcement, keep_log
 from models.broker import Announcer
-from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, was_published
+from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
 from models.publication import publish_checkpoint, publish_engine
 from models.repair import damaged_start
 from models.settings import Settings
@@ -30,6 +30,7 @@ from workers.attempt import Attempt, Product, Tools, engine_columns, upload_log
 from workers.failures import StartDamaged, Stopped, explain
 from workers.heartbeat import Heartbeat
 from workers.joblog import JobLog
+from workers.pulse import Pulse
 from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,13 @@ class Runner:
     announcer: Announcer
     scratch: Path
     leaving: Event
+    pulse: Pulse = field(default_factory=Pulse)
 
     def run(self, key: str) -> None:
+        with self.pulse.beat():
+            self._take(key)
+
+    def _take(self, key: str) -> None:
         held = self._claim(key)
         if held is None:
             self._leave_to_others(key)
@@ -77,16 +83,28 @@ class Runner:
             return claim(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
 
     def _leave_to_others(self, key: str) -> None:
-        """Not claimed: mostly because somebody has it, or it is done. If it failed here before, others go first: say it
-        again and wait a moment, so that whoever is idle takes it."""
+        """Not claimed: mostly because somebody has it, or it is done.
+
+        If it failed here before, others go first; if this worker takes nothing new, somebody else must. Then say it
+        again and stay busy with that, so that no more messages come: for a moment, or until this worker is released.
+        """
+        me = self.tools.identity.id
         with self.tools.database.read() as session:
-            announcement = left_to_others(session, key, self.tools.identity.id)
+            announcement = left_to_others(session, key, me)
         if announcement is None:
             log.info("%s is not to be taken: somebody has it, or it is done", key[:12])
             return
-        log.info("%s failed here: others go first", key[:12])
+        log.info("%s is left to others", key[:12])
         self.announcer.announce([announcement])
-        self.leaving.wait(_STAND_BACK_SECONDS)
+        while not self.leaving.wait(_STAND_BACK_SECONDS) and self._takes_nothing():
+            pass
+
+    def _takes_nothing(self) -> bool:
+        try:
+            with self.tools.database.read() as session:
+                return takes_nothing(session, self.tools.identity.id)
+        except DatabaseUnavailable:
+            return True  # as it was
 
     def _run(self, attempt: Attempt) -> None:
         started_at = datetime.now(UTC).isoformat(timespec="seconds")

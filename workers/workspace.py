@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,11 +24,21 @@ def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Direct
         directories = Directories(**{name: folder / name for name in names})
         yield folder, directories
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # `clear` gets what is left when the worker starts again
+        remove(folder)  # `clear` gets what is left when the worker starts again
 
 
 def clear(root: Path) -> None:
     """Remove what a killed worker left here. One worker owns one scratch folder."""
     if root.is_dir():
         for left in root.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
+
+
+def remove(folder: Path) -> None:
+    """All of it, folders too that a program took every permission from."""
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)

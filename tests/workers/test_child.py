@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -163,3 +165,35 @@ child.run(
     worker.wait()
     worker.stdout.close()
     wait_until_gone(tmp_path)
+
+
+def test_disk_limit(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    code = "import time\nwith open('big', 'wb') as big: big.write(b'x' * 5_000_000)\nprint('full'); time.sleep(60)"
+    ended, _ = run(python(code), scratch, limits=Limits(60, 60, 0.5, disk_bytes=1_000_000))
+    assert ended.stopped == child.DISK
+    wait_until_gone(tmp_path)
+
+
+def test_offline_it_reaches_itself_and_nobody_else(tmp_path: Path) -> None:
+    """Where the kernel allows it; elsewhere it says that it does not."""
+    with socket.create_server(("127.0.0.1", 0)) as outside:
+        port = outside.getsockname()[1]
+        code = f"""
+import os, socket
+try:
+    socket.create_connection(("127.0.0.1", {port}), timeout=5)
+    print("reached")
+except OSError:
+    print("not reached")
+own = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(own.getsockname(), timeout=5)
+open("file", "w").close()
+print("own loopback", os.stat("file").st_uid == {os.geteuid()})
+"""
+        ended, output = run(python(code), tmp_path, limits=Limits(30, 30, 0.5, offline=True))
+    assert ended.status == 0, output
+    assert b"own loopback True" in output
+    assert (b"not reached" in output) != (b"with network:" in output)
+    assert (tmp_path / "file").stat().st_uid == os.geteuid()

@@ -19,6 +19,9 @@ if behave == "refuse":
     sys.exit(2)
 if behave == "break":
     os.kill(os.getpid(), 9)
+if behave == "flood":
+    for _ in range(50):
+        os.write(1, b"\xff\xfe" * 500_000)  # 50 MB, no UTF-8 and no line's end
 if behave == "lie":
     sys.exit(0)
 
@@ -26,4 +29,6 @@ for path in source.iterdir():
     shutil.copy(path, output / path.name)
 if stage == "build":
     (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000])
+if behave == "truncate":
+    (output / "rank0.engine").write_bytes(b"")
 print(f"{stage} ends at {time.time():.6f}", flush=True)

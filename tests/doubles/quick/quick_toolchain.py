@@ -56,8 +56,8 @@ class Quick:
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, Any]:
         name = "model.safetensors" if job.stage is Stage.CONVERT else "rank0.engine"
-        if not (directories.output / name).is_file():
-            raise InvalidOutput(f"{name} is missing")
+        if not (directories.output / name).is_file() or not (directories.output / name).stat().st_size:
+            raise InvalidOutput(f"{name} is missing or empty")
         return {}
 
     def warm_file(self, job: Job) -> WarmFile | None:
