@@ -24,6 +24,7 @@ from toolchains.trtllm import (
     options,
     output,
     plan,
+    rules,
     serving,
     warmth,
     way,
@@ -32,7 +33,6 @@ from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
-from toolchains.trtllm.rules import RULES
 
 
 class TensorRTLLM:
@@ -60,8 +60,12 @@ class TensorRTLLM:
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
         case = _case(spec, facts, platform)
-        ours = (*options.problems(case), *feasibility.problems(case), *limits.problems(case))
-        return (*ours, *(problem for rule in RULES for problem in rule(case)))
+        return (
+            *options.problems(case),
+            *feasibility.problems(case),
+            *limits.problems(case),
+            *rules.problems(case),
+        )
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         return plan.commands(job, directories, self._discover())

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from pydantic import JsonValue
 
 from enginefarm.errors import Problem
 from enginefarm.spec import BuildSpec
 from toolchains.trtllm.case import Case
-from toolchains.trtllm.rewrites import REWRITES, Change, Rewrite, quantized_model
-
-_LARGE_TOKENS = 16384
-_STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions already hold the factor
+from toolchains.trtllm.remarks import remarks
+from toolchains.trtllm.rewrites import FIRST, REWRITES, Change, Rewrite
+from toolchains.trtllm.rule import in_force
 
 
 def normalise(case: Case) -> tuple[BuildSpec, list[Problem]]:
     """Idempotent. What is unknown or unsound stays as it was written, for `preflight` to refuse."""
-    case, first = _rewritten(case, (quantized_model,))
+    case, first = _rewritten(case, FIRST)
     case, named = _one_name_each(case)
     case, rewritten = _rewritten(_with_defaults(case), REWRITES)
-    return case.spec, [*first, *named, *rewritten, *_warnings(case)]
+    return case.spec, [*first, *named, *rewritten, *remarks(case)]
 
 
 def _rewritten(case: Case, rewrites: Iterable[Rewrite]) -> tuple[Case, list[Problem]]:
     notes = []
     for rewrite in rewrites:
         for change in tuple(rewrite(case)):
-            if _alters(change, case):
+            if in_force(change.rule, case.release.version) and _alters(change, case):
                 notes.append(_note(change, case))
                 case = case.with_value(change.section, change.name, change.value)
     return case, notes
@@ -72,31 +71,3 @@ def _note(change: Change, case: Case) -> Problem:
         value=given,
         expected=str(change.value),
     )
-
-
-def _warnings(case: Case) -> Iterator[Problem]:
-    if (tokens := case.limits.max_num_tokens or 0) > _LARGE_TOKENS:
-        yield Problem(
-            pointer="/limits/max_num_tokens",
-            code="tokens_large",
-            detail=f"{tokens} packed tokens cost memory and rarely gain speed beyond {_LARGE_TOKENS}",
-            value=tokens,
-        )
-    positions = _positions(case)
-    if positions and case.limits.seq_len > positions:
-        yield Problem(
-            pointer="/limits/max_seq_len",
-            code="seq_too_long",
-            detail=f"the model knows {positions} positions; what it says beyond them may be nonsense",
-            value=case.limits.seq_len,
-            expected=f"≤ {positions}",
-        )
-
-
-def _positions(case: Case) -> int | None:
-    """How many positions the model was made for, by the builder's own reckoning."""
-    known, scaling = case.facts.max_position_embeddings, case.facts.rope_scaling or {}
-    if known is None or scaling.get("rope_type", scaling.get("type")) in _STATED_ROPE:
-        return known
-    factor = scaling.get("factor", 1)
-    return int(known * factor) if isinstance(factor, int | float) and factor > 0 else known

@@ -13,8 +13,8 @@ from toolchains.trtllm import release as releases
 from toolchains.trtllm.conversion import conversion
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
-from toolchains.trtllm.rewrites import derived_opt_num_tokens
 from toolchains.trtllm.table import Option, Table
+from toolchains.trtllm.tokens import counts_output, unset_best, unset_most
 from toolchains.trtllm.way import ready
 
 _CARRY_TOKENIZER = Path(__file__).parent / "programs" / "carry_tokenizer.py"
@@ -60,12 +60,13 @@ def _limits(spec: BuildSpec, table: Table) -> Iterator[str]:
     Releases before 0.11 count the output alone.
     """
     limits, known = spec.limits, table.by_name
-    total = ("max_seq_len", limits.seq_len) if "max_seq_len" in known else ("max_output_len", limits.max_output_len)
+    total = ("max_output_len", limits.max_output_len) if counts_output(table) else ("max_seq_len", limits.seq_len)
     for name, value in (("max_batch_size", limits.max_batch_size), ("max_input_len", limits.max_input_len), total):
         yield from (known[name].flag, str(value))
     yield from known["max_beam_width"].argv(limits.max_beam_width)
-    yield from known["max_num_tokens"].argv(limits.max_num_tokens)
-    if limits.opt_num_tokens not in (None, derived_opt_num_tokens(limits)):
+    if limits.max_num_tokens != unset_most(limits, table):
+        yield from known["max_num_tokens"].argv(limits.max_num_tokens)
+    if limits.opt_num_tokens not in (None, unset_best(limits)):
         yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
 
 

@@ -163,8 +163,11 @@ def _assert_sizes(read: dict[str, Any], normal: BuildSpec) -> None:
 
 
 def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
-    asked = normal.limits.model_dump(exclude={"max_output_len", "max_seq_len", "opt_num_tokens"})
+    asked = normal.limits.model_dump(exclude={"max_output_len", "max_seq_len", "max_num_tokens", "opt_num_tokens"})
     assert {name: read[name] for name in asked} == asked
+    # Before 0.11 the program itself makes every packed input of it when nothing is said.
+    unset = normal.limits.max_batch_size * normal.limits.max_input_len if normal.limits.max_num_tokens else None
+    assert (read["max_num_tokens"] or unset) == normal.limits.max_num_tokens
     total, output = normal.limits.seq_len, normal.limits.max_output_len
     assert read["max_seq_len"] == total if "max_seq_len" in read else read["max_output_len"] == output
     sequences = normal.limits.max_batch_size * normal.limits.max_beam_width

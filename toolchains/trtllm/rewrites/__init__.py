@@ -1,0 +1,33 @@
+"""What the programs of a release make of a value without refusing it. Applied before the key, so that two
+requests which give one engine have one key. Each is named as in `data/rules.json`.
+
+Order matters: the precision settles first, then the options, and last the token limits that follow from them.
+"""
+
+from __future__ import annotations
+
+from toolchains.trtllm.rewrites.attention import context_attention
+from toolchains.trtllm.rewrites.change import Change, Rewrite
+from toolchains.trtllm.rewrites.limits import token_limits
+from toolchains.trtllm.rewrites.network import experts, fp8_typed, logits, logits_of_generation
+from toolchains.trtllm.rewrites.plugins import fusion, gemm, nccl, plugin_dtypes
+from toolchains.trtllm.rewrites.precision import auto_quantize, dtype, model_precision
+
+__all__ = ["FIRST", "REWRITES", "Change", "Rewrite"]
+
+FIRST: tuple[Rewrite, ...] = (model_precision,)  # the precision decides which options there are
+
+REWRITES: tuple[Rewrite, ...] = (
+    dtype,
+    auto_quantize,
+    plugin_dtypes,
+    nccl,
+    fusion,
+    gemm,
+    fp8_typed,
+    logits,
+    logits_of_generation,
+    experts,
+    context_attention,
+    token_limits,
+)

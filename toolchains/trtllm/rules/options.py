@@ -1,0 +1,59 @@
+"""Options that contradict each other, or the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enginefarm.errors import Problem
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.quantization import WEIGHT_ONLY
+from toolchains.trtllm.rules.check import Check, refused_option
+
+_SWIGLU = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
+_EAGLE_SEQUENCES, _EAGLE_DRAFT = 512, 256
+
+
+def profiles(case: Case) -> Iterator[Problem]:
+    if case.enabled("multiple_profiles") and case.limits.opt_num_tokens is not None:
+        detail = "several profiles have several token counts: opt_num_tokens cannot be given with them"
+        yield refused_option(case, "opt_profiles", "multiple_profiles", detail, "disable, or no opt_num_tokens")
+
+
+def weights(case: Case) -> Iterator[Problem]:
+    if case.option("weight_streaming") and case.option("gemm_plugin") not in (None, "disable"):
+        detail = "weights cannot be streamed to the GEMM plugin"
+        yield refused_option(case, "weight_streaming", "gemm_plugin", detail, "disable")
+    plain = case.spec.precision.quantization in WEIGHT_ONLY and case.option("disable_weight_only_quant_plugin")
+    if plain and case.option("fast_build"):
+        detail = "weight-only quantisation keeps its weights beside the engine only with its plugin"
+        expected = "false, or disable_weight_only_quant_plugin false"
+        yield refused_option(case, "manage_weights", "fast_build", detail, expected)
+
+
+def drafts(case: Case) -> Iterator[Problem]:
+    drafted = case.number("max_draft_len")
+    if drafted and case.option("gather_context_logits"):
+        detail = "logits of the prompt cannot be gathered together with draft tokens"
+        yield refused_option(case, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
+    if case.option("speculative_decoding_mode") != "eagle":
+        return
+    if (batch := case.limits.max_batch_size) > _EAGLE_SEQUENCES:
+        yield Problem(
+            pointer="/limits/max_batch_size", code="eagle", detail="Eagle takes no more sequences at once",
+            value=batch, expected=f"≤ {_EAGLE_SEQUENCES}",
+        )  # fmt: skip
+    if drafted > _EAGLE_DRAFT:
+        yield refused_option(case, "eagle", "max_draft_len", "Eagle takes no longer drafts", f"≤ {_EAGLE_DRAFT}")
+
+
+def plugins(case: Case) -> Iterator[Problem]:
+    fused = "use_fused_mlp" not in case.known or case.option("use_fused_mlp") in (True, "enable")
+    for name in _SWIGLU:
+        if not fused and case.option(name) not in (None, "disable"):
+            detail = "it works on the fused MLP alone"
+            yield refused_option(case, "swiglu", name, detail, "disable, or use_fused_mlp")
+    if case.enabled("pp_reduce_scatter") and case.facts.architecture != "MixtralForCausalLM":
+        yield refused_option(case, "pp_reduce_scatter", "pp_reduce_scatter", "it is for Mixtral only", "disable")
+
+
+CHECKS: tuple[Check, ...] = (profiles, weights, drafts, plugins)
