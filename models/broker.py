@@ -39,6 +39,9 @@ def celery_app(broker_url: str) -> Celery:
         worker_disable_prefetch=True,
         # A dropped connection must not kill a stage that is 30 minutes in: its lease, not the socket, decides.
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # No time limits of Celery's: a thread cannot be killed, and a stage's own limits end its programs.
+        task_time_limit=None,
+        task_soft_time_limit=None,
         # Results live in the catalogue.
         task_ignore_result=True,
         # A result of a duplicate announcement is a no-op, so a message may be old; but it must never pile up.

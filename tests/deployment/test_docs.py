@@ -128,6 +128,17 @@ def test_log_lines_of_trouble_are_in_the_code(cell: str) -> None:
     assert any(fixed in re.sub(r'"\s+f?"', "", source) for source in sources), fixed
 
 
+def test_tests_that_are_named_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs" / "reliability.md").read_text()))
+    there = {
+        name
+        for path in (CHECKOUT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert named
+    assert named <= there
+
+
 def test_changelog_has_this_version() -> None:
     assert f"## [{__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from sqlalchemy import update
 
@@ -11,13 +13,15 @@ from enginefarm.wire import BuildState, Capability, Failure, Fault, Stage
 from models.clock import now
 from models.database import Database
 from models.fleet import list_workers, live_workers, mark_gone, register
-from models.leases import claim, left_to_others
+from models.leases import claim, left_to_others, was_published
 from models.listing import get_build
+from models.publication import publish_checkpoint
 from models.queues import larger_memory, with_larger_memory
 from models.rows import ActionRow
 from models.staff import drain, quarantine_if_sick, release
+from models.states import Fenced
 from tests.models.making import due_now, failed, made
-from tests.models.requests import CPU, add_worker, claimed, request, submitted
+from tests.models.requests import CPU, add_worker, claimed, manifest, request, submitted
 
 BROKEN = Failure(cause="device_fault", fault=Fault.WORKER, detail="Xid 79", retryable=True)
 CALLERS = Failure(cause="refused", fault=Fault.CALLER, detail="no")
@@ -219,3 +223,17 @@ def test_a_drained_worker_keeps_what_it_runs_and_takes_nothing_new(database: Dat
     assert state(database, "w1") == "draining"
     with database.write() as session, pytest.raises(NotFound):
         drain(session, "nobody")
+
+
+def test_an_unanswered_publication_is_known_again(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    submitted(database, wanted)
+    held = claimed(database, wanted.convert.key)
+    with database.read() as session:
+        assert not was_published(session, held)
+    for expected in (nullcontext(), pytest.raises(Fenced)):
+        with expected, database.write() as session:
+            publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
+    with database.read() as session:
+        assert was_published(session, held)

@@ -9,6 +9,12 @@ from toolchains.toolchain import Exit
 
 _ERROR = re.compile(r"^\[enginefarm\] error (?P<code>[a-z_]+): (?P<detail>.+)$", re.MULTILINE)
 
+# What CUDA says when the device, not the program, is at fault. One that misbehaves takes every later program with it.
+_DEVICE_FAULT = re.compile(
+    r"uncorrectable ECC error|unspecified launch failure|illegal memory access was encountered|GPU is lost"
+    r"|CUDA-capable device\(s\) is/are busy or unavailable|fallen off the bus"
+)
+
 # code → (whose fault, whether another try can help, advice)
 _CODES: dict[str, tuple[Fault, bool, str | None]] = {
     "unsupported_model": (Fault.CALLER, False, "GET /v1/toolchains says what aoti builds"),
@@ -25,6 +31,11 @@ _CODES: dict[str, tuple[Fault, bool, str | None]] = {
 def classify(ended: Exit) -> Failure:
     if ended.oom_killed:
         return _failure("out_of_memory", "the kernel killed the program for memory" + _peak(ended))
+    if fault := _DEVICE_FAULT.search(ended.tail):
+        return Failure(
+            cause="device_fault", fault=Fault.WORKER, detail=f"the GPU failed: {fault[0]}",
+            advice="another worker is tried; look for Xid lines in that machine's kernel log", retryable=True,
+        )  # fmt: skip
     if said := list(_ERROR.finditer(ended.tail)):
         return _failure(said[-1]["code"], said[-1]["detail"])
     if "No space left on device" in ended.tail:
