@@ -1,21 +1,46 @@
-"""From a spec to an accepted build: plan, one transaction, then the announcement."""
+"""From a spec to an accepted build: plan; answer from the catalogue, or one transaction and then the announcement."""
 
 from __future__ import annotations
 
 from api.control import ControlPlane
+from api.planning import Plan
 from api.staffing import require_worker as refuse_without_worker
 from api.staffing import why_unserved
 from enginefarm.spec import BuildSpec
-from enginefarm.wire import BuildState, Disposition, Submitted
+from enginefarm.wire import BuildState, Disposition, EngineSummary, Submitted
 from models.access import Caller
 from models.listing import find_engine, state_of
-from models.submission import submit
+from models.submission import Request, record, submit
 
 
 def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
     """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
     plan = control.planner.plan(spec)
-    request, fleet = plan.asked_by(caller.name), control.fleet.workers()
+    request = plan.asked_by(caller.name)
+    with control.database.read() as session:
+        engine = find_engine(session, request.build.key)
+    if engine is not None:
+        return _cached(control, plan, request, engine)
+    return _queued(control, plan, request, require_worker=require_worker)
+
+
+def _cached(control: ControlPlane, plan: Plan, request: Request, engine: EngineSummary) -> Submitted:
+    """A published engine does not change, so nothing is locked: two statements in all."""
+    with control.database.write_one() as session:
+        build_id = record(session, request, Disposition.CACHED)
+    return Submitted(
+        id=build_id,
+        key=request.build.key,
+        disposition=Disposition.CACHED,
+        state=BuildState.SUCCEEDED,
+        engine=engine,
+        notes=list(plan.notes),
+    )
+
+
+def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_worker: bool) -> Submitted:
+    """Created or joined; or, if the engine was published this instant, cached after all."""
+    fleet = control.fleet.workers()
     with control.database.write() as session:
         if require_worker:
             refuse_without_worker(session, request, fleet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, TypeDecorator
+from sqlalchemy import DateTime, Float, TypeDecorator, literal
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -36,19 +36,23 @@ class now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function
     """The database's time, `seconds` from now. PostgreSQL's moves on within a transaction (clock_timestamp)."""
 
     type = UtcDateTime()
-    inherit_cache = False
+    inherit_cache = True  # the seconds are a parameter: without this each statement would be compiled each time
 
     def __init__(self, seconds: float = 0) -> None:
-        super().__init__()
-        self.seconds = float(seconds)
+        super().__init__(*([literal(float(seconds), Float())] if seconds else []))
 
 
 @compiles(now, "postgresql")
 def _postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(clock_timestamp() + make_interval(secs => {element.seconds:.3f}))"
+    if not len(element.clauses):
+        return "clock_timestamp()"
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
 @compiles(now, "sqlite")
 def _sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     # Six decimals, because that is how SQLAlchemy writes a datetime: SQLite compares them as text.
-    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds:+.3f} seconds') || '000')"
+    shift = ""
+    if len(element.clauses):
+        shift = f", printf('%+.3f seconds', {compiler.process(element.clauses, **kw)})"
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now'{shift}) || '000')"

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from enginefarm.errors import DatabaseUnavailable
 
 _SQLITE_BUSY_SECONDS = 30
+_TRUSTED_SECONDS = 1.0  # a PostgreSQL connection that was put back less long ago is not pinged before use
 
 
 class Database:
     """One database of the catalogue, PostgreSQL (psycopg 3) or SQLite (WAL)."""
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
-        self.engine = _postgresql(url, pool_size) if make_url(url).get_backend_name() == "postgresql" else _sqlite(url)
+        postgresql = make_url(url).get_backend_name() == "postgresql"
+        self.engine = _postgresql(url, pool_size) if postgresql else _sqlite(url)
         # SQLite takes its write lock at BEGIN: a read that turns into a write could not wait for it.
         self._writer = self.engine.execution_options(begin="IMMEDIATE")
+        # PostgreSQL (READ COMMITTED) gives each statement its own snapshot anyway: what neither locks nor writes twice
+        # saves the round trips of BEGIN and COMMIT. SQLite has no round trips, and a snapshot for the whole block.
+        autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reader = autocommit if postgresql else self.engine
+        self._single_writer = autocommit if postgresql else self._writer
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -34,9 +45,15 @@ class Database:
             yield session
 
     @contextmanager
+    def write_one(self) -> Iterator[Session]:
+        """A transaction of a single statement."""
+        with _translated(), Session(self._single_writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that changes nothing."""
-        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+        """Changes nothing. On PostgreSQL each statement sees what was committed before it."""
+        with _translated(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     def ping(self) -> None:
@@ -66,13 +83,31 @@ def _reason(error: DBAPIError) -> str:
 
 
 def _postgresql(url: str, pool_size: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
-        pool_pre_ping=True,
         connect_args={"connect_timeout": 10, "application_name": "enginefarm"},
     )
+    _ping_what_lay_idle(engine)
+    return engine
+
+
+def _ping_what_lay_idle(engine: Engine) -> None:
+    """As pool_pre_ping, but a connection that was in use just now is not asked: that would be one more round trip
+    for each statement of a busy farm."""
+
+    @event.listens_for(engine, "checkin")
+    def _put_back(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["put_back"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _take(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("put_back", math.inf) > _TRUSTED_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg.OperationalError as error:
+                raise InvalidatePoolError from error  # and SQLAlchemy takes a new connection
 
 
 def _sqlite(url: str) -> Engine:

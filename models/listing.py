@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -200,8 +199,8 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
 
 
 def find_engine(session: Session, key: str) -> EngineSummary | None:
-    found = session.execute(_engines().where(SERVED, EngineRow.key == key)).first()
-    return EngineSummary(**_summary(*found)) if found else None
+    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
+    return EngineSummary(**found._mapping) if found else None
 
 
 def get_engine(session: Session, key: str) -> Engine:
@@ -211,47 +210,41 @@ def get_engine(session: Session, key: str) -> Engine:
         NotFound
         Gone: it was taken out.
     """
-    found = session.execute(_engines().where(EngineRow.key == key)).first()
-    if found is None:
+    row = session.get(EngineRow, key)
+    if row is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
-    row: EngineRow = found[0]
     if row.quarantined_at is not None:
         raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
-    manifest = read_manifest(session, row.manifest)
     return Engine(
-        **_summary(*found),
+        **session.execute(_SUMMARIES.where(EngineRow.key == key)).one()._mapping,
         spec=row.spec,
         document=session.get_one(ActionRow, key).document,
         bound_to=row.bound_to,
         driver_binding=row.driver_binding,
         provenance=row.provenance,
         contents=[
-            PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}") for entry in manifest.files
+            PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}")
+            for entry in read_manifest(session, row.manifest).files
         ],
     )
 
 
 def list_engines(session: Session, *, limit: int, cursor: str | None, model: str | None = None) -> EnginePage:
     """Newest first."""
-    query = _engines().where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
+    query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
     offset = _from_cursor(cursor) if cursor is not None else 0
     rows = session.execute(query.offset(offset)).all()
-    items = [EngineSummary(**_summary(*row)) for row in rows[:limit]]
+    items = [EngineSummary(**row._mapping) for row in rows[:limit]]
     return EnginePage(items=items, next_cursor=_to_cursor(offset + limit) if len(rows) > limit else None)
 
 
-def _engines() -> Any:
-    return select(EngineRow, ManifestRow).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)
-
-
-def _summary(row: EngineRow, manifest: ManifestRow) -> dict[str, Any]:
-    return {
-        "key": row.key, "model": row.model, "toolchain": row.toolchain, "version": row.version,
-        "platform": row.platform, "manifest": row.manifest, "size": manifest.size, "files": manifest.files,
-        "created_at": row.created_at, "pinned": row.pinned,
-    }  # fmt: skip
+# The columns of a summary and no more: an engine's spec and provenance are large, and most readers want neither.
+_SUMMARIES = select(
+    EngineRow.key, EngineRow.model, EngineRow.toolchain, EngineRow.version, EngineRow.platform, EngineRow.manifest,
+    ManifestRow.size, ManifestRow.files, EngineRow.created_at, EngineRow.pinned,
+).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)  # fmt: skip
 
 
 def _to_cursor(number: int) -> str:

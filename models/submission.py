@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.key import Document, Key
@@ -55,14 +55,14 @@ class Accepted:
 def submit(session: Session, request: Request) -> Accepted:
     """Find the engine, join the action that makes it, or create that action."""
     if engine_exists(session, request.build.key):
-        return Accepted(_record(session, request, Disposition.CACHED), Disposition.CACHED)
+        return Accepted(record(session, request, Disposition.CACHED), Disposition.CACHED)
     announcements = _ensure_convert(session, request.convert)
     # The checkpoint may have been published while we waited for the convert action's lock: look only now.
     ready = checkpoint_of(session, request.convert.key) is not None
     disposition = _ensure_build(session, request, ready=ready)
     if disposition is Disposition.CREATED and ready:
         announcements.append((request.build.key, request.build.queue))
-    return Accepted(_record(session, request, disposition), disposition, announcements)
+    return Accepted(record(session, request, disposition), disposition, announcements)
 
 
 def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Accepted:
@@ -154,21 +154,23 @@ def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
     )  # fmt: skip
 
 
-def _record(session: Session, request: Request, disposition: Disposition) -> str:
+def record(session: Session, request: Request, disposition: Disposition) -> str:
+    """The build's own row, in one statement; returns its id."""
     cached = disposition is Disposition.CACHED
-    row = BuildRow(
-        id=secrets.token_hex(10),
-        key=request.build.key,
-        disposition=str(disposition),
-        state=str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
-        spec=request.spec,
-        model=request.model,
-        toolchain=request.toolchain,
-        version=request.version,
-        platform=request.platform,
-        platform_label=request.platform_label,
-        requested_by=request.requested_by,
-        ended_at=now() if cached else None,
-    )
-    session.add(row)
-    return row.id
+    values: dict[str, Any] = {
+        "id": secrets.token_hex(10),
+        "key": request.build.key,
+        "disposition": str(disposition),
+        "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
+        "spec": request.spec,
+        "model": request.model,
+        "toolchain": request.toolchain,
+        "version": request.version,
+        "platform": request.platform,
+        "platform_label": request.platform_label,
+        "requested_by": request.requested_by,
+    }
+    if cached:
+        values["ended_at"] = now()
+    session.execute(insert(BuildRow).values(values))
+    return str(values["id"])
