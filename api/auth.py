@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from api.control import Control, ControlPlane
 from enginefarm.errors import Forbidden, Unauthenticated
@@ -17,33 +18,35 @@ _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: 
 _basic = HTTPBasic(auto_error=False)
 
 
-def _caller(control: Control, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
-    return _authenticated(control, given.credentials if given else None)
+# Coroutines, though none of them waits for long: FastAPI would run plain functions in a thread each.
 
 
-def _registry_reader(
+async def _caller(control: Control, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Caller:
+    return await _authenticated(control, given.credentials if given else None)
+
+
+async def _registry_reader(
     control: Control,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
 ) -> Caller:
     """Registry clients and kubelets know user and password: the password is the API key, the user is anything."""
-    return _authenticated(control, basic.password if basic else bearer.credentials if bearer else None)
+    return await _authenticated(control, basic.password if basic else bearer.credentials if bearer else None)
 
 
-def _authenticated(control: ControlPlane, key: str | None) -> Caller:
+async def _authenticated(control: ControlPlane, key: str | None) -> Caller:
     if key is None:
         if control.open_to_all:
             return access.OPEN
         raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
-    with control.database.read() as session:
-        caller = access.authenticate(session, key)
+    caller = control.callers.known(key) or await run_in_threadpool(control.callers.ask, key)
     if caller is None:
         raise Unauthenticated("this API key is unknown or was revoked; ask the farm's operator for a new one")
     return caller
 
 
-def _needs(scope: Scope) -> Callable[..., Caller]:
-    def check(caller: Annotated[Caller, Depends(_caller)], request: Request) -> Caller:
+def _needs(scope: Scope) -> Callable[..., Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(_caller)], request: Request) -> Caller:
         if scope not in caller.scopes:
             held = ", ".join(sorted(caller.scopes))
             raise Forbidden(

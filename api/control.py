@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.callers import Callers
 from api.fleetview import FleetView
 from api.planning import Planner
 from models.broker import Announcer, celery_app
@@ -28,6 +29,7 @@ class ControlPlane:
     announcer: Announcer
     planner: Planner
     fleet: FleetView
+    callers: Callers
     signing_key: SigningKey | None = None
     open_to_all: bool = False  # on loopback, without any API key
 
@@ -49,6 +51,7 @@ def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlP
             announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
             planner=Planner(settings, open_sources(settings, database), fleet),
             fleet=fleet,
+            callers=Callers(database),
             signing_key=SigningKey.of_file(settings.signing_key) if settings.signing_key else None,
             open_to_all=open_to_all,
         )
@@ -62,7 +65,8 @@ def _link_secret(settings: Settings) -> bytes:
     return given.get_secret_value().encode() if given else secrets.token_bytes(32)
 
 
-def _control(request: Request) -> ControlPlane:
+async def _control(request: Request) -> ControlPlane:
+    # A coroutine, because FastAPI would run a plain function in a thread.
     control: ControlPlane = request.app.state.control
     return control
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from api import following
 from api.auth import Reader, Submitter
@@ -24,11 +25,11 @@ RequireWorker = Annotated[bool, Query(description="refuse what no live worker co
 
 
 @router.post("", status_code=202, responses={200: {"model": Submitted, "description": "cached: the engine is there"}})
-def submit_build(
+async def submit_build(
     spec: BuildSpec, control: Control, caller: Submitter, response: Response, require_worker: RequireWorker = False
 ) -> Submitted:
     """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
-    submitted = submit_spec(control, spec, caller, require_worker=require_worker)
+    submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
     response.status_code = submitted.status
     response.headers["Location"] = control.public(f"/v1/builds/{submitted.id}")
     return submitted
