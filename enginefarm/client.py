@@ -12,7 +12,8 @@ import httpx
 from pydantic import JsonValue, TypeAdapter
 
 from enginefarm.backoff import Backoff
-from enginefarm.connection import Connection, Query, accepted, segment
+from enginefarm.byteclient import Answer, ByteClient
+from enginefarm.connection import Connection, accepted, segment
 from enginefarm.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
@@ -58,6 +59,7 @@ class Farm:
         self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 30.0, patience: float = 60.0
     ) -> None:
         self._connection = Connection(url, api_key, timeout)
+        self._bytes = ByteClient(self._connection.url, api_key, timeout)
         self.patience = patience
 
     @property
@@ -72,6 +74,7 @@ class Farm:
 
     def close(self) -> None:
         self._connection.close()
+        self._bytes.close()
 
     def submit(self, spec: BuildSpec | Mapping[str, Any], *, require_worker: bool = False) -> Submitted:
         """Ask for an engine. With `require_worker`, one that no live worker could build now is refused.
@@ -212,11 +215,9 @@ class Farm:
             return self._connection.parse(Readiness, response)
         return self._connection.parse(Readiness, accepted(response))
 
-    def stream(
-        self, url: str, *, params: Query | None = None, headers: Mapping[str, str], waits: float = 0
-    ) -> AbstractContextManager[httpx.Response]:
-        """GET `url` as a stream, for logs and downloads: see `Connection.stream`."""
-        return self._connection.stream(url, params=params, headers=headers, waits=waits)
+    def bytes(self, url: str, *, headers: Mapping[str, str]) -> AbstractContextManager[Answer]:
+        """GET a file from `url`, of the farm or absolute: see `ByteClient.get`."""
+        return self._bytes.get(url, headers)
 
     def _changes(self, build_id: str, deadline: float) -> Iterator[Build]:
         """The build as it is, then again after every change, until the monotonic time `deadline`."""

@@ -17,7 +17,7 @@ from enginefarm.problem import error_of
 Body = TypeVar("Body", bound=BaseModel)
 Query = Mapping[str, str | int | float | None]
 
-_CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
 # A proxy named in the environment is for the world outside; this machine is not outside.
 _LOOPBACK_WITHOUT_PROXY: dict[str, httpx.BaseTransport | None] = {
     "all://localhost": None,
@@ -35,7 +35,7 @@ class Connection:
         self._client = httpx.Client(
             base_url=self.url,
             auth=_OwnOrigin(self.url, _plain_key(api_key)) if api_key else None,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
             headers={"User-Agent": f"enginefarm/{enginefarm.__version__}"},
             mounts=_LOOPBACK_WITHOUT_PROXY,
         )
@@ -113,7 +113,7 @@ class Connection:
         return f"the farm at {self.url}" if own else f"the store at {_shown(url)}"
 
     def _holding(self, seconds: float) -> httpx.Timeout:
-        return httpx.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS), read=self._timeout + seconds)
+        return httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_SECONDS), read=self._timeout + seconds)
 
 
 _WHERE = "ENGINEFARM_URL says where the farm is"

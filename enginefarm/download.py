@@ -14,8 +14,8 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 import httpx
 
 from enginefarm.backoff import Backoff
+from enginefarm.byteclient import Answer
 from enginefarm.client import Farm
-from enginefarm.connection import accepted
 from enginefarm.errors import CallerError, EnginefarmError, FarmError, IntegrityError, NotFound
 from enginefarm.partial import PartialFile
 from enginefarm.ratelimit import RateLimit
@@ -189,16 +189,16 @@ class _Connection:
         headers = {"Accept-Encoding": "identity"}
         if start or last:
             headers["Range"] = f"bytes={start}-{last}"
-        with self._farm.stream(url, headers=headers) as response:
-            skip = _skipped(file, number, response)
-            for chunk in response.iter_raw():  # as it comes: what waited to fill a larger piece is lost with the line
+        with self._farm.bytes(url, headers=headers) as answer:
+            skip = _skipped(file, number, answer)
+            for chunk in answer.chunks:
                 if self._stop.is_set():
                     raise Stopped
                 if self._limit:
                     self._limit.take(len(chunk), self._stop)
                 skip, useful = max(0, skip - len(chunk)), chunk[skip:]
                 room = end - file.position(number)
-                if len(useful) > room and (end == size or response.status_code == httpx.codes.PARTIAL_CONTENT):
+                if len(useful) > room and (end == size or answer.status == httpx.codes.PARTIAL_CONTENT):
                     raise IntegrityError(f"{file.entry.path}: got more than the {size} bytes its manifest names")
                 file.append(number, useful[:room])
                 if len(useful) > room:
@@ -208,17 +208,17 @@ class _Connection:
             raise FarmError(f"{file.entry.path}: the answer ended after {at} of {end} bytes")
 
 
-def _skipped(file: PartialFile, number: int, response: httpx.Response) -> int:
+def _skipped(file: PartialFile, number: int, answer: Answer) -> int:
     """How many bytes of the body come before those that were asked for: a server may answer with everything."""
     path, size, start = file.entry.path, file.entry.size, file.position(number)
-    if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+    if answer.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise IntegrityError(f"{path}: the store has fewer bytes than the {size} it should")
-    if accepted(response).status_code == httpx.codes.OK:
+    if answer.status == httpx.codes.OK:
         return start
-    answered = response.headers.get("content-range", "")
+    answered = answer.headers.get("content-range", "")
     found = _CONTENT_RANGE.fullmatch(answered)
-    if response.status_code != httpx.codes.PARTIAL_CONTENT or not found:
-        raise FarmError(f"{path}: unexpected answer {response.status_code} {answered}".rstrip())
+    if answer.status != httpx.codes.PARTIAL_CONTENT or not found:
+        raise FarmError(f"{path}: unexpected answer {answer.status} {answered}".rstrip())
     if int(found[1]) != start or found[3] not in {"*", str(size)}:
         raise IntegrityError(f"{path}: asked for bytes from {start} of {size}, got {answered!r}")
     return 0

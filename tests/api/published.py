@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,9 @@ class Published:
 
 
 @contextmanager
-def published(folder: Path, *, guarded: bool = False, **settings: str) -> Iterator[Published]:
+def published(
+    folder: Path, *, guarded: bool = False, files: Mapping[str, Path | bytes] = FILES, **settings: str
+) -> Iterator[Published]:
     """`guarded`: it asks for an API key. `settings` as in the environment, without the prefix."""
     ours = Settings.from_environment(
         {
@@ -49,6 +51,7 @@ def published(folder: Path, *, guarded: bool = False, **settings: str) -> Iterat
     )
     set_up(ours)
     database = Database(ours.database_url.get_secret_value())
+    _lay_out(files, folder / "engine")
     key, manifest = _publish(database, ours, folder / "engine")
     api_key = _read_key(database) if guarded else None
     with _served(ours) as url:
@@ -61,10 +64,16 @@ def _read_key(database: Database) -> str:
         return access.create(session, "node", [access.Scope.READ])
 
 
-def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str, Manifest]:
-    for name, data in FILES.items():
+def _lay_out(files: Mapping[str, Path | bytes], folder: Path) -> None:
+    for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        if isinstance(content, Path):
+            (folder / name).hardlink_to(content)
+        else:
+            (folder / name).write_bytes(content)
+
+
+def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str, Manifest]:
     manifest, store = Manifest.of_directory(folder), open_store(settings, link_secret=b"s" * 32)
     for entry in manifest.files:
         store.put(folder / entry.path, entry.digest, entry.size)

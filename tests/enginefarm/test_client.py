@@ -129,10 +129,10 @@ def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(key: str) -> 
 def test_the_key_goes_to_the_farm_and_to_nobody_else(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
     engine = double.publish({"a": b"a"})
 
-    with farm.stream(engine.contents[0].url, headers={}) as redirected:
-        redirected.read()
-    with farm.stream(store.link(engine.contents[0].digest), headers={}) as direct:
-        direct.read()
+    with farm.bytes(engine.contents[0].url, headers={}) as redirected:
+        assert b"".join(redirected.chunks) == b"a"
+    with farm.bytes(store.link(engine.contents[0].digest), headers={}) as direct:
+        assert b"".join(direct.chunks) == b"a"
 
     assert [asked.headers.get("authorization") for asked in double.asked] == ["Bearer secret-key"]
     assert len(store.asked) == 2

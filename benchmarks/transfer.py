@@ -1,0 +1,68 @@
+"""`python -m benchmarks.transfer WHAT PATH WHERE`: one transfer; prints its seconds and its peak memory in bytes. For `benchmarks.transfers`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from minio import Minio
+
+from enginefarm import digest
+from enginefarm.client import Farm
+from enginefarm.fetch import Transfer, pull
+from models.store import S3Settings, S3Store
+
+_BUCKET = "enginefarm"
+_BARE = "bare/rank0.engine"
+
+
+def _client(where: dict[str, str]) -> Minio:
+    endpoint = urlsplit(where["endpoint"]).netloc
+    client = Minio(endpoint, where["access"], where["secret"], secure=False, region="us-east-1")
+    if not client.bucket_exists(_BUCKET):
+        client.make_bucket(_BUCKET)
+    return client
+
+
+def _upload_bare(path: Path, where: dict[str, str]) -> Callable[[], Any]:
+    client = _client(where)
+    return lambda: client.fput_object(_BUCKET, _BARE, str(path))
+
+
+def _download_bare(path: Path, where: dict[str, str]) -> Callable[[], Any]:
+    client = _client(where)
+    return lambda: client.fget_object(_BUCKET, _BARE, str(path))
+
+
+def _upload(path: Path, where: dict[str, str]) -> Callable[[], Any]:
+    store = S3Store(_BUCKET, "engines", S3Settings(where["endpoint"], where["access"], where["secret"]))
+    # The farm's worker knows the digest from writing the manifest; it is checked again while the bytes leave.
+    name = digest.of_file(path)
+    return lambda: store.put(path, name, path.stat().st_size)
+
+
+def _pull(path: Path, where: dict[str, str]) -> Callable[[], Any]:
+    farm = Farm(where["url"])
+    engine = farm.engine(where["key"])
+    return lambda: pull(farm, engine, path, transfer=Transfer(), any_platform=True)
+
+
+def main() -> None:
+    what, path, where = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    transfers = {"upload": _upload, "upload_bare": _upload_bare, "pull": _pull, "download_bare": _download_bare}
+    ready = transfers[what](path, where)
+    started = time.monotonic()
+    ready()
+    seconds = time.monotonic() - started
+    # Not getrusage: that counts what the parent had in memory before this program took its place.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    print(seconds, int(peak.split()[1]) * 1024)
+
+
+if __name__ == "__main__":
+    main()
