@@ -1,4 +1,7 @@
-"""`python -m benchmarks.transfer WHAT PATH WHERE`: one transfer; prints its seconds and its peak memory in bytes. For `benchmarks.transfers`."""
+"""`python -m benchmarks.transfer WHAT PATH WHERE`: one transfer, for `benchmarks.transfers`.
+
+Prints its seconds and its peak memory in bytes.
+"""
 
 from __future__ import annotations
 

@@ -94,8 +94,12 @@ def _shared(farm: Published, root: Path) -> Line:
     for place in ("pulled", "curled"):
         shutil.rmtree(root / place, ignore_errors=True)
     program = [sys.executable, "-m", "enginefarm.cli", "pull", farm.key, "--any-platform"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = [subprocess.Popen([*program, str(root / f"node{n}")], env=environment, **quiet) for n in range(_READERS)]
+    running = [
+        subprocess.Popen(
+            [*program, str(root / f"node{n}")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for n in range(_READERS)
+    ]
     assert [done.wait() for done in running] == [0] * _READERS
     inodes = {(root / f"node{n}" / "rank0.engine").stat().st_ino for n in range(_READERS)}
     return Line(f"{_READERS} processes pull it at once: copies on the disk", "", len(inodes), None, "1")
