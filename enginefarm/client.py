@@ -20,6 +20,7 @@ from enginefarm.log_stream import log_lines
 from enginefarm.matrix import Matrix
 from enginefarm.recall import Damage, Inspection, Recall, TakenOut
 from enginefarm.resolution import Resolution, Wanted
+from enginefarm.retention import CleanedUp, CleanUp
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import (
     Build,
@@ -196,6 +197,16 @@ class Farm:
         return self._connection.parse(
             Inspection, self._connection.request("POST", path, params=params, waits=_REPAIR_SECONDS)
         )
+
+    def clean_up(self, wanted: CleanUp | Mapping[str, Any] | None = None) -> CleanedUp:
+        """Mark what no policy keeps, and remove what was marked a grace ago: see `enginefarm.retention`."""
+        body = wanted.model_dump(mode="json") if isinstance(wanted, CleanUp) else dict(wanted or {})
+        response = self._connection.request("POST", "/v1/gc", json=body, waits=_REPAIR_SECONDS)
+        return self._connection.parse(CleanedUp, response)
+
+    def delete(self, key: str) -> None:
+        """Have an engine served no more; clean-ups remove it. Raises Conflict while it is pinned."""
+        self._connection.request("DELETE", f"/v1/engines/{segment(key)}")
 
     def report_damage(self, key: str, paths: list[str]) -> Inspection:
         """Say that these files of an engine came with wrong bytes; the farm looks for itself."""

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.wire import Failure
+from models.blobs import record_blobs
 from models.clock import now
 from models.rows import ActionRow, AttemptRow, BuildRow, LogChunkRow
 from models.states import IN_FLIGHT, ActionState, BuildRowState, Fenced, Outcome, leaving, sources
@@ -75,6 +76,7 @@ def end_attempt(
 
 def keep_log(session: Session, key: str, number: int, log: tuple[str, int]) -> None:
     """Name the whole log of an attempt, fenced or not: what it wrote is worth reading all the same."""
+    record_blobs(session, dict([log]))
     which = (AttemptRow.action_key == key, AttemptRow.number == number)
     session.execute(update(AttemptRow).where(*which).values(log_digest=log[0], log_size=log[1]))
     session.execute(delete(LogChunkRow).where(LogChunkRow.action_key == key, LogChunkRow.attempt == number))

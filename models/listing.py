@@ -27,6 +27,7 @@ from models.estimates import eta_seconds
 from models.outlook import position, why_behind, why_waiting
 from models.publication import read_manifest
 from models.published import SERVED
+from models.removed import why_removed
 from models.rows import ActionRow, AttemptRow, BuildRow, EngineRow, ManifestRow, WorkerRow
 from models.states import ActionState, BuildRowState
 
@@ -139,12 +140,14 @@ def _waiting_for(
 def _taken_out(session: Session, key: str) -> Failure | None:
     """What became of the engine of a build that succeeded; None where the engine is there."""
     engine = session.get(EngineRow, key)
-    if engine is None or engine.quarantined_at is None:
+    why = engine.quarantine_reason if engine is not None else why_removed(session, key)
+    if why is None:
         return None
+    what = "removed" if engine is None else "taken_out"
     return Failure(
-        cause="engine_taken_out",
+        cause=f"engine_{what}",
         fault=Fault.FARM,
-        detail=f"its engine was taken out: {engine.quarantine_reason}",
+        detail=f"its engine was {what.replace('_', ' ')}: {why}",
         advice="submit it again: it is built anew",
     )
 
@@ -208,9 +211,11 @@ def get_engine(session: Session, key: str) -> Engine:
 
     Raises:
         NotFound
-        Gone: it was taken out.
+        Gone: it was taken out, or removed.
     """
     row = session.get(EngineRow, key)
+    if row is None and (why := why_removed(session, key)):
+        raise Gone(f"engine {key[:12]} was removed: {why}; submit its spec again to build it anew")
     if row is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     if row.quarantined_at is not None:

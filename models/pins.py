@@ -16,5 +16,6 @@ def set_pin(session: Session, key: str, *, pinned: bool) -> EngineSummary:
     Raises:
         NotFound
     """
-    session.execute(update(EngineRow).where(EngineRow.key == key).values(pinned=pinned))
+    spared = {"doomed_at": None} if pinned else {}
+    session.execute(update(EngineRow).where(EngineRow.key == key).values(pinned=pinned, **spared))
     return EngineSummary(**get_engine(session, key).model_dump(include=set(EngineSummary.model_fields)))

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from enginefarm.errors import IntegrityError
+from enginefarm.digest import Digest
+from enginefarm.errors import IntegrityError, NotFound
 from enginefarm.manifest import FileEntry, Manifest
 from models.actions import Announcement, end_attempt, end_builds, move, release_dependents
+from models.blobs import record_blobs
 from models.clock import now
 from models.insertion import insert_new, upsert
 from models.leases import Claim
@@ -30,7 +32,7 @@ def publish_checkpoint(
     """End a convert attempt with its checkpoint, and queue the builds that wait for it.
 
     The caller uploaded and verified every file of `manifest` before; of those that were known to be damaged in the
-    store, it wrote `rewritten` (digests) anew.
+    store, it wrote `rewritten` (digests) anew. Before it commits it asks `require_stored` whether all are there still.
 
     Raises:
         Fenced: the lease was lost; nothing becomes visible.
@@ -73,8 +75,8 @@ def _end(session: Session, held: Claim, steps: dict[str, float]) -> None:
 
 
 def _back() -> dict[str, Any]:
-    """What was taken out comes back new."""
-    return {"created_at": now(), "quarantined_at": None, "quarantine_reason": None}
+    """What was taken out, or was to be removed, comes back new."""
+    return {"created_at": now(), "quarantined_at": None, "quarantine_reason": None, "doomed_at": None}
 
 
 def damaged_among(session: Session, manifest: Manifest) -> set[str]:
@@ -85,26 +87,43 @@ def damaged_among(session: Session, manifest: Manifest) -> set[str]:
 
 
 def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[str] = ()) -> str:
-    """The rows of a manifest and its blobs, those that are not there yet. Sorted, so that two writers cannot
-    wait for each other in a circle."""
+    """The rows of a manifest and its blobs. They are held until the transaction ends: nothing removes them before,
+    and what refers to them afterwards keeps them."""
     digest = manifest.digest
-    blobs = {entry.digest: entry.size for entry in manifest.files}
-    insert_new(session, BlobRow, [{"digest": name, "size": blobs[name]} for name in sorted(blobs)])
+    record_blobs(session, sizes_of(manifest))
     if rewritten:
         mended = {"damaged_at": None, "verified_at": now()}
         session.execute(update(BlobRow).where(BlobRow.digest.in_(rewritten)).values(**mended))
     if damaged := damaged_among(session, manifest):
         raise IntegrityError(f"{min(damaged)} was found damaged in the store: it must be written again")
-    if insert_new(session, ManifestRow, {"digest": digest, "size": manifest.size, "files": len(manifest.files)}):
-        files = [{"manifest": digest, "path": entry.path, "blob": entry.digest} for entry in manifest.files]
-        insert_new(session, ManifestFileRow, files)
+    row = {"digest": digest, "size": manifest.size, "files": len(manifest.files)}
+    files = [{"manifest": digest, "path": entry.path, "blob": entry.digest} for entry in manifest.files]
+    while not _hold(session, digest):
+        if insert_new(session, ManifestRow, row):
+            insert_new(session, ManifestFileRow, files)
     return digest
 
 
+def _hold(session: Session, digest: str) -> bool:
+    held = select(ManifestRow.digest).where(ManifestRow.digest == digest).with_for_update(read=True, key_share=True)
+    return session.execute(held).first() is not None
+
+
+def sizes_of(manifest: Manifest) -> dict[Digest, int]:
+    """The bytes of each blob of a manifest."""
+    return {entry.digest: entry.size for entry in manifest.files}
+
+
 def read_manifest(session: Session, digest: str) -> Manifest:
+    """
+    Raises:
+        NotFound: what it belonged to was removed a moment ago.
+    """
     rows = session.execute(
         select(ManifestFileRow.path, BlobRow.digest, BlobRow.size)
         .join(BlobRow, BlobRow.digest == ManifestFileRow.blob)
         .where(ManifestFileRow.manifest == digest)
-    )
+    ).all()
+    if not rows:
+        raise NotFound(f"{digest} was removed a moment ago; GET /v1/engines lists what there is")
     return Manifest.of(FileEntry(path=row.path, digest=row.digest, size=row.size) for row in rows)

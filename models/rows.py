@@ -118,7 +118,7 @@ class AttemptRow(Row):
     warmth: Mapped[_Json | None] = mapped_column(
         JSON(none_as_null=True)
     )  # a warm file it started from: see WarmFileRow
-    log_digest: Mapped[str | None] = mapped_column(String(71))  # the whole log, once it is in the store
+    log_digest: Mapped[str | None] = mapped_column(String(71), index=True)  # the whole log, once it is in the store
     log_size: Mapped[int | None] = mapped_column(BigInteger)
 
 
@@ -167,7 +167,9 @@ class BuildRow(Row):
 
 
 class BlobRow(Row):
-    """A file in the store. The row is written only after the bytes were verified there."""
+    """A file in the store. The row is written only after the bytes were verified there, or found there without a row:
+    then it is doomed. The bytes are deleted only by who holds a doomed row that nothing refers to, and the row with
+    them: see models.garbage."""
 
     __tablename__ = "blobs"
     __table_args__ = (CheckConstraint("size >= 0", name="size_not_negative"),)
@@ -176,6 +178,7 @@ class BlobRow(Row):
     size: Mapped[int] = mapped_column(BigInteger)
     verified_at: Mapped[datetime] = mapped_column(server_default=now())
     damaged_at: Mapped[datetime | None]  # the store holds other bytes now: the next upload must write it again
+    doomed_at: Mapped[datetime | None]  # nothing refers to it; a publication that does takes the mark off
 
 
 class ManifestRow(Row):
@@ -206,6 +209,7 @@ class CheckpointRow(Row):
     created_at: Mapped[datetime] = mapped_column(server_default=now())
     quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    doomed_at: Mapped[datetime | None]  # to be removed after a grace: see models.removal
 
 
 class EngineRow(Row):
@@ -228,6 +232,25 @@ class EngineRow(Row):
     created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
     quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    doomed_at: Mapped[datetime | None]  # to be removed after a grace; served until then: see models.removal
+    pulled_at: Mapped[datetime | None]  # when a link to one of its files was last given out, to the minute
+
+
+class RemovalRow(Row):
+    """An engine or a checkpoint that was removed, and why. Kept for ever: it is what readers are told."""
+
+    __tablename__ = "removals"
+    __table_args__ = (CheckConstraint("kind IN ('engine', 'checkpoint')", name="kind_known"),)
+
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    key: Mapped[str] = mapped_column(String(64), index=True)
+    manifest: Mapped[str] = mapped_column(String(71))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes of all its files; some may be in other engines too
+    model: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    removed_by: Mapped[str | None] = mapped_column(String(64))
+    removed_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class WarmFileRow(Row):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from enginefarm.retention import Policy
 from models.trust import Trust
 
 PREFIX = "ENGINEFARM_"
@@ -71,6 +72,19 @@ class Settings(BaseSettings):
     )
     link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is good")
     sweep_seconds: float = Field(default=5.0, gt=0, description="pause between two rounds of the sweep")
+
+    # Clean-up
+    retention: tuple[Policy, ...] = Field(
+        default=(),
+        description="policies as JSON, the first that means an engine decides on it; without any, engines stay until "
+        "they are deleted or taken out",
+    )
+    gc_grace_seconds: float = Field(
+        default=86400.0, ge=0, description="between marking something and removing it, twice for bytes of an engine"
+    )
+    gc_checkpoint_days: float = Field(
+        default=7.0, ge=0, description="a checkpoint from which no engine is left is kept until it is so old"
+    )
 
     # Leases and attempts
     lease_seconds: float = Field(

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from models.blobs import record_blobs
 from models.clock import now
-from models.insertion import insert_new, upsert
+from models.insertion import upsert
 from models.leases import Claim
 from models.rows import ActionRow, AttemptRow, BlobRow, WarmFileRow
 from models.states import Outcome
@@ -32,7 +33,7 @@ def find_warm_file(session: Session, key: str) -> Kept | None:
 
 def keep_warm_file(session: Session, key: str, document: dict[str, Any], kept: Kept) -> None:
     """The last good run wins. The caller uploaded the bytes before."""
-    insert_new(session, BlobRow, {"digest": kept.digest, "size": kept.size})
+    record_blobs(session, {kept.digest: kept.size})
     upsert(session, WarmFileRow, {"key": key, "document": document, "blob": kept.digest, "updated_at": now()})
 
 

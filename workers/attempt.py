@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Event
 from typing import Any
@@ -95,6 +95,10 @@ class Attempt:
             if self.warmth is not None:
                 self.warmth.take_out()
         return Product(manifest, dict(facts), serving, rewritten)
+
+    def uploaded_again(self, product: Product) -> Product:
+        """`product`, whose bytes are not all in the store any more, uploaded once more. Raises as `run`."""
+        return replace(product, rewritten=product.rewritten | self._upload(product.manifest))
 
     @cached_property
     def job(self) -> Job:

@@ -15,12 +15,13 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from enginefarm.errors import DatabaseUnavailable, EnginefarmError
+from enginefarm.errors import DatabaseUnavailable, EnginefarmError, StoreUnavailable
 from enginefarm.wire import Failure, Stage
 from models.actions import Announcement, keep_log
+from models.blobs import NotStored, require_stored
 from models.broker import Announcer
 from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
-from models.publication import publish_checkpoint, publish_engine
+from models.publication import publish_checkpoint, publish_engine, sizes_of
 from models.repair import damaged_start
 from models.settings import Settings
 from models.staff import quarantine_if_sick
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to take what this one leaves to it
 _AGAIN_SECONDS = 1.0
+_UPLOADS = 3  # again, of what was collected between upload and publication
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,16 @@ class Runner:
                 attempt.warmth.record(attempt.held, seconds=attempt.steps[attempt.job.stage])
 
     def _publish(self, attempt: Attempt, product: Product, started_at: str) -> list[Announcement]:
+        """What was in the store already may be collected until the moment of publishing: then it is sent again."""
+        for _ in range(_UPLOADS):
+            try:
+                return _while_leased(attempt, self._publishing(attempt, product, started_at))
+            except NotStored as error:
+                attempt.joblog.say(f"{error.detail}: uploading again")
+                product = attempt.uploaded_again(product)
+        return _while_leased(attempt, self._publishing(attempt, product, started_at))
+
+    def _publishing(self, attempt: Attempt, product: Product, started_at: str) -> Callable[[], list[Announcement]]:
         """One transaction: the fence, the rows of the bytes, the end of the attempt, the log."""
         held, whole_log = attempt.held, upload_log(self.tools.store, attempt.joblog)
         manifest, steps, rewritten = product.manifest, attempt.steps, product.rewritten
@@ -140,9 +152,10 @@ class Runner:
                     columns = engine_columns(attempt, product, started_at)
                     publish_engine(session, held, manifest, engine=columns, steps=steps, rewritten=rewritten)
                 keep_log(session, held.key, held.attempt, whole_log)
+                require_stored(self.tools.store, sizes_of(manifest) | dict([whole_log]))
             return announcements
 
-        return _while_leased(attempt, publish)
+        return publish
 
     def _not_published(self, attempt: Attempt, error: Fenced) -> None:
         """Unless it was: the answer to a commit may be lost, and its repetition is fenced by the first."""
@@ -205,19 +218,20 @@ class Runner:
             whole_log = upload_log(self.tools.store, attempt.joblog)
             with self.tools.database.write() as session:
                 keep_log(session, attempt.held.key, attempt.held.attempt, whole_log)
+                require_stored(self.tools.store, dict([whole_log]))
         except EnginefarmError as error:
             log.warning("the log of %s stays in pieces: %s", attempt.held.key[:12], error.detail)
 
 
 def _while_leased(attempt: Attempt, write: Callable[[], T]) -> T:
-    """`write`, again and again while the catalogue is away, for as long as the heartbeat keeps up its hope.
+    """`write`, again and again while the catalogue or the store is away, for as long as the heartbeat hopes.
 
     Safe to repeat: each write is conditional on the attempt, so that one which had come through unnoticed is Fenced.
     """
     while True:
         try:
             return write()
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, StoreUnavailable) as error:
             log.warning("cannot write the end of %s yet: %s", attempt.held.key[:12], error.detail)
             if attempt.heartbeat.lost is not None:
                 raise

@@ -10,6 +10,7 @@ from typing import Any
 from enginefarm import digest
 from enginefarm.errors import EnginefarmError
 from enginefarm.key import key_of
+from models.blobs import require_stored
 from models.database import Database
 from models.leases import Claim
 from models.store import Store
@@ -66,6 +67,7 @@ class WarmStart:
             with self.database.write() as session:
                 if self.made is not None:
                     keep_warm_file(session, key_of(self.document), self.document, self.made)
+                    require_stored(self.store, {self.made.digest: self.made.size})
                 if self.start is not None:
                     record_warmth(session, held, self.start, seconds=seconds)
         except EnginefarmError as error:

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
 from api.control import Control
+from api.pulling import note_pull
 from enginefarm.digest import Digest
 from enginefarm.errors import NotFound
 from enginefarm.key import Key
@@ -75,6 +76,7 @@ def engine_file(
     entry = next((file for file in found.contents if file.path == path), None)
     if entry is None:
         raise NotFound(f"engine {key[:12]} has no file {path!r}; GET /v1/engines/{key} lists its files")
+    note_pull(control, [key])
     expires = timedelta(seconds=control.settings.link_seconds)
     link = control.store.link(entry.digest, filename=PurePosixPath(path).name, expires=expires)
     return RedirectResponse(control.public(link))

@@ -15,10 +15,11 @@ from fastapi.routing import APIRoute
 
 from api.auth import RegistryReader
 from api.control import Control
+from api.pulling import note_pull
 from enginefarm import oci
 from enginefarm.digest import Digest
 from enginefarm.errors import EnginefarmError, Forbidden, NotFound, Unauthenticated
-from models import registry
+from models import pulls, registry
 
 _CODES: dict[type[EnginefarmError], str] = {
     Unauthenticated: "UNAUTHORIZED",
@@ -88,8 +89,10 @@ def blob(name: _Name, digest: Digest, request: Request, control: Control, _: Reg
             if document is None:
                 raise NotFound(f"no engine in {name!r} has the blob {digest}")
             return _document(document, digest, "application/octet-stream")
+        engines = pulls.having(session, digest)
     if request.method == "HEAD":
         return _head(digest, control.store.stat(digest))
+    note_pull(control, engines)
     expires = timedelta(seconds=control.settings.link_seconds)
     link = control.store.link(digest, filename=digest.removeprefix("sha256:"), expires=expires)
     return RedirectResponse(control.public(link), headers={"Docker-Content-Digest": digest})

@@ -11,6 +11,7 @@ import enginefarm
 from enginefarm.cli import builds, engines, exits, fleet
 from enginefarm.cli.cache import cache
 from enginefarm.cli.explain import explain
+from enginefarm.cli.gc import delete, gc
 from enginefarm.cli.matrix import matrix
 from enginefarm.cli.output import print_error, say
 from enginefarm.cli.resolve import pin, resolve
@@ -73,5 +74,7 @@ for command in (
     fleet.toolchains,
     repair,
     recall,
+    delete,
+    gc,
 ):
     main.add_command(command)
