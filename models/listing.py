@@ -213,15 +213,16 @@ def get_engine(session: Session, key: str) -> Engine:
         NotFound
         Gone: it was taken out, or removed.
     """
+    found = session.execute(_SUMMARIES.where(EngineRow.key == key)).one_or_none()
     row = session.get(EngineRow, key)
     if row is None and (why := why_removed(session, key)):
         raise Gone(f"engine {key[:12]} was removed: {why}; submit its spec again to build it anew")
-    if row is None:
+    if row is None or found is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     if row.quarantined_at is not None:
         raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
     return Engine(
-        **session.execute(_SUMMARIES.where(EngineRow.key == key)).one()._mapping,
+        **found._mapping,
         spec=row.spec,
         document=session.get_one(ActionRow, key).document,
         bound_to=row.bound_to,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
+from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enginefarm.retention import Policy
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=5.0, gt=0, description="pause between two rounds of the sweep")
 
     # Clean-up
-    retention: tuple[Policy, ...] = Field(
+    retention: Annotated[tuple[Policy, ...], NoDecode] = Field(
         default=(),
         description="policies as JSON, the first that means an engine decides on it; without any, engines stay until "
         "they are deleted or taken out",
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
     @classmethod
     def _paths(cls, value: object) -> object:
         return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        return from_json(value) if isinstance(value, str) else value
 
     @field_validator("trusted_models", mode="before")
     @classmethod
