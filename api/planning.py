@@ -62,7 +62,8 @@ class Planner:
         draft = self.draft(spec)
         if draft.findings or draft.request is None:
             raise InvalidSpec(draft.findings)
-        return Plan(draft.request, draft.spec, draft.notes)
+        asked = spec.model_dump(mode="json", exclude_unset=True)
+        return Plan(replace(draft.request, asked=asked), draft.spec, draft.notes)
 
     def draft(self, spec: BuildSpec) -> Draft:
         """Plan as far as it goes; say what is in the way. Raises SourceUnavailable if the model's source is away."""

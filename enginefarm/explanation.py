@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from enginefarm.errors import Problem
 from enginefarm.key import Key
-from enginefarm.wire import Body, EngineSummary, Stage
+from enginefarm.wire import Body, Difference, EngineSummary, Stage
 
 
 class Verdict(StrEnum):
@@ -16,14 +16,6 @@ class Verdict(StrEnum):
     JOIN = "join"  # somebody is building it
     NEAR = "near"  # it would be built, and engines of this model are there to compare with
     MISS = "miss"  # it would be built, and the farm has nothing of this model
-
-
-class Difference(Body):
-    """One field in which an engine is not what was asked for."""
-
-    pointer: str = Field(description="JSON pointer into the spec", examples=["/limits/max_batch_size"])
-    wanted: JsonValue
-    has: JsonValue = Field(description="what the engine has; null where it has no such field")
 
 
 class NearEngine(Body):

@@ -6,10 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from enginefarm import model as model_reference
 from enginefarm.errors import InvalidSpec
-from enginefarm.explanation import Difference
 from enginefarm.platform import PlatformSelector
 from enginefarm.spec import Limits, OptionName, Parallelism, Precision, ToolchainRef, problems_of
-from enginefarm.wire import Body, Engine
+from enginefarm.wire import Body, Difference, Engine
 
 
 class Wanted(BaseModel):

@@ -89,6 +89,14 @@ class EngineSummary(Body):
     pinned: bool = False
 
 
+class Difference(Body):
+    """One field in which an engine is not what was asked for."""
+
+    pointer: str = Field(description="JSON pointer into the spec", examples=["/limits/max_batch_size"])
+    wanted: JsonValue
+    has: JsonValue = Field(description="what the engine has; null where it has no such field")
+
+
 class Engine(EngineSummary):
     """An engine with everything a serving node needs to fetch it and to decide whether it fits."""
 
@@ -97,6 +105,12 @@ class Engine(EngineSummary):
     bound_to: dict[str, JsonValue] = Field(description="the platform fields this engine is bound to")
     driver_binding: Literal["branch", "exact"]
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    effective: dict[str, JsonValue] = Field(
+        default_factory=dict, description="how the engine itself says that it was built"
+    )
+    differences: list[Difference] = Field(
+        default_factory=list, description="where that is not the normalised spec; empty if all was foreseen"
+    )
     contents: list[PhysicalFile]
 
 
@@ -165,7 +179,10 @@ class Build(Body):
     requested_by: str | None = None
     created_at: Time
     ended_at: Time | None = None
-    spec: dict[str, JsonValue] = Field(default_factory=dict)
+    spec: dict[str, JsonValue] = Field(default_factory=dict, description="normalised")
+    asked: dict[str, JsonValue] | None = Field(
+        default=None, description="the spec as the caller wrote it; null where that was not kept"
+    )
     attempts: list[Attempt] = Field(default_factory=list)
     error: Failure | None = None
     engine: EngineSummary | None = None

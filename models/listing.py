@@ -121,6 +121,7 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         created_at=row.created_at,
         ended_at=row.ended_at,
         spec=row.spec,
+        asked=row.asked,
         attempts=_attempts(session, action) if whole and action is not None else [],
         error=row.failure if engine is not None or state is not BuildState.SUCCEEDED else _taken_out(session, row.key),
         engine=engine,
@@ -221,6 +222,7 @@ def get_engine(session: Session, key: str) -> Engine:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     if row.quarantined_at is not None:
         raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
+    facts = row.provenance.get("facts", {})
     return Engine(
         **found._mapping,
         spec=row.spec,
@@ -228,6 +230,8 @@ def get_engine(session: Session, key: str) -> Engine:
         bound_to=row.bound_to,
         driver_binding=row.driver_binding,
         provenance=row.provenance,
+        effective=facts.get("effective", {}),
+        differences=facts.get("differences", []),
         contents=[
             PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}")
             for entry in read_manifest(session, row.manifest).files

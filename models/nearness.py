@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from enginefarm.explanation import Difference, NearEngine
+from enginefarm.explanation import NearEngine
+from enginefarm.wire import Difference
 from models.listing import find_engine
 from models.published import SERVED
 from models.rows import ActionRow, EngineRow

@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from enginefarm.errors import NotFound, Problem
-from enginefarm.explanation import Difference
 from enginefarm.platform import unmet
 from enginefarm.resolution import Resolution, Wanted
+from enginefarm.wire import Difference
 from models.listing import get_engine
 from models.nearness import of_model
 from models.published import SERVED

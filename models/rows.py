@@ -155,6 +155,7 @@ class BuildRow(Row):
     disposition: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[_Json]  # normalised
+    asked: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))  # as the caller wrote it
     model: Mapped[str] = mapped_column(Text)
     toolchain: Mapped[str] = mapped_column(String(32))
     version: Mapped[str] = mapped_column(String(32))

@@ -39,10 +39,11 @@ class Request:
     model: str
     toolchain: str
     version: str
-    spec: dict[str, Any]
+    spec: dict[str, Any]  # normalised
     platform: dict[str, Any]
     platform_label: str
     requested_by: str | None
+    asked: dict[str, Any] | None = None  # as the caller wrote it
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Acc
             platform=last.platform,
             platform_label=last.platform_label,
             requested_by=requested_by,
+            asked=last.asked,
         ),
     )
 
@@ -163,6 +165,7 @@ def record(session: Session, request: Request, disposition: Disposition) -> str:
         "disposition": str(disposition),
         "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
         "spec": request.spec,
+        "asked": request.asked,
         "model": request.model,
         "toolchain": request.toolchain,
         "version": request.version,

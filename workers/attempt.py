@@ -5,14 +5,17 @@ The lease, the log and the limits wrap the steps from outside: a step neither re
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Event
 from typing import Any
+
+from pydantic import JsonValue
 
 from enginefarm import digest
 from enginefarm.digest import Digest
@@ -88,6 +91,7 @@ class Attempt:
             self._run_programs()
         with self._step("check"):
             facts = self.toolchain.check_output(self.job, self.directories)
+            self._say_differences(facts)
             serving = self._write_serving()
             manifest = Manifest.of_directory(self.directories.output)
         with self._step("upload"):
@@ -170,6 +174,10 @@ class Attempt:
                 raise StageFailed(limit_passed(ended.stopped, self.tools.limits))
             if ended.status != 0:
                 raise StageFailed(self.toolchain.classify(self.job.stage, ended))
+
+    def _say_differences(self, facts: Mapping[str, JsonValue]) -> None:
+        if differences := facts.get("differences"):
+            self.joblog.say(f"the output is not all that was asked for: {json.dumps(differences)}")
 
     def _write_serving(self) -> Serving | None:
         """Beside the engine, so that whoever serves it can check these bytes like all others."""

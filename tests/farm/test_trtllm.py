@@ -18,9 +18,9 @@ from enginefarm.client import Farm
 from enginefarm.errors import PlatformMismatch
 from enginefarm.fingerprint import Host, detect
 from enginefarm.fit import require_fit
-from enginefarm.wire import Build
+from enginefarm.wire import Build, Stage
 from models.rows import WarmFileRow
-from tests.doubles.installation import make_installation
+from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
@@ -138,6 +138,31 @@ def _timing_caches(farm: RunningFarm) -> list[Path]:
     with farm.database.read() as session:
         digests = [row.blob.removeprefix("sha256:") for row in session.execute(select(WarmFileRow)).scalars()]
     return [path for path in (farm.state / "store").rglob("*") if path.name in digests]
+
+
+def test_what_was_asked_what_counts_and_what_came_of_it_are_kept(farm: RunningFarm, client: Farm) -> None:
+    asked = spec(farm, max_num_tokens=10_000) | {"options": {"gemm_plugin": "bfloat16"}}
+    submitted = client.submit(asked)
+    rewritten = {note.code: (note.value, note.expected) for note in submitted.notes}
+    assert rewritten["tokens_clip"] == (10_000, str(4 * 96))
+    assert client.wait(submitted.id, timeout=60).asked == asked
+    engine: Any = client.engine(submitted.key)
+    assert engine.spec["limits"]["max_num_tokens"] == 4 * 96
+    assert engine.effective["build_config"]["max_num_tokens"] == 4 * 96
+    assert engine.differences == []
+
+
+@pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])
+def test_what_no_retry_can_help_is_tried_once(farm: RunningFarm, client: Farm, cause: str) -> None:
+    order(farm.state / "h100", VERSION, build={"mode": cause})
+    ended = client.wait(client.submit(spec(farm, max_batch_size=3, max_beam_width=len(cause))).id, timeout=60)
+    order(farm.state / "h100", VERSION)
+    assert (ended.state, ended.error and ended.error.cause, ended.error and ended.error.fault) == (
+        "failed", cause, "caller",
+    )  # fmt: skip
+    assert [attempt.stage for attempt in ended.attempts].count(Stage.BUILD) == 1
+    assert ended.error
+    assert any(ended.error.detail in line for line in client.logs(ended.id))
 
 
 def test_sixteen_shapes_and_a_second_gpu_convert_once(farm: RunningFarm, client: Farm) -> None:

@@ -93,8 +93,10 @@ def test_from_model_to_engine(tmp_path: Path) -> None:
     road = Road(tmp_path)
     facts = road.both()
     assert facts["version"] == VERSION
-    assert facts["differences"] == {}
-    assert facts["limits"]["max_seq_len"] == 96
+    assert facts["differences"] == []
+    assert facts["effective"]["build_config"]["max_seq_len"] == 96
+    assert facts["effective"]["pretrained_config"]["architecture"] == LLAMA
+    assert str(tmp_path) not in json.dumps(facts)
     engine = {path.name for path in (tmp_path / "build").iterdir()}
     assert {"config.json", "rank0.engine", "tokenizer.json", "tokenizer_config.json"} <= engine
     assert (tmp_path / "build-scratch" / "model.cache").is_file()
@@ -107,7 +109,7 @@ def test_from_model_to_engine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["0.8.0", "0.9.0", "0.12.0", "0.16.0", "0.19.0", "1.0.0", "1.3.0rc20"])
 def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
     facts = Road(tmp_path, version).both()
-    assert (facts["version"], facts["differences"]) == (version, {})
+    assert (facts["version"], facts["differences"]) == (version, [])
 
 
 @pytest.mark.usefixtures("installation")
@@ -116,17 +118,18 @@ def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
     [("0.9.0", "GemmaForCausalLM"), ("0.16.0", "Qwen2ForCausalLM"), ("0.16.0", "FalconForCausalLM")],
 )
 def test_other_families(version: str, architecture: str, tmp_path: Path) -> None:
-    assert Road(tmp_path, version, architecture).both()["differences"] == {}
+    assert Road(tmp_path, version, architecture).both()["differences"] == []
 
 
 @pytest.mark.usefixtures("installation")
-@pytest.mark.parametrize("version", ["0.16.0"])
+@pytest.mark.parametrize("version", ["0.16.0", VERSION])
 @pytest.mark.parametrize(
     ("quantization", "kv_cache", "algorithms"),
     [
         ("int8_wo", None, ("W8A16", None)),
         ("int8_sq", "int8", ("W8A8_SQ_PER_TENSOR_PLUGIN", "INT8")),
         ("fp8", "fp8", ("FP8", "FP8")),
+        ("fp8", None, ("FP8", None)),
         ("w4a8_awq", None, ("W4A8_AWQ", None)),
         (None, "fp8", (None, "FP8")),
     ],
@@ -140,7 +143,7 @@ def test_precisions(
     calibration = road.directories(Stage.CONVERT).calibration
     assert calibration
     (calibration / "train.jsonl").write_text("{}")
-    road.both()
+    assert road.both()["differences"] == []  # what becomes of attention is foreseen
     made = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]
     assert (made["quant_algo"], made["kv_cache_quant_algo"]) == algorithms
 
@@ -150,7 +153,7 @@ def test_nothing_is_calibrated_on_nothing(tmp_path: Path) -> None:
     road = Road(tmp_path, precision={"dtype": "bfloat16", "quantization": "fp8"}, calibration="file:/data/set")
     ended = road.run(Stage.CONVERT)
     assert ended.status != 0
-    assert "Couldn't find any data file" in ended.tail
+    assert TOOLCHAIN.classify(Stage.CONVERT, ended).cause == "calibration_unreachable"
 
 
 @pytest.mark.usefixtures("installation")
@@ -176,7 +179,7 @@ def test_ranks(tmp_path: Path, parallelism: dict[str, int], shards: int, engines
 )
 def test_the_engine_has_the_limits_that_its_key_names(tmp_path: Path, options: dict[str, Any]) -> None:
     """The double reckons the builder's rewrites by itself: normalisation must foresee them."""
-    assert Road(tmp_path, options=options).both()["differences"] == {}
+    assert Road(tmp_path, options=options).both()["differences"] == []
 
 
 def test_other_limits_than_asked_for_are_reported(finished: Path, tmp_path: Path) -> None:
@@ -185,8 +188,92 @@ def test_other_limits_than_asked_for_are_reported(finished: Path, tmp_path: Path
     content = json.loads(config.read_bytes())
     content["build_config"]["max_num_tokens"] = 64
     config.write_text(json.dumps(content))
-    asked = road.spec.limits.max_num_tokens
-    assert road.check(Stage.BUILD)["differences"] == {"limits.max_num_tokens": {"asked": asked, "effective": 64}}
+    content["build_config"]["plugin_config"]["context_fmha"] = False
+    config.write_text(json.dumps(content))
+    assert road.check(Stage.BUILD)["differences"] == [
+        {"pointer": "/limits/max_num_tokens", "wanted": road.spec.limits.max_num_tokens, "has": 64},
+        {"pointer": "/options/context_fmha", "wanted": "enable", "has": False},
+    ]
+
+
+@pytest.mark.parametrize(("has", "differs"), [(96, True), (96 + 7, False)])
+def test_room_for_drafts_is_no_difference(finished: Path, tmp_path: Path, has: int, differs: bool) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    drafts = {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 7}
+    road.spec = road.spec.model_copy(update={"options": road.spec.options | drafts})
+    _change(road.root / "build" / "config.json", "build_config", max_seq_len=has, max_num_tokens=256)
+    pointers = [difference["pointer"] for difference in road.check(Stage.BUILD)["differences"]]
+    assert ("/limits/max_seq_len" in pointers) is differs
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "changes", "complaint"),
+    [
+        (Stage.CONVERT, "mapping", {"tp_size": 2}, "tp_size is 2, not 1"),
+        (Stage.CONVERT, "mapping", {"world_size": 2}, "world_size is 2, not 1"),
+        (Stage.CONVERT, "quantization", {"quant_algo": "FP8"}, "quant_algo is FP8, not NO_QUANT or None"),
+        (Stage.CONVERT, "quantization", {"kv_cache_quant_algo": "INT8"}, "kv_cache_quant_algo is INT8, not None"),
+        (Stage.CONVERT, None, {"dtype": "float16"}, "dtype is float16, not bfloat16"),
+        (Stage.CONVERT, None, {"num_hidden_layers": 1}, "num_hidden_layers .* is 1, but the model has 2"),
+        (Stage.CONVERT, None, {"vocab_size": 100}, "100 words, but the model 128"),
+        (Stage.BUILD, "pretrained_config", {"dtype": "float16"}, "the engine is not what .* dtype is float16"),
+        (Stage.BUILD, "build_config", {"lora_config": {"lora_dir": ["lora/0"]}}, "adapter lora/0"),
+        (
+            Stage.BUILD, "pretrained_config", {"quantization": {"quant_algo": "MIXED_PRECISION"}},
+            "quant_algo is MIXED_PRECISION",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_disagree_are_refused(
+    finished: Path, tmp_path: Path, stage: Stage, part: str | None, changes: dict[str, Any], complaint: str
+) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    _change(road.root / stage / "config.json", part, **changes)
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(stage)
+
+
+def test_a_padded_vocabulary_is_none_the_worse(finished: Path, tmp_path: Path) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    _change(road.root / "convert" / "config.json", None, vocab_size=160)
+    assert road.check(Stage.CONVERT)
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("quant_cfg.json", "no quant_cfg.json"), (None, None)])
+def test_mixed_precision_says_which_layer_has_which(
+    finished: Path, tmp_path: Path, name: str | None, complaint: str | None
+) -> None:
+    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    precision = road.spec.precision.model_copy(update={"quantization": "auto_quantize"})
+    road.spec = road.spec.model_copy(update={"precision": precision})
+    config = road.root / "build" / "config.json"
+    _change(config, "pretrained_config", quantization={"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None})
+    if complaint:
+        with pytest.raises(InvalidOutput, match=complaint):
+            road.check(Stage.BUILD)
+    else:
+        (config.parent / "quant_cfg.json").write_text("{}")
+        assert road.check(Stage.BUILD)
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(("cut", "complaint"), [(0, r"ranks \[0\] of 1 have no _managed"), (50, "not whole")])
+def test_managed_weights_travel_with_the_engine(tmp_path: Path, cut: int, complaint: str) -> None:
+    road = Road(tmp_path, options={"fast_build": True})
+    assert road.both()["differences"] == []
+    weights = tmp_path / "build" / "rank0_managed_weights.safetensors"
+    if cut:
+        weights.write_bytes(weights.read_bytes()[:-cut])
+    else:
+        weights.unlink()
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(Stage.BUILD)
+
+
+def _change(path: Path, part: str | None, **changes: Any) -> None:
+    config = json.loads(path.read_bytes())
+    (config[part] if part else config).update(changes)
+    path.write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize("stage", list(Stage))
@@ -224,7 +311,8 @@ def test_status_zero_proves_nothing(
         (Stage.CONVERT, "config.json", b"[]", "not a JSON object"),
         (Stage.CONVERT, "config.json", b'{"dtype": "bfloat16"}', "lacks architecture"),
         (Stage.CONVERT, "rank1.safetensors", b"", r"ranks \[1\], but only 1"),
-        (Stage.CONVERT, "rank0.safetensors", b"", "not a whole"),
+        (Stage.CONVERT, "rank0.safetensors", b"", "is empty"),
+        (Stage.CONVERT, "rank0.safetensors", b"x", "not a whole"),
         (Stage.CONVERT, "tokenizer.json", None, "tokenizer"),
         (Stage.BUILD, "config.json", b'{"pretrained_config": {}}', "no build_config"),
         (Stage.BUILD, "config.json", b'{"pretrained_config": {}, "build_config": {}, "version": "0.9"}', "not 1.2.1"),
@@ -251,7 +339,7 @@ def test_what_is_broken_is_named(
 def test_a_checkpoint_in_another_dtype_is_refused(finished: Path, tmp_path: Path) -> None:
     road = Road(shutil.copytree(finished, tmp_path / "road"))
     road.spec = BuildSpec.parse(road.spec.model_dump() | {"precision": {"dtype": "float16"}})
-    with pytest.raises(InvalidOutput, match="float16 was asked for"):
+    with pytest.raises(InvalidOutput, match="dtype is bfloat16, not float16"):
         road.check(Stage.CONVERT)
 
 

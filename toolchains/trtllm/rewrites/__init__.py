@@ -6,14 +6,16 @@ Order matters: the precision settles first, then the options, and last the token
 
 from __future__ import annotations
 
+from toolchains.trtllm.case import Case
 from toolchains.trtllm.rewrites.attention import context_attention
 from toolchains.trtllm.rewrites.change import Change, Rewrite
 from toolchains.trtllm.rewrites.limits import token_limits
 from toolchains.trtllm.rewrites.network import experts, fp8_typed, logits, logits_of_generation
 from toolchains.trtllm.rewrites.plugins import fusion, gemm, nccl, plugin_dtypes
 from toolchains.trtllm.rewrites.precision import auto_quantize, dtype, model_precision
+from toolchains.trtllm.rule import in_force
 
-__all__ = ["FIRST", "REWRITES", "Change", "Rewrite"]
+__all__ = ["FIRST", "REWRITES", "Change", "Rewrite", "idle_options"]
 
 FIRST: tuple[Rewrite, ...] = (model_precision,)  # the precision decides which options there are
 
@@ -31,3 +33,9 @@ REWRITES: tuple[Rewrite, ...] = (
     context_attention,
     token_limits,
 )
+
+
+def idle_options(case: Case) -> frozenset[str]:
+    """The options that have no effect in this case, whatever their values."""
+    changes = (change for rewrite in REWRITES for change in rewrite(case))
+    return frozenset(change.name for change in changes if change.idle and in_force(change.rule, case.release.version))

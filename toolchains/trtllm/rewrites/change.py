@@ -18,6 +18,7 @@ class Change:
     name: str
     value: JsonValue
     why: str
+    idle: bool = False  # the option has no effect, so that its value says nothing of the engine
 
 
 Rewrite: TypeAlias = Callable[[Case], Iterator[Change]]
@@ -30,4 +31,4 @@ def option(rule: str, name: str, value: JsonValue, why: str) -> Change:
 def idle(case: Case, rule: str, name: str, why: str) -> Iterator[Change]:
     """An option that cannot act, whatever its value, is left at its default."""
     if name in case.known:
-        yield option(rule, name, case.known[name].default, f"no effect: {why}")
+        yield Change(rule, "options", name, case.known[name].default, f"no effect: {why}", idle=True)

@@ -1,0 +1,52 @@
+"""Is a directory a whole checkpoint? config.json is written before the shards, so it proves nothing alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from enginefarm.facts import ModelFacts
+from toolchains.toolchain import InvalidOutput, Job
+from toolchains.trtllm import agreement, shard
+from toolchains.trtllm.rank_files import exactly, read_json
+
+_FIELDS = (
+    "architecture",
+    "dtype",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+)
+_SAME = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+
+
+def check(job: Job, output: Path) -> dict[str, JsonValue]:
+    """Ranks of context parallelism share a shard, so there are tp × pp of them.
+
+    Raises:
+        InvalidOutput
+    """
+    config = read_json(output / "config.json")
+    if absent := [field for field in _FIELDS if field not in config]:
+        raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
+    agreement.check(config, job.spec, "checkpoint")
+    _check_sizes(config, job.facts)
+    agreement.check_mixed(config, output)
+    sizes = job.spec.parallelism
+    for path in exactly(output, sizes.tp * sizes.pp, ".safetensors"):
+        shard.check(path)
+    return {"architecture": config["architecture"]}
+
+
+def _check_sizes(config: Mapping[str, Any], facts: ModelFacts) -> None:
+    for name in _SAME:
+        known = getattr(facts, name)
+        if known is not None and config[name] != known:
+            raise InvalidOutput(f"{name} of the checkpoint is {config[name]}, but the model has {known}")
+    if facts.vocab_size is not None and config["vocab_size"] < facts.vocab_size:  # it may be padded
+        raise InvalidOutput(f"the checkpoint has {config['vocab_size']} words, but the model {facts.vocab_size}")

@@ -1,0 +1,66 @@
+"""What an engine really is, by its own config.json, against what was asked for.
+
+The builder rewrites values. Normalisation foresees what is known of that; what it does not foresee is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import JsonValue
+
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.rewrites import idle_options
+
+_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens", "opt_num_tokens")
+_ELSEWHERE = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
+_NOT_COMPARED = frozenset({"speculative_decoding_mode"})  # an enumeration there, by number or by name
+_PATHS = ("input_timing_cache", "output_timing_cache", "visualize_network")  # of the worker's scratch directory
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """What the engine says of how it was built, and of what."""
+    build = {name: value for name, value in config["build_config"].items() if name not in _PATHS}
+    model = {name: config["pretrained_config"].get(name) for name in ("architecture", "dtype", "quantization")}
+    return {"build_config": build, "pretrained_config": model}
+
+
+def differences(case: Case, config: Mapping[str, Any]) -> list[JsonValue]:
+    """As of `enginefarm.wire.Difference`. What was left to the builder is no difference."""
+    found = (*_limits(case, config["build_config"]), *_options(case, config["build_config"]))
+    return [{"pointer": pointer, "wanted": wanted, "has": has} for pointer, wanted, has in found]
+
+
+def _limits(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+    for name in _LIMITS:
+        wanted, has = getattr(case.limits, name), build.get(name)
+        if name in build and wanted is not None and has != wanted + _grows(case, name):
+            yield f"/limits/{name}", wanted, has
+
+
+def _grows(case: Case, name: str) -> int:
+    """Drafts need room that no sequence of the caller's may use."""
+    drafts = name == "max_seq_len" and case.option("speculative_decoding_mode") is not None
+    return case.number("max_draft_len") if drafts else 0
+
+
+def _options(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+    places = [part for part in (build, build.get("plugin_config"), build.get("lora_config")) if isinstance(part, dict)]
+    skipped = _NOT_COMPARED | idle_options(case)
+    for name in case.release.build_options:
+        wanted, theirs = case.option(name), _ELSEWHERE.get(name, name)
+        place = next((part for part in places if theirs in part), None)
+        if place is None or wanted is None or name in skipped:
+            continue
+        if _plain(wanted, case.dtype) != _plain(place[theirs], case.dtype):
+            yield f"/options/{name}", wanted, place[theirs]
+
+
+def _plain(value: Any, dtype: str) -> Any:
+    """A command line says enable, a dtype or auto where config.json says true, or the dtype itself."""
+    if isinstance(value, bool) or value is None:
+        return "enable" if value else "disable"
+    if isinstance(value, str):
+        return "auto" if value == dtype else value.lower()
+    return value

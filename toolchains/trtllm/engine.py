@@ -1,0 +1,52 @@
+"""Is a directory a whole engine? Files are written in place, so a build that was killed leaves some of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from toolchains.toolchain import InvalidOutput, Job
+from toolchains.trtllm import agreement, effective, shard
+from toolchains.trtllm import release as releases
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.rank_files import exactly, read_json
+
+
+def check(job: Job, output: Path) -> dict[str, JsonValue]:
+    """
+    Returns:
+        Its version, the effective settings, and where those differ from what was asked for.
+
+    Raises:
+        InvalidOutput
+    """
+    config = read_json(output / "config.json")
+    for part in ("pretrained_config", "build_config"):
+        if not isinstance(config.get(part), dict):
+            raise InvalidOutput(f"config.json of the engine has no {part}")
+    version = config.get("version")
+    if str(version).split("+")[0] != job.version:
+        raise InvalidOutput(f"the engine says it was built by TensorRT-LLM {version}, not {job.version}")
+    agreement.check(config["pretrained_config"], job.spec, "engine")
+    exactly(output, job.spec.parallelism.world_size, ".engine")
+    _check_side_files(job, config, output)
+    assert job.platform is not None, "a build is bound to a platform"
+    case = Case(releases.find(job.version), job.spec, job.facts, job.platform)
+    return {
+        "version": version,
+        "effective": effective.settings(config),
+        "differences": effective.differences(case, config),
+    }
+
+
+def _check_side_files(job: Job, config: dict[str, Any], output: Path) -> None:
+    agreement.check_mixed(config["pretrained_config"], output)
+    if job.spec.options.get("fast_build"):
+        for path in exactly(output, job.spec.parallelism.world_size, "_managed_weights.safetensors"):
+            shard.check(path)
+    lora = config["build_config"].get("lora_config")
+    for place in lora.get("lora_dir") or [] if isinstance(lora, dict) else []:
+        if not (output / str(place)).exists():
+            raise InvalidOutput(f"the engine needs the adapter {place}, which is not beside it")
