@@ -181,7 +181,7 @@ class Build(Body):
     ended_at: Time | None = None
     spec: dict[str, JsonValue] = Field(default_factory=dict, description="normalised")
     asked: dict[str, JsonValue] | None = Field(
-        default=None, description="the spec as the caller wrote it; null where that was not kept"
+        default=None, description="the spec as the caller wrote it, with both lengths; null where that was not kept"
     )
     attempts: list[Attempt] = Field(default_factory=list)
     error: Failure | None = None

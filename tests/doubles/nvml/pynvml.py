@@ -8,7 +8,10 @@
 import os
 from types import SimpleNamespace
 
-NAME, _GIB, _CAPABILITY = os.environ["NVML_DOUBLE"].split(",")
+
+def _gpu() -> list[str]:
+    """Asked for late: a worker has its environment only once it runs."""
+    return os.environ["NVML_DOUBLE"].split(",")
 
 
 class NVMLError(Exception):
@@ -32,15 +35,15 @@ def nvmlDeviceGetHandleByIndex(index: int) -> int:
 
 
 def nvmlDeviceGetName(handle: int) -> str:
-    return NAME
+    return _gpu()[0]
 
 
 def nvmlDeviceGetCudaComputeCapability(handle: int) -> tuple[int, ...]:
-    return tuple(int(part) for part in _CAPABILITY.split("."))
+    return tuple(int(part) for part in _gpu()[2].split("."))
 
 
 def nvmlDeviceGetMemoryInfo(handle: int) -> SimpleNamespace:
-    return SimpleNamespace(total=int(_GIB) * 2**30)
+    return SimpleNamespace(total=int(_gpu()[1]) * 2**30)
 
 
 def nvmlDeviceGetEccMode(handle: int) -> tuple[int, int]:

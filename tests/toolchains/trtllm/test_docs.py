@@ -1,0 +1,67 @@
+"""The tables of docs/trtllm.md are those of the data. Run as a program, this prints them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from tests.doubles.option_parser import DATA
+from toolchains.trtllm.rule import Rule, rules
+
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "trtllm.md"
+RULES_HEAD = "| rule | effect | when | then | releases | held | source |"
+CAUSES_HEAD = "| cause | whose fault | tried again | advice | seen as | source |"
+
+
+def rule_rows() -> Iterator[str]:
+    for rule in rules().values():
+        cells = (f"`{rule.id}`", rule.effect, rule.when, rule.then, _releases(rule), rule.held, rule.source)
+        yield _row(cells)
+
+
+def _releases(rule: Rule) -> str:
+    since, until = rule.since, rule.until
+    if since is None and until is None:
+        return "all"
+    return f"before {until}" if since is None else f"{since} on" if until is None else f"{since} to before {until}"
+
+
+def cause_rows() -> Iterator[str]:
+    causes: list[dict[str, Any]] = json.loads((DATA / "failures.json").read_bytes())["causes"]
+    for cause in causes:
+        name = f"`{cause['cause']}`" + "".join(f" ({stage})" for stage in cause.get("stages", []))
+        for message in cause["messages"]:
+            again = "yes" if cause["retryable"] else "no"
+            said = f"`{_short(message['says'])}`"
+            yield _row((name, cause["fault"], again, cause["advice"], said, message["source"]))
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 90 else message[:89] + "…"
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _table(head: str) -> list[str]:
+    """The rows below the head, without the line that makes it one."""
+    lines = DOCUMENT.read_text().splitlines()
+    start = lines.index(head) + 2
+    return list(takewhile(lambda line: line.startswith("|"), lines[start:]))
+
+
+def test_every_rule_is_documented_as_it_is() -> None:
+    assert _table(RULES_HEAD) == list(rule_rows())
+
+
+def test_every_failure_is_documented_as_it_is() -> None:
+    assert _table(CAUSES_HEAD) == list(cause_rows())
+
+
+if __name__ == "__main__":
+    for head, rows in ((RULES_HEAD, rule_rows()), (CAUSES_HEAD, cause_rows())):
+        print(head, "|" + "---|" * (head.count("|") - 1), *rows, "", sep="\n")
