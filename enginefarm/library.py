@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from enginefarm.errors import InvalidRequest
 from enginefarm.fetch import OnProgress, Transfer
 from enginefarm.fetch import pull as fetch_to
 from enginefarm.fingerprint import detect
+from enginefarm.insistence import keys_named, require_signed
 from enginefarm.lookup import engine_named
 from enginefarm.resolution import Wanted
 from enginefarm.wire import Engine
@@ -23,6 +24,7 @@ def pull(
     destination: Path | str | None = None,
     *,
     wanted: Mapping[str, Any] | None = None,
+    trusted_keys: Sequence[Path] | None = None,
     farm: Farm | None = None,
     connections: int = 4,
     progress: OnProgress | None = None,
@@ -33,6 +35,7 @@ def pull(
         engine: its key, the start of its key, or the id of a build.
         destination: where it is to be; in the node's cache, under its key, if not said.
         wanted: instead of `engine`, a spec: the engine to load on this machine for it, as `Farm.resolve` finds it.
+        trusted_keys: public keys, of which one must have signed it; those of ENGINEFARM_TRUSTED_KEYS if not given.
         farm: the farm; the one that ENGINEFARM_URL and ENGINEFARM_API_KEY name if not given.
 
     Raises:
@@ -41,6 +44,7 @@ def pull(
     cache = Cache.of(os.environ)
     with farm or _farm() as reached:
         found = _engine(reached, engine, wanted)
+        require_signed(reached, found, keys_named(os.environ) if trusted_keys is None else trusted_keys)
         place = Path(destination) if destination is not None else cache.root / "engines" / found.key
         return fetch_to(
             reached, found, place, transfer=Transfer(connections=connections, cache=cache), progress=progress

@@ -20,7 +20,7 @@ from models.trust import Trust
 
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.
-_OTHERS = frozenset({"URL", "API_KEY", "CACHE", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"})
+_OTHERS = frozenset({"URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"})
 
 
 class Settings(BaseSettings):

@@ -17,6 +17,7 @@ from enginefarm.cli.transfer import transfer_shown
 from enginefarm.errors import CallerError, PlatformMismatch
 from enginefarm.fingerprint import detect
 from enginefarm.fit import misfits, shown
+from enginefarm.insistence import require_signed
 from enginefarm.layout import pull_layout
 from enginefarm.lookup import engine_named
 
@@ -64,6 +65,10 @@ def ls(
 @click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
 @click.option("--cache/--no-cache", "cached", default=True, help="Share files with this node's other engines.")
 @click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
+@click.option(
+    "--trusted-key", "keys", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="Fetch only what this public key signed (PEM; may be repeated). Else ENGINEFARM_TRUSTED_KEYS.",
+)  # fmt: skip
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
 @pass_settings
@@ -75,6 +80,7 @@ def pull(
     limit_rate: int | None,
     cached: bool,
     triton: bool,
+    keys: tuple[Path, ...],
     any_platform: bool,
     as_json: bool,
 ) -> None:
@@ -86,6 +92,7 @@ def pull(
     try:
         with settings.farm() as farm, transfer_shown() as progress:
             engine = engine_named(farm, name)
+            require_signed(farm, engine, keys or settings.trusted_keys)
             fetched = partial(pull_layout, name="triton") if triton else fetch.pull
             path = fetched(
                 farm,

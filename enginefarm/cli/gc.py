@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_json, show, table
+from enginefarm.cli.output import json_option, print_items, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.lookup import engine_named
 from enginefarm.retention import CleanedUp, CleanUp, Going, Policy
@@ -52,17 +52,22 @@ def gc(
 
 @click.command()
 @click.argument("names", metavar="KEY|BUILD_ID...", nargs=-1, required=True)
+@json_option
 @pass_settings
-def delete(settings: Settings, names: tuple[str, ...]) -> None:
+def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
     """Serve engines no more, and let clean-ups remove them.
 
     A pinned engine is refused. Needs the scope admin.
     """
+    deleted = []
     with settings.farm() as farm:
         for name in names:
-            key = engine_named(farm, name).key
-            farm.delete(key)
-            click.echo(f"engine {words.short(key)} is served no more")
+            deleted.append(engine_named(farm, name))
+            farm.delete(deleted[-1].key)
+            if not as_json:
+                click.echo(f"engine {words.short(deleted[-1].key)} is served no more")
+    if as_json:
+        print_items(deleted)
 
 
 def _show(done: CleanedUp) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 
 from enginefarm.cache import Cache
 from enginefarm.client import DEFAULT_URL, Farm
+from enginefarm.insistence import keys_named
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Settings:
     url: str
     api_key: str | None = field(repr=False)
     cache: Cache
+    trusted_keys: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -24,6 +27,7 @@ class Settings:
             url=environment.get("ENGINEFARM_URL") or DEFAULT_URL,
             api_key=environment.get("ENGINEFARM_API_KEY") or None,
             cache=Cache.of(environment),
+            trusted_keys=keys_named(environment),
         )
 
     def farm(self) -> Farm:
