@@ -159,7 +159,7 @@ class _Connection:
             if file.check(self._stop.is_set):
                 self._pieces.done(file)
         except IntegrityError:
-            if file.restarts == _RESTARTS:
+            if file.restarts == _RESTARTS or not file.entry.size:  # of nothing, nothing can come again
                 raise
             file.restart()
             self._pieces.again(file)

@@ -91,6 +91,7 @@ class PartialFile:
         self._journal, self._part_size, self._on_bytes = journal, part_size, on_bytes
         self._count = max(1, -(-entry.size // part_size))
         self._at = [0] * self._count  # bytes of each part that are here
+        self._done: set[int] = set()  # parts that nobody writes to any more: only these may be hashed
         self._lock = threading.Lock()
         self._hashing = False
         self._hasher, self._hashed = hashlib.sha256(), 0  # of the unbroken start; in parts
@@ -134,11 +135,17 @@ class PartialFile:
             os.ftruncate(self._descriptor, 0)
 
     def part_done(self, number: int) -> None:
+        """Its answer ended well: whoever fetched it writes to it no more.
+
+        A part whose last byte is here is not done yet: what its answer says next may show that it is wrong.
+        """
         if self._count > 1:
             self._journal.add(self.entry.path, number)
+        with self._lock:
+            self._done.add(number)
 
     def check(self, stopped: Callable[[], bool]) -> bool:
-        """Hash on as far as the parts are whole. True for whoever gets to the end: the file is right and durable.
+        """Hash on as far as the parts are done. True for whoever gets to the end: the file is right and durable.
 
         Raises:
             IntegrityError: it is not.
@@ -149,7 +156,7 @@ class PartialFile:
             self._hashing = True
         while self._hashed < self._count:
             with self._lock:
-                if stopped() or not self.is_whole(self._hashed):
+                if stopped() or self._hashed not in self._done:
                     self._hashing = False
                     return False
             self._hash(self._hashed)
@@ -163,6 +170,7 @@ class PartialFile:
         self._on_bytes(-sum(self._at))
         self._journal.forget(self.entry.path)
         self._at = [0] * self._count
+        self._done.clear()
         self._hasher, self._hashed, self._hashing = hashlib.sha256(), 0, False
         if self._count == 1:
             os.ftruncate(self._descriptor, 0)
@@ -195,4 +203,5 @@ class PartialFile:
         else:
             self._journal.forget(self.entry.path)
             os.ftruncate(self._descriptor, self.entry.size)
+        self._done = {number for number in self.parts if self.is_whole(number)}
         self._on_bytes(sum(self._at))

@@ -119,6 +119,13 @@ def test_an_engine_that_changed_under_its_key_is_refused(
         pull(farm, engine, place)
 
 
+def test_an_empty_file_of_another_digest_is_refused(farm: Farm, double: FarmDouble, place: Path) -> None:
+    engine = double.list_engine("ab" * 32, [FileEntry(path="empty", digest="sha256:" + "0" * 64, size=0)])
+    with pytest.raises(IntegrityError, match="empty"):
+        pull(farm, engine, place)
+    assert not place.exists()
+
+
 class TestResume:
     def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
         """A pull that gave up after a part of the big file."""
