@@ -1,0 +1,68 @@
+"""The catalogue on SQLite in memory, with a clock that a schedule moves and commits whose answers get lost."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from enginefarm.errors import DatabaseUnavailable
+from models.database import Database
+from models.rows import Row
+
+_SECONDS = re.compile(r"([+-][0-9.]+) seconds")
+
+
+class Clock:
+    """The database's time: `models.clock.now` asks SQLite's `strftime`, which each connection has replaced by this."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def move(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+    def strftime(self, form: str, _now: str, moved: str) -> str:
+        found = _SECONDS.fullmatch(moved)
+        assert found is not None, f"only models.clock asks for the time, not in the form {moved!r}"
+        assert form == "%Y-%m-%d %H:%M:%f"
+        return (self.time + timedelta(seconds=float(found[1]))).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+class FaultyDatabase(Database):
+    """With `faults`, some transactions are refused before the commit, and some are done but not answered."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("sqlite://")
+        self.random = random.Random(0)
+        self.faults = 0.0
+
+        @event.listens_for(self.engine, "connect")
+        def _our_time(connection: Any, _record: Any) -> None:
+            connection.create_function("strftime", -1, clock.strftime)
+
+        Row.metadata.create_all(self.engine)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        chance = self.random.random()
+        with super().write() as session:
+            yield session
+            if chance < self.faults / 2:
+                raise DatabaseUnavailable("simulated: away before the commit")
+        if self.faults / 2 <= chance < self.faults:
+            raise DatabaseUnavailable("simulated: away after the commit")
+
+    def empty(self) -> None:
+        with super().write() as session:
+            for table in reversed(Row.metadata.sorted_tables):
+                session.execute(table.delete())

@@ -1,0 +1,222 @@
+"""A worker as steps: between any two of them it can be killed, stand still, or hear that its lease is lost.
+
+The steps are those of workers.task and workers.attempt, in their order, on the same functions of the catalogue;
+only the stage itself and the threads are left out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from enginefarm.digest import of_bytes
+from enginefarm.errors import DatabaseUnavailable, IntegrityError, NotFound
+from enginefarm.fingerprint import Fingerprint
+from enginefarm.manifest import FileEntry, Manifest
+from enginefarm.wire import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
+from models.fleet import register
+from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
+from models.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest
+from models.queues import with_larger_memory
+from models.repair import damaged_start
+from models.staff import quarantine_if_sick
+from models.states import Fenced
+from tests.models.requests import CPU, ENGINE, HOST
+from tests.simulation.clock import Clock, FaultyDatabase
+from tests.simulation.parts import Broker, MemoryStore
+from workers.failures import StageFailed, StartDamaged, Stopped, explain
+
+LEASE_SECONDS = 20.0
+MAX_TRIES = 3
+_QUARANTINE_AFTER = 3
+_CONFIG = b'{"shared": "by every engine"}'
+_CAPABILITIES = [Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])]
+_FAILURES = {
+    "broke": Failure(cause="broke", fault=Fault.WORKER, detail="simulated", retryable=True),
+    "refused": Failure(cause="refused", fault=Fault.CALLER, detail="simulated"),
+    "memory": Failure(cause=OUT_OF_MEMORY, fault=Fault.WORKER, detail="simulated"),
+}
+
+
+@dataclass
+class Parts:
+    """What workers, control planes and the schedule share."""
+
+    random: random.Random
+    clock: Clock
+    database: FaultyDatabase
+    broker: Broker
+    store: MemoryStore
+    scratch: Path
+    stages_fail: float = 0.0
+
+
+@dataclass
+class Worker:
+    parts: Parts
+    name: str
+    memory_gib: int
+    skew: float  # how fast its own clock runs
+    running: Iterator[str] | None = None
+    held: Claim | None = None
+    stopped: bool = False
+    leaving: bool = False
+    alive: bool = True
+    _renewed: float = field(default=0.0)
+
+    @property
+    def queues(self) -> list[str]:
+        return ["convert.q", *with_larger_memory("build.q", self.memory_gib)]
+
+    def report(self) -> None:
+        """That it is there."""
+        host = HOST.model_copy(update={"memory_gib": self.memory_gib})
+        with self.parts.database.write() as session:
+            register(session, self.name, self.name, Fingerprint(platform=CPU, host=host), _CAPABILITIES, self.queues)
+
+    def crash(self) -> None:
+        """Nothing of it goes on; its row does not know."""
+        self.running, self.held, self.alive = None, None, False
+
+    def start(self) -> None:
+        self.alive, self.leaving = True, False
+        self.report()
+
+    def hear(self, key: str) -> None:
+        self.running, self.stopped = self._work(key), False
+
+    def step(self) -> str:
+        """Go on to the next point at which it could be killed."""
+        assert self.running is not None
+        try:
+            return next(self.running)
+        except StopIteration:
+            self.running, self.held = None, None
+            return "idle"
+
+    def beat(self) -> str:
+        """The heartbeat's thread: it looks at the worker's own clock only to give up."""
+        assert self.held is not None
+        try:
+            with self.parts.database.write() as session:
+                renew(session, self.held, lease_seconds=LEASE_SECONDS, progress=0.5)
+            self._renewed = self._own_time()
+        except Fenced:
+            self.stopped = True
+            return "lost"
+        except DatabaseUnavailable:
+            self.stopped = self.stopped or self._own_time() - self._renewed > 0.6 * LEASE_SECONDS
+            return "unanswered"
+        return "renewed"
+
+    def _own_time(self) -> float:
+        return self.parts.clock.time.timestamp() * self.skew
+
+    def _work(self, key: str) -> Iterator[str]:
+        try:
+            with self.parts.database.write() as session:
+                held = claim(session, key, self.name, lease_seconds=LEASE_SECONDS)
+            if held is None:
+                self._leave_to_others(key)
+                return
+        except DatabaseUnavailable:
+            return  # the message is lost, and perhaps the claim is ours unknown to us: the sweep sees to both
+        self.held, self._renewed = held, self._own_time()
+        yield f"claimed {held.stage} {key[:6]} attempt {held.attempt}"
+        try:
+            yield from self._stage(held)
+        except Fenced:
+            yield from self._not_published(held)
+        except Stopped:
+            if self.leaving:
+                yield from self._until_answered(lambda: self._hand_back(held))
+        except Exception as error:
+            yield from self._failed(held, error)
+
+    def _leave_to_others(self, key: str) -> None:
+        with self.parts.database.read() as session:
+            announcement = left_to_others(session, key, self.name)
+        if announcement is not None:
+            self.parts.broker.announce([announcement])
+
+    def _stage(self, held: Claim) -> Iterator[str]:
+        self._fetch(held)
+        yield "fetched"
+        self._check()
+        if self.parts.random.random() < self.parts.stages_fail:
+            raise StageFailed(self.parts.random.choice(list(_FAILURES.values())))
+        yield "ran"
+        files = {"config.json": _CONFIG, "output": f"{held.key} made by attempt {held.attempt}".encode()}
+        manifest = Manifest.of(FileEntry(path=p, digest=of_bytes(d), size=len(d)) for p, d in files.items())
+        with self.parts.database.read() as session:
+            damaged = frozenset(damaged_among(session, manifest))
+        for entry in manifest.files:
+            self._check()
+            source = self.parts.scratch / entry.path
+            source.write_bytes(files[entry.path])
+            self.parts.store.put(source, entry.digest, entry.size, anew=entry.digest in damaged)
+            yield f"uploaded {entry.path}"
+        yield from self._until_answered(lambda: self._publish(held, manifest, damaged))
+
+    def _fetch(self, held: Claim) -> None:
+        if held.checkpoint is None:
+            return
+        with self.parts.database.read() as session:
+            manifest = read_manifest(session, held.checkpoint)
+        for entry in manifest.files:
+            try:
+                self.parts.store.verify(entry.digest, entry.size)
+            except (NotFound, IntegrityError) as error:
+                raise StartDamaged(entry.digest, error) from error
+
+    def _check(self) -> None:
+        if self.stopped or self.leaving:
+            raise Stopped
+
+    def _publish(self, held: Claim, manifest: Manifest, damaged: frozenset[str]) -> list[tuple[str, str]]:
+        with self.parts.database.write() as session:
+            if held.stage == Stage.CONVERT:
+                return publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=damaged)
+            publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=damaged)
+            return []
+
+    def _not_published(self, held: Claim) -> Iterator[str]:
+        with self.parts.database.read() as session:
+            yield "published, as it turned out" if was_published(session, held) else "fenced"
+
+    def _hand_back(self, held: Claim) -> list[tuple[str, str]]:
+        with self.parts.database.write() as session:
+            return [hand_back(session, held)]
+
+    def _failed(self, held: Claim, error: Exception) -> Iterator[str]:
+        failure = explain(error)
+        assert failure.cause != "internal", repr(error)
+        try:
+            yield from self._until_answered(lambda: self._record(held, error, failure))
+        except Fenced:
+            yield "its failure does not count"
+
+    def _record(self, held: Claim, error: Exception, failure: Failure) -> list[tuple[str, str]]:
+        announcements: list[tuple[str, str]] = []
+        with self.parts.database.write() as session:
+            if isinstance(error, StartDamaged):
+                announcements = damaged_start(session, held, error.digest, failure, max_tries=MAX_TRIES, steps={})
+            else:
+                fail_attempt(session, held, failure, max_tries=MAX_TRIES, steps={})
+            quarantine_if_sick(session, self.name, after=_QUARANTINE_AFTER)
+        return announcements
+
+    def _until_answered(self, write: Callable[[], list[tuple[str, str]]]) -> Iterator[str]:
+        """Write, again and again; then, unless it is killed between the two, announce."""
+        while True:
+            try:
+                announcements = write()
+                break
+            except DatabaseUnavailable:
+                if self.stopped:
+                    return
+                yield "wrote without an answer"
+        yield "committed"
+        self.parts.broker.announce(announcements)
