@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export STATE ?= var
 export PORT ?= 8000
+export SEEDS ?= 1000
 
-.PHONY: help demo up test check format bench bench-gpu clean
+.PHONY: help demo up test simulate check format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE
 
 test: $(VENV)/.dev ## the whole test suite
 	$(BIN)/python -m pytest
+
+simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=1000)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 	$(BIN)/ruff format --check .

@@ -31,7 +31,7 @@ class Clock:
     def move(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
 
-    def strftime(self, form: str, _now: str, moved: str) -> str:
+    def strftime(self, form: str, _now: str, moved: str = "+0 seconds") -> str:
         found = _SECONDS.fullmatch(moved)
         assert found is not None, f"only models.clock asks for the time, not in the form {moved!r}"
         assert form == "%Y-%m-%d %H:%M:%f"

@@ -50,6 +50,10 @@ class Simulation:
 
     def run(self, seed: int, *, steps: int = STEPS, tell: Callable[[str], None] = lambda _: None) -> Result:
         """Raises Broken."""
+        return self.schedule(seed, tell).run(steps)
+
+    def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> Schedule:
+        """At its beginning: an empty catalogue, and no worker started."""
         self._database.faults = 0
         self._database.empty()
         self._clock.reset()
@@ -57,7 +61,7 @@ class Simulation:
         parts = Parts(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
         for part in (parts.database, parts.broker, parts.store):
             part.random = chance
-        return Schedule(parts, tell).run(steps)
+        return Schedule(parts, tell)
 
 
 class Schedule:
