@@ -16,6 +16,7 @@ from enginefarm.errors import DatabaseUnavailable, IntegrityError, NotFound
 from enginefarm.fingerprint import Fingerprint
 from enginefarm.manifest import FileEntry, Manifest
 from enginefarm.wire import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
+from models.blobs import require_stored
 from models.fleet import register
 from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
 from models.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest
@@ -176,11 +177,14 @@ class Worker:
             raise Stopped
 
     def _publish(self, held: Claim, manifest: Manifest, damaged: frozenset[str]) -> list[tuple[str, str]]:
+        announcements: list[tuple[str, str]] = []
         with self.parts.database.write() as session:
             if held.stage == Stage.CONVERT:
-                return publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=damaged)
-            publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=damaged)
-            return []
+                announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=damaged)
+            else:
+                publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=damaged)
+            require_stored(self.parts.store, {entry.digest: entry.size for entry in manifest.files})
+        return announcements
 
     def _not_published(self, held: Claim) -> Iterator[str]:
         with self.parts.database.read() as session:
