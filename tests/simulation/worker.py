@@ -188,7 +188,8 @@ class Worker:
 
     def _not_published(self, held: Claim) -> Iterator[str]:
         with self.parts.database.read() as session:
-            yield "published, as it turned out" if was_published(session, held) else "fenced"
+            published = was_published(session, held)
+        yield "published, as it turned out" if published else "fenced"
 
     def _hand_back(self, held: Claim) -> list[tuple[str, str]]:
         with self.parts.database.write() as session:
