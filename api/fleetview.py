@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from models.database import Database
-from models.fleet import live_workers
+from models.fleet import workers_there
 from models.rows import WorkerRow
 
 _SECONDS = 1.0
@@ -21,8 +21,13 @@ class FleetView:
         self._seen: tuple[float, Sequence[WorkerRow]] | None = None
 
     def workers(self) -> Sequence[WorkerRow]:
+        """Those that take work."""
+        return [worker for worker in self.there() if worker.state == "live"]
+
+    def there(self) -> Sequence[WorkerRow]:
+        """Also those that take nothing new: what they are says which platforms the farm has."""
         with self._lock:
             if self._seen is None or self._clock() - self._seen[0] > _SECONDS:
                 with self._database.read() as session:
-                    self._seen = (self._clock(), live_workers(session))
+                    self._seen = (self._clock(), workers_there(session))
             return self._seen[1]

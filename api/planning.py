@@ -69,7 +69,7 @@ class Planner:
         """Plan as far as it goes; say what is in the way. Raises SourceUnavailable if the model's source is away."""
         try:
             toolchain = _toolchain(spec.toolchain.name)
-            version = complete_version(spec.toolchain, toolchain, self._fleet.workers())
+            version = complete_version(spec.toolchain, toolchain, self._fleet.there())
         except InvalidSpec as error:
             return Draft(spec, findings=error.problems)
         findings: list[Problem] = []
@@ -86,7 +86,7 @@ class Planner:
         return self._draft(completed, toolchain, version, _Inputs(resolved, data), platform)
 
     def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
-        fleet, binding = self._fleet.workers(), self._settings.driver_binding
+        fleet, binding = self._fleet.there(), self._settings.driver_binding
         return complete_platform(spec.platform, toolchain, version, fleet, binding)
 
     def _resolve(self, reference: str, problems: list[Problem]) -> ResolvedModel | None:

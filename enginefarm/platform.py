@@ -74,6 +74,8 @@ class PlatformSelector(BaseModel):
         the farm has never seen. A whole GPU (`mig` null) on Linux and x86_64 need not be said."""
         if self.cpu_isa:
             return ()
+        if "gpu" not in bound:
+            return ("cpu_isa",)
         needed = ("gpu", "sm", "gpu_memory_gib", "ecc", "cuda", "driver", "tensorrt")
         return tuple(name for name in needed if name in bound and getattr(self, name) is None)
 

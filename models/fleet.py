@@ -71,6 +71,12 @@ def mark_gone(session: Session, *, after_seconds: float) -> int:
     return int(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
 
 
+def workers_there(session: Session) -> list[WorkerRow]:
+    """Live ones, and those that take nothing new."""
+    rows = session.execute(select(WorkerRow).where(WorkerRow.state != "gone").order_by(WorkerRow.name))
+    return list(rows.scalars())
+
+
 def live_workers(session: Session) -> list[WorkerRow]:
     rows = session.execute(select(WorkerRow).where(WorkerRow.state == "live").order_by(WorkerRow.name))
     return list(rows.scalars())

@@ -55,3 +55,8 @@ def test_a_whole_machine_is_judged_as_check_does() -> None:
         node = Platform(**(built.model_dump() | changes))
         found, _ = unmet(H100, PlatformSelector(**node.model_dump()), "branch")
         assert found == differences(built, node, frozenset(H100), "branch")
+
+
+def test_a_toolchain_without_gpus_needs_the_instruction_set() -> None:
+    assert PlatformSelector().missing(frozenset({"os", "arch", "cpu_isa"})) == ("cpu_isa",)
+    assert PlatformSelector(cpu_isa="x86-64-v3").missing(frozenset({"os", "arch", "cpu_isa"})) == ()

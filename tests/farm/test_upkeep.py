@@ -20,7 +20,8 @@ def test_a_drained_worker_finishes_and_a_released_one_goes_on(farm: RunningFarm)
     running = farm.submit(farm.spec(model, seconds=4))
     farm.running(running["id"], "build")
     httpx.post(f"{farm.urls[0]}/v1/workers/w1:drain").raise_for_status()
-    waiting = farm.submit(farm.spec(model, salt="next"))
+    eventually(lambda: worker(farm, "w1")["state"] == "draining")
+    waiting = farm.submit(farm.spec(model, salt="next"))  # what the worker is still says for which platform
     assert farm.ended(running["id"])["state"] == "succeeded"
     assert worker(farm, "w1")["state"] == "draining"
     assert "no live worker serves" in farm.build(waiting["id"])["waiting_for"]
