@@ -27,7 +27,7 @@ def etag(build: Build) -> str:
 
 async def read_build(control: ControlPlane, build_id: str) -> Build:
     def read() -> Build:
-        with control.database.read() as session:
+        with control.database.snapshot() as session:
             return get_build(session, build_id)
 
     return await run_in_threadpool(read)

@@ -47,7 +47,7 @@ def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_work
         accepted = submit(session, request)
     control.announcer.announce(accepted.announcements)
     cached = accepted.disposition is Disposition.CACHED
-    with control.database.read() as session:
+    with control.database.snapshot() as session:
         state = BuildState.SUCCEEDED if cached else state_of(session, accepted.id)
         engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
         waiting_for = why_unserved(session, request, fleet) if state is BuildState.QUEUED else None

@@ -32,6 +32,9 @@ class Database:
         # saves the round trips of BEGIN and COMMIT. SQLite has no round trips, and a snapshot for the whole block.
         autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._reader = autocommit if postgresql else self.engine
+        self._snapshots = (
+            self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
+        )
         self._single_writer = autocommit if postgresql else self._writer
 
     @contextmanager
@@ -52,8 +55,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Changes nothing. On PostgreSQL each statement sees what was committed before it."""
+        """Changes nothing. On PostgreSQL each statement sees what was committed before it: see `snapshot`."""
         with _translated(), Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """As `read`, but all statements see one state of the catalogue: a build and its action, for example, which
+        another transaction may end between two statements."""
+        with _translated(), Session(self._snapshots, expire_on_commit=False) as session:
             yield session
 
     def ping(self) -> None:

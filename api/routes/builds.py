@@ -49,7 +49,7 @@ def builds(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> BuildPage:
     """Builds, newest first."""
-    with control.database.read() as session:
+    with control.database.snapshot() as session:
         return list_builds(
             session,
             limit=limit,
@@ -109,9 +109,9 @@ async def events(build_id: str, control: Control, _: Reader) -> StreamingRespons
 @router.delete("/{build_id}")
 def cancel_build(build_id: str, control: Control, _: Submitter) -> Build:
     """Cancel this build. The work goes on while another build waits for it; a build that has ended stays as it is."""
-    with control.database.read() as session:
+    with control.database.snapshot() as session:
         get_build(session, build_id)
     with control.database.write() as session:
         cancel(session, build_id)
-    with control.database.read() as session:
+    with control.database.snapshot() as session:
         return get_build(session, build_id)
