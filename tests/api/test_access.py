@@ -41,6 +41,8 @@ ROUTES = {
     "POST /v1/engines/{key}:damaged": READ,
     "POST /v1/engines/{key}:repair": ADMIN,
     "POST /v1/engines:recall": ADMIN,
+    "DELETE /v1/engines/{key}": ADMIN,
+    "POST /v1/gc": ADMIN,
     "GET /v1/workers": READ,
     "POST /v1/workers/{name}:drain": ADMIN,
     "POST /v1/workers/{name}:release": ADMIN,
