@@ -26,7 +26,10 @@ _REDIS = {
     # Redelivery by age would run a long task twice. Messages are acknowledged at receipt, so nothing is left to
     # redeliver; this only bounds the instant between taking a message and acknowledging it.
     "visibility_timeout": 3600,
-}
+    # Whoever asks or announces finds out at once that the broker is away: the default waits six seconds on every probe
+    # and submit. A worker's own reconnecting is not bound by these.
+    "max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1,
+}  # fmt: skip
 
 
 def celery_app(broker_url: str) -> Celery:

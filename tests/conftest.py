@@ -17,6 +17,23 @@ from tests.servers.server import Server, new_data_dir
 S = TypeVar("S", bound=Server)
 
 
+LONG = ("tests/toolchains/aoti/", "tests/farm/", "tests/simulation/")  # compilers and whole farms, minutes together
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in parallel, long ones go first and those that share a costly fixture stay on one process."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    path = item.location[0]
+    if path.startswith(LONG[0]):
+        return LONG[0]
+    return item.name if path == "tests/farm/test_road.py" else path
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or fills the cache of whoever runs it."""

@@ -82,7 +82,7 @@ class Served:
         await (self.answer(request) or self.app)(scope, receive, send)
 
 
-def until(true: Callable[[], object], *, seconds: float = 15.0) -> None:
+def until(true: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Look again until `true`, and fail after `seconds`."""
     give_up = time.monotonic() + seconds
     while not true():

@@ -82,7 +82,7 @@ class TestDestination:
         for thread in threads:
             thread.join()
 
-        assert [other.wait(timeout=30) for other in others] == [0, 0]
+        assert [other.wait(timeout=120) for other in others] == [0, 0]
         assert held(place) == {"rank0.engine": BIG}
         assert len(store.asked) == 1
         assert Activity.WAITING in {progress.activity for progress in told}

@@ -25,7 +25,7 @@ def test_nothing_but_text_in_a_pipe(double: FarmDouble, args: list[str]) -> None
     double.add_build("b1", state="failed", error=FAILURE, model="hf:org/" + "long-" * 18 + "name")
 
     program = spawn(double, *args)
-    out, err = program.communicate(timeout=30)
+    out, err = program.communicate(timeout=120)
 
     assert program.returncode == (8 if args[0] == "wait" else 0)
     assert ESCAPE not in out + err
@@ -42,7 +42,7 @@ def test_a_reader_that_has_seen_enough(double: FarmDouble) -> None:
     assert program.stdout.readline() == "line\n"
     program.stdout.close()
 
-    assert program.wait(timeout=30) != 0
+    assert program.wait(timeout=120) != 0
     assert program.stderr is not None
     assert "Traceback" not in program.stderr.read()
 
@@ -51,7 +51,7 @@ def test_ctrl_c_leaves_the_build(double: FarmDouble) -> None:
     program = spawn(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait")
     until(lambda: "/v1/builds/b1" in double.paths())
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate(timeout=30)
+    _, err = program.communicate(timeout=120)
 
     assert program.returncode == 130
     assert "Build b1 goes on" in err
@@ -96,5 +96,5 @@ def on_a_terminal(double: FarmDouble, *args: str, no_color: str) -> str:
         pass
     finally:
         os.close(ours)
-    assert program.wait(timeout=30) == 0
+    assert program.wait(timeout=120) == 0
     return b"".join(pieces).decode()
