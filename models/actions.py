@@ -1,7 +1,7 @@
 """Moves of an action's row: each is one conditional UPDATE, and zero rows is an error.
 
-Lock order, everywhere: a convert action before the build actions that depend on it, an action before its
-builds. Nothing here commits.
+Lock order, everywhere: blobs, convert actions, the build actions that depend on them, builds, workers; of one kind
+by key. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ def move(
 
 
 def lock(session: Session, key: str) -> ActionRow | None:
-    """The row as it is now, held until the transaction ends (SQLite holds the whole database already)."""
-    return session.execute(
-        select(ActionRow).where(ActionRow.key == key).with_for_update().execution_options(populate_existing=True)
-    ).scalar_one_or_none()
+    """The row as it is now, held until the transaction ends (SQLite holds the whole database already).
+
+    Not against those who only refer to it (NO KEY UPDATE): PostgreSQL looks at `depends_on` when a row is updated for
+    the second time in a transaction, and would then wait for this lock with the dependent row in its hands.
+    """
+    held = select(ActionRow).where(ActionRow.key == key).with_for_update(key_share=True)
+    return session.execute(held.execution_options(populate_existing=True)).scalar_one_or_none()
 
 
 def end_attempt(
@@ -106,9 +109,10 @@ def fail(session: Session, key: str, failure: Failure, *, attempt: int | None = 
     """End an action, its builds, and everything that waits for it, with the reason.
 
     Raises:
-        Fenced: the action is no longer in that attempt, or has ended.
+        Fenced: that attempt does not run any more; without one, the action has ended.
     """
-    move(session, key, ActionState.FAILED, attempt=attempt, failure=failure.model_dump(mode="json"))
+    among = IN_FLIGHT if attempt is None else [ActionState.RUNNING]
+    move(session, key, ActionState.FAILED, among=among, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
     for waiting in waiting_for(session, key):
         fail(session, waiting, failure)

@@ -133,8 +133,7 @@ def was_published(session: Session, held: Claim) -> bool:
 
 def hand_back(session: Session, held: Claim) -> Announcement:
     """The worker was told to stop: the action goes back, and this try does not count."""
-    session.execute(update(ActionRow).where(*_held(held)).values(tries=ActionRow.tries - 1))
-    announcement = requeue(session, held.key, attempt=held.attempt)
+    announcement = requeue(session, held.key, attempt=held.attempt, tries=ActionRow.tries - 1)
     end_attempt(session, held.key, held.attempt, Outcome.HANDED_BACK)
     return announcement
 
@@ -162,7 +161,7 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
     overdue = session.execute(
         select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id, ActionRow.queue)
         .where(ActionRow.state == ActionState.RUNNING, ActionRow.lease_expires_at < now())
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
     ).all()
     announcements = []
     for row in overdue:

@@ -38,8 +38,8 @@ def publish_checkpoint(
         Fenced: the lease was lost; nothing becomes visible.
         IntegrityError: a file that was in the store already was found damaged meanwhile.
     """
-    _end(session, held, steps)
     digest = record_manifest(session, manifest, rewritten)
+    _end(session, held, steps)
     values = {"key": held.key, "manifest": digest, "attempt": held.attempt, "facts": facts}
     upsert(session, CheckpointRow, values | _back())
     return release_dependents(session, held.key)
@@ -62,14 +62,14 @@ def publish_engine(
         Fenced: the lease was lost; nothing becomes visible.
         IntegrityError: as above.
     """
-    _end(session, held, steps)
     digest = record_manifest(session, manifest, rewritten)
+    _end(session, held, steps)
     upsert(session, EngineRow, {"key": held.key, "manifest": digest, "attempt": held.attempt} | engine | _back())
     end_builds(session, held.key, BuildRowState.SUCCEEDED)
 
 
 def _end(session: Session, held: Claim, steps: dict[str, float]) -> None:
-    """The fence comes first: whoever lost the lease must not write even a blob's row."""
+    """The fence: it undoes what was written before, the rows of blobs, whose locks come before that of the action."""
     move(session, held.key, ActionState.SUCCEEDED, attempt=held.attempt, progress=1.0, message=None)
     end_attempt(session, held.key, held.attempt, Outcome.SUCCEEDED, steps=steps)
 

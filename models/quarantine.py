@@ -43,7 +43,7 @@ def quarantine_checkpoint(session: Session, key: str, reason: str) -> list[Annou
 
 def _started_from(session: Session, key: str) -> list[ActionRow]:
     where = (ActionRow.depends_on == key, ActionRow.state.in_(_STARTED))
-    found = select(ActionRow).where(*where).order_by(ActionRow.key).with_for_update()
+    found = select(ActionRow).where(*where).order_by(ActionRow.key).with_for_update(key_share=True)
     return list(session.execute(found.execution_options(populate_existing=True)).scalars())
 
 

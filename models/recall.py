@@ -6,11 +6,12 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.recall import Recall, TakenOut
+from enginefarm.wire import Stage
 from models.actions import Announcement, end_attempt, requeue
 from models.published import SERVED, USABLE
 from models.quarantine import quarantine_checkpoint, quarantine_engine
 from models.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
-from models.staff import quarantine
+from models.staff import ids_of, quarantine
 from models.states import ActionState, Outcome
 
 
@@ -22,23 +23,35 @@ def recall(session: Session, wanted: Recall) -> tuple[TakenOut, list[Announcemen
     Raises:
         NotFound: there never was such a worker.
     """
-    workers = quarantine(session, wanted.worker, wanted.reason) if wanted.worker is not None else []
-    announcements = _stop_running(session, workers)
+    workers = ids_of(session, wanted.worker) if wanted.worker is not None else []
     checkpoints = _matching(session, CheckpointRow, wanted, USABLE)
+    _hold_converts(session, workers, checkpoints)
+    announcements = _stop_running(session, workers)
     built = _matching(session, EngineRow, wanted, SERVED)
     engines = sorted({*built, *_built_from(session, checkpoints)})
     for key in checkpoints:
         announcements += quarantine_checkpoint(session, key, wanted.reason)
     taken = [key for key in engines if quarantine_engine(session, key, wanted.reason)]
+    if wanted.worker is not None:
+        quarantine(session, wanted.worker, wanted.reason)
     return TakenOut(engines=taken, checkpoints=checkpoints, workers=workers), announcements
 
 
+def _hold_converts(session: Session, workers: list[str], checkpoints: list[str]) -> None:
+    """All that will be touched, before the first build is: see the lock order in models.actions."""
+    running = _running_on(workers) & (ActionRow.stage == Stage.CONVERT)
+    held = select(ActionRow.key).where(or_(ActionRow.key.in_(checkpoints), running))
+    session.execute(held.order_by(ActionRow.key).with_for_update(key_share=True))
+
+
+def _running_on(workers: list[str]) -> ColumnElement[bool]:
+    return ActionRow.worker_id.in_(workers) & (ActionRow.state == ActionState.RUNNING)
+
+
 def _stop_running(session: Session, workers: list[str]) -> list[Announcement]:
-    running = select(ActionRow.key, ActionRow.attempt).where(
-        ActionRow.worker_id.in_(workers), ActionRow.state == ActionState.RUNNING
-    )
+    running = select(ActionRow.key, ActionRow.attempt).where(_running_on(workers))
     announcements = []
-    for row in session.execute(running.order_by(ActionRow.key).with_for_update()).all():
+    for row in session.execute(running.order_by(ActionRow.key).with_for_update(key_share=True)).all():
         announcements.append(requeue(session, row.key, attempt=row.attempt))
         end_attempt(session, row.key, row.attempt, Outcome.CANCELLED)
     return announcements

@@ -16,7 +16,7 @@ from enginefarm.errors import IntegrityError, NotFound
 from enginefarm.manifest import FileEntry, Manifest
 from enginefarm.recall import TakenOut
 from enginefarm.wire import Failure
-from models.actions import Announcement, end_attempt
+from models.actions import Announcement, end_attempt, lock
 from models.clock import now
 from models.leases import Claim, fail_attempt
 from models.publication import read_manifest
@@ -62,7 +62,7 @@ def _whole(store: Store, entry: FileEntry) -> bool:
 
 def take_out(session: Session, digests: Collection[Digest]) -> tuple[TakenOut, list[Announcement]]:
     """Mark the blobs as damaged, and take out every engine and checkpoint that has one of them."""
-    session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(damaged_at=now()))
+    _mark(session, digests)
     manifests = select(ManifestFileRow.manifest).where(ManifestFileRow.blob.in_(digests))
     checkpoints = _keys(session, select(CheckpointRow.key).where(USABLE, CheckpointRow.manifest.in_(manifests)))
     engines = _keys(session, select(EngineRow.key).where(SERVED, EngineRow.manifest.in_(manifests)))
@@ -71,6 +71,12 @@ def take_out(session: Session, digests: Collection[Digest]) -> tuple[TakenOut, l
         announcements += quarantine_checkpoint(session, key, REASON)
     taken = [key for key in engines if quarantine_engine(session, key, REASON)]
     return TakenOut(engines=taken, checkpoints=checkpoints), announcements
+
+
+def _mark(session: Session, digests: Collection[Digest]) -> None:
+    held = select(BlobRow.digest).where(BlobRow.digest.in_(digests)).order_by(BlobRow.digest)
+    session.execute(held.with_for_update(key_share=True))
+    session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(damaged_at=now()))
 
 
 def _keys(session: Session, query: Select[str]) -> Sequence[str]:
@@ -85,12 +91,21 @@ def damaged_start(
     Raises:
         Fenced: the lease was lost before.
     """
+    _mark(session, [digest])
+    _hold_convert(session, held)
     if held.tries >= max_tries:
         fail_attempt(session, held, failure, max_tries=max_tries, steps=steps)
     else:
         _require(session, held)
         end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
     return take_out(session, [digest])[1]
+
+
+def _hold_convert(session: Session, held: Claim) -> None:
+    """Before the build is touched: see the lock order in models.actions."""
+    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == held.key)).scalar_one()
+    if depends_on is not None:
+        lock(session, depends_on)
 
 
 def _require(session: Session, held: Claim) -> None:

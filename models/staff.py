@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Case, ColumnElement, case, or_, select, update
@@ -34,6 +35,15 @@ def release(session: Session, name: str) -> list[str]:
     """
     cleared = {"draining_at": None, "quarantined_at": None, "quarantine_reason": None, "released_at": now()}
     return _decide(session, name, _named(name), state=_if_there("live"), **cleared)
+
+
+def ids_of(session: Session, name: str) -> list[str]:
+    """Every worker there ever was of this name (or id).
+
+    Raises:
+        NotFound
+    """
+    return _found(name, session.execute(select(WorkerRow.id).where(_named(name))).scalars())
 
 
 def quarantine(session: Session, name: str, reason: str) -> list[str]:
@@ -90,6 +100,10 @@ def _if_there(state: str) -> Case[str]:
 
 def _decide(session: Session, name: str, *where: ColumnElement[bool], **values: Any) -> list[str]:
     done = session.execute(update(WorkerRow).where(*where).values(**values).returning(WorkerRow.id))
-    if not (found := list(done.scalars())):
+    return _found(name, done.scalars())
+
+
+def _found(name: str, ids: Iterable[str]) -> list[str]:
+    if not (found := list(ids)):
         raise NotFound(f"there is no worker {name!r}; GET /v1/workers lists them")
     return found

@@ -51,6 +51,7 @@ def take_unannounced(session: Session, queue: str, count: int) -> Sequence[Annou
         .where(ActionRow.queue == queue, *_due(), *_quiet())
         .order_by(ActionRow.queued_at)
         .limit(count)
+        .with_for_update(skip_locked=True, key_share=True)  # whoever has one is doing something about it
     )
     taken = session.execute(
         update(ActionRow)
