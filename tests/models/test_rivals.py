@@ -34,8 +34,8 @@ from models.rows import ActionRow, Row
 from models.states import Fenced
 from models.submission import Request, cancel, submit
 from models.sweeping import release_stragglers, take_unannounced
-from tests.promises import broken
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.promises import broken
 from tests.servers.postgres import Databases
 
 
