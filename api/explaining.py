@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from api.control import ControlPlane
 from api.planning import Draft
+from api.staffing import too_small_for
 from enginefarm.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
 from enginefarm.spec import BuildSpec
 from models.listing import find_engine
@@ -32,7 +34,8 @@ def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
     if draft.request is None:
         return _explanation(draft, Verdict.MISS)
     with control.database.read() as session:
-        return _keyed(session, draft, draft.request)
+        remarks = too_small_for(session, draft.request, control.fleet.workers())
+        return _keyed(session, replace(draft, notes=(*draft.notes, *remarks)), draft.request)
 
 
 def _keyed(session: Session, draft: Draft, request: Request) -> Explanation:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from api.capacity import too_small
 from api.completion import shown
 from enginefarm.errors import InvalidSpec, Problem
 from enginefarm.wire import Stage
@@ -20,19 +21,32 @@ def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow])
     return next((nobody_serves(action.queue) for action in _unserved(session, request, fleet)), None)
 
 
+def too_small_for(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[Problem]:
+    """For each stage that is still to run, what every live worker that listens for it lacks. Mostly nothing."""
+    found = {action.key: problem for action in _stages(request) if (problem := too_small(action, fleet))}
+    remaining = _remaining(session, request, [action for action in _stages(request) if action.key in found])
+    return [found[action.key] for action in remaining]
+
+
 def require_worker(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> None:
     """Raises InvalidSpec, listing the candidates, if something is left to do that no live worker could take."""
-    if problems := [_no_worker(request, action, fleet) for action in _unserved(session, request, fleet)]:
+    problems = [_no_worker(request, action, fleet) for action in _unserved(session, request, fleet)]
+    if problems := [*problems, *too_small_for(session, request, fleet)]:
         raise InvalidSpec(problems)
 
 
 def _unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[NewAction]:
-    """The stages that are still to run and that no live worker listens for. Mostly none, and no query then."""
-    found = [
-        action
-        for action in (request.convert, request.build)
-        if not any(action.queue in worker.queues for worker in fleet)
-    ]
+    """The stages that are still to run and that no live worker listens for. Mostly none."""
+    idle = [action for action in _stages(request) if not any(action.queue in worker.queues for worker in fleet)]
+    return _remaining(session, request, idle)
+
+
+def _stages(request: Request) -> tuple[NewAction, NewAction]:
+    return request.convert, request.build
+
+
+def _remaining(session: Session, request: Request, found: Sequence[NewAction]) -> list[NewAction]:
+    """Those of `found` that are still to run. No query if there are none."""
     if not found or engine_exists(session, request.build.key):
         return []
     converted = checkpoint_of(session, request.convert.key) is not None

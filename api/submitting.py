@@ -5,7 +5,7 @@ from __future__ import annotations
 from api.control import ControlPlane
 from api.planning import Plan
 from api.staffing import require_worker as refuse_without_worker
-from api.staffing import why_unserved
+from api.staffing import too_small_for, why_unserved
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import BuildState, Disposition, EngineSummary, Submitted
 from models.access import Caller
@@ -51,6 +51,7 @@ def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_work
         state = BuildState.SUCCEEDED if cached else state_of(session, accepted.id)
         engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
         waiting_for = why_unserved(session, request, fleet) if state is BuildState.QUEUED else None
+        remarks = too_small_for(session, request, fleet) if state is BuildState.QUEUED else []
     return Submitted(
         id=accepted.id,
         key=request.build.key,
@@ -58,5 +59,5 @@ def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_work
         state=state,
         engine=engine,
         waiting_for=waiting_for,
-        notes=list(plan.notes),
+        notes=[*plan.notes, *remarks],
     )

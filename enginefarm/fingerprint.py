@@ -46,6 +46,7 @@ class Host(BaseModel):
     cores: int
     memory_gib: int
     gpus: int = 0
+    scratch_gib: int | None = Field(default=None, description="free for builds when the worker started")
     image: str | None = Field(default=None, description="the container image that it runs in, if it was told")
     versions: dict[str, str] = Field(
         default_factory=dict, description="packages of interest, from their metadata; `cuda` is the toolkit's"

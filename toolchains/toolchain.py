@@ -82,11 +82,24 @@ class WarmFile:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a stage takes of a machine, in bytes, as an estimate. 0: nothing worth looking at."""
+
+    host_memory: int
+    gpu_memory: int  # on each GPU that it uses
+    gpu_memory_in_all: int  # on the machine's GPUs together, where a stage spreads over them
+    scratch: int
+
+
+@dataclass(frozen=True)
 class Report:
     """What one line of output says about progress."""
 
     progress: float | None = None  # 0–1 of the stage
     message: str | None = None
+    rank: int | None = None  # whose progress it is, where the line says so
+    peak_memory: int | None = None  # bytes of the host that the stage held at most
+    peak_gpu_memory: int | None = None  # bytes of a GPU
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,10 @@ class Toolchain(Protocol):
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
         """Everything that makes the normalised spec impossible, at once."""
+        ...
+
+    def needs(self, job: Job) -> Needs:
+        """How large a machine the stage wants."""
         ...
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:

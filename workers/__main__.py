@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -49,7 +51,7 @@ def main() -> None:
 
 def _identity(settings: Settings) -> Identity:
     fingerprint = detect(prefer_gpu=settings.use_gpu)
-    host = fingerprint.host.model_copy(update={"image": settings.image})
+    host = fingerprint.host.model_copy(update={"image": settings.image, "scratch_gib": _free_gib(settings.scratch)})
     found = capabilities()
     if not found:
         raise ValueError(
@@ -62,6 +64,12 @@ def _identity(settings: Settings) -> Identity:
         capabilities=found,
         queues=queues(found, fingerprint, settings.driver_binding),
     )
+
+
+def _free_gib(scratch: Path) -> int:
+    """What a worker of another name left there may go; what others write, may come."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(scratch).free >> 30
 
 
 def _check_catalogue(database: Database) -> None:

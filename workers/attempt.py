@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from threading import Event
 from typing import Any
@@ -31,7 +31,7 @@ from models.publication import damaged_among, read_manifest
 from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Directories, Job, Toolchain
+from toolchains.toolchain import Directories, Job, Report, Toolchain
 from workers import child
 from workers.child import Limits
 from workers.failures import StageFailed, StartDamaged, Stopped, limit_passed
@@ -66,6 +66,22 @@ class Product:
 
 
 @dataclass
+class Peaks:
+    """The most memory that a stage says it held, in bytes: what the next estimate can be measured by."""
+
+    memory: int = 0
+    gpu_memory: int = 0
+
+    def see(self, report: Report) -> None:
+        self.memory = max(self.memory, report.peak_memory or 0)
+        self.gpu_memory = max(self.gpu_memory, report.peak_gpu_memory or 0)
+
+    def summary(self) -> dict[str, int]:
+        """Empty if the stage said nothing of it."""
+        return {name: size for name, size in asdict(self).items() if size}
+
+
+@dataclass
 class Attempt:
     tools: Tools
     held: Claim
@@ -75,6 +91,7 @@ class Attempt:
     stop: Event
     steps: dict[str, float] = field(default_factory=dict)  # seconds
     warmth: WarmStart | None = None
+    peaks: Peaks = field(default_factory=Peaks)
 
     def run(self) -> Product:
         """Run the stage's steps in order.
@@ -168,6 +185,7 @@ class Attempt:
                 on_output=lines.write,
             )
             self.joblog.say(f"ended with status {ended.status}")
+            self.peaks.see(Report(peak_memory=ended.peak_memory))
             if ended.stopped == child.STOPPED:
                 raise Stopped
             if ended.stopped is not None:
@@ -229,6 +247,7 @@ class _Lines:
         report = self._attempt.toolchain.read_line(self._attempt.job.stage, line)
         if report is not None:
             self._attempt.heartbeat.report(report)
+            self._attempt.peaks.see(report)
 
 
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
@@ -256,6 +275,7 @@ def engine_columns(attempt: Attempt, product: Product, started_at: str) -> dict[
             "attempt": attempt.held.attempt,
             "started_at": started_at,
             "seconds": dict(attempt.steps),
+            "peaks": attempt.peaks.summary(),
             "convert": attempt.held.document["convert"],
             "checkpoint": attempt.held.checkpoint,
             "facts": product.facts,

@@ -119,3 +119,21 @@ def test_on_the_command_line(shared_farm: RunningFarm) -> None:
     refused = CliRunner().invoke(main, ["submit", *arguments[1:], *elsewhere], env=environment)
     assert refused.exit_code == 2
     assert "no live worker can build" in refused.stderr
+
+
+def test_what_seems_too_large_is_said_and_refused_on_demand(shared_farm: RunningFarm) -> None:
+    """An estimate is no proof: without require_worker the build is tried, and this one is not as large as it says."""
+    farm = shared_farm
+    spec = farm.spec(farm.add_model("large")) | {"options": {"memory_gib": 1_000_000}}
+    explained = explain(farm, spec)
+    (note,) = [note for note in explained.notes if note.code == "too_small"]
+    assert (note.pointer, note.value, explained.findings) == ("/platform", 1_000_000, [])
+    assert "w1 has" in note.detail
+    with Farm(farm.urls[0]) as client:
+        with pytest.raises(InvalidSpec) as refused:
+            client.submit(spec, require_worker=True)
+        assert [problem.code for problem in refused.value.problems] == ["too_small"]
+        submitted = client.submit(spec)
+        assert [note.code for note in submitted.notes] == ["too_small"]
+    assert farm.ended(submitted.id)["state"] == "succeeded"
+    assert [note.code for note in explain(farm, spec).notes] == [], "nothing is left to do"

@@ -23,7 +23,18 @@ from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.aoti.failures import classify
 from toolchains.aoti.preflight import GPU_ONLY, preflight
-from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report, WarmFile
+from toolchains.toolchain import (
+    Command,
+    Directories,
+    Exit,
+    Installed,
+    InvalidOutput,
+    Job,
+    Needs,
+    Release,
+    Report,
+    WarmFile,
+)
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _PROGRESS = re.compile(r"^\[enginefarm\] progress (?P<fraction>[01](?:\.\d+)?) (?P<message>.+)$")
@@ -73,6 +84,12 @@ class Aoti:
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
         return preflight(spec, facts, platform)
+
+    def needs(self, job: Job) -> Needs:
+        """The weights once as they are read and once as they are written; the compiler's own part hardly grows."""
+        weights = job.facts.weight_bytes
+        on_gpu = 2 * weights if job.platform is not None and job.platform.device == "cuda" else 0
+        return Needs(host_memory=2 * weights, gpu_memory=on_gpu, gpu_memory_in_all=0, scratch=3 * weights)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         if job.stage is Stage.CONVERT:

@@ -13,13 +13,14 @@ from enginefarm.platform import Platform
 from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
-from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Release, Report, WarmFile
+from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Needs, Release, Report, WarmFile
 from toolchains.trtllm import (
     failure,
     feasibility,
     installation,
     limits,
     log_line,
+    needs,
     normalisation,
     options,
     output,
@@ -66,6 +67,9 @@ class TensorRTLLM:
             *limits.problems(case),
             *rules.problems(case),
         )
+
+    def needs(self, job: Job) -> Needs:
+        return needs.needs(job)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         return plan.commands(job, directories, self._discover())

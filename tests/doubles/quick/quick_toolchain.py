@@ -17,9 +17,26 @@ from enginefarm.platform import Platform
 from enginefarm.serving import Serving
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Fault, Stage
-from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Job, Release, Report, WarmFile
+from toolchains.toolchain import (
+    Command,
+    Directories,
+    Exit,
+    Installed,
+    InvalidOutput,
+    Job,
+    Needs,
+    Release,
+    Report,
+    WarmFile,
+)
 
-_OPTIONS = {"seconds": "number", "convert_seconds": "number", "behave": "string", "salt": "string"}
+_OPTIONS = {
+    "seconds": "number",
+    "convert_seconds": "number",
+    "behave": "string",
+    "salt": "string",
+    "memory_gib": "number",
+}
 
 
 class Quick:
@@ -46,6 +63,10 @@ class Quick:
             for name in spec.options
             if name not in _OPTIONS
         ]
+
+    def needs(self, job: Job) -> Needs:
+        gib = int(str(job.spec.options.get("memory_gib", 0))) if job.stage is Stage.BUILD else 0
+        return Needs(host_memory=gib << 30, gpu_memory=0, gpu_memory_in_all=0, scratch=0)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         seconds = job.spec.options.get("convert_seconds" if job.stage is Stage.CONVERT else "seconds", 0)

@@ -15,6 +15,8 @@ STAMP = "[10/12/2024-15:46:23]"
         (Stage.CONVERT, "Loading checkpoint shards:  50%|█████     | 2/4 [00:01<00:01,  1.5it/s]", 0.21,
          "loading weights, 50 %"),
         (Stage.CONVERT, "Weights loaded. Total time: 00:04:54", 0.8, "weights converted in 00:04:54"),
+        (Stage.CONVERT, "Quantization done. Total time used: 61.20 s.", 0.8, "quantised in 61.20 s"),
+        (Stage.CONVERT, "Quantized model exported to /some/where ", 0.9, "quantised weights written"),
         (Stage.CONVERT, "Total time of converting checkpoints: 02:16:55", 0.98, "converted in 02:16:55"),
         (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Build TensorRT engine Unnamed Network 0", 0.15, "compiling"),
         (Stage.BUILD, f"{STAMP} [TRT] [I] Engine generation completed in 15.4544 seconds.", 0.7,
@@ -32,6 +34,26 @@ def test_lines_that_say_something(stage: Stage, line: str, progress: float, mess
     report = TOOLCHAIN.read_line(stage, line + "\n")
     assert report is not None
     assert (report.progress, report.message) == (progress, message)
+
+
+@pytest.mark.parametrize(
+    ("line", "rank", "memory", "gpu_memory"),
+    [
+        (f"{STAMP} [TRT-LLM] [I] Serializing engine to /some/where/rank3.engine...", 3, None, None),
+        (f"{STAMP} [TRT-LLM] [I] Build phase peak memory: 1024.00 MB, children: 16.50 MB", None, 1040.5, None),
+        (f"{STAMP} [TRT-LLM] [I] Build phase peak memory: 1024.00 MB", None, 1024, None),
+        ((f"{STAMP} [TRT] [I] [MemUsageStats] Peak memory usage of TRT CPU/GPU memory allocators: CPU 22 MiB, "
+         "GPU 10244 MiB"), None, None, 10244),
+        ((f"{STAMP} [TRT] [I] [MemUsageStats] Peak memory usage during Engine building and serialization: "
+         "CPU: 24561 MiB"), None, 24561, None),
+        (f"{STAMP} [TRT-LLM] [I] Build TensorRT engine Unnamed Network 0", None, None, None),
+    ],
+)  # fmt: skip
+def test_ranks_and_peaks(line: str, rank: int | None, memory: float | None, gpu_memory: float | None) -> None:
+    report = TOOLCHAIN.read_line(Stage.BUILD, line)
+    assert report is not None
+    sizes = [None if size is None else size * 2**20 for size in (memory, gpu_memory)]
+    assert [report.rank, report.peak_memory, report.peak_gpu_memory] == [rank, *sizes]
 
 
 @pytest.mark.parametrize(
