@@ -172,7 +172,8 @@ def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, inputs:
     work: dict[str, Any] = {"job": job.model_dump(mode="json"), "model": resolved.model_dump(mode="json")}
     if data:
         work["calibration"] = data.model_dump(mode="json")
-    return NewAction(key_of(document), Stage.CONVERT, convert_queue(toolchain.name, version), document, work)
+    queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
+    return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
 
 
 def _build_action(

@@ -13,6 +13,7 @@ from enginefarm.wire import Stage
 from models.fleet import has_toolchain, platform_of
 from models.outlook import nobody_serves
 from models.published import checkpoint_of, engine_exists
+from models.queues import converts_on_gpu
 from models.rows import WorkerRow
 from models.submission import NewAction, Request
 
@@ -62,11 +63,11 @@ def _no_worker(request: Request, action: NewAction, fleet: Sequence[WorkerRow]) 
     }
     others = "; ".join(f"{name} {platform}" for name, platform in platforms.items())
     building = action.stage is Stage.BUILD
+    on_what = f" for {request.platform_label}" if building else " on a GPU" if converts_on_gpu(action.queue) else ""
     return Problem(
         pointer="/platform" if building else "/toolchain/version",
         code="no_worker",
-        detail=f"no live worker can {action.stage} with {what}"
-        + (f" for {request.platform_label}" if building else ""),
+        detail=f"no live worker can {action.stage} with {what}{on_what}",
         value=request.platform_label if building else request.version,
         expected=f"one of: {others}" if others else f"no live worker can {action.stage} with {what} anywhere",
         remedy="start such a worker, ask for one of these, or leave require_worker out to wait",

@@ -15,12 +15,19 @@ from enginefarm.wire import Stage
 _CLASSES = tuple(1 << power for power in range(2, 14))  # GiB: 4 GiB to 8 TiB
 _LARGER = re.compile(r"\.over\d+$")
 
+_ON_GPU = ".gpu"
+
 TASK = "enginefarm.run"  # the one task; its one argument is an action key
 
 
-def convert_queue(toolchain: str, version: str) -> str:
-    """A checkpoint depends on no platform: any worker with the toolchain may make it."""
-    return f"{Stage.CONVERT}.{toolchain}.{version}"
+def convert_queue(toolchain: str, version: str, *, on_gpu: bool) -> str:
+    """A checkpoint depends on no platform: any worker with the toolchain may make it, or any that has a GPU."""
+    return f"{Stage.CONVERT}.{toolchain}.{version}" + (_ON_GPU if on_gpu else "")
+
+
+def converts_on_gpu(queue: str) -> bool:
+    """Whether it is such a queue of workers that have a GPU."""
+    return queue.startswith(f"{Stage.CONVERT}.") and queue.endswith(_ON_GPU)
 
 
 def build_queue(toolchain: str, version: str, platform: Platform, bound: Mapping[str, Any]) -> str:

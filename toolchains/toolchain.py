@@ -90,6 +90,11 @@ class Needs:
     gpu_memory_in_all: int  # on the machine's GPUs together, where a stage spreads over them
     scratch: int
 
+    @property
+    def gpu(self) -> bool:
+        """Whether it takes a GPU at all."""
+        return bool(self.gpu_memory or self.gpu_memory_in_all)
+
 
 @dataclass(frozen=True)
 class Report:

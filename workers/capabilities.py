@@ -33,7 +33,8 @@ def queues(found: Sequence[Capability], fingerprint: Fingerprint, binding: Drive
     for capability in found:
         toolchain = all_toolchains()[capability.toolchain]
         if Stage.CONVERT in capability.stages:
-            names.append(convert_queue(capability.toolchain, capability.version))
+            kinds = (False, True) if platform.gpu else (False,)
+            names += [convert_queue(capability.toolchain, capability.version, on_gpu=on_gpu) for on_gpu in kinds]
         if Stage.BUILD in capability.stages:
             bound = platform.bound(toolchain.binds_to, binding)
             names.append(build_queue(capability.toolchain, capability.version, platform, bound))

@@ -19,7 +19,7 @@ from enginefarm.errors import PlatformMismatch
 from enginefarm.fingerprint import Host, detect
 from enginefarm.fit import require_fit
 from enginefarm.wire import Build, Stage
-from models.rows import WarmFileRow
+from models.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
@@ -151,6 +151,20 @@ def test_what_was_asked_what_counts_and_what_came_of_it_are_kept(farm: RunningFa
     assert engine.spec["limits"]["max_num_tokens"] == 4 * 96
     assert engine.effective["build_config"]["max_num_tokens"] == 4 * 96
     assert engine.differences == []
+
+
+def test_a_calibrated_conversion_is_for_workers_that_have_a_gpu(farm: RunningFarm, client: Farm) -> None:
+    data = farm.models / "news"
+    data.mkdir()
+    (data / "train.jsonl").write_text('{"text": "once"}')
+    calibrated = {"precision": {"dtype": "bfloat16", "quantization": "fp8"}, "calibration": f"file:{data}"}
+    ended = _ended(client, spec(farm) | calibrated)
+    assert ended.state == "succeeded", ended.error
+    with farm.database.read() as session:
+        build = session.get_one(ActionRow, ended.key)
+        queues = [session.get_one(ActionRow, key).queue for key in (build.depends_on, ended.key) if key]
+    assert queues[0] == f"convert.trtllm.{VERSION}.gpu"
+    assert queues[1].startswith(f"build.trtllm.{VERSION}.")
 
 
 @pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])

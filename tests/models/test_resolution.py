@@ -12,8 +12,10 @@ from enginefarm.resolution import Resolution, Wanted
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from models.database import Database
+from models.nearness import nearest
 from models.pins import set_pin
 from models.publication import publish_checkpoint, publish_engine
+from models.quarantine import quarantine_engine
 from models.resolution import resolve
 from models.submission import NewAction, Request, submit
 from tests.models.requests import CPU, add_worker, claimed, manifest
@@ -108,6 +110,33 @@ def test_only_engines_of_the_newest_weights_count_without_a_revision(database: D
     assert ask(database, model=f"{MODEL}@{FIRST}", limits=limits(8)).engine.key == old
     with pytest.raises(NotFound):
         ask(database, model=f"{MODEL}@{'3' * 40}", limits=limits(8))
+
+
+def test_what_was_taken_out_is_neither_resolved_to_nor_near(database: Database) -> None:
+    small, large = (publish(database, limits=limits(batch)) for batch in (8, 16))
+    assert near(database) == {small, large}
+    with database.write() as session:
+        assert quarantine_engine(session, small, "a sick host")
+    assert near(database) == {large}
+    assert ask(database, limits=limits(8)).engine.key == large
+    with database.write() as session:
+        assert quarantine_engine(session, large, "a sick host")
+    assert near(database) == set()
+    with pytest.raises(NotFound, match="no engine of"):
+        ask(database, limits=limits(8))
+
+
+def near(database: Database) -> set[str]:
+    """The engines that are nearest to one that is not there."""
+    asked = {"model": f"{MODEL}@{FIRST}", "toolchain": {"name": "aoti"}, "limits": limits(4)}
+    spec = BuildSpec.parse(asked).model_dump()
+    convert = NewAction(key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, {})
+    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, {})
+    wanted = Request(
+        convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None
+    )  # fmt: skip
+    with database.read() as session:
+        return {found.engine.key for found in nearest(session, wanted)}
 
 
 def test_an_open_platform_is_said_to_be_open(database: Database) -> None:

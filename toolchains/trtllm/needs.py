@@ -46,7 +46,7 @@ def _convert(job: Job) -> Needs:
     calibrates = made is not None and made.calibrates
     return Needs(
         host_memory=_LIBRARIES + loaded + shard,
-        gpu_memory=0,
+        gpu_memory=_CONTEXT if calibrates else 0,
         gpu_memory_in_all=round(_CALIBRATION * weights) if calibrates else 0,
         scratch=_COPIES_ON_DISK * weights,
     )

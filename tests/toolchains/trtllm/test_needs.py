@@ -42,7 +42,12 @@ def test_gpu_memory_of_a_calibration_is_near_what_is_documented() -> None:
     """70B to FP8: about 210 GB, on all GPUs together."""
     estimate = needs(Stage.CONVERT, facts(weight_bytes=140 * GB), **precision("fp8"))
     assert 190 * GB < estimate.gpu_memory_in_all < 230 * GB
-    assert needs(Stage.CONVERT, facts(weight_bytes=140 * GB)).gpu_memory_in_all == 0
+    assert estimate.gpu
+    assert not needs(Stage.CONVERT, facts(weight_bytes=140 * GB)).gpu
+
+
+def test_a_calibration_takes_a_gpu_however_small_the_model_is() -> None:
+    assert needs(Stage.CONVERT, facts(weight_bytes=0), **precision("fp8")).gpu
 
 
 def test_gpu_memory_of_a_build_is_near_what_was_measured() -> None:

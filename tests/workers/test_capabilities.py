@@ -1,0 +1,24 @@
+"""The queues that a worker listens on follow from what it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from enginefarm.fingerprint import Fingerprint, Host
+from enginefarm.platform import Platform
+from enginefarm.wire import Capability, Stage
+from models.queues import convert_queue, converts_on_gpu
+from workers.capabilities import queues
+
+CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")
+H100 = Platform(arch="x86_64", gpu="NVIDIA H100 80GB HBM3", sm="90", gpu_memory_gib=80)
+
+
+@pytest.mark.parametrize(("platform", "calibrates"), [(CPU, False), (H100, True)])
+def test_only_a_worker_with_a_gpu_takes_conversions_that_need_one(platform: Platform, calibrates: bool) -> None:
+    fingerprint = Fingerprint(platform=platform, host=Host(name="box", cpu="some", cores=2, memory_gib=2))
+    found = queues([Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT])], fingerprint, "branch")
+    plain, on_gpu = (convert_queue("aoti", "2.13.0", on_gpu=needed) for needed in (False, True))
+    assert plain in found
+    assert (on_gpu in found) is calibrates
+    assert [converts_on_gpu(queue) for queue in (plain, on_gpu)] == [False, True]
