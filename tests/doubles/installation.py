@@ -42,7 +42,11 @@ def order(directory: Path, version: str, **programs: dict[str, Any]) -> None:
 def _scripts(directory: Path, version: str) -> list[Path]:
     series = release(version)
     programs = [*series["convert"].values(), series["quantize"]]
-    return [directory / "bin" / "trtllm-build", *(directory / "examples" / program["script"] for program in programs)]
+    commands = ["trtllm-build", *(["trtllm-refit"] if series["refit"] else [])]
+    return [
+        *(directory / "bin" / name for name in commands),
+        *(directory / "examples" / program["script"] for program in programs),
+    ]
 
 
 def _write_python(path: Path) -> None:

@@ -30,6 +30,11 @@ def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
     return parser(release(version)["convert"][family]["table"])
 
 
+def refit_parser(version: str) -> argparse.ArgumentParser:
+    """Raises KeyError or TypeError in a release of which no table is known: it has no double."""
+    return parser(release(version)["refit"])
+
+
 def quantize_parser(version: str) -> argparse.ArgumentParser:
     return parser(release(version)["quantize"]["table"])
 

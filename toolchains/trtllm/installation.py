@@ -26,6 +26,7 @@ class Installation:
     examples: Path
     python: str = "python3"
     build_program: str = "trtllm-build"
+    refit_program: str = "trtllm-refit"
     version: str | None = None  # None: no TensorRT-LLM here, as on the control plane
     gpus: int = 1  # that its programs see; ranks are built side by side, one a GPU
 

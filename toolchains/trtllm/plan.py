@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from enginefarm.spec import BuildSpec
@@ -23,10 +24,19 @@ TIMING_CACHE = "model.cache"
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
     release = releases.find(job.version)
-    argv = _convert(job, directories, release, installation)
-    if job.stage is Stage.BUILD:
-        argv = _build(job.spec, directories, release, installation)
-    return Command(argv, _environment(directories)), _carry_tokenizer(directories)
+    if job.stage is Stage.CONVERT:
+        programs = [_convert(job, directories, release, installation)]
+    elif job.spec.options.get("strip_plan"):
+        there = replace(directories, output=stripped(directories))
+        programs = [_build(job.spec, there, release, installation), _refit(directories, release, installation)]
+    else:
+        programs = [_build(job.spec, directories, release, installation)]
+    return (*(Command(argv, _environment(directories)) for argv in programs), _carry_tokenizer(directories))
+
+
+def stripped(directories: Directories) -> Path:
+    """Where plans are before their weights are put in."""
+    return directories.scratch / "stripped"
 
 
 def _convert(job: Job, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
@@ -51,6 +61,21 @@ def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here:
         *_limits(spec, release.build_table),
         *_timing_cache(release.build_table, directories),
         *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
+    )
+
+
+def _refit(directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
+    """The weights of the same checkpoint that the plans were built from: trtllm-build strips on that assumption."""
+    table = release.refit_table
+    assert table, "preflight lets nothing else through"
+    said = {
+        "checkpoint_dir": directories.source,
+        "engine_dir": stripped(directories),
+        "output_dir": directories.output,
+    }
+    return (
+        here.refit_program,
+        *(part for name, path in said.items() for part in (table.by_name[name].flag, str(path))),
     )
 
 

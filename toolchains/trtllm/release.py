@@ -59,6 +59,10 @@ class Descriptor(ReleaseFacts, Programs):
         return table(self.build)
 
     @property
+    def refit_table(self) -> Table | None:
+        return table(self.refit) if self.refit else None
+
+    @property
     def build_options(self) -> Mapping[str, Option]:
         """What a caller may set of trtllm-build."""
         return open_to_callers(self.build)

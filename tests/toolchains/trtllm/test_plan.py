@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
-from tests.doubles.option_parser import build_parser, convert_parser
+from tests.doubles.option_parser import build_parser, convert_parser, refit_parser
 from tests.toolchains.trtllm.cases import FACTS, H100, LLAMA, VERSION, each_program, facts, spec, specs
 from toolchains.toolchain import Directories, Job
 from toolchains.trtllm import TOOLCHAIN, family
+from toolchains.trtllm import release as releases
 from toolchains.trtllm.compiler import TensorRTLLM
 from toolchains.trtllm.installation import Installation
 
@@ -130,6 +131,23 @@ def test_ranks_are_built_side_by_side_where_there_are_gpus(gpus: int, workers: s
     job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=wanted, facts=FACTS, platform=H100)
     build = there.plan(job, DIRECTORIES)[0].argv
     assert (build[build.index("--workers") + 1] if "--workers" in build else None) == workers
+
+
+@pytest.mark.parametrize("version", [version for version in VERSIONS if releases.find(version).refit])
+def test_weights_are_put_back_into_a_stripped_plan(version: str) -> None:
+    strip, refit, carry = commands(Stage.BUILD, spec(version, options={"strip_plan": True}), version)
+    assert strip[:5] == ("trtllm-build", "--checkpoint_dir", "/source", "--output_dir", "/scratch/stripped")
+    assert "--strip_plan" in strip
+    assert one_line(refit) == (
+        "trtllm-refit --checkpoint_dir /source --engine_dir /scratch/stripped --output_dir /output"
+    )
+    assert refit_parser(version).parse_args(refit[1:])
+    assert carry[3:] == ("/source", "/output")
+
+
+def test_the_releases_that_refit() -> None:
+    series = {version.rpartition(".")[0] for version in VERSIONS if releases.find(version).refit}
+    assert series == {"0.10", "0.11", "0.12", "0.13", "0.14", "0.15", "0.16"}
 
 
 def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:

@@ -156,6 +156,22 @@ def test_nothing_is_calibrated_on_nothing(tmp_path: Path) -> None:
     assert TOOLCHAIN.classify(Stage.CONVERT, ended).cause == "calibration_unreachable"
 
 
+@pytest.mark.parametrize("version", ["0.10.0", "0.16.0"])
+def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str, tmp_path: Path) -> None:
+    road = Road(tmp_path, version, options={"strip_plan": True}, parallelism={"tp": 2})
+    facts = road.both()
+    assert facts["differences"] == []
+    assert facts["effective"]["build_config"]["use_strip_plan"] is True
+    for rank in range(2):
+        weights = (tmp_path / "convert" / f"rank{rank}.safetensors").read_bytes()
+        assert (tmp_path / "build" / f"rank{rank}.engine").read_bytes().endswith(weights)
+        assert weights not in (tmp_path / "build-scratch" / "stripped" / f"rank{rank}.engine").read_bytes()
+    order(installation, version, refit={"mode": "no_weights"})
+    assert road.run(Stage.BUILD).status == 0
+    with pytest.raises(InvalidOutput, match=r"rank0\.engine is no larger than its plan without weights"):
+        road.check(Stage.BUILD)
+
+
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize(
     ("parallelism", "shards", "engines"),

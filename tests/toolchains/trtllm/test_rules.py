@@ -202,6 +202,19 @@ CASES = [
         spared={"options": {"fast_build": True}},
     ),
     Rule(
+        "refit_unknown", "/options/strip_plan", {"options": {"strip_plan": True}}, not_in="0.16.0",
+        expected="false, or a release from 0.10 to 0.16", spared={"options": {}},
+    ),
+    Rule(
+        "refit_side_files", "/options/strip_plan", {"options": {"strip_plan": True, "fast_build": True}},
+        version="0.16.0", expected="false", spared={"options": {"strip_plan": True}},
+    ),
+    Rule(
+        "refit_side_files", "/options/strip_plan",
+        quantised("auto_quantize", options={"autoq_format": "fp8", "auto_quantize_bits": 8, "strip_plan": True}),
+        version="0.16.0", spared={"options": {"autoq_format": "fp8", "auto_quantize_bits": 8}},
+    ),
+    Rule(
         "swiglu", "/options/gemm_swiglu_plugin",
         {"options": {"gemm_swiglu_plugin": "fp8", "use_fused_mlp": "disable"}},
         spared={"options": {"gemm_swiglu_plugin": "fp8"}},

@@ -30,6 +30,18 @@ def weights(case: Case) -> Iterator[Problem]:
         yield refused_option(case, "manage_weights", "fast_build", detail, expected)
 
 
+def stripping(case: Case) -> Iterator[Problem]:
+    if not case.option("strip_plan"):
+        return
+    if case.release.refit is None:
+        detail = "a plan without weights is no engine, and no options of this release's trtllm-refit are known"
+        yield refused_option(case, "refit_unknown", "strip_plan", detail, "false, or a release from 0.10 to 0.16")
+    beside = "fast_build" if case.option("fast_build") else case.spec.precision.quantization
+    if beside in ("fast_build", "auto_quantize"):
+        detail = f"trtllm-refit carries config.json along and nothing else, and {beside} leaves files beside the engine"
+        yield refused_option(case, "refit_side_files", "strip_plan", detail, "false")
+
+
 def drafts(case: Case) -> Iterator[Problem]:
     drafted = case.number("max_draft_len")
     if drafted and case.option("gather_context_logits"):
@@ -56,4 +68,4 @@ def plugins(case: Case) -> Iterator[Problem]:
         yield refused_option(case, "pp_reduce_scatter", "pp_reduce_scatter", "it is for Mixtral only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (profiles, weights, drafts, plugins)
+CHECKS: tuple[Check, ...] = (profiles, weights, stripping, drafts, plugins)
