@@ -73,7 +73,9 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 
 
 def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
-    known = releases.find(version).options(architecture)
+    release = releases.find(version)
+    alone = set() if release.refit else {"strip_plan"}  # refused whatever else is said
+    known = {name: option for name, option in release.options(architecture).items() if name not in alone}
     return st.fixed_dictionaries({}, optional={name: _value(option) for name, option in known.items()})
 
 
