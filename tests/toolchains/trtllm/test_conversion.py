@@ -145,13 +145,6 @@ def test_what_no_table_proves_is_refused(
         assert problem.value in (quantization, kv_cache)
 
 
-def test_calibration_is_wanted_where_it_is_needed_and_nowhere_else() -> None:
-    (problem,) = refused(wanted("0.16.0", "fp8"), facts())
-    assert (problem.pointer, problem.code) == ("/calibration", "calibration_missing")
-    (problem,) = refused(wanted("0.16.0", "int8_wo", calibration=DATA), facts())
-    assert (problem.pointer, problem.code) == ("/calibration", "calibration_unused")
-
-
 @pytest.mark.parametrize(
     ("version", "architecture", "config", "quantization", "codes"),
     [
@@ -173,15 +166,6 @@ def test_models_that_are_quantised_already(
 ) -> None:
     model = facts(architecture=architecture, quantization_config=config)
     assert [problem.code for problem in refused(wanted(version, quantization), model)] == codes
-
-
-def test_draft_heads_are_refused_and_a_draft_model_is_not() -> None:
-    def asked(mode: str) -> list[str]:
-        options = {"speculative_decoding_mode": mode, "max_draft_len": 5}
-        return [problem.code for problem in refused(wanted("0.16.0", None, options=options), facts())]
-
-    assert asked("draft_tokens_external") == []
-    assert asked("medusa") == ["draft_heads"]
 
 
 EVERY = [

@@ -199,26 +199,3 @@ def test_options_of_another_architecture_use_its_own_script() -> None:
         facts=facts(architecture="MixtralForCausalLM", num_experts=8), platform=None,
     )  # fmt: skip
     assert HERE.plan(job, DIRECTORIES)[0].argv[1].endswith("/llama/convert_checkpoint.py")
-
-
-@pytest.mark.parametrize(
-    ("version", "architecture", "role", "code"),
-    [
-        ("0.16.0", "GemmaForCausalLM", "pp", "no_pp"),
-        ("0.10.0", "PhiForCausalLM", "tp", "no_tp"),
-        ("0.10.0", LLAMA, "cp", "no_cp"),
-    ],
-)
-def test_a_kind_of_parallelism_without_an_option_is_refused(
-    version: str, architecture: str, role: str, code: str
-) -> None:
-    model = facts(architecture=architecture)
-    normal, _ = HERE.normalise(spec(version, parallelism={role: 2}), model, H100)
-    (problem,) = HERE.preflight(normal, model, H100)
-    assert (problem.code, problem.pointer) == (code, f"/parallelism/{role}")
-
-
-def test_a_limit_without_an_option_is_refused() -> None:
-    normal, _ = HERE.normalise(spec("0.8.0", limits={"max_batch_size": 4, "opt_num_tokens": 2}), FACTS, H100)
-    (problem,) = HERE.preflight(normal, FACTS, H100)
-    assert (problem.code, problem.pointer) == ("limit_unknown", "/limits/opt_num_tokens")

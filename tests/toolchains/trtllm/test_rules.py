@@ -21,6 +21,10 @@ GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 A100, L40S, B200 = platform(sm="80"), platform(sm="89"), platform(sm="100")
 DATA = "file:/data/cnn_dailymail"
 
+OF_ONE_OPTION = {
+    *("unknown_option", "option_value", "option_twice", "former_option", "newer_option", "reserved_option"),
+}  # what is wrong with an option by itself, in any release
+
 Parts = dict[str, Any]
 
 
@@ -83,6 +87,16 @@ CASES = [
         expected="one of the two",
         spared=quantised("auto_quantize", options={"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 8}),
     ),
+    Rule(
+        "option_missing", "/options/auto_quantize_bits",
+        quantised("auto_quantize", options={"autoq_format": "fp8,int4_awq"}),
+        spared={"options": {"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 8}},
+    ),
+    Rule("calibration_missing", "/calibration", quantised("fp8", calibrated=False), spared=quantised("fp8")),
+    Rule(
+        "calibration_unused", "/calibration", quantised("int8_wo"), expected="null",
+        spared=quantised("int8_wo", calibrated=False),
+    ),
     Rule("needs_gpu", "/platform", machine=CPU, spared_machine=H100),
     Rule(
         "volta", "/platform/sm", {"precision": {"dtype": "float16"}}, machine=platform(sm="70"), version="0.16.0",
@@ -143,6 +157,22 @@ CASES = [
         spared={"parallelism": {"pp": 4}},
     ),
     Rule(
+        "no_tp", "/parallelism/tp", {"parallelism": {"tp": 2}}, facts(architecture="PhiForCausalLM"),
+        version="0.10.0", expected="1", not_in="0.16.0", spared_model=FACTS,
+    ),
+    Rule(
+        "no_pp", "/parallelism/pp", {"parallelism": {"pp": 2}}, facts(architecture="GemmaForCausalLM"),
+        expected="1", spared_model=FACTS,
+    ),
+    Rule(
+        "no_cp", "/parallelism/cp", {"parallelism": {"cp": 2}}, version="0.10.0", expected="1", not_in="0.16.0",
+        spared={"parallelism": {"tp": 2}},
+    ),
+    Rule(
+        "limit_unknown", "/limits/opt_num_tokens", {"limits": {"max_batch_size": 4, "opt_num_tokens": 2}},
+        version="0.8.0", expected="null", not_in="0.9.0", spared={"limits": {"max_batch_size": 4}},
+    ),
+    Rule(
         "phi_pp", "/parallelism/pp", {"parallelism": {"pp": 2}}, facts(architecture="Phi3ForCausalLM"),
         expected="pp may be 1", not_in="0.16.0", spared_model=FACTS,
     ),
@@ -191,6 +221,11 @@ CASES = [
         {"options": {"gather_context_logits": True, "max_draft_len": 4,
                      "speculative_decoding_mode": "draft_tokens_external"}},
         spared={"options": {"gather_context_logits": True}},
+    ),
+    Rule(
+        "draft_heads", "/options/speculative_decoding_mode",
+        {"options": {"speculative_decoding_mode": "medusa", "max_draft_len": 5}},
+        spared={"options": {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 5}},
     ),
     Rule(
         "weight_streaming", "/options/gemm_plugin", {"options": {"weight_streaming": True, "gemm_plugin": "auto"}},
@@ -251,7 +286,9 @@ def asked(parts: Parts, version: str = "1.2.1") -> BuildSpec:
 
 def refused(parts: Parts, model: ModelFacts, machine: Platform, version: str) -> list[Problem]:
     normal, _ = TOOLCHAIN.normalise(asked(parts, version), model, machine)
-    return list(TOOLCHAIN.preflight(normal, model, machine))
+    found = list(TOOLCHAIN.preflight(normal, model, machine))
+    assert codes(found) <= rules().keys() | OF_ONE_OPTION, "every finding is documented"
+    return found
 
 
 def codes(problems: list[Problem]) -> set[str]:
@@ -265,7 +302,7 @@ def test_rule_fires(case: Rule) -> None:
     assert {other.code for other in found} == {case.name, *case.also}
     assert (problem.code, problem.pointer) == (case.name, case.pointer)
     assert case.expected is None or problem.expected == case.expected
-    assert problem.value is not None or case.name == "remote_code"
+    assert problem.value is not None or case.name in ("remote_code", "option_missing", "calibration_missing")
     assert problem.expected
 
 
