@@ -91,6 +91,10 @@ _SIGNS: Mapping[Stage, tuple[_Sign, ...]] = {
         ),
         _sign(r"Serializing engine to .*rank(?P<rank>\d+)\.engine", 0.85, 0.85, "writing the engine of rank {rank}"),
         _sign(r"Engine serialized\. Total time: (?P<time>[\d:]+)", 0.95, 0.95, "engine written in {time}"),
+        _sign(r"Execute GPU refit graph time: (?P<time>[\d:]+)", 0.985, 0.985, "weights put into the plan in {time}"),
+        _sign(
+            r"Writing refitted engine to .*rank(?P<rank>\d+)\.engine", 0.99, 0.99, "writing the engine of rank {rank}"
+        ),
     ),
 }
 

@@ -28,6 +28,9 @@ STAMP = "[10/12/2024-15:46:23]"
         (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Serializing engine to /some/where/rank3.engine...", 0.85,
          "writing the engine of rank 3"),
         (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Total time of building all engines: 00:00:47", 0.98, "built in 00:00:47"),
+        (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Execute GPU refit graph time: 00:00:07", 0.985,
+         "weights put into the plan in 00:00:07"),
+        (Stage.BUILD, "Writing refitted engine to `/some/where/rank3.engine`", 0.99, "writing the engine of rank 3"),
     ],
 )  # fmt: skip
 def test_lines_that_say_something(stage: Stage, line: str, progress: float, message: str) -> None:

@@ -166,6 +166,9 @@ def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str,
         weights = (tmp_path / "convert" / f"rank{rank}.safetensors").read_bytes()
         assert (tmp_path / "build" / f"rank{rank}.engine").read_bytes().endswith(weights)
         assert weights not in (tmp_path / "build-scratch" / "stripped" / f"rank{rank}.engine").read_bytes()
+    order(installation, version, refit={"mode": "refit_failed"})
+    ended = road.run(Stage.BUILD)
+    assert (ended.status, TOOLCHAIN.classify(Stage.BUILD, ended).cause) == (1, "refit_failed")
     order(installation, version, refit={"mode": "no_weights"})
     assert road.run(Stage.BUILD).status == 0
     with pytest.raises(InvalidOutput, match=r"rank0\.engine is no larger than its plan without weights"):
