@@ -96,7 +96,8 @@ class ByteClient:
         if response.status < httpx.codes.BAD_REQUEST or response.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return
         body = response.read(1 << 20)
-        request = httpx.Request("GET", response.url or target)
+        # urllib3 says where it was led to, or, if it was led nowhere, the path alone.
+        request = httpx.Request("GET", urljoin(target, response.url or ""))
         raise error_of(httpx.Response(response.status, content=body, request=request))
 
     def _explained(self, target: str, error: HTTPError) -> str:

@@ -175,12 +175,23 @@ class _Connection:
                 trouble.wrong_bytes(error)
             except CallerError as error:
                 trouble.refused(error)
-                self._links.renew(file.entry.path, url)
+                self._renew(file.entry.path, url, trouble)
             except FarmError as error:
                 trouble.got_to(file.position(number))
-                if self._stop.wait(trouble.unreachable(error)):
-                    raise Stopped from error
+                self._pause(error, trouble)
         file.part_done(number)
+
+    def _renew(self, path: str, refused: str, trouble: _Trouble) -> None:
+        """Links often expire while the farm is away: that it was away is why the pull took so long."""
+        while True:
+            try:
+                return self._links.renew(path, refused)
+            except FarmError as error:
+                self._pause(error, trouble)
+
+    def _pause(self, error: FarmError, trouble: _Trouble) -> None:
+        if self._stop.wait(trouble.unreachable(error)):
+            raise Stopped from error
 
     def _receive(self, url: str, file: PartialFile, number: int) -> None:
         """Append what is missing of a part. Ends without an error only if the answer was as long as promised."""

@@ -185,6 +185,15 @@ def _clear(folder: Path, wanted: set[Path]) -> None:
             path.unlink()
 
 
+def _make_own(path: Path) -> None:
+    """What an earlier pull shared with the cache is read-only, and no byte of it may be written while others have it."""
+    if path.exists():
+        if path.stat().st_nlink > 1:
+            path.unlink()
+        else:
+            path.chmod(0o644)  # the cache let go of it since
+
+
 def _allocated(path: Path) -> int:
     """Bytes that the file takes on the disk: one with gaps is longer than that."""
     return path.lstat().st_blocks * 512 if path.exists() else 0
@@ -236,8 +245,7 @@ class _Fetching:
             partials = []
             for entry in files:
                 target = self._staging / entry.path
-                if target.exists() and target.stat().st_nlink > 1:
-                    target.unlink()  # shared with the cache once: no byte of it may be written
+                _make_own(target)
                 partials.append(PartialFile(target, entry, journal, transfer.part_size, self._meter.add))
                 stack.callback(partials[-1].close)
             limit = RateLimit(transfer.limit_rate) if transfer.limit_rate else None

@@ -53,6 +53,7 @@ class FarmDouble(Served):
         self.state = FarmState()
         self.store = store
         self.key: str | None = None
+        self.refusals = 0  # requests that are answered 503 before the farm is back
         get = self.app.get
         self.app.post("/v1/builds")(self._submit)
         get("/v1/builds")(self._builds)
@@ -69,7 +70,7 @@ class FarmDouble(Served):
 
     def reset(self) -> None:
         super().reset()
-        self.state, self.key = FarmState(), None
+        self.state, self.key, self.refusals = FarmState(), None, 0
 
     def publish(
         self, files: Mapping[str, bytes], *, platform: Platform = HERE.platform, direct: bool = False
@@ -84,12 +85,7 @@ class FarmDouble(Served):
     ) -> Engine:
         manifest = Manifest.of(entries)
         contents = [PhysicalFile(**e.model_dump(), url=self._url(key, e, direct)) for e in manifest.files]
-        fields = frozenset(platform.model_dump())
-        engine = Engine(
-            key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,
-            size=manifest.size, files=len(manifest.files), created_at=NOW, spec={}, document={},
-            bound_to=platform.bound(fields, "branch"), driver_binding="branch", contents=contents,
-        )  # fmt: skip
+        engine = an_engine(key, manifest, contents, platform)
         self.state.engines[key] = engine
         return engine
 
@@ -110,6 +106,9 @@ class FarmDouble(Served):
     def answer(self, request: Request) -> Response | None:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             return problem(Unauthenticated("an API key is needed"))
+        if self.refusals:
+            self.refusals -= 1
+            return Response(status_code=503)
         return self.state.refuse
 
     def _submit(self, spec: dict[str, Any]) -> JSONResponse:
@@ -184,6 +183,17 @@ class FarmDouble(Served):
             unknown = Problem(pointer="", code="not_found", detail=f"unknown {what}", value=name, remedy="list them")
             raise NotFound(f"there is no {what} {name}", problems=[unknown])
         return things[name]
+
+
+def an_engine(
+    key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform
+) -> Engine:
+    fields = frozenset(platform.model_dump())
+    return Engine(
+        key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,
+        size=manifest.size, files=len(manifest.files), created_at=NOW, spec={}, document={},
+        bound_to=platform.bound(fields, "branch"), driver_binding="branch", contents=contents,
+    )  # fmt: skip
 
 
 def a_build(build_id: str, **fields: Any) -> Build:

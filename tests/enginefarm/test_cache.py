@@ -104,6 +104,22 @@ def test_the_shared_bytes_are_never_written_by_a_later_pull(
     assert (whole / "rank0.engine").stat().st_nlink == 1
 
 
+def test_a_file_that_the_cache_let_go_of_is_taken_up_again_by_any_user(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
+) -> None:
+    """A killed pull left a read-only file, and root would write to it all the same."""
+    engine = double.publish(FILES)
+    left = tmp_path / f".two.partial-{engine.manifest[7:19]}"
+    left.mkdir()
+    (left / "rank0.engine").write_bytes(BIG[:-1])
+    (left / "rank0.engine").chmod(0o444)
+
+    pull(farm, engine, tmp_path / "two", transfer=Transfer())
+
+    assert held(tmp_path / "two") == FILES
+    assert (tmp_path / "two" / "rank0.engine").stat().st_mode & 0o200
+
+
 def test_what_was_not_used_for_longest_goes_first(cache: Cache, tmp_path: Path) -> None:
     def keep(data: bytes) -> FileEntry:
         source = tmp_path / "source"

@@ -108,6 +108,26 @@ def test_links_that_expired_are_asked_for_anew_and_the_rest_fetched(
     assert store.asked[-1].headers["range"].startswith("bytes=")
 
 
+def test_links_that_expire_while_the_farm_is_away_are_renewed_once_it_is_back(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"rank0.engine": BIG}, direct=True)
+    double.refusals = 3
+    store.valid += 1
+
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert double.refusals == 0
+
+
+def test_a_refusal_says_who_refused(farm: Farm, double: FarmDouble, store: StoreDouble, place: Path) -> None:
+    engine = double.publish(FILES, direct=True)
+    store.always = status(404)
+    with pytest.raises(NotFound, match=re.escape(f"{store.url} answered 404")):
+        pull(farm, engine, place)
+
+
 def test_an_engine_that_changed_under_its_key_is_refused(
     farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
 ) -> None:
