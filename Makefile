@@ -10,8 +10,9 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export STATE ?= var
 export PORT ?= 8000
 export SEEDS ?= 1000
+export TRANSFERS ?= 1000
 
-.PHONY: help demo up test simulate check format bench bench-gpu clean
+.PHONY: help demo up test simulate faults check format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ test: $(VENV)/.dev ## the whole test suite, two tests at once (about 8 minutes o
 
 simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=1000)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, seeded (TRANSFERS=1000)
+	$(BIN)/python -m tests.enginefarm.faults --transfers $(TRANSFERS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 	$(BIN)/ruff format --check .
