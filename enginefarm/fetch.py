@@ -232,6 +232,7 @@ class _Fetching:
         if not self._cache.give(entry, aside):
             return False
         aside.replace(self._staging / entry.path)
+        aside.unlink(missing_ok=True)  # renaming one name of a file to another of its names leaves both
         self._arrived(entry, entry.size)
         return True
 

@@ -17,7 +17,7 @@ from enginefarm.errors import InvalidRequest
 from enginefarm.fetch import Transfer, pull
 from enginefarm.manifest import FileEntry
 from tests.enginefarm.farm_double import FarmDouble
-from tests.enginefarm.pulling import BIG, FILES, held
+from tests.enginefarm.pulling import BIG, FILES, held, staging
 from tests.enginefarm.store_double import StoreDouble
 
 
@@ -102,6 +102,19 @@ def test_the_shared_bytes_are_never_written_by_a_later_pull(
     pull(farm, engine, tmp_path / "two", transfer=Transfer())
     assert held(tmp_path / "two") == FILES
     assert (whole / "rank0.engine").stat().st_nlink == 1
+
+
+def test_what_was_shared_before_a_pull_was_cut_short_leaves_nothing_else_behind(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer
+) -> None:
+    engine = double.publish(FILES)
+    pull(farm, engine, tmp_path / "one", transfer=transfer)
+    begun = staging(tmp_path / "two", engine)
+    begun.mkdir()
+    os.link(tmp_path / "one" / "rank0.engine", begun / "rank0.engine")  # as it is in the cache
+
+    pull(farm, engine, tmp_path / "two", transfer=transfer)
+    assert held(tmp_path / "two") == FILES
 
 
 def test_a_file_that_the_cache_let_go_of_is_taken_up_again_by_any_user(
