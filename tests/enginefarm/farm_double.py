@@ -185,9 +185,7 @@ class FarmDouble(Served):
         return things[name]
 
 
-def an_engine(
-    key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform
-) -> Engine:
+def an_engine(key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform) -> Engine:
     fields = frozenset(platform.model_dump())
     return Engine(
         key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,

@@ -41,7 +41,9 @@ def main() -> int:
         broken += bool(outcome.wrong)
         for wrong in outcome.wrong:
             print(f"seed {outcome.seed}: {wrong}", file=sys.stderr)
-    print(json.dumps({"transfers": asked.transfers, "kills": kills, "ends": dict(ends.most_common()), "broken": broken}))
+    print(
+        json.dumps({"transfers": asked.transfers, "kills": kills, "ends": dict(ends.most_common()), "broken": broken})
+    )
     return 1 if broken else 0
 
 

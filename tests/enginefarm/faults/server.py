@@ -44,7 +44,8 @@ def served() -> Iterator[str]:
 def engine_of(case: Case, url: str, valid: int) -> Engine:
     contents = [
         PhysicalFile(
-            **entry.model_dump(), url=f"{url}/blob/{case.seed}/{quote(entry.path)}?valid={valid}&X-Signature={SIGNATURE}"
+            **entry.model_dump(),
+            url=f"{url}/blob/{case.seed}/{quote(entry.path)}?valid={valid}&X-Signature={SIGNATURE}",
         )
         for entry in case.manifest.files
     ]
