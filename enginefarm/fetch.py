@@ -186,7 +186,7 @@ def _clear(folder: Path, wanted: set[Path]) -> None:
 
 
 def _make_own(path: Path) -> None:
-    """What an earlier pull shared with the cache is read-only, and no byte of it may be written while others have it."""
+    """What an earlier pull shared with the cache is read-only, and not to be written to while others have it."""
     if path.exists():
         if path.stat().st_nlink > 1:
             path.unlink()
