@@ -1,42 +1,16 @@
-"""The promises as questions to the catalogue, asked after every step. Each answers with the keys that break it."""
+"""The promises, asked after every step: of the catalogue alone, and of what only the simulation can see."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from models.database import Database
+from tests import promises
 from tests.simulation.parts import MemoryStore
 
 _SERVED = """
     SELECT key, manifest FROM engines WHERE quarantined_at IS NULL
     UNION ALL SELECT key, manifest FROM checkpoints WHERE quarantined_at IS NULL"""
-_IN_FLIGHT = "('waiting', 'queued', 'running')"
-_QUESTIONS = {
-    "I3: named by an attempt that did not succeed": """
-        SELECT made.key FROM (SELECT key, attempt FROM engines UNION ALL SELECT key, attempt FROM checkpoints) made
-        LEFT JOIN attempts a ON a.action_key = made.key AND a.number = made.attempt
-        WHERE coalesce(a.outcome, '') <> 'succeeded'""",
-    "I4: an open build whose action is not in flight": f"""
-        SELECT b.id FROM builds b LEFT JOIN actions a ON a.key = b.key
-        WHERE b.state = 'open' AND coalesce(a.state, '') NOT IN {_IN_FLIGHT}""",
-    "I4: waits for a checkpoint that nobody makes": """
-        SELECT w.key FROM actions w JOIN actions c ON c.key = w.depends_on
-        WHERE w.state = 'waiting' AND c.state NOT IN ('queued', 'running')""",
-    "I2: a build to be run without its checkpoint": """
-        SELECT a.key FROM actions a WHERE a.stage = 'build' AND a.state IN ('queued', 'running') AND NOT EXISTS (
-            SELECT 1 FROM checkpoints c WHERE c.key = a.depends_on AND c.quarantined_at IS NULL)""",
-    "I2: a build that succeeded without an engine": """
-        SELECT b.id FROM builds b LEFT JOIN engines e ON e.key = b.key
-        WHERE b.state = 'succeeded' AND e.key IS NULL""",
-    "I6: work that nobody waits for": f"""
-        SELECT a.key FROM actions a WHERE a.state IN {_IN_FLIGHT} AND a.stage = 'build' AND NOT EXISTS (
-            SELECT 1 FROM builds b WHERE b.key = a.key AND b.state = 'open')""",
-    "I1: an action and its attempts disagree about who runs it": """
-        SELECT a.key FROM actions a LEFT JOIN attempts t
-            ON t.action_key = a.key AND t.number = a.attempt AND t.outcome = 'running'
-        WHERE (a.state = 'running') <> (t.number IS NOT NULL)""",
-}  # fmt: skip
-_ALL = " UNION ALL ".join(f"SELECT '{what}' AS what, * FROM ({sql})" for what, sql in _QUESTIONS.items())
 _NAMED = """
     SELECT e.key, e.attempt, e.quarantined_at IS NOT NULL, a.attempt
     FROM (SELECT key, attempt, quarantined_at FROM engines
@@ -60,7 +34,7 @@ class Invariants:
     def check(self) -> None:
         with self.database.read() as session:
             ask = session.connection().exec_driver_sql
-            broken = [f"{what}: {key}" for what, key in ask(_ALL)]
+            broken = promises.broken(session)
             broken += [f"I2: served without its bytes: {blob}" for (blob,) in ask(_BLOBS) if not self._there(blob)]
             broken += self._published_twice([tuple(row) for row in ask(_NAMED)])
             found = {row[0] for row in ask("SELECT id FROM builds WHERE state = 'cancelled'")}
