@@ -10,11 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from enginefarm.errors import EnginefarmError, InvalidRequest, InvalidSpec
+from enginefarm.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
 from enginefarm.spec import problems_of
 from enginefarm.wire import ProblemDocument
 
 log = logging.getLogger(__name__)
+
+_NO_BODY = Problem(
+    pointer="", code="missing", detail="the request has no body", expected="a JSON object",
+    remedy="send the fields as JSON; /docs shows each route's",
+)  # fmt: skip
 
 
 async def without_nul(request: Request) -> None:
@@ -58,8 +63,8 @@ def _not_valid(request: Request, error: Exception) -> ProblemResponse:
     if details[0]["loc"][0] == "body":
         for found in details:
             found["loc"] = found["loc"][1:]  # "body" is no part of the pointer
-        problems = problems_of(details)
-        return _on_purpose(request, InvalidSpec(problems))
+        nothing = details[0]["type"] == "missing" and not details[0]["loc"]
+        return _on_purpose(request, InvalidSpec([_NO_BODY] if nothing else problems_of(details)))
     problems = problems_of(details)
     summary = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in problems)
     return _on_purpose(request, InvalidRequest(summary, problems=problems))

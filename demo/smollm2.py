@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (given.directory / "config.json").is_file():
         print(f"{given.directory} is there already")
         return
+    print(f"unpacking the weights to {given.dtype}: about half a minute", flush=True)
     make(given.directory, given.dtype)
     print(f"wrote {given.directory}")
 

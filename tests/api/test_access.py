@@ -92,6 +92,17 @@ def test_a_route_needs_its_scope(farm: Published, keys: dict[Scope, str], route:
         assert nobody.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    "path", ["", "_catalog", "a/b/tags/list", "a/b/manifests/latest", f"a/b/blobs/sha256:{'0' * 64}"]
+)
+def test_the_registry_is_for_readers(farm: Published, keys: dict[Scope, str], path: str) -> None:
+    """Its routes are not in the OpenAPI document; it asks in the way that registry clients understand."""
+    nobody = ask(farm, f"GET /v2/{path}", None)
+    assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
+    for key in keys.values():
+        assert ask(farm, f"GET /v2/{path}", f"Bearer {key}").status_code in (200, 404)
+
+
 def test_a_refusal_names_the_scope_and_the_key_by_its_name(farm: Published, keys: dict[Scope, str]) -> None:
     problem = ask(farm, "POST /v1/builds", f"Bearer {keys[READ]}").json()
     assert "needs the scope submit; key 'only read' has read" in problem["detail"]

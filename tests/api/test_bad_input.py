@@ -107,6 +107,11 @@ def test_what_is_no_spec_at_all(farm: Published, body: bytes, content_type: str,
     assert rows(farm) == before
 
 
+def test_a_missing_body_is_not_called_a_missing_field(farm: Published) -> None:
+    [problem] = refused(post(farm, b""), 422)["errors"]
+    assert (problem["detail"], problem["expected"]) == ("the request has no body", "a JSON object")
+
+
 def test_a_body_of_no_declared_size_is_limited_too(farm: Published) -> None:
     pieces = (b" " * (1 << 18) for _ in range(8))
     answer = httpx.post(f"{farm.url}/v1/builds", content=pieces, headers={"Content-Type": "application/json"})
