@@ -32,6 +32,7 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
             access_key=_revealed(settings.s3_access_key),
             secret_key=_revealed(settings.s3_secret_key),
             public_endpoint=str(settings.s3_public_endpoint) if settings.s3_public_endpoint else None,
+            addressing=settings.s3_addressing,
         )
     return open_store_url(settings.store_url, s3=s3, link_secret=link_secret)
 

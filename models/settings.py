@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enginefarm.retention import Policy
+from models.store.s3settings import Addressing
 from models.trust import Trust
 
 PREFIX = "ENGINEFARM_"
@@ -33,6 +34,9 @@ class Settings(BaseSettings):
     s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server; http:// or https://")
     s3_public_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server as clients reach it")
     s3_region: str = Field(default="us-east-1", description="region that requests are signed for")
+    s3_addressing: Addressing = Field(
+        default="auto", description="the bucket in the `path`, in the host's name (`virtual`), or as this host wants it"
+    )
     s3_access_key: SecretStr | None = Field(default=None, description="S3 access key")
     s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
 

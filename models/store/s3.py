@@ -169,7 +169,7 @@ class S3Store(Store):
 
 def _client(endpoint: str, settings: S3Settings, pool: PatientPool | None) -> Minio:
     host, secure = split_endpoint(endpoint)
-    return Minio(
+    client = Minio(
         host,
         access_key=settings.access_key,
         secret_key=settings.secret_key,
@@ -177,6 +177,12 @@ def _client(endpoint: str, settings: S3Settings, pool: PatientPool | None) -> Mi
         region=settings.region,
         http_client=pool,
     )
+    match settings.addressing:
+        case "virtual":
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the SDK forgot its `-> None`
+        case "path":
+            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    return client
 
 
 def _missing(digest: Digest) -> NotFound:

@@ -20,11 +20,12 @@ _CREDENTIALS = "check ENGINEFARM_S3_ACCESS_KEY and ENGINEFARM_S3_SECRET_KEY"
 _REGION = "check ENGINEFARM_S3_REGION and ENGINEFARM_S3_ENDPOINT"
 _REMEDIES = {
     "NoSuchBucket": "create the bucket, or check ENGINEFARM_STORE_URL",
-    "AccessDenied": f"{_CREDENTIALS}, and that they may list, read, write and delete in the bucket",
+    "AccessDenied": f"{_CREDENTIALS}, that they may list, read, write and delete in the bucket, and the clock here",
     "InvalidAccessKeyId": _CREDENTIALS,
     "SignatureDoesNotMatch": _CREDENTIALS,
     "RequestTimeTooSkewed": "set the clock of this machine or of the server",
     "AuthorizationHeaderMalformed": _REGION,
+    "BadRequest": _REGION,  # Swift's word for it
     "PermanentRedirect": _REGION,
 }
 _WORD = re.compile(r"[A-Za-z0-9.]{1,64}")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
+
+Addressing = Literal["auto", "path", "virtual"]
 
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Endpoints are `http://host:port` or `https://host`, without a path: the bucket travels in the path.
+    """Endpoints are `http://host:port` or `https://host`, without a path or a bucket.
+
+    The bucket is named in the path or (`virtual`) in front of the host's name; `auto` is virtual for the hosts that the
+    SDK knows to want it, AWS's among them.
 
     `public_endpoint` is the server as clients see it, for the links they are given; `endpoint` if unset.
     The region is what requests are signed for, so that nobody needs to ask the server.
@@ -19,6 +25,7 @@ class S3Settings:
     secret_key: str = field(repr=False)
     region: str = "us-east-1"
     public_endpoint: str | None = None
+    addressing: Addressing = "auto"
 
     def __post_init__(self) -> None:
         for endpoint in filter(None, (self.endpoint, self.public_endpoint)):

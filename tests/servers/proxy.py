@@ -18,6 +18,7 @@ class Proxy:
         cut_after: bytes of a connection's answer after which it is cut, for the first `cuts` connections that
             get so far.
         alter: what becomes of each piece that is sent to the target.
+        alter_answer: what becomes of each piece that it answers.
     """
 
     def __init__(
@@ -27,12 +28,13 @@ class Proxy:
         cut_after: int = 0,
         cuts: int = 0,
         alter: Callable[[bytes], bytes] = lambda piece: piece,
+        alter_answer: Callable[[bytes], bytes] = lambda piece: piece,
     ) -> None:
         self.port = free_port()
         self.cuts_left = cuts
         self._target = target
         self._cut_after = cut_after
-        self._alter = alter
+        self._alter, self._alter_answer = alter, alter_answer
         self._listener = socket.create_server(("127.0.0.1", self.port))
 
     def __enter__(self) -> Self:
@@ -65,7 +67,7 @@ class Proxy:
                 if self.cuts_left and passed > self._cut_after:
                     self.cuts_left -= 1
                     break
-                client.sendall(piece)
+                client.sendall(self._alter_answer(piece))
         _close(client, server)
 
 

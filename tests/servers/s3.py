@@ -15,6 +15,7 @@ import httpx
 
 from tests.servers.server import CHECKOUT, Program, Server, free_port
 
+DOMAIN = "s3.test"  # buckets are also served as hosts below it
 _BACKENDS = ("account", "container", "object")
 
 _COMMON = """\
@@ -57,6 +58,7 @@ user_test_tester = {secret} .admin
 [filter:s3api]
 use = egg:swift#s3api
 location = us-east-1
+storage_domain = {domain}
 [filter:versioned_writes]
 use = egg:swift#versioned_writes
 allow_versioned_writes = true
@@ -77,7 +79,7 @@ _PLAIN_FILTERS = (
 
 
 class S3Server(Server):
-    """Speaks S3 in path style at `endpoint` (host:port, without TLS)."""
+    """Speaks S3 at `endpoint` (host:port, without TLS)."""
 
     access_key: str
     secret_key: str
@@ -127,7 +129,9 @@ class Swift(S3Server):
         (self.data / "devices" / "d1").mkdir(parents=True)
         self._write("swift.conf", f"[swift-hash]\nswift_hash_path_suffix = {secrets.token_hex(8)}\n")
         filters = "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in _PLAIN_FILTERS)
-        self._write("proxy.conf", self._common(self.port) + _PROXY.format(secret=self.secret_key) + filters)
+        self._write(
+            "proxy.conf", self._common(self.port) + _PROXY.format(secret=self.secret_key, domain=DOMAIN) + filters
+        )
         for name, port in self._ports.items():
             extra = _OBJECT if name == "object" else ""
             self._write(f"{name}.conf", self._common(port) + _BACKEND.format(name=name) + extra)

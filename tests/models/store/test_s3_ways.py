@@ -1,0 +1,143 @@
+"""How S3 servers differ: in a bucket's name, in whose certificate they show, in what their clocks and ETags say."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import minio.time
+import pytest
+
+from enginefarm.digest import of_bytes, of_file
+from enginefarm.errors import IntegrityError, StoreUnavailable
+from models.store import S3Settings, S3Store, Store
+from models.store.multipart import PART
+from tests.models.store.conftest import Place
+from tests.models.store.test_s3 import DATA, NAME, at, every_use, prepared
+from tests.models.store.test_store import make
+from tests.servers.proxy import Proxy
+from tests.servers.s3 import DOMAIN, Moto, Swift
+from tests.servers.tls import TlsFront
+
+LONG = timedelta(minutes=15)
+
+
+def whole_life(store: Store, folder: Path) -> None:
+    """Every use of a store: small and in parts, read, listed, linked, deleted."""
+    large = make(folder / "large", PART + 1000)
+    store.ping()
+    store.put_bytes(DATA)
+    store.put(large, of_file(large), PART + 1000)
+    store.fetch(of_file(large), PART + 1000, folder / "copy")
+    store.verify(NAME, len(DATA))
+    assert {digest for digest, _ in store.list()} == {NAME, of_file(large)}
+    assert b"".join(store.read(NAME, 10, 10)) == DATA[10:20]
+    assert store.abort_stale(timedelta(0)) == 0
+    assert httpx.get(store.link(NAME, filename="a", expires=LONG)).content == DATA
+    store.delete(NAME)
+    assert store.stat(NAME) is None
+
+
+@pytest.fixture
+def named_hosts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a name server would do for the buckets' hosts; returns the names that were looked up."""
+    asked: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def answer(host: str | bytes | None, *rest: Any, **more: Any) -> Any:
+        if isinstance(host, str) and host.endswith(DOMAIN):
+            asked.append(host)
+            host = "127.0.0.1"
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return asked
+
+
+def test_a_bucket_in_the_hosts_name(
+    swift_place: Place, s3_server: Swift, named_hosts: list[str], tmp_path: Path
+) -> None:
+    prepared(swift_place)  # servers make buckets by path
+    store = at(swift_place, endpoint=f"http://{DOMAIN}:{s3_server.port}", addressing="virtual")
+    whole_life(store, tmp_path)
+    assert set(named_hosts) == {f"enginefarm.{DOMAIN}"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "addressing", "begins"),
+    [
+        ("https://s3.example.com", "auto", "https://s3.example.com/bucket/"),
+        ("https://s3.example.com", "virtual", "https://bucket.s3.example.com/blobs/"),
+        ("https://s3.eu-central-1.amazonaws.com", "auto", "https://bucket.s3.eu-central-1.amazonaws.com/blobs/"),
+        ("https://s3.eu-central-1.amazonaws.com", "path", "https://s3.eu-central-1.amazonaws.com/bucket/"),
+    ],
+)
+def test_links_name_the_bucket_in_the_same_way(endpoint: str, addressing: Any, begins: str) -> None:
+    settings = S3Settings(endpoint, "key", "secret", region="eu-central-1", addressing=addressing)
+    assert S3Store("bucket", "", settings).link(NAME, filename="a", expires=LONG).startswith(begins)
+
+
+def test_a_private_authority_is_trusted_when_it_is_named(
+    swift_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(swift_place)
+    with TlsFront(s3_server.port, tmp_path) as front:
+        endpoint = f"https://localhost:{front.port}"
+        for use in every_use(at(swift_place, endpoint=endpoint, patience=0.1), make(tmp_path / "source", 1000)):
+            with pytest.raises(StoreUnavailable, match=r"certificate that is not trusted here; check .* SSL_CERT_FILE"):
+                use()
+        monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
+        whole_life(at(swift_place, endpoint=endpoint), tmp_path)
+
+
+def shifted(by: timedelta) -> Callable[[], datetime]:
+    now = minio.time.utcnow
+    return lambda: now() + by
+
+
+@pytest.mark.parametrize("minutes", [-4, 4])
+def test_a_clock_that_is_a_little_off_does_not_matter(
+    swift_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    monkeypatch.setattr(minio.time, "utcnow", shifted(timedelta(minutes=minutes)))
+    whole_life(prepared(swift_place), tmp_path)
+
+
+@pytest.mark.parametrize("minutes", [-20, 20])
+def test_a_clock_that_is_far_off_is_named_as_the_cause(
+    swift_place: Place, monkeypatch: pytest.MonkeyPatch, minutes: int
+) -> None:
+    store = prepared(swift_place)
+    monkeypatch.setattr(minio.time, "utcnow", shifted(timedelta(minutes=minutes)))
+    for use in (lambda: store.put_bytes(DATA), lambda: list(store.list())):
+        with pytest.raises(StoreUnavailable, match=r"answered (RequestTimeTooSkewed|AccessDenied); .*clock"):
+            use()
+
+
+def test_a_wrong_region_is_named_as_the_cause(swift_place: Place) -> None:
+    prepared(swift_place)
+    with pytest.raises(StoreUnavailable, match="check ENGINEFARM_S3_REGION"):
+        at(swift_place, region="eu-west-1").put_bytes(DATA)
+
+
+def no_digest(piece: bytes) -> bytes:
+    """As a server answers that encrypts: its ETags are no digests of what was sent."""
+    return re.sub(rb'(?i)(\r\netag: "?)[0-9a-f]{32}', lambda found: found[1] + b"5" * 32, piece)
+
+
+def test_where_the_etag_says_nothing_the_bytes_are_read_back(moto: Moto) -> None:
+    direct = S3Store("etagless", "", S3Settings(f"http://{moto.endpoint}", moto.access_key, moto.secret_key))
+    direct.prepare()
+    with Proxy(moto.port, alter_answer=no_digest, alter=lambda piece: piece.replace(b"innocent", b"tampered")) as proxy:
+        settings = S3Settings(f"http://127.0.0.1:{proxy.port}", moto.access_key, moto.secret_key)
+        store = S3Store("etagless", "", settings)
+        store.put_bytes(DATA)
+        with pytest.raises(IntegrityError, match="expected sha256:"):
+            store.put_bytes(b"innocent data")
+    direct.verify(NAME, len(DATA))
+    assert direct.stat(of_bytes(b"innocent data")) is None

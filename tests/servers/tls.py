@@ -1,0 +1,58 @@
+"""TLS in front of a server on loopback, with a certificate of an authority that nobody else knows."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Self
+
+import trustme
+
+
+class TlsFront:
+    """https://localhost:`port` for the server at `target`, a port of 127.0.0.1; `authority` is its CA's file."""
+
+    def __init__(self, target: int, folder: Path) -> None:
+        self.authority = folder / "authority.pem"
+        self._target = target
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.authority))
+        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("localhost").configure_cert(self._tls)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._loop = asyncio.new_event_loop()
+        self._over = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # which ends what is still connected
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with await asyncio.start_server(self._connected, sock=self._listener, ssl=self._tls):
+            await self._over.wait()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer), return_exceptions=True)
+
+
+async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        while piece := await source.read(1 << 16):
+            target.write(piece)
+            await target.drain()
+    finally:
+        target.close()
