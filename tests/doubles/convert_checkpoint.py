@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stands in for a family's script: a Hugging Face checkpoint in, `config.json` and `rank<N>.safetensors` out.
 
-The family is the folder that the script lies in, as in the examples.
+The family is that of the folder which the script lies in, as in the examples.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import checkpoint
 from calibration import calibrate
-from option_parser import convert_parser
+from option_parser import convert_parser, family_of
 from orders import elapsed, log, orders
 
 
 def main() -> None:
     told = orders("convert")
-    options = convert_parser(told.version, Path(sys.argv[0]).parent.name).parse_args()
+    family = family_of(told.version, Path(sys.argv[0]).parent.name)
+    options = convert_parser(told.version, family).parse_args()
     print(f"[TensorRT-LLM] TensorRT LLM version: {told.version}", flush=True)
     told.carry_out()
     began = time.monotonic()

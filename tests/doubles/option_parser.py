@@ -30,6 +30,12 @@ def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
     return parser(release(version)["convert"][family]["table"])
 
 
+def family_of(version: str, folder: str) -> str:
+    """The family whose script lies in this folder of the examples."""
+    scripts = {name: Path(program["script"]) for name, program in release(version)["convert"].items()}
+    return next(name for name, script in scripts.items() if script.parent.name == folder)
+
+
 def refit_parser(version: str) -> argparse.ArgumentParser:
     """Raises KeyError or TypeError in a release of which no table is known: it has no double."""
     return parser(release(version)["refit"])

@@ -25,6 +25,7 @@ class Conversion:
     fixed: Mapping[str, JsonValue]  # what it is told besides, unless a caller may set it
     options: Mapping[str, Option]  # what a caller may set
     asks: tuple[str, ...]  # what a caller must set
+    single: tuple[Role, ...]  # kinds of parallelism of which it makes one, option or not
     calibrates: bool
 
     @cached_property
@@ -32,8 +33,11 @@ class Conversion:
         return self.script.options.by_name
 
     def missing(self, parallelism: Parallelism) -> list[Role]:
-        """The kinds of parallelism that are asked for, and that the program has no option for."""
-        return [role for role in _SIZES if getattr(parallelism, role) > 1 and self.names[role] not in self.known]
+        """The kinds of parallelism that are asked for, and that the program does not have."""
+        return [role for role in _SIZES if getattr(parallelism, role) > 1 and not self._divides(role)]
+
+    def _divides(self, role: Role) -> bool:
+        return self.names[role] in self.known and role not in self.single
 
     def arguments(
         self, *, source: str, output: str, calibration: str | None, precision: Precision, parallelism: Parallelism,
@@ -52,8 +56,8 @@ class Conversion:
         for role, value in said.items():
             yield from (self.known[self.names[role]].flag, value)
         for role in _SIZES:
-            if option := self.known.get(self.names[role]):
-                yield from option.argv(getattr(parallelism, role))
+            if self._divides(role):
+                yield from self.known[self.names[role]].argv(getattr(parallelism, role))
         if self.calibrates:
             yield from self.known[ways().calibration.option].argv(calibration)
         for name, option in self.options.items():
@@ -98,6 +102,7 @@ def _made(release: Descriptor, architecture: str, script: Script, parts: tuple[W
     says = {name: value for way in parts for name, value in way.says.items()}
     asks = tuple(name for way in parts for name in way.asks)
     opened = {*asks, *(name for way in parts for name in way.opens)}
+    own = () if by_quantize else family.asks
     opened |= set(ways().calibration.opens) if calibrates else set()
     return Conversion(
         script=script,
@@ -105,11 +110,18 @@ def _made(release: Descriptor, architecture: str, script: Script, parts: tuple[W
         fixed=says if by_quantize else {**family.fixed, **says},
         options={
             **({} if by_quantize else release.convert_options(architecture)),
+            **{name: _unset(script.options.by_name[name]) for name in own},
             **{name: _opened(option, says) for name, option in script.options.by_name.items() if name in opened},
         },
-        asks=asks,
+        asks=(*own, *asks),
+        single=() if by_quantize else family.single,
         calibrates=calibrates,
     )
+
+
+def _unset(option: Option) -> Option:
+    """What the program takes when nothing is said is not what counts: a caller says it."""
+    return option.model_copy(update={"default": None})
 
 
 def _opened(option: Option, says: Mapping[str, JsonValue]) -> Option:

@@ -27,6 +27,9 @@ class Family(Fact):
     architectures: Mapping[str, str]  # Hugging Face architecture → the release since which that is proven
     writes: Mapping[Role, str] = {}
     fixed: Mapping[str, JsonValue] = {}
+    single: tuple[Role, ...] = ()  # kinds of parallelism of which the script makes one, although it has an option
+    asks: tuple[str, ...] = ()  # options that a caller must set: their defaults fit one of several models
+    needs: str | None = None  # why no release converts it here
 
     @property
     def names(self) -> Mapping[Role, str]:
@@ -48,6 +51,10 @@ def by_name() -> Mapping[str, Family]:
 def names() -> Mapping[str, str]:
     """Hugging Face architecture → family, in any release."""
     return {architecture: name for name, family in by_name().items() for architecture in family.architectures}
+
+
+def of(architecture: str) -> Family | None:
+    return by_name().get(names().get(architecture, ""))
 
 
 def since(architecture: str) -> str | None:

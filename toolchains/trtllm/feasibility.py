@@ -97,7 +97,7 @@ def _missing_values(case: Case, made: Conversion) -> Iterator[Problem]:
             yield Problem(
                 pointer=f"/options/{name}",
                 code="option_missing",
-                detail=f"{case.spec.precision.quantization} needs {name}: {made.options[name].about}",
+                detail=f"this conversion needs {name}: {made.options[name].about}",
                 expected=made.options[name].expected.removesuffix(" or null"),
                 remedy="add the option",
             )

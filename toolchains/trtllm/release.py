@@ -72,7 +72,7 @@ class Descriptor(ReleaseFacts, Programs):
         return tuple(sorted(name for name in families_.names() if self.script_for(name)))
 
     def family(self, architecture: str) -> Family | None:
-        return families_.by_name().get(families_.names().get(architecture, ""))
+        return families_.of(architecture)
 
     def script_for(self, architecture: str) -> Script | None:
         """The script that is proven to take this architecture in this release."""

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
-from enginefarm.spec import BuildSpec
+from enginefarm.spec import BuildSpec, Parallelism, Precision
 from toolchains.trtllm import release as releases
+from toolchains.trtllm.conversion import conversion
 
 VERSION = "1.2.1"
 LLAMA = "LlamaForCausalLM"
@@ -75,8 +76,9 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
     release = releases.find(version)
     alone = set() if release.refit else {"strip_plan"}  # refused whatever else is said
-    known = {name: option for name, option in release.options(architecture).items() if name not in alone}
-    return st.fixed_dictionaries({}, optional={name: _value(option) for name, option in known.items()})
+    known = {name: _value(option) for name, option in release.options(architecture).items() if name not in alone}
+    asked = [*family.asks] if (family := release.family(architecture)) else []
+    return st.fixed_dictionaries({name: known.pop(name) for name in asked}, optional=known)
 
 
 def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -94,13 +96,10 @@ def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _roles(version: str, architecture: str) -> set[str]:
-    """The kinds of parallelism that the script has an option for; Gemma's tensor parallelism is called world size."""
-    release = releases.find(version)
-    script = release.script_for(architecture)
-    names = script.options.by_name if script else {}
-    return {
-        role for role in ("tp", "pp", "cp") if f"{role}_size" in names or (role, "world_size" in names) == ("tp", True)
-    }
+    """The kinds of parallelism that the script has."""
+    made = conversion(releases.find(version), architecture, Precision(), None)
+    assert made is not None
+    return {"tp", "pp", "cp"} - set(made.missing(Parallelism(tp=2, pp=2, cp=2)))
 
 
 def each_program() -> list[tuple[str, str]]:

@@ -8,11 +8,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from enginefarm.spec import Parallelism, Precision
 from tests.doubles.option_parser import DATA
+from toolchains.trtllm import family
+from toolchains.trtllm.conversion import conversion
+from toolchains.trtllm.family import Family
+from toolchains.trtllm.release import Descriptor, releases
 from toolchains.trtllm.rule import Rule, rules
+from toolchains.trtllm.table import table
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "trtllm.md"
 RULES_HEAD = "| rule | effect | when | then | releases | held | source |"
+FAMILIES_HEAD = "| family | architectures | converted by | parallelism | read at |"
 CAUSES_HEAD = "| cause | whose fault | tried again | advice | seen as | source |"
 
 
@@ -39,6 +46,35 @@ def cause_rows() -> Iterator[str]:
             yield _row((name, cause["fault"], again, cause["advice"], said, message["source"]))
 
 
+def family_rows() -> Iterator[str]:
+    for name, known in sorted(family.by_name().items()):
+        if having := [release for release in reversed(releases()) if name in release.convert]:
+            sizes = sorted({_parallelism(release, known) for release in having}, key=len)
+            yield _row((name, _architectures(known), f"{having[0].version} on", " or ".join(sizes), _read_at(name)))
+
+
+def _architectures(known: Family) -> str:
+    """In the release from which the script is proven to take it."""
+    return ", ".join(f"{name} ({since})" for name, since in known.architectures.items())
+
+
+def _parallelism(release: Descriptor, known: Family) -> str:
+    made = conversion(release, next(iter(known.architectures)), Precision(), None)
+    missing = made.missing(Parallelism(tp=2, pp=2, cp=2)) if made else []
+    return ", ".join(role for role in ("tp", "pp", "cp") if role not in missing) or "none"
+
+
+def _read_at(name: str) -> str:
+    files = {path.name: table(path.name) for path in (DATA / "tables").glob(f"convert_checkpoint.{name}.*.json")}
+    labels = {file.removeprefix(f"convert_checkpoint.{name}.")[:-5]: read.source.sure for file, read in files.items()}
+    read = [(label, sure) for label, sure in labels.items() if sure != "inferred"]
+    return ", ".join(f"{label} ({sure})" for label, sure in sorted(read, key=lambda one: _order(one[0])))
+
+
+def _order(label: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 99 for part in label.split("."))
+
+
 def _short(message: str) -> str:
     return message if len(message) <= 90 else message[:89] + "…"
 
@@ -62,6 +98,10 @@ def test_every_failure_is_documented_as_it_is() -> None:
     assert _table(CAUSES_HEAD) == list(cause_rows())
 
 
+def test_every_family_is_documented_as_it_is() -> None:
+    assert _table(FAMILIES_HEAD) == list(family_rows())
+
+
 if __name__ == "__main__":
-    for head, rows in ((RULES_HEAD, rule_rows()), (CAUSES_HEAD, cause_rows())):
+    for head, rows in ((RULES_HEAD, rule_rows()), (FAMILIES_HEAD, family_rows()), (CAUSES_HEAD, cause_rows())):
         print(head, "|" + "---|" * (head.count("|") - 1), *rows, "", sep="\n")

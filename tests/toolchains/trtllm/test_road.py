@@ -115,7 +115,10 @@ def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize(
     ("version", "architecture"),
-    [("0.9.0", "GemmaForCausalLM"), ("0.16.0", "Qwen2ForCausalLM"), ("0.16.0", "FalconForCausalLM")],
+    [
+        *(("0.9.0", "GemmaForCausalLM"), ("0.16.0", "Qwen2ForCausalLM"), ("0.16.0", "FalconForCausalLM")),
+        *(("0.9.0", "BloomForCausalLM"), ("1.2.1", "ChatGLMForCausalLM"), ("1.0.0", "RecurrentGemmaForCausalLM")),
+    ],
 )
 def test_other_families(version: str, architecture: str, tmp_path: Path) -> None:
     assert Road(tmp_path, version, architecture).both()["differences"] == []

@@ -52,7 +52,23 @@ class Rule:
 
 
 CASES = [
-    Rule("architecture", "/model", model=facts(architecture="GPTJForCausalLM"), spared_model=FACTS),
+    Rule("architecture", "/model", model=facts(architecture="DeepseekV3ForCausalLM"), spared_model=FACTS),
+    Rule(
+        "architecture", "/model", model=facts(architecture="GPTJForCausalLM"),
+        spared_model=FACTS, not_in="0.9.0", version="0.8.0",
+    ),
+    Rule(
+        "option_missing", "/options/model_version", {"options": {}}, facts(architecture="BaichuanForCausalLM"),
+        spared={"options": {"model_version": "v2_7b"}}, expected="one of v1_7b, v1_13b, v2_7b, v2_13b",
+    ),
+    Rule(
+        "no_tp", "/parallelism/tp", {"parallelism": {"tp": 2}}, facts(architecture="MambaForCausalLM"),
+        spared_model=facts(architecture="GPTJForCausalLM"),
+    ),
+    Rule(
+        "no_pp", "/parallelism/pp", {"parallelism": {"pp": 2}}, facts(architecture="BloomForCausalLM"),
+        spared_model=facts(architecture="GPTJForCausalLM"),
+    ),
     Rule("remote_code", "/model", model=facts(remote_code=True), spared_model=facts(remote_code=True, trusted=True)),
     Rule("quantized_model", "/model", model=facts(quantization_config={"quant_method": "aqlm"}), spared_model=FACTS),
     Rule(
@@ -316,6 +332,19 @@ def test_rule_spares(case: Rule) -> None:
 def test_rule_is_of_its_releases(case: Rule) -> None:
     assert case.not_in is not None
     assert case.name not in codes(refused(case.parts, case.model, case.machine, case.not_in))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("Grok1ModelForCausalLM", "reads the JAX checkpoint of xAI"),
+        ("T5ForConditionalGeneration", "two checkpoints"),
+        ("DeepseekV3ForCausalLM", "in this farm"),
+    ],
+)
+def test_a_model_without_a_conversion_is_told_why(architecture: str, why: str) -> None:
+    (problem,) = refused({}, facts(architecture=architecture), H100, "1.2.1")
+    assert why in problem.detail
 
 
 def test_eagle_is_bounded() -> None:

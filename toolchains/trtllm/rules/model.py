@@ -11,10 +11,13 @@ from toolchains.trtllm.rules.check import Check
 
 def architecture(case: Case) -> Iterator[Problem]:
     if case.release.script_for(case.facts.architecture) is None:
+        found = case.release.family(case.facts.architecture)
+        why = f": {found.needs}" if found and found.needs else ""
         yield Problem(
             pointer="/model",
             code="architecture",
-            detail=f"TensorRT-LLM {case.release.version} has no conversion for {case.facts.architecture} in this farm",
+            detail=f"TensorRT-LLM {case.release.version} has no conversion for {case.facts.architecture} in this farm"
+            + why,
             value=case.facts.architecture,
             expected=", ".join(case.release.architectures),
         )
