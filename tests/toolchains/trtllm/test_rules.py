@@ -132,6 +132,10 @@ CASES = [
     ),
     Rule("w4a8_sm", "/precision/quantization", quantised("w4a8_awq"), machine=A100, spared_machine=L40S),
     Rule(
+        "fp8_rowwise_hopper", "/precision/quantization", quantised("fp8_rowwise", calibrated=False), machine=L40S,
+        version="0.13.0", spared_machine=H100, not_in="0.15.0",
+    ),
+    Rule(
         "fp8_rowwise_sm", "/precision/quantization", quantised("fp8_rowwise", calibrated=False), machine=A100,
         spared_machine=L40S,
     ),
@@ -363,7 +367,6 @@ def test_eagle_is_bounded() -> None:
         ("build_config_wins", {"options": {"build_config": "x.json"}}, FACTS, "1.2.1", "reserved_option"),
         ("auto_parallel", {"options": {"auto_parallel": 2}}, FACTS, "1.0.0", "reserved_option"),
         ("gemma_pp", {"parallelism": {"pp": 2}}, facts(architecture="GemmaForCausalLM"), "1.2.1", "no_pp"),
-        ("fp8_rowwise_hopper", quantised("fp8_rowwise", calibrated=False), FACTS, "0.14.0", "quantization"),
         ("quantize_moe_ep", quantised("fp8", options={"moe_ep_size": 2}), MIXTRAL, "1.2.1", "unknown_option"),
         ("encoder", {}, facts(architecture="EncoderModel"), "1.2.1", "architecture"),
     ],

@@ -35,6 +35,7 @@ _NEEDS = (
     _Need("fp8_sm", "quantization", "fp8", 89),
     _Need("fp8_kv_sm", "kv_cache", "fp8", 89),
     _Need("w4a8_sm", "quantization", "w4a8_awq", 89),
+    _Need("fp8_rowwise_hopper", "quantization", "fp8_rowwise", 90),
     _Need("fp8_rowwise_sm", "quantization", "fp8_rowwise", 89),
     _Need("nvfp4_sm", "quantization", "nvfp4", _BLACKWELL),
 )
