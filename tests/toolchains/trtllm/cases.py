@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from toolchains.trtllm.conversion import conversion
 
 VERSION = "1.2.1"
 LLAMA = "LlamaForCausalLM"
+SOME_OPTIONS = 12
 
 FACTS = ModelFacts(
     architecture=LLAMA,
@@ -73,14 +75,19 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
     return st.one_of(st.none(), value) if option.default is None else value
 
 
+@cache
 def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
+    """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
     release = releases.find(version)
     alone = set() if release.refit else {"strip_plan"}  # refused whatever else is said
     known = {name: _value(option) for name, option in release.options(architecture).items() if name not in alone}
     asked = [*family.asks] if (family := release.family(architecture)) else []
-    return st.fixed_dictionaries({name: known.pop(name) for name in asked}, optional=known)
+    must = {name: known.pop(name) for name in asked}
+    some = st.lists(st.sampled_from(sorted(known)), max_size=SOME_OPTIONS, unique=True)
+    return some.flatmap(lambda names: st.fixed_dictionaries(must | {name: known[name] for name in names}))
 
 
+@cache
 def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
     tokens = st.one_of(st.none(), st.integers(1, 40_000))
     known = releases.find(version).build_table.by_name
@@ -95,6 +102,7 @@ def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+@cache
 def _roles(version: str, architecture: str) -> set[str]:
     """The kinds of parallelism that the script has."""
     made = conversion(releases.find(version), architecture, Precision(), None)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enginefarm.facts import ModelFacts
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from tests.doubles.option_parser import build_parser, convert_parser, refit_parser
@@ -20,6 +21,7 @@ from toolchains.trtllm.installation import Installation
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
 DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"))
+SPECS_OF_EACH = 30
 VERSIONS = [release.version for release in TOOLCHAIN.releases()]
 
 
@@ -28,6 +30,11 @@ def commands(
 ) -> list[tuple[str, ...]]:
     model = facts(architecture=architecture)
     normal, _ = HERE.normalise(wanted, model, H100)
+    return planned(stage, normal, model)
+
+
+def planned(stage: Stage, normal: BuildSpec, model: ModelFacts) -> list[tuple[str, ...]]:
+    version = normal.toolchain.version or ""
     job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=model, platform=H100)
     return [command.argv for command in HERE.plan(job, DIRECTORIES)]
 
@@ -155,15 +162,27 @@ def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
     assert HERE.plan(job, DIRECTORIES)[0].environment == {"HOME": "/scratch", "HF_HUB_OFFLINE": "1"}
 
 
+def test_every_release_and_family_is_among_thousands_of_specs() -> None:
+    pairs = {
+        (release.build, release.script_for(architecture))
+        for release in releases.releases()
+        for architecture in release.architectures
+    }
+    assert len(each_program()) == len(pairs)
+    assert len(pairs) * SPECS_OF_EACH >= 5000
+
+
 @pytest.mark.parametrize(("version", "architecture"), each_program())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=SPECS_OF_EACH, deadline=None)
 @given(data=st.data())
 def test_every_plan_is_what_the_programs_accept(version: str, architecture: str, data: st.DataObject) -> None:
-    """argparse reads back what the normalised spec says, for each option and limit, in every release and family."""
+    """argparse reads back what the normalised spec says, for each option and limit, in every release and family.
+
+    Thirty specs for each of some two hundred pairs of programs: six thousand in all.
+    """
     wanted, model = data.draw(specs(version, architecture)), facts(architecture=architecture)
     normal, _ = HERE.normalise(wanted, model, H100)
-    convert = commands(Stage.CONVERT, wanted, version, architecture)[0]
-    build = commands(Stage.BUILD, wanted, version, architecture)[0]
+    convert, build = (planned(stage, normal, model)[0] for stage in (Stage.CONVERT, Stage.BUILD))
     read_convert = vars(convert_parser(version, family.names()[architecture]).parse_args(convert[2:]))
     read_build = vars(build_parser(version).parse_args(build[1:]))
     for name, value in normal.options.items():
