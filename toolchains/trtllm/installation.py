@@ -56,7 +56,7 @@ def installed(here: Installation) -> tuple[Installed, ...]:
         release = releases.find(here.version)
     except InvalidSpec as error:
         return (Installed(here.version, stages=(), missing=(error.detail,)),)
-    lacking = {Stage.CONVERT: _missing_for_convert(here, release), Stage.BUILD: _missing_for_build(here)}
+    lacking = {Stage.CONVERT: _missing_for_convert(here, release), Stage.BUILD: _missing_for_build(here, release)}
     return (
         Installed(
             here.version,
@@ -75,5 +75,8 @@ def _missing_for_convert(here: Installation, release: Descriptor) -> str | None:
     return None
 
 
-def _missing_for_build(here: Installation) -> str | None:
-    return None if shutil.which(here.build_program) else f"no {here.build_program} on PATH"
+def _missing_for_build(here: Installation, release: Descriptor) -> str | None:
+    """Any build may ask for a plan that is refitted, so a worker without that program takes none."""
+    programs = [here.build_program, *([here.refit_program] if release.refit else [])]
+    lacking = [program for program in programs if shutil.which(program) is None]
+    return f"no {' and no '.join(lacking)} on PATH" if lacking else None

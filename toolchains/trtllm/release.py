@@ -44,7 +44,7 @@ class Programs(Fact):
 
     build: str
     quantize: Script
-    refit: str | None  # None: no table proves its options
+    refit: str | None  # None: the releases before 0.10, which make no plans without weights
     convert: Mapping[str, Script]  # by family
 
 

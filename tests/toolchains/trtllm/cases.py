@@ -79,8 +79,7 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
     """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
     release = releases.find(version)
-    alone = set() if release.refit else {"strip_plan"}  # refused whatever else is said
-    known = {name: _value(option) for name, option in release.options(architecture).items() if name not in alone}
+    known = {name: _value(option) for name, option in release.options(architecture).items()}
     asked = [*family.asks] if (family := release.family(architecture)) else []
     must = {name: known.pop(name) for name in asked}
     some = st.lists(st.sampled_from(sorted(known)), max_size=SOME_OPTIONS, unique=True)

@@ -30,6 +30,17 @@ def test_without_the_program_only_conversion_is_possible(installation: Path) -> 
     assert "trtllm-build" in found.missing[0]
 
 
+@pytest.mark.parametrize(
+    ("version", "stages"),
+    [("0.9.0", (Stage.CONVERT, Stage.BUILD)), ("0.10.0", (Stage.CONVERT,)), (VERSION, (Stage.CONVERT,))],
+)
+def test_a_release_that_strips_plans_must_be_able_to_refit_them(installation: Path, stages: tuple[Stage, ...]) -> None:
+    (installation / "bin" / "trtllm-refit").unlink(missing_ok=True)
+    (found,) = TOOLCHAIN.installed()
+    assert found.stages == stages
+    assert all("trtllm-refit" in missing for missing in found.missing)
+
+
 def test_a_release_that_the_farm_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_installation(tmp_path, VERSION)
     info = tmp_path / "site" / f"tensorrt_llm-{VERSION}.dist-info" / "METADATA"

@@ -159,7 +159,7 @@ def test_nothing_is_calibrated_on_nothing(tmp_path: Path) -> None:
     assert TOOLCHAIN.classify(Stage.CONVERT, ended).cause == "calibration_unreachable"
 
 
-@pytest.mark.parametrize("version", ["0.10.0", "0.16.0"])
+@pytest.mark.parametrize("version", ["0.10.0", "0.16.0", VERSION])
 def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str, tmp_path: Path) -> None:
     road = Road(tmp_path, version, options={"strip_plan": True}, parallelism={"tp": 2})
     facts = road.both()

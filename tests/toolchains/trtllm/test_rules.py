@@ -257,10 +257,6 @@ CASES = [
         spared={"options": {"fast_build": True}},
     ),
     Rule(
-        "refit_unknown", "/options/strip_plan", {"options": {"strip_plan": True}}, not_in="0.16.0",
-        expected="false, or a release from 0.10 to 0.16", spared={"options": {}},
-    ),
-    Rule(
         "refit_side_files", "/options/strip_plan", {"options": {"strip_plan": True, "fast_build": True}},
         version="0.16.0", expected="false", spared={"options": {"strip_plan": True}},
     ),

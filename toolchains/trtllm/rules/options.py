@@ -33,9 +33,6 @@ def weights(case: Case) -> Iterator[Problem]:
 def stripping(case: Case) -> Iterator[Problem]:
     if not case.option("strip_plan"):
         return
-    if case.release.refit is None:
-        detail = "a plan without weights is no engine, and no options of this release's trtllm-refit are known"
-        yield refused_option(case, "refit_unknown", "strip_plan", detail, "false, or a release from 0.10 to 0.16")
     beside = "fast_build" if case.option("fast_build") else case.spec.precision.quantization
     if beside in ("fast_build", "auto_quantize"):
         detail = f"trtllm-refit carries config.json along and nothing else, and {beside} leaves files beside the engine"
