@@ -191,8 +191,8 @@ class BuildSpec(_Part):
     )
     calibration: Annotated[str, Field(max_length=1024)] | None = Field(
         default=None,
-        description="the data set that a quantisation is calibrated on: a folder, as file:/absolute/path",
-        examples=["file:/data/cnn_dailymail"],
+        description="the data set that a quantisation is calibrated on: a folder, as file:/absolute/path, or of a hub",
+        examples=["file:/data/cnn_dailymail", "hf:org/news@main"],
     )
     platform: PlatformSelector = PlatformSelector()
 

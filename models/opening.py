@@ -11,7 +11,7 @@ from pydantic import AnyHttpUrl, SecretStr
 from models.database import Database
 from models.filedigests import CatalogueDigestCache
 from models.settings import Settings
-from models.sources import BucketSource, DataSource, FileSource, HubSource, Sources
+from models.sources import BucketSource, DataSource, FileSource, HubDataSource, HubSource, Sources
 from models.store import S3Settings, Store, open_store_url
 from models.trust import Trust
 
@@ -40,10 +40,11 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
 def open_sources(settings: Settings, database: Database) -> Sources:
     endpoint = settings.models_s3_endpoint
     trust, token = Trust(settings.trusted_models), _revealed(settings.hf_token) or None
+    hub, digests = str(settings.hf_endpoint or constants.ENDPOINT), CatalogueDigestCache(database)
     return Sources(
-        hub=HubSource(str(settings.hf_endpoint or constants.ENDPOINT), token, trust=trust),
-        files=FileSource(settings.model_roots, CatalogueDigestCache(database), trust=trust),
-        data=DataSource(settings.model_roots, CatalogueDigestCache(database)),
+        hub=HubSource(hub, token, trust=trust),
+        files=FileSource(settings.model_roots, digests, trust=trust),
+        data=DataSource(settings.model_roots, digests, HubDataSource(hub, token)),
         bucket=BucketSource(_client(endpoint, settings), trust=trust) if endpoint else None,
     )
 

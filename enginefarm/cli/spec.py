@@ -52,7 +52,9 @@ _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--option", "options", metavar="NAME=VALUE", multiple=True, help="An option of the toolchain, as JSON or plain."
     ),
-    click.option("--calibration", metavar="FOLDER", help="Data to calibrate a quantisation on: file:/absolute/path."),
+    click.option(
+        "--calibration", metavar="DATA", help="To calibrate a quantisation on: file:/folder or hf:org/name[@revision]."
+    ),
     click.option(
         "--platform", metavar="FIELD=VALUE", multiple=True, help="A field that the platform must have, as sm=90."
     ),

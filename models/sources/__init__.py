@@ -5,6 +5,7 @@ from models.sources.datasets import DataSource
 from models.sources.digests import DigestCache, FileStamp, MemoryDigestCache
 from models.sources.files import FileSource
 from models.sources.hub import HubSource
+from models.sources.hub_datasets import HubDataSource
 from models.sources.resolved import ModelFile, ResolvedFiles, ResolvedModel
 from models.sources.source import Source
 from models.sources.sources import Sources
@@ -15,6 +16,7 @@ __all__ = [
     "DigestCache",
     "FileSource",
     "FileStamp",
+    "HubDataSource",
     "HubSource",
     "MemoryDigestCache",
     "ModelFile",

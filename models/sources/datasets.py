@@ -1,37 +1,49 @@
-"""Data sets that a quantisation is calibrated on: folders of the farm's own machines with files of plain data.
+"""Data sets that a quantisation is calibrated on: folders of the farm's own machines, and repositories of a hub.
 
 They are read by libraries that run a Python file that they find there, so only data are ever copied.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from enginefarm.errors import ModelUnavailable
 from enginefarm.manifest import Manifest
-from enginefarm.model import FileReference, ModelReference, parse
+from enginefarm.model import BucketReference, FileReference, HubReference, ModelReference, parse
 from models.sources.digests import DigestCache
 from models.sources.folders import Folders
+from models.sources.hub_datasets import HubDataSource
+from models.sources.plain_data import EXPECTED, EXPECTED_OF_HUB, is_data
 from models.sources.refusal import refusal
 from models.sources.resolved import ModelFile, ResolvedFiles
 
-_DATA = re.compile(r"[\w.+=@,-]+\.(?:parquet|jsonl|json|csv|txt|arrow)", re.ASCII)
-_EXPECTED = "a folder with .parquet, .jsonl, .json, .csv, .txt or .arrow files at its top, as in file:/data/news"
-
 
 class DataSource:
-    """Resolves and fetches `file:` data sets below `roots`; `digests` knows what was hashed before."""
+    """Resolves and fetches `file:` data sets below `roots`, and those of `hub`.
 
-    def __init__(self, roots: Sequence[Path], digests: DigestCache) -> None:
+    `digests` knows what was hashed before.
+    """
+
+    def __init__(self, roots: Sequence[Path], digests: DigestCache, hub: HubDataSource | None = None) -> None:
         self._folders = Folders(roots, digests, _select)
+        self._hub = hub
 
     def resolve(self, reference: ModelReference) -> ResolvedFiles:
         """
         Raises:
-            ModelUnavailable: missing, outside the roots, or without data.
+            ModelUnavailable: missing, outside the roots, too large, or without data.
+            SourceUnavailable: the hub does not answer.
         """
-        folder = _as_folder(reference)
+        match reference:
+            case HubReference() if self._hub:
+                return self._hub.resolve(reference)
+            case FileReference():
+                return self._resolve_folder(reference)
+            case HubReference() | BucketReference():
+                raise _unknown(reference)
+
+    def _resolve_folder(self, folder: FileReference) -> ResolvedFiles:
         entries = self._folders.entries(folder, self._folders.look(folder))
         return ResolvedFiles(
             reference=str(folder),
@@ -44,25 +56,28 @@ class DataSource:
         Raises:
             ModelUnavailable: the data are no longer what they were when they were resolved.
         """
-        reference = _as_folder(parse(data.reference))
+        reference = parse(data.reference)
+        if isinstance(reference, HubReference) and self._hub:
+            self._hub.fetch(data, destination)
+            return
+        if not isinstance(reference, FileReference):
+            raise _unknown(reference)
         folder = self._folders.folder(reference)
         for file in data.files:
             self._folders.copy(reference, folder, file, destination / file.path)
 
 
-def _as_folder(reference: ModelReference) -> FileReference:
-    if isinstance(reference, FileReference):
-        return reference
-    raise refusal(
+def _unknown(reference: ModelReference) -> ModelUnavailable:
+    return refusal(
         reference,
         "data_source_unknown",
-        "calibration data are read from folders of the farm's machines only",
-        expected=_EXPECTED,
+        "calibration data are read from a hub and from folders of the farm's machines",
+        expected=f"{EXPECTED}, or {EXPECTED_OF_HUB}",
         remedy="put a copy of the data set below one of the farm's model roots",
     )
 
 
 def _select(reference: FileReference, names: Iterable[str]) -> tuple[str, ...]:
-    if found := tuple(sorted(name for name in names if _DATA.fullmatch(name))):
+    if found := tuple(sorted(name for name in names if is_data(name))):
         return found
-    raise refusal(reference, "data_missing", "there are no data at its top", expected=_EXPECTED)
+    raise refusal(reference, "data_missing", "there are no data at its top", expected=EXPECTED)

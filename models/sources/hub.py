@@ -6,35 +6,26 @@ to this object alone: nothing here reads one from the environment or from a logi
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_session, hf_hub_url, hf_raise_for_status
-from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub import HfApi, ModelInfo, get_session, hf_hub_url, hf_raise_for_status
 from pydantic import ValidationError
 
-from enginefarm import digest
-from enginefarm.errors import IntegrityError
 from enginefarm.model import HubReference, parse
 from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
 from models.sources.flight import SingleFlight, TimedCache
 from models.sources.hub_errors import HubErrors
+from models.sources.hub_files import HubFiles, listed
 from models.sources.resolved import ModelFile, ResolvedModel
 from models.sources.selection import CONFIG, is_weights, select
 from models.trust import NOBODY, Trust
 
-# Otherwise the first request of a process also asks the public hub what to call its user agent, which
-# takes seconds where a firewall drops it.
-constants.HF_HUB_DISABLE_TELEMETRY = True
-
 BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after
 COMMIT_SECONDS = 3600.0  # a commit never changes; this only bounds how long a lost permission goes unseen
 ANSWER_SECONDS = 10.0  # the control plane waits no longer than that for one answer
-PARALLEL_FILES = 4
 
 
 class HubSource:
@@ -59,6 +50,7 @@ class HubSource:
         self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._errors = HubErrors(endpoint, has_token=bool(token))
+        self._files = HubFiles(self._api, self._errors, "model")
         self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
         self._answers: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
@@ -66,13 +58,7 @@ class HubSource:
         return self._answers.get(reference) or self._asking.run(reference, partial(self._ask, reference))
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
-        reference = parse(model.reference)
-        if not isinstance(reference, HubReference) or reference.commit is None:
-            raise TypeError(f"{reference} names no commit of a hub")
-        destination.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-            list(pool.map(partial(self._download, reference, destination), model.files))
-        shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
+        self._files.fetch(parse(model.reference), model, destination)
 
     def _ask(self, reference: HubReference) -> ResolvedModel:
         # A thread that missed the cache just before another one filled it need not ask again.
@@ -95,7 +81,7 @@ class HubSource:
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         try:
             trusted = self._trust.allows(pinned)
-            files = tuple(_file(siblings[name]) for name in select(reference, siblings, trusted=trusted))
+            files = listed(siblings[name] for name in select(reference, siblings, trusted=trusted))
         except ValidationError as error:
             raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
         config = self._config(reference, pinned, files)
@@ -115,27 +101,3 @@ class HubSource:
             response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
             hf_raise_for_status(response)
             return response.content
-
-    def _download(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
-        with self._errors.explained(reference):
-            self._api.hf_hub_download(reference.repo, file.path, revision=reference.revision, local_dir=destination)
-        _verify(reference, destination / file.path, file)
-
-
-def _file(sibling: RepoSibling) -> ModelFile:
-    return ModelFile.model_validate(
-        {
-            "path": sibling.rfilename,
-            "size": sibling.lfs.size if sibling.lfs else sibling.size,
-            "digest": f"sha256:{sibling.lfs.sha256}" if sibling.lfs else None,
-        }
-    )
-
-
-def _verify(reference: HubReference, path: Path, file: ModelFile) -> None:
-    """A commit cannot change, so what differs was damaged on the way, or the hub is not to be trusted."""
-    size = path.stat().st_size
-    if size != file.size:
-        raise IntegrityError(f"{reference}: {file.path} has {size} bytes, the hub's listing says {file.size}")
-    if file.digest and (actual := digest.of_file(path)) != file.digest:
-        raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")

@@ -29,11 +29,12 @@ _RAISED = (HTTPError, OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 class HubErrors:
-    """Translates errors of one hub. Knows whether there is a token, not which."""
+    """Translates errors of one hub. Knows whether there is a token, not which; `what` is asked for there."""
 
-    def __init__(self, endpoint: str, *, has_token: bool) -> None:
+    def __init__(self, endpoint: str, *, has_token: bool, what: str = "model") -> None:
         self._host = urlsplit(endpoint).netloc.rpartition("@")[2]
         self._has_token = has_token
+        self._what = what
 
     @contextmanager
     def explained(self, reference: HubReference) -> Iterator[None]:
@@ -74,21 +75,23 @@ class HubErrors:
 
     def _gated(self, reference: HubReference) -> ModelUnavailable:
         if self._has_token:
-            detail = "the model is gated, and the farm's token may not read it"
-            remedy = "ask for access on the model's page with the account of ENGINEFARM_HF_TOKEN"
+            detail = f"the {self._what} is gated, and the farm's token may not read it"
+            remedy = "ask for access on its page with the account of ENGINEFARM_HF_TOKEN"
         else:
-            detail = "the model is gated, and the farm has no token"
+            detail = f"the {self._what} is gated, and the farm has no token"
             remedy = "ask the operator to set ENGINEFARM_HF_TOKEN to a token of an account with access"
-        return refusal(reference, "model_gated", detail, expected="a model that the farm may read", remedy=remedy)
+        return refusal(
+            reference, "model_gated", detail, expected=f"a {self._what} that the farm may read", remedy=remedy
+        )
 
     def _no_repository(self, reference: HubReference) -> ModelUnavailable:
         account = "the farm's token may not read it" if self._has_token else "the farm has no token to read it with"
         return refusal(
             reference,
             "model_not_found",
-            f"{self._host} has no model {reference.repo}, or it is private and {account}",
+            f"{self._host} has no {self._what} {reference.repo}, or it is private and {account}",
             expected="a repository that the farm may read",
-            remedy="check organisation and name; for a private model give the account of ENGINEFARM_HF_TOKEN access",
+            remedy="check organisation and name; for a private one give the account of ENGINEFARM_HF_TOKEN access",
         )
 
     def _status(self, reference: HubReference, status: int) -> EnginefarmError:
@@ -100,8 +103,8 @@ class HubErrors:
             return refusal(
                 reference,
                 "model_forbidden",
-                f"{self._host} does not let the farm's token read this model (403)",
-                expected="a model that the farm may read",
+                f"{self._host} does not let the farm's token read this {self._what} (403)",
+                expected=f"a {self._what} that the farm may read",
                 remedy="give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it",
             )
         return self.unavailable(reference, f"answered with status {status}")

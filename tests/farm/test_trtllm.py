@@ -24,6 +24,7 @@ from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
+from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
 
 VERSION = "1.2.1"
@@ -41,11 +42,17 @@ def gpu_worker(farm: RunningFarm, name: str, gpu: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def farm(valkey: Valkey, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     state = tmp_path_factory.mktemp("trtllm")
     settings = {
         "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
-        "STORE_URL": f"file://{state / 'store'}",
+        "STORE_URL": f"file://{state / 'store'}", "HF_ENDPOINT": hub.url,
     }  # fmt: skip
     for made in run_farm(state, settings):
         made.add_api()
@@ -165,6 +172,15 @@ def test_a_calibrated_conversion_is_for_workers_that_have_a_gpu(farm: RunningFar
         queues = [session.get_one(ActionRow, key).queue for key in (build.depends_on, ended.key) if key]
     assert queues[0] == f"convert.trtllm.{VERSION}.gpu"
     assert queues[1].startswith(f"build.trtllm.{VERSION}.")
+
+
+def test_data_of_the_hub_are_fetched_at_the_commit_of_the_submit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
+    commit = hub.push("datasets/org/news", {"data/train.jsonl": b'{"text": "once"}', "news.py": b"raise SystemExit"})
+    calibrated = {"precision": {"dtype": "bfloat16", "quantization": "int8_sq"}, "calibration": "hf:org/news"}
+    ended = _ended(client, spec(farm) | calibrated)
+    assert ended.state == "succeeded", ended.error
+    assert hub.asked_for(f"resolve/{commit}/data/train.jsonl")
+    assert not hub.asked_for("news.py")
 
 
 @pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])

@@ -67,7 +67,7 @@ class Hub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def push(self, name: str, files: Files, *, branch: str = "main") -> str:
-        """Make these the files of the branch; answers the new commit."""
+        """Make these the files of the branch; answers the new commit. Of a data set the name is `datasets/org/name`."""
         repository = self.repositories.setdefault(name, Repository())
         content = json.dumps(
             [len(repository.commits), sorted((p, hashlib.sha1(d).hexdigest()) for p, d in files.items())]
@@ -93,9 +93,13 @@ class Hub:
         if request.token is not None and request.token not in self.tokens:
             return _refused(401, "", "Invalid credentials in Authorization header")
         parts = [unquote(part) for part in request.path.strip("/").split("/")]
-        if parts[:2] == ["api", "models"]:
+        if parts[0] == "api":
             self.open.wait(30)
-            return self._metadata("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", request.token)
+            kind = "" if parts[1] == "models" else f"{parts[1]}/"
+            name = kind + "/".join(parts[2:4])
+            return self._metadata(name, parts[5] if len(parts) > 5 else "main", request.token)
+        if parts[0] == "datasets":
+            return self._file("/".join(parts[:3]), parts[4], "/".join(parts[5:]), request.token)
         return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]), request.token)
 
     def _metadata(self, name: str, revision: str, token: str | None) -> _Answer:

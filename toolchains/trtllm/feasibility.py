@@ -109,7 +109,7 @@ def _calibration(case: Case, made: Conversion) -> Iterator[Problem]:
             pointer="/calibration",
             code="calibration_missing",
             detail="this precision is calibrated on data, and a worker fetches none by itself",
-            expected="a folder with a data set, as in file:/data/cnn_dailymail",
+            expected="a data set, as in file:/data/cnn_dailymail or hf:org/news@main",
             remedy="add calibration",
         )
     elif case.spec.calibration is not None and not made.calibrates:
