@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI
 import api.problems
 from api.bodylimit import BodyLimit
 from api.control import control_plane
-from api.routes import attestations, builds, engines, fleet, health, planning, registry, retention, upkeep
+from api.routes import attestations, builds, engines, fleet, health, moving, planning, registry, retention, upkeep
 from api.sweep import sweep_forever
 from enginefarm import __version__
 from enginefarm.wire import ProblemDocument
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
-    for router in (builds, planning, engines, attestations, upkeep, retention, fleet, registry, health):
+    for router in (builds, planning, engines, attestations, upkeep, retention, moving, fleet, registry, health):
         app.include_router(router.router)
     app.add_middleware(BodyLimit)
     api.problems.install(app)

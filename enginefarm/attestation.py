@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,12 @@ class Statement(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
 
 
+@dataclass(frozen=True)
+class Verified:
+    statement: Statement
+    signer: str  # the id of the trusted key that signed it
+
+
 class TrustedKeys:
     """Public keys that are taken as a farm's. One good signature by any of them is enough, so keys can be rotated."""
 
@@ -70,9 +77,18 @@ class TrustedKeys:
         Raises:
             InvalidRequest: a file is no such key.
         """
-        return cls([_public_key(path) for path in paths])
+        return cls([_public_key(str(path), _read(path)) for path in paths])
 
-    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> Statement:
+    @classmethod
+    def of_pems(cls, pems: Sequence[str]) -> TrustedKeys:
+        """Raises InvalidRequest: one is no Ed25519 public key in PEM."""
+        return cls([_public_key(f"trusted key {number}", pem.encode()) for number, pem in enumerate(pems, start=1)])
+
+    @property
+    def pems(self) -> list[str]:
+        return [str(key.keyval["public"]) for key in self._keys]
+
+    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> Verified:
         """The statement in `envelope`, if one of these keys signed it and it is about this engine.
 
         Raises:
@@ -81,7 +97,7 @@ class TrustedKeys:
         short = key[:12]
         try:
             opened = Envelope.from_dict(deepcopy(dict(envelope)))  # it takes apart what it is given
-            opened.verify(list(self._keys), threshold=1)
+            (signer,) = opened.verify(list(self._keys), threshold=1)
             statement = Statement.model_validate_json(opened.payload)
         except (KeyError, TypeError, ValueError, AttributeError, VerificationError, ValidationError) as error:
             known = ", ".join(trusted.keyid[:12] for trusted in self._keys)
@@ -94,7 +110,7 @@ class TrustedKeys:
             raise IntegrityError(f"the signed statement that came with engine {short} is about {subject.name[:12]}")
         if f"sha256:{subject.digest['sha256']}" != manifest.digest:
             raise IntegrityError(f"the files of engine {short} are not those that its farm signed")
-        return statement
+        return Verified(statement, signer)
 
 
 def pem(key: Ed25519PublicKey) -> str:
@@ -106,14 +122,21 @@ def key_id(key: Ed25519PublicKey) -> str:
     return SSlibKey.from_crypto(key).keyid
 
 
-def _public_key(path: Path) -> SSlibKey:
-    expected = "expected an Ed25519 public key in PEM, as GET /v1/signing-keys gives it"
+_EXPECTED = "expected an Ed25519 public key in PEM, as GET /v1/signing-keys gives it"
+
+
+def _read(path: Path) -> bytes:
     try:
-        key = load_pem_public_key(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {expected}") from error
+        raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {_EXPECTED}") from error
+
+
+def _public_key(name: str, data: bytes) -> SSlibKey:
+    try:
+        key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidRequest(f"{path} is not a public key: {expected}") from error
+        raise InvalidRequest(f"{name} is not a public key: {_EXPECTED}") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise InvalidRequest(f"{path} holds another kind of key: {expected}")
+        raise InvalidRequest(f"{name} holds another kind of key: {_EXPECTED}")
     return SSlibKey.from_crypto(key)

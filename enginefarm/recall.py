@@ -39,6 +39,10 @@ class TakenOut(Body):
     checkpoints: list[Key] = Field(default_factory=list)
     workers: list[str] = Field(default_factory=list, description="ids of the workers that were quarantined with it")
     builds: list[str] = Field(default_factory=list, description="ids of the builds that make it anew")
+    not_rebuilt: list[Key] = Field(
+        default_factory=list,
+        description="imported, and never asked for here: import them again, or submit their specs",
+    )
 
 
 class Damage(BaseModel):

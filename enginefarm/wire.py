@@ -102,6 +102,9 @@ class Engine(EngineSummary):
 
     spec: dict[str, JsonValue] = Field(description="the normalised spec")
     document: dict[str, JsonValue] = Field(description="the document whose SHA-256 is the key")
+    checkpoint_document: dict[str, JsonValue] = Field(
+        default_factory=dict, description="the document whose SHA-256 is `document.convert`"
+    )
     bound_to: dict[str, JsonValue] = Field(description="the platform fields this engine is bound to")
     driver_binding: Literal["branch", "exact"]
     provenance: dict[str, JsonValue] = Field(default_factory=dict)

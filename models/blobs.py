@@ -7,7 +7,7 @@ before. Only what passes both is published. See ADR 0008.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -39,6 +39,18 @@ def record_blobs(session: Session, sizes: Mapping[Digest, int]) -> None:
     for digest in (row.digest for row in found if row.doomed_at is not None):
         values = {"doomed_at": None, "size": sizes[digest], "verified_at": now()}  # its size was only the store's word
         session.execute(update(BlobRow).where(BlobRow.digest == digest).values(**values))
+
+
+def damaged_of(session: Session, digests: Collection[Digest]) -> set[Digest]:
+    """Those that are known to be damaged in the store."""
+    found = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
+    return set(session.execute(found).scalars())
+
+
+def mended(session: Session, digests: Collection[Digest]) -> None:
+    """They were written again, and are right now."""
+    values = {"damaged_at": None, "verified_at": now()}
+    session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(**values))
 
 
 def require_stored(store: Store, sizes: Mapping[Digest, int]) -> None:

@@ -222,11 +222,13 @@ def get_engine(session: Session, key: str) -> Engine:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     if row.quarantined_at is not None:
         raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
-    facts = row.provenance.get("facts", {})
+    facts, action = row.provenance.get("facts", {}), session.get_one(ActionRow, key)
+    convert = session.get(ActionRow, action.depends_on) if action.depends_on else None
     return Engine(
         **found._mapping,
         spec=row.spec,
-        document=session.get_one(ActionRow, key).document,
+        document=action.document,
+        checkpoint_document=convert.document if convert is not None else {},
         bound_to=row.bound_to,
         driver_binding=row.driver_binding,
         provenance=row.provenance,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from enginefarm.digest import Digest
 from enginefarm.errors import IntegrityError, NotFound
 from enginefarm.manifest import FileEntry, Manifest
 from models.actions import Announcement, end_attempt, end_builds, move, release_dependents
-from models.blobs import record_blobs
+from models.blobs import damaged_of, mended, record_blobs
 from models.clock import now
 from models.insertion import insert_new, upsert
 from models.leases import Claim
@@ -81,9 +81,7 @@ def _back() -> dict[str, Any]:
 
 def damaged_among(session: Session, manifest: Manifest) -> set[str]:
     """The blobs of `manifest` that are known to be damaged in the store."""
-    digests = {entry.digest for entry in manifest.files}
-    found = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
-    return set(session.execute(found).scalars())
+    return damaged_of(session, sizes_of(manifest))
 
 
 def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[str] = ()) -> str:
@@ -92,8 +90,7 @@ def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[
     digest = manifest.digest
     record_blobs(session, sizes_of(manifest))
     if rewritten:
-        mended = {"damaged_at": None, "verified_at": now()}
-        session.execute(update(BlobRow).where(BlobRow.digest.in_(rewritten)).values(**mended))
+        mended(session, rewritten)
     if damaged := damaged_among(session, manifest):
         raise IntegrityError(f"{min(damaged)} was found damaged in the store: it must be written again")
     row = {"digest": digest, "size": manifest.size, "files": len(manifest.files)}

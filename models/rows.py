@@ -237,6 +237,22 @@ class EngineRow(Row):
     pulled_at: Mapped[datetime | None]  # when a link to one of its files was last given out, to the minute
 
 
+class ImportRow(Row):
+    """An attempt that ran nothing: the engine came from another farm, with this signed statement. Kept for ever."""
+
+    __tablename__ = "imports"
+    __table_args__ = (
+        ForeignKeyConstraint(["action_key", "attempt"], ["attempts.action_key", "attempts.number"]),
+    )  # fmt: skip
+
+    action_key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    envelope: Mapped[_Json]  # as it came: the original statement with the original signature
+    signer: Mapped[str] = mapped_column(String(64))  # id of the trusted key that signed it
+    imported_by: Mapped[str | None] = mapped_column(String(64))
+    imported_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
 class RemovalRow(Row):
     """An engine or a checkpoint that was removed, and why. Kept for ever: it is what readers are told."""
 

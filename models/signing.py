@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ class SigningKey:
         envelope = Envelope(statement.payload(), PAYLOAD_TYPE, {})
         envelope.sign(self._signer)
         signed: dict[str, Any] = envelope.to_dict()
+        return signed
+
+    def countersign(self, envelope: dict[str, Any]) -> dict[str, Any]:
+        """The same statement with the signatures that it has, and this one."""
+        opened = Envelope.from_dict(deepcopy(envelope))  # it takes apart what it is given
+        opened.sign(self._signer)
+        signed: dict[str, Any] = opened.to_dict()
         return signed
 
 

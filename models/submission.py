@@ -18,6 +18,8 @@ from models.published import checkpoint_of, engine_exists
 from models.rows import ActionRow, BuildRow
 from models.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
 
+IMPORTED = "imported"  # in the job of an action that was never planned here, and so cannot be run
+
 
 @dataclass(frozen=True)
 class NewAction:
@@ -64,6 +66,13 @@ def submit(session: Session, request: Request) -> Accepted:
     if disposition is Disposition.CREATED and ready:
         announcements.append((request.build.key, request.build.queue))
     return Accepted(record(session, request, disposition), disposition, announcements)
+
+
+def can_submit_again(session: Session, key: Key) -> bool:
+    """Not what was imported and never asked for here: a key says what the model is, not where it can be fetched."""
+    build = session.get_one(ActionRow, key)
+    jobs = (build.job, session.get_one(ActionRow, build.depends_on).job)
+    return not any(IMPORTED in job for job in jobs)
 
 
 def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Accepted:
@@ -114,7 +123,7 @@ def cancel(session: Session, build_id: str) -> bool:
 
 def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
     """The convert action in flight, unless its checkpoint is there. Holds its row."""
-    if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
+    if insert_action(session, action, depends_on=None, state=ActionState.QUEUED):
         return [(action.key, action.queue)]
     row = lock(session, action.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
@@ -127,7 +136,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
 def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposition:
     """The build action in flight, or its engine there. Holds its row, so that it cannot end before we are recorded."""
     state = ActionState.QUEUED if ready else ActionState.WAITING
-    if _insert(session, request.build, depends_on=request.convert.key, state=state):
+    if insert_action(session, request.build, depends_on=request.convert.key, state=state):
         return Disposition.CREATED
     row = lock(session, request.build.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
@@ -139,7 +148,8 @@ def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposi
     return Disposition.CREATED
 
 
-def _insert(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
+def insert_action(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
+    """False if it was there before."""
     values = {
         "key": action.key, "stage": str(action.stage), "queue": action.queue, "document": action.document,
         "job": action.job, "depends_on": depends_on, "state": str(state), "announced_at": now(),

@@ -12,8 +12,10 @@ from enginefarm.attestation import key_id, pem
 from enginefarm.errors import NotFound
 from enginefarm.key import Key
 from enginefarm.wire import SigningKeyList, VerificationKey
+from models.importing import envelope_of
 from models.listing import get_engine
 from models.provenance import statement_of
+from models.rows import EngineRow
 from models.signing import SigningKey
 
 router = APIRouter(tags=["engines"])
@@ -21,11 +23,18 @@ router = APIRouter(tags=["engines"])
 
 @router.get("/v1/engines/{key}/attestation")
 def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
-    """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope."""
-    signing_key = _signing_key(control)
-    with control.database.read() as session:
+    """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope.
+
+    Of an engine that was imported, it is the original, with this farm's signature beside that of the farm that built it.
+    """
+    with control.database.snapshot() as session:
         get_engine(session, key)  # an engine that is not served is not vouched for
-        statement = statement_of(session, key)
+        original = envelope_of(session, session.get_one(EngineRow, key))
+        statement = statement_of(session, key) if original is None and control.signing_key else None
+    if original is not None:
+        return control.signing_key.countersign(original) if control.signing_key else original
+    signing_key = _signing_key(control)
+    assert statement is not None, "it was made because there is a key"
     return signing_key.sign(statement)
 
 

@@ -13,7 +13,7 @@ from enginefarm.key import Key
 from enginefarm.recall import Damage, Inspection, Recall, TakenOut
 from models import repair
 from models.recall import recall
-from models.submission import submit_again
+from models.submission import can_submit_again, submit_again
 
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 
@@ -41,11 +41,11 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
     files = {entry.digest: entry for part in (engine, checkpoint) if part is not None for entry in part.files}
     found = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
     taken = _take_out(control, found)
-    builds = _rebuild(control, taken.engines, caller.name) if rebuild else []
+    taken = _rebuilt(control, taken, caller.name) if rebuild else taken
     paths = [entry.path for entry in engine.files if entry.digest in found]
     if checkpoint is not None:
         paths += [f"checkpoint/{entry.path}" for entry in checkpoint.files if entry.digest in found]
-    return Inspection(key=key, damaged=paths, taken_out=taken.model_copy(update={"builds": builds}))
+    return Inspection(key=key, damaged=paths, taken_out=taken)
 
 
 @router.post("/engines:recall")
@@ -54,8 +54,7 @@ def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> T
     with control.database.write() as session:
         taken, announcements = recall(session, wanted)
     control.announcer.announce(announcements)
-    builds = _rebuild(control, taken.engines, caller.name) if wanted.rebuild else []
-    return taken.model_copy(update={"builds": builds})
+    return _rebuilt(control, taken, caller.name) if wanted.rebuild else taken
 
 
 def _take_out(control: ControlPlane, digests: Collection[str]) -> TakenOut:
@@ -67,12 +66,15 @@ def _take_out(control: ControlPlane, digests: Collection[str]) -> TakenOut:
     return taken
 
 
-def _rebuild(control: ControlPlane, engines: Collection[Key], name: str | None) -> list[str]:
-    """A transaction each: a long one would hold up everybody else."""
-    builds = []
-    for key in engines:
+def _rebuilt(control: ControlPlane, taken: TakenOut, name: str | None) -> TakenOut:
+    """A transaction for each engine: a long one would hold up everybody else."""
+    builds, left = [], []
+    for key in taken.engines:
         with control.database.write() as session:
-            accepted = submit_again(session, key, requested_by=name)
+            accepted = submit_again(session, key, requested_by=name) if can_submit_again(session, key) else None
+        if accepted is None:
+            left.append(key)
+            continue
         control.announcer.announce(accepted.announcements)
         builds.append(accepted.id)
-    return builds
+    return taken.model_copy(update={"builds": builds, "not_rebuilt": left})

@@ -101,5 +101,7 @@ def _say(taken: TakenOut) -> None:
         click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` takes it back")
     for build in taken.builds:
         click.echo(f"build {build} makes it anew")
+    for key in taken.not_rebuilt:
+        click.echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
     if not taken.engines and not taken.checkpoints:
         click.echo("nothing that is served was built there")

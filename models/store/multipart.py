@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +23,8 @@ from typing import Any
 
 from minio import Minio
 from minio.datatypes import Part, Upload
-from minio.error import S3Error
+from minio.error import MinioException, S3Error
+from urllib3.exceptions import HTTPError
 
 from enginefarm.digest import Digest, verified
 from enginefarm.errors import FarmError, IntegrityError, StoreUnavailable
@@ -64,6 +67,68 @@ def upload(target: Target, source: Path, digest: Digest, size: int, watch: Watch
         if _is_there(target, size):  # completed: by another worker, or by us with the answer lost
             return ""
     raise StoreUnavailable(f"the upload of {digest} was aborted by somebody else, {_ROUNDS} times")
+
+
+def stream(target: Target, chunks: Iterable[bytes], size: int) -> str:
+    """Send `chunks`, of `size` bytes in all, as they come; returns the ETag as `upload` does.
+
+    What comes once cannot be sent again: whatever goes wrong, nothing is left on the server.
+
+    Raises:
+        What `chunks` raises; S3Error, HTTPError: see `explained`.
+    """
+    upload_id = target.client._create_multipart_upload(target.bucket, target.name, _HEADERS)
+    try:
+        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="upload") as pool:
+            sent = list(_sent_as_they_come(target, upload_id, pool, _parts(chunks, _part_size(size))))
+        return _completed(target, upload_id, sent)
+    except BaseException as error:
+        if isinstance(error, S3Error) and error.code == "NoSuchUpload" and _is_there(target, size):
+            return ""  # a worker that uploads the same file took our upload up, and completed it
+        with suppress(MinioException, HTTPError):  # what is left then is stale one day
+            target.client._abort_multipart_upload(target.bucket, target.name, upload_id)
+        raise
+
+
+def _sent_as_they_come(
+    target: Target, upload_id: str, pool: ThreadPoolExecutor, parts: Iterator[bytes]
+) -> Iterator[_Sent]:
+    """As many parts are in memory as there are connections, and one more."""
+    sending: deque[Future[_Sent]] = deque()
+    for number, data in enumerate(parts, start=1):
+        if len(sending) == CONNECTIONS:
+            yield sending.popleft().result()
+        sending.append(pool.submit(_send, target, upload_id, number, data))
+    for future in sending:
+        yield future.result()
+
+
+def _send(target: Target, upload_id: str, number: int, data: bytes) -> _Sent:
+    etag = target.client._upload_part(target.bucket, target.name, data, None, upload_id, number)
+    return _Sent(number, hashlib.md5(data, usedforsecurity=False).digest(), etag)
+
+
+def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    waiting = bytearray()
+    for chunk in chunks:
+        waiting += chunk
+        while len(waiting) >= size:
+            yield bytes(waiting[:size])
+            del waiting[:size]
+    if waiting:
+        yield bytes(waiting)
+
+
+def _part_size(size: int) -> int:
+    """The same for every try, or no part could be kept."""
+    return max(PART, -(-size // _MAX_PARTS))
+
+
+def _completed(target: Target, upload_id: str, sent: Sequence[_Sent]) -> str:
+    parts = [Part(part.number, part.etag) for part in sent]
+    target.client._complete_multipart_upload(target.bucket, target.name, upload_id, parts)
+    whole = hashlib.md5(b"".join(part.md5 for part in sent), usedforsecurity=False)
+    return f"{whole.hexdigest()}-{len(sent)}"
 
 
 def unfinished(client: Minio, bucket: str, prefix: str) -> Iterator[Upload]:
@@ -119,7 +184,7 @@ class _Sending:
     def __init__(self, target: Target, upload_id: str, source: Path, digest: Digest, size: int, watch: Watch) -> None:
         self._target, self._upload_id = target, upload_id
         self._source, self._digest, self._size, self._watch = source, digest, size, watch
-        self._part_size = max(PART, -(-size // _MAX_PARTS))  # the same for every try, or no part could be kept
+        self._part_size = _part_size(size)
         self._given_up = Event()
 
     def run(self) -> str:
@@ -131,7 +196,7 @@ class _Sending:
                 self._given_up.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        return self._completed(sent)
+        return _completed(self._target, self._upload_id, sent)
 
     def _sent(self, pool: ThreadPoolExecutor, there: Mapping[int, str]) -> list[_Sent]:
         count = -(-self._size // self._part_size)
@@ -167,13 +232,6 @@ class _Sending:
                 return os.pread(stream.fileno(), self._part_size, (number - 1) * self._part_size)
         except OSError as error:
             raise FarmError(f"{self._source} cannot be read: {error.strerror}") from error
-
-    def _completed(self, sent: list[_Sent]) -> str:
-        target = self._target
-        parts = [Part(part.number, part.etag) for part in sent]
-        target.client._complete_multipart_upload(target.bucket, target.name, self._upload_id, parts)
-        whole = hashlib.md5(b"".join(part.md5 for part in sent), usedforsecurity=False)
-        return f"{whole.hexdigest()}-{len(sent)}"
 
     def _there(self) -> Iterator[tuple[int, str]]:
         """Number and ETag of the parts that the server has."""

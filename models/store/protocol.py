@@ -99,6 +99,14 @@ class Store(ABC):
         chunks = verified(_watched(file_chunks(source), watch), digest, size, what=str(source))
         self._write(chunks, digest, size)
 
+    def put_stream(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
+        """Store what `chunks` brings, whatever is there already under that name.
+
+        Raises:
+            IntegrityError: they are not what `digest` and `size` say; nothing is kept of them.
+        """
+        self._write(verified(chunks, digest, size, what=f"blob {digest}"), digest, size)
+
     def put_bytes(self, data: bytes) -> Digest:
         """Store something small: a manifest, a log."""
         digest = of_bytes(data)

@@ -120,7 +120,12 @@ class S3Store(Store):
         self._check_stored(digest, size, etag)
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        """In one piece: what is larger goes in parts."""
+        if size > multipart.PART:
+            target = multipart.Target(self._client, self._bucket, self._name(digest))
+            with explained(self._where):
+                etag = multipart.stream(target, chunks, size)
+            self._check_stored(digest, size, etag)
+            return
         data = b"".join(chunks)
         with explained(self._where):
             self._client.put_object(self._bucket, self._name(digest), io.BytesIO(data), size, part_size=multipart.PART)

@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing.synchronize import Event
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.digest import of_bytes, of_file
+from enginefarm.digest import of_bytes, of_file, read_chunks
 from enginefarm.errors import FarmError, IntegrityError, InvalidRequest, NotFound, StoreUnavailable
 from models.store import Store
 from tests.models.store.conftest import Place
@@ -253,10 +254,14 @@ def test_memory_does_not_grow_with_the_blob(store: Store, tmp_path: Path) -> Non
         tracemalloc.reset_peak()
         store.fetch(name, size, tmp_path / "copy")
         _, fetching = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        store.put_stream(read_chunks(source), name, size)
+        _, streaming = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert putting < 64 * MIB  # a part of 8 MiB for each of four connections, and change
     assert fetching < 8 * MIB
+    assert streaming < 80 * MIB  # a part more, and one that is being filled
 
 
 def test_a_killed_put_leaves_all_or_nothing(store: Store, place: Place, tmp_path: Path) -> None:
@@ -283,3 +288,28 @@ def _put(place: Place, source: Path, name: str, size: int, begun: Event) -> None
     store = place.open()
     begun.set()
     store.put(source, name, size)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 8 * MIB, 21 * MIB + 5])
+def test_a_stream_is_stored_as_it_comes(store: Store, tmp_path: Path, size: int) -> None:
+    name = of_file(make(tmp_path / "source", size))
+    for _ in range(2):  # again, over what is there
+        with (tmp_path / "source").open("rb") as source:
+            store.put_stream(iter(lambda: source.read(300_000), b""), name, size)
+        store.verify(name, size)
+
+
+@pytest.mark.parametrize("size", [1000, 21 * MIB + 5])
+@pytest.mark.parametrize("wrong", ["short", "long", "other", "broken"])
+def test_a_stream_that_is_not_what_it_says_leaves_nothing(store: Store, tmp_path: Path, size: int, wrong: str) -> None:
+    name, data = of_file(make(tmp_path / "source", size)), (tmp_path / "source").read_bytes()
+
+    def chunks() -> Iterator[bytes]:
+        yield {"short": data[:-1], "long": data + b"x", "other": data[:-1] + b"?", "broken": data[: size // 2]}[wrong]
+        if wrong == "broken":
+            raise ConnectionResetError
+
+    with pytest.raises((IntegrityError, ConnectionResetError, StoreUnavailable)):
+        store.put_stream(chunks(), name, size)
+    assert store.stat(name) is None
+    assert store.abort_stale(timedelta(0)) == 0

@@ -1,0 +1,235 @@
+"""An engine of another farm enters the catalogue, whatever is going on there, and every promise stays true."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from enginefarm.errors import Conflict, IntegrityError
+from enginefarm.key import build_document, convert_document, key_of
+from enginefarm.manifest import Manifest
+from enginefarm.recall import Recall
+from enginefarm.record import EngineRecord
+from enginefarm.spec import BuildSpec
+from enginefarm.vouching import Vouched
+from enginefarm.wire import BuildState, Disposition, Failure, Fault, Stage
+from models.actions import fail
+from models.database import Database
+from models.estimates import usual_seconds
+from models.importing import envelope_of, name_of, publish_import
+from models.leases import renew
+from models.listing import get_build, get_engine
+from models.publication import publish_engine
+from models.recall import recall
+from models.rows import ActionRow, BlobRow, EngineRow, ImportRow
+from models.staff import release
+from models.states import ActionState, Fenced
+from models.submission import NewAction, Request, can_submit_again, cancel
+from tests.models.making import converted
+from tests.models.requests import CPU, ENGINE, add_worker, claimed, manifest, submitted
+from tests.promises import broken
+
+SPEC = BuildSpec.parse(
+    {
+        "model": "hf:org/tiny@" + "0" * 40,
+        "toolchain": {"name": "aoti", "version": "2.13.0"},
+        "limits": {"max_input_len": 64, "max_output_len": 64},
+    }
+)
+CONVERT = convert_document(
+    toolchain="aoti", version="2.13.0", model={"commit": "0" * 40}, precision=SPEC.precision,
+    parallelism=SPEC.parallelism, options={},
+)  # fmt: skip
+BUILD = build_document(
+    convert=key_of(CONVERT), toolchain="aoti", version="2.13.0", limits=SPEC.limits, options={},
+    platform={"arch": "x86_64", "cpu_isa": "x86-64-v3", "os": "linux"},
+)  # fmt: skip
+KEY = key_of(BUILD)
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def engine(content: str = "engine") -> Vouched:
+    return Vouched(
+        record=EngineRecord(
+            key=KEY, manifest=manifest(content), checkpoint_document=CONVERT, attestation={"payload": "as it came"}
+        ),
+        signer="a" * 64,
+        document=BUILD,
+        spec=SPEC.model_dump(mode="json"),
+        toolchain="aoti",
+        version="2.13.0",
+        platform=CPU,
+        bound_to=dict(BUILD["platform"]),
+        facts={"worker": "theirs"},
+        host=None,
+        started_at=BEGAN,
+        ended_at=BEGAN + timedelta(minutes=20),
+    )
+
+
+def same() -> Request:
+    """What somebody asks for here, who wants this engine."""
+    work = {"job": {"toolchain": "aoti", "version": "2.13.0"}}
+    return Request(
+        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, work),
+        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, work),
+        model=SPEC.model, toolchain="aoti", version="2.13.0", spec=SPEC.model_dump(mode="json"),
+        platform=CPU.model_dump(), platform_label=CPU.label(), requested_by=None,
+    )  # fmt: skip
+
+
+def imported(database: Database, came: Vouched | None = None) -> bool:
+    with database.write() as session:
+        return publish_import(session, came or engine(), imported_by="admin")
+
+
+def promised(database: Database) -> None:
+    with database.read() as session:
+        assert broken(session) == []
+
+
+def test_it_is_an_engine_like_any_other(database: Database) -> None:
+    assert imported(database)
+    with database.read() as session:
+        found = get_engine(session, KEY)
+        row = session.get_one(EngineRow, KEY)
+        assert (found.manifest, found.model, found.document) == (manifest("engine").digest, SPEC.model, BUILD)
+        assert (found.checkpoint_document, found.provenance) == (CONVERT, {"worker": "theirs"})
+        assert envelope_of(session, row) == {"payload": "as it came"}
+        assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
+    accepted = submitted(database, same())
+    assert accepted.disposition is Disposition.CACHED
+    with database.read() as session:
+        build = get_build(session, accepted.id)
+        assert [attempt.worker for attempt in build.attempts] == [name_of("a" * 64)]
+    promised(database)
+
+
+def test_twice_changes_nothing(database: Database) -> None:
+    assert imported(database)
+    with database.read() as session:
+        before = [(row.attempt, row.manifest, row.created_at) for row in session.execute(select(EngineRow)).scalars()]
+    assert not imported(database)
+    assert not imported(database, engine("another"))  # this farm keeps what it has
+    with database.read() as session:
+        after = [(row.attempt, row.manifest, row.created_at) for row in session.execute(select(EngineRow)).scalars()]
+    assert after == before
+    promised(database)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "converting", "queued", "building", "failed", "cancelled"])
+def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
+    worker, request = add_worker(database), same()
+    build = submitted(database, request).id
+    if moment == "converting":
+        claimed(database, request.convert.key, worker)
+    if moment in {"queued", "building"}:
+        converted(database, request)
+    held = claimed(database, request.build.key, worker) if moment == "building" else None
+    with database.write() as session:
+        if moment == "cancelled":
+            cancel(session, build)
+        if moment == "failed":
+            fail(session, request.convert.key, Failure(cause="x", fault=Fault.CALLER, detail="x"))
+
+    assert imported(database)
+
+    promised(database)
+    with database.read() as session:
+        expected = BuildState(moment) if moment in {"failed", "cancelled"} else BuildState.SUCCEEDED
+        assert get_build(session, build).state is expected
+        convert = session.get_one(ActionRow, request.convert.key).state
+        assert convert not in {ActionState.QUEUED, ActionState.RUNNING}
+        envelope = envelope_of(session, session.get_one(EngineRow, KEY))
+    assert envelope is not None
+    if held is not None:
+        with database.write() as session, pytest.raises(Fenced):
+            publish_engine(session, held, manifest("too late"), engine=ENGINE, steps={})
+    assert submitted(database, request).disposition is Disposition.CACHED
+
+
+def test_a_worker_that_builds_it_is_fenced_at_its_next_heartbeat(database: Database) -> None:
+    worker, request = add_worker(database), same()
+    submitted(database, request)
+    converted(database, request)
+    held = claimed(database, request.build.key, worker)
+    imported(database)
+    with database.write() as session, pytest.raises(Fenced):
+        renew(session, held, lease_seconds=30, progress=0.5, message=None)
+
+
+def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: Database) -> None:
+    imported(database)
+    wanted = Recall(worker=name_of("a" * 64), reason="their key was stolen")
+    with database.write() as session:
+        taken, _ = recall(session, wanted)
+        assert taken.engines == [KEY]
+        assert not can_submit_again(session, KEY)
+    with pytest.raises(
+        Conflict, match=r"was recalled \(their key was stolen\): `enginefarm workers release import-a{12}`"
+    ):
+        imported(database)
+    promised(database)
+    with database.write() as session:
+        release(session, name_of("a" * 64))
+    assert imported(database)
+    promised(database)
+
+
+def test_what_was_taken_out_is_built_anew_when_it_is_asked_for(database: Database) -> None:
+    imported(database)
+    with database.write() as session:
+        recall(session, Recall(toolchain="aoti", version="2.13.0"))
+    add_worker(database)
+    request = same()
+    assert submitted(database, request).disposition is Disposition.CREATED
+    promised(database)
+    converted(database, request)
+    held = claimed(database, request.build.key)
+    with database.write() as session:
+        publish_engine(session, held, manifest("ours"), engine=ENGINE, steps={})
+    promised(database)
+    with database.read() as session:
+        assert envelope_of(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
+        assert can_submit_again(session, KEY)
+
+
+def test_damaged_bytes_get_no_name(database: Database) -> None:
+    (entry,) = manifest("engine").files
+    imported(database)
+    with database.write() as session:
+        session.execute(update(BlobRow).where(BlobRow.digest == entry.digest).values(damaged_at=BEGAN))
+        session.execute(update(EngineRow).values(quarantined_at=BEGAN, quarantine_reason="damaged"))
+    with pytest.raises(IntegrityError, match="damaged in the store"):
+        imported(database)
+    promised(database)
+
+
+def test_an_undone_import_leaves_nothing(database: Database) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed() -> None:
+        with database.write() as session:
+            publish_import(session, engine(), imported_by=None)
+            raise Killed
+
+    with pytest.raises(Killed):
+        killed()
+    with database.read() as session:
+        assert session.execute(select(ActionRow)).first() is None
+        assert session.execute(select(BlobRow)).first() is None
+
+
+def test_estimates_know_how_long_it_took_there(database: Database) -> None:
+    imported(database)
+    with database.read() as session:
+        assert usual_seconds(session, session.get_one(ActionRow, KEY).queue) == 1200
+
+
+def test_the_files_are_those_of_the_manifest(database: Database) -> None:
+    imported(database)
+    with database.read() as session:
+        assert Manifest.of(engine().record.manifest.files).digest == get_engine(session, KEY).manifest
