@@ -1,7 +1,7 @@
 """An engine of another farm enters the catalogue: as an attempt, the work of a worker that stands for that farm's key.
 
-It claims and publishes in one transaction, so everything that is true of what was built here is true of it: the action's
-moves, the fence, recalls by that worker's name. Nothing here commits.
+It claims and publishes in one transaction, so all that is true of what was built here is true of it: the moves,
+the fence, recalls by that worker's name. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=
 def publish_import(session: Session, came: Vouched, *, imported_by: str | None) -> bool:
     """Make the engine visible, and end every build that waits for it. False: there is one already; nothing changed.
 
-    Whoever builds it right now is fenced. Before it commits, the caller asks `require_stored` whether its bytes are there.
+    Whoever builds it right now is fenced. Before it commits, the caller asks `require_stored` for its bytes.
 
     Raises:
         Conflict: what this key signed was recalled.

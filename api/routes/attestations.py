@@ -25,7 +25,7 @@ router = APIRouter(tags=["engines"])
 def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
     """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope.
 
-    Of an engine that was imported, it is the original, with this farm's signature beside that of the farm that built it.
+    Of an engine that was imported, it is the original, with this farm's signature beside that of the other farm.
     """
     with control.database.snapshot() as session:
         get_engine(session, key)  # an engine that is not served is not vouched for

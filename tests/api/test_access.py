@@ -42,6 +42,9 @@ ROUTES = {
     "POST /v1/engines/{key}:repair": ADMIN,
     "POST /v1/engines:recall": ADMIN,
     "DELETE /v1/engines/{key}": ADMIN,
+    "POST /v1/engines:import": ADMIN,
+    "POST /v1/blobs:missing": ADMIN,
+    "PUT /v1/blobs/{digest}": ADMIN,
     "POST /v1/gc": ADMIN,
     "GET /v1/workers": READ,
     "POST /v1/workers/{name}:drain": ADMIN,
@@ -68,7 +71,9 @@ def keys(farm: Published) -> dict[Scope, str]:
 def ask(farm: Published, route: str, authorization: str | None) -> httpx.Response:
     method, path = route.split()
     headers = {"Authorization": authorization} if authorization is not None else {}
-    url = farm.url + path.format(build_id="nope", name="nope", key="0" * 64, path="config.json")
+    url = farm.url + path.format(
+        build_id="nope", name="nope", key="0" * 64, path="config.json", digest=f"sha256:{'0' * 64}"
+    )
     return httpx.request(method, url, headers=headers, json=BODY if method == "POST" else None, timeout=60)
 
 
