@@ -30,7 +30,7 @@ async def put_blob(
     control: Control,
     _: Administrator,
 ) -> None:
-    """Send a blob. It is stored if its bytes have this digest; a clean-up may remove it until something refers to it."""
+    """Send a blob. It is stored if its bytes have this digest; a clean-up removes what nothing refers to."""
     await receive(control, request.stream(), digest, content_length)
 
 
