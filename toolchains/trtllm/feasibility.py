@@ -129,7 +129,8 @@ def _draft_heads(case: Case) -> Iterator[Problem]:
         yield Problem(
             pointer="/options/speculative_decoding_mode",
             code="draft_heads",
-            detail=f"{mode} needs a checkpoint with draft heads, and no conversion of such heads is known to this farm",
+            detail=f"{mode} needs a checkpoint with draft heads; its conversion takes them from a second model, "
+            "and a spec names one",
             value=mode,
             expected="draft_tokens_external, or lookahead_decoding where the release has it",
         )
