@@ -21,13 +21,15 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_attention_heads", "n_head", "n_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "kv_n_heads", "num_attention_heads", "n_head", "n_heads"),
     "vocab_size": ("vocab_size",),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
-    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "quantization_config": ("quantization_config",),
 }
+# Parts of a config that say such things on a level of their own: what is said outside wins.
+_PARTS = ("attn_config", "ffn_config", "text_config")
 _DTYPES = frozenset({"float32", "float16", "bfloat16"})
 
 
@@ -45,8 +47,7 @@ def read_facts(
         ModelUnavailable: it is not JSON, names no architecture, or has a number that is none.
     """
     outer = _load(reference, config)
-    text = outer.get("text_config")
-    settings = {**(text if isinstance(text, dict) else {}), **outer}
+    settings = _flattened(outer)
     numbers = {fact: _first(settings, keys) for fact, keys in _NAMES.items()}
     try:
         return ModelFacts(
@@ -77,6 +78,13 @@ def _load(reference: object, config: bytes) -> dict[str, Any]:
         raise _bad_config(reference, f"is not JSON ({error})") from error
     if not isinstance(settings, dict):
         raise _bad_config(reference, f"is not a JSON object but a {type(settings).__name__}")
+    return settings
+
+
+def _flattened(outer: dict[str, Any]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for part in (*(outer.get(name) for name in _PARTS), outer):
+        settings |= part if isinstance(part, dict) else {}
     return settings
 
 

@@ -56,6 +56,18 @@ def test_the_new_name_of_dtype_wins() -> None:
     assert facts(dtype="float32").dtype == "float32"
 
 
+def test_a_config_with_parts_of_its_own() -> None:
+    """As DBRX and MPT write it."""
+    written = {
+        "architectures": ["DbrxForCausalLM"], "d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768,
+        "attn_config": {"kv_n_heads": 8}, "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16},
+    }  # fmt: skip
+    read = read_facts("hf:org/dbrx", json.dumps(written).encode(), [10], ["model.safetensors"])
+    assert (read.hidden_size, read.num_hidden_layers, read.num_attention_heads) == (6144, 40, 48)
+    assert (read.num_key_value_heads, read.intermediate_size, read.num_experts) == (8, 10752, 16)
+    assert read.max_position_embeddings == 32768
+
+
 def test_without_grouped_heads_every_head_has_its_own_keys() -> None:
     assert facts(num_key_value_heads=None).num_key_value_heads == 4
 

@@ -56,6 +56,8 @@ DATA_DIR = "--calib_dataset /calibration"
 QUANTIZE = "python3 /examples/quantization/quantize.py"
 DIRS = "--model_dir /source --output_dir /output --dtype bfloat16"
 CALIBRATED = f"{DIRS} --calib_dataset /calibration"
+SMOOTH, INT4 = ({"dtype": "bfloat16", "quantization": word} for word in ("int8_sq", "int4_wo"))
+INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,61 @@ def test_command(version: str, architecture: str, quantization: str, kv_cache: s
     asked = wanted(version, quantization, kv_cache, calibration=calibration)
     assert convert(asked, facts(architecture=architecture)) == command
     assert not refused(asked, facts(architecture=architecture))
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "parts", "program", "arguments"),
+    [
+        (
+            "0.9.0", "BloomForCausalLM", {"parallelism": {"tp": 2}}, "bloom",
+            f"{DIRS} --tp_size 2",
+        ),
+        (
+            "0.13.0", "BloomForCausalLM", {"precision": SMOOTH, "calibration": DATA}, "bloom",
+            f"{CALIBRATED} --smoothquant 0.5",
+        ),
+        (
+            "0.16.0", "MPTForCausalLM", {"precision": INT8_CACHE, "calibration": DATA}, "mpt",
+            f"--calibrate_kv_cache {CALIBRATED}",
+        ),
+        (
+            "1.2.1", "BaichuanForCausalLM", {"options": {"model_version": "v2_7b"}}, "models/contrib/baichuan",
+            f"{DIRS} --model_version v2_7b",
+        ),
+        (
+            "1.0.0", "BaichuanForCausalLM", {"options": {"model_version": "v1_13b"}}, "models/contrib/baichuan",
+            f"{DIRS} --model_version v1_13b",
+        ),
+        (
+            "0.20.0", "RecurrentGemmaForCausalLM", {"parallelism": {"tp": 2}}, "models/core/recurrentgemma",
+            f"--ckpt_type hf {DIRS} --world_size 2",
+        ),
+        ("0.15.0", "GPTJForCausalLM", {"parallelism": {"tp": 2, "pp": 2}}, "gptj", f"{DIRS} --tp_size 2 --pp_size 2"),
+        ("0.13.0", "MambaForCausalLM", {}, "mamba", DIRS),
+        ("1.2.1", "MambaForCausalLM", {}, "models/core/mamba", DIRS),
+        (
+            "0.19.0", "OPTForCausalLM", {"precision": INT4}, "opt",
+            f"--use_weight_only --weight_only_precision int4 {DIRS}",
+        ),
+        (
+            "1.3.0rc20", "GLMModel", {"parallelism": {"tp": 2, "cp": 2}}, "models/core/glm-4-9b",
+            f"{DIRS} --tp_size 2 --cp_size 2",
+        ),
+        (
+            "0.12.0", "DbrxForCausalLM", {"parallelism": {"tp": 2}, "options": {"moe_ep_size": 2}}, "dbrx",
+            f"{DIRS} --tp_size 2 --moe_tp_size 1 --moe_ep_size 2",
+        ),
+        ("0.16.0", "CogVLMForCausalLM", {}, "cogvlm", DIRS),
+        ("1.1.0", "GPTNeoXForCausalLM", {"parallelism": {"tp": 2}}, "models/contrib/gptneox", f"{DIRS} --tp_size 2"),
+    ],
+)  # fmt: skip
+def test_command_of_a_family(
+    version: str, architecture: str, parts: dict[str, Any], program: str, arguments: str
+) -> None:
+    experts = 16 if "moe_ep_size" in parts.get("options", {}) else None
+    asked, model = wanted(version, None, **parts), facts(architecture=architecture, num_experts=experts)
+    assert convert(asked, model) == f"python3 /examples/{program}/convert_checkpoint.py {arguments}"
+    assert not refused(asked, model)
 
 
 def test_auto_quantize_asks_for_its_formats_and_bits() -> None:
@@ -178,7 +235,7 @@ EVERY = [
 ]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.sampled_from(EVERY), st.data())
 def test_every_way_is_what_its_program_accepts(case: tuple[str, str, str, str], data: st.DataObject) -> None:
     """argparse, built from the program's own table, reads back what was said."""
