@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import JsonValue, TypeAdapter
 
+from enginefarm.attestation import TrustedKeys
 from enginefarm.backoff import Backoff
 from enginefarm.byteclient import Answer, ByteClient
 from enginefarm.connection import Connection, accepted, segment
+from enginefarm.digest import Digest
 from enginefarm.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.explanation import Explanation
 from enginefarm.log_stream import log_lines
 from enginefarm.matrix import Matrix
 from enginefarm.recall import Damage, Inspection, Recall, TakenOut
+from enginefarm.record import Arrival, Arrived, BlobSizes, EngineRecord, MissingBlobs
 from enginefarm.resolution import Resolution, Wanted
 from enginefarm.retention import CleanedUp, CleanUp
 from enginefarm.spec import BuildSpec
@@ -42,6 +45,7 @@ from enginefarm.wire import (
 DEFAULT_URL = "http://127.0.0.1:8000"
 _HOLD_SECONDS = 10.0  # how long one long poll asks the farm to hold its answer
 _REPAIR_SECONDS = 3600.0  # for the farm to read an engine
+_STORE_SECONDS = 300.0  # for the store to make a large file durable, once all of it has come
 _SHORTEST_ROUND = 0.25  # seconds; a farm that answers at once is not asked faster than this
 
 _Pages = TypeVar("_Pages", BuildPage, EnginePage)
@@ -215,6 +219,24 @@ class Farm:
         return self._connection.parse(
             Inspection, self._connection.request("POST", path, json=body, waits=_REPAIR_SECONDS)
         )
+
+    def missing_blobs(self, sizes: Mapping[Digest, int]) -> list[Digest]:
+        """Those of `sizes` (bytes by digest) that the farm's store lacks, or holds damaged."""
+        body = BlobSizes(blobs=dict(sizes)).model_dump(mode="json")
+        return self._connection.parse(
+            MissingBlobs, self._connection.request("POST", "/v1/blobs:missing", json=body)
+        ).items
+
+    def put_blob(self, digest: Digest, size: int, chunks: Iterable[bytes]) -> None:
+        """Send a blob to the farm's store, which checks it."""
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        path = f"/v1/blobs/{segment(digest)}"
+        self._connection.request("PUT", path, content=chunks, headers=headers, waits=_STORE_SECONDS)
+
+    def import_engine(self, record: EngineRecord, trusted: TrustedKeys) -> Arrived:
+        """Take in an engine of another farm that one of these keys signed; its blobs were sent before."""
+        body = Arrival(engine=record, trusted_keys=trusted.pems).model_dump(mode="json")
+        return self._connection.parse(Arrived, self._connection.request("POST", "/v1/engines:import", json=body))
 
     def toolchains(self) -> list[Toolchain]:
         return self._connection.get(ToolchainList, "/v1/toolchains").items

@@ -33,6 +33,8 @@ class Activity(StrEnum):
     WAITING = "waiting for another pull"
     CHECKING = "checking what is there"
     FETCHING = "fetching"
+    WRITING = "writing the bundle"
+    SENDING = "sending"
     DONE = "done"
 
 

@@ -13,6 +13,7 @@ from enginefarm.cli.cache import cache
 from enginefarm.cli.explain import explain
 from enginefarm.cli.gc import delete, gc
 from enginefarm.cli.matrix import matrix
+from enginefarm.cli.moving import export, import_
 from enginefarm.cli.output import print_error, say
 from enginefarm.cli.resolve import pin, resolve
 from enginefarm.cli.settings import Settings
@@ -43,7 +44,7 @@ def _epilog() -> str:
         f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n"
         "  ENGINEFARM_API_KEY  sent to the farm only\n"
         "  ENGINEFARM_CACHE    folder of this node's cache (else the user's)\n"
-        "  ENGINEFARM_TRUSTED_KEYS  public keys that pull insists on, joined by ':'"
+        "  ENGINEFARM_TRUSTED_KEYS  public keys that pull, export and import insist on, joined by ':'"
     )
     return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
 
@@ -73,6 +74,8 @@ for command in (
     fleet.fingerprint,
     fleet.workers,
     fleet.toolchains,
+    export,
+    import_,
     repair,
     recall,
     delete,
