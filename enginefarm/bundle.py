@@ -1,9 +1,9 @@
 """A bundle: engines in one tar file, for sites that no network reaches.
 
-`bundle.json` (format, keys), `engines/<key>.json` for each key, `blobs/sha256/<hex>` for each digest: in this order, each
-part sorted, every blob once, and nothing else. The same engines give the same bytes, and any `tar` can list them. What
-each member must be called and how long it must be follows from those before it, so a reader looks for nothing that it
-does not expect, and parses one header of 512 bytes at a time.
+`bundle.json` (format, keys), `engines/<key>.json` for each key, `blobs/sha256/<hex>` for each digest: in this order,
+each part sorted, every blob once, and nothing else. The same engines give the same bytes, and any `tar` can list them.
+What each member must be called and how long it must be follows from those before it, so a reader looks for nothing that
+it does not expect, and parses one header of 512 bytes at a time.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class Bundle:
         if found.type != tarfile.REGTYPE or found.name != name or found.size < 0 or size not in {None, found.size}:
             wanted = name if size is None else f"{name} of {size} bytes"
             raise IntegrityError(
-                f"{self._path}: expected {wanted} at byte {offset}, found {found.name[:100]!r} of {found.size} bytes and "
-                f"type {found.type!r}: a bundle holds plain files in one order, and this one was changed"
+                f"{self._path}: expected {wanted} at byte {offset}, found {found.name[:100]!r} of {found.size} bytes "
+                f"and type {found.type!r}: a bundle holds plain files in one order, and this one was changed"
             )
         start = offset + _BLOCK
         self._require_size(start + _padded(found.size))

@@ -91,11 +91,14 @@ def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progres
             yield chunk
 
     partial = target.with_name(f".{target.name}.partial")
-    with partial.open("wb") as stream:
-        write_bundle(stream, records, chunks_of)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(target)
+    try:
+        with partial.open("wb") as stream:
+            write_bundle(stream, records, chunks_of)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
     _sync(target.parent)
 
 

@@ -26,7 +26,7 @@ def import_bundle(
     changes nothing when repeated.
 
     Raises:
-        IntegrityError: no trusted key signed an engine, or bytes are wrong. Signatures are checked before any byte moves.
+        IntegrityError: no trusted key signed an engine (checked before any byte moves), or bytes are wrong.
         InvalidRequest: the bundle is of a version that this program does not know.
         Forbidden: the API key has not the scope admin.
         FarmError: the farm could not be reached for as long as its patience lasts.
@@ -67,11 +67,15 @@ class _Sending:
             self._tell(digest, size)
 
     def _put(self, digest: Digest, size: int) -> None:
-        backoff = Backoff(self._farm.patience)
+        """It begins anew after each failure; one that got farther than those before it is a first one again."""
+        backoff, farthest = Backoff(self._farm.patience), 0
         while True:
             try:
                 return self._farm.put_blob(digest, size, self._chunks(digest))
             except FarmError as error:
+                if (reached := self._done.get(digest, 0)) > farthest:
+                    farthest = reached
+                    backoff.reset()
                 time.sleep(backoff.after(error))
 
     def _chunks(self, digest: Digest) -> Iterator[bytes]:

@@ -40,7 +40,20 @@ def published(
     folder: Path, *, guarded: bool = False, files: Mapping[str, Path | bytes] = FILES, **settings: str
 ) -> Iterator[Published]:
     """`guarded`: it asks for an API key. `settings` as in the environment, without the prefix."""
-    ours = Settings.from_environment(
+    ours = settings_in(folder, **settings)
+    set_up(ours)
+    database = Database(ours.database_url.get_secret_value())
+    _lay_out(files, folder / "engine")
+    key, manifest = _publish(database, ours, folder / "engine")
+    api_key = _read_key(database) if guarded else None
+    with served(ours) as url:
+        yield Published(url, key, manifest, database, api_key)
+    database.close()
+
+
+def settings_in(folder: Path, **settings: str) -> Settings:
+    """As in the environment, without the prefix; SQLite and a store in `folder` if nothing else is said."""
+    return Settings.from_environment(
         {
             "ENGINEFARM_DATABASE_URL": f"sqlite:///{folder / 'catalogue.db'}",
             "ENGINEFARM_BROKER_URL": "redis://127.0.0.1:1/0",  # nothing is announced here
@@ -49,14 +62,6 @@ def published(
             **{f"ENGINEFARM_{name}": value for name, value in settings.items()},
         }
     )
-    set_up(ours)
-    database = Database(ours.database_url.get_secret_value())
-    _lay_out(files, folder / "engine")
-    key, manifest = _publish(database, ours, folder / "engine")
-    api_key = _read_key(database) if guarded else None
-    with _served(ours) as url:
-        yield Published(url, key, manifest, database, api_key)
-    database.close()
 
 
 def _read_key(database: Database) -> str:
@@ -92,7 +97,7 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
 
 
 @contextmanager
-def _served(settings: Settings) -> Iterator[str]:
+def served(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
