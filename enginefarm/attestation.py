@@ -67,8 +67,9 @@ class Verified:
 class TrustedKeys:
     """Public keys that are taken as a farm's. One good signature by any of them is enough, so keys can be rotated."""
 
-    def __init__(self, keys: Sequence[SSlibKey]) -> None:
-        self._keys = list(keys)
+    def __init__(self, keys: Sequence[Ed25519PublicKey]) -> None:
+        self.pems = [pem(key) for key in keys]
+        self._keys = [SSlibKey.from_crypto(key) for key in keys]
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> TrustedKeys:
@@ -83,10 +84,6 @@ class TrustedKeys:
     def of_pems(cls, pems: Sequence[str]) -> TrustedKeys:
         """Raises InvalidRequest: one is no Ed25519 public key in PEM."""
         return cls([_public_key(f"trusted key {number}", pem.encode()) for number, pem in enumerate(pems, start=1)])
-
-    @property
-    def pems(self) -> list[str]:
-        return [str(key.keyval["public"]) for key in self._keys]
 
     def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> Verified:
         """The statement in `envelope`, if one of these keys signed it and it is about this engine.
@@ -132,11 +129,11 @@ def _read(path: Path) -> bytes:
         raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {_EXPECTED}") from error
 
 
-def _public_key(name: str, data: bytes) -> SSlibKey:
+def _public_key(name: str, data: bytes) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequest(f"{name} is not a public key: {_EXPECTED}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidRequest(f"{name} holds another kind of key: {_EXPECTED}")
-    return SSlibKey.from_crypto(key)
+    return key
