@@ -44,7 +44,7 @@ def _epilog() -> str:
         f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n"
         "  ENGINEFARM_API_KEY  sent to the farm only\n"
         "  ENGINEFARM_CACHE    folder of this node's cache (else the user's)\n"
-        "  ENGINEFARM_TRUSTED_KEYS  public keys that pull, export and import insist on, joined by ':'"
+        "  ENGINEFARM_TRUSTED_KEYS  public keys to insist on, joined by ':'"
     )
     return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
 
