@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 import api.problems
 from api.bodylimit import BodyLimit
@@ -58,7 +58,6 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(api.problems.without_nul)],
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )

@@ -7,7 +7,7 @@ import hashlib
 from models import access
 from models.access import Caller
 from models.database import Database
-from models.sources.flight import TimedCache
+from models.sources.flight import SingleFlight, TimedCache
 
 _SECONDS = 1.0  # a revoked key is good for so much longer, at most
 
@@ -18,12 +18,16 @@ class Callers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: TimedCache[bytes, Caller] = TimedCache()
+        self._asking: SingleFlight[bytes, Caller | None] = SingleFlight()
 
     def known(self, key: str) -> Caller | None:
         """The caller, if the catalogue said so just now; asks nobody."""
         return self._known.get(_hash(key))
 
     def ask(self, key: str) -> Caller | None:
+        return self._asking.run(_hash(key), lambda: self._ask(key))
+
+    def _ask(self, key: str) -> Caller | None:
         with self._database.read() as session:
             caller = access.authenticate(session, key)
         if caller is not None:

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from api.callers import Callers
 from api.fleetview import FleetView
+from api.hits import Hits
 from api.planning import Planner
 from models.broker import Announcer, celery_app
 from models.database import Database
@@ -30,6 +31,7 @@ class ControlPlane:
     planner: Planner
     fleet: FleetView
     callers: Callers
+    hits: Hits
     signing_key: SigningKey | None = None
     open_to_all: bool = False  # on loopback, without any API key
 
@@ -43,19 +45,23 @@ class ControlPlane:
 def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:
     database = Database(settings.database_url.get_secret_value())
     fleet = FleetView(database)
+    planner = Planner(settings, open_sources(settings, database), fleet)
+    hits = Hits(planner, database)
     try:
         yield ControlPlane(
             settings=settings,
             database=database,
             store=open_store(settings, link_secret=_link_secret(settings)),
             announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
-            planner=Planner(settings, open_sources(settings, database), fleet),
+            planner=planner,
             fleet=fleet,
             callers=Callers(database),
+            hits=hits,
             signing_key=SigningKey.of_file(settings.signing_key) if settings.signing_key else None,
             open_to_all=open_to_all,
         )
     finally:
+        hits.close()
         database.close()
 
 

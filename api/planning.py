@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +15,15 @@ from enginefarm.platform import Platform, PlatformSelector
 from enginefarm.spec import BuildSpec, ToolchainRef
 from enginefarm.wire import Stage
 from models.queues import build_queue, convert_queue
+from models.rows import WorkerRow
 from models.settings import Settings
 from models.sources import ResolvedFiles, ResolvedModel, Sources
+from models.sources.flight import TimedCache
 from models.submission import NewAction, Request
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Job, Toolchain
+
+_PLANNED_SECONDS = 60.0  # the fleet, as a request sees it, is another long before
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,21 @@ class _Inputs:
     calibration: ResolvedFiles | None
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A plan, and what it was made from beside the spec."""
+
+    fleet: Sequence[WorkerRow]
+    model: ResolvedModel
+    plan: Plan
+
+
 class Planner:
     def __init__(self, settings: Settings, sources: Sources, fleet: FleetView) -> None:
         self._settings = settings
         self._sources = sources
         self._fleet = fleet
+        self._planned: TimedCache[str, _Planned] = TimedCache()
 
     def plan(self, spec: BuildSpec) -> Plan:
         """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
@@ -64,6 +79,22 @@ class Planner:
             raise InvalidSpec(draft.findings)
         asked = spec.model_dump(mode="json", exclude_unset=True)
         return Plan(replace(draft.request, asked=asked), draft.spec, draft.notes)
+
+    def plan_at_hand(self, spec: BuildSpec) -> Plan | None:
+        """As `plan`, if that takes no network and no reading of files; the same spec is planned once a second.
+
+        Raises InvalidSpec.
+        """
+        resolved = self._sources.at_hand(model_reference.parse(spec.model)) if spec.calibration is None else None
+        if resolved is None:
+            return None
+        asked, fleet = spec.model_dump_json(exclude_unset=True), self._fleet.there()
+        known = self._planned.get(asked)
+        if known and known.fleet is fleet and known.model == resolved:
+            return known.plan
+        plan = self.plan(spec)
+        self._planned.put(asked, _Planned(fleet, resolved, plan), _PLANNED_SECONDS)
+        return plan
 
     def draft(self, spec: BuildSpec) -> Draft:
         """Plan as far as it goes; say what is in the way. Raises SourceUnavailable if the model's source is away."""

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enginefarm.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
 from enginefarm.spec import problems_of
@@ -22,17 +23,25 @@ _NO_BODY = Problem(
 )  # fmt: skip
 
 
-async def without_nul(request: Request) -> None:
-    """PostgreSQL keeps no NUL in a text, and nothing that the farm knows has one in its name."""
-    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
-        raise InvalidRequest("the URL has a NUL byte (%00): no name here has one")
-
-
 class ProblemResponse(JSONResponse):
     media_type = "application/problem+json"
 
 
+class WithoutNul:
+    """Refuses URLs with a NUL: PostgreSQL keeps none in a text, and nothing that the farm knows has one in its name."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            return await self._app(scope, receive, send)
+        refused = InvalidRequest("the URL has a NUL byte (%00): no name here has one")
+        return await _on_purpose(Request(scope), refused)(scope, receive, send)
+
+
 def install(app: FastAPI) -> None:
+    app.add_middleware(WithoutNul)
     app.add_exception_handler(EnginefarmError, _on_purpose)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _plain)

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from api.control import ControlPlane
+from api.hits import cached
 from api.planning import Plan
 from api.staffing import require_worker as refuse_without_worker
 from api.staffing import too_small_for, why_unserved
 from enginefarm.spec import BuildSpec
-from enginefarm.wire import BuildState, Disposition, EngineSummary, Submitted
+from enginefarm.wire import BuildState, Disposition, Submitted
 from models.access import Caller
 from models.listing import find_engine, state_of
-from models.submission import Request, record, submit
+from models.submission import Request, submit
 
 
 def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
     """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
     plan = control.planner.plan(spec)
     request = plan.asked_by(caller.name)
-    with control.database.read() as session:
-        engine = find_engine(session, request.build.key)
-    if engine is not None:
-        return _cached(control, plan, request, engine)
-    return _queued(control, plan, request, require_worker=require_worker)
-
-
-def _cached(control: ControlPlane, plan: Plan, request: Request, engine: EngineSummary) -> Submitted:
-    """A published engine does not change, so nothing is locked: two statements in all."""
-    with control.database.write_one() as session:
-        build_id = record(session, request, Disposition.CACHED)
-    return Submitted(
-        id=build_id,
-        key=request.build.key,
-        disposition=Disposition.CACHED,
-        state=BuildState.SUCCEEDED,
-        engine=engine,
-        notes=list(plan.notes),
-    )
+    [hit] = cached(control.database, [(plan, request)])
+    return hit or _queued(control, plan, request, require_worker=require_worker)
 
 
 def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_worker: bool) -> Submitted:
@@ -46,9 +30,9 @@ def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_work
             refuse_without_worker(session, request, fleet)
         accepted = submit(session, request)
     control.announcer.announce(accepted.announcements)
-    cached = accepted.disposition is Disposition.CACHED
+    there = accepted.disposition is Disposition.CACHED
     with control.database.snapshot() as session:
-        state = BuildState.SUCCEEDED if cached else state_of(session, accepted.id)
+        state = BuildState.SUCCEEDED if there else state_of(session, accepted.id)
         engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
         waiting_for = why_unserved(session, request, fleet) if state is BuildState.QUEUED else None
         remarks = too_small_for(session, request, fleet) if state is BuildState.QUEUED else []

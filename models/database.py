@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from pydantic_core import to_json
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session
@@ -87,6 +88,11 @@ def _translated() -> Iterator[None]:
         raise DatabaseUnavailable(f"the catalogue's database went away: {_reason(error)}") from error
 
 
+def _json(value: Any) -> str:
+    """A tenth of the time that the standard library takes."""
+    return to_json(value).decode()
+
+
 def _reason(error: DBAPIError) -> str:
     """The driver's first line: it names host and port, never the password."""
     return str(error.orig).strip().splitlines()[0][:200] if error.orig else type(error).__name__
@@ -97,6 +103,7 @@ def _postgresql(url: str, pool_size: int) -> Engine:
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=0,
+        json_serializer=_json,
         connect_args={"connect_timeout": 10, "application_name": "enginefarm"},
     )
     _ping_what_lay_idle(engine)
@@ -121,7 +128,8 @@ def _ping_what_lay_idle(engine: Engine) -> None:
 
 
 def _sqlite(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False})
+    connect = {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
+    engine = create_engine(url, connect_args=connect, json_serializer=_json)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:

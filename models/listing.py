@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -205,6 +206,11 @@ def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
 def find_engine(session: Session, key: str) -> EngineSummary | None:
     found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
     return EngineSummary(**found._mapping) if found else None
+
+
+def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
+    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys))) if keys else ()
+    return {row.key: EngineSummary(**row._mapping) for row in found}
 
 
 def get_engine(session: Session, key: str) -> Engine:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.key import Document, Key
@@ -58,14 +59,16 @@ class Accepted:
 def submit(session: Session, request: Request) -> Accepted:
     """Find the engine, join the action that makes it, or create that action."""
     if engine_exists(session, request.build.key):
-        return Accepted(record(session, request, Disposition.CACHED), Disposition.CACHED)
+        [id_] = record(session, [request], Disposition.CACHED)
+        return Accepted(id_, Disposition.CACHED)
     announcements = _ensure_convert(session, request.convert)
     # The checkpoint may have been published while we waited for the convert action's lock: look only now.
     ready = checkpoint_of(session, request.convert.key) is not None
     disposition = _ensure_build(session, request, ready=ready)
     if disposition is Disposition.CREATED and ready:
         announcements.append((request.build.key, request.build.queue))
-    return Accepted(record(session, request, disposition), disposition, announcements)
+    [id_] = record(session, [request], disposition)
+    return Accepted(id_, disposition, announcements)
 
 
 def can_submit_again(session: Session, key: Key) -> bool:
@@ -166,24 +169,29 @@ def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
     )  # fmt: skip
 
 
-def record(session: Session, request: Request, disposition: Disposition) -> str:
-    """The build's own row, in one statement; returns its id."""
+_ADD = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]  # SQLAlchemy calls a table a FromClause here
+
+
+def record(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
+    """The builds' own rows; returns their ids."""
     cached = disposition is Disposition.CACHED
-    values: dict[str, Any] = {
-        "id": secrets.token_hex(10),
-        "key": request.build.key,
-        "disposition": str(disposition),
-        "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
-        "spec": request.spec,
-        "asked": request.asked,
-        "model": request.model,
-        "toolchain": request.toolchain,
-        "version": request.version,
-        "platform": request.platform,
-        "platform_label": request.platform_label,
-        "requested_by": request.requested_by,
-    }
-    if cached:
-        values["ended_at"] = now()
-    session.execute(insert(BuildRow).values(values))
-    return str(values["id"])
+    adding = _ADD.values(ended_at=now()) if cached else _ADD
+    rows: list[dict[str, Any]] = [
+        {
+            "id": secrets.token_hex(10),
+            "key": request.build.key,
+            "disposition": str(disposition),
+            "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
+            "spec": request.spec,
+            "asked": request.asked,
+            "model": request.model,
+            "toolchain": request.toolchain,
+            "version": request.version,
+            "platform": request.platform,
+            "platform_label": request.platform_label,
+            "requested_by": request.requested_by,
+        }
+        for request in requests
+    ]
+    session.connection().execute(adding, rows)
+    return [row["id"] for row in rows]

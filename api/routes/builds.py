@@ -24,15 +24,22 @@ MAX_WAIT = 60.0  # seconds: below the idle limits of common proxies
 RequireWorker = Annotated[bool, Query(description="refuse what no live worker could take, instead of letting it wait")]
 
 
-@router.post("", status_code=202, responses={200: {"model": Submitted, "description": "cached: the engine is there"}})
+@router.post(
+    "",
+    status_code=202,
+    response_model=Submitted,
+    responses={200: {"model": Submitted, "description": "cached: the engine is there"}},
+)
 async def submit_build(
-    spec: BuildSpec, control: Control, caller: Submitter, response: Response, require_worker: RequireWorker = False
-) -> Submitted:
+    spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
+) -> Response:
     """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
-    submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
-    response.status_code = submitted.status
-    response.headers["Location"] = control.public(f"/v1/builds/{submitted.id}")
-    return submitted
+    submitted = await control.hits.answer(spec, caller.name)
+    if submitted is None:
+        submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
+    where = {"Location": control.public(f"/v1/builds/{submitted.id}")}
+    # Written here, because FastAPI would validate our own words once more.
+    return Response(submitted.model_dump_json(), submitted.status, where, "application/json")
 
 
 @router.get("")

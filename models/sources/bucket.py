@@ -49,7 +49,10 @@ class BucketSource:
         self._answers: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
 
     def resolve(self, reference: BucketReference) -> ResolvedModel:
-        return self._answers.get(reference) or self._asking.run(reference, partial(self._ask, reference))
+        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask, reference))
+
+    def at_hand(self, reference: BucketReference) -> ResolvedModel | None:
+        return self._answers.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         reference = parse(model.reference)

@@ -38,13 +38,17 @@ class FileSource:
         The first time, all the files that count are hashed: minutes for a large model.
         """
         listing = self._folders.look(reference)
+        resolved = self._unchanged(listing) or self._reading.run(listing, lambda: self._read(reference, listing))
+        return resolved.model_copy(update={"reference": str(reference)})
+
+    def at_hand(self, reference: FileReference) -> ResolvedModel | None:
+        resolved = self._unchanged(self._folders.look(reference))
+        return resolved.model_copy(update={"reference": str(reference)}) if resolved else None
+
+    def _unchanged(self, listing: Listing) -> ResolvedModel | None:
         with self._lock:
             known = self._known.get(listing.folder)
-        if known and known[0] == listing:
-            resolved = known[1]
-        else:
-            resolved = self._reading.run(listing, lambda: self._read(reference, listing))
-        return resolved.model_copy(update={"reference": str(reference)})
+        return known[1] if known and known[0] == listing else None
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         reference = parse(model.reference)

@@ -66,25 +66,27 @@ class Folders:
     def look(self, reference: FileReference) -> Listing:
         folder = self.folder(reference)
         try:
-            names = tuple(sorted(path.name for path in folder.iterdir()))
+            with os.scandir(folder) as found:
+                entries = {entry.name: entry for entry in found}
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _not_found(reference) from error
         except PermissionError as error:
             raise _unreadable(reference, "the folder") from error
+        names = tuple(sorted(entries))
         counting = self._select(reference, names)
-        return Listing(folder, names, tuple((name, self._stamp(reference, folder / name)) for name in counting))
+        return Listing(folder, names, tuple((name, self._stamp(reference, entries[name])) for name in counting))
 
-    def _stamp(self, reference: FileReference, path: Path) -> FileStamp:
-        real = Path(os.path.realpath(path))
-        if not self._within_roots(real):
-            raise _escapes(reference, path.name)
+    def _stamp(self, reference: FileReference, entry: os.DirEntry[str]) -> FileStamp:
+        real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+        if real is not entry.path and not self._within_roots(Path(real)):
+            raise _escapes(reference, entry.name)
         try:
-            status = real.stat()
+            status = entry.stat()
         except OSError as error:
-            raise _not_regular(reference, path.name) from error
+            raise _not_regular(reference, entry.name) from error
         if not stat.S_ISREG(status.st_mode):
-            raise _not_regular(reference, path.name)
-        return FileStamp(str(real), status.st_size, status.st_mtime_ns, status.st_ino)
+            raise _not_regular(reference, entry.name)
+        return FileStamp(real, status.st_size, status.st_mtime_ns, status.st_ino)
 
     def entries(self, reference: FileReference, listing: Listing) -> list[FileEntry]:
         """With digests; a file that was not hashed before is read whole.

@@ -55,7 +55,10 @@ class HubSource:
         self._answers: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
     def resolve(self, reference: HubReference) -> ResolvedModel:
-        return self._answers.get(reference) or self._asking.run(reference, partial(self._ask, reference))
+        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask, reference))
+
+    def at_hand(self, reference: HubReference) -> ResolvedModel | None:
+        return self._answers.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         self._files.fetch(parse(model.reference), model, destination)

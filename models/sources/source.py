@@ -22,6 +22,13 @@ class Source(Protocol[R_contra]):
             SourceUnavailable: the source did not answer; worth another try.
         """
 
+    def at_hand(self, reference: R_contra) -> ResolvedModel | None:
+        """What `resolve` would answer, if it can be known without a network and without reading files.
+
+        Raises:
+            ModelUnavailable: as `resolve`.
+        """
+
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         """Put the model's files into `destination`, which is made if it is not there.
 

@@ -33,6 +33,15 @@ class Sources:
             case BucketReference():
                 return self._bucket(reference).resolve(reference)
 
+    def at_hand(self, reference: ModelReference) -> ResolvedModel | None:
+        match reference:
+            case HubReference():
+                return self.hub.at_hand(reference)
+            case FileReference():
+                return self.files.at_hand(reference)
+            case BucketReference():
+                return self._bucket(reference).at_hand(reference)
+
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         match parse(model.reference):
             case HubReference():
