@@ -174,12 +174,12 @@ class Runner:
         else:
             log.info("handing %s back: this worker is leaving", held.key[:12])
             attempt.joblog.say("handed back: this worker is leaving")
-            self.announcer.announce([_while_leased(attempt, lambda: self._hand_back(held))])
+            self._end(attempt, lambda: self._hand_back(held))
         self._save_log(attempt)
 
-    def _hand_back(self, held: Claim) -> Announcement:
+    def _hand_back(self, held: Claim) -> list[Announcement]:
         with self.tools.database.write() as session:
-            return hand_back(session, held)
+            return [hand_back(session, held)]
 
     def _failed(self, attempt: Attempt, error: Exception) -> None:
         failure = explain(error)
@@ -187,10 +187,14 @@ class Runner:
             log.error("attempt %d of %s met a defect", attempt.held.attempt, attempt.held.key[:12], exc_info=error)
         attempt.joblog.say(f"failed: {failure.cause}: {failure.detail}")
         self._save_log(attempt)
+        self._end(attempt, lambda: self._record(attempt, error, failure))
+
+    def _end(self, attempt: Attempt, write: Callable[[], list[Announcement]]) -> None:
+        """Say how the attempt ended, if that is still its own to say."""
         try:
-            announcements = _while_leased(attempt, lambda: self._record(attempt, error, failure))
+            announcements = _while_leased(attempt, write)
         except Fenced as fenced:
-            log.warning("its failure does not count: %s", fenced)
+            log.warning("its end does not count, or counts already: %s", fenced)
         except DatabaseUnavailable as away:
             log.warning("the end of %s stays unsaid, the sweep will notice: %s", attempt.held.key[:12], away.detail)
         else:

@@ -132,7 +132,7 @@ class Worker:
             yield from self._not_published(held)
         except Stopped:
             if self.leaving:
-                yield from self._until_answered(lambda: self._hand_back(held))
+                yield from self._ended(lambda: self._hand_back(held))
         except Exception as error:
             yield from self._failed(held, error)
 
@@ -198,10 +198,13 @@ class Worker:
     def _failed(self, held: Claim, error: Exception) -> Iterator[str]:
         failure = explain(error)
         assert failure.cause != "internal", repr(error)
+        yield from self._ended(lambda: self._record(held, error, failure))
+
+    def _ended(self, write: Callable[[], list[tuple[str, str]]]) -> Iterator[str]:
         try:
-            yield from self._until_answered(lambda: self._record(held, error, failure))
+            yield from self._until_answered(write)
         except Fenced:
-            yield "its failure does not count"
+            yield "its end does not count, or counts already"
 
     def _record(self, held: Claim, error: Exception, failure: Failure) -> list[tuple[str, str]]:
         announcements: list[tuple[str, str]] = []
