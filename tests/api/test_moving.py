@@ -302,7 +302,10 @@ def test_a_blob_is_what_it_says_or_is_not_kept(request: pytest.FixtureRequest, p
         assert "content-length" in unsized.json()["detail"]
         assert here.farm.missing_blobs({digest: len(data)}) == [digest]
         assert httpx.put(url, content=data, timeout=60).status_code == 204
+        assert httpx.put(url, content=data[:-1] + b"?", timeout=60).status_code == 400  # nor is it written over
+        assert httpx.put(url, content=data, timeout=60).status_code == 204
         assert here.farm.missing_blobs({digest: len(data)}) == []
+        here.store.verify(digest, len(data))
     assert here.blobs() == {of_bytes(b"small"), of_bytes(bytes(9 * MIB))}
     assert httpx.put(f"{here.farm.url}/v1/blobs/sha256:x", content=b"").status_code in {400, 422}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from sqlalchemy import select, update
@@ -11,7 +12,6 @@ from enginefarm.errors import Conflict, IntegrityError
 from enginefarm.key import build_document, convert_document, key_of
 from enginefarm.manifest import Manifest
 from enginefarm.recall import Recall
-from enginefarm.record import EngineRecord
 from enginefarm.spec import BuildSpec
 from enginefarm.vouching import Vouched
 from enginefarm.wire import BuildState, Disposition, Failure, Fault, Stage
@@ -27,6 +27,7 @@ from models.rows import ActionRow, BlobRow, EngineRow, ImportRow
 from models.staff import release
 from models.states import ActionState, Fenced
 from models.submission import NewAction, Request, can_submit_again, cancel
+from tests.models.arriving import BEGAN, SIGNER, arriving
 from tests.models.making import converted
 from tests.models.requests import CPU, ENGINE, add_worker, claimed, manifest, submitted
 from tests.promises import broken
@@ -47,26 +48,6 @@ BUILD = build_document(
     platform={"arch": "x86_64", "cpu_isa": "x86-64-v3", "os": "linux"},
 )  # fmt: skip
 KEY = key_of(BUILD)
-BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
-
-
-def engine(content: str = "engine") -> Vouched:
-    return Vouched(
-        record=EngineRecord(
-            key=KEY, manifest=manifest(content), checkpoint_document=CONVERT, attestation={"payload": "as it came"}
-        ),
-        signer="a" * 64,
-        document=BUILD,
-        spec=SPEC.model_dump(mode="json"),
-        toolchain="aoti",
-        version="2.13.0",
-        platform=CPU,
-        bound_to=dict(BUILD["platform"]),
-        facts={"worker": "theirs"},
-        host=None,
-        started_at=BEGAN,
-        ended_at=BEGAN + timedelta(minutes=20),
-    )
 
 
 def same() -> Request:
@@ -78,6 +59,10 @@ def same() -> Request:
         model=SPEC.model, toolchain="aoti", version="2.13.0", spec=SPEC.model_dump(mode="json"),
         platform=CPU.model_dump(), platform_label=CPU.label(), requested_by=None,
     )  # fmt: skip
+
+
+def engine(content: str = "engine") -> Vouched:
+    return arriving(same(), content)
 
 
 def imported(database: Database, came: Vouched | None = None) -> bool:
@@ -103,7 +88,7 @@ def test_it_is_an_engine_like_any_other(database: Database) -> None:
     assert accepted.disposition is Disposition.CACHED
     with database.read() as session:
         build = get_build(session, accepted.id)
-        assert [attempt.worker for attempt in build.attempts] == [name_of("a" * 64)]
+        assert [attempt.worker for attempt in build.attempts] == [name_of(SIGNER)]
     promised(database)
 
 
@@ -162,7 +147,7 @@ def test_a_worker_that_builds_it_is_fenced_at_its_next_heartbeat(database: Datab
 
 def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: Database) -> None:
     imported(database)
-    wanted = Recall(worker=name_of("a" * 64), reason="their key was stolen")
+    wanted = Recall(worker=name_of(SIGNER), reason="their key was stolen")
     with database.write() as session:
         taken, _ = recall(session, wanted)
         assert taken.engines == [KEY]
@@ -173,7 +158,7 @@ def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: D
         imported(database)
     promised(database)
     with database.write() as session:
-        release(session, name_of("a" * 64))
+        release(session, name_of(SIGNER))
     assert imported(database)
     promised(database)
 
@@ -233,3 +218,32 @@ def test_the_files_are_those_of_the_manifest(database: Database) -> None:
     imported(database)
     with database.read() as session:
         assert Manifest.of(engine().record.manifest.files).digest == get_engine(session, KEY).manifest
+
+
+def test_many_at_once_publish_it_once(database: Database) -> None:
+    """Imports of it and of its like, and a worker that ends its build, all in the same moment."""
+    worker, request = add_worker(database), same()
+    build = submitted(database, request).id
+    converted(database, request)
+    held = claimed(database, request.build.key, worker)
+    start = Barrier(7)
+
+    def bring() -> bool:
+        start.wait(60)
+        return imported(database)
+
+    def publish() -> bool:
+        start.wait(60)
+        try:
+            with database.write() as session:
+                publish_engine(session, held, manifest("engine"), engine=ENGINE, steps={})
+        except Fenced:
+            return False
+        return True
+
+    with ThreadPoolExecutor(7) as pool:
+        done = [pool.submit(job) for job in (bring, bring, bring, publish, bring, bring, bring)]
+        assert sum(future.result(60) for future in done) == 1
+    promised(database)
+    with database.read() as session:
+        assert get_build(session, build).state is BuildState.SUCCEEDED

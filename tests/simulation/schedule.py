@@ -11,15 +11,19 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from api.receiving import missing
 from api.sweep import sweep_once
 from enginefarm.errors import EnginefarmError
 from enginefarm.recall import Recall
+from models.blobs import mended, require_stored
+from models.importing import publish_import
 from models.publication import read_manifest
 from models.recall import recall
 from models.repair import damaged_files, take_out
 from models.rows import BuildRow, EngineRow
 from models.staff import drain, release
-from models.submission import cancel, submit
+from models.submission import Request, cancel, submit
+from tests.models.arriving import arriving
 from tests.models.requests import request
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.invariants import Broken, Invariants
@@ -71,11 +75,13 @@ class Schedule:
         self.workers = [Worker(parts, *made) for made in _WORKERS]
         self.invariants = Invariants(parts.database, parts.store)
         settings = SimpleNamespace(worker_seconds=30.0, max_tries=MAX_TRIES)
-        self.control: Any = SimpleNamespace(settings=settings, database=parts.database, announcer=parts.broker)
+        self.control: Any = SimpleNamespace(
+            settings=settings, database=parts.database, announcer=parts.broker, store=parts.store
+        )
         self._moves: dict[Move, float] = {
             self.submit: 5, self.cancel: 2, self.deliver: 12, self.work: 30, self.beat: 6, self.pass_time: 6,
             self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.rot: 1,
-            self.repair: 1, self.recall: 0.5, self.drain_or_release: 1, self.lose_messages: 1,
+            self.repair: 1, self.bring: 0.5, self.recall: 0.5, self.drain_or_release: 1, self.lose_messages: 1,
         }  # fmt: skip
 
     def run(self, steps: int) -> Result:
@@ -158,14 +164,18 @@ class Schedule:
         return steps
 
     def submit(self) -> str:
-        """Few different requests, so that many are identical. The announcement may die with the API."""
-        chance = self.parts.random
-        wanted = request(chance.choice(["llama", "qwen"]), chance.choice(["small", "large"]))
+        """The announcement may die with the API."""
+        chance, wanted = self.parts.random, self._wanted()
         with self.parts.database.write() as session:
             accepted = submit(session, wanted)
         if chance.random() > _FAULTS:
             self.parts.broker.announce(accepted.announcements)
         return f"{wanted.build.key[:6]} {accepted.disposition}"
+
+    def _wanted(self) -> Request:
+        """Few different requests, so that many are identical."""
+        chance = self.parts.random
+        return request(chance.choice(["llama", "qwen"]), chance.choice(["small", "large"]))
 
     def cancel(self) -> str | None:
         with self.parts.database.read() as session:
@@ -254,6 +264,18 @@ class Schedule:
             taken, announcements = take_out(session, damaged)
         self.parts.broker.announce(announcements)
         return f"{len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints taken out"
+
+    def bring(self) -> str:
+        """From another farm, as the client and the route do it: bytes first, then one transaction."""
+        came = arriving(self._wanted())
+        for digest in missing(self.control, came.record.sizes):
+            self.parts.store.put_stream(iter([b"engine"]), digest, came.record.sizes[digest])
+            with self.parts.database.write() as session:
+                mended(session, [digest])
+        with self.parts.database.write() as session:
+            published = publish_import(session, came, imported_by=None)
+            require_stored(self.parts.store, came.record.sizes)
+        return f"{came.record.key[:6]} {'imported' if published else 'was there'}"
 
     def recall(self) -> str:
         name = self.parts.random.choice(self.workers).name
