@@ -14,7 +14,7 @@ from enginefarm.cache import Cache
 from enginefarm.claim import claimed
 from enginefarm.client import Farm
 from enginefarm.digest import Digest, read_chunks
-from enginefarm.errors import Conflict, FarmError
+from enginefarm.errors import Conflict, FarmError, NotFound
 from enginefarm.fetch import Activity, OnProgress, Progress, Transfer, manifest_of, pull
 from enginefarm.record import EngineRecord
 from enginefarm.vouching import vouched_for
@@ -49,7 +49,7 @@ def export(
     with claimed(target, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, 0))):
         if os.path.lexists(target):
             raise Conflict(f"{target} exists: name another file, or remove it first")
-        trusted = trusted or TrustedKeys.of_pems([key.public_key for key in farm.signing_keys()])
+        trusted = trusted or _own_keys(farm)
         records = [_record(farm, engine, trusted) for engine in engines]
         staging = target.with_name(f".{target.name}.engines")
         staging.mkdir(exist_ok=True)
@@ -60,6 +60,17 @@ def export(
         _write(target, records, staging, progress)
         shutil.rmtree(staging)
     return target
+
+
+def _own_keys(farm: Farm) -> TrustedKeys:
+    keys = farm.signing_keys()
+    if not keys:
+        raise NotFound(
+            f"the farm at {farm.url} does not sign, and only what is signed can be moved: its operator makes a key with "
+            "`python -m api.signing create FILE`. For engines that were imported there, name the key that signed them "
+            "with --trusted-key"
+        )
+    return TrustedKeys.of_pems([key.public_key for key in keys])
 
 
 def _record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
