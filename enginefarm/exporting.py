@@ -66,9 +66,9 @@ def _own_keys(farm: Farm) -> TrustedKeys:
     keys = farm.signing_keys()
     if not keys:
         raise NotFound(
-            f"the farm at {farm.url} does not sign, and only what is signed can be moved: its operator makes a key with "
-            "`python -m api.signing create FILE`. For engines that were imported there, name the key that signed them "
-            "with --trusted-key"
+            f"the farm at {farm.url} does not sign, and only what is signed can be moved: its operator makes a key "
+            "with `python -m api.signing create FILE`. For engines that were imported there, name the key that signed "
+            "them with --trusted-key"
         )
     return TrustedKeys.of_pems([key.public_key for key in keys])
 
