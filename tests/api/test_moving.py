@@ -114,6 +114,8 @@ def test_a_bundle_is_served_there_as_here(
     assert here.farm.build(waits.id).state is BuildState.SUCCEEDED
     asked = here.farm.submit(spec)
     assert asked.disposition is Disposition.CACHED
+    assert here.farm.resolve(spec).engine.key == here.farm.explain(spec).key == asked.key
+    assert list(here.farm.logs(waits.id)) == []  # it stays where it was written
     engine = here.farm.engine(asked.key)
     for site_ in (there, here):  # the original signature, and this farm's own
         require_signed(here.farm, engine, [site_.public_key])

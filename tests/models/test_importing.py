@@ -15,6 +15,7 @@ from enginefarm.recall import Recall
 from enginefarm.spec import BuildSpec
 from enginefarm.vouching import Vouched
 from enginefarm.wire import BuildState, Disposition, Failure, Fault, Stage
+from models import garbage, removal
 from models.actions import fail
 from models.database import Database
 from models.estimates import usual_seconds
@@ -23,6 +24,7 @@ from models.leases import renew
 from models.listing import get_build, get_engine
 from models.publication import publish_engine
 from models.recall import recall
+from models.retention import engines_to_go
 from models.rows import ActionRow, BlobRow, EngineRow, ImportRow
 from models.staff import release
 from models.states import ActionState, Fenced
@@ -179,6 +181,23 @@ def test_what_was_taken_out_is_built_anew_when_it_is_asked_for(database: Databas
     with database.read() as session:
         assert envelope_of(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
         assert can_submit_again(session, KEY)
+
+
+def test_what_was_cleaned_up_can_be_imported_again(database: Database) -> None:
+    imported(database)
+    with database.write() as session:
+        removal.withdraw(session, KEY, "to make room")
+        (going,) = engines_to_go(session, [], link_seconds=0)
+        assert removal.remove(session, going, grace_seconds=0, removed_by=None)
+        removal.remove_manifests(session)
+        garbage.mark(session)
+        assert len(garbage.condemned(session, grace_seconds=0)) == 1
+    promised(database)
+    assert imported(database)
+    with database.read() as session:
+        assert garbage.condemned(session, grace_seconds=0) == []
+        assert len(session.execute(select(ImportRow)).all()) == 2  # each is remembered
+    promised(database)
 
 
 def test_damaged_bytes_get_no_name(database: Database) -> None:
