@@ -14,6 +14,7 @@ from pathlib import Path
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.worker.consumer import Consumer
 
 from enginefarm.errors import EnginefarmError
 from enginefarm.fingerprint import detect
@@ -34,6 +35,8 @@ from workers.task import Runner
 from workers.workspace import clear
 
 log = logging.getLogger("workers")
+
+_LOOK_SECONDS = 0.1
 
 
 def main() -> None:
@@ -103,6 +106,7 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
     presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
     setup_logging.connect(lambda **_: None, weak=False)  # a receiver keeps Celery's hands off our logging
     worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
+    worker_ready.connect(_look_often, weak=False)
     worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
     watch = Watch(
         pulse,
@@ -129,6 +133,12 @@ def _limits(settings: Settings) -> Limits:
         disk_bytes=settings.stage_disk_bytes,
         offline=settings.offline_stages,
     )
+
+
+def _look_often(*, sender: Consumer, **_: object) -> None:
+    """A worker without a prefetch asks Redis for nothing while it is busy, and Celery's loop does not hear that it is
+    idle again: it finds out when it turns next, up to a second later. Make it turn."""
+    sender.hub.call_repeatedly(_LOOK_SECONDS, lambda: None)
 
 
 def _start_anew(presence: Presence) -> None:
