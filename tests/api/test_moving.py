@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -32,6 +33,7 @@ from models.signing import SigningKey, create
 from models.store import DirectoryStore
 from models.store.protocol import blob_name
 from tests.api.moving import Site, build_at, site
+from tests.servers.proxy import Proxy
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 
@@ -170,6 +172,26 @@ def test_an_import_that_was_killed_is_repeated(
     assert set(imported(here, there, bundle)) <= {"imported", "there"}
     assert before <= here.blobs() == {digest for record in records(bundle).values() for digest in record.sizes}
     here.require_promises()
+
+
+def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, bundle: Path) -> None:
+    passed, cuts = 0, []
+
+    def cut(piece: bytes) -> bytes:
+        nonlocal passed
+        passed += len(piece)
+        if passed > (len(cuts) + 1) * 4 * MIB and len(cuts) < 2:
+            cuts.append(passed)
+            raise ConnectionResetError
+        return piece
+
+    port = urlsplit(here.farm.url).port
+    assert port is not None
+    with Proxy(port, alter=cut) as proxy, Farm(f"http://127.0.0.1:{proxy.port}") as farm, Bundle(bundle) as opened:
+        arrived = list(import_bundle(farm, opened, trusted(there)))
+    assert ([found.outcome for found in arrived], len(cuts)) == (["imported", "imported"], 2)
+    for digest, size in {d: s for record in records(bundle).values() for d, s in record.sizes.items()}.items():
+        here.store.verify(digest, size)
 
 
 def test_what_is_there_is_not_sent_again(there: Site, here: Site, bundle: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import select, update
 from enginefarm.errors import Conflict, IntegrityError
 from enginefarm.key import build_document, convert_document, key_of
 from enginefarm.manifest import Manifest
+from enginefarm.platform import Platform
 from enginefarm.recall import Recall
 from enginefarm.spec import BuildSpec
 from enginefarm.vouching import Vouched
@@ -266,3 +268,10 @@ def test_many_at_once_publish_it_once(database: Database) -> None:
     promised(database)
     with database.read() as session:
         assert get_build(session, build).state is BuildState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("in_the_key", "binding"), [("580", "branch"), ("580.159.04", "exact"), (None, "branch")])
+def test_the_key_says_how_the_driver_binds(in_the_key: str | None, binding: str) -> None:
+    gpu = Platform(arch="x86_64", gpu="NVIDIA L4", sm="89", gpu_memory_gib=24, cuda="13.0", driver="580.159.04")
+    bound = {"driver": in_the_key} if in_the_key else {}
+    assert replace(engine(), platform=gpu, bound_to=bound).driver_binding == binding
