@@ -17,7 +17,8 @@ from tests.servers.server import Server, new_data_dir
 S = TypeVar("S", bound=Server)
 
 
-LONG = ("tests/toolchains/aoti/", "tests/farm/", "tests/simulation/")  # compilers and whole farms, minutes together
+# Compilers and whole farms, minutes together.
+LONG = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.farm.running import RunningFarm
+from tests.farm.running import RunningFarm, s3_settings
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 
@@ -23,11 +22,7 @@ def farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningF
 @pytest.fixture
 def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path) -> Iterator[RunningFarm]:
     """PostgreSQL, Valkey and a real S3 server."""
-    settings = {
-        "DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"s3://farm-{secrets.token_hex(4)}/x",
-        "S3_ENDPOINT": f"http://{s3_server.endpoint}", "S3_ACCESS_KEY": s3_server.access_key,
-        "S3_SECRET_KEY": s3_server.secret_key,
-    }  # fmt: skip
+    settings = {"DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), **s3_settings(s3_server)}
     yield from run_farm(tmp_path, settings)
 
 

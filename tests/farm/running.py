@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ from migrations.upgrade import set_up
 from models.database import Database
 from models.rows import ActionRow, AttemptRow
 from models.settings import PREFIX, Settings
+from tests.servers.s3 import Swift
+from tests.servers.server import free_port
 
 CHECKOUT = Path(__file__).parent.parent.parent
 QUICK = CHECKOUT / "tests" / "doubles" / "quick"
@@ -33,6 +35,14 @@ def eventually(look: Callable[[], T], *, seconds: float = 60) -> T:
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
     return found
+
+
+def s3_settings(server: Swift) -> dict[str, str]:
+    """A bucket of its own there."""
+    return {
+        "STORE_URL": f"s3://farm-{secrets.token_hex(4)}/x", "S3_ENDPOINT": f"http://{server.endpoint}",
+        "S3_ACCESS_KEY": server.access_key, "S3_SECRET_KEY": server.secret_key,
+    }  # fmt: skip
 
 
 class RunningFarm:
@@ -65,10 +75,10 @@ class RunningFarm:
         return f"file:{folder}"
 
     def add_api(self) -> str:
-        port = _free_port()
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
         process = self._add("api", f"api-{len(self.urls)}", {"PORT": str(port)})
-        process.wait_until(lambda: _answers(url), seconds=60)
+        process.wait_until(lambda: answers(url), seconds=60)
         self.urls.append(url)
         return url
 
@@ -129,14 +139,7 @@ class RunningFarm:
         self.database.close()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/healthz", timeout=5).status_code == 200
     except httpx.HTTPError:

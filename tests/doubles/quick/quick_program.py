@@ -1,12 +1,13 @@
-"""STAGE SOURCE OUTPUT SECONDS BEHAVE: what the quick toolchain runs."""
+"""STAGE SOURCE OUTPUT SECONDS BEHAVE "KIB SALT": what the quick toolchain runs."""
 
 import os
+import random
 import shutil
 import sys
 import time
 from pathlib import Path
 
-stage, source, output, seconds, behave = sys.argv[1:]
+stage, source, output, seconds, behave, size = sys.argv[1:]
 source, output = Path(source), Path(output)
 
 print(f"{stage} begins at {time.time():.6f} in {os.getpid()}", flush=True)
@@ -28,7 +29,8 @@ if behave == "lie":
 for path in source.iterdir():
     shutil.copy(path, output / path.name)
 if stage == "build":
-    (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000])
+    more = random.Random(size).randbytes(int(float(size.split()[0]) * 1024))
+    (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000] + more)
 if behave == "truncate":
     (output / "rank0.engine").write_bytes(b"")
 print(f"{stage} ends at {time.time():.6f}", flush=True)

@@ -36,6 +36,7 @@ _OPTIONS = {
     "behave": "string",
     "salt": "string",
     "memory_gib": "number",
+    "kib": "number",  # of an engine whose bytes no other has
 }
 
 
@@ -73,7 +74,8 @@ class Quick:
         behave = str(job.spec.options.get("behave", "")) if job.stage is Stage.BUILD else ""
         program = Path(__file__).parent / "quick_program.py"
         where = (str(directories.source), str(directories.output))
-        return (Command((sys.executable, "-I", str(program), str(job.stage), *where, str(seconds), behave)),)
+        size = f"{job.spec.options.get('kib', 0)} {job.spec.options.get('salt', '')}"
+        return (Command((sys.executable, "-I", str(program), str(job.stage), *where, str(seconds), behave, size)),)
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, Any]:
         name = "model.safetensors" if job.stage is Stage.CONVERT else "rank0.engine"

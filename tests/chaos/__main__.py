@@ -1,0 +1,67 @@
+"""`python -m tests.chaos --minutes 20 --seed 1`: exit code 1 says that a promise was broken."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from tests.chaos.run import Plan, Result, run
+from tests.chaos.verdict import percentiles
+
+_PAUSE_SECONDS = 4.0
+
+
+@click.command()
+@click.option("--minutes", default=20.0, show_default=True, help="Of faults.")
+@click.option("--seed", type=int, help="Decides the faults and what is asked for; a new one by default.")
+@click.option("--workers", default=4, show_default=True)
+@click.option("--quiet", is_flag=True, help="Do not tell of every fault.")
+def main(minutes: float, seed: int | None, workers: int, quiet: bool) -> None:
+    logging.disable()
+    seed = time.time_ns() % 1_000_000 if seed is None else seed
+    click.echo(f"seed {seed}, {minutes:g} minutes, {workers} workers, every setting of leases and sweep as it comes")
+    settings = {"LEASE_SECONDS": "20", "SWEEP_SECONDS": "5", "WORKER_SECONDS": "30", "KILL_SECONDS": "5"}
+    plan = Plan(seed, 60 * minutes, _PAUSE_SECONDS, settings, workers=workers, settle_seconds=600)
+    state = Path(tempfile.mkdtemp(prefix="enginefarm-chaos-"))
+    result = run(plan, state, tell=(lambda _: None) if quiet else click.echo)
+    report(result)
+    if result.verdict.finds:
+        raise SystemExit(f"seed {seed} found something; logs are in {state}")
+
+
+def report(result: Result) -> None:
+    verdict, book = result.verdict, result.book
+    click.echo(f"{result.struck.total()} faults: " + _listed(result.struck))
+    click.echo(
+        f"{len(book.accepted)} builds accepted ({_listed(book.dispositions)}), "
+        f"{book.unanswered} requests without an answer"
+    )
+    click.echo(
+        f"{verdict.engines} engines, {verdict.checkpoints} checkpoints; attempts: {_listed(Counter(verdict.attempts))}"
+    )
+    click.echo(f"{book.collections} collections under fire, {result.looks} looks at the promises")
+    click.echo(
+        f"{len(verdict.lost)} lost, {len(verdict.twice)} published twice, {len(verdict.unverified)} names without "
+        f"their bytes, {len(verdict.orphans)} orphans, {len(verdict.broken)} other finds"
+    )
+    for find in verdict.finds:
+        click.echo(f"  {find}", err=True)
+    for how in ("killed", "frozen"):
+        click.echo(
+            f"worker {how} → leased again: "
+            + percentiles([took for loss, took in result.recoveries if loss.how == how])
+        )
+    click.echo("the same, while database and broker were there: " + percentiles(result.undisturbed()))
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common())
+
+
+if __name__ == "__main__":
+    main()
