@@ -11,8 +11,9 @@ export STATE ?= var
 export PORT ?= 8000
 export SEEDS ?= 1000
 export TRANSFERS ?= 1000
+export MINUTES ?= 20
 
-.PHONY: help demo up test simulate faults check format bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos check format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded
 
 faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, seeded (TRANSFERS=1000)
 	$(BIN)/python -m tests.enginefarm.faults --transfers $(TRANSFERS)
+
+chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES=20, SEED=… to repeat one)
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 	$(BIN)/ruff format --check .

@@ -47,7 +47,7 @@ class Verdict:
 def judge(farm: Farm, book: Book) -> Verdict:
     """When every build has ended, and nothing is asked of the farm any more."""
     store = open_store(Settings.from_environment(farm.base.environment), link_secret=b"s" * 32)
-    by_outcome = select(AttemptRow.outcome, func.count()).group_by(AttemptRow.outcome)
+    by_outcome = select(AttemptRow.outcome, func.count().label("attempts")).group_by(AttemptRow.outcome)
     _collect(farm)
     with farm.base.database.snapshot() as session:
         return Verdict(
@@ -58,7 +58,7 @@ def judge(farm: Farm, book: Book) -> Verdict:
             broken=[*broken(session), *book.wrong, *_deaths(farm), *_left_running(farm), *_left_in_scratch(farm)],
             engines=_count(session, EngineRow),
             checkpoints=_count(session, CheckpointRow),
-            attempts=dict(session.execute(by_outcome).tuples().all()),
+            attempts={row.outcome: row.attempts for row in session.execute(by_outcome)},
         )
 
 
@@ -132,9 +132,9 @@ def _unverified(session: Session, store: Store) -> Iterator[str]:
         files_of = files.join(served, served.manifest == ManifestFileRow.manifest).where(
             served.quarantined_at.is_(None)
         )
-        yield from _damaged(store, set(session.execute(files_of).tuples()))
+        yield from _damaged(store, {(row.digest, row.size) for row in session.execute(files_of)})
     logs = select(AttemptRow.log_digest, AttemptRow.log_size).where(AttemptRow.log_digest.is_not(None))
-    yield from _damaged(store, set(session.execute(logs).tuples()))
+    yield from _damaged(store, {(row.log_digest, row.log_size) for row in session.execute(logs)})
 
 
 def _damaged(store: Store, blobs: set[tuple[str, int]]) -> Iterator[str]:
