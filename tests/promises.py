@@ -44,6 +44,9 @@ _QUESTIONS = {
     "I4: waits for a checkpoint that nobody makes": """
         SELECT w.key FROM actions w JOIN actions c ON c.key = w.depends_on
         WHERE w.state = 'waiting' AND c.state NOT IN ('queued', 'running')""",
+    "I5: a log whose bytes were collected": """
+        SELECT t.action_key FROM attempts t WHERE t.log_digest IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = t.log_digest)""",
     "I6: a build is run that nobody waits for": f"""
         SELECT a.key FROM actions a WHERE a.stage = 'build' AND a.state IN {_IN_FLIGHT}
         AND NOT EXISTS (SELECT 1 FROM builds b WHERE b.key = a.key AND b.state = 'open')""",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -23,9 +24,6 @@ class Clock:
     """The database's time: `models.clock.now` asks SQLite's `strftime`, which each connection has replaced by this."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
 
     def move(self, seconds: float) -> None:
@@ -62,7 +60,18 @@ class FaultyDatabase(Database):
         if self.faults / 2 <= chance < self.faults:
             raise DatabaseUnavailable("simulated: away after the commit")
 
-    def empty(self) -> None:
-        with super().write() as session:
-            for table in reversed(Row.metadata.sorted_tables):
-                session.execute(table.delete())
+    def copy(self) -> sqlite3.Connection:
+        """All that is in it, now."""
+        made = sqlite3.connect(":memory:")
+        with self._connected() as connection:
+            connection.backup(made)
+        return made
+
+    def restore(self, copy: sqlite3.Connection) -> None:
+        with self._connected() as connection:
+            copy.backup(connection)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with closing(self.engine.raw_connection()) as connection:
+            yield cast(sqlite3.Connection, connection.driver_connection)

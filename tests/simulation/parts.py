@@ -77,13 +77,18 @@ class MemoryStore(Store):
         yield self.blobs[digest][start : None if length is None else start + length]
 
     def delete(self, digest: Digest) -> None:
+        """The answer may be lost before and after."""
+        self._answer()
         self.blobs.pop(digest, None)
+        self.rotten.discard(digest)
+        self._answer()
 
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
         return f"/v1/blobs/{digest}"
 
     def list(self) -> Iterator[tuple[Digest, int]]:
-        yield from ((digest, len(data)) for digest, data in self.blobs.items())
+        self._answer()
+        yield from ((digest, len(data)) for digest, data in [*self.blobs.items()])
 
     def abort_stale(self, age: timedelta) -> int:
         return 0

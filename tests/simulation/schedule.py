@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import func, select
 
-from api.receiving import missing
+from api.cleaning import clean_up
 from api.sweep import sweep_once
+from enginefarm.digest import Digest
 from enginefarm.errors import EnginefarmError
-from enginefarm.recall import Recall
-from models.blobs import mended, require_stored
-from models.importing import publish_import
-from models.publication import read_manifest
-from models.recall import recall
-from models.repair import damaged_files, take_out
-from models.rows import BuildRow, EngineRow
-from models.staff import drain, release
+from enginefarm.retention import CleanUp
+from models.rows import BuildRow
+from models.staff import release
 from models.submission import Request, cancel, submit
-from tests.models.arriving import arriving
 from tests.models.requests import request
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.parts import Broker, MemoryStore
+from tests.simulation.upkeep import Upkeep
 from tests.simulation.worker import MAX_TRIES, Parts, Worker
 
 Move = Callable[[], str | None]  # what was done; None if there was nothing to do
 STEPS = 40
 _ROUNDS = 100  # of the sweep, five seconds apart: more than any retry and lease takes
 _FAULTS = 0.06
+_GRACES = (0, 0, 5)  # seconds: mostly none, so that only the collector's second look protects what is in use
+_COLLECTIONS = 4  # marked, removed, its bytes marked, deleted
+_TASTES = (0.2, 1, 4)
+_LONG = 100.0  # seconds: no link is good for so long, no grace, no checkpoint kept, no pull remembered
 _WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, GiB, how fast its clock runs
 
 
@@ -44,6 +46,15 @@ class Result:
     published: int
 
 
+@dataclass(frozen=True)
+class Scene:
+    """Where a schedule begins."""
+
+    database: sqlite3.Connection
+    time: datetime
+    blobs: dict[Digest, bytes]
+
+
 class Simulation:
     """Runs schedules one after another on one database."""
 
@@ -51,21 +62,37 @@ class Simulation:
         self._clock = Clock()
         self._database = FaultyDatabase(self._clock)
         self._scratch = scratch
+        self._empty = Scene(self._database.copy(), self._clock.time, {})
+        self._built = self._after_builds()
 
     def run(self, seed: int, *, steps: int = STEPS, tell: Callable[[str], None] = lambda _: None) -> Result:
-        """Raises Broken."""
-        return self.schedule(seed, tell).run(steps)
+        """Raises Broken. Every other seed begins with a farm that has built something."""
+        return self.schedule(seed, tell, built=seed % 2 == 1).run(steps)
 
-    def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None) -> Schedule:
-        """At its beginning: an empty catalogue, and no worker started."""
+    def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None, *, built: bool = False) -> Schedule:
+        """At its beginning, with no worker started."""
+        scene = self._built if built else self._empty
         self._database.faults = 0
-        self._database.empty()
-        self._clock.reset()
+        self._database.restore(scene.database)
+        self._clock.time = scene.time
         chance = random.Random(seed)
         parts = Parts(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
+        parts.store.blobs = dict(scene.blobs)
         for part in (parts.database, parts.broker, parts.store):
             part.random = chance
         return Schedule(parts, tell)
+
+    def _after_builds(self) -> Scene:
+        schedule = self.schedule(0)
+        worker = schedule.workers[-1]
+        worker.start()
+        schedule.submit()
+        schedule.submit()
+        while (key := schedule.parts.broker.take(worker.queues)) is not None:
+            worker.hear(key)
+            while worker.running is not None:
+                worker.step()
+        return Scene(self._database.copy(), self._clock.time, schedule.parts.store.blobs)
 
 
 class Schedule:
@@ -73,16 +100,24 @@ class Schedule:
         self.parts = parts
         self.tell = tell
         self.workers = [Worker(parts, *made) for made in _WORKERS]
-        self.invariants = Invariants(parts.database, parts.store)
-        settings = SimpleNamespace(worker_seconds=30.0, max_tries=MAX_TRIES)
+        self.invariants = Invariants(parts.database, parts.store, parts.clock)
+        grace = parts.random.choice(_GRACES)
+        settings = SimpleNamespace(
+            worker_seconds=30.0, max_tries=MAX_TRIES, retention=(), link_seconds=grace, gc_grace_seconds=grace,
+            gc_checkpoint_days=0.0002,
+        )  # fmt: skip
         self.control: Any = SimpleNamespace(
             settings=settings, database=parts.database, announcer=parts.broker, store=parts.store
         )
-        self._moves: dict[Move, float] = {
+        self.upkeep = upkeep = Upkeep(parts, self.control, self.invariants, self._wanted)
+        moves: dict[Move, float] = {
             self.submit: 5, self.cancel: 2, self.deliver: 12, self.work: 30, self.beat: 6, self.pass_time: 6,
-            self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.rot: 1,
-            self.repair: 1, self.bring: 0.5, self.recall: 0.5, self.drain_or_release: 1, self.lose_messages: 1,
+            self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.lose_messages: 1,
+            upkeep.rot: 1, upkeep.repair: 1, upkeep.bring: 1, upkeep.recall: 0.5, upkeep.drain_or_release: 1,
+            upkeep.clean_up: 4, self.go_on: 12, upkeep.die: 0.5, upkeep.pin: 1, upkeep.pull: 1,
         }  # fmt: skip
+        # What is rare in one schedule is common in another: so what is rare meets what is rare.
+        self._moves = {move: weight * parts.random.choice(_TASTES) for move, weight in moves.items()}
 
     def run(self, steps: int) -> Result:
         for worker in self.workers:
@@ -95,6 +130,7 @@ class Schedule:
             done += 1
         self._faults(0)
         done += self._come_to_an_end()
+        self._collect()
         with self.parts.database.read() as session:
             ask = session.connection().exec_driver_sql
             attempts, published = ask("SELECT (SELECT count(*) FROM attempts), (SELECT count(*) FROM engines)").one()
@@ -132,6 +168,15 @@ class Schedule:
             done += sum(self._checked(move) for move in (self._staff, self.sweep, self._work_off))
         raise Broken(f"I4: {self._open_builds()} builds are open, {_ROUNDS} rounds after the last fault")
 
+    def _collect(self) -> None:
+        """I5: once all has ended, nothing is left in the store that nothing refers to."""
+        self._checked(self._work_off)
+        for _ in range(_COLLECTIONS):
+            self.tell(f"at the end: {clean_up(self.control, CleanUp(), by=None)}")
+            self.invariants.check()
+            self.parts.clock.move(_LONG)
+        self.invariants.check_nothing_left()
+
     def _open_builds(self) -> int:
         with self.parts.database.read() as session:
             return session.execute(select(func.count()).where(BuildRow.state == "open")).scalar_one()
@@ -161,6 +206,7 @@ class Schedule:
             worker.step()
             self.invariants.check()
             steps += 1
+            self._checked(self.go_on if self.upkeep.under_way else self.upkeep.clean_up)
         return steps
 
     def submit(self) -> str:
@@ -198,7 +244,7 @@ class Schedule:
 
     def work(self) -> str | None:
         worker = self._any(lambda worker: worker.running is not None)
-        return f"{worker.name} {worker.step()}" if worker else None
+        return self._some(lambda: worker.step() if worker and worker.running else None)
 
     def beat(self) -> str | None:
         worker = self._any(lambda worker: worker.held is not None)
@@ -206,8 +252,21 @@ class Schedule:
 
     def pass_time(self) -> str:
         """Sometimes longer than a lease."""
-        self.parts.clock.move(seconds := self.parts.random.choice([1, 3, 10, 25]))
+        self.parts.clock.move(seconds := self.parts.random.choice([1, 3, 10, 10, 25, 90]))
         return f"{seconds} s"
+
+    def go_on(self) -> str | None:
+        return self._some(self.upkeep.go_on)
+
+    def _some(self, step: Move) -> str | None:
+        """A few steps at once: where a schedule does not change hands, it gets further."""
+        told = []
+        for _ in range(self.parts.random.choice([1, 1, 3, 15])):
+            if (did := step()) is None:
+                break
+            told.append(did)
+            self.invariants.check()
+        return ", ".join(told) or None
 
     def sweep(self) -> str:
         return f"{sweep_once(self.control)} announced"
@@ -244,52 +303,6 @@ class Schedule:
         """The broker is emptied."""
         lost, self.parts.broker.messages = len(self.parts.broker.messages), []
         return f"{lost} lost"
-
-    def rot(self) -> str | None:
-        whole = [digest for digest in self.parts.store.blobs if self.parts.store.intact(digest)]
-        if not whole:
-            return None
-        self.parts.store.rot(digest := self.parts.random.choice(whole))
-        return digest
-
-    def repair(self) -> str | None:
-        """As the route does: read everything that is served, outside of any transaction; then take out."""
-        with self.parts.database.read() as session:
-            manifests = session.execute(select(EngineRow.manifest).order_by(EngineRow.key)).scalars().all()
-            files = [entry for manifest in manifests for entry in read_manifest(session, manifest).files]
-        damaged = sorted({entry.digest for entry in damaged_files(self.parts.store, files)})
-        if not damaged:
-            return None
-        with self.parts.database.write() as session:
-            taken, announcements = take_out(session, damaged)
-        self.parts.broker.announce(announcements)
-        return f"{len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints taken out"
-
-    def bring(self) -> str:
-        """From another farm, as the client and the route do it: bytes first, then one transaction."""
-        came = arriving(self._wanted())
-        for digest in missing(self.control, came.record.sizes):
-            self.parts.store.put_stream(iter([b"engine"]), digest, came.record.sizes[digest])
-            with self.parts.database.write() as session:
-                mended(session, [digest])
-        with self.parts.database.write() as session:
-            published = publish_import(session, came, imported_by=None)
-            require_stored(self.parts.store, came.record.sizes)
-        return f"{came.record.key[:6]} {'imported' if published else 'was there'}"
-
-    def recall(self) -> str:
-        name = self.parts.random.choice(self.workers).name
-        with self.parts.database.write() as session:
-            taken, announcements = recall(session, Recall(worker=name, reason="simulated"))
-        self.parts.broker.announce(announcements)
-        return f"{name}: {len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints"
-
-    def drain_or_release(self) -> str:
-        name = self.parts.random.choice(self.workers).name
-        decide = self.parts.random.choice([drain, release])
-        with self.parts.database.write() as session:
-            decide(session, name)
-        return f"{decide.__name__} {name}"
 
     def _any(self, which: Callable[[Worker], bool]) -> Worker | None:
         fitting = [worker for worker in self.workers if which(worker)]

@@ -5,18 +5,28 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from models import publication
+from enginefarm.digest import Digest
+from enginefarm.retention import CleanUp
+from models import garbage, publication
+from models.rows import BlobRow
+from models.store import Store
 from tests.simulation.invariants import Broken
 from tests.simulation.schedule import Simulation
+from tests.simulation.upkeep import in_steps
 from tests.simulation.worker import LEASE_SECONDS
 
 _AT_LEAST = 5
 _SECONDS = 10.0
+_UNTIL_CONDEMNED = 6  # transactions of a clean-up until it knows what it will delete
 
 
 def test_no_schedule_breaks_a_promise(tmp_path: Path) -> None:
@@ -53,8 +63,8 @@ def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     schedule.submit()
     convert = schedule.parts.broker.messages[0][0]
     late.hear(convert)
-    for _ in range(5):
-        late.step()  # all is uploaded, nothing published
+    while late.step() != "uploaded its log":
+        pass  # nothing is published
     schedule.parts.clock.move(LEASE_SECONDS + 1)
     schedule.sweep()
     schedule.parts.clock.move(LEASE_SECONDS)
@@ -63,3 +73,36 @@ def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     late.step()
     with pytest.raises(Broken, match="I3"):
         schedule.invariants.check()
+
+
+@pytest.mark.parametrize("asks_again", [True, False])
+def test_a_collector_that_does_not_ask_again_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks_again: bool
+) -> None:
+    def unasked(session: Session, store: Store, digest: Digest, *, grace_seconds: float) -> int:
+        store.delete(digest)
+        session.execute(delete(BlobRow).where(BlobRow.digest == digest))
+        return 0
+
+    schedule = Simulation(tmp_path).schedule(0)
+    schedule.control.settings.gc_grace_seconds = schedule.control.settings.link_seconds = 0
+    worker = schedule.workers[0]
+    worker.start()
+    schedule.submit()
+    worker.hear(schedule.parts.broker.messages[0][0])
+    while worker.step() != "uploaded its log":
+        pass
+    cleaning = in_steps(schedule.control, CleanUp())
+    for _ in range(_UNTIL_CONDEMNED):
+        next(cleaning)
+    assert worker.step() == "committed"
+    schedule.invariants.check()
+    if asks_again:
+        list(cleaning)
+        schedule.invariants.check()
+    else:
+        monkeypatch.setattr(garbage, "remove", unasked)
+        with suppress(DBAPIError):  # the database refuses to forget the row, and the bytes are gone
+            list(cleaning)
+        with pytest.raises(Broken, match="I5: a manifest without its bytes"):
+            schedule.invariants.check()

@@ -7,19 +7,21 @@ only the stage itself and the threads are left out.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from enginefarm.digest import of_bytes
-from enginefarm.errors import DatabaseUnavailable, IntegrityError, NotFound
+from enginefarm.errors import DatabaseUnavailable, EnginefarmError, IntegrityError, NotFound, StoreUnavailable
 from enginefarm.fingerprint import Fingerprint
 from enginefarm.manifest import FileEntry, Manifest
 from enginefarm.wire import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
-from models.blobs import require_stored
+from models.actions import keep_log
+from models.blobs import NotStored, require_stored
 from models.fleet import register
 from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
-from models.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest
+from models.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest, sizes_of
 from models.queues import with_larger_memory
 from models.repair import damaged_start
 from models.staff import quarantine_if_sick
@@ -28,6 +30,7 @@ from tests.models.requests import CPU, ENGINE, HOST
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore
 from workers.failures import StageFailed, StartDamaged, Stopped, explain
+from workers.warmth import WarmStart
 
 LEASE_SECONDS = 20.0
 MAX_TRIES = 3
@@ -133,6 +136,7 @@ class Worker:
         except Stopped:
             if self.leaving:
                 yield from self._ended(lambda: self._hand_back(held))
+            yield from self._save_log(held)
         except Exception as error:
             yield from self._failed(held, error)
 
@@ -149,8 +153,25 @@ class Worker:
         if self.parts.random.random() < self.parts.stages_fail:
             raise StageFailed(self.parts.random.choice(list(_FAILURES.values())))
         yield "ran"
-        files = {"config.json": _CONFIG, "output": f"{held.key} made by attempt {held.attempt}".encode()}
+        # Every other attempt makes the same, so that one finds in the store what another left there.
+        files = {"config.json": _CONFIG, "output": f"{held.key}, version {held.attempt % 2}".encode()}
         manifest = Manifest.of(FileEntry(path=p, digest=of_bytes(d), size=len(d)) for p, d in files.items())
+        rewritten = yield from self._upload(files, manifest)
+        warmth = self._warm_file(held)
+        warmth.take_out()
+        yield "uploaded its warm file"
+        yield from self._published(held, files, manifest, rewritten)
+        warmth.record(held, seconds=1.0)
+        yield "kept its warm file"
+
+    def _warm_file(self, held: Claim) -> WarmStart:
+        """One for each queue: the last good run's."""
+        source = self.parts.scratch / "warm"
+        source.write_bytes(f"{held.queue}, version {held.attempt % 2}".encode())
+        return WarmStart(self.parts.database, self.parts.store, source, {"queue": held.queue})
+
+    def _upload(self, files: dict[str, bytes], manifest: Manifest) -> Generator[str, None, frozenset[str]]:
+        """Returns what was known to be damaged, and is written anew."""
         with self.parts.database.read() as session:
             damaged = frozenset(damaged_among(session, manifest))
         for entry in manifest.files:
@@ -159,7 +180,7 @@ class Worker:
             source.write_bytes(files[entry.path])
             self.parts.store.put(source, entry.digest, entry.size, anew=entry.digest in damaged)
             yield f"uploaded {entry.path}"
-        yield from self._until_answered(lambda: self._publish(held, manifest, damaged))
+        return damaged
 
     def _fetch(self, held: Claim) -> None:
         if held.checkpoint is None:
@@ -176,20 +197,43 @@ class Worker:
         if self.stopped or self.leaving:
             raise Stopped
 
-    def _publish(self, held: Claim, manifest: Manifest, damaged: frozenset[str]) -> list[tuple[str, str]]:
+    def _published(
+        self, held: Claim, files: dict[str, bytes], manifest: Manifest, rewritten: frozenset[str]
+    ) -> Iterator[str]:
+        """What was in the store already may be collected until the moment of publishing: then it is sent again."""
+        while True:
+            log = self._upload_log(held)
+            yield "uploaded its log"
+            try:
+                yield from self._until_answered(partial(self._publish, held, manifest, rewritten, log))
+                return
+            except NotStored as error:
+                yield error.detail
+                rewritten |= yield from self._upload(files, manifest)
+
+    def _upload_log(self, held: Claim) -> tuple[str, int]:
+        log = f"log of {held.key}, attempt {held.attempt}".encode()
+        return self.parts.store.put_bytes(log), len(log)
+
+    def _publish(
+        self, held: Claim, manifest: Manifest, rewritten: frozenset[str], log: tuple[str, int]
+    ) -> list[tuple[str, str]]:
         announcements: list[tuple[str, str]] = []
         with self.parts.database.write() as session:
             if held.stage == Stage.CONVERT:
-                announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=damaged)
+                announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=rewritten)
             else:
-                publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=damaged)
-            require_stored(self.parts.store, {entry.digest: entry.size for entry in manifest.files})
+                publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=rewritten)
+            keep_log(session, held.key, held.attempt, log)
+            require_stored(self.parts.store, sizes_of(manifest) | dict([log]))
         return announcements
 
     def _not_published(self, held: Claim) -> Iterator[str]:
         with self.parts.database.read() as session:
             published = was_published(session, held)
         yield "published, as it turned out" if published else "fenced"
+        if not published:
+            yield from self._save_log(held)
 
     def _hand_back(self, held: Claim) -> list[tuple[str, str]]:
         with self.parts.database.write() as session:
@@ -198,13 +242,26 @@ class Worker:
     def _failed(self, held: Claim, error: Exception) -> Iterator[str]:
         failure = explain(error)
         assert failure.cause != "internal", repr(error)
+        yield from self._save_log(held)
         yield from self._ended(lambda: self._record(held, error, failure))
+
+    def _save_log(self, held: Claim) -> Iterator[str]:
+        try:
+            log = self._upload_log(held)
+            yield "uploaded its log"
+            with self.parts.database.write() as session:
+                keep_log(session, held.key, held.attempt, log)
+                require_stored(self.parts.store, dict([log]))
+        except EnginefarmError as error:
+            yield f"its log is not kept: {error.detail}"
 
     def _ended(self, write: Callable[[], list[tuple[str, str]]]) -> Iterator[str]:
         try:
             yield from self._until_answered(write)
         except Fenced:
             yield "its end does not count, or counts already"
+        except DatabaseUnavailable:
+            yield "its end stays unsaid"
 
     def _record(self, held: Claim, error: Exception, failure: Failure) -> list[tuple[str, str]]:
         announcements: list[tuple[str, str]] = []
@@ -222,9 +279,9 @@ class Worker:
             try:
                 announcements = write()
                 break
-            except DatabaseUnavailable:
+            except (DatabaseUnavailable, StoreUnavailable):
                 if self.stopped:
-                    return
+                    raise
                 yield "wrote without an answer"
         yield "committed"
         self.parts.broker.announce(announcements)

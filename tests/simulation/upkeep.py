@@ -1,0 +1,194 @@
+"""What others do while the farm builds: clean-ups, imports, repairs, recalls, pins, pulls, and bytes that rot.
+
+What takes more than one transaction goes on step by step: in between, anything may happen, and it may be killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.cleaning import clean_up
+from api.pulling import note_pull
+from api.receiving import missing
+from enginefarm.recall import Recall
+from enginefarm.retention import CleanUp, Policy
+from models.blobs import mended, require_stored
+from models.database import Database
+from models.importing import publish_import
+from models.pins import set_pin
+from models.publication import read_manifest
+from models.published import SERVED
+from models.recall import recall
+from models.repair import damaged_files, take_out
+from models.rows import EngineRow
+from models.staff import drain, release
+from models.submission import Request
+from tests.models.arriving import arriving
+from tests.simulation.invariants import Invariants
+from tests.simulation.worker import Parts
+
+_AT_ONCE = 3
+_POLICIES = [
+    None, (Policy(keep_last=0),), (Policy(keep_last=1),), (Policy(keep_days=0.0003),), (Policy(keep_pulled_days=0),)
+]  # fmt: skip
+
+
+class Upkeep:
+    def __init__(self, parts: Parts, control: Any, invariants: Invariants, wanted: Callable[[], Request]) -> None:
+        self.parts = parts
+        self.control = control
+        self.invariants = invariants
+        self._wanted = wanted
+        self.under_way: list[Iterator[str]] = []
+
+    def go_on(self) -> str | None:
+        """One of what is under way makes its next step."""
+        if not self.under_way:
+            return None
+        task = self.parts.random.choice(self.under_way)
+        try:
+            return next(task)
+        except BaseException as error:  # an error too is its end
+            self.under_way.remove(task)
+            if isinstance(error, StopIteration):
+                return "ended"
+            raise
+
+    def die(self) -> str | None:
+        """The control plane is killed, with all that it was doing."""
+        killed, self.under_way = len(self.under_way), []
+        return f"{killed} under way" if killed else None
+
+    def clean_up(self) -> str | None:
+        policies = self.parts.random.choice(_POLICIES)
+        return self._begin(in_steps(self.control, CleanUp(policies=policies)))
+
+    def repair(self) -> str | None:
+        return self._begin(self._repair())
+
+    def bring(self) -> str | None:
+        return self._begin(self._bring(self._wanted()))
+
+    def _begin(self, task: Iterator[str]) -> str | None:
+        if len(self.under_way) == _AT_ONCE:
+            return None
+        self.under_way.append(task)
+        return "begun"
+
+    def _repair(self) -> Iterator[str]:
+        """As the route does: read everything that is served, outside of any transaction; then take out."""
+        with self.parts.database.read() as session:
+            manifests = session.execute(select(EngineRow.manifest).order_by(EngineRow.key)).scalars().all()
+            files = [entry for manifest in manifests for entry in read_manifest(session, manifest).files]
+        damaged = sorted({entry.digest for entry in damaged_files(self.parts.store, files)})
+        if damaged:
+            yield f"{len(damaged)} blobs are damaged"
+            with self.parts.database.write() as session:
+                taken, announcements = take_out(session, damaged)
+            self.parts.broker.announce(announcements)
+            yield f"{len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints taken out"
+
+    def _bring(self, wanted: Request) -> Iterator[str]:
+        """From another farm, as the client and the routes do it: bytes first, then one transaction."""
+        came = arriving(wanted)
+        for digest in missing(self.control, came.record.sizes):
+            yield f"{digest} is missing"
+            size = came.record.sizes[digest]
+            if missing(self.control, {digest: size}):
+                self.parts.store.put_stream(iter([b"engine"]), digest, size)
+            with self.parts.database.write() as session:
+                mended(session, [digest])
+        yield "all is sent"
+        with self.parts.database.write() as session:
+            published = publish_import(session, came, imported_by=None)
+            require_stored(self.parts.store, came.record.sizes)
+        yield f"{came.record.key[:6]} {'imported' if published else 'was there'}"
+
+    def rot(self) -> str | None:
+        whole = [digest for digest in self.parts.store.blobs if self.parts.store.intact(digest)]
+        if not whole:
+            return None
+        self.parts.store.rot(digest := self.parts.random.choice(whole))
+        return digest
+
+    def recall(self) -> str:
+        name = self.parts.random.choice(["w1", "w2", "w3"])
+        with self.parts.database.write() as session:
+            taken, announcements = recall(session, Recall(worker=name, reason="simulated"))
+        self.parts.broker.announce(announcements)
+        return f"{name}: {len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints"
+
+    def drain_or_release(self) -> str:
+        name = self.parts.random.choice(["w1", "w2", "w3"])
+        decide = self.parts.random.choice([drain, release])
+        with self.parts.database.write() as session:
+            decide(session, name)
+        return f"{decide.__name__} {name}"
+
+    def pin(self) -> str | None:
+        """Or unpin. Without an answer, nobody knows which it is."""
+        if (engine := self._any_engine()) is None:
+            return None
+        pinned = self.parts.random.random() < 0.5
+        self.invariants.pinned.discard(engine.key)
+        with self.parts.database.write() as session:
+            set_pin(session, engine.key, pinned=pinned)
+        if pinned:
+            self.invariants.pinned.add(engine.key)
+        return f"{engine.key[:6]} {'pinned' if pinned else 'unpinned'}"
+
+    def pull(self) -> str | None:
+        """Links to all files of an engine: each is good for a while, whatever becomes of the engine."""
+        if (engine := self._any_engine()) is None:
+            return None
+        with self.parts.database.read() as session:
+            files = read_manifest(session, engine.manifest).files
+        note_pull(self.control, [engine.key])
+        self.invariants.link({entry.digest for entry in files}, seconds=self.control.settings.link_seconds)
+        return engine.key[:6]
+
+    def _any_engine(self) -> EngineRow | None:
+        with self.parts.database.read() as session:
+            engines = session.execute(select(EngineRow).where(SERVED).order_by(EngineRow.key)).scalars().all()
+        return self.parts.random.choice(engines) if engines else None
+
+
+def in_steps(control: Any, wanted: CleanUp) -> Iterator[str]:
+    """The farm's own clean-up, which stops before each of its transactions."""
+    stopping = type(control)(**{**vars(control), "database": _Stopping(control.database)})
+    running = greenlet(clean_up)
+    done = running.switch(stopping, wanted, by=None)
+    while not running.dead:
+        yield "cleaned on"
+        done = running.switch()
+    yield f"cleaned up: {sum(found.removed for found in done.going)} removed, {done.deleted.files} blobs deleted"
+
+
+class _Stopping:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        _stop()
+        with self._database.read() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        _stop()
+        with self._database.write() as session:
+            yield session
+
+
+def _stop() -> None:
+    """Back to who made the step. What is dropped here is never gone on with: it was killed."""
+    schedule = getcurrent().parent
+    assert schedule is not None
+    schedule.switch()
