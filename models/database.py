@@ -20,6 +20,15 @@ from enginefarm.errors import DatabaseUnavailable
 _SQLITE_BUSY_SECONDS = 30
 _TRUSTED_SECONDS = 1.0  # a PostgreSQL connection that was put back less long ago is not pinged before use
 
+# libpq's, after its words: how soon a server is taken for gone of which nothing is heard. TCP alone waits 15 minutes.
+_GONE = {
+    "connect_timeout": 10,  # seconds
+    "tcp_user_timeout": 15_000,  # milliseconds
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+}
+
 
 class Database:
     """One database of the catalogue, PostgreSQL (psycopg 3) or SQLite (WAL)."""
@@ -104,7 +113,7 @@ def _postgresql(url: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         json_serializer=_json,
-        connect_args={"connect_timeout": 10, "application_name": "enginefarm"},
+        connect_args={"application_name": "enginefarm", **_GONE},
     )
     _ping_what_lay_idle(engine)
     return engine

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         default=None, description="PEM file with the Ed25519 key that signs what is said of engines; unset: unsigned"
     )
     link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is good")
-    sweep_seconds: float = Field(default=5.0, gt=0, description="pause between two rounds of the sweep")
+    sweep_seconds: float = Field(default=2.0, gt=0, description="pause between two rounds of the sweep")
 
     # Clean-up
     retention: Annotated[tuple[Policy, ...], NoDecode] = Field(
@@ -93,7 +93,7 @@ class Settings(BaseSettings):
 
     # Leases and attempts
     lease_seconds: float = Field(
-        default=20.0, ge=1, description="a worker that is silent for so long has lost its action"
+        default=16.0, ge=1, description="a worker that is silent for so long has lost its action"
     )
     max_tries: int = Field(default=3, ge=1, description="attempts before an action fails for good")
     quarantine_after: int = Field(

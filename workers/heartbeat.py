@@ -1,7 +1,8 @@
 """Keep a lease while a stage runs, from a thread of its own: a busy stage must not look like a dead one.
 
 If the lease is lost, cannot be renewed before it could be taken by somebody else, or the worker is leaving,
-`stop` is set and the stage ends its child. The thread needs neither the broker nor the stage.
+`stop` is set and the stage ends its child. This needs neither the broker nor the stage; nor, to give up, an answer of
+the database: a second thread looks at the time alone.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ class Heartbeat:
         self._leaving = leaving
         self._clock = clock
         self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{held.key[:8]}", daemon=True)
+        self._threads = [
+            threading.Thread(target=target, name=f"lease-{held.key[:8]}", daemon=True)
+            for target in (self._watch, self._beat)
+        ]
         self._renewed = clock()
+        self._away = ""  # what the last renewal met
         self.stop = stop
         self.lost: str | None = None
         self.progress: float | None = None
@@ -61,28 +66,33 @@ class Heartbeat:
             self.message = report.message
 
     def __enter__(self) -> Heartbeat:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finished.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _watch(self) -> None:
+        pause = min(2.0, self._lease / 5) / 2
+        while self.lost is None and not self._finished.wait(pause):
+            if self._clock() - self._renewed > self._lease * _GIVE_UP:
+                self._give_up(f"the lease could not be renewed{self._away}")
 
     def _beat(self) -> None:
-        while not self._finished.wait(min(2.0, self._lease / 5)):
+        while self.lost is None and not self._finished.wait(min(2.0, self._lease / 5)):
             if self._leaving.is_set():
                 self.stop.set()  # and go on renewing: the lease is ours until the stage has handed it back
             try:
                 self.renew()
             except Fenced as error:
                 self._give_up(str(error))
-                return
             except DatabaseUnavailable as error:
-                if self._clock() - self._renewed > self._lease * _GIVE_UP:
-                    self._give_up(f"the lease could not be renewed: {error.detail}")
-                    return
+                self._away = f": {error.detail}"
                 log.warning("cannot renew the lease on %s yet: %s", self._held.key[:12], error.detail)
 
     def renew(self) -> None:
@@ -90,7 +100,7 @@ class Heartbeat:
         asked = self._clock()  # the lease counts from before the question, not from after the answer
         with self._database.write() as session:
             renew(session, self._held, lease_seconds=self._lease, progress=self.progress, message=self.message)
-        self._renewed = asked
+        self._renewed, self._away = asked, ""
         self._log.send(self._database, self._held)
 
     def _give_up(self, why: str) -> None:

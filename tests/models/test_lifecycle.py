@@ -17,6 +17,7 @@ from models.database import Database
 from models.leases import claim, expire, fail_attempt, hand_back, renew
 from models.listing import get_build, get_engine
 from models.publication import publish_checkpoint, publish_engine
+from models.quarantine import quarantine_checkpoint
 from models.rows import ActionRow, AttemptRow, BuildRow, CheckpointRow, EngineRow
 from models.states import Fenced
 from models.submission import cancel
@@ -95,6 +96,19 @@ def test_many_at_once_make_one_action(database: Database) -> None:
     assert dispositions.count(Disposition.JOINED) == 59
     assert count(database, ActionRow) == 2
     assert sum(len(answer.announcements) for answer in answers) == 1
+
+
+def test_an_engine_is_answered_without_its_checkpoint(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    submitted(database, wanted)
+    convert_done(database, wanted.convert.key)
+    build_done(database, wanted.build.key)
+    with database.write() as session:
+        quarantine_checkpoint(session, wanted.convert.key, "rotten")
+    again = submitted(database, wanted)
+    assert (again.disposition, again.announcements) == (Disposition.CACHED, [])
+    assert action_state(database, wanted.convert.key) == "succeeded"
 
 
 def test_a_joiner_that_races_the_end_is_never_left_open(database: Database) -> None:

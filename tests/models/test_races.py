@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
+from enginefarm.wire import Disposition
 from migrations.upgrade import upgrade
 from models.actions import move
 from models.clock import now
 from models.database import Database
+from models.publication import publish_engine
 from models.rows import ActionRow
 from models.states import MOVES, ActionState, Fenced
-from tests.models.requests import add_worker, request, submitted
+from tests.models.making import converted
+from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 from tests.servers.postgres import Databases
 
 _FAILURE = {"cause": "broke", "fault": "worker", "detail": "it did"}
@@ -106,3 +109,18 @@ def test_exactly_one_of_two_sessions_moves_an_action(
         assert (early.won.result(60), late.won.result(60)) == (not undo, undo)
     with catalogue.read() as session:
         assert session.get_one(ActionRow, key).state == (second if undo else first)
+
+
+def test_a_submit_that_waited_for_a_publication_is_answered_with_its_engine(catalogue: Database) -> None:
+    wanted = request(model="published while a submit waits")
+    submitted(catalogue, wanted)
+    converted(catalogue, wanted)
+    held = claimed(catalogue, wanted.build.key)
+    with ThreadPoolExecutor(1) as pool:
+        with catalogue.write() as session:
+            publish_engine(session, held, manifest("engine"), engine=ENGINE, steps={})
+            late = pool.submit(submitted, catalogue, wanted)
+            wait_for_a_blocked_session(catalogue)
+        assert (late.result(60).disposition, late.result().announcements) == (Disposition.CACHED, [])
+    with catalogue.read() as session:
+        assert session.get_one(ActionRow, wanted.build.key).state == ActionState.SUCCEEDED

@@ -32,7 +32,7 @@ from tests.simulation.parts import Broker, MemoryStore
 from workers.failures import StageFailed, StartDamaged, Stopped, explain
 from workers.warmth import WarmStart
 
-LEASE_SECONDS = 20.0
+LEASE_SECONDS = 16.0
 MAX_TRIES = 3
 _QUARANTINE_AFTER = 3
 _CONFIG = b'{"shared": "by every engine"}'

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from migrations.upgrade import upgrade
 from models.database import Database
@@ -32,3 +35,42 @@ def test_progress_never_falls_back(tmp_path: Path) -> None:
         row = session.get_one(ActionRow, held.key)
         assert (row.progress, row.message) == (pytest.approx(0.8), "rank 1 goes on")
     database.close()
+
+
+def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path: Path) -> None:
+    """A little is waited out; then the programs end, while nobody else can have the action yet."""
+    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
+    upgrade(database.engine)
+    submitted(database, wanted)
+    add_worker(database)
+    held, since = claimed(database, wanted.convert.key), time.monotonic()
+    joblog, stop = JobLog(tmp_path / "log"), threading.Event()
+    event.listen(database.engine, "do_connect", _away)
+    database.engine.dispose()
+    with Heartbeat(database, held, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+        assert stop.wait(60)
+        assert beat.lost is not None
+        assert "could not be renewed: the catalogue" in beat.lost
+    assert time.monotonic() - since >= 5 * 0.5  # an outage of a moment ends nothing
+    database.close()
+
+
+def test_a_catalogue_that_does_not_answer_at_all_keeps_no_programs_running(tmp_path: Path) -> None:
+    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
+    upgrade(database.engine)
+    submitted(database, wanted)
+    add_worker(database)
+    held = claimed(database, wanted.convert.key)
+    joblog, stop = JobLog(tmp_path / "log"), threading.Event()
+    silent = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
+    silent.execute("BEGIN IMMEDIATE")  # whoever wants to write now waits for half a minute
+    with Heartbeat(database, held, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+        assert stop.wait(25)
+        silent.execute("ROLLBACK")
+        assert beat.lost == "the lease could not be renewed"
+    silent.close()
+    database.close()
+
+
+def _away(*_: object) -> None:
+    raise sqlite3.OperationalError("unable to open database file")
