@@ -6,12 +6,13 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 import api.problems
 from api.bodylimit import BodyLimit
+from api.cleaning import clean_up_forever
 from api.control import control_plane
 from api.routes import attestations, builds, engines, fleet, health, moving, planning, registry, retention, upkeep
 from api.sweep import sweep_forever
@@ -46,11 +47,13 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with control_plane(settings, open_to_all=open_to_all) as control:
             app.state.control = control
-            sweeping = asyncio.create_task(sweep_forever(control))
+            chores = [asyncio.create_task(sweep_forever(control))]
+            if settings.gc_hours is not None:
+                chores.append(asyncio.create_task(clean_up_forever(control, every_seconds=settings.gc_hours * 3600)))
             yield
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
+            for chore in chores:
+                chore.cancel()
+            await asyncio.gather(*chores, return_exceptions=True)
 
     problem = {"model": ProblemDocument, "content": {"application/problem+json": {}}}
     app = FastAPI(

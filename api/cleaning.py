@@ -5,12 +5,17 @@ Small transactions, each of them conditional: it may be stopped anywhere and run
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import islice
 
+from starlette.concurrency import run_in_threadpool
+
 from api.control import ControlPlane
+from enginefarm.errors import EnginefarmError
 from enginefarm.retention import Bytes, CleanedUp, CleanUp, Going
 from models import garbage, removal
 from models.retention import checkpoints_to_go, engines_to_go, freed_by
@@ -18,6 +23,21 @@ from models.retention import checkpoints_to_go, engines_to_go, freed_by
 log = logging.getLogger(__name__)
 
 _BATCH = 500  # names of the store that are looked up at once
+
+
+async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> None:
+    """Until cancelled. Several APIs, and one that is often started anew, each begin somewhere in the first interval."""
+    await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # nobody gains by guessing it
+    while True:
+        try:
+            done = await run_in_threadpool(clean_up, control, CleanUp(), by=None)
+        except EnginefarmError as error:
+            log.warning("the clean-up is put off: %s", error.detail)
+        except Exception:
+            log.exception("the clean-up met a defect; it is tried again")
+        else:
+            log.info("cleaned up: %d marked or removed, %d bytes deleted", len(done.going), done.deleted.size)
+        await asyncio.sleep(every_seconds)
 
 
 def clean_up(control: ControlPlane, wanted: CleanUp, *, by: str | None) -> CleanedUp:

@@ -23,7 +23,7 @@ from enginefarm.matrix import Matrix
 from enginefarm.recall import Damage, Inspection, Recall, TakenOut
 from enginefarm.record import Arrival, Arrived, BlobSizes, EngineRecord, MissingBlobs
 from enginefarm.resolution import Resolution, Wanted
-from enginefarm.retention import CleanedUp, CleanUp
+from enginefarm.retention import CleanedUp, CleanUp, Removal, RemovalPage
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import (
     Build,
@@ -48,7 +48,7 @@ _REPAIR_SECONDS = 3600.0  # for the farm to read an engine
 _STORE_SECONDS = 300.0  # for the store to make a large file durable, once all of it has come
 _SHORTEST_ROUND = 0.25  # seconds; a farm that answers at once is not asked faster than this
 
-_Pages = TypeVar("_Pages", BuildPage, EnginePage)
+_Pages = TypeVar("_Pages", BuildPage, EnginePage, RemovalPage)
 _JSON_OBJECT: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
 
 
@@ -207,6 +207,11 @@ class Farm:
         body = wanted.model_dump(mode="json") if isinstance(wanted, CleanUp) else dict(wanted or {})
         response = self._connection.request("POST", "/v1/gc", json=body, waits=_REPAIR_SECONDS)
         return self._connection.parse(CleanedUp, response)
+
+    def removals(self) -> Iterator[Removal]:
+        """What clean-ups removed, newest first, page after page."""
+        for page in self._pages(RemovalPage, "/v1/removals", {}):
+            yield from page.items
 
     def delete(self, key: str) -> None:
         """Have an engine served no more; clean-ups remove it. Raises Conflict while it is pinned."""

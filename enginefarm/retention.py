@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from enginefarm.wire import Body, Time
+from enginefarm.wire import Body, Page, Time
 
 _Days = Annotated[float, Field(ge=0)]
 
@@ -53,6 +53,23 @@ class Going(Body):
     reason: str
     since: Time | None = Field(default=None, description="when it was marked; null: not before this clean-up")
     removed: bool = Field(default=False, description="its grace is over, and this clean-up removes it")
+
+
+class Removal(Body):
+    """An engine or a checkpoint that clean-ups removed."""
+
+    kind: Literal["engine", "checkpoint"]
+    key: str
+    model: str | None = None
+    manifest: str
+    size: int = Field(description="bytes of all its files; some may be in what stayed, too")
+    reason: str
+    by: str | None = Field(default=None, description="name of the API key; null: nobody's")
+    at: Time
+
+
+class RemovalPage(Page):
+    items: list[Removal]
 
 
 class Bytes(Body):

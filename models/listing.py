@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from enginefarm.errors import Gone, InvalidRequest, NotFound, Problem
+from enginefarm.errors import Gone, NotFound, Problem
 from enginefarm.platform import Platform
 from enginefarm.wire import (
     Attempt,
@@ -24,6 +22,7 @@ from enginefarm.wire import (
     PhysicalFile,
     Stage,
 )
+from models.cursor import from_cursor, to_cursor
 from models.estimates import eta_seconds
 from models.outlook import position, why_behind, why_waiting
 from models.publication import read_manifest
@@ -66,10 +65,10 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
     """Newest first. Filters: state, model, toolchain, platform (label or GPU name), requested_by, key."""
     query = select(BuildRow).where(*_filters(filters)).order_by(BuildRow.seq.desc()).limit(limit + 1)
     if cursor is not None:
-        query = query.where(BuildRow.seq < _from_cursor(cursor))
+        query = query.where(BuildRow.seq < from_cursor(cursor))
     rows = session.execute(query).scalars().all()
     items = [_build(session, row, whole=False) for row in rows[:limit]]
-    return BuildPage(items=items, next_cursor=_to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
+    return BuildPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
 
 
 def _filters(filters: dict[str, str | None]) -> list[ColumnElement[bool]]:
@@ -252,10 +251,10 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
-    offset = _from_cursor(cursor) if cursor is not None else 0
+    offset = from_cursor(cursor) if cursor is not None else 0
     rows = session.execute(query.offset(offset)).all()
     items = [EngineSummary(**row._mapping) for row in rows[:limit]]
-    return EnginePage(items=items, next_cursor=_to_cursor(offset + limit) if len(rows) > limit else None)
+    return EnginePage(items=items, next_cursor=to_cursor(offset + limit) if len(rows) > limit else None)
 
 
 # The columns of a summary and no more: an engine's spec and provenance are large, and most readers want neither.
@@ -263,17 +262,3 @@ _SUMMARIES = select(
     EngineRow.key, EngineRow.model, EngineRow.toolchain, EngineRow.version, EngineRow.platform, EngineRow.manifest,
     ManifestRow.size, ManifestRow.files, EngineRow.created_at, EngineRow.pinned,
 ).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)  # fmt: skip
-
-
-def _to_cursor(number: int) -> str:
-    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
-
-
-def _from_cursor(cursor: str) -> int:
-    try:
-        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error):
-        number = -1
-    if not 0 <= number < 1 << 63:
-        raise InvalidRequest(f"?cursor={cursor[:50]!r} is not a cursor of this farm: pass next_cursor as it came")
-    return number

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from api.auth import Administrator
 from api.cleaning import clean_up
 from api.control import Control
 from enginefarm.key import Key
-from enginefarm.retention import CleanedUp, CleanUp
+from enginefarm.retention import CleanedUp, CleanUp, RemovalPage
+from models.listing import MAX_PAGE
 from models.removal import withdraw
+from models.removed import removals
 
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 
@@ -21,6 +25,18 @@ def collect(wanted: CleanUp, control: Control, caller: Administrator) -> Cleaned
     Answers when the whole store is listed: minutes, for a large one.
     """
     return clean_up(control, wanted, by=caller.name)
+
+
+@router.get("/removals")
+def list_removals(
+    control: Control,
+    _: Administrator,
+    cursor: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+) -> RemovalPage:
+    """What clean-ups removed, newest first: what it was, why, when and by whom."""
+    with control.database.read() as session:
+        return removals(session, limit=limit, cursor=cursor)
 
 
 @router.delete("/engines/{key}", status_code=204, responses={409: {"description": "it is pinned"}})

@@ -1,6 +1,8 @@
-"""`gc`, `delete`: what an administrator does to make room."""
+"""`gc`, `removed`, `delete`: what an administrator does to make room."""
 
 from __future__ import annotations
+
+from itertools import islice
 
 import click
 
@@ -48,6 +50,25 @@ def gc(
     with settings.farm() as farm:
         done = farm.clean_up(CleanUp(policies=policies, dry_run=dry_run))
     print_json(done) if as_json else _show(done)
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+@pass_settings
+def removed(settings: Settings, limit: int, as_json: bool) -> None:
+    """List what gc removed, the newest first, with why, when and by whom. Needs the scope admin."""
+    with settings.farm() as farm:
+        found = list(islice(farm.removals(), limit))
+    if as_json:
+        print_items(found)
+        return
+    rows = (
+        (one.kind, words.short(one.key), words.model(one.model or ""), words.size(one.size), words.age(one.at),
+         one.by or "", one.reason)
+        for one in found
+    )  # fmt: skip
+    show(table(("WHAT", "KEY", "MODEL", "SIZE", "AGE", "BY", "WHY"), rows, elastic="WHY"))
 
 
 @click.command()

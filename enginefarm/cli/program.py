@@ -11,7 +11,7 @@ import enginefarm
 from enginefarm.cli import builds, engines, exits, fleet
 from enginefarm.cli.cache import cache
 from enginefarm.cli.explain import explain
-from enginefarm.cli.gc import delete, gc
+from enginefarm.cli.gc import delete, gc, removed
 from enginefarm.cli.matrix import matrix
 from enginefarm.cli.moving import export, import_
 from enginefarm.cli.output import print_error, say
@@ -80,5 +80,6 @@ for command in (
     recall,
     delete,
     gc,
+    removed,
 ):
     main.add_command(command)

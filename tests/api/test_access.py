@@ -46,6 +46,7 @@ ROUTES = {
     "POST /v1/blobs:missing": ADMIN,
     "PUT /v1/blobs/{digest}": ADMIN,
     "POST /v1/gc": ADMIN,
+    "GET /v1/removals": ADMIN,
     "GET /v1/workers": READ,
     "POST /v1/workers/{name}:drain": ADMIN,
     "POST /v1/workers/{name}:release": ADMIN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,34 @@ def test_making_room_is_for_administrators(tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.post(f"{farm.url}/v1/gc", headers=headers, json=ALL).status_code == 403
         assert httpx.delete(f"{farm.url}/v1/engines/{farm.key}", headers=headers).status_code == 403
+
+
+def test_what_was_removed_is_listed_page_by_page(farm: Published, client: Farm) -> None:
+    assert list(client.removals()) == []
+    client.clean_up(ALL)
+    a_day_passes(farm)
+    client.clean_up(ALL)
+    first, second = client.removals()
+    assert (first.kind, second.kind, second.key) == ("checkpoint", "engine", farm.key)
+    pages = [httpx.get(f"{farm.url}/v1/removals?limit=1").json()]
+    pages.append(httpx.get(f"{farm.url}/v1/removals?limit=1&cursor={pages[0]['next_cursor']}").json())
+    assert [page["items"][0]["key"] for page in pages] == [first.key, second.key]
+    assert pages[1]["next_cursor"] is None
+    told = enginefarm(farm, "removed")
+    assert told.exit_code == 0, told.output
+    assert all(word in told.stdout for word in (farm.key[:12], "engine", "checkpoint", "0 of its model"))
+    assert json.loads(enginefarm(farm, "removed", "--limit", "1", "--json").stdout)["items"][0]["key"] == first.key
+
+
+def test_a_farm_that_is_told_to_cleans_up_by_itself(tmp_path: Path) -> None:
+    with (
+        published(tmp_path, RETENTION='[{"keep_last": 0}]', GC_HOURS="0.0002") as farm,
+        Farm(farm.url, patience=1) as client,
+    ):
+        deadline = time.monotonic() + 60
+        while not (gone := [one for one in client.removals() if one.key == farm.key]) and time.monotonic() < deadline:
+            a_day_passes(farm)
+            time.sleep(0.05)
+        assert gone[0].by is None
+        with pytest.raises(Gone, match="removed: 0 of its model"):
+            client.engine(farm.key)
