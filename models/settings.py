@@ -84,9 +84,7 @@ class Settings(BaseSettings):
         description="policies as JSON, the first that means an engine decides on it; without any, engines stay until "
         "they are deleted or taken out",
     )
-    gc_hours: float | None = Field(
-        default=None, gt=0, description="the API cleans up by itself so often, by these policies; unset: never"
-    )
+    gc_hours: float | None = Field(default=None, gt=0, description="the API cleans up by itself so often; unset: never")
     gc_grace_seconds: float = Field(
         default=86400.0, ge=0, description="between marking something and removing it, twice for bytes of an engine"
     )
