@@ -23,9 +23,7 @@ from models.submission import Request
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Job
 
-_PLACES = Directories(
-    source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"), calibration=Path("{calibration}")
-)
+_PLACES = Directories(source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"))
 
 
 def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
@@ -92,5 +90,6 @@ def commands(request: Request) -> Iterator[PlannedCommand]:
     """Every program of both stages, as the toolchain plans it, with names in place of the worker's directories."""
     for action in (request.convert, request.build):
         job = Job.model_validate(action.job["job"])
-        for command in all_toolchains()[request.toolchain].plan(job, _PLACES):
+        inputs = {name: Path(f"{{{name}}}") for name in action.job.get("inputs", ())}
+        for command in all_toolchains()[request.toolchain].plan(job, replace(_PLACES, inputs=inputs)):
             yield PlannedCommand(stage=job.stage, argv=list(command.argv), environment=dict(command.environment))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from api import inputs
 from api.completion import complete_platform, complete_version
 from api.fleetview import FleetView
 from enginefarm import model as model_reference
@@ -17,9 +18,10 @@ from enginefarm.wire import Stage
 from models.queues import build_queue, convert_queue
 from models.rows import WorkerRow
 from models.settings import Settings
-from models.sources import ResolvedFiles, ResolvedModel, Sources
+from models.sources import ResolvedModel, Sources
 from models.sources.flight import TimedCache
 from models.submission import NewAction, Request
+from toolchains.inputs import CALIBRATION
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Job, Toolchain
 
@@ -50,10 +52,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a conversion reads, pinned."""
+    """What a build reads, pinned."""
 
     model: ResolvedModel
-    calibration: ResolvedFiles | None
+    beside: inputs.Inputs
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class Planner:
 
         Raises InvalidSpec.
         """
-        resolved = self._sources.at_hand(model_reference.parse(spec.model)) if spec.calibration is None else None
+        toolchain = all_toolchains().get(spec.toolchain.name)
+        if toolchain is None or any(inputs.mentions(spec, toolchain)):
+            return None
+        resolved = self._sources.at_hand(model_reference.parse(spec.model))
         if resolved is None:
             return None
         asked, fleet = spec.model_dump_json(exclude_unset=True), self._fleet.there()
@@ -110,11 +115,12 @@ class Planner:
         else:
             platform = self._platform(spec, toolchain, version)
             findings += [platform] if isinstance(platform, Problem) else []
-        resolved, data = self._resolve(spec.model, findings), self._resolve_data(spec.calibration, findings)
+        resolved = self._resolve(spec.model, findings)
+        beside = inputs.resolved(self._sources, spec, toolchain, findings)
         if findings or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
             return Draft(spec, findings=tuple(findings))
-        completed = _completed(spec, resolved, version, platform)
-        return self._draft(completed, toolchain, version, _Inputs(resolved, data), platform)
+        read = _Inputs(resolved, beside)
+        return self._draft(_completed(spec, read, version, platform), toolchain, version, read, platform)
 
     def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
         fleet, binding = self._fleet.there(), self._settings.driver_binding
@@ -127,30 +133,18 @@ class Planner:
             problems.extend(error.problems or [Problem(pointer="/model", code=error.code, detail=error.detail)])
             return None
 
-    def _resolve_data(self, reference: str | None, problems: list[Problem]) -> ResolvedFiles | None:
-        if reference is None:
-            return None
-        try:
-            return self._sources.data.resolve(model_reference.parse(reference))
-        except ModelUnavailable as error:
-            found = error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]
-            problems.extend(problem.model_copy(update={"pointer": "/calibration"}) for problem in found)
-            return None
-
-    def _draft(
-        self, asked: BuildSpec, toolchain: Toolchain, version: str, inputs: _Inputs, platform: Platform
-    ) -> Draft:
-        resolved = inputs.model
+    def _draft(self, asked: BuildSpec, toolchain: Toolchain, version: str, read: _Inputs, platform: Platform) -> Draft:
+        resolved = read.model
         try:
             spec, notes = toolchain.normalise(asked, resolved.facts, platform)
             findings = toolchain.preflight(spec, resolved.facts, platform)
         except InvalidSpec as error:
             return Draft(asked, findings=error.problems)
-        convert = _convert_action(spec, toolchain, version, inputs)
+        convert = _convert_action(spec, toolchain, version, read)
         bound = platform.bound(toolchain.binds_to, self._settings.driver_binding)
         request = Request(
             convert=convert,
-            build=_build_action(spec, toolchain, version, resolved, platform, convert=convert.key, bound=bound),
+            build=_build_action(spec, toolchain, version, read, platform, convert=convert.key, bound=bound),
             model=resolved.reference,
             toolchain=toolchain.name,
             version=version,
@@ -176,33 +170,34 @@ def _toolchain(name: str) -> Toolchain:
     return known[name]
 
 
-def _completed(spec: BuildSpec, resolved: ResolvedModel, version: str, platform: Platform) -> BuildSpec:
+def _completed(spec: BuildSpec, read: _Inputs, version: str, platform: Platform) -> BuildSpec:
     return spec.model_copy(
         update={
-            "model": resolved.reference,
+            "model": read.model.reference,
+            "options": inputs.pinned(spec, read.beside),
             "toolchain": ToolchainRef(name=spec.toolchain.name, version=version),
             "platform": PlatformSelector(**platform.model_dump()),
         }
     )
 
 
-def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, inputs: _Inputs) -> NewAction:
-    resolved, data = inputs.model, inputs.calibration
+def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, read: _Inputs) -> NewAction:
+    resolved, beside = read.model, inputs.of_convert(read.beside, toolchain)
+    options = {name: value for name, value in spec.options.items() if name in toolchain.convert_options}
+    data = beside.get(CALIBRATION)
     document = convert_document(
         toolchain=toolchain.name,
         version=version,
         model=resolved.identity,
         precision=spec.precision,
         parallelism=spec.parallelism,
-        options={name: value for name, value in spec.options.items() if name in toolchain.convert_options},
+        options=inputs.keyed(options, beside),
         calibration=data.identity if data else None,
     )
     job = Job(
         stage=Stage.CONVERT, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=None
     )
-    work: dict[str, Any] = {"job": job.model_dump(mode="json"), "model": resolved.model_dump(mode="json")}
-    if data:
-        work["calibration"] = data.model_dump(mode="json")
+    work = _work(job, beside) | {"model": resolved.model_dump(mode="json")}
     queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
     return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
 
@@ -211,22 +206,31 @@ def _build_action(
     spec: BuildSpec,
     toolchain: Toolchain,
     version: str,
-    resolved: ResolvedModel,
+    read: _Inputs,
     platform: Platform,
     *,
     convert: str,
     bound: dict[str, Any],
 ) -> NewAction:
+    beside = inputs.of_build(read.beside, toolchain)
+    options = {name: value for name, value in spec.options.items() if name not in toolchain.convert_options}
     document = build_document(
         convert=convert,
         toolchain=toolchain.name,
         version=version,
         limits=spec.limits,
-        options={name: value for name, value in spec.options.items() if name not in toolchain.convert_options},
+        options=inputs.keyed(options, beside),
         platform=bound,
     )
     job = Job(
-        stage=Stage.BUILD, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=platform
-    )
+        stage=Stage.BUILD, toolchain=toolchain.name, version=version, spec=spec, facts=read.model.facts,
+        platform=platform,
+    )  # fmt: skip
     queue = build_queue(toolchain.name, version, platform, bound)
-    return NewAction(key_of(document), Stage.BUILD, queue, document, {"job": job.model_dump(mode="json")})
+    return NewAction(key_of(document), Stage.BUILD, queue, document, _work(job, beside))
+
+
+def _work(job: Job, beside: inputs.Inputs) -> dict[str, Any]:
+    """What a worker is told, beside the document that made the key."""
+    read = {name: files.model_dump(mode="json") for name, files in beside.items()}
+    return {"job": job.model_dump(mode="json"), **({"inputs": read} if read else {})}

@@ -39,8 +39,9 @@ class PlannedCommand(Body):
     """One program that a worker would run, with names in place of its directories.
 
     `{source}` is the model (convert) or the checkpoint (build), `{output}` the empty directory for the result,
-    `{scratch}` the working directory, `{calibration}` the calibration data of a precision that needs some. The farm's
-    own programs have the control plane's paths.
+    `{scratch}` the working directory, `{calibration}` the calibration data of a precision that needs some, and
+    `{OPTION}` the model that this option names (`{OPTION.0}` the first of a list). The
+    farm's own programs have the control plane's paths.
     """
 
     stage: Stage

@@ -58,7 +58,7 @@ class Directories:
     source: Path
     output: Path
     scratch: Path
-    calibration: Path | None = None  # the data that a conversion calibrates on, if the spec names some
+    inputs: Mapping[str, Path] = field(default_factory=dict)  # what is read beside it, as `toolchains.inputs` names it
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ class Toolchain(Protocol):
     title: str
     binds_to: frozenset[str]  # the fields of Platform that an engine is bound to
     convert_options: frozenset[str]  # the options that belong to convert; all others belong to build
+    # Options whose value names a second model (a reference, or a list of them) → the files that are read of it.
+    model_options: Mapping[str, tuple[str, ...]]
 
     def releases(self) -> Sequence[Release]:
         """Every version known, newest first."""

@@ -145,10 +145,10 @@ class Attempt:
 
     def _fetch(self) -> None:
         """The inputs from their sources (and only here is the hub's token used), or the checkpoint from the store."""
+        for name, files in self.held.job.get("inputs", {}).items():
+            self.tools.sources.data.fetch(ResolvedFiles.model_validate(files), self.directories.inputs[name])
         if self.job.stage is Stage.CONVERT:
             self.tools.sources.fetch(ResolvedModel.model_validate(self.held.job["model"]), self.directories.source)
-            if (data := self.held.job.get("calibration")) and self.directories.calibration:
-                self.tools.sources.data.fetch(ResolvedFiles.model_validate(data), self.directories.calibration)
             return
         assert self.held.checkpoint is not None, "a build is queued only when its checkpoint is published"
         with self.tools.database.read() as session:

@@ -30,7 +30,8 @@ def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
 
     Shows the keys, the normalised spec, everything that a submit would be refused for, the nearest engines, and the
     commands that a worker would run. There, {source} is the model (convert) or the checkpoint (build), {output} an
-    empty directory for the result, {scratch} the working directory, {calibration} the calibration data.
+    empty directory for the result, {scratch} the working directory, {calibration} the calibration data, and {OPTION}
+    the model that this option names.
     """
     spec = read_spec(spec_file, flags)
     with settings.farm() as farm:

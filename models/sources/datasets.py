@@ -1,11 +1,12 @@
-"""Data sets that a quantisation is calibrated on: folders of the farm's own machines, and repositories of a hub.
+"""What is read beside a model: data sets that a quantisation is calibrated on, and second models such as draft heads.
 
-They are read by libraries that run a Python file that they find there, so only data are ever copied.
+Data are read by libraries that run a Python file that they find there, so only data are ever copied; of a second model,
+only the files that a program opens by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from enginefarm.errors import ModelUnavailable
@@ -14,37 +15,39 @@ from enginefarm.model import BucketReference, FileReference, HubReference, Model
 from models.sources.digests import DigestCache
 from models.sources.folders import Folders
 from models.sources.hub_datasets import HubDataSource
-from models.sources.plain_data import EXPECTED, EXPECTED_OF_HUB, is_data
 from models.sources.refusal import refusal
 from models.sources.resolved import ModelFile, ResolvedFiles
+from models.sources.selections import PLAIN_DATA, Selection
 
 
 class DataSource:
-    """Resolves and fetches `file:` data sets below `roots`, and those of `hub`.
+    """Resolves and fetches `file:` folders below `roots`, and repositories of `hub`.
 
     `digests` knows what was hashed before.
     """
 
     def __init__(self, roots: Sequence[Path], digests: DigestCache, hub: HubDataSource | None = None) -> None:
-        self._folders = Folders(roots, digests, _select)
+        self._roots = tuple(roots)
+        self._digests = digests
         self._hub = hub
 
-    def resolve(self, reference: ModelReference) -> ResolvedFiles:
+    def resolve(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
         """
         Raises:
-            ModelUnavailable: missing, outside the roots, too large, or without data.
+            ModelUnavailable: missing, outside the roots, too large, or without the files that count.
             SourceUnavailable: the hub does not answer.
         """
         match reference:
             case HubReference() if self._hub:
-                return self._hub.resolve(reference)
+                return self._hub.resolve(reference, selection)
             case FileReference():
-                return self._resolve_folder(reference)
+                return self._resolve_folder(reference, selection)
             case HubReference() | BucketReference():
-                raise _unknown(reference)
+                raise _unknown(reference, selection)
 
-    def _resolve_folder(self, folder: FileReference) -> ResolvedFiles:
-        entries = self._folders.entries(folder, self._folders.look(folder))
+    def _resolve_folder(self, folder: FileReference, selection: Selection) -> ResolvedFiles:
+        folders = Folders(self._roots, self._digests, selection.of_folder)
+        entries = folders.entries(folder, folders.look(folder))
         return ResolvedFiles(
             reference=str(folder),
             identity={"source": "files", "digest": Manifest.of(entries).digest},
@@ -61,23 +64,19 @@ class DataSource:
             self._hub.fetch(data, destination)
             return
         if not isinstance(reference, FileReference):
-            raise _unknown(reference)
-        folder = self._folders.folder(reference)
+            raise TypeError(f"{reference} is neither a folder nor of a hub")
+        folders = Folders(self._roots, self._digests, PLAIN_DATA.of_folder)
+        folder = folders.folder(reference)
         for file in data.files:
-            self._folders.copy(reference, folder, file, destination / file.path)
+            folders.copy(reference, folder, file, destination / file.path)
 
 
-def _unknown(reference: ModelReference) -> ModelUnavailable:
+def _unknown(reference: ModelReference, selection: Selection) -> ModelUnavailable:
+    what = "calibration data are" if selection.repository == "dataset" else "what is read beside a model is"
     return refusal(
         reference,
         "data_source_unknown",
-        "calibration data are read from a hub and from folders of the farm's machines",
-        expected=f"{EXPECTED}, or {EXPECTED_OF_HUB}",
-        remedy="put a copy of the data set below one of the farm's model roots",
+        f"{what} read from a hub and from folders of the farm's machines",
+        expected=selection.expected,
+        remedy="put a copy below one of the farm's model roots",
     )
-
-
-def _select(reference: FileReference, names: Iterable[str]) -> tuple[str, ...]:
-    if found := tuple(sorted(name for name in names if is_data(name))):
-        return found
-    raise refusal(reference, "data_missing", "there are no data at its top", expected=EXPECTED)

@@ -14,7 +14,7 @@ from models.sources.source import Source
 
 @dataclass(frozen=True)
 class Sources:
-    """`hub`, `files` and `bucket` answer for `hf:`, `file:` and `s3:` models, `data` for calibration data.
+    """`hub`, `files` and `bucket` answer for `hf:`, `file:` and `s3:` models, `data` for what is read beside a model.
 
     Raises what a `Source` raises.
     """

@@ -22,6 +22,15 @@ WHOLE = {"input_layernorm": "input_layernorm", "post_attention_layernorm": "post
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Draft heads of a second model, and what the checkpoint says of them."""
+
+    architecture: str
+    weights: Path
+    says: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Request:
     """What a script was asked for, by whatever names it has."""
 
@@ -33,6 +42,7 @@ class Request:
     cp: int
     quant_algo: str | None = None
     kv_cache_quant_algo: str | None = None
+    heads: Heads | None = None
 
 
 def write(request: Request, told: Orders) -> None:
@@ -40,10 +50,15 @@ def write(request: Request, told: Orders) -> None:
     _check(settings, request)
     request.output.mkdir(parents=True, exist_ok=True)
     config = _config(settings, request)
+    weights = _load(request.source)
+    if request.heads:
+        json.loads((request.heads.weights.parent / "config.json").read_bytes())
+        config |= {"architecture": request.heads.architecture} | request.heads.says
+        weights |= {f"medusa_heads.{name}": tensor for name, tensor in tensors.read(request.heads.weights).items()}
     (request.output / "config.json").write_text(json.dumps(config, indent=4))
     if request.quant_algo == "MIXED_PRECISION":
         (request.output / "quant_cfg.json").write_text(json.dumps({"quantized_layers": {}}))
-    _write_ranks(_load(request.source), config, request.output, told)
+    _write_ranks(weights, config, request.output, told)
 
 
 def _check(settings: dict[str, Any], request: Request) -> None:

@@ -54,6 +54,22 @@ def _request(options: argparse.Namespace) -> checkpoint.Request:
         cp=getattr(options, "cp_size", 1),
         quant_algo=_algorithm(options),
         kv_cache_quant_algo="INT8" if kv_cache else None,
+        heads=_heads(options),
+    )
+
+
+def _heads(options: argparse.Namespace) -> checkpoint.Heads | None:
+    """A script that is told of no second model makes a checkpoint of the base model alone, as the real ones do."""
+    if getattr(options, "medusa_model_dir", None) is None:
+        return None
+    return checkpoint.Heads(
+        architecture="MedusaForCausalLM",
+        weights=Path(options.medusa_model_dir) / "medusa_lm_head.safetensors",
+        says={
+            "num_medusa_heads": options.num_medusa_heads,
+            "num_medusa_layers": options.num_medusa_layers,
+            "max_draft_len": options.max_medusa_token_len,
+        },
     )
 
 

@@ -41,7 +41,7 @@ def order(directory: Path, version: str, **programs: dict[str, Any]) -> None:
 
 def _scripts(directory: Path, version: str) -> list[Path]:
     series = release(version)
-    programs = [*series["convert"].values(), series["quantize"]]
+    programs = [*series["convert"].values(), *series.get("draft", {}).values(), series["quantize"]]
     commands = ["trtllm-build", *(["trtllm-refit"] if series["refit"] else [])]
     return [
         *(directory / "bin" / name for name in commands),

@@ -27,13 +27,19 @@ def build_parser(version: str) -> argparse.ArgumentParser:
 
 
 def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
-    return parser(release(version)["convert"][family]["table"])
+    """Of a family's script, or of the one that makes a checkpoint with draft heads for this mode."""
+    return parser(_scripts(version)[family]["table"])
 
 
 def family_of(version: str, folder: str) -> str:
     """The family whose script lies in this folder of the examples."""
-    scripts = {name: Path(program["script"]) for name, program in release(version)["convert"].items()}
+    scripts = {name: Path(program["script"]) for name, program in _scripts(version).items()}
     return next(name for name, script in scripts.items() if script.parent.name == folder)
+
+
+def _scripts(version: str) -> dict[str, Any]:
+    series = release(version)
+    return {**series["convert"], **series.get("draft", {})}
 
 
 def refit_parser(version: str) -> argparse.ArgumentParser:

@@ -46,6 +46,7 @@ class Aoti:
     # TensorRT has no part in it. CUDA and the driver do: the engine holds machine code for both sides.
     binds_to = frozenset({"os", "arch", "cpu_isa", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver"})
     convert_options: frozenset[str] = frozenset()
+    model_options: Mapping[str, tuple[str, ...]] = {}
 
     def releases(self) -> Sequence[Release]:
         return (

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Limits, Parallelism
+from toolchains.trtllm import drafting
 from toolchains.trtllm.conversion import Conversion, conversion
 from toolchains.trtllm.release import Descriptor
 from toolchains.trtllm.table import Option
@@ -31,7 +32,13 @@ class Case:
     @cached_property
     def conversion(self) -> Conversion | None:
         """None if no program of the release is proven to make this precision of this model."""
-        return conversion(self.release, self.facts.architecture, self.spec.precision, ready(self.facts))
+        precision = self.spec.precision
+        return conversion(self.release, self.facts.architecture, precision, ready(self.facts), self.draft)
+
+    @cached_property
+    def draft(self) -> str | None:
+        """The speculative decoding mode whose draft heads the spec names a model for, if that can be made."""
+        return drafting.asked_for(self.release, self.facts.architecture, self.spec.options)
 
     @cached_property
     def known(self) -> Mapping[str, Option]:
@@ -77,6 +84,16 @@ class Case:
     def enabled(self, name: str) -> bool:
         """For the options that say enable or disable."""
         return self.option(name) == "enable"
+
+    @property
+    def drafted(self) -> int | None:
+        """How many tokens the checkpoint's draft heads draft at most; None if it has none."""
+        made = self.conversion
+        if made is None or made.drafting is None:
+            return None
+        name = made.drafting.length
+        said = self.option(name) if name in made.options else made.known[name].default
+        return said if isinstance(said, int) else None
 
     def with_value(self, section: Section, name: str, value: JsonValue) -> Case:
         if section == "options":

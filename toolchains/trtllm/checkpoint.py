@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from enginefarm.facts import ModelFacts
 from toolchains.toolchain import InvalidOutput, Job
 from toolchains.trtllm import agreement, shard
+from toolchains.trtllm.conversion import conversion_of
 from toolchains.trtllm.rank_files import exactly, read_json
 
 _FIELDS = (
@@ -37,10 +38,24 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     agreement.check(config, job.spec, "checkpoint")
     _check_sizes(config, job.facts)
     agreement.check_mixed(config, output)
+    _check_heads(config, job)
     sizes = job.spec.parallelism
     for path in exactly(output, sizes.tp * sizes.pp, ".safetensors"):
         shard.check(path)
     return {"architecture": config["architecture"]}
+
+
+def _check_heads(config: Mapping[str, Any], job: Job) -> None:
+    """A script that was not told of the heads, or did not find them, makes a checkpoint of the base model alone."""
+    made = conversion_of(job)
+    if made is None or made.drafting is None:
+        return
+    said = {field: job.spec.options.get(option) for field, option in made.drafting.states.items()}
+    wanted = {"architecture": made.drafting.makes, **{field: value for field, value in said.items() if value}}
+    if unlike := [
+        f"{field} is {config.get(field)}, not {value}" for field, value in wanted.items() if config.get(field) != value
+    ]:
+        raise InvalidOutput(f"the checkpoint has not the draft heads that were asked for: {'; '.join(unlike)}")
 
 
 def _check_sizes(config: Mapping[str, Any], facts: ModelFacts) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
 from pydantic import JsonValue
 
 from enginefarm.spec import Parallelism, Precision
+from toolchains.inputs import CALIBRATION
+from toolchains.toolchain import Job
+from toolchains.trtllm import drafting as drafts
+from toolchains.trtllm import release as releases
+from toolchains.trtllm.drafting import Drafting
 from toolchains.trtllm.family import NAMES, Role
-from toolchains.trtllm.release import Descriptor, Script
+from toolchains.trtllm.release import Descriptor, Script, convert_options
 from toolchains.trtllm.table import Option
 from toolchains.trtllm.way import SOURCE, Program, Ready, Way, ways
+from toolchains.trtllm.way import ready as quantised
 
 _SIZES: tuple[Role, ...] = ("tp", "pp", "cp")
 
@@ -27,6 +33,7 @@ class Conversion:
     asks: tuple[str, ...]  # what a caller must set
     single: tuple[Role, ...]  # kinds of parallelism of which it makes one, option or not
     calibrates: bool
+    drafting: Drafting | None = None  # how the checkpoint comes to draft heads, if it gets some
 
     @cached_property
     def known(self) -> Mapping[str, Option]:
@@ -40,7 +47,7 @@ class Conversion:
         return self.names[role] in self.known and role not in self.single
 
     def arguments(
-        self, *, source: str, output: str, calibration: str | None, precision: Precision, parallelism: Parallelism,
+        self, *, source: str, output: str, inputs: Mapping[str, str], precision: Precision, parallelism: Parallelism,
         options: Mapping[str, JsonValue], trusted: bool = False,
     ) -> Iterator[str]:  # fmt: skip
         """Directories and dtype are always written; the rest where the program would do otherwise.
@@ -59,13 +66,21 @@ class Conversion:
             if self._divides(role):
                 yield from self.known[self.names[role]].argv(getattr(parallelism, role))
         if self.calibrates:
-            yield from self.known[ways().calibration.option].argv(calibration)
+            yield from self.known[ways().calibration.option].argv(inputs.get(CALIBRATION))
         for name, option in self.options.items():
             yield from option.argv(options.get(name, option.default), precision.dtype)
 
 
-def conversion(release: Descriptor, architecture: str, precision: Precision, ready: Ready | None) -> Conversion | None:
-    """The first program that makes both the weights and the KV cache; None if none is proven to."""
+def conversion(
+    release: Descriptor, architecture: str, precision: Precision, ready: Ready | None, draft: str | None = None
+) -> Conversion | None:
+    """The first program that makes both the weights and the KV cache; None if none is proven to.
+
+    Args:
+        draft: the mode whose heads the checkpoint is to have; one that is possible.
+    """
+    if draft is not None:
+        return _with_heads(release, architecture, precision, ready, draft)
     script = release.script_for(architecture)
     if script is None:
         return None
@@ -74,6 +89,27 @@ def conversion(release: Descriptor, architecture: str, precision: Precision, rea
         for parts in _parts(program, precision):
             if _is_open(release, made_by, parts, ready):
                 return _made(release, architecture, made_by, parts)
+    return None
+
+
+def conversion_of(job: Job) -> Conversion | None:
+    release, facts, spec = releases.find(job.version), job.facts, job.spec
+    draft = drafts.asked_for(release, facts.architecture, spec.options)
+    return conversion(release, facts.architecture, spec.precision, quantised(facts), draft)
+
+
+def _with_heads(
+    release: Descriptor, architecture: str, precision: Precision, ready: Ready | None, draft: str
+) -> Conversion | None:
+    """Of weights that are quantised already no script is proven to keep the heads."""
+    drafting, script = drafts.possible(release, architecture)[draft]
+    if ready is not None or not drafting.makes_precision(precision):
+        return None
+    for parts in _parts("convert", precision):
+        if _is_open(release, script, parts, None):
+            made = _of_parts(script, parts, convert_options(script))
+            options = {name: option for name, option in made.options.items() if name not in drafting.closed}
+            return replace(made, options=options, single=drafting.single, drafting=drafting)
     return None
 
 
@@ -96,25 +132,36 @@ def _is_open(release: Descriptor, script: Script, parts: tuple[Way, ...], ready:
 
 
 def _made(release: Descriptor, architecture: str, script: Script, parts: tuple[Way, ...]) -> Conversion:
-    family, by_quantize = release.family(architecture), script is release.quantize
+    if script is release.quantize:
+        return _of_parts(script, parts, {})
+    family = release.family(architecture)
     assert family, "it has a script"
+    own = {name: _unset(script.options.by_name[name]) for name in family.asks}
+    made = _of_parts(script, parts, {**release.convert_options(architecture), **own})
+    return replace(
+        made,
+        names=family.names,
+        fixed={**family.fixed, **made.fixed},
+        asks=(*family.asks, *made.asks),
+        single=family.single,
+    )
+
+
+def _of_parts(script: Script, parts: tuple[Way, ...], own: Mapping[str, Option]) -> Conversion:
+    """`own`: the script's options that are open whatever the precision is."""
     calibrates = any(way.calibrates for way in parts)
     says = {name: value for way in parts for name, value in way.says.items()}
     asks = tuple(name for way in parts for name in way.asks)
     opened = {*asks, *(name for way in parts for name in way.opens)}
-    own = () if by_quantize else family.asks
     opened |= set(ways().calibration.opens) if calibrates else set()
+    known = script.options.by_name.items()
     return Conversion(
         script=script,
-        names=NAMES if by_quantize else family.names,
-        fixed=says if by_quantize else {**family.fixed, **says},
-        options={
-            **({} if by_quantize else release.convert_options(architecture)),
-            **{name: _unset(script.options.by_name[name]) for name in own},
-            **{name: _opened(option, says) for name, option in script.options.by_name.items() if name in opened},
-        },
-        asks=(*own, *asks),
-        single=() if by_quantize else family.single,
+        names=NAMES,
+        fixed=says,
+        options={**own, **{name: _opened(option, says) for name, option in known if name in opened}},
+        asks=asks,
+        single=(),
         calibrates=calibrates,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginefarm.errors import Problem
+from toolchains.trtllm import drafting
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.conversion import Conversion, conversion
 from toolchains.trtllm.way import Way, ready, ways
@@ -75,7 +76,7 @@ def _lacks_only_data(case: Case, way: Way) -> bool:
 
 def _is_possible(case: Case, **change: str | None) -> bool:
     precision = case.spec.precision.model_copy(update=change)
-    return conversion(case.release, case.facts.architecture, precision, ready(case.facts)) is not None
+    return conversion(case.release, case.facts.architecture, precision, ready(case.facts), case.draft) is not None
 
 
 def _missing_ranks(case: Case, made: Conversion) -> Iterator[Problem]:
@@ -124,13 +125,27 @@ def _calibration(case: Case, made: Conversion) -> Iterator[Problem]:
 
 
 def _draft_heads(case: Case) -> Iterator[Problem]:
+    """A mode whose engines draft by heads goes with a checkpoint that has them, and the other way round."""
     mode = case.option("speculative_decoding_mode")
-    if mode in _WITH_HEADS:
-        yield Problem(
-            pointer="/options/speculative_decoding_mode",
-            code="draft_heads",
-            detail=f"{mode} needs a checkpoint with draft heads; its conversion takes them from a second model, "
-            "and a spec names one",
-            value=mode,
-            expected="draft_tokens_external, or lookahead_decoding where the release has it",
+    if mode == case.draft or (case.draft is None and mode not in _WITH_HEADS):
+        return
+    known = drafting.possible(case.release, case.facts.architecture)
+    if case.draft is not None:
+        detail, expected = f"the checkpoint would have draft heads for {case.draft}", case.draft
+    elif mode in known:
+        option = known[mode][0].heads
+        detail = f"{mode} needs a checkpoint with draft heads, which its conversion takes from a second model"
+        expected = f"{option} beside it, or another mode"
+    else:
+        detail = (
+            f"{mode} needs a checkpoint with draft heads, and no conversion of {case.facts.architecture} to one is "
+            f"known to the farm for TensorRT-LLM {case.release.version}"
         )
+        expected = "draft_tokens_external, or lookahead_decoding where the release has it"
+    yield Problem(
+        pointer="/options/speculative_decoding_mode",
+        code="draft_heads",
+        detail=detail,
+        value=mode,
+        expected=expected,
+    )

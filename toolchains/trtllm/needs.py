@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from enginefarm.spec import Limits
 from enginefarm.wire import Stage
 from toolchains.toolchain import Job, Needs
-from toolchains.trtllm import release as releases
-from toolchains.trtllm.conversion import conversion
+from toolchains.trtllm.conversion import conversion_of
 from toolchains.trtllm.way import ready
 
 _GIB = 1 << 30
@@ -42,7 +41,7 @@ def _convert(job: Job) -> Needs:
     """The whole model is loaded, and one rank at a time is written, unless it is loaded shard by shard."""
     weights, shard = job.facts.weight_bytes, _shard(job)
     loaded = 0 if job.spec.options.get("load_by_shard") else weights
-    made = conversion(releases.find(job.version), job.facts.architecture, job.spec.precision, ready(job.facts))
+    made = conversion_of(job)
     calibrates = made is not None and made.calibrates
     return Needs(
         host_memory=_LIBRARIES + loaded + shard,

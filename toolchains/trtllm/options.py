@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from enginefarm.errors import Problem
 from enginefarm.spec import Precision
+from toolchains.trtllm import drafting
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.conversion import conversion
 from toolchains.trtllm.hints import former, reserved
@@ -49,6 +50,10 @@ def _all_options(release: Descriptor) -> Iterator[Option]:
         precision = Precision(quantization=quantization, kv_cache=kv_cache)
         if made := conversion(release, architecture, precision, None):
             yield from made.options.values()
+    for architecture in release.architectures:
+        for draft in drafting.possible(release, architecture):
+            if made := conversion(release, architecture, Precision(), None, draft):
+                yield from made.options.values()
 
 
 def _precisions() -> tuple[list[str | None], list[str | None]]:

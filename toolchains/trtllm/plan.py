@@ -9,14 +9,14 @@ from pathlib import Path
 
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
+from toolchains.inputs import substituted
 from toolchains.toolchain import Command, Directories, Job
 from toolchains.trtllm import release as releases
-from toolchains.trtllm.conversion import conversion
+from toolchains.trtllm.conversion import conversion_of
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
 from toolchains.trtllm.table import Option, Table
 from toolchains.trtllm.tokens import counts_output, unset_best, unset_most
-from toolchains.trtllm.way import ready
 
 _CARRY_TOKENIZER = Path(__file__).parent / "programs" / "carry_tokenizer.py"
 TIMING_CACHE = "model.cache"
@@ -25,7 +25,7 @@ TIMING_CACHE = "model.cache"
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
     release = releases.find(job.version)
     if job.stage is Stage.CONVERT:
-        programs = [_convert(job, directories, release, installation)]
+        programs = [_convert(job, directories, installation)]
     elif job.spec.options.get("strip_plan"):
         there = replace(directories, output=stripped(directories))
         programs = [_build(job.spec, there, release, installation), _refit(directories, release, installation)]
@@ -39,19 +39,23 @@ def stripped(directories: Directories) -> Path:
     return directories.scratch / "stripped"
 
 
-def _convert(job: Job, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
-    spec, calibration = job.spec, directories.calibration
-    made = conversion(release, job.facts.architecture, spec.precision, ready(job.facts))
+def _convert(job: Job, directories: Directories, here: Installation) -> tuple[str, ...]:
+    spec, inputs = job.spec, _inputs(directories)
+    made = conversion_of(job)
     assert made, "preflight lets nothing else through"
     return (
         *(here.python, str(here.examples / made.script.script)),
         *made.arguments(
-            source=str(directories.source), output=str(directories.output),
-            calibration=str(calibration) if calibration else None,
-            precision=spec.precision, parallelism=spec.parallelism, options=spec.options,
+            source=str(directories.source), output=str(directories.output), inputs=inputs,
+            precision=spec.precision, parallelism=spec.parallelism,
+            options=substituted(spec.options, inputs),
             trusted=job.facts.trusted,
         ),
     )  # fmt: skip
+
+
+def _inputs(directories: Directories) -> dict[str, str]:
+    return {name: str(path) for name, path in directories.inputs.items()}
 
 
 def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class Programs(Fact):
     quantize: Script
     refit: str | None  # None: the releases before 0.10, which make no plans without weights
     convert: Mapping[str, Script]  # by family
+    draft: Mapping[str, Script] = {}  # by speculative_decoding_mode: what makes a checkpoint with draft heads
 
 
 class Descriptor(ReleaseFacts, Programs):
@@ -84,7 +85,7 @@ class Descriptor(ReleaseFacts, Programs):
     def convert_options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of the script that takes this architecture; nothing if none does."""
         script = self.script_for(architecture)
-        return _of_convert(open_to_callers(script.table)) if script else {}
+        return convert_options(script) if script else {}
 
     def options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of both programs."""
@@ -136,8 +137,8 @@ def find(version: str | None) -> Descriptor:
 
 def convert_option_names() -> frozenset[str]:
     """Every option that belongs to a conversion, in any release and family."""
-    programs = {script.table for release in releases() for script in (*release.convert.values(), release.quantize)}
-    return frozenset(name for file in programs for name in _of_convert(open_to_callers(file)))
+    programs = {script.table: script for release in releases() for script in _converting(release)}
+    return frozenset(name for script in programs.values() for name in convert_options(script))
 
 
 @cache
@@ -152,7 +153,11 @@ def seen_in(name: str) -> list[str]:
 
 
 def _files(release: Descriptor) -> list[str]:
-    return [release.build, release.quantize.table, *(script.table for script in release.convert.values())]
+    return [release.build, *(script.table for script in _converting(release))]
+
+
+def _converting(release: Descriptor) -> list[Script]:
+    return [release.quantize, *release.convert.values(), *release.draft.values()]
 
 
 @cache
@@ -162,9 +167,13 @@ def open_to_callers(file: str) -> Mapping[str, Option]:
     return {name: option.for_callers for name, option in known.items() if not hints.is_reserved(name, known)}
 
 
-def _of_convert(options: Mapping[str, Option]) -> Mapping[str, Option]:
-    """A name that trtllm-build has too is its own: it would enter both keys, and what it says there wins."""
-    return {name: option for name, option in options.items() if name not in build_option_names()}
+def convert_options(script: Script) -> Mapping[str, Option]:
+    """What a caller may set of this script.
+
+    A name that trtllm-build has too is its own: it would enter both keys, and what it says there wins.
+    """
+    options = open_to_callers(script.table).items()
+    return {name: option for name, option in options if name not in build_option_names()}
 
 
 @cache

@@ -45,6 +45,7 @@ class Quick:
     title = "A toolchain for tests"
     binds_to = frozenset({"os", "arch", "cpu_isa"})
     convert_options = frozenset({"convert_seconds"})
+    model_options: Mapping[str, tuple[str, ...]] = {}
 
     def releases(self) -> Sequence[Release]:
         return (Release("1.0"),)

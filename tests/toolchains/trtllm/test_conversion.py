@@ -24,7 +24,7 @@ from toolchains.trtllm.release import releases
 from toolchains.trtllm.way import ways
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
-DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"), Path("/calibration"))
+DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"), {"calibration": Path("/calibration")})
 DATA = "file:/data/cnn"
 GEMMA, QWEN, FALCON, PHI = "GemmaForCausalLM", "QWenLMHeadModel", "FalconForCausalLM", "PhiForCausalLM"
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}

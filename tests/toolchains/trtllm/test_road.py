@@ -44,7 +44,7 @@ class Road:
         scratch = self.root / f"{stage}-scratch"
         for directory in (scratch, self.root / stage, self.root / "calibration"):
             directory.mkdir(exist_ok=True)
-        return Directories(source, self.root / stage, scratch, self.root / "calibration")
+        return Directories(source, self.root / stage, scratch, {"calibration": self.root / "calibration"})
 
     def job(self, stage: Stage) -> Job:
         return Job(
@@ -143,8 +143,7 @@ def test_precisions(
     data = None if (quantization, kv_cache) == ("int8_wo", None) else "file:/data/set"
     precision = {"dtype": "bfloat16", "quantization": quantization, "kv_cache": kv_cache}
     road = Road(tmp_path, version, precision=precision, calibration=data)
-    calibration = road.directories(Stage.CONVERT).calibration
-    assert calibration
+    calibration = road.directories(Stage.CONVERT).inputs["calibration"]
     (calibration / "train.jsonl").write_text("{}")
     assert road.both()["differences"] == []  # what becomes of attention is foreseen
     made = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]

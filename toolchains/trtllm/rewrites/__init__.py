@@ -9,7 +9,7 @@ from __future__ import annotations
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rewrites.attention import context_attention
 from toolchains.trtllm.rewrites.change import Change, Rewrite
-from toolchains.trtllm.rewrites.limits import token_limits
+from toolchains.trtllm.rewrites.limits import draft_length, token_limits
 from toolchains.trtllm.rewrites.network import experts, fp8_typed, logits, logits_of_generation
 from toolchains.trtllm.rewrites.plugins import fusion, gemm, nccl, plugin_dtypes
 from toolchains.trtllm.rewrites.precision import auto_quantize, dtype, model_precision
@@ -31,6 +31,7 @@ REWRITES: tuple[Rewrite, ...] = (
     logits_of_generation,
     experts,
     context_attention,
+    draft_length,
     token_limits,
 )
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from toolchains.trtllm.case import Case
-from toolchains.trtllm.rewrites.change import Change
+from toolchains.trtllm.rewrites.change import Change, option
 from toolchains.trtllm.tokens import steps
+
+
+def draft_length(case: Case) -> Iterator[Change]:
+    if case.drafted and not case.number("max_draft_len"):
+        yield option("draft_len", "max_draft_len", case.drafted, "what the checkpoint with the draft heads says")
 
 
 def token_limits(case: Case) -> Iterator[Change]:

@@ -44,6 +44,9 @@ def drafts(case: Case) -> Iterator[Problem]:
     if drafted and case.option("gather_context_logits"):
         detail = "logits of the prompt cannot be gathered together with draft tokens"
         yield refused_option(case, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
+    if case.drafted and drafted not in (0, case.drafted):
+        detail = f"the draft heads of the checkpoint draft {case.drafted} tokens at most"
+        yield refused_option(case, "draft_len_other", "max_draft_len", detail, f"{case.drafted}, or unset")
     if case.option("speculative_decoding_mode") != "eagle":
         return
     if (batch := case.limits.max_batch_size) > _EAGLE_SEQUENCES:

@@ -1,0 +1,89 @@
+"""What a spec names beside its model, pinned: it enters the key by what it is, never by where it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from enginefarm import model as model_reference
+from enginefarm.errors import ModelUnavailable, Problem
+from enginefarm.spec import BuildSpec
+from models.sources import ResolvedFiles, Sources
+from models.sources.selections import PLAIN_DATA, NamedFiles, Selection
+from toolchains.inputs import CALIBRATION, named, option_of, substituted
+from toolchains.toolchain import Toolchain
+
+Inputs = Mapping[str, ResolvedFiles]  # by the names of `toolchains.inputs`
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One place of a spec that names something to read."""
+
+    name: str
+    reference: str
+    selection: Selection
+
+    @property
+    def pointer(self) -> str:
+        if self.name == CALIBRATION:
+            return f"/{CALIBRATION}"
+        return "/options/" + self.name.replace(".", "/")
+
+
+def mentions(spec: BuildSpec, toolchain: Toolchain) -> Iterator[Mention]:
+    if spec.calibration is not None:
+        yield Mention(CALIBRATION, spec.calibration, PLAIN_DATA)
+    for option, files in toolchain.model_options.items():
+        for name, reference in named(option, spec.options.get(option)):
+            yield Mention(name, reference, NamedFiles(files))
+
+
+def resolved(sources: Sources, spec: BuildSpec, toolchain: Toolchain, problems: list[Problem]) -> Inputs:
+    """All that could be; `problems` gets what is wrong with the others. Raises SourceUnavailable."""
+    found = {}
+    for mention in mentions(spec, toolchain):
+        try:
+            reference = model_reference.parse(mention.reference)
+            found[mention.name] = sources.data.resolve(reference, mention.selection)
+        except ValueError as error:
+            problems.append(_no_reference(mention, error))
+        except ModelUnavailable as error:
+            said = error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]
+            problems.extend(problem.model_copy(update={"pointer": mention.pointer}) for problem in said)
+    return found
+
+
+def _no_reference(mention: Mention, error: ValueError) -> Problem:
+    return Problem(
+        pointer=mention.pointer,
+        code="model_reference",
+        detail=str(error),
+        value=mention.reference,
+        expected="hf:org/name[@revision] or file:/absolute/path",
+        remedy="name the model in one of these forms",
+    )
+
+
+def pinned(spec: BuildSpec, inputs: Inputs) -> dict[str, JsonValue]:
+    """The spec's options with pinned references, as its model is."""
+    return substituted(spec.options, {name: files.reference for name, files in inputs.items()})
+
+
+def keyed(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
+    """Options as they enter a key."""
+    return substituted(options, {name: dict(files.identity) for name, files in inputs.items()})
+
+
+def of_convert(inputs: Inputs, toolchain: Toolchain) -> Inputs:
+    return {name: files for name, files in inputs.items() if _converted(name, toolchain)}
+
+
+def of_build(inputs: Inputs, toolchain: Toolchain) -> Inputs:
+    return {name: files for name, files in inputs.items() if not _converted(name, toolchain)}
+
+
+def _converted(name: str, toolchain: Toolchain) -> bool:
+    return name == CALIBRATION or option_of(name) in toolchain.convert_options

@@ -1,0 +1,62 @@
+"""Checkpoints with draft heads as data: of which base model, with which second one, and what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from pydantic import JsonValue
+
+from enginefarm.spec import Precision
+from toolchains.trtllm.family import Role
+from toolchains.trtllm.release import Descriptor, Script
+from toolchains.trtllm.table import DATA, Fact, Source
+
+
+class Drafting(Fact):
+    """One way to draft: its script makes a checkpoint of the base model and of the second model that has the heads."""
+
+    heads: str  # the option that names the second model
+    files: tuple[str, ...]  # of it, that the script opens
+    architectures: tuple[str, ...]  # of base models
+    quantization: tuple[str | None, ...]
+    makes: str  # the architecture of the checkpoint
+    states: Mapping[str, str]  # field of its config.json → the option that it repeats
+    length: str  # the option that says how many tokens are drafted at most
+    single: tuple[Role, ...] = ()
+    closed: tuple[str, ...] = ()
+
+    def makes_precision(self, precision: Precision) -> bool:
+        return precision.kv_cache is None and precision.quantization in self.quantization
+
+
+class _Modes(Fact):
+    what: str
+    source: Source
+    modes: Mapping[str, Drafting]
+
+
+@cache
+def by_mode() -> Mapping[str, Drafting]:
+    """By the word of trtllm-build's speculative_decoding_mode."""
+    return _Modes.model_validate_json((DATA / "drafting.json").read_bytes()).modes
+
+
+def possible(release: Descriptor, architecture: str) -> Mapping[str, tuple[Drafting, Script]]:
+    """By mode, those that this release is proven to make of such a base model."""
+    return {
+        mode: (drafting, release.draft[mode])
+        for mode, drafting in by_mode().items()
+        if mode in release.draft and architecture in drafting.architectures
+    }
+
+
+def asked_for(release: Descriptor, architecture: str, options: Mapping[str, JsonValue]) -> str | None:
+    """The mode whose heads the options name; None if they name none, or none that is possible."""
+    known = possible(release, architecture)
+    return next((mode for mode, (drafting, _) in known.items() if options.get(drafting.heads) is not None), None)
+
+
+def model_options() -> dict[str, tuple[str, ...]]:
+    """Option that names a second model → the files that are read of it."""
+    return {drafting.heads: drafting.files for drafting in by_mode().values()}
