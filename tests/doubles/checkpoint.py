@@ -134,6 +134,7 @@ def _shard(weights: dict[str, tensors.Array], config: dict[str, Any], stage: int
         shard |= {f"transformer.layers.{local}.{name}.weight": tensor for name, tensor in part.items()}
     if stage == stages - 1:
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        shard |= {name: tensor for name, tensor in weights.items() if name.startswith("medusa_heads.")}
         shard["transformer.ln_f.weight"] = weights["model.norm.weight"]
         shard["lm_head.weight"] = np.array_split(head, mapping["tp_size"])[position]
     return shard

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from enginefarm import fetch
 from enginefarm.cli import main
 from enginefarm.client import Farm
-from enginefarm.errors import PlatformMismatch
+from enginefarm.errors import InvalidSpec, PlatformMismatch
 from enginefarm.fingerprint import Host, detect
 from enginefarm.fit import require_fit
 from enginefarm.wire import Build, Stage
@@ -26,6 +26,7 @@ from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
 from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
+from tests.toolchains.trtllm.test_drafting import make_heads
 
 VERSION = "1.2.1"
 IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"
@@ -181,6 +182,58 @@ def test_data_of_the_hub_are_fetched_at_the_commit_of_the_submit(farm: RunningFa
     assert ended.state == "succeeded", ended.error
     assert hub.asked_for(f"resolve/{commit}/data/train.jsonl")
     assert not hub.asked_for("news.py")
+
+
+def medusa(farm: RunningFarm, heads: str, **options: Any) -> dict[str, Any]:
+    return spec(farm) | {
+        "options": {"speculative_decoding_mode": "medusa", "medusa_model_dir": heads} | options,
+        "precision": {"dtype": "bfloat16"},
+    }
+
+
+def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
+    files = {path.name: path.read_bytes() for path in make_heads(farm.state / "heads").iterdir()}
+    commit = hub.push("org/heads", files | {"medusa_lm_head.pt": b"a pickle"})
+    hub.push("org/heads", {"config.json": b"{}"} | files, branch="v1")
+    told = client.explain(medusa(farm, "hf:org/heads"))
+    assert "{medusa_model_dir}" in next(command.argv for command in told.commands if command.stage is Stage.CONVERT)
+    assert told.key == client.explain(medusa(farm, f"hf:org/heads@{commit}")).key
+    assert told.key != client.explain(medusa(farm, "hf:org/heads@v1")).key
+    assert told.key != client.explain(medusa(farm, "hf:org/heads", num_medusa_heads=2)).key
+
+    ended = _ended(client, medusa(farm, "hf:org/heads@main"))
+    assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
+    engine = client.engine(told.key)
+    assert engine.spec["options"]["medusa_model_dir"] == f"hf:org/heads@{commit}"
+    assert engine.differences == []
+    assert hub.asked_for(f"resolve/{commit}/medusa_lm_head.safetensors")
+    assert not hub.asked_for("medusa_lm_head.pt")
+    with farm.database.read() as session:
+        convert = session.get_one(ActionRow, told.convert_key)
+        named = {"source": "hf", "repo": "org/heads", "commit": commit}
+        assert convert.document["options"]["medusa_model_dir"] == named
+        assert "medusa_model_dir" not in session.get_one(ActionRow, told.key).document["options"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "code"),
+    [
+        ("hf:org/nowhere", "model_not_found"),
+        ("hf:org/pickled", "model_only_pickle"),
+        ("file:/etc", "model_outside_roots"),
+        ("s3://bucket/heads", "data_source_unknown"),
+        ("heads", "model_reference"),
+    ],
+)
+def test_heads_that_cannot_be_had_are_refused_at_submit(
+    farm: RunningFarm, client: Farm, hub: Hub, heads: str, code: str
+) -> None:
+    hub.push("org/pickled", {"config.json": b"{}", "medusa_lm_head.pt": b"a pickle"})
+    with pytest.raises(InvalidSpec) as caught:
+        client.submit(medusa(farm, heads))
+    (problem,) = caught.value.problems
+    assert (problem.pointer, problem.code, problem.value) == ("/options/medusa_model_dir", code, heads)
+    assert problem.remedy
 
 
 @pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])

@@ -15,7 +15,7 @@ from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Limits, Parallelism
 from toolchains.trtllm import drafting
 from toolchains.trtllm.conversion import Conversion, conversion
-from toolchains.trtllm.release import Descriptor
+from toolchains.trtllm.release import Descriptor, convert_options
 from toolchains.trtllm.table import Option
 from toolchains.trtllm.way import ready
 
@@ -44,7 +44,8 @@ class Case:
     def known(self) -> Mapping[str, Option]:
         """The options that this model's programs have for callers."""
         if self.conversion is None:
-            return self.release.options(self.facts.architecture)
+            heads = convert_options(self.release.draft[self.draft]) if self.draft else {}
+            return {**self.release.options(self.facts.architecture), **heads}
         return {**self.release.build_options, **self.conversion.options}
 
     @property

@@ -132,8 +132,8 @@ def _draft_heads(case: Case) -> Iterator[Problem]:
     known = drafting.possible(case.release, case.facts.architecture)
     if case.draft is not None:
         detail, expected = f"the checkpoint would have draft heads for {case.draft}", case.draft
-    elif mode in known:
-        option = known[mode][0].heads
+    elif found := known.get(str(mode)):
+        option = found[0].heads
         detail = f"{mode} needs a checkpoint with draft heads, which its conversion takes from a second model"
         expected = f"{option} beside it, or another mode"
     else:

@@ -11,7 +11,9 @@ from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Parallelism, Precision
 from toolchains.trtllm import release as releases
-from toolchains.trtllm.conversion import conversion
+from toolchains.trtllm.conversion import Conversion, conversion
+from toolchains.trtllm.drafting import possible
+from toolchains.trtllm.release import Script
 
 VERSION = "1.2.1"
 LLAMA = "LlamaForCausalLM"
@@ -76,12 +78,22 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 
 
 @cache
-def _options(version: str, architecture: str) -> st.SearchStrategy[dict[str, Any]]:
+def _conversion(version: str, architecture: str, draft: str | None) -> Conversion:
+    made = conversion(releases.find(version), architecture, Precision(), None, draft)
+    assert made is not None
+    return made
+
+
+@cache
+def _options(version: str, architecture: str, draft: str | None) -> st.SearchStrategy[dict[str, Any]]:
     """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
-    release = releases.find(version)
-    known = {name: _value(option) for name, option in release.options(architecture).items()}
-    asked = [*family.asks] if (family := release.family(architecture)) else []
-    must = {name: known.pop(name) for name in asked}
+    made = _conversion(version, architecture, draft)
+    known = {name: _value(option) for name, option in (releases.find(version).build_options | made.options).items()}
+    must = {name: _value(made.known[name]) for name in made.asks}
+    if made.drafting:
+        must |= {made.drafting.heads: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
+        known.pop("max_draft_len")  # it is the checkpoint's
+    known = {name: value for name, value in known.items() if name not in must}
     some = st.lists(st.sampled_from(sorted(known)), max_size=SOME_OPTIONS, unique=True)
     return some.flatmap(lambda names: st.fixed_dictionaries(must | {name: known[name] for name in names}))
 
@@ -102,32 +114,32 @@ def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @cache
-def _roles(version: str, architecture: str) -> set[str]:
+def _roles(version: str, architecture: str, draft: str | None) -> set[str]:
     """The kinds of parallelism that the script has."""
-    made = conversion(releases.find(version), architecture, Precision(), None)
-    assert made is not None
-    return {"tp", "pp", "cp"} - set(made.missing(Parallelism(tp=2, pp=2, cp=2)))
+    return {"tp", "pp", "cp"} - set(_conversion(version, architecture, draft).missing(Parallelism(tp=2, pp=2, cp=2)))
 
 
-def each_program() -> list[tuple[str, str]]:
-    """A (version, architecture) for every pair of tables that some release has."""
-    found = {}
+def each_program() -> list[tuple[str, str, str | None]]:
+    """A (version, architecture, way to draft) for every pair of tables that some release has."""
+    found: dict[tuple[str, Script], tuple[str, str, str | None]] = {}
     for release in releases.releases():
         for architecture in release.architectures:
             script = release.script_for(architecture)
             assert script is not None
-            found.setdefault((release.build, script), (release.version, architecture))
-    return sorted(found.values())
+            found.setdefault((release.build, script), (release.version, architecture, None))
+            for draft, (_, drafting) in possible(release, architecture).items():
+                found.setdefault((release.build, drafting), (release.version, architecture, draft))
+    return sorted(found.values(), key=str)
 
 
 @st.composite
-def specs(draw: st.DrawFn, version: str = VERSION, architecture: str = LLAMA) -> BuildSpec:
+def specs(draw: st.DrawFn, version: str = VERSION, architecture: str = LLAMA, draft: str | None = None) -> BuildSpec:
     """Specs whose options are sound one by one; together they may still be refused."""
-    size = st.sampled_from([1, 2, 4, 8])
+    size, roles = st.sampled_from([1, 2, 4, 8]), _roles(version, architecture, draft)
     return spec(
         version,
         precision={"dtype": draw(st.sampled_from(["auto", "bfloat16", "float16", "float32"]))},
-        parallelism={role: draw(size) if role in _roles(version, architecture) else 1 for role in ("tp", "pp", "cp")},
+        parallelism={role: draw(size) if role in roles else 1 for role in ("tp", "pp", "cp")},
         limits=draw(_limits(version)),
-        options=draw(_options(version, architecture)),
+        options=draw(_options(version, architecture, draft)),
     )

@@ -12,6 +12,7 @@ from enginefarm.spec import Parallelism, Precision
 from tests.doubles.option_parser import DATA
 from toolchains.trtllm import family
 from toolchains.trtllm.conversion import conversion
+from toolchains.trtllm.drafting import by_mode
 from toolchains.trtllm.family import Family
 from toolchains.trtllm.release import Descriptor, releases
 from toolchains.trtllm.rule import Rule, rules
@@ -20,6 +21,7 @@ from toolchains.trtllm.table import table
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "trtllm.md"
 RULES_HEAD = "| rule | effect | when | then | releases | held | source |"
 FAMILIES_HEAD = "| family | architectures | converted by | parallelism | read at |"
+DRAFTS_HEAD = "| mode | option | of | precisions | releases |"
 CAUSES_HEAD = "| cause | whose fault | tried again | advice | seen as | source |"
 
 
@@ -75,6 +77,13 @@ def _order(label: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 99 for part in label.split("."))
 
 
+def draft_rows() -> Iterator[str]:
+    for mode, known in by_mode().items():
+        since = next(release.version for release in reversed(releases()) if mode in release.draft)
+        precisions = ", ".join(word or "plain" for word in known.quantization)
+        yield _row((f"`{mode}`", f"`{known.heads}`", ", ".join(known.architectures), precisions, f"{since} on"))
+
+
 def _short(message: str) -> str:
     return message if len(message) <= 90 else message[:89] + "…"
 
@@ -96,6 +105,10 @@ def test_every_rule_is_documented_as_it_is() -> None:
 
 def test_every_failure_is_documented_as_it_is() -> None:
     assert _table(CAUSES_HEAD) == list(cause_rows())
+
+
+def test_every_way_to_draft_is_documented_as_it_is() -> None:
+    assert _table(DRAFTS_HEAD) == list(draft_rows())
 
 
 def test_every_family_is_documented_as_it_is() -> None:

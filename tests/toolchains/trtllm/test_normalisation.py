@@ -93,6 +93,8 @@ OPTIONS: list[Rewrite] = [
     ("streamingllm_paged", "1.1.0", PLAIN, {"streamingllm": "enable"}, FACTS, H100, (PAGED, "disable"), {}),
     ("eagle_paged", "0.16.0", PLAIN, {"speculative_decoding_mode": "eagle", "max_draft_len": 4}, FACTS, H100,
      (PAGED, "enable"), {}),
+    ("draft_len", VERSION, PLAIN, {"medusa_model_dir": "hf:a/b", "speculative_decoding_mode": "medusa"}, FACTS, H100,
+     ("max_draft_len", 63), {"speculative_decoding_mode": "draft_tokens_external"}),
     ("reduce_fusion", VERSION, PLAIN, {"reduce_fusion": "enable"}, FACTS, H100, ("reduce_fusion", "disable"), {}),
     ("reduce_fusion", VERSION, PLAIN, {"reduce_fusion": "enable", "user_buffer": "enable"}, FACTS, H100,
      ("user_buffer", "disable"), {}),

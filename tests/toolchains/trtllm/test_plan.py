@@ -166,26 +166,29 @@ def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
 
 def test_every_release_and_family_is_among_thousands_of_specs() -> None:
     pairs = {
-        (release.build, release.script_for(architecture))
+        (release.build, script)
         for release in releases.releases()
         for architecture in release.architectures
+        for script in (release.script_for(architecture), *release.draft.values())
     }
     assert len(each_program()) == len(pairs)
     assert len(pairs) * SPECS_OF_EACH >= 5000
 
 
-@pytest.mark.parametrize(("version", "architecture"), each_program())
+@pytest.mark.parametrize(("version", "architecture", "draft"), each_program())
 @settings(max_examples=SPECS_OF_EACH, deadline=None)
 @given(data=st.data())
-def test_every_plan_is_what_the_programs_accept(version: str, architecture: str, data: st.DataObject) -> None:
+def test_every_plan_is_what_the_programs_accept(
+    version: str, architecture: str, draft: str | None, data: st.DataObject
+) -> None:
     """argparse reads back what the normalised spec says, for each option and limit, in every release and family.
 
     Thirty specs for each of some two hundred pairs of programs: six thousand in all.
     """
-    wanted, model = data.draw(specs(version, architecture)), facts(architecture=architecture)
+    wanted, model = data.draw(specs(version, architecture, draft)), facts(architecture=architecture)
     normal, _ = HERE.normalise(wanted, model, H100)
     convert, build = (planned(stage, normal, model)[0] for stage in (Stage.CONVERT, Stage.BUILD))
-    read_convert = vars(convert_parser(version, family.names()[architecture]).parse_args(convert[2:]))
+    read_convert = vars(convert_parser(version, draft or family.names()[architecture]).parse_args(convert[2:]))
     read_build = vars(build_parser(version).parse_args(build[1:]))
     for name, value in normal.options.items():
         read = (read_convert if name in HERE.convert_options else read_build)[name]

@@ -33,6 +33,9 @@ def quantised(quantization: str | None, kv_cache: str | None = None, *, calibrat
     return {"precision": precision, "calibration": DATA if calibrated else None} | more
 
 
+MEDUSA: Parts = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
+
+
 @dataclass(frozen=True)
 class Rule:
     """`parts` fires it, `spared` (laid over them) does not; where it did not hold yet or any more, nothing does."""
@@ -246,6 +249,23 @@ CASES = [
         "draft_heads", "/options/speculative_decoding_mode",
         {"options": {"speculative_decoding_mode": "medusa", "max_draft_len": 5}},
         spared={"options": {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 5}},
+    ),
+    Rule(
+        "draft_heads", "/options/speculative_decoding_mode",
+        {"options": MEDUSA | {"speculative_decoding_mode": "lookahead_decoding"}},
+        expected="medusa", spared={"options": MEDUSA},
+    ),
+    Rule(
+        "draft_heads", "/options/speculative_decoding_mode", {"options": {"speculative_decoding_mode": "medusa"}},
+        expected="medusa_model_dir beside it, or another mode", spared={"options": MEDUSA},
+    ),
+    Rule(
+        "draft_len_other", "/options/max_draft_len", {"options": MEDUSA | {"max_draft_len": 5}},
+        expected="63, or unset", spared={"options": MEDUSA | {"max_draft_len": 5, "max_medusa_token_len": 5}},
+    ),
+    Rule(
+        "quantization", "/precision/quantization", quantised("int8_sq", calibrated=False, options=MEDUSA),
+        expected="null, int8_wo, int4_wo", spared=quantised("int8_wo", calibrated=False, options=MEDUSA),
     ),
     Rule(
         "weight_streaming", "/options/gemm_plugin", {"options": {"weight_streaming": True, "gemm_plugin": "auto"}},
