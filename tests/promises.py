@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -54,10 +57,15 @@ _QUESTIONS = {
         SELECT a.key FROM actions a WHERE a.stage = 'convert' AND a.state IN {_IN_FLIGHT}
         AND NOT EXISTS (SELECT 1 FROM actions w WHERE w.depends_on = a.key AND w.state = 'waiting')""",
 }  # fmt: skip
-_ALL = " UNION ALL ".join(f"SELECT '{what}' AS what, * FROM ({sql}) AS q{n}" for n, (what, sql) in
+QUESTION = " UNION ALL ".join(f"SELECT '{what}' AS what, * FROM ({sql}) AS q{n}" for n, (what, sql) in
                           enumerate(_QUESTIONS.items()))  # fmt: skip
 
 
 def broken(session: Session) -> list[str]:
     """What is broken, and by which key; empty if all is well. True between any two transactions."""
-    return [f"{what}: {key[:12]}" for what, key in session.execute(text(_ALL))]
+    return told(session.execute(text(QUESTION)))
+
+
+def told(answers: Iterable[Any]) -> list[str]:
+    """In words, what came back on `QUESTION`."""
+    return [f"{what}: {key[:12]}" for what, key in answers]

@@ -51,6 +51,7 @@ class MemoryStore(Store):
         self.random = random.Random(0)
         self.blobs: dict[Digest, bytes] = {}
         self.rotten: set[Digest] = set()
+        self.changes = 0
         self.faults = 0.0
         self.away = False
 
@@ -58,6 +59,7 @@ class MemoryStore(Store):
         return digest in self.blobs and of_bytes(self.blobs[digest]) == digest
 
     def rot(self, digest: Digest) -> None:
+        self.changes += 1
         self.blobs[digest] = b"?" * len(self.blobs[digest])
         self.rotten.add(digest)
 
@@ -79,6 +81,7 @@ class MemoryStore(Store):
     def delete(self, digest: Digest) -> None:
         """The answer may be lost before and after."""
         self._answer()
+        self.changes += 1
         self.blobs.pop(digest, None)
         self.rotten.discard(digest)
         self._answer()
@@ -95,6 +98,7 @@ class MemoryStore(Store):
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         data = b"".join(chunks)
+        self.changes += 1
         chance = self.random.random()
         if chance < self.faults / 3:
             raise StoreUnavailable("simulated: nothing arrived")

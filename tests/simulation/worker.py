@@ -166,8 +166,7 @@ class Worker:
 
     def _warm_file(self, held: Claim) -> WarmStart:
         """One for each queue: the last good run's."""
-        source = self.parts.scratch / "warm"
-        source.write_bytes(f"{held.queue}, version {held.attempt % 2}".encode())
+        source = self._file(f"{held.queue}, version {held.attempt % 2}".encode())
         return WarmStart(self.parts.database, self.parts.store, source, {"queue": held.queue})
 
     def _upload(self, files: dict[str, bytes], manifest: Manifest) -> Generator[str, None, frozenset[str]]:
@@ -176,11 +175,17 @@ class Worker:
             damaged = frozenset(damaged_among(session, manifest))
         for entry in manifest.files:
             self._check()
-            source = self.parts.scratch / entry.path
-            source.write_bytes(files[entry.path])
+            source = self._file(files[entry.path])
             self.parts.store.put(source, entry.digest, entry.size, anew=entry.digest in damaged)
             yield f"uploaded {entry.path}"
         return damaged
+
+    def _file(self, data: bytes) -> Path:
+        """Schedules write the same few files again and again."""
+        path = self.parts.scratch / of_bytes(data)
+        if not path.exists():
+            path.write_bytes(data)
+        return path
 
     def _fetch(self, held: Claim) -> None:
         if held.checkpoint is None:
