@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from tests.simulation.invariants import Broken
-from tests.simulation.schedule import Simulation
+from tests.simulation.simulation import Simulation
 
 _CHUNK = 100  # seeds that a process takes at once
 

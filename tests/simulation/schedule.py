@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import random
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,16 +11,13 @@ from sqlalchemy import func, select
 
 from api.cleaning import clean_up
 from api.sweep import sweep_once
-from enginefarm.digest import Digest
 from enginefarm.errors import EnginefarmError
 from enginefarm.retention import CleanUp
 from models.rows import BuildRow
 from models.staff import release
 from models.submission import Request, cancel, submit
 from tests.models.requests import request
-from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.invariants import Broken, Invariants
-from tests.simulation.parts import Broker, MemoryStore
 from tests.simulation.upkeep import Upkeep
 from tests.simulation.worker import MAX_TRIES, Parts, Worker
 
@@ -45,55 +38,6 @@ class Result:
     steps: int
     attempts: int
     published: int
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Where a schedule begins."""
-
-    database: sqlite3.Connection
-    time: datetime
-    blobs: dict[Digest, bytes]
-
-
-class Simulation:
-    """Runs schedules one after another on one database."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._clock = Clock()
-        self._database = FaultyDatabase(self._clock)
-        self._scratch = scratch
-        self._empty = Scene(self._database.copy(), self._clock.time, {})
-        self._built = self._after_builds()
-
-    def run(self, seed: int, *, steps: int = STEPS, tell: Callable[[str], None] = lambda _: None) -> Result:
-        """Raises Broken. Every other seed begins with a farm that has built something."""
-        return self.schedule(seed, tell, built=seed % 2 == 1).run(steps)
-
-    def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None, *, built: bool = False) -> Schedule:
-        """At its beginning, with no worker started."""
-        scene = self._built if built else self._empty
-        self._database.faults = 0
-        self._database.restore(scene.database)
-        self._clock.time = scene.time
-        chance = random.Random(seed)
-        parts = Parts(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
-        parts.store.blobs = dict(scene.blobs)
-        for part in (parts.database, parts.broker, parts.store):
-            part.random = chance
-        return Schedule(parts, tell)
-
-    def _after_builds(self) -> Scene:
-        schedule = self.schedule(0)
-        worker = schedule.workers[-1]
-        worker.start()
-        schedule.submit()
-        schedule.submit()
-        while (key := schedule.parts.broker.take(worker.queues)) is not None:
-            worker.hear(key)
-            while worker.running is not None:
-                worker.step()
-        return Scene(self._database.copy(), self._clock.time, schedule.parts.store.blobs)
 
 
 class Schedule:

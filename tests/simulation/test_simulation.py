@@ -20,7 +20,7 @@ from models import garbage, publication
 from models.rows import BlobRow
 from models.store import Store
 from tests.simulation.invariants import Broken
-from tests.simulation.schedule import Simulation
+from tests.simulation.simulation import Simulation
 from tests.simulation.upkeep import in_steps
 from tests.simulation.worker import LEASE_SECONDS
 

@@ -1,0 +1,65 @@
+"""Schedules, one after another on one database, each from a scene: an empty farm, or one that has built something."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from enginefarm.digest import Digest
+from tests.simulation.clock import Clock, FaultyDatabase
+from tests.simulation.parts import Broker, MemoryStore
+from tests.simulation.schedule import STEPS, Result, Schedule
+from tests.simulation.worker import Parts
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a schedule begins."""
+
+    database: sqlite3.Connection
+    time: datetime
+    blobs: dict[Digest, bytes]
+
+
+class Simulation:
+    """Runs schedules one after another on one database."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._clock = Clock()
+        self._database = FaultyDatabase(self._clock)
+        self._scratch = scratch
+        self._empty = Scene(self._database.copy(), self._clock.time, {})
+        self._built = self._after_builds()
+
+    def run(self, seed: int, *, steps: int = STEPS, tell: Callable[[str], None] = lambda _: None) -> Result:
+        """Raises Broken. Every other seed begins with a farm that has built something."""
+        return self.schedule(seed, tell, built=seed % 2 == 1).run(steps)
+
+    def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None, *, built: bool = False) -> Schedule:
+        """At its beginning, with no worker started."""
+        scene = self._built if built else self._empty
+        self._database.faults = 0
+        self._database.restore(scene.database)
+        self._clock.time = scene.time
+        chance = random.Random(seed)
+        parts = Parts(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
+        parts.store.blobs = dict(scene.blobs)
+        for part in (parts.database, parts.broker, parts.store):
+            part.random = chance
+        return Schedule(parts, tell)
+
+    def _after_builds(self) -> Scene:
+        schedule = self.schedule(0)
+        worker = schedule.workers[-1]
+        worker.start()
+        schedule.submit()
+        schedule.submit()
+        while (key := schedule.parts.broker.take(worker.queues)) is not None:
+            worker.hear(key)
+            while worker.running is not None:
+                worker.step()
+        return Scene(self._database.copy(), self._clock.time, schedule.parts.store.blobs)
