@@ -19,7 +19,7 @@ from models.submission import Request, cancel, submit
 from tests.models.requests import request
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.upkeep import Upkeep
-from tests.simulation.worker import MAX_TRIES, Parts, Worker
+from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Parts, Worker
 
 Move = Callable[[], str | None]  # what was done; None if there was nothing to do
 STEPS = 40
@@ -60,6 +60,7 @@ class Schedule:
             self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.lose_messages: 1,
             upkeep.rot: 1, upkeep.repair: 1, upkeep.bring: 1, upkeep.recall: 0.5, upkeep.drain_or_release: 1,
             upkeep.clean_up: 4, self.go_on: 12, upkeep.die: 0.5, upkeep.pin: 1, upkeep.pull: 1,
+            self.stand_still: 2,
         }  # fmt: skip
         # What is rare in one schedule is common in another: so what is rare meets what is rare.
         self._moves = {move: weight * parts.random.choice(_TASTES) for move, weight in moves.items()}
@@ -227,6 +228,20 @@ class Schedule:
             return None
         worker.crash()
         return worker.name
+
+    def stand_still(self) -> str | None:
+        """A worker does nothing for longer than its lease; it goes on as if nothing had been, beside its successor."""
+        late = self._any(lambda worker: worker.held is not None)
+        if late is None:
+            return None
+        self.parts.clock.move(LEASE_SECONDS + 1)
+        for move in (self.start, self.sweep, self.deliver):
+            self._checked(move)
+        told = []
+        while late.running is not None:
+            told.append(late.step())
+            self.invariants.check()
+        return f"{late.name} goes on: {', '.join(told)}"
 
     def leave(self) -> str | None:
         """SIGTERM: what runs is handed back at the next step."""
