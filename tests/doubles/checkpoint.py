@@ -54,7 +54,7 @@ def write(request: Request, told: Orders) -> None:
     if request.heads:
         json.loads((request.heads.weights.parent / "config.json").read_bytes())
         config |= {"architecture": request.heads.architecture} | request.heads.says
-        weights |= {f"medusa_heads.{name}": tensor for name, tensor in tensors.read(request.heads.weights).items()}
+        weights |= {f"draft_heads.{name}": tensor for name, tensor in tensors.read(request.heads.weights).items()}
     (request.output / "config.json").write_text(json.dumps(config, indent=4))
     if request.quant_algo == "MIXED_PRECISION":
         (request.output / "quant_cfg.json").write_text(json.dumps({"quantized_layers": {}}))
@@ -134,7 +134,7 @@ def _shard(weights: dict[str, tensors.Array], config: dict[str, Any], stage: int
         shard |= {f"transformer.layers.{local}.{name}.weight": tensor for name, tensor in part.items()}
     if stage == stages - 1:
         head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
-        shard |= {name: tensor for name, tensor in weights.items() if name.startswith("medusa_heads.")}
+        shard |= {name: tensor for name, tensor in weights.items() if name.startswith("draft_heads.")}
         shard["transformer.ln_f.weight"] = weights["model.norm.weight"]
         shard["lm_head.weight"] = np.array_split(head, mapping["tp_size"])[position]
     return shard

@@ -60,17 +60,22 @@ def _request(options: argparse.Namespace) -> checkpoint.Request:
 
 def _heads(options: argparse.Namespace) -> checkpoint.Heads | None:
     """A script that is told of no second model makes a checkpoint of the base model alone, as the real ones do."""
-    if getattr(options, "medusa_model_dir", None) is None:
-        return None
-    return checkpoint.Heads(
-        architecture="MedusaForCausalLM",
-        weights=Path(options.medusa_model_dir) / "medusa_lm_head.safetensors",
-        says={
-            "num_medusa_heads": options.num_medusa_heads,
-            "num_medusa_layers": options.num_medusa_layers,
-            "max_draft_len": options.max_medusa_token_len,
-        },
-    )
+    if getattr(options, "medusa_model_dir", None) is not None:
+        return checkpoint.Heads(
+            architecture="MedusaForCausalLM",
+            weights=Path(options.medusa_model_dir) / "medusa_lm_head.safetensors",
+            says={
+                "num_medusa_heads": options.num_medusa_heads,
+                "num_medusa_layers": options.num_medusa_layers,
+                "max_draft_len": options.max_medusa_token_len,
+            },
+        )
+    if getattr(options, "eagle_model_dir", None) is not None:
+        assert options.pp_size == 1, "Pipeline parallelism is not supported in EAGLE yet."
+        (weights,) = Path(options.eagle_model_dir).glob("*.safetensors")
+        says = ("max_draft_len", "num_eagle_layers", "max_non_leaves_per_layer")
+        return checkpoint.Heads("EagleForCausalLM", weights, {name: getattr(options, name) for name in says})
+    return None
 
 
 def _algorithm(options: argparse.Namespace) -> str | None:

@@ -15,6 +15,7 @@ from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Limits, Parallelism
 from toolchains.trtllm import drafting
 from toolchains.trtllm.conversion import Conversion, conversion
+from toolchains.trtllm.drafting import Drafting
 from toolchains.trtllm.release import Descriptor, convert_options
 from toolchains.trtllm.table import Option
 from toolchains.trtllm.way import ready
@@ -85,6 +86,16 @@ class Case:
     def enabled(self, name: str) -> bool:
         """For the options that say enable or disable."""
         return self.option(name) == "enable"
+
+    @property
+    def drafting(self) -> Drafting | None:
+        """How the checkpoint comes to draft heads, if it gets some."""
+        return self.conversion.drafting if self.conversion else None
+
+    @property
+    def architecture(self) -> str:
+        """The checkpoint's, which is what the builder looks at."""
+        return self.drafting.makes if self.drafting else self.facts.architecture
 
     @property
     def drafted(self) -> int | None:

@@ -23,6 +23,8 @@ class Drafting(Fact):
     makes: str  # the architecture of the checkpoint
     states: Mapping[str, str]  # field of its config.json → the option that it repeats
     length: str  # the option that says how many tokens are drafted at most
+    lengthens: str | None = None  # the option by which the engine's max_seq_len grows beside the drafts
+    dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
     single: tuple[Role, ...] = ()
     closed: tuple[str, ...] = ()
 

@@ -41,8 +41,10 @@ def _limits(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonVal
 
 def _grows(case: Case, name: str) -> int:
     """Drafts need room that no sequence of the caller's may use."""
-    drafts = name == "max_seq_len" and case.option("speculative_decoding_mode") is not None
-    return case.number("max_draft_len") if drafts else 0
+    if name != "max_seq_len" or case.option("speculative_decoding_mode") is None:
+        return 0
+    beside = case.drafting.lengthens if case.drafting else None
+    return case.number("max_draft_len") + (case.number(beside) if beside else 0)
 
 
 def _options(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:

@@ -23,6 +23,7 @@ from toolchains.trtllm.installation import Installation
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
 MEDUSA = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
+EAGLE = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
 def planned(stage: Stage, version: str = VERSION, **parts: Any) -> str:
@@ -49,6 +50,20 @@ def test_medusa_heads_are_converted_with_the_base_model(version: str) -> None:
     assert "medusa_model_dir" not in build
 
 
+@pytest.mark.parametrize("version", ["0.16.0", "0.17.0", "0.20.0", "1.0.0", "1.2.1", "1.3.0rc20"])
+def test_eagle_heads_are_converted_with_the_base_model(version: str) -> None:
+    options = EAGLE | {"num_eagle_layers": 5}
+    assert planned(Stage.CONVERT, version, parallelism={"tp": 2}, options=options) == (
+        "python3 /examples/eagle/convert_checkpoint.py --model_dir /source --output_dir /output --dtype bfloat16 "
+        "--tp_size 2 --eagle_model_dir /eagle_model_dir --num_eagle_layers 5"
+    )
+    build = planned(Stage.BUILD, version, options=options)
+    assert "--speculative_decoding_mode eagle" in build
+    assert "--max_draft_len 63" in build
+    assert ("--use_paged_context_fmha enable" in build) is (version < "0.20")  # a default from then on
+    assert "eagle_" not in build
+
+
 def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
     heads = set(TOOLCHAIN.model_options)
     assert heads == {drafting.heads for drafting in by_mode().values()} <= TOOLCHAIN.convert_options
@@ -64,6 +79,12 @@ def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
         (VERSION, FACTS, MEDUSA | {"medusa_model_dir": 5}, {"option_value"}),
         (VERSION, FACTS, {"num_medusa_heads": 3}, {"unknown_option"}),
         (VERSION, facts(quantization_config={"quant_method": "gptq", "bits": 4}), MEDUSA, {"quantized_model"}),
+        ("0.15.0", FACTS, EAGLE, {"unknown_option", "newer_option", "draft_heads"}),
+        (VERSION, facts(architecture="MixtralForCausalLM"), EAGLE, {"unknown_option", "draft_heads"}),
+        (VERSION, FACTS, EAGLE | {"load_model_on_cpu": True}, {"unknown_option"}),  # the script reads it nowhere
+        (VERSION, FACTS, EAGLE | {"num_eagle_layers": 0}, {"option_value"}),
+        (VERSION, FACTS, EAGLE | {"max_draft_len": 31}, {"draft_len_other"}),
+        (VERSION, FACTS, EAGLE | MEDUSA, {"draft_heads", "unknown_option"}),
     ],
 )
 def test_what_no_script_makes_is_refused(
@@ -76,11 +97,10 @@ def test_what_no_script_makes_is_refused(
     assert "draft_heads" in found or "draft_heads" not in codes
 
 
-def make_heads(folder: Path, **settings: int) -> Path:
+def make_heads(folder: Path, weights: str = "medusa_lm_head.safetensors") -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(settings))
-    weights = {"0.0.linear.weight": np.ones((2, 2), np.float32)}
-    tensors.write(folder / "medusa_lm_head.safetensors", weights, "float16")
+    (folder / "config.json").write_text("{}")
+    tensors.write(folder / weights, {"0.0.linear.weight": np.ones((2, 2), np.float32)}, "float16")
     return folder
 
 
@@ -89,7 +109,10 @@ class DraftingRoad(Road):
 
     def directories(self, stage: Stage) -> Directories:
         there = super().directories(stage)
-        heads = {"medusa_model_dir": make_heads(self.root / "heads")}
+        heads = {
+            "medusa_model_dir": make_heads(self.root / "medusa"),
+            "eagle_model_dir": make_heads(self.root / "eagle", "model.safetensors"),
+        }
         return Directories(there.source, there.output, there.scratch, heads if stage is Stage.CONVERT else {})
 
 
@@ -101,6 +124,21 @@ def test_an_engine_drafts_by_its_heads(version: str, tmp_path: Path) -> None:
     assert facts["differences"] == []
     assert facts["effective"]["pretrained_config"]["architecture"] == "MedusaForCausalLM"
     assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 7
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("version", ["0.16.0", VERSION])
+def test_an_engine_of_eagle_is_longer_by_its_drafts_and_layers(version: str, tmp_path: Path) -> None:
+    road = DraftingRoad(tmp_path, version, options=EAGLE | {"num_eagle_layers": 3})
+    facts = road.both()
+    assert facts["differences"] == []
+    assert facts["effective"]["pretrained_config"]["architecture"] == "EagleForCausalLM"
+    assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 63 + 3
+    config = tmp_path / "build" / "config.json"
+    content = json.loads(config.read_bytes())
+    content["build_config"]["max_seq_len"] -= 3
+    config.write_text(json.dumps(content))
+    assert [found["pointer"] for found in road.check(Stage.BUILD)["differences"]] == ["/limits/max_seq_len"]
 
 
 def _told_of_none(config: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ def quantised(quantization: str | None, kv_cache: str | None = None, *, calibrat
 
 
 MEDUSA: Parts = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
+EAGLE_HEADS: Parts = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,34 @@ CASES = [
     Rule(
         "draft_len_other", "/options/max_draft_len", {"options": MEDUSA | {"max_draft_len": 5}},
         expected="63, or unset", spared={"options": MEDUSA | {"max_draft_len": 5, "max_medusa_token_len": 5}},
+    ),
+    Rule(
+        "draft_dtype", "/precision/dtype", {"options": EAGLE_HEADS, "precision": {"dtype": "float32"}},
+        expected="float16 or bfloat16", spared={"precision": {"dtype": "float16"}},
+    ),
+    Rule(
+        "no_pp", "/parallelism/pp", {"options": EAGLE_HEADS, "parallelism": {"pp": 2}},
+        spared={"parallelism": {"tp": 2}},
+    ),
+    Rule(
+        "eagle_sm", "/platform/sm", {"options": EAGLE_HEADS, "precision": {"dtype": "float16"}},
+        machine=platform(sm="75"), expected="SM 80 or newer", spared_machine=A100,
+    ),
+    Rule(
+        "eagle_cache", "/options/kv_cache_type", {"options": EAGLE_HEADS | {"kv_cache_type": "disabled"}},
+        expected="paged, or unset", spared={"options": EAGLE_HEADS | {"kv_cache_type": "paged"}},
+    ),
+    Rule(
+        "eagle_rope", "/model", {"options": EAGLE_HEADS}, facts(rope_scaling={"rope_type": "linear", "factor": 2.0}),
+        expected="a model without rope_scaling", spared_model=FACTS,
+    ),
+    Rule(
+        "streamingllm_llama", "/options/streamingllm", {"options": EAGLE_HEADS | {"streamingllm": "enable"}},
+        version="1.1.0", spared={"options": EAGLE_HEADS},
+    ),
+    Rule(
+        "quantization", "/precision/quantization", quantised("int8_wo", calibrated=False, options=EAGLE_HEADS),
+        expected="null", spared=quantised(None, calibrated=False, options=EAGLE_HEADS),
     ),
     Rule(
         "quantization", "/precision/quantization", quantised("int8_sq", calibrated=False, options=MEDUSA),

@@ -23,14 +23,14 @@ def nccl(case: Case) -> Iterator[Change]:
 
 
 def fusion(case: Case) -> Iterator[Change]:
-    reduces = case.parallelism.tp > 1 and case.facts.architecture in _fusing(case)
+    reduces = case.parallelism.tp > 1 and case.architecture in _fusing(case)
     if not reduces:
         why = "it joins tensor parallel ranks of a Llama, and this is none or tp is 1"
         yield from idle(case, "reduce_fusion", "reduce_fusion", why)
     reduces = reduces and case.enabled("reduce_fusion")
     if not reduces:
         yield option("reduce_fusion", "user_buffer", "disable", "it needs reduce_fusion")
-    llama = case.facts.architecture == "LlamaForCausalLM"
+    llama = case.architecture == "LlamaForCausalLM"
     if reduces or not llama or case.spec.precision.quantization != "nvfp4":
         why = "it is for a Llama in NVFP4 without reduce_fusion"
         yield from idle(case, "norm_quant_fusion", "norm_quant_fusion", why)

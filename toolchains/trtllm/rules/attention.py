@@ -27,7 +27,7 @@ def streaming(case: Case) -> Iterator[Problem]:
     if not case.enabled("streamingllm"):
         return
     yield refused_option(case, "streamingllm", "streamingllm", "the release refuses it", "disable")
-    if case.facts.architecture != "LlamaForCausalLM":
+    if case.architecture != "LlamaForCausalLM":
         yield refused_option(case, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
 
 

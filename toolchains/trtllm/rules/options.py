@@ -10,7 +10,6 @@ from toolchains.trtllm.quantization import WEIGHT_ONLY
 from toolchains.trtllm.rules.check import Check, refused_option
 
 _SWIGLU = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
-_EAGLE_SEQUENCES, _EAGLE_DRAFT = 512, 256
 
 
 def profiles(case: Case) -> Iterator[Problem]:
@@ -39,25 +38,6 @@ def stripping(case: Case) -> Iterator[Problem]:
         yield refused_option(case, "refit_side_files", "strip_plan", detail, "false")
 
 
-def drafts(case: Case) -> Iterator[Problem]:
-    drafted = case.number("max_draft_len")
-    if drafted and case.option("gather_context_logits"):
-        detail = "logits of the prompt cannot be gathered together with draft tokens"
-        yield refused_option(case, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
-    if case.drafted and drafted not in (0, case.drafted):
-        detail = f"the draft heads of the checkpoint draft {case.drafted} tokens at most"
-        yield refused_option(case, "draft_len_other", "max_draft_len", detail, f"{case.drafted}, or unset")
-    if case.option("speculative_decoding_mode") != "eagle":
-        return
-    if (batch := case.limits.max_batch_size) > _EAGLE_SEQUENCES:
-        yield Problem(
-            pointer="/limits/max_batch_size", code="eagle", detail="Eagle takes no more sequences at once",
-            value=batch, expected=f"≤ {_EAGLE_SEQUENCES}",
-        )  # fmt: skip
-    if drafted > _EAGLE_DRAFT:
-        yield refused_option(case, "eagle", "max_draft_len", "Eagle takes no longer drafts", f"≤ {_EAGLE_DRAFT}")
-
-
 def plugins(case: Case) -> Iterator[Problem]:
     fused = "use_fused_mlp" not in case.known or case.option("use_fused_mlp") in (True, "enable")
     for name in _SWIGLU:
@@ -68,4 +48,4 @@ def plugins(case: Case) -> Iterator[Problem]:
         yield refused_option(case, "pp_reduce_scatter", "pp_reduce_scatter", "it is for Mixtral only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (profiles, weights, stripping, drafts, plugins)
+CHECKS: tuple[Check, ...] = (profiles, weights, stripping, plugins)

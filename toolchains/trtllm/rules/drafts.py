@@ -1,0 +1,66 @@
+"""Drafts, and the heads that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enginefarm.errors import Problem
+from toolchains.trtllm.case import Case
+from toolchains.trtllm.rules.check import Check, refused_option
+
+_EAGLE_SEQUENCES, _EAGLE_DRAFT, _EAGLE_SM = 512, 256, 80
+
+
+def lengths(case: Case) -> Iterator[Problem]:
+    drafted = case.number("max_draft_len")
+    if drafted and case.option("gather_context_logits"):
+        detail = "logits of the prompt cannot be gathered together with draft tokens"
+        yield refused_option(case, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
+    if case.drafted and drafted not in (0, case.drafted):
+        detail = f"the draft heads of the checkpoint draft {case.drafted} tokens at most"
+        yield refused_option(case, "draft_len_other", "max_draft_len", detail, f"{case.drafted}, or unset")
+
+
+def dtype(case: Case) -> Iterator[Problem]:
+    """`auto` is no dtype yet, and said elsewhere."""
+    known = case.drafting
+    if known and case.dtype not in (*known.dtypes, "auto"):
+        yield Problem(
+            pointer="/precision/dtype", code="draft_dtype", detail=f"heads for {case.draft} are not known in it",
+            value=case.dtype, expected=" or ".join(known.dtypes),
+        )  # fmt: skip
+
+
+def eagle(case: Case) -> Iterator[Problem]:
+    if case.option("speculative_decoding_mode") != "eagle":
+        return
+    if (batch := case.limits.max_batch_size) > _EAGLE_SEQUENCES:
+        yield Problem(
+            pointer="/limits/max_batch_size", code="eagle", detail="Eagle takes no more sequences at once",
+            value=batch, expected=f"≤ {_EAGLE_SEQUENCES}",
+        )  # fmt: skip
+    if case.number("max_draft_len") > _EAGLE_DRAFT:
+        yield refused_option(case, "eagle", "max_draft_len", "Eagle takes no longer drafts", f"≤ {_EAGLE_DRAFT}")
+    if case.option("kv_cache_type") not in (None, "paged"):
+        yield refused_option(case, "eagle_cache", "kv_cache_type", "Eagle needs a paged KV cache", "paged, or unset")
+    if case.platform.gpu is not None and case.sm < _EAGLE_SM:
+        yield Problem(
+            pointer="/platform/sm", code="eagle_sm", detail=f"Eagle needs SM {_EAGLE_SM} or newer",
+            value=case.platform.sm, expected=f"SM {_EAGLE_SM} or newer",
+        )  # fmt: skip
+
+
+def eagle_positions(case: Case) -> Iterator[Problem]:
+    if case.draft == "eagle" and case.facts.rope_scaling:
+        yield Problem(
+            pointer="/model",
+            code="eagle_rope",
+            detail="the script for Eagle keeps the name of the model's rope_scaling and loses its numbers: "
+            "the engine would count positions otherwise than the model",
+            value=str(case.facts.rope_scaling.get("rope_type", case.facts.rope_scaling.get("type"))),
+            expected="a model without rope_scaling",
+            remedy="build it without Eagle, or take a model that scales no positions",
+        )
+
+
+CHECKS: tuple[Check, ...] = (lengths, dtype, eagle, eagle_positions)
