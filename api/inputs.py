@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -28,9 +29,11 @@ class Mention:
 
     @property
     def pointer(self) -> str:
-        if self.name == CALIBRATION:
-            return f"/{CALIBRATION}"
-        return "/options/" + self.name.replace(".", "/")
+        return _pointer(self.name)
+
+
+def _pointer(name: str) -> str:
+    return f"/{CALIBRATION}" if name == CALIBRATION else "/options/" + name.replace(".", "/")
 
 
 def mentions(spec: BuildSpec, toolchain: Toolchain) -> Iterator[Mention]:
@@ -51,9 +54,25 @@ def resolved(sources: Sources, spec: BuildSpec, toolchain: Toolchain, problems: 
         except ValueError as error:
             problems.append(_no_reference(mention, error))
         except ModelUnavailable as error:
-            said = error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]
-            problems.extend(problem.model_copy(update={"pointer": mention.pointer}) for problem in said)
+            problems.extend(_at(mention.pointer, error))
     return found
+
+
+def settings(sources: Sources, inputs: Inputs, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+    """What each second model says of itself, for the toolchain to look at. Raises SourceUnavailable."""
+    said = {}
+    for name, files in inputs.items():
+        if name != CALIBRATION:
+            try:
+                said[name] = dict(sources.data.settings(files))
+            except ModelUnavailable as error:
+                problems.extend(_at(_pointer(name), error))
+    return said
+
+
+def _at(pointer: str, error: ModelUnavailable) -> Iterator[Problem]:
+    for problem in error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]:
+        yield problem.model_copy(update={"pointer": pointer})
 
 
 def _no_reference(mention: Mention, error: ValueError) -> Problem:

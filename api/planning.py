@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from api.completion import complete_platform, complete_version
 from api.fleetview import FleetView
 from enginefarm import model as model_reference
 from enginefarm.errors import InvalidSpec, ModelUnavailable, Problem
+from enginefarm.facts import ModelFacts
 from enginefarm.key import build_document, convert_document, key_of
 from enginefarm.platform import Platform, PlatformSelector
 from enginefarm.spec import BuildSpec, ToolchainRef
@@ -56,6 +57,12 @@ class _Inputs:
 
     model: ResolvedModel
     beside: inputs.Inputs
+    said: Mapping[str, dict[str, Any]]  # by the second models among them
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Of the model, and of what is read beside it."""
+        return self.model.facts.model_copy(update={"beside": self.said})
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,10 @@ class Planner:
             findings += [platform] if isinstance(platform, Problem) else []
         resolved = self._resolve(spec.model, findings)
         beside = inputs.resolved(self._sources, spec, toolchain, findings)
+        said = inputs.settings(self._sources, beside, findings)
         if findings or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
             return Draft(spec, findings=tuple(findings))
-        read = _Inputs(resolved, beside)
+        read = _Inputs(resolved, beside, said)
         return self._draft(_completed(spec, read, version, platform), toolchain, version, read, platform)
 
     def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
@@ -134,10 +142,10 @@ class Planner:
             return None
 
     def _draft(self, asked: BuildSpec, toolchain: Toolchain, version: str, read: _Inputs, platform: Platform) -> Draft:
-        resolved = read.model
+        resolved, facts = read.model, read.facts
         try:
-            spec, notes = toolchain.normalise(asked, resolved.facts, platform)
-            findings = toolchain.preflight(spec, resolved.facts, platform)
+            spec, notes = toolchain.normalise(asked, facts, platform)
+            findings = toolchain.preflight(spec, facts, platform)
         except InvalidSpec as error:
             return Draft(asked, findings=error.problems)
         convert = _convert_action(spec, toolchain, version, read)

@@ -33,3 +33,6 @@ class ModelFacts(BaseModel):
     has_tokenizer: bool
     remote_code: bool = Field(description="loading it the usual way would run Python from the model")
     trusted: bool = Field(default=False, description="an administrator lets its code run and its pickles be loaded")
+    beside: dict[str, dict[str, Any]] = Field(
+        default={}, exclude=True, description="what second models say of themselves, by input: at submit, in no job"
+    )

@@ -6,8 +6,9 @@ only the files that a program opens by name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from enginefarm.errors import ModelUnavailable
 from enginefarm.manifest import Manifest
@@ -17,6 +18,7 @@ from models.sources.folders import Folders
 from models.sources.hub_datasets import HubDataSource
 from models.sources.refusal import refusal
 from models.sources.resolved import ModelFile, ResolvedFiles
+from models.sources.second_settings import SecondSettings
 from models.sources.selections import PLAIN_DATA, Selection
 
 
@@ -30,6 +32,7 @@ class DataSource:
         self._roots = tuple(roots)
         self._digests = digests
         self._hub = hub
+        self._settings = SecondSettings(self.fetch)
 
     def resolve(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
         """
@@ -53,6 +56,10 @@ class DataSource:
             identity={"source": "files", "digest": Manifest.of(entries).digest},
             files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
         )
+
+    def settings(self, model: ResolvedFiles) -> Mapping[str, Any]:
+        """What a second model says of itself. Raises as `resolve`."""
+        return self._settings.of(model)
 
     def fetch(self, data: ResolvedFiles, destination: Path) -> None:
         """

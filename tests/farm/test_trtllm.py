@@ -26,6 +26,7 @@ from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
 from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
+from tests.toolchains.trtllm.test_adapters import make_adapter
 from tests.toolchains.trtllm.test_drafting import make_heads
 
 VERSION = "1.2.1"
@@ -246,6 +247,58 @@ def test_heads_that_cannot_be_had_are_refused_at_submit(
     (problem,) = caught.value.problems
     assert (problem.pointer, problem.code, problem.value) == ("/options/medusa_model_dir", code, heads)
     assert problem.remedy
+
+
+def adapted(farm: RunningFarm, *adapters: str, **options: Any) -> dict[str, Any]:
+    return spec(farm) | {
+        "options": {"lora_dir": list(adapters), "lora_plugin": "auto"} | options,
+        "precision": {"dtype": "bfloat16"},
+    }
+
+
+def test_adapters_are_in_the_builds_key_alone_and_beside_the_engine(
+    farm: RunningFarm, client: Farm, hub: Hub, tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in make_adapter(farm.state / "adapter").iterdir()}
+    commit = hub.push("org/adapter", files | {"adapter_model.bin": b"a pickle", "tokenizer.json": b"{}"})
+    folder = make_adapter(farm.models / "adapter", target_modules=["k_proj"])
+    told = client.explain(adapted(farm, "hf:org/adapter", f"file:{folder}"))
+    assert told.findings == []
+    assert "{lora_dir.1}" in next(command.argv for command in told.commands if command.stage is Stage.BUILD)
+    plain = client.explain(spec(farm) | {"precision": {"dtype": "bfloat16"}})
+    assert told.convert_key == plain.convert_key
+    assert told.key not in (plain.key, client.explain(adapted(farm, "hf:org/adapter")).key)
+    assert told.key == client.explain(adapted(farm, f"hf:org/adapter@{commit}", f"file:{folder}")).key
+
+    ended = _ended(client, adapted(farm, "hf:org/adapter@main", f"file:{folder}"))
+    assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
+    engine = client.engine(told.key)
+    assert engine.spec["options"]["lora_dir"] == [f"hf:org/adapter@{commit}", f"file:{folder}"]
+    assert engine.differences == []
+    pulled = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
+    assert {path.name: path.read_bytes() for path in (pulled / "lora" / "0").iterdir()} == files
+    assert not hub.asked_for("adapter_model.bin")
+    with farm.database.read() as session:
+        first, second = session.get_one(ActionRow, told.key).document["options"]["lora_dir"]
+    assert first == {"source": "hf", "repo": "org/adapter", "commit": commit}
+    assert second.keys() == {"source", "digest"}
+
+
+def test_everything_that_is_wrong_with_adapters_is_said_at_submit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
+    wide = make_adapter(farm.models / "wide", r=128, target_modules=["lm_head"])
+    broken = make_adapter(farm.models / "broken")
+    (broken / "adapter_config.json").write_text("{")
+    hub.push("org/pickled", {"adapter_config.json": b"{}", "adapter_model.bin": b"a pickle"})
+    for adapters, codes in (
+        ((f"file:{wide}",), {("/options/lora_dir/0", "lora_rank"), ("/options/lora_dir/0", "lora_modules")}),
+        (
+            ("hf:org/pickled", f"file:{broken}"),
+            {("/options/lora_dir/0", "model_only_pickle"), ("/options/lora_dir/1", "model_config_invalid")},
+        ),
+    ):
+        with pytest.raises(InvalidSpec) as caught:
+            client.submit(adapted(farm, *adapters))
+        assert {(problem.pointer, problem.code) for problem in caught.value.problems} == codes
 
 
 @pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])

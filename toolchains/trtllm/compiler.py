@@ -15,6 +15,7 @@ from enginefarm.spec import BuildSpec
 from enginefarm.wire import Failure, Stage
 from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Needs, Release, Report, WarmFile
 from toolchains.trtllm import (
+    adapters,
     drafting,
     failure,
     feasibility,
@@ -44,7 +45,7 @@ class TensorRTLLM:
         ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
     )
     convert_options = releases.convert_option_names() | way.opened()
-    model_options: Mapping[str, tuple[str, ...]] = drafting.model_options()
+    model_options: Mapping[str, tuple[str, ...]] = {**drafting.model_options(), **adapters.model_options()}
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
         self._discover = discover

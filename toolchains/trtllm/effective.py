@@ -15,7 +15,7 @@ from toolchains.trtllm.rewrites import idle_options
 
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens", "opt_num_tokens")
 _ELSEWHERE = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
-_NOT_COMPARED = frozenset({"speculative_decoding_mode"})  # an enumeration there, by number or by name
+_NOT_COMPARED = frozenset({"speculative_decoding_mode", "lora_dir"})  # an enumeration there, and places of its own
 _PATHS = ("input_timing_cache", "output_timing_cache", "visualize_network")  # of the worker's scratch directory
 
 

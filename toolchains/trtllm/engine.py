@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from toolchains.toolchain import InvalidOutput, Job
-from toolchains.trtllm import agreement, effective, shard
+from toolchains.trtllm import adapters, agreement, effective, shard
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rank_files import exactly, read_json
@@ -46,7 +46,21 @@ def _check_side_files(job: Job, config: dict[str, Any], output: Path) -> None:
     if job.spec.options.get("fast_build"):
         for path in exactly(output, job.spec.parallelism.world_size, "_managed_weights.safetensors"):
             shard.check(path)
-    lora = config["build_config"].get("lora_config")
-    for place in lora.get("lora_dir") or [] if isinstance(lora, dict) else []:
-        if not (output / str(place)).exists():
-            raise InvalidOutput(f"the engine needs the adapter {place}, which is not beside it")
+    _check_adapters(job, config, output)
+
+
+def _check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
+    """Each where the engine says that it is, whole, and as many as were asked for."""
+    said = config["build_config"].get("lora_config")
+    named = [str(place) for place in said.get("lora_dir") or []] if isinstance(said, dict) else []
+    if named != (wanted := [f"{adapters.DIRECTORY}/{number}" for number in range(adapters.count(job.spec.options))]):
+        raise InvalidOutput(f"the engine names the adapters {named}, not {wanted}")
+    for place in named:
+        for name in adapters.adapters().files:
+            path = output / place / name
+            if not path.is_file():
+                raise InvalidOutput(f"the engine needs {name} of the adapter {place}, which is not beside it")
+            if path.suffix == ".safetensors":
+                shard.check(path)
+            else:
+                read_json(path)

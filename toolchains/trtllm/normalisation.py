@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from enginefarm.errors import Problem
 from enginefarm.spec import BuildSpec
+from toolchains.trtllm import adapters
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.remarks import remarks
 from toolchains.trtllm.rewrites import FIRST, REWRITES, Change, Rewrite
@@ -43,8 +44,11 @@ def _one_name_each(case: Case) -> tuple[Case, list[Problem]]:
 
 
 def _with_defaults(case: Case) -> Case:
+    """Adapters that are not there are not written: keys from before there was an option for them are what they were."""
     filled = {name: option.default for name, option in case.known.items()}
-    return case.with_options({**filled, **{name: _plain(case, name) for name in case.spec.options}})
+    options = {**filled, **{name: _plain(case, name) for name in case.spec.options}}
+    unset = {name for name in adapters.model_options() if options.get(name) is None}
+    return case.with_options({name: value for name, value in options.items() if name not in unset})
 
 
 def _plain(case: Case, name: str) -> JsonValue:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from enginefarm.spec import BuildSpec
 from enginefarm.wire import Stage
 from toolchains.inputs import substituted
@@ -59,9 +61,10 @@ def _inputs(directories: Directories) -> dict[str, str]:
 
 
 def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
+    options = substituted(spec.options, _inputs(directories))
     return (
         *(here.build_program, "--checkpoint_dir", str(directories.source), "--output_dir", str(directories.output)),
-        *_options(release.build_options, spec),
+        *_options(release.build_options, options, spec.precision.dtype),
         *_limits(spec, release.build_table),
         *_timing_cache(release.build_table, directories),
         *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
@@ -106,9 +109,9 @@ def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
         yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
 
 
-def _options(known: Mapping[str, Option], spec: BuildSpec) -> Iterator[str]:
+def _options(known: Mapping[str, Option], given: Mapping[str, JsonValue], dtype: str) -> Iterator[str]:
     for name, option in known.items():
-        yield from option.argv(spec.options.get(name, option.default), spec.precision.dtype)
+        yield from option.argv(given.get(name, option.default), dtype)
 
 
 def _carry_tokenizer(directories: Directories) -> Command:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
+from enginefarm.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.model import HubReference, parse
 from models.sources import DataSource, HubDataSource, MemoryDigestCache
 from models.sources.selections import NamedFiles
@@ -79,6 +79,62 @@ def test_what_has_not_the_files_is_refused(
         assert (problem.code, problem.value) == (code, str(reference))
         assert says in problem.detail
         assert problem.remedy
+
+
+SAID = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": b"weights"}
+
+
+def test_what_one_says_of_itself_is_read_at_its_commit_and_once(hub: Hub, source: DataSource) -> None:
+    commit = hub.push("org/heads", SAID)
+    resolved = source.resolve(REFERENCE, HEADS)
+    hub.push("org/heads", {"config.json": b"{}"})
+    assert source.settings(resolved) == {"r": 8}
+    asked = len(hub.requests)
+    assert source.settings(resolved) == {"r": 8}
+    assert len(hub.requests) == asked
+    assert hub.asked_for(f"resolve/{commit}/config.json")
+    assert not hub.asked_for("medusa_lm_head.safetensors")
+
+
+def test_a_folder_that_changes_says_something_else(source: DataSource, tmp_path: Path) -> None:
+    folder = put(tmp_path / "heads", SAID)
+    reference = parse(f"file:{folder}")
+    assert source.settings(source.resolve(reference, HEADS)) == {"r": 8}
+    (folder / "config.json").write_bytes(b'{"r": 16}')
+    assert source.settings(source.resolve(reference, HEADS)) == {"r": 16}
+
+
+@pytest.mark.parametrize(
+    ("said", "says"), [(b"{", "is not JSON"), (b"[]", "is not a JSON object"), (b" " * (5 << 20), "has more than")]
+)
+def test_what_says_nothing_sensible_is_refused(
+    hub: Hub, source: DataSource, tmp_path: Path, said: bytes, says: str
+) -> None:
+    files = SAID | {"config.json": said}
+    hub.push("org/heads", files)
+    for reference in (REFERENCE, parse(f"file:{put(tmp_path / 'heads', files)}")):
+        with pytest.raises(ModelUnavailable, match=says) as caught:
+            source.settings(source.resolve(reference, HEADS))
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.value) == ("model_config_invalid", source.resolve(reference, HEADS).reference)
+
+
+def test_a_hub_that_is_away_meanwhile_is_tried_again_later(hub: Hub, source: DataSource) -> None:
+    hub.push("org/heads", SAID)
+    resolved = source.resolve(REFERENCE, HEADS)
+    hub.down = 503
+    with pytest.raises(SourceUnavailable):
+        source.settings(resolved)
+    hub.down = None
+    assert source.settings(resolved) == {"r": 8}
+
+
+def test_settings_that_arrive_damaged_are_refused(hub: Hub, source: DataSource) -> None:
+    hub.push("org/heads", SAID)
+    resolved = source.resolve(REFERENCE, HEADS)
+    hub.damaged["config.json"] = b'{"r": 4096}'
+    with pytest.raises(ModelUnavailable, match="did not arrive whole"):
+        source.settings(resolved)
 
 
 def test_a_bucket_has_none(source: DataSource) -> None:

@@ -107,6 +107,8 @@ OPTIONS: list[Rewrite] = [
      {"gather_context_logits": True}),
     ("generation_logits", VERSION, PLAIN, {"gather_generation_logits": True}, FACTS, H100,
      ("gather_generation_logits", False), {}),
+    ("lora_qkv", VERSION, PLAIN, {"lora_plugin": "auto", "lora_target_modules": ["attn_v", "attn_dense"]}, FACTS, H100,
+     ("lora_target_modules", ["attn_v", "attn_dense", "attn_q", "attn_k"]), {"lora_plugin": "disable"}),
     ("experts_default", VERSION, PLAIN, {"moe_tp_size": 1, "moe_ep_size": 1}, FACTS, H100, ("moe_ep_size", -1), {}),
     ("autoq_bits", VERSION, {"quantization": "auto_quantize"},
      {"autoq_format": "fp8", "auto_quantize_bits": 5.0}, FACTS, H100, ("auto_quantize_bits", 8),

@@ -238,7 +238,7 @@ def test_room_for_drafts_is_no_difference(finished: Path, tmp_path: Path, has: i
         (Stage.CONVERT, None, {"num_hidden_layers": 1}, "num_hidden_layers .* is 1, but the model has 2"),
         (Stage.CONVERT, None, {"vocab_size": 100}, "100 words, but the model 128"),
         (Stage.BUILD, "pretrained_config", {"dtype": "float16"}, "the engine is not what .* dtype is float16"),
-        (Stage.BUILD, "build_config", {"lora_config": {"lora_dir": ["lora/0"]}}, "adapter lora/0"),
+        (Stage.BUILD, "build_config", {"lora_config": {"lora_dir": ["lora/0"]}}, r"adapters .'lora/0'., not .."),
         (
             Stage.BUILD, "pretrained_config", {"quantization": {"quant_algo": "MIXED_PRECISION"}},
             "quant_algo is MIXED_PRECISION",

@@ -37,6 +37,15 @@ MEDUSA: Parts = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode"
 EAGLE_HEADS: Parts = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
+LORA: Parts = {"lora_dir": ["hf:org/one", "hf:org/two"], "lora_plugin": "auto"}
+
+
+def adapted(*said: dict[str, Any]) -> ModelFacts:
+    """Llama, and what the adapters beside it say of themselves."""
+    sound = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj", "v_proj"]}
+    return facts(beside={f"lora_dir.{place}": sound | other for place, other in enumerate(said)})
+
+
 @dataclass(frozen=True)
 class Rule:
     """`parts` fires it, `spared` (laid over them) does not; where it did not hold yet or any more, nothing does."""
@@ -295,6 +304,57 @@ CASES = [
     Rule(
         "quantization", "/precision/quantization", quantised("int8_sq", calibrated=False, options=MEDUSA),
         expected="null, int8_wo, int4_wo", spared=quantised("int8_wo", calibrated=False, options=MEDUSA),
+    ),
+    Rule(
+        "lora_release", "/options/lora_dir", {"options": LORA}, version="0.14.0", not_in="0.15.0",
+        expected="0.15.0 or newer, or unset", spared={"options": {}},
+    ),
+    Rule(
+        "lora_model", "/options/lora_dir", {"options": LORA}, facts(architecture="Qwen2ForCausalLM"),
+        spared_model=facts(architecture="MistralForCausalLM"), not_in="0.14.0",
+    ),
+    Rule("lora_model", "/options/lora_dir", {"options": LORA | MEDUSA}, spared={"options": LORA}),
+    Rule(
+        "lora_plugin", "/options/lora_dir", {"options": LORA | {"lora_plugin": "disable"}},
+        expected="lora_plugin auto beside it, or unset", spared={"options": LORA},
+    ),
+    Rule(
+        "lora_nothing", "/options/lora_plugin", {"options": {"lora_plugin": "auto"}},
+        spared={"options": {"lora_plugin": "auto", "lora_target_modules": ["attn_q"]}},
+    ),
+    Rule(
+        "lora_source", "/options/lora_ckpt_source", {"options": LORA | {"lora_ckpt_source": "nemo"}},
+        expected="hf", spared={"options": LORA | {"lora_ckpt_source": "hf"}},
+    ),
+    *(
+        Rule(
+            "lora_adapter", "/options/lora_dir/1", {"options": LORA}, adapted({}, said),
+            spared_model=adapted({}, {"use_dora": False, "bias": "none", "rank_pattern": {}}),
+        )
+        for said in (
+            {"peft_type": "LOHA"}, {"use_dora": True}, {"bias": "all"}, {"alpha_pattern": {"q_proj": 4}},
+            {"rank_pattern": {"q_proj": 4}}, {"r": None},
+        )
+    ),
+    Rule(
+        "lora_rank", "/options/lora_dir/1", {"options": LORA | {"max_lora_rank": 15}}, adapted({}, {"r": 16}),
+        expected="max_lora_rank 16 or more", spared={"options": LORA | {"max_lora_rank": 16}},
+    ),
+    Rule(
+        "lora_modules", "/options/lora_dir/0", {"options": LORA}, adapted({"target_modules": ["q_proj", "lm_head"]}),
+        spared_model=adapted({"target_modules": "all-linear"}),
+    ),
+    Rule(
+        "lora_modules", "/options/lora_dir/1", {"options": LORA}, adapted({}, {"target_modules": ["o_proj"]}),
+        spared_model=adapted({}, {"target_modules": ["k_proj"]}),  # the builder adds it to the others
+    ),
+    Rule(
+        "lora_modules", "/options/lora_dir/0", {"options": LORA | {"lora_target_modules": ["attn_dense"]}},
+        adapted({}), spared={"options": LORA | {"lora_target_modules": ["attn_q"]}},
+    ),
+    Rule(
+        "refit_side_files", "/options/strip_plan", {"options": LORA | {"strip_plan": True}},
+        expected="false", spared={"options": LORA},
     ),
     Rule(
         "weight_streaming", "/options/gemm_plugin", {"options": {"weight_streaming": True, "gemm_plugin": "auto"}},

@@ -10,7 +10,7 @@ from toolchains.trtllm.case import Case
 from toolchains.trtllm.rewrites.attention import context_attention
 from toolchains.trtllm.rewrites.change import Change, Rewrite
 from toolchains.trtllm.rewrites.limits import draft_length, token_limits
-from toolchains.trtllm.rewrites.network import experts, fp8_typed, logits, logits_of_generation
+from toolchains.trtllm.rewrites.network import adapted_modules, experts, fp8_typed, logits, logits_of_generation
 from toolchains.trtllm.rewrites.plugins import fusion, gemm, nccl, plugin_dtypes
 from toolchains.trtllm.rewrites.precision import auto_quantize, dtype, model_precision
 from toolchains.trtllm.rule import in_force
@@ -29,6 +29,7 @@ REWRITES: tuple[Rewrite, ...] = (
     fp8_typed,
     logits,
     logits_of_generation,
+    adapted_modules,
     experts,
     context_attention,
     draft_length,

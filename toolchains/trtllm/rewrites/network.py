@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import JsonValue
+
+from toolchains.trtllm import adapters
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.experts import expert_sizes
 from toolchains.trtllm.quantization import has_fp8_cache
@@ -29,6 +32,14 @@ def logits_of_generation(case: Case) -> Iterator[Change]:
     """Runs after `logits`, which may set it."""
     why = "the network of this release does not depend on it; ask for these logits when the engine runs"
     yield from idle(case, "generation_logits", "gather_generation_logits", why)
+
+
+def adapted_modules(case: Case) -> Iterator[Change]:
+    """Without lora_plugin the option has no effect that the farm knows of."""
+    asked = case.option("lora_target_modules")
+    if isinstance(asked, list) and case.option("lora_plugin") not in (None, "disable"):
+        names: list[JsonValue] = [*adapters.completed([str(name) for name in asked])]
+        yield option("lora_qkv", "lora_target_modules", names, "queries, keys and values are adapted together")
 
 
 def experts(case: Case) -> Iterator[Change]:

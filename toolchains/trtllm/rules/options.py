@@ -32,9 +32,10 @@ def weights(case: Case) -> Iterator[Problem]:
 def stripping(case: Case) -> Iterator[Problem]:
     if not case.option("strip_plan"):
         return
-    beside = "fast_build" if case.option("fast_build") else case.spec.precision.quantization
-    if beside in ("fast_build", "auto_quantize"):
-        detail = f"trtllm-refit carries config.json along and nothing else, and {beside} leaves files beside the engine"
+    leaving = [name for name in ("fast_build", "lora_dir") if case.option(name)]
+    leaving += [word for word in ("auto_quantize",) if case.spec.precision.quantization == word]
+    if leaving:
+        detail = f"trtllm-refit carries config.json along and nothing else, and {leaving[0]} leaves files beside it"
         yield refused_option(case, "refit_side_files", "strip_plan", detail, "false")
 
 
