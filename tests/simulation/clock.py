@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from enginefarm.errors import DatabaseUnavailable
@@ -61,6 +61,20 @@ class FaultyDatabase(Database):
         if self.faults / 2 <= chance < self.faults:
             raise DatabaseUnavailable("simulated: away after the commit")
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Nothing that is committed in the block stays."""
+        engines = {name: value for name, value in vars(self).items() if isinstance(value, Engine) and name != "engine"}
+        with self.engine.connect() as connection:
+            whole = connection.begin()
+            connection.begin_nested()  # inside of one, what SQLAlchemy calls a commit is the end of another
+            vars(self).update(dict.fromkeys(engines, connection))
+            try:
+                yield
+            finally:
+                vars(self).update(engines)
+                whole.rollback()
+
     def ask(self, question: str) -> list[tuple[Any, ...]]:
         """What has been committed, without the detour that takes ten times as long as SQLite."""
         return self._connection.execute(question).fetchall()
@@ -78,3 +92,18 @@ class FaultyDatabase(Database):
 
     def restore(self, copy: sqlite3.Connection) -> None:
         copy.backup(self._connection)
+
+
+class State:
+    """What an object is now; containers that it has are copied, and what they contain is not."""
+
+    def __init__(self, thing: object) -> None:
+        self._thing = thing
+        self._values = {name: self._copied(value) for name, value in vars(thing).items()}
+
+    def restore(self) -> None:
+        vars(self._thing).update(self._values)
+
+    @staticmethod
+    def _copied(value: Any) -> Any:
+        return value.copy() if isinstance(value, list | dict | set) else value

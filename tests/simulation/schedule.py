@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +17,12 @@ from models.rows import BuildRow
 from models.staff import release
 from models.submission import Request, cancel, submit
 from tests.models.requests import request
+from tests.simulation.clock import State
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.upkeep import Upkeep
 from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Parts, Worker
 
 Move = Callable[[], str | None]  # what was done; None if there was nothing to do
-STEPS = 40
 _ROUNDS = 100  # of the sweep, five seconds apart: more than any retry and lease takes
 _FAULTS = 0.06
 _GRACES = (0, 0, 5)  # seconds: mostly none, so that only the collector's second look protects what is in use
@@ -33,17 +33,12 @@ _LONG = 100.0  # seconds: no link is good for so long, no grace, no checkpoint k
 _WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, GiB, how fast its clock runs
 
 
-@dataclass(frozen=True)
-class Result:
-    steps: int
-    attempts: int
-    published: int
-
-
 class Schedule:
     def __init__(self, parts: Parts, tell: Callable[[str], None]) -> None:
         self.parts = parts
         self.tell = tell
+        self.done = 0  # moves, those that were undone among them
+        self._still = set[Iterator[str]]()
         self.workers = [Worker(parts, *made) for made in _WORKERS]
         self.invariants = Invariants(parts.database, parts.store, parts.clock)
         grace = parts.random.choice(_GRACES)
@@ -65,22 +60,44 @@ class Schedule:
         # What is rare in one schedule is common in another: so what is rare meets what is rare.
         self._moves = {move: weight * parts.random.choice(_TASTES) for move, weight in moves.items()}
 
-    def run(self, steps: int) -> Result:
+    def begin(self) -> None:
         for worker in self.workers:
             worker.start()
         self._faults(_FAULTS)
-        done = int(self._checked(self.submit))
-        for _ in range(steps):
+        self._checked(self.submit)
+
+    def move(self, name: str, *, times: int = 1) -> None:
+        """Any moves; which, and what comes of them, depends on the name. Raises Broken."""
+        self._name(name)
+        for _ in range(times):
             while not self._checked(self._any_move()):
                 pass  # there was nothing to do for it: another
-            done += 1
+
+    def _name(self, name: str) -> None:
+        self.tell(name)
+        self.parts.random.seed(name)
+
+    def end(self, name: str) -> None:
+        """There are no faults any more, and all must come to an end. Raises Broken."""
+        self._name(name)
         self._faults(0)
-        done += self._come_to_an_end()
+        self._come_to_an_end()
         self._collect()
-        with self.parts.database.read() as session:
-            ask = session.connection().exec_driver_sql
-            attempts, published = ask("SELECT (SELECT count(*) FROM attempts), (SELECT count(*) FROM engines)").one()
-        return Result(done, attempts, published)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Whoever was under way at the beginning stands still: what a generator did cannot be undone."""
+        parts, upkeep = self.parts, self.upkeep
+        self._still = {*upkeep.under_way, *(worker.running for worker in self.workers if worker.running is not None)}
+        things = (*self.workers, parts.clock, parts.broker, parts.store, upkeep, self.invariants)
+        states = [State(thing) for thing in things]
+        try:
+            with parts.database.undone():
+                yield
+        finally:
+            self._still = set()
+            for state in states:
+                state.restore()
 
     def _any_move(self) -> Move:
         return self.parts.random.choices(list(self._moves), list(self._moves.values()))[0]
@@ -94,6 +111,7 @@ class Schedule:
             told = error.detail
         if told is None:
             return False
+        self.done += 1
         self.tell(f"{self.parts.clock.time:%H:%M:%S} {move.__name__}: {told}")
         self.invariants.check()
         return True
@@ -103,15 +121,15 @@ class Schedule:
         parts.database.faults = parts.broker.faults = parts.store.faults = share
         parts.stages_fail = 4 * share
 
-    def _come_to_an_end(self) -> int:
+    def _come_to_an_end(self) -> None:
         """I4: once nothing breaks any more, every build ends, within bounded time."""
         self.parts.broker.away = self.parts.store.away = False
-        done = 0
         for _ in range(_ROUNDS):
             if not self._open_builds():
-                return done
+                return
             self.parts.clock.move(5)
-            done += sum(self._checked(move) for move in (self._staff, self.sweep, self._work_off))
+            for move in (self._staff, self.sweep, self._work_off):
+                self._checked(move)
         raise Broken(f"I4: {self._open_builds()} builds are open, {_ROUNDS} rounds after the last fault")
 
     def _collect(self) -> None:
@@ -194,7 +212,7 @@ class Schedule:
         return f"{worker.name} {worker.step()}"
 
     def work(self) -> str | None:
-        worker = self._any(lambda worker: worker.running is not None)
+        worker = self._any(lambda worker: worker.running is not None and worker.running not in self._still)
         return self._some(lambda: worker.step() if worker and worker.running else None)
 
     def beat(self) -> str | None:
@@ -207,7 +225,7 @@ class Schedule:
         return f"{seconds} s"
 
     def go_on(self) -> str | None:
-        return self._some(self.upkeep.go_on)
+        return self._some(lambda: self.upkeep.go_on(self._still))
 
     def _some(self, step: Move) -> str | None:
         """A few steps at once: where a schedule does not change hands, it gets further."""
@@ -231,7 +249,7 @@ class Schedule:
 
     def stand_still(self) -> str | None:
         """A worker does nothing for longer than its lease; it goes on as if nothing had been, beside its successor."""
-        late = self._any(lambda worker: worker.held is not None)
+        late = self._any(lambda worker: worker.held is not None and worker.running not in self._still)
         if late is None:
             return None
         self.parts.clock.move(LEASE_SECONDS + 1)

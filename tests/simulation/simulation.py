@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from enginefarm.digest import Digest
+from tests.simulation import tree
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore
-from tests.simulation.schedule import STEPS, Result, Schedule
+from tests.simulation.schedule import Schedule
 from tests.simulation.worker import Parts
 
 
@@ -35,9 +36,15 @@ class Simulation:
         self._empty = Scene(self._database.copy(), self._clock.time, {})
         self._built = self._after_builds()
 
-    def run(self, seed: int, *, steps: int = STEPS, tell: Callable[[str], None] = lambda _: None) -> Result:
-        """Raises Broken. Every other seed begins with a farm that has built something."""
-        return self.schedule(seed, tell, built=seed % 2 == 1).run(steps)
+    def run(self, seeds: range, tell: Callable[[str], None] = lambda _: None) -> int:
+        """Schedules of one tree: the moves that were made. Raises Found, at the first find.
+
+        Every other tree begins with a farm that has built something.
+        """
+        which = tree.number(seeds[0])
+        schedule = self.schedule(which, tell, built=which % 2 == 1)
+        tree.run(schedule, seeds)
+        return schedule.done
 
     def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None, *, built: bool = False) -> Schedule:
         """At its beginning, with no worker started."""

@@ -1,10 +1,8 @@
-"""As many schedules as fit into a few seconds; `make simulate SEEDS=…` runs more. A seed that fails replays by itself:
+"""Twenty thousand schedules; `make simulate SEEDS=…` runs more. A seed that fails replays by itself:
 `python -m tests.simulation --seed N`."""
 
 from __future__ import annotations
 
-import itertools
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,31 +19,42 @@ from models.rows import BlobRow
 from models.store import Store
 from tests.simulation.invariants import Broken
 from tests.simulation.simulation import Simulation
+from tests.simulation.tree import TREE, by_tree
 from tests.simulation.upkeep import in_steps
 from tests.simulation.worker import LEASE_SECONDS
 
-_AT_LEAST = 5
-_SECONDS = 10.0
+_PARTS, _TREES = 5, 50
 _UNTIL_CONDEMNED = 6  # transactions of a clean-up until it knows what it will delete
 
 
-def test_no_schedule_breaks_a_promise(tmp_path: Path) -> None:
-    simulation, until = Simulation(tmp_path), time.monotonic() + _SECONDS
-    for seed in itertools.count():
-        if seed >= _AT_LEAST and time.monotonic() > until:
-            return
-        try:
-            simulation.run(seed)
-        except Exception as error:
-            raise AssertionError(f"python -m tests.simulation --seed {seed}: {error}") from error
+@pytest.mark.parametrize("part", range(_PARTS))
+def test_no_schedule_breaks_a_promise(tmp_path: Path, part: int) -> None:
+    simulation = Simulation(tmp_path)
+    for seeds in by_tree(range(part * _TREES * TREE, (part + 1) * _TREES * TREE)):
+        assert simulation.run(seeds) > len(seeds)
 
 
-def test_a_seed_replays(tmp_path: Path) -> None:
-    simulation, told = Simulation(tmp_path), list[list[str]]()
-    for _ in range(2):
-        told.append([])
-        simulation.run(7, tell=told[-1].append)
-    assert told[0] == told[1]
+@pytest.mark.parametrize("tree", [6, 7])
+def test_a_seed_replays(tmp_path: Path, tree: int) -> None:
+    """What is run before it, and the leaves that are tried on its way, change nothing of a schedule."""
+    simulation, stem = Simulation(tmp_path), tree * TREE
+    whole = _told(simulation, range(stem, stem + TREE))
+    for seed in (stem, stem + 7, stem + TREE - 1):
+        alone = _told(simulation, range(seed, seed + 1))
+        assert alone == {part: lines for part, lines in whole.items() if part in alone}
+        assert f"leaf {seed}" in alone or seed == stem
+
+
+def _told(simulation: Simulation, seeds: range) -> dict[str, list[str]]:
+    """By the name of the move, what was done."""
+    said, told = list[str](), dict[str, list[str]]()
+    simulation.run(seeds, tell=said.append)
+    for line in said:
+        if line.startswith(("stem", "leaf")):
+            told[line] = []
+        elif told:
+            told[[*told][-1]].append(line)
+    return told
 
 
 def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ What takes more than one transaction goes on step by step: in between, anything 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,11 +47,12 @@ class Upkeep:
         self._wanted = wanted
         self.under_way: list[Iterator[str]] = []
 
-    def go_on(self) -> str | None:
-        """One of what is under way makes its next step."""
-        if not self.under_way:
+    def go_on(self, but: Collection[Iterator[str]] = ()) -> str | None:
+        """One of what is under way, but for these, makes its next step."""
+        tasks = [task for task in self.under_way if task not in but]
+        if not tasks:
             return None
-        task = self.parts.random.choice(self.under_way)
+        task = self.parts.random.choice(tasks)
         try:
             return next(task)
         except BaseException as error:  # an error too is its end
