@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export STATE ?= var
 export PORT ?= 8000
-export SEEDS ?= 1000
+export SEEDS ?= 20000
 export TRANSFERS ?= 1000
 export MINUTES ?= 20
 
@@ -24,10 +24,10 @@ demo: $(VENV)/.demo ## the main job on a real model: submit, build, pull, genera
 up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE=var)
 	$(BIN)/python -m local
 
-test: $(VENV)/.dev ## the whole test suite, two tests at once (about 8 minutes on 2 cores)
+test: $(VENV)/.dev ## the whole test suite, two tests at once (about 7 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=1000)
+simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=20000)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, seeded (TRANSFERS=1000)

@@ -20,7 +20,7 @@ _TREES = 10  # that a process takes at once
 
 
 @click.command()
-@click.option("--seeds", default=1000, show_default=True, help="How many schedules.")
+@click.option("--seeds", default=20000, show_default=True, help="How many schedules.")
 @click.option("--first", default=0, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Only this one, step by step.")
 def main(seeds: int, first: int, seed: int | None) -> None:
@@ -30,17 +30,15 @@ def main(seeds: int, first: int, seed: int | None) -> None:
         return
     started, moves, broken = time.monotonic(), 0, list[str]()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done in as_completed(
-            [pool.submit(_run, wanted) for wanted in _batches(by_tree(range(first, first + seeds)))]
-        ):
+        wanted = _batches(by_tree(range(first, first + seeds)))
+        for done in as_completed([pool.submit(_run, trees) for trees in wanted]):
             made, found = done.result()
             moves += made
             broken += found
             for line in found:
                 click.echo(line)
     spent = time.monotonic() - started
-    click.echo(f"{seeds} schedules, {moves} moves in {spent:.0f} s on {os.cpu_count()} cores:")
-    click.echo(f"{len(broken)} broken promises")
+    click.echo(f"{seeds} schedules, {moves} moves in {spent:.0f} s on {os.cpu_count()} cores: {len(broken)} broken")
     raise SystemExit(bool(broken))
 
 

@@ -1,4 +1,4 @@
-"""One schedule: a seed decides what happens next, step by step; then the faults end, and all must come to an end."""
+"""One schedule: chance decides what happens next, move by move; then the faults end, and all must come to an end."""
 
 from __future__ import annotations
 
