@@ -13,10 +13,12 @@ from pydantic import TypeAdapter
 from enginefarm.serving import Image, Launch, Layout, Serving
 from enginefarm.spec import BuildSpec
 from toolchains.toolchain import Job
+from toolchains.trtllm import speculation
 from toolchains.trtllm.table import DATA, Fact, Source
 
 _TRITON = Path(__file__).parent / "triton"
 _PYTHON_MODELS = ("preprocessing", "postprocessing")
+_PARAMETER = 'parameters: {{ key: "{}" value: {{ string_value: "{}" }} }}\n'
 _NOTES = (
     "start it in an image of this engine's release: `images` lists those that are known",
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
@@ -101,6 +103,7 @@ def _layout(spec: BuildSpec) -> Layout:
         "max_batch_size": spec.limits.max_batch_size,
         "max_beam_width": spec.limits.max_beam_width,
         "batching": _batching(spec),
+        "more": "".join(_PARAMETER.format(*said) for said in speculation.parameters(spec.options)),
     }
     configurations = {
         f"{name}/config.pbtxt": Template((_TRITON / f"{name}.pbtxt").read_text()).substitute(values)
@@ -108,7 +111,8 @@ def _layout(spec: BuildSpec) -> Layout:
     }
     models = {f"{name}/1/model.py": (_TRITON / f"{name}.py").read_text() for name in _PYTHON_MODELS}
     return Layout(
-        engine="tensorrt_llm/1", files=configurations | models, folders=["ensemble/1"], notes=list(_NOTES)
+        engine="tensorrt_llm/1", files=configurations | models, folders=["ensemble/1"],
+        notes=[*_NOTES, *speculation.notes(spec.options)],
     )  # fmt: skip
 
 

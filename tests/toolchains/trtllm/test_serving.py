@@ -82,6 +82,57 @@ def test_the_repository_is_filled_in() -> None:
     assert made.engine == "tensorrt_llm/1"
 
 
+MEDUSA = {"speculative_decoding_mode": "medusa", "medusa_model_dir": "hf:org/heads"}
+EAGLE = {"speculative_decoding_mode": "eagle", "eagle_model_dir": "hf:org/heads"}
+LORA = {"lora_plugin": "auto", "lora_dir": ["hf:org/one", "hf:org/two"], "max_lora_rank": 16}
+
+
+def parameter(name: str, value: object) -> str:
+    return f'parameters: {{ key: "{name}" value: {{ string_value: "{value}" }} }}'
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (MEDUSA, {"decoding_mode": "medusa"}),
+        (EAGLE, {"decoding_mode": "eagle"}),
+        ({"speculative_decoding_mode": "lookahead_decoding", "max_draft_len": 4}, {"decoding_mode": "lookahead"}),
+        ({"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 4}, {}),
+        (LORA, {"lora_cache_max_adapter_size": 16}),
+        ({"max_lora_rank": 16}, {}),
+    ],
+)
+def test_the_server_is_told_how_an_engine_drafts_and_how_wide_adapters_are(
+    options: dict[str, Any], said: dict[str, object]
+) -> None:
+    plain, more = (layout(options=some).files["tensorrt_llm/config.pbtxt"] for some in ({}, options))
+    assert more.removeprefix(plain).splitlines() == [parameter(*one) for one in said.items()]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (MEDUSA, None),
+        (MEDUSA | {"num_medusa_heads": 5}, None),
+        (MEDUSA | {"num_medusa_heads": 3}, "give medusa_choices, at most 3 tokens deep and of at most 63 in all"),
+        (MEDUSA | {"max_medusa_token_len": 8}, "give medusa_choices, at most 4 tokens deep and of at most 8 in all"),
+        (EAGLE, None),
+        (EAGLE | {"num_eagle_layers": 5}, "give eagle_choices, exactly 5 tokens deep"),
+    ],
+)
+def test_a_tree_of_drafts_that_does_not_fit_must_be_given(options: dict[str, Any], says: str | None) -> None:
+    notes = layout(options=options).notes
+    assert sum("mc_sim_7b_63, 4 tokens deep" in note for note in notes) == 1
+    assert [note.partition(": ")[2] for note in notes if "does not fit" in note] == ([says] if says else [])
+
+
+def test_whoever_serves_adapters_is_told_where_they_are() -> None:
+    with_them, without = layout(options=LORA).notes, layout().notes
+    assert any("lora/0 to lora/1" in note for note in with_them)
+    assert any("lora_task_id" in note for note in with_them)
+    assert not any("lora" in note for note in without)
+
+
 def test_without_packed_input_there_is_no_inflight_batching() -> None:
     assert '"V1"' in layout(options={"remove_input_padding": "disable"}).files["tensorrt_llm/config.pbtxt"]
 
