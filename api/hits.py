@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from api.planning import Plan, Planner
 from enginefarm.errors import EnginefarmError
@@ -16,12 +15,8 @@ from models.listing import find_engines
 from models.submission import Request, record
 
 
-@dataclass
-class _Batch:
-    """Those who wait for the same look into the catalogue."""
-
-    asked: list[tuple[BuildSpec, str | None]] = field(default_factory=list)
-    answers: asyncio.Future[list[Submitted | None]] | None = None
+Asked = tuple[BuildSpec, str | None]  # and by whom
+_Answer = asyncio.Future[Submitted | None]
 
 
 class Hits:
@@ -35,8 +30,8 @@ class Hits:
         self._planner = planner
         self._database = database
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hits")
-        self._turn = asyncio.Lock()
-        self._gathering = _Batch()
+        self._waiting: list[tuple[Asked, _Answer]] = []
+        self._work: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -47,18 +42,29 @@ class Hits:
         Raises:
             DatabaseUnavailable
         """
-        batch = self._gathering
-        place = len(batch.asked)
-        batch.asked.append((spec, name))
-        async with self._turn:  # a batch gathers while the one before it is answered
-            if batch.answers is None:
-                self._gathering = _Batch()
-                loop = asyncio.get_running_loop()
-                batch.answers = loop.run_in_executor(self._thread, self._answers, batch.asked)
-            await asyncio.wait([batch.answers])
-        return batch.answers.result()[place]
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(((spec, name), answer))
+        if self._work is None:
+            self._work = asyncio.create_task(self._answer_all())
+        return await answer
 
-    def _answers(self, asked: Sequence[tuple[BuildSpec, str | None]]) -> list[Submitted | None]:
+    async def _answer_all(self) -> None:
+        """Whoever comes while some are answered is answered with the next."""
+        while self._waiting:
+            some, self._waiting = self._waiting, []
+            asked = [asked for asked, _ in some]
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, asked)
+            await asyncio.wait([done])
+            for place, (_, answer) in enumerate(some):
+                if answer.cancelled():
+                    continue  # who asked has gone
+                if error := done.exception():
+                    answer.set_exception(error)
+                else:
+                    answer.set_result(done.result()[place])
+        self._work = None
+
+    def _answers(self, asked: Sequence[Asked]) -> list[Submitted | None]:
         plans = [self._plan(spec) for spec, _ in asked]
         requests = [(plan, plan.asked_by(name)) for plan, (_, name) in zip(plans, asked, strict=True) if plan]
         answers = iter(cached(self._database, requests))
