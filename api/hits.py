@@ -14,7 +14,6 @@ from models.database import Database
 from models.listing import find_engines
 from models.submission import Request, record
 
-
 Asked = tuple[BuildSpec, str | None]  # and by whom
 _Answer = asyncio.Future[Submitted | None]
 
