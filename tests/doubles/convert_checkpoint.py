@@ -7,20 +7,28 @@ The family is that of the folder which the script lies in, as in the examples.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 import checkpoint
+import tensors
 from calibration import calibrate
 from option_parser import convert_parser, family_of
 from orders import elapsed, log, orders
+
+DRAFTED = {"LlamaForCausalLM": "ReDrafterForLLaMALM", "Qwen2ForCausalLM": "ReDrafterForQWenLM"}
 
 
 def main() -> None:
     told = orders("convert")
     family = family_of(told.version, Path(sys.argv[0]).parent.name)
     options = convert_parser(told.version, family).parse_args()
+    if family == "explicit_draft_tokens":
+        told.carry_out()
+        _add_drafter(options)
+        return
     print(f"[TensorRT-LLM] TensorRT LLM version: {told.version}", flush=True)
     told.carry_out()
     began = time.monotonic()
@@ -32,6 +40,25 @@ def main() -> None:
     checkpoint.write(request, told)
     log(f"Weights loaded. Total time: {elapsed(began)}")
     print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)
+
+
+def _add_drafter(options: argparse.Namespace) -> None:
+    """Of a checkpoint that the base model's own script made, rank by rank."""
+    base, drafter, output = (
+        Path(place) for place in (options.base_model_checkpoint_dir, options.drafter_model_dir, options.output_dir)
+    )
+    config, ranks = json.loads((base / "config.json").read_bytes()), sorted(base.glob("rank*.safetensors"))
+    assert config["mapping"]["tp_size"] == len(ranks) == options.tp_size
+    json.loads((drafter / "config.json").read_bytes())
+    config["base_model_architecture"] = config["architecture"]
+    config["architecture"] = DRAFTED[config["architecture"]]
+    config |= {name: getattr(options, name) for name in ("redrafter_num_beams", "redrafter_draft_len_per_beam")}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(json.dumps(config))
+    heads = tensors.read(drafter / "model.safetensors")
+    for rank in ranks:
+        drafted = {f"drafter.{name}": tensor for name, tensor in heads.items()}
+        tensors.write(output / rank.name, tensors.read(rank) | drafted, options.dtype)
 
 
 def _first(options: argparse.Namespace, *names: str) -> object:

@@ -216,15 +216,24 @@ def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(farm: RunningFa
         assert "medusa_model_dir" not in session.get_one(ActionRow, told.key).document["options"]
 
 
-def test_eagle_heads_make_an_engine_too(farm: RunningFarm, client: Farm, hub: Hub) -> None:
-    made = make_heads(farm.state / "eagle", "model.safetensors")
-    commit = hub.push("org/eagle", {path.name: path.read_bytes() for path in made.iterdir()})
-    options = {"speculative_decoding_mode": "eagle", "eagle_model_dir": "hf:org/eagle"}
+@pytest.mark.parametrize(
+    ("mode", "option", "architecture"),
+    [
+        ("eagle", "eagle_model_dir", "EagleForCausalLM"),
+        ("explicit_draft_tokens", "drafter_model_dir", "ReDrafterForLLaMALM"),
+    ],
+)
+def test_other_heads_make_engines_too(
+    farm: RunningFarm, client: Farm, hub: Hub, mode: str, option: str, architecture: str
+) -> None:
+    made = make_heads(farm.state / mode, "model.safetensors")
+    commit = hub.push(f"org/{mode}", {path.name: path.read_bytes() for path in made.iterdir()})
+    options = {"speculative_decoding_mode": mode, option: f"hf:org/{mode}"}
     ended = _ended(client, spec(farm) | {"options": options, "precision": {"dtype": "bfloat16"}})
     assert ended.state == "succeeded", ended.error
     engine: Any = client.engine(ended.key)
-    assert engine.spec["options"]["eagle_model_dir"] == f"hf:org/eagle@{commit}"
-    assert engine.effective["pretrained_config"]["architecture"] == "EagleForCausalLM"
+    assert engine.spec["options"][option] == f"hf:org/{mode}@{commit}"
+    assert engine.effective["pretrained_config"]["architecture"] == architecture
     assert engine.differences == []
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 from pydantic import JsonValue
@@ -47,7 +48,7 @@ class Case:
         if self.conversion is None:
             heads = convert_options(self.release.draft[self.draft]) if self.draft else {}
             return {**self.release.options(self.facts.architecture), **heads}
-        return {**self.release.build_options, **self.conversion.options}
+        return {**self.release.build_options, **self.conversion.all_options}
 
     @property
     def limits(self) -> Limits:
@@ -95,7 +96,8 @@ class Case:
     @property
     def architecture(self) -> str:
         """The checkpoint's, which is what the builder looks at."""
-        return self.drafting.makes if self.drafting else self.facts.architecture
+        given = self.facts.architecture
+        return self.drafting.architectures[given] if self.drafting else given
 
     @property
     def drafted(self) -> int | None:
@@ -103,9 +105,10 @@ class Case:
         made = self.conversion
         if made is None or made.drafting is None:
             return None
-        name = made.drafting.length
-        said = self.option(name) if name in made.options else made.known[name].default
-        return said if isinstance(said, int) else None
+        said = (
+            self.number(name) if name in made.options else made.known[name].default for name in made.drafting.length
+        )
+        return prod(number for number in said if isinstance(number, int))
 
     def with_value(self, section: Section, name: str, value: JsonValue) -> Case:
         if section == "options":

@@ -51,7 +51,10 @@ def _check_heads(config: Mapping[str, Any], job: Job) -> None:
     if made is None or made.drafting is None:
         return
     said = {field: job.spec.options.get(option) for field, option in made.drafting.states.items()}
-    wanted = {"architecture": made.drafting.makes, **{field: value for field, value in said.items() if value}}
+    wanted = {
+        "architecture": made.drafting.architectures[job.facts.architecture],
+        **{field: value for field, value in said.items() if value},
+    }
     if unlike := [
         f"{field} is {config.get(field)}, not {value}" for field, value in wanted.items() if config.get(field) != value
     ]:

@@ -34,14 +34,26 @@ class Conversion:
     single: tuple[Role, ...]  # kinds of parallelism of which it makes one, option or not
     calibrates: bool
     drafting: Drafting | None = None  # how the checkpoint comes to draft heads, if it gets some
+    base: Conversion | None = None  # what makes the checkpoint that this one reads instead of the model
 
     @cached_property
     def known(self) -> Mapping[str, Option]:
         return self.script.options.by_name
 
+    @property
+    def all_options(self) -> Mapping[str, Option]:
+        """What a caller may set, of the program that runs before it too."""
+        return {**self.base.options, **self.options} if self.base else self.options
+
+    @property
+    def all_asks(self) -> tuple[str, ...]:
+        return (*(self.base.asks if self.base else ()), *self.asks)
+
     def missing(self, parallelism: Parallelism) -> list[Role]:
         """The kinds of parallelism that are asked for, and that the program does not have."""
-        return [role for role in _SIZES if getattr(parallelism, role) > 1 and not self._divides(role)]
+        before = self.base.missing(parallelism) if self.base else ()
+        lacking = (role for role in _SIZES if not self._divides(role) or role in before)
+        return [role for role in lacking if getattr(parallelism, role) > 1]
 
     def _divides(self, role: Role) -> bool:
         return self.names[role] in self.known and role not in self.single
@@ -103,13 +115,17 @@ def _with_heads(
 ) -> Conversion | None:
     """Of weights that are quantised already no script is proven to keep the heads."""
     drafting, script = drafts.possible(release, architecture)[draft]
-    if ready is not None or not drafting.makes_precision(precision):
+    base = conversion(release, architecture, precision, None) if drafting.base else None
+    if ready is not None or not drafting.makes_precision(precision) or (drafting.base and base is None):
         return None
     for parts in _parts("convert", precision):
         if _is_open(release, script, parts, None):
             made = _of_parts(script, parts, convert_options(script))
             options = {name: option for name, option in made.options.items() if name not in drafting.closed}
-            return replace(made, options=options, single=drafting.single, drafting=drafting)
+            names = {**NAMES, "source": drafting.base or NAMES["source"]}
+            return replace(
+                made, names=names, options=options, single=drafting.single, drafting=drafting, base=base
+            )  # fmt: skip
     return None
 
 

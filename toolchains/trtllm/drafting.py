@@ -18,13 +18,13 @@ class Drafting(Fact):
 
     heads: str  # the option that names the second model
     files: tuple[str, ...]  # of it, that the script opens
-    architectures: tuple[str, ...]  # of base models
+    architectures: Mapping[str, str]  # of a base model → of the checkpoint that is made of it
     quantization: tuple[str | None, ...]
-    makes: str  # the architecture of the checkpoint
     states: Mapping[str, str]  # field of its config.json → the option that it repeats
-    length: str  # the option that says how many tokens are drafted at most
+    length: tuple[str, ...]  # the options whose product says how many tokens are drafted at most
     lengthens: str | None = None  # the option by which the engine's max_seq_len grows beside the drafts
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
+    base: str | None = None  # the option that names a checkpoint of the base model; None: the script converts it itself
     single: tuple[Role, ...] = ()
     closed: tuple[str, ...] = ()
 

@@ -93,13 +93,13 @@ def _missing_ranks(case: Case, made: Conversion) -> Iterator[Problem]:
 
 
 def _missing_values(case: Case, made: Conversion) -> Iterator[Problem]:
-    for name in made.asks:
+    for name in made.all_asks:
         if case.option(name) is None:
             yield Problem(
                 pointer=f"/options/{name}",
                 code="option_missing",
-                detail=f"this conversion needs {name}: {made.options[name].about}",
-                expected=made.options[name].expected.removesuffix(" or null"),
+                detail=f"this conversion needs {name}: {made.all_options[name].about}",
+                expected=made.all_options[name].expected.removesuffix(" or null"),
                 remedy="add the option",
             )
 

@@ -47,7 +47,7 @@ def _convert(job: Job) -> Needs:
         host_memory=_LIBRARIES + loaded + shard,
         gpu_memory=_CONTEXT if calibrates else 0,
         gpu_memory_in_all=round(_CALIBRATION * weights) if calibrates else 0,
-        scratch=_COPIES_ON_DISK * weights,
+        scratch=_COPIES_ON_DISK * weights + (_checkpoint(job) if made is not None and made.base else 0),
     )
 
 

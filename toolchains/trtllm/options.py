@@ -53,7 +53,7 @@ def _all_options(release: Descriptor) -> Iterator[Option]:
     for architecture in release.architectures:
         for draft in drafting.possible(release, architecture):
             if made := conversion(release, architecture, Precision(), None, draft):
-                yield from made.options.values()
+                yield from made.all_options.values()
 
 
 def _precisions() -> tuple[list[str | None], list[str | None]]:

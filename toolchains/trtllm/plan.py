@@ -14,7 +14,7 @@ from enginefarm.wire import Stage
 from toolchains.inputs import substituted
 from toolchains.toolchain import Command, Directories, Job
 from toolchains.trtllm import release as releases
-from toolchains.trtllm.conversion import conversion_of
+from toolchains.trtllm.conversion import Conversion, conversion_of
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
 from toolchains.trtllm.table import Option, Table
@@ -27,7 +27,7 @@ TIMING_CACHE = "model.cache"
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
     release = releases.find(job.version)
     if job.stage is Stage.CONVERT:
-        programs = [_convert(job, directories, installation)]
+        programs = list(_convert(job, directories, installation))
     elif job.spec.options.get("strip_plan"):
         there = replace(directories, output=stripped(directories))
         programs = [_build(job.spec, there, release, installation), _refit(directories, release, installation)]
@@ -41,10 +41,19 @@ def stripped(directories: Directories) -> Path:
     return directories.scratch / "stripped"
 
 
-def _convert(job: Job, directories: Directories, here: Installation) -> tuple[str, ...]:
-    spec, inputs = job.spec, _inputs(directories)
+def _convert(job: Job, directories: Directories, here: Installation) -> Iterator[tuple[str, ...]]:
+    """One program, or two where the one that adds draft heads reads a checkpoint of the base model."""
     made = conversion_of(job)
     assert made, "preflight lets nothing else through"
+    if made.base:
+        between = directories.scratch / "base"
+        yield _script(made.base, job, replace(directories, output=between), here)
+        directories = replace(directories, source=between)
+    yield _script(made, job, directories, here)
+
+
+def _script(made: Conversion, job: Job, directories: Directories, here: Installation) -> tuple[str, ...]:
+    spec, inputs = job.spec, _inputs(directories)
     return (
         *(here.python, str(here.examples / made.script.script)),
         *made.arguments(

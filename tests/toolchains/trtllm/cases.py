@@ -88,7 +88,7 @@ def _conversion(version: str, architecture: str, draft: str | None) -> Conversio
 def _options(version: str, architecture: str, draft: str | None) -> st.SearchStrategy[dict[str, Any]]:
     """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
     made = _conversion(version, architecture, draft)
-    known = {name: _value(option) for name, option in (releases.find(version).build_options | made.options).items()}
+    known = {name: _value(option) for name, option in (releases.find(version).build_options | made.all_options).items()}
     must = {name: _value(made.known[name]) for name in made.asks}
     if made.drafting:
         must |= {made.drafting.heads: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}

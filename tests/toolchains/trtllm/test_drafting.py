@@ -23,6 +23,7 @@ from toolchains.trtllm.installation import Installation
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
 MEDUSA = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
+DRAFTER = {"drafter_model_dir": "hf:org/drafter", "speculative_decoding_mode": "explicit_draft_tokens"}
 EAGLE = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
@@ -64,6 +65,29 @@ def test_eagle_heads_are_converted_with_the_base_model(version: str) -> None:
     assert "eagle_" not in build
 
 
+@pytest.mark.parametrize(("architecture", "folder"), [("LlamaForCausalLM", "llama"), ("Qwen2ForCausalLM", "qwen")])
+def test_a_drafter_is_added_to_a_checkpoint_of_the_base_model(architecture: str, folder: str) -> None:
+    model = facts(architecture=architecture)
+    wanted = spec(options=DRAFTER | {"redrafter_num_beams": 4, "use_parallel_embedding": True}, parallelism={"tp": 2})
+    normal, _ = HERE.normalise(wanted, model, H100)
+    assert HERE.preflight(normal, model, H100) == ()
+    assert normal.options["max_draft_len"] == 4 * 5
+    directories = Directories(
+        Path("/source"), Path("/output"), Path("/scratch"), {"drafter_model_dir": Path("/drafter")}
+    )  # fmt: skip
+    job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=VERSION, spec=normal, facts=model, platform=None)
+    base, drafter, carry = (" ".join(command.argv) for command in HERE.plan(job, directories))
+    assert base == (
+        f"python3 /examples/models/core/{folder}/convert_checkpoint.py --model_dir /source --output_dir /scratch/base "
+        "--dtype bfloat16 --tp_size 2 --use_parallel_embedding"
+    )
+    assert drafter == (
+        "python3 /examples/redrafter/convert_checkpoint.py --base_model_checkpoint_dir /scratch/base "
+        "--output_dir /output --dtype bfloat16 --tp_size 2 --drafter_model_dir /drafter --redrafter_num_beams 4"
+    )
+    assert carry.endswith("/source /output")
+
+
 def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
     heads = {drafting.heads for drafting in by_mode().values()}
     assert heads == set(TOOLCHAIN.model_options) & TOOLCHAIN.convert_options
@@ -85,6 +109,9 @@ def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
         (VERSION, FACTS, EAGLE | {"num_eagle_layers": 0}, {"option_value"}),
         (VERSION, FACTS, EAGLE | {"max_draft_len": 31}, {"draft_len_other"}),
         (VERSION, FACTS, EAGLE | MEDUSA, {"draft_heads", "unknown_option"}),
+        ("1.1.0", FACTS, DRAFTER, {"unknown_option", "newer_option", "draft_heads"}),
+        ("1.3.0rc20", FACTS, DRAFTER, {"unknown_option", "former_option", "draft_heads"}),
+        (VERSION, FACTS, DRAFTER | {"base_model_checkpoint_dir": "/x"}, {"reserved_option"}),
     ],
 )
 def test_what_no_script_makes_is_refused(
@@ -112,6 +139,7 @@ class DraftingRoad(Road):
         heads = {
             "medusa_model_dir": make_heads(self.root / "medusa"),
             "eagle_model_dir": make_heads(self.root / "eagle", "model.safetensors"),
+            "drafter_model_dir": make_heads(self.root / "drafter", "model.safetensors"),
         }
         return Directories(there.source, there.output, there.scratch, heads if stage is Stage.CONVERT else {})
 
@@ -139,6 +167,16 @@ def test_an_engine_of_eagle_is_longer_by_its_drafts_and_layers(version: str, tmp
     content["build_config"]["max_seq_len"] -= 3
     config.write_text(json.dumps(content))
     assert [found["pointer"] for found in road.check(Stage.BUILD)["differences"]] == ["/limits/max_seq_len"]
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("tp", [1, 2])
+def test_an_engine_drafts_along_several_paths(tp: int, tmp_path: Path) -> None:
+    road = DraftingRoad(tmp_path, options=DRAFTER | {"redrafter_num_beams": 3}, parallelism={"tp": tp})
+    facts = road.both()
+    assert facts["differences"] == []
+    assert facts["effective"]["pretrained_config"]["architecture"] == "ReDrafterForLLaMALM"
+    assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 3 * 5
 
 
 def _told_of_none(config: dict[str, Any]) -> None:

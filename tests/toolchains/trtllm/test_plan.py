@@ -187,8 +187,12 @@ def test_every_plan_is_what_the_programs_accept(
     """
     wanted, model = data.draw(specs(version, architecture, draft)), facts(architecture=architecture)
     normal, _ = HERE.normalise(wanted, model, H100)
-    convert, build = (planned(stage, normal, model)[0] for stage in (Stage.CONVERT, Stage.BUILD))
-    read_convert = vars(convert_parser(version, draft or family.names()[architecture]).parse_args(convert[2:]))
+    *converts, _ = planned(Stage.CONVERT, normal, model)
+    build = planned(Stage.BUILD, normal, model)[0]
+    scripts = (family.names()[architecture], draft or family.names()[architecture])[-len(converts) :]
+    read_convert: dict[str, Any] = {}
+    for script, convert in zip(scripts, converts, strict=True):
+        read_convert = vars(convert_parser(version, script).parse_args(convert[2:])) | read_convert
     read_build = vars(build_parser(version).parse_args(build[1:]))
     for name, value in normal.options.items():
         read = (read_convert if name in HERE.convert_options else read_build)[name]

@@ -34,6 +34,7 @@ def quantised(quantization: str | None, kv_cache: str | None = None, *, calibrat
 
 
 MEDUSA: Parts = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
+DRAFTER: Parts = {"drafter_model_dir": "hf:org/drafter", "speculative_decoding_mode": "explicit_draft_tokens"}
 EAGLE_HEADS: Parts = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
@@ -282,12 +283,24 @@ CASES = [
         spared={"parallelism": {"tp": 2}},
     ),
     Rule(
-        "eagle_sm", "/platform/sm", {"options": EAGLE_HEADS, "precision": {"dtype": "float16"}},
+        "draft_sm", "/platform/sm", {"options": EAGLE_HEADS, "precision": {"dtype": "float16"}},
         machine=platform(sm="75"), expected="SM 80 or newer", spared_machine=A100,
     ),
     Rule(
-        "eagle_cache", "/options/kv_cache_type", {"options": EAGLE_HEADS | {"kv_cache_type": "disabled"}},
+        "draft_cache", "/options/kv_cache_type", {"options": EAGLE_HEADS | {"kv_cache_type": "disabled"}},
         expected="paged, or unset", spared={"options": EAGLE_HEADS | {"kv_cache_type": "paged"}},
+    ),
+    Rule(
+        "draft_packing", "/options/remove_input_padding",
+        {"options": DRAFTER | {"remove_input_padding": "disable"}, "limits": {"max_batch_size": 1}},
+        expected="enable", spared={"options": DRAFTER},
+    ),
+    Rule(
+        "draft_len_other", "/options/max_draft_len", {"options": DRAFTER | {"max_draft_len": 10}},
+        expected="25, or unset", spared={"options": DRAFTER | {"max_draft_len": 10, "redrafter_num_beams": 2}},
+    ),
+    Rule(
+        "no_cp", "/parallelism/cp", {"options": DRAFTER, "parallelism": {"cp": 2}}, spared={"parallelism": {"tp": 2}},
     ),
     Rule(
         "eagle_rope", "/model", {"options": EAGLE_HEADS}, facts(rope_scaling={"rope_type": "linear", "factor": 2.0}),

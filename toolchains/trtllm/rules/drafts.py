@@ -8,7 +8,8 @@ from enginefarm.errors import Problem
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rules.check import Check, refused_option
 
-_EAGLE_SEQUENCES, _EAGLE_DRAFT, _EAGLE_SM = 512, 256, 80
+_EAGLE_SEQUENCES, _EAGLE_DRAFT = 512, 256
+_BY_TREES, _BY_TREES_SM = ("eagle", "explicit_draft_tokens"), 80
 
 
 def lengths(case: Case) -> Iterator[Problem]:
@@ -41,12 +42,20 @@ def eagle(case: Case) -> Iterator[Problem]:
         )  # fmt: skip
     if case.number("max_draft_len") > _EAGLE_DRAFT:
         yield refused_option(case, "eagle", "max_draft_len", "Eagle takes no longer drafts", f"≤ {_EAGLE_DRAFT}")
+
+
+def trees(case: Case) -> Iterator[Problem]:
+    mode = case.option("speculative_decoding_mode")
+    if mode not in _BY_TREES:
+        return
     if case.option("kv_cache_type") not in (None, "paged"):
-        yield refused_option(case, "eagle_cache", "kv_cache_type", "Eagle needs a paged KV cache", "paged, or unset")
-    if case.platform.gpu is not None and case.sm < _EAGLE_SM:
+        yield refused_option(case, "draft_cache", "kv_cache_type", f"{mode} needs a paged KV cache", "paged, or unset")
+    if mode != "eagle" and not case.enabled("remove_input_padding"):
+        yield refused_option(case, "draft_packing", "remove_input_padding", f"{mode} needs packed input", "enable")
+    if case.platform.gpu is not None and case.sm < _BY_TREES_SM:
         yield Problem(
-            pointer="/platform/sm", code="eagle_sm", detail=f"Eagle needs SM {_EAGLE_SM} or newer",
-            value=case.platform.sm, expected=f"SM {_EAGLE_SM} or newer",
+            pointer="/platform/sm", code="draft_sm", detail=f"{mode} needs SM {_BY_TREES_SM} or newer",
+            value=case.platform.sm, expected=f"SM {_BY_TREES_SM} or newer",
         )  # fmt: skip
 
 
@@ -63,4 +72,4 @@ def eagle_positions(case: Case) -> Iterator[Problem]:
         )
 
 
-CHECKS: tuple[Check, ...] = (lengths, dtype, eagle, eagle_positions)
+CHECKS: tuple[Check, ...] = (lengths, dtype, eagle, trees, eagle_positions)
