@@ -21,6 +21,8 @@ class Drafting(Fact):
     architectures: Mapping[str, str]  # of a base model → of the checkpoint that is made of it
     quantization: tuple[str | None, ...]
     states: Mapping[str, str]  # field of its config.json → the option that it repeats
+    same: tuple[str, ...] = ()  # fields of the second model's config.json that are the base model's too
+    says: tuple[str, ...] = ()  # fields that it must have
     length: tuple[str, ...]  # the options whose product says how many tokens are drafted at most
     lengthens: str | None = None  # the option by which the engine's max_seq_len grows beside the drafts
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")

@@ -126,7 +126,8 @@ def test_what_no_script_makes_is_refused(
 
 def make_heads(folder: Path, weights: str = "medusa_lm_head.safetensors") -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text("{}")
+    says = {"num_draft_layers": 1, "hidden_size": 64, "exit_dim": 128, "rnn": True}  # as ReDrafter's have to
+    (folder / "config.json").write_text(json.dumps(says))
     tensors.write(folder / weights, {"0.0.linear.weight": np.ones((2, 2), np.float32)}, "float16")
     return folder
 

@@ -275,6 +275,23 @@ CASES = [
         expected="63, or unset", spared={"options": MEDUSA | {"max_draft_len": 5, "max_medusa_token_len": 5}},
     ),
     Rule(
+        "draft_model", "/options/eagle_model_dir", {"options": EAGLE_HEADS},
+        facts(beside={"eagle_model_dir": {"hidden_size": 5120}}),
+        spared_model=facts(beside={"eagle_model_dir": {"hidden_size": 4096, "architectures": ["LlamaForCausalLM"]}}),
+    ),
+    Rule(
+        "draft_model", "/options/eagle_model_dir", {"options": EAGLE_HEADS},
+        facts(beside={"eagle_model_dir": {"architectures": ["LlamaForCausalLMEagle3"]}}),
+        spared_model=facts(beside={"eagle_model_dir": {"architectures": None}}),
+    ),
+    Rule(
+        "draft_model", "/options/drafter_model_dir", {"options": DRAFTER},
+        facts(beside={"drafter_model_dir": {"num_draft_layers": 2, "hidden_size": 4096, "exit_dim": 8192}}),
+        spared_model=facts(
+            beside={"drafter_model_dir": {"num_draft_layers": 2, "hidden_size": 4096, "exit_dim": 8192, "rnn": False}}
+        ),
+    ),
+    Rule(
         "draft_dtype", "/precision/dtype", {"options": EAGLE_HEADS, "precision": {"dtype": "float32"}},
         expected="float16 or bfloat16", spared={"precision": {"dtype": "float16"}},
     ),

@@ -32,6 +32,27 @@ def dtype(case: Case) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+def second_model(case: Case) -> Iterator[Problem]:
+    """Where it was read: a worker sees it minutes later, or pads what does not fit."""
+    known = case.drafting
+    said = case.facts.beside.get(known.heads) if known else None
+    if known is None or said is None:
+        return
+    unlike = [
+        f"its {name} is {said[name]}, and the model's {getattr(case.facts, name)}"
+        for name in known.same
+        if name in said and getattr(case.facts, name) not in (None, said[name])
+    ]
+    unlike += [f"its config.json has no {name}" for name in known.says if name not in said]
+    if case.draft == "eagle" and any("eagle3" in str(name).lower() for name in said.get("architectures") or ()):
+        unlike.append("it has heads of EAGLE-3, and the script knows those of EAGLE-1 and 2")
+    if unlike:
+        yield Problem(
+            pointer=f"/options/{known.heads}", code="draft_model", detail="; ".join(unlike),
+            value=case.option(known.heads), expected=f"heads for {case.draft} that were trained with this model",
+        )  # fmt: skip
+
+
 def eagle(case: Case) -> Iterator[Problem]:
     if case.option("speculative_decoding_mode") != "eagle":
         return
@@ -72,4 +93,4 @@ def eagle_positions(case: Case) -> Iterator[Problem]:
         )
 
 
-CHECKS: tuple[Check, ...] = (lengths, dtype, eagle, trees, eagle_positions)
+CHECKS: tuple[Check, ...] = (lengths, dtype, second_model, eagle, trees, eagle_positions)
