@@ -9,8 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(strict=True, ge=0)]
 
 
+class Stack(BaseModel):
+    """The layers of an encoder, or of the decoder that reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_hidden_layers: Count | None = None
+    num_attention_heads: Count | None = None
+    intermediate_size: Count | None = None
+
+
 class ModelFacts(BaseModel):
-    """None where the config does not say. Of a model with several parts, the text part's numbers."""
+    """None where the config does not say. Of a model with several parts, the text part's numbers; of an
+    encoder-decoder, the decoder's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +36,8 @@ class ModelFacts(BaseModel):
     intermediate_size: Count | None = None
     max_position_embeddings: Count | None = None
     num_experts: Count | None = Field(default=None, description="None for a dense model")
+    encoder: Stack | None = Field(default=None, description="None unless the model is an encoder-decoder")
+    decoder: Stack | None = Field(default=None, description="None unless the model is an encoder-decoder")
     rope_scaling: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
     weight_bytes: Count = Field(description="of the safetensors files that count")

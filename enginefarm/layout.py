@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -72,16 +73,18 @@ def filled(text: str, *, engine: Path, layout: Path) -> str:
 
 def _place(engine: Engine, name: str) -> str:
     """Where in the tree the engine goes, as the farm says before anything is fetched."""
-    match engine.provenance.get("serving"):
-        case {"layouts": dict(layouts)}:
-            known = layouts
-        case _:
-            known = {}
+    said: Any = engine.provenance.get("serving")
+    known, without = (_section(said, section) for section in ("layouts", "without"))
     match known.get(name):
         case {"engine": str(place)}:
             return _confined(place, engine)
-    names = ", ".join(sorted(known)) or "none"
-    raise NotFound(f"engine {engine.key[:12]} has no layout {name!r}; those that it has: {names}")
+    why = f": {without[name]}" if name in without else f"; those that it has: {', '.join(sorted(known)) or 'none'}"
+    raise NotFound(f"engine {engine.key[:12]} has no layout {name!r}{why}")
+
+
+def _section(said: Any, name: str) -> dict[str, Any]:
+    found = said.get(name) if isinstance(said, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _confined(place: str, engine: Engine) -> str:

@@ -48,6 +48,7 @@ class Serving(_Part):
     launch: dict[str, Launch]
     images: list[Image] = Field(default_factory=list)
     layouts: dict[str, Layout] = Field(default_factory=dict)
+    without: dict[str, str] = Field(default_factory=dict, description="layouts that it has not, and why")
 
     def summary(self) -> dict[str, Any]:
         """Everything but the files of the layouts: what the catalogue keeps."""

@@ -81,15 +81,23 @@ def _candidate(row: EngineRow, wanted: Wanted) -> _Candidate:
     elsewhere = [
         Difference(pointer=f"/platform/{name}", wanted=here, has=bound) for name, (bound, here) in unlike.items()
     ]
-    limits = list(_limits(row.spec["limits"], wanted))
+    limits = list(_limits(row.spec["limits"], wanted, _own(row)))
     too_small = [found for found in limits if found.has < found.wanted]  # type: ignore[operator]  # both are numbers
     larger = tuple(found for found in limits if found not in too_small)
     return _Candidate(row, (*elsewhere, *_build(row, wanted), *too_small), larger, tuple(unchecked))
 
 
-def _limits(has: Mapping[str, int | None], wanted: Wanted) -> Iterator[Difference]:
+def _own(row: EngineRow) -> frozenset[str]:
+    """Limits that this engine has each by itself, as its toolchain says: of most, a longer input leaves less output."""
+    match row.provenance.get("facts"):
+        case {"own_limits": [*names]}:
+            return frozenset(map(str, names))
+    return frozenset()
+
+
+def _limits(has: Mapping[str, int | None], wanted: Wanted, own: frozenset[str]) -> Iterator[Difference]:
     """Every limit that is another number; one that the engine does not know limits nothing."""
-    for name, asked in wanted.limits.model_dump(include=set(_COVERED)).items():
+    for name, asked in wanted.limits.model_dump(include={*_COVERED, *own}).items():
         if asked is not None and (there := has.get(name)) is not None and there != asked:
             yield Difference(pointer=f"/limits/{name}", wanted=asked, has=there)
 

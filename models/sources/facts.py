@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from enginefarm.errors import ModelUnavailable
-from enginefarm.facts import ModelFacts
+from enginefarm.facts import ModelFacts, Stack
 from enginefarm.spec import DTYPE_ALIASES
 from models.sources.refusal import refusal
 from models.sources.selection import CONFIG, has_pickle, has_safetensors, has_tokenizer
@@ -27,6 +27,19 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
     "num_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "quantization_config": ("quantization_config",),
+}
+# The same of the two halves of an encoder-decoder: BART and its kin name each half, T5 most things once.
+_STACKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "encoder": {
+        "num_hidden_layers": ("encoder_layers", "num_layers"),
+        "num_attention_heads": ("encoder_attention_heads", "num_heads"),
+        "intermediate_size": ("encoder_ffn_dim", "d_ff"),
+    },
+    "decoder": {
+        "num_hidden_layers": ("decoder_layers", "num_decoder_layers", "num_layers"),
+        "num_attention_heads": ("decoder_attention_heads", "num_heads"),
+        "intermediate_size": ("decoder_ffn_dim", "d_ff"),
+    },
 }
 # Parts of a config that say such things on a level of their own: what is said outside wins.
 _PARTS = ("attn_config", "ffn_config", "text_config")
@@ -50,6 +63,8 @@ def read_facts(
     settings = _flattened(outer)
     numbers = {fact: _first(settings, keys) for fact, keys in _NAMES.items()}
     try:
+        stacks = _stacks(settings)
+        numbers |= stacks["decoder"].model_dump(exclude_none=True) if stacks else {}
         return ModelFacts(
             architecture=_architecture(reference, outer),
             model_type=outer.get("model_type"),
@@ -61,6 +76,7 @@ def read_facts(
             has_tokenizer=has_tokenizer(names),
             remote_code="auto_map" in outer,
             trusted=trusted,
+            **stacks,
             **numbers,
         )
     except ValidationError as error:
@@ -86,6 +102,16 @@ def _flattened(outer: dict[str, Any]) -> dict[str, Any]:
     for part in (*(outer.get(name) for name in _PARTS), outer):
         settings |= part if isinstance(part, dict) else {}
     return settings
+
+
+def _stacks(settings: dict[str, Any]) -> dict[str, Stack]:
+    """Of the two halves of an encoder-decoder; nothing of any other model."""
+    if settings.get("is_encoder_decoder") is not True:
+        return {}
+    return {
+        half: Stack(**{fact: _first(settings, keys) for fact, keys in names.items()})
+        for half, names in _STACKS.items()
+    }  # fmt: skip
 
 
 def _architecture(reference: object, settings: dict[str, Any]) -> str:

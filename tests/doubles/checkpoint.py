@@ -46,11 +46,12 @@ class Request:
 
 
 def write(request: Request, told: Orders) -> None:
+    """One checkpoint, of a model that only decodes."""
     settings = json.loads((request.source / "config.json").read_bytes())
     _check(settings, request)
     request.output.mkdir(parents=True, exist_ok=True)
     config = _config(settings, request)
-    weights = _load(request.source)
+    weights = load(request.source)
     if request.heads:
         json.loads((request.heads.weights.parent / "config.json").read_bytes())
         config |= {"architecture": request.heads.architecture} | request.heads.says
@@ -59,6 +60,12 @@ def write(request: Request, told: Orders) -> None:
     if request.quant_algo == "MIXED_PRECISION":
         (request.output / "quant_cfg.json").write_text(json.dumps({"quantized_layers": {}}))
     _write_ranks(weights, config, request.output, told)
+
+
+def write_ranks(weights: dict[str, tensors.Array], config: dict[str, Any], output: Path, told: Orders) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(json.dumps(config, indent=4))
+    _write_ranks(weights, config, output, told)
 
 
 def _check(settings: dict[str, Any], request: Request) -> None:
@@ -92,7 +99,7 @@ def _config(settings: dict[str, Any], request: Request) -> dict[str, Any]:
     }
 
 
-def _load(source: Path) -> dict[str, tensors.Array]:
+def load(source: Path) -> dict[str, tensors.Array]:
     files, loaded = sorted(source.glob("*.safetensors")), dict[str, tensors.Array]()
     for number, file in enumerate(files, start=1):
         loaded |= tensors.read(file)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import checkpoint
+import halves
 import tensors
 from calibration import calibrate
 from option_parser import convert_parser, family_of
@@ -37,7 +38,10 @@ def main() -> None:
     if (smooth := _first(options, "smoothquant", "use_smooth_quant_plugin")) is not None or request.kv_cache_quant_algo:
         calibrate(options.calib_dataset)
         log(f"calibrated, alpha {smooth}")
-    checkpoint.write(request, told)
+    if hasattr(options, "use_implicit_relative_attention"):
+        halves.write(request, options.model_type, options.use_implicit_relative_attention, told)
+    else:
+        checkpoint.write(request, told)
     log(f"Weights loaded. Total time: {elapsed(began)}")
     print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)
 

@@ -43,10 +43,11 @@ def _scripts(directory: Path, version: str) -> list[Path]:
     series = release(version)
     programs = [*series["convert"].values(), *series.get("draft", {}).values(), series["quantize"]]
     commands = ["trtllm-build", *(["trtllm-refit"] if series["refit"] else [])]
-    return [
+    paths = [
         *(directory / "bin" / name for name in commands),
         *(directory / "examples" / program["script"] for program in programs),
     ]
+    return list(dict.fromkeys(paths))  # families may share a script
 
 
 def _write_python(path: Path) -> None:

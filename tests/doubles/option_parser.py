@@ -32,7 +32,7 @@ def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
 
 
 def family_of(version: str, folder: str) -> str:
-    """The family whose script lies in this folder of the examples."""
+    """A family whose script lies in this folder of the examples."""
     scripts = {name: Path(program["script"]) for name, program in _scripts(version).items()}
     return next(name for name, script in scripts.items() if script.parent.name == folder)
 

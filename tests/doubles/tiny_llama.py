@@ -51,7 +51,7 @@ def make_tiny_llama(
     }
     _write_json(directory / "config.json", settings | config)
     _write_json(directory / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1})
-    _write_tokenizer(directory, vocabulary)
+    write_tokenizer(directory, vocabulary)
     return directory
 
 
@@ -78,7 +78,7 @@ def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> 
     return random.normal(0, 0.05, shape).astype(np.float32)
 
 
-def _write_tokenizer(directory: Path, vocabulary: int) -> None:
+def write_tokenizer(directory: Path, vocabulary: int) -> None:
     words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(vocabulary - 3))]
     special = [
         {

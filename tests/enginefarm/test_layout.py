@@ -70,5 +70,9 @@ def test_what_the_farm_says_must_be_in_the_engine(double: FarmDouble, farm: Farm
 def test_what_cannot_be_laid_out(double: FarmDouble, farm: Farm, place: Path) -> None:
     with pytest.raises(NotFound, match="those that it has: triton"):
         pull_layout(farm, publish(double), "ollama", place)
+    bare = Serving(world_size=1, ranks={"tp": 1}, launch={}, without={"triton": "it has two engines"})
+    engine = publish(double, bare).model_copy(update={"provenance": {"serving": bare.summary()}})
+    with pytest.raises(NotFound, match="has no layout 'triton': it has two engines"):
+        pull_layout(farm, engine, "triton", place)
     with pytest.raises(CallerError, match="quotes"):
         pull_layout(farm, publish(double), "triton", place.with_name('a"b'))

@@ -15,12 +15,13 @@ from sqlalchemy import select
 from enginefarm import fetch
 from enginefarm.cli import main
 from enginefarm.client import Farm
-from enginefarm.errors import InvalidSpec, PlatformMismatch
+from enginefarm.errors import InvalidSpec, NotFound, PlatformMismatch
 from enginefarm.fingerprint import Host, detect
 from enginefarm.fit import require_fit
 from enginefarm.wire import Build, Stage
 from models.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
+from tests.doubles.tiny_halves import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
@@ -235,6 +236,52 @@ def test_other_heads_make_engines_too(
     assert engine.spec["options"][option] == f"hf:org/{mode}@{commit}"
     assert engine.effective["pretrained_config"]["architecture"] == architecture
     assert engine.differences == []
+
+
+def test_an_encoder_decoder_is_one_build_of_two_engines(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    wanted = spec(farm) | {"model": f"file:{make_tiny_t5(farm.models / 't5')}", "options": {}}
+    told = client.explain(wanted)
+    assert [command.argv[0] for command in told.commands].count("trtllm-build") == 2
+    (convert,) = (command.argv for command in told.commands if "enc_dec/convert_checkpoint.py" in command.argv[1])
+    assert "--output_dir {output}" in " ".join(convert)
+    decoder = next(command.argv for command in told.commands if "{source}/decoder" in command.argv)
+    assert "--max_input_len 1 --max_seq_len 33 --max_encoder_input_len 64" in " ".join(decoder)
+
+    ended = _ended(client, wanted)
+    assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
+    assert [attempt.stage for attempt in ended.attempts] == [Stage.CONVERT, Stage.BUILD]
+    engine: Any = client.engine(told.key)
+    assert engine.differences == []
+    lengths = [engine.effective[half]["build_config"]["max_seq_len"] for half in ("encoder", "decoder")]
+    assert lengths == [64, 33]
+    folder = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
+    for half in ("encoder", "decoder"):
+        assert {path.name for path in (folder / half).iterdir()} == {"config.json", "rank0.engine"}
+    assert (folder / "tokenizer.json").is_file()
+
+    limits = {"max_batch_size": 4, "max_input_len": 32, "max_output_len": 32}
+    assert client.resolve({"model": wanted["model"], "limits": limits}).engine.key == told.key
+    with pytest.raises(NotFound):  # what a shorter input leaves is no room for output
+        client.resolve({"model": wanted["model"], "limits": limits | {"max_output_len": 33}})
+    laid_out = CliRunner().invoke(main, ["pull", told.key, str(tmp_path / "triton"), "--triton"], env=_to(farm))
+    assert laid_out.exit_code != 0
+    assert "decoder-only engines" in laid_out.output
+
+
+def test_what_its_script_would_forget_is_refused_at_submit(farm: RunningFarm, client: Farm) -> None:
+    wanted = spec(farm) | {
+        "model": f"file:{make_tiny_t5(farm.models / 'forgotten')}", "options": {"max_encoder_input_len": 8},
+        "precision": {"dtype": "bfloat16", "quantization": "int8_wo"},
+    }  # fmt: skip
+    with pytest.raises(InvalidSpec) as caught:
+        client.submit(wanted)
+    assert {problem.pointer for problem in caught.value.problems} == {
+        "/precision/quantization", "/options/max_encoder_input_len",
+    }  # fmt: skip
+
+
+def _to(farm: RunningFarm) -> dict[str, str]:
+    return {"ENGINEFARM_URL": farm.urls[0]}
 
 
 @pytest.mark.parametrize(

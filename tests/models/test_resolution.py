@@ -25,7 +25,9 @@ FIRST, SECOND = "1" * 40, "2" * 40
 NODE = {"cpu_isa": CPU.cpu_isa}
 
 
-def publish(database: Database, commit: str = FIRST, *, platform: Any = None, **parts: Any) -> str:
+def publish(
+    database: Database, commit: str = FIRST, *, platform: Any = None, own_limits: list[str] | None = None, **parts: Any
+) -> str:
     """An engine of the tiny model; returns its key."""
     spec = BuildSpec.parse({"model": f"{MODEL}@{commit}", "toolchain": {"name": "aoti"}} | parts).model_dump()
     bound = platform or CPU.bound(frozenset({"os", "arch", "cpu_isa"}), "branch")
@@ -44,7 +46,8 @@ def publish(database: Database, commit: str = FIRST, *, platform: Any = None, **
     held = claimed(database, build.key)
     engine = {
         "model": spec["model"], "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(),
-        "bound_to": bound, "driver_binding": "branch", "spec": spec, "provenance": {},
+        "bound_to": bound, "driver_binding": "branch", "spec": spec,
+        "provenance": {"facts": {"own_limits": own_limits}} if own_limits else {},
     }  # fmt: skip
     with database.write() as session:
         publish_engine(session, held, manifest(build.key), engine=engine, steps={})
@@ -70,6 +73,22 @@ def test_exact_then_the_smallest_that_covers(database: Database) -> None:
         ("/limits/max_batch_size", 5, 8)
     ]
     assert ask(database, limits=limits(9)).engine.key == keys[16]
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, True), (["max_output_len"], False)])
+def test_a_longer_input_is_no_room_for_output_where_each_has_a_limit_of_its_own(
+    database: Database, own: list[str] | None, found: bool
+) -> None:
+    key = publish(database, limits=limits(4, 128, 64), own_limits=own)
+    if found:
+        assert ask(database, limits=limits(4, 64, 128)).engine.key == key
+    else:
+        with pytest.raises(NotFound) as refused:
+            ask(database, limits=limits(4, 64, 128))
+        (problem,) = refused.value.problems
+        assert (problem.pointer, problem.value, problem.expected) == ("/limits/max_output_len", 128, "64")
+    assert ask(database, limits=limits(4, 128, 64)).exact
+    assert not ask(database, limits=limits(4, 128, 63)).exact
 
 
 def test_what_nothing_covers_is_refused_with_the_reasons(database: Database) -> None:

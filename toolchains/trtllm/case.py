@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from enginefarm.facts import ModelFacts
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Limits, Parallelism
-from toolchains.trtllm import drafting
+from toolchains.trtllm import component, drafting
 from toolchains.trtllm.conversion import Conversion, conversion
 from toolchains.trtllm.drafting import Drafting
 from toolchains.trtllm.release import Descriptor, convert_options
@@ -48,7 +48,7 @@ class Case:
         if self.conversion is None:
             heads = convert_options(self.release.draft[self.draft]) if self.draft else {}
             return {**self.release.options(self.facts.architecture), **heads}
-        return {**self.release.build_options, **self.conversion.all_options}
+        return {**self.release.build_options_of(self.facts.architecture), **self.conversion.all_options}
 
     @property
     def limits(self) -> Limits:
@@ -57,6 +57,11 @@ class Case:
     @property
     def parallelism(self) -> Parallelism:
         return self.spec.parallelism
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is an encoder-decoder: its input and its output are lengths of two engines."""
+        return component.encodes(self.facts.architecture)
 
     @property
     def dtype(self) -> str:

@@ -11,8 +11,9 @@ from pydantic import JsonValue
 from enginefarm.facts import ModelFacts
 from toolchains.toolchain import InvalidOutput, Job
 from toolchains.trtllm import agreement, shard
+from toolchains.trtllm.component import Component, components
 from toolchains.trtllm.conversion import conversion_of
-from toolchains.trtllm.rank_files import exactly, read_json
+from toolchains.trtllm.rank_files import exactly, named, read_json
 
 _FIELDS = (
     "architecture",
@@ -27,22 +28,33 @@ _SAME = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 def check(job: Job, output: Path) -> dict[str, JsonValue]:
-    """Ranks of context parallelism share a shard, so there are tp × pp of them.
+    """
+    Returns:
+        Its architecture; of an encoder-decoder one for each folder.
 
     Raises:
         InvalidOutput
     """
+    found = dict[str, JsonValue]()
+    for component in components(job.facts.architecture):
+        with named(component.folder):
+            found[component.folder] = _check_one(job, component, output / component.folder)
+    return {"architecture": found.get("", found)}
+
+
+def _check_one(job: Job, component: Component, output: Path) -> str:
+    """Ranks of context parallelism share a shard, so there are tp × pp of them."""
     config = read_json(output / "config.json")
     if absent := [field for field in _FIELDS if field not in config]:
         raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
     agreement.check(config, job.spec, "checkpoint")
-    _check_sizes(config, job.facts)
+    _check_sizes(config, job.facts, component)
     agreement.check_mixed(config, output)
     _check_heads(config, job)
     sizes = job.spec.parallelism
     for path in exactly(output, sizes.tp * sizes.pp, ".safetensors"):
         shard.check(path)
-    return {"architecture": config["architecture"]}
+    return str(config["architecture"])
 
 
 def _check_heads(config: Mapping[str, Any], job: Job) -> None:
@@ -61,9 +73,12 @@ def _check_heads(config: Mapping[str, Any], job: Job) -> None:
         raise InvalidOutput(f"the checkpoint has not the draft heads that were asked for: {'; '.join(unlike)}")
 
 
-def _check_sizes(config: Mapping[str, Any], facts: ModelFacts) -> None:
+def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, component: Component) -> None:
+    if component.architecture not in (None, config["architecture"]):
+        raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {component.architecture}")
+    stack = facts.encoder if component.folder == "encoder" else None
     for name in _SAME:
-        known = getattr(facts, name)
+        known = getattr(stack, name, None) or getattr(facts, name)
         if known is not None and config[name] != known:
             raise InvalidOutput(f"{name} of the checkpoint is {config[name]}, but the model has {known}")
     if facts.vocab_size is not None and config["vocab_size"] < facts.vocab_size:  # it may be padded

@@ -96,6 +96,9 @@ def conversion(
     script = release.script_for(architecture)
     if script is None:
         return None
+    family = release.family(architecture)
+    if family and family.unquantized and (ready or precision.quantization or precision.kv_cache):
+        return None
     programs: tuple[tuple[Program, Script], ...] = (("convert", script), ("quantize", release.quantize))
     for program, made_by in programs:
         for parts in _parts(program, precision):

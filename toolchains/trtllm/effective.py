@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import JsonValue
 
 from toolchains.trtllm.case import Case
+from toolchains.trtllm.component import Component
 from toolchains.trtllm.rewrites import idle_options
 
-_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens", "opt_num_tokens")
+_SIZES, _TOKENS = ("max_batch_size", "max_beam_width"), ("max_num_tokens", "opt_num_tokens")
 _ELSEWHERE = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
 _NOT_COMPARED = frozenset({"speculative_decoding_mode", "lora_dir"})  # an enumeration there, and places of its own
 _PATHS = ("input_timing_cache", "output_timing_cache", "visualize_network")  # of the worker's scratch directory
@@ -26,17 +27,21 @@ def settings(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     return {"build_config": build, "pretrained_config": model}
 
 
-def differences(case: Case, config: Mapping[str, Any]) -> list[JsonValue]:
+def differences(case: Case, component: Component, config: Mapping[str, Any]) -> list[JsonValue]:
     """As of `enginefarm.wire.Difference`. What was left to the builder is no difference."""
-    found = (*_limits(case, config["build_config"]), *_options(case, config["build_config"]))
+    build = config["build_config"]
+    found = (*_limits(case, component, build), *_options(case, component, build))
     return [{"pointer": pointer, "wanted": wanted, "has": has} for pointer, wanted, has in found]
 
 
-def _limits(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
-    for name in _LIMITS:
-        wanted, has = getattr(case.limits, name), build.get(name)
+def _limits(case: Case, component: Component, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+    """Each under the limit that it follows from."""
+    alike = (*_SIZES, *_TOKENS) if component.counts_tokens else _SIZES
+    told = {name: (getattr(case.limits, name), name) for name in alike} | component.lengths(case.limits)
+    for name, (wanted, limit) in told.items():
+        has = build.get(name)
         if name in build and wanted is not None and has != wanted + _grows(case, name):
-            yield f"/limits/{name}", wanted, has
+            yield f"/limits/{limit}", wanted, has
 
 
 def _grows(case: Case, name: str) -> int:
@@ -47,11 +52,11 @@ def _grows(case: Case, name: str) -> int:
     return case.number("max_draft_len") + (case.number(beside) if beside else 0)
 
 
-def _options(case: Case, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+def _options(case: Case, component: Component, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     places = [part for part in (build, build.get("plugin_config"), build.get("lora_config")) if isinstance(part, dict)]
     skipped = _NOT_COMPARED | idle_options(case)
-    for name in case.release.build_options:
-        wanted, theirs = case.option(name), _ELSEWHERE.get(name, name)
+    for name in case.release.build_options_of(case.facts.architecture):
+        wanted, theirs = component.says.get(name, case.option(name)), _ELSEWHERE.get(name, name)
         place = next((part for part in places if theirs in part), None)
         if place is None or wanted is None or name in skipped:
             continue

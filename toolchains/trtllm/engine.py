@@ -11,17 +11,36 @@ from toolchains.toolchain import InvalidOutput, Job
 from toolchains.trtllm import adapters, agreement, effective, shard
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.case import Case
-from toolchains.trtllm.rank_files import exactly, read_json
+from toolchains.trtllm.component import components
+from toolchains.trtllm.rank_files import exactly, named, read_json
 
 
 def check(job: Job, output: Path) -> dict[str, JsonValue]:
     """
     Returns:
-        Its version, the effective settings, and where those differ from what was asked for.
+        Its version, the effective settings (of an encoder-decoder those of each folder), where they differ from what
+        was asked for, and the limits that it has each by itself: input and output of two engines do not share a length.
 
     Raises:
         InvalidOutput
     """
+    assert job.platform is not None, "a build is bound to a platform"
+    case = Case(releases.find(job.version), job.spec, job.facts, job.platform)
+    effects, unlike = dict[str, JsonValue](), list[JsonValue]()
+    for component in components(job.facts.architecture):
+        with named(component.folder):
+            config = _check_one(job, output / component.folder)
+        effects[component.folder] = effective.settings(config)
+        unlike += effective.differences(case, component, config)
+    return {
+        "version": job.version,
+        "effective": effects.get("", effects),
+        "differences": unlike,
+        **({"own_limits": ["max_output_len"]} if case.encodes else {}),
+    }
+
+
+def _check_one(job: Job, output: Path) -> dict[str, Any]:
     config = read_json(output / "config.json")
     for part in ("pretrained_config", "build_config"):
         if not isinstance(config.get(part), dict):
@@ -32,13 +51,7 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     agreement.check(config["pretrained_config"], job.spec, "engine")
     exactly(output, job.spec.parallelism.world_size, ".engine")
     _check_side_files(job, config, output)
-    assert job.platform is not None, "a build is bound to a platform"
-    case = Case(releases.find(job.version), job.spec, job.facts, job.platform)
-    return {
-        "version": version,
-        "effective": effective.settings(config),
-        "differences": effective.differences(case, config),
-    }
+    return config
 
 
 def _check_side_files(job: Job, config: dict[str, Any], output: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from toolchains.trtllm.hints import Reserved
 from toolchains.trtllm.table import DATA, Fact, Source
 
 Role = Literal["source", "output", "dtype", "tp", "pp", "cp"]
@@ -30,6 +31,10 @@ class Family(Fact):
     single: tuple[Role, ...] = ()  # kinds of parallelism of which the script makes one, although it has an option
     asks: tuple[str, ...] = ()  # options that a caller must set: their defaults fit one of several models
     needs: str | None = None  # why no release converts it here
+    encoder_decoder: bool = False  # two checkpoints and two engines: see `component`
+    relative: bool = False  # it attends by relative positions
+    unquantized: str | None = None  # why no quantisation of it is made
+    closed: Mapping[str, Reserved] = {}  # options that the programs have, and that are not for it
 
     @property
     def names(self) -> Mapping[Role, str]:

@@ -56,14 +56,19 @@ def _precision(case: Case, field: str) -> Problem:
     given, release = getattr(case.spec.precision, field), case.release.version
     known: dict[str, tuple[Way, ...]] = getattr(ways(), field)
     why = f"no conversion of {case.facts.architecture} to {field} {given} is proven for TensorRT-LLM {release}"
-    if any(_lacks_only_data(case, way) for way in known.get(given, ())):
+    possible = [name for name in (None, *known) if _is_possible(case, **{field: name})]
+    found = case.release.family(case.facts.architecture)
+    if found and found.unquantized:
+        why += f": {found.unquantized}"
+        possible = [None]
+    elif any(_lacks_only_data(case, way) for way in known.get(given, ())):
         why += ": its program fetches calibration data by a name of its own, and a worker fetches nothing"
     return Problem(
         pointer=f"/precision/{field}",
         code=field,
         detail=why,
         value=given,
-        expected=", ".join(name or "null" for name in (None, *known) if _is_possible(case, **{field: name})),
+        expected=", ".join(name or "null" for name in possible),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from enginefarm.spec import Limits
 from enginefarm.wire import Stage
 from toolchains.toolchain import Job, Needs
+from toolchains.trtllm.component import encodes, relative_bias_elements
 from toolchains.trtllm.conversion import conversion_of
 from toolchains.trtllm.way import ready
 
@@ -41,13 +42,17 @@ def _convert(job: Job) -> Needs:
     """The whole model is loaded, and one rank at a time is written, unless it is loaded shard by shard."""
     weights, shard = job.facts.weight_bytes, _shard(job)
     loaded = 0 if job.spec.options.get("load_by_shard") else weights
+    if encodes(job.facts.architecture):  # each half is made from a converted copy of the whole
+        loaded += 2 * _checkpoint(job)
     made = conversion_of(job)
     calibrates = made is not None and made.calibrates
     return Needs(
         host_memory=_LIBRARIES + loaded + shard,
         gpu_memory=_CONTEXT if calibrates else 0,
         gpu_memory_in_all=round(_CALIBRATION * weights) if calibrates else 0,
-        scratch=_COPIES_ON_DISK * weights + (_checkpoint(job) if made is not None and made.base else 0),
+        scratch=_COPIES_ON_DISK * weights
+        + _repeated(job)
+        + (_checkpoint(job) if made is not None and made.base else 0),
     )
 
 
@@ -64,13 +69,21 @@ def _build(job: Job) -> Needs:
 
 
 def _checkpoint(job: Job) -> int:
-    """Bytes of the converted weights of all ranks."""
+    """Bytes of the converted weights of all ranks, and of both halves if there are two: an upper bound for each."""
     facts, precision = job.facts, job.spec.precision
     if ready(facts):
         return facts.weight_bytes
     before = _DTYPE_BITS.get(facts.dtype or "", 16)
     after = _BITS.get(precision.quantization or "", _DTYPE_BITS.get(precision.dtype, 16))
-    return round(facts.weight_bytes * after / before)
+    return round(facts.weight_bytes * after / before) + _repeated(job)
+
+
+def _repeated(job: Job) -> int:
+    """An encoder-decoder may store its embeddings once; encoder, decoder and the decoder's head each get them whole."""
+    facts = job.facts
+    if not encodes(facts.architecture):
+        return 0
+    return 2 * (facts.vocab_size or 0) * (facts.hidden_size or 0) * _element(job)
 
 
 def _shard(job: Job) -> int:
@@ -80,15 +93,22 @@ def _shard(job: Job) -> int:
 def _activations(job: Job) -> int:
     """Of the widest layer at once, for every token in flight, and the logits."""
     facts, limits, tp = job.facts, job.spec.limits, job.spec.parallelism.tp
-    tokens, hidden = _tokens(limits), facts.hidden_size or 0
+    tokens, hidden = _tokens(job), facts.hidden_size or 0
     wide = 4 * hidden + 3 * (facts.intermediate_size or 4 * hidden) // tp
     answered = tokens if job.spec.options.get("gather_context_logits") else _sequences(limits)
-    element = _DTYPE_BITS.get(job.spec.precision.dtype, 16) // 8
-    return tokens * wide * element + answered * (facts.vocab_size or 0) * _LOGIT
+    held = tokens * wide + relative_bias_elements(facts, job.spec)
+    return held * _element(job) + answered * (facts.vocab_size or 0) * _LOGIT
 
 
-def _tokens(limits: Limits) -> int:
-    return limits.max_num_tokens or limits.max_batch_size * limits.max_input_len
+def _tokens(job: Job) -> int:
+    """Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says."""
+    limits = job.spec.limits
+    every = limits.max_batch_size * limits.max_input_len
+    return every if encodes(job.facts.architecture) else limits.max_num_tokens or every
+
+
+def _element(job: Job) -> int:
+    return _DTYPE_BITS.get(job.spec.precision.dtype, 16) // 8
 
 
 def _sequences(limits: Limits) -> int:

@@ -14,6 +14,7 @@ from enginefarm.errors import Problem
 from enginefarm.spec import Precision
 from toolchains.trtllm import drafting
 from toolchains.trtllm.case import Case
+from toolchains.trtllm.component import closed
 from toolchains.trtllm.conversion import conversion
 from toolchains.trtllm.hints import former, reserved
 from toolchains.trtllm.release import Descriptor, releases, seen_in
@@ -96,8 +97,7 @@ def _reasons(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
     if gone and Version(version) >= Version(gone.gone_in):
         detail = f"{name} is gone since TensorRT-LLM {gone.gone_in}: {gone.why}"
         yield "former_option", detail, _instead(gone.instead)
-    if name in reserved():
-        hint = reserved()[name]
+    if hint := closed(case.facts.architecture).get(name, reserved().get(name)):
         yield "reserved_option", f"{name} is not set under /options: {hint.why}", _instead(hint.instead)
     yield from _of_others(case, name)
     yield "unknown_option", f"TensorRT-LLM {version} has no option {name}", _guess(case, name)

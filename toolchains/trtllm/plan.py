@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginefarm.spec import BuildSpec
+from enginefarm.spec import BuildSpec, Limits
 from enginefarm.wire import Stage
 from toolchains.inputs import substituted
 from toolchains.toolchain import Command, Directories, Job
 from toolchains.trtllm import release as releases
+from toolchains.trtllm.component import Component, components
 from toolchains.trtllm.conversion import Conversion, conversion_of
 from toolchains.trtllm.installation import Installation
 from toolchains.trtllm.release import Descriptor
@@ -30,9 +31,9 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
         programs = list(_convert(job, directories, installation))
     elif job.spec.options.get("strip_plan"):
         there = replace(directories, output=stripped(directories))
-        programs = [_build(job.spec, there, release, installation), _refit(directories, release, installation)]
+        programs = [*_builds(job, there, release, installation), _refit(directories, release, installation)]
     else:
-        programs = [_build(job.spec, directories, release, installation)]
+        programs = [*_builds(job, directories, release, installation)]
     return (*(Command(argv, _environment(directories)) for argv in programs), _carry_tokenizer(directories))
 
 
@@ -69,15 +70,19 @@ def _inputs(directories: Directories) -> dict[str, str]:
     return {name: str(path) for name, path in directories.inputs.items()}
 
 
-def _build(spec: BuildSpec, directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
+def _builds(job: Job, directories: Directories, release: Descriptor, here: Installation) -> Iterator[tuple[str, ...]]:
+    """One for each engine. They share the timing cache: the second starts with what the first one timed."""
+    known, spec = release.build_options_of(job.facts.architecture), job.spec
     options = substituted(spec.options, _inputs(directories))
-    return (
-        *(here.build_program, "--checkpoint_dir", str(directories.source), "--output_dir", str(directories.output)),
-        *_options(release.build_options, options, spec.precision.dtype),
-        *_limits(spec, release.build_table),
-        *_timing_cache(release.build_table, directories),
-        *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
-    )
+    for component in components(job.facts.architecture):
+        source, output = (path / component.folder for path in (directories.source, directories.output))
+        yield (
+            *(here.build_program, "--checkpoint_dir", str(source), "--output_dir", str(output)),
+            *_options(known, {**options, **component.says}, spec.precision.dtype),
+            *_limits(spec, release.build_table, component),
+            *_timing_cache(release.build_table, directories),
+            *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
+        )
 
 
 def _refit(directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
@@ -95,20 +100,27 @@ def _refit(directories: Directories, release: Descriptor, here: Installation) ->
     )
 
 
-def _limits(spec: BuildSpec, table: Table) -> Iterator[str]:
-    """The three that make the shape are always written; the others where the program would do otherwise.
-
-    Releases before 0.11 count the output alone.
-    """
+def _limits(spec: BuildSpec, table: Table, component: Component) -> Iterator[str]:
+    """The lengths that make the shape are always written; the others where the program would do otherwise."""
     limits, known = spec.limits, table.by_name
-    total = ("max_output_len", limits.max_output_len) if counts_output(table) else ("max_seq_len", limits.seq_len)
-    for name, value in (("max_batch_size", limits.max_batch_size), ("max_input_len", limits.max_input_len), total):
+    for name, value in (("max_batch_size", limits.max_batch_size), *_lengths(limits, table, component)):
         yield from (known[name].flag, str(value))
     yield from known["max_beam_width"].argv(limits.max_beam_width)
+    if not component.counts_tokens:
+        return
     if limits.max_num_tokens != unset_most(limits, table):
         yield from known["max_num_tokens"].argv(limits.max_num_tokens)
     if limits.opt_num_tokens not in (None, unset_best(limits)):
         yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
+
+
+def _lengths(limits: Limits, table: Table, component: Component) -> Iterator[tuple[str, int | None]]:
+    """Releases before 0.11 count the output alone."""
+    for name, (value, _) in component.lengths(limits).items():
+        if name == "max_seq_len" and counts_output(table):
+            yield "max_output_len", limits.max_output_len
+        else:
+            yield name, value
 
 
 def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
@@ -118,9 +130,9 @@ def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
         yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
 
 
-def _options(known: Mapping[str, Option], given: Mapping[str, JsonValue], dtype: str) -> Iterator[str]:
+def _options(known: Mapping[str, Option], said: Mapping[str, JsonValue], dtype: str) -> Iterator[str]:
     for name, option in known.items():
-        yield from option.argv(given.get(name, option.default), dtype)
+        yield from option.argv(said.get(name, option.default), dtype)
 
 
 def _carry_tokenizer(directories: Directories) -> Command:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from toolchains.toolchain import InvalidOutput
+
+
+@contextmanager
+def named(folder: str) -> Iterator[None]:
+    """What is found wrong inside is said to be of this folder; '' is the whole."""
+    try:
+        yield
+    except InvalidOutput as error:
+        raise InvalidOutput(f"{folder}: {error}" if folder else str(error)) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from enginefarm.errors import InvalidSpec, Problem
 from toolchains.trtllm import family as families_
 from toolchains.trtllm import hints
+from toolchains.trtllm.component import closed
 from toolchains.trtllm.family import Family
 from toolchains.trtllm.table import DATA, Fact, Option, Source, Table, table
 
@@ -82,14 +83,18 @@ class Descriptor(ReleaseFacts, Programs):
             return None
         return self.convert.get(families_.names()[architecture])
 
+    def build_options_of(self, architecture: str) -> Mapping[str, Option]:
+        """Those of trtllm-build that are for this architecture."""
+        return _without(self.build_options, architecture)
+
     def convert_options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of the script that takes this architecture; nothing if none does."""
         script = self.script_for(architecture)
-        return convert_options(script) if script else {}
+        return _without(convert_options(script), architecture) if script else {}
 
     def options(self, architecture: str) -> Mapping[str, Option]:
         """What a caller may set of both programs."""
-        return {**self.build_options, **self.convert_options(architecture)}
+        return {**self.build_options_of(architecture), **self.convert_options(architecture)}
 
     def other_names(self, architecture: str) -> Mapping[str, str]:
         script = self.script_for(architecture)
@@ -174,6 +179,11 @@ def convert_options(script: Script) -> Mapping[str, Option]:
     """
     options = open_to_callers(script.table).items()
     return {name: option for name, option in options if name not in build_option_names()}
+
+
+def _without(options: Mapping[str, Option], architecture: str) -> Mapping[str, Option]:
+    not_for_it = closed(architecture)
+    return {name: option for name, option in options.items() if name not in not_for_it}
 
 
 @cache

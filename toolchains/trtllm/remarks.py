@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from enginefarm.errors import Problem
 from toolchains.trtllm.case import Case
+from toolchains.trtllm.component import components
 from toolchains.trtllm.documented import undocumented
 from toolchains.trtllm.rule import in_force
 
@@ -14,7 +15,7 @@ _STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions alread
 
 
 def remarks(case: Case) -> list[Problem]:
-    found = (*_tokens(case), *_positions(case), *_input(case), *_precision(case))
+    found = (*_tokens(case), *_positions(case), *_input(case), *_precision(case), *_halves(case))
     return [remark for remark in found if in_force(remark.code, case.release.version)]
 
 
@@ -30,19 +31,26 @@ def _tokens(case: Case) -> Iterator[Problem]:
 
 def _positions(case: Case) -> Iterator[Problem]:
     positions = _known_positions(case)
-    if positions and case.limits.seq_len > positions and not case.enabled("streamingllm"):
-        yield Problem(
-            pointer="/limits/max_seq_len",
-            code="seq_too_long",
-            detail=f"the model knows {positions} positions; what it says beyond them may be nonsense",
-            value=case.limits.seq_len,
-            expected=f"≤ {positions}",
-        )
+    if positions is None or case.enabled("streamingllm"):
+        return
+    for component in components(case.facts.architecture):
+        length, limit = component.lengths(case.limits)["max_seq_len"]
+        if length > positions:
+            yield Problem(
+                pointer=f"/limits/{limit}",
+                code="seq_too_long",
+                detail=f"the model knows {positions} positions; what it says beyond them may be nonsense",
+                value=length,
+                expected=f"≤ {positions}",
+            )
 
 
 def _known_positions(case: Case) -> int | None:
     """How many positions the model was made for, by the builder's own reckoning."""
     known, scaling = case.facts.max_position_embeddings, case.facts.rope_scaling or {}
+    family = case.release.family(case.facts.architecture)
+    if family and family.relative:
+        return None
     if known is None or scaling.get("rope_type", scaling.get("type")) in _STATED_ROPE:
         return known
     factor = scaling.get("factor", 1)
@@ -50,7 +58,7 @@ def _known_positions(case: Case) -> int | None:
 
 
 def _input(case: Case) -> Iterator[Problem]:
-    if case.enabled("remove_input_padding") and case.enabled("context_fmha"):
+    if not case.encodes and case.enabled("remove_input_padding") and case.enabled("context_fmha"):
         yield Problem(
             pointer="/limits/max_input_len",
             code="input_ignored",
@@ -69,4 +77,25 @@ def _precision(case: Case) -> Iterator[Problem]:
             detail=f"the documentation of 0.16 does not have it for {missing.model}; later releases may take it",
             value=case.spec.precision.quantization,
             expected=missing.expected,
+        )
+
+
+def _halves(case: Case) -> Iterator[Problem]:
+    if case.encodes and case.parallelism.pp > 1:
+        yield Problem(
+            pointer="/parallelism/pp",
+            code="enc_dec_pp",
+            detail="only the Python runtime of the examples runs an encoder-decoder in stages: the C++ one, and so "
+            "Triton, does not",
+            value=case.parallelism.pp,
+            expected="1",
+        )
+    family = case.release.family(case.facts.architecture)
+    if family and family.relative and case.dtype == "float16":
+        yield Problem(
+            pointer="/precision/dtype",
+            code="t5_float16",
+            detail="Flan-T5 is known to go wrong in float16, whatever runs it",
+            value="float16",
+            expected="bfloat16 or float32",
         )

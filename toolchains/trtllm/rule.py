@@ -11,7 +11,7 @@ from packaging.version import Version
 from toolchains.trtllm.table import DATA, Fact, Source
 
 Effect = Literal["error", "rewrite", "warn"]
-Held = Literal["submit", "spec", "option", "architecture", "output"]
+Held = Literal["submit", "spec", "option", "output"]
 
 
 class Rule(Fact):

@@ -14,6 +14,7 @@ from enginefarm.serving import Image, Launch, Layout, Serving
 from enginefarm.spec import BuildSpec
 from toolchains.toolchain import Job
 from toolchains.trtllm import speculation
+from toolchains.trtllm.component import encodes
 from toolchains.trtllm.table import DATA, Fact, Source
 
 _TRITON = Path(__file__).parent / "triton"
@@ -24,6 +25,11 @@ _NOTES = (
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
     "preprocessing and postprocessing need transformers, which the images have",
     "this layout was made from the backend's documentation; no Triton server was run by the farm",
+)
+
+_NO_LAYOUT = (
+    "the farm lays out decoder-only engines; of this one Triton is told encoder/ and decoder/ by their own parameters, "
+    "as docs/encoder_decoder.md of triton-inference-server/tensorrtllm_backend shows"
 )
 
 
@@ -47,13 +53,14 @@ class _Images(Fact):
 
 
 def serving(job: Job) -> Serving:
-    world = job.spec.parallelism
+    world, two = job.spec.parallelism, encodes(job.facts.architecture)
     return Serving(
         world_size=world.world_size,
         ranks=world.model_dump(),
-        launch={"run": _run(job.spec), "triton": _triton(world.world_size)},
+        launch={"run": _run(job.spec)} | ({} if two else {"triton": _triton(world.world_size)}),
         images=list(images(job.version)),
-        layouts={"triton": _layout(job.spec)},
+        layouts={} if two else {"triton": _layout(job.spec)},
+        without={"triton": _NO_LAYOUT} if two else {},
     )
 
 

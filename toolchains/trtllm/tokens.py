@@ -44,7 +44,7 @@ def steps(case: Case) -> Iterator[Step]:
     elif counts_output(case.release.build_table):
         yield Step("tokens_ignored", None, None, "it is ignored without remove_input_padding")
     else:
-        full = case.limits.max_batch_size * case.limits.seq_len
+        full = case.limits.max_batch_size * _each(case)
         yield Step("no_packing", full, None, "without remove_input_padding it is max_batch_size × max_seq_len")
 
 
@@ -70,15 +70,20 @@ def _packed(case: Case) -> Iterator[Step]:
 
 def _bounds(case: Case, most: int, best: int | None) -> Iterator[Step]:
     limits = case.limits
-    each = limits.max_input_len if counts_output(case.release.build_table) else limits.seq_len
-    if most > limits.max_batch_size * each:
-        most = limits.max_batch_size * each
+    if most > limits.max_batch_size * _each(case):
+        most = limits.max_batch_size * _each(case)
         yield Step("tokens_clip", most, best, "more than every sequence at its full length is never in flight")
     if case.enabled("context_fmha"):
         if most < (block := case.number("tokens_per_block")):
             yield Step("tokens_block", block, best, "at least tokens_per_block; enable chunked context to serve it")
     elif most < limits.max_input_len:
         yield Step("tokens_low", limits.max_input_len, best, "at least max_input_len without context_fmha")
+
+
+def _each(case: Case) -> int:
+    """The tokens of one sequence; of an encoder-decoder those that the encoder reads."""
+    input_alone = counts_output(case.release.build_table) or case.encodes
+    return case.limits.max_input_len if input_alone else case.limits.seq_len
 
 
 def _drafted(case: Case) -> int:

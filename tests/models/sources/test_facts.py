@@ -52,6 +52,32 @@ def test_dtype_is_folded(written: Any, read: str | None) -> None:
     assert facts(torch_dtype=written).dtype == read
 
 
+@pytest.mark.parametrize(
+    ("config", "encoder", "decoder"),
+    [
+        ({"num_layers": 8, "num_heads": 6, "d_ff": 1024}, (8, 6, 1024), (8, 6, 1024)),  # as T5 writes it
+        ({"num_layers": 8, "num_decoder_layers": 4, "num_heads": 6, "d_ff": 1024}, (8, 6, 1024), (4, 6, 1024)),
+        (
+            {
+                "encoder_layers": 12, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
+                "decoder_layers": 6, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048,
+            },
+            (12, 16, 4096), (6, 8, 2048),
+        ),  # as BART writes it
+    ],
+)  # fmt: skip
+def test_both_halves_of_an_encoder_decoder(
+    config: dict[str, Any], encoder: tuple[int, ...], decoder: tuple[int, ...]
+) -> None:
+    """And the decoder's numbers are those of the model."""
+    read = facts(is_encoder_decoder=True, **config)
+    for stack, numbers in ((read.encoder, encoder), (read.decoder, decoder), (read, decoder)):
+        assert stack is not None
+        assert (stack.num_hidden_layers, stack.num_attention_heads, stack.intermediate_size) == numbers
+    assert (facts(**config).encoder, facts(**config).decoder) == (None, None), "only such a model has halves"
+    assert facts(**config).num_hidden_layers == 2
+
+
 def test_the_new_name_of_dtype_wins() -> None:
     assert facts(dtype="float32").dtype == "float32"
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from enginefarm.facts import ModelFacts
+from enginefarm.facts import ModelFacts, Stack
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec, Parallelism, Precision
+from toolchains.trtllm import family
 from toolchains.trtllm import release as releases
 from toolchains.trtllm.conversion import Conversion, conversion
 from toolchains.trtllm.drafting import possible
@@ -36,6 +37,20 @@ FACTS = ModelFacts(
     has_tokenizer=True,
     remote_code=False,
 )
+HALVES = {
+    "encoder": Stack(num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096),
+    "decoder": Stack(num_hidden_layers=6, num_attention_heads=16, intermediate_size=4096),
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16,
+    "num_key_value_heads": None, "weight_bytes": 1_500_000_000,
+}  # fmt: skip
+T5 = FACTS.model_copy(
+    update=HALVES | {"architecture": "T5ForConditionalGeneration", "model_type": "t5", "vocab_size": 32128,
+                     "max_position_embeddings": 512}
+)  # fmt: skip
+BART = FACTS.model_copy(
+    update=HALVES | {"architecture": "BartForConditionalGeneration", "model_type": "bart", "vocab_size": 50264,
+                     "max_position_embeddings": 1024}
+)  # fmt: skip
 H100 = Platform(
     arch="x86_64",
     gpu="NVIDIA H100 80GB HBM3",
@@ -88,7 +103,8 @@ def _conversion(version: str, architecture: str, draft: str | None) -> Conversio
 def _options(version: str, architecture: str, draft: str | None) -> st.SearchStrategy[dict[str, Any]]:
     """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
     made = _conversion(version, architecture, draft)
-    known = {name: _value(option) for name, option in (releases.find(version).build_options | made.all_options).items()}
+    open_to_callers = {**releases.find(version).build_options_of(architecture), **made.all_options}
+    known = {name: _value(option) for name, option in open_to_callers.items()}
     must = {name: _value(made.known[name]) for name in made.asks}
     if made.drafting:
         must |= {made.drafting.heads: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
@@ -120,15 +136,16 @@ def _roles(version: str, architecture: str, draft: str | None) -> set[str]:
 
 
 def each_program() -> list[tuple[str, str, str | None]]:
-    """A (version, architecture, way to draft) for every pair of tables that some release has."""
-    found: dict[tuple[str, Script], tuple[str, str, str | None]] = {}
+    """A (version, architecture, way to draft) for every builder and family that some release has."""
+    found: dict[tuple[str, str, Script], tuple[str, str, str | None]] = {}
     for release in releases.releases():
         for architecture in release.architectures:
             script = release.script_for(architecture)
             assert script is not None
-            found.setdefault((release.build, script), (release.version, architecture, None))
+            kind = family.names()[architecture]
+            found.setdefault((release.build, kind, script), (release.version, architecture, None))
             for draft, (_, drafting) in possible(release, architecture).items():
-                found.setdefault((release.build, drafting), (release.version, architecture, draft))
+                found.setdefault((release.build, draft, drafting), (release.version, architecture, draft))
     return sorted(found.values(), key=str)
 
 

@@ -52,7 +52,8 @@ def family_rows() -> Iterator[str]:
     for name, known in sorted(family.by_name().items()):
         if having := [release for release in reversed(releases()) if name in release.convert]:
             sizes = sorted({_parallelism(release, known) for release in having}, key=len)
-            yield _row((name, _architectures(known), f"{having[0].version} on", " or ".join(sizes), _read_at(name)))
+            read_at = _read_at(having[0].convert[name].table)
+            yield _row((name, _architectures(known), f"{having[0].version} on", " or ".join(sizes), read_at))
 
 
 def _architectures(known: Family) -> str:
@@ -66,9 +67,11 @@ def _parallelism(release: Descriptor, known: Family) -> str:
     return ", ".join(role for role in ("tp", "pp", "cp") if role not in missing) or "none"
 
 
-def _read_at(name: str) -> str:
-    files = {path.name: table(path.name) for path in (DATA / "tables").glob(f"convert_checkpoint.{name}.*.json")}
-    labels = {file.removeprefix(f"convert_checkpoint.{name}.")[:-5]: read.source.sure for file, read in files.items()}
+def _read_at(file: str) -> str:
+    """Of the script that one of these tables is of: families may share it."""
+    script = ".".join(file.split(".")[:2]) + "."
+    files = {path.name: table(path.name) for path in (DATA / "tables").glob(f"{script}*.json")}
+    labels = {file.removeprefix(script)[:-5]: read.source.sure for file, read in files.items()}
     read = [(label, sure) for label, sure in labels.items() if sure != "inferred"]
     return ", ".join(f"{label} ({sure})" for label, sure in sorted(read, key=lambda one: _order(one[0])))
 

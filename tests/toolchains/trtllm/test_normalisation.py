@@ -13,7 +13,7 @@ from enginefarm.facts import ModelFacts
 from enginefarm.key import build_document, key_of
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
-from tests.toolchains.trtllm.cases import FACTS, H100, LLAMA, VERSION, facts, platform, spec, specs
+from tests.toolchains.trtllm.cases import BART, FACTS, H100, LLAMA, T5, VERSION, facts, platform, spec, specs
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.release import find
 from toolchains.trtllm.rule import rules
@@ -110,6 +110,9 @@ OPTIONS: list[Rewrite] = [
     ("lora_qkv", VERSION, PLAIN, {"lora_plugin": "auto", "lora_target_modules": ["attn_v", "attn_dense"]}, FACTS, H100,
      ("lora_target_modules", ["attn_v", "attn_dense", "attn_q", "attn_k"]), {"lora_plugin": "disable"}),
     ("experts_default", VERSION, PLAIN, {"moe_tp_size": 1, "moe_ep_size": 1}, FACTS, H100, ("moe_ep_size", -1), {}),
+    ("enc_dec_moe", VERSION, PLAIN, {}, BART, H100, ("moe_plugin", "disable"), {"moe_plugin": "disable"}),
+    ("relative_fmha", "0.15.0", PLAIN, {"context_fmha": "enable"}, T5, H100, ("context_fmha", "disable"),
+     {"context_fmha": "disable"}),
     ("autoq_bits", VERSION, {"quantization": "auto_quantize"},
      {"autoq_format": "fp8", "auto_quantize_bits": 5.0}, FACTS, H100, ("auto_quantize_bits", 8),
      {"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 5.0}),
@@ -289,5 +292,26 @@ def test_an_undocumented_precision_is_remarked_on(version: str, said: bool) -> N
     assert "precision_undocumented" not in normalise(wanted)[1]
 
 
+def test_each_half_of_an_encoder_decoder_has_positions() -> None:
+    long = {"max_input_len": 1025, "max_output_len": 1024}
+    _, found = TOOLCHAIN.normalise(spec(limits=long), BART, H100)
+    beyond = [(note.pointer, note.value) for note in found if note.code == "seq_too_long"]
+    assert beyond == [("/limits/max_input_len", 1025), ("/limits/max_output_len", 1025)]
+    fits = {"max_input_len": 1024, "max_output_len": 1023}
+    assert "seq_too_long" not in normalise(spec(limits=fits), BART)[1]
+    assert "seq_too_long" not in normalise(spec(limits=long), T5)[1], "relative positions have no end"
+    assert "input_ignored" not in normalise(spec(limits=fits), BART)[1]
+
+
+def test_what_an_encoder_decoder_is_known_for_is_said() -> None:
+    assert "enc_dec_pp" in normalise(spec(parallelism={"pp": 2}), BART)[1]
+    assert "enc_dec_pp" not in normalise(spec(parallelism={"pp": 2}))[1]
+    half = spec(precision={"dtype": "float16"})
+    assert "t5_float16" in normalise(half, T5)[1]
+    assert "t5_float16" not in normalise(half, BART)[1]
+
+
 def test_every_warning_of_the_table_has_its_case() -> None:
-    assert {"seq_too_long", "tokens_large", "input_ignored", "precision_undocumented"} == WARNINGS
+    assert {
+        "seq_too_long", "tokens_large", "input_ignored", "precision_undocumented", "enc_dec_pp", "t5_float16",
+    } == WARNINGS  # fmt: skip

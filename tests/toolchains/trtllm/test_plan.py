@@ -22,6 +22,7 @@ from toolchains.trtllm.installation import Installation
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
 DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"))
 SPECS_OF_EACH = 30
+ENCODER_DECODERS = {f"{name}ForConditionalGeneration" for name in ("T5", "MT5", "Bart", "MBart")}
 VERSIONS = [release.version for release in TOOLCHAIN.releases()]
 
 
@@ -166,10 +167,9 @@ def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
 
 def test_every_release_and_family_is_among_thousands_of_specs() -> None:
     pairs = {
-        (release.build, script)
+        (release.build, kind, script)
         for release in releases.releases()
-        for architecture in release.architectures
-        for script in (release.script_for(architecture), *release.draft.values())
+        for kind, script in (*release.convert.items(), *release.draft.items())
     }
     assert len(each_program()) == len(pairs)
     assert len(pairs) * SPECS_OF_EACH >= 5000
@@ -188,18 +188,21 @@ def test_every_plan_is_what_the_programs_accept(
     wanted, model = data.draw(specs(version, architecture, draft)), facts(architecture=architecture)
     normal, _ = HERE.normalise(wanted, model, H100)
     *converts, _ = planned(Stage.CONVERT, normal, model)
-    build = planned(Stage.BUILD, normal, model)[0]
+    builds = [argv for argv in planned(Stage.BUILD, normal, model) if argv[0] == "trtllm-build"]
     scripts = (family.names()[architecture], draft or family.names()[architecture])[-len(converts) :]
     read_convert: dict[str, Any] = {}
     for script, convert in zip(scripts, converts, strict=True):
         read_convert = vars(convert_parser(version, script).parse_args(convert[2:])) | read_convert
-    read_build = vars(build_parser(version).parse_args(build[1:]))
-    for name, value in normal.options.items():
-        read = (read_convert if name in HERE.convert_options else read_build)[name]
-        assert read == value or (value, read) == ("auto", normal.precision.dtype)
     _assert_sizes(read_convert, normal)
     assert read_convert["dtype"] == normal.precision.dtype
-    _assert_limits(read_build, normal)
+    two = architecture in ENCODER_DECODERS
+    for build, half in zip(builds, ("encoder", "decoder") if two else ("",), strict=True):
+        read_build = vars(build_parser(version).parse_args(build[1:]))
+        for name, value in normal.options.items():
+            read = (read_convert if name in HERE.convert_options else read_build)[name]
+            own = "disabled" if (name, half) == ("kv_cache_type", "encoder") else value
+            assert read == own or (own, read) == ("auto", normal.precision.dtype)
+        _assert_half(read_build, normal, half) if half else _assert_limits(read_build, normal)
 
 
 def _assert_sizes(read: dict[str, Any], normal: BuildSpec) -> None:
@@ -219,6 +222,19 @@ def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
     sequences = normal.limits.max_batch_size * normal.limits.max_beam_width
     derived = min(sequences, normal.limits.max_num_tokens or sequences)
     assert normal.limits.opt_num_tokens in (read.get("opt_num_tokens"), derived)
+
+
+def _assert_half(read: dict[str, Any], normal: BuildSpec, half: str) -> None:
+    limits = normal.limits
+    assert (read["max_batch_size"], read["max_beam_width"]) == (limits.max_batch_size, limits.max_beam_width)
+    if half == "decoder":
+        assert (read["max_input_len"], read["max_seq_len"]) == (1, (limits.max_output_len or 0) + 1)
+        assert (read["max_encoder_input_len"], read["max_num_tokens"]) == (limits.max_input_len, 8192)
+        return
+    assert read["max_input_len"] == read["max_seq_len"] == limits.max_input_len
+    assert read["max_num_tokens"] == limits.max_num_tokens
+    sequences = limits.max_batch_size * limits.max_beam_width
+    assert limits.opt_num_tokens in (read["opt_num_tokens"], min(sequences, limits.max_num_tokens or sequences))
 
 
 def test_options_of_another_architecture_use_its_own_script() -> None:

@@ -32,10 +32,15 @@ TINY = ModelFacts(
 class Road:
     """One model on its way: `run` a stage, then `check` what it left."""
 
-    def __init__(self, root: Path, version: str = VERSION, architecture: str = LLAMA, **parts: Any) -> None:
-        self.root, self.version = root, version
-        self.model = make_tiny_llama(root / "model", architectures=[architecture])
-        self.facts = TINY.model_copy(update={"architecture": architecture})
+    def __init__(
+        self, root: Path, version: str = VERSION, architecture: str = LLAMA, model: ModelFacts | None = None,
+        **parts: Any,
+    ) -> None:  # fmt: skip
+        """`model`: the facts of one that is at `root / "model"` already."""
+        self.root, self.version, self.model = root, version, root / "model"
+        if model is None:
+            make_tiny_llama(self.model, architectures=[architecture])
+        self.facts = model or TINY.model_copy(update={"architecture": architecture})
         self.spec, _ = TOOLCHAIN.normalise(spec(version, **{"limits": LIMITS} | parts), self.facts, H100)
         assert not TOOLCHAIN.preflight(self.spec, self.facts, H100)
 

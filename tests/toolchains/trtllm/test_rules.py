@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from enginefarm.errors import InvalidSpec, Problem
-from enginefarm.facts import ModelFacts
+from enginefarm.facts import ModelFacts, Stack
 from enginefarm.platform import Platform
 from enginefarm.spec import BuildSpec
-from tests.toolchains.trtllm.cases import FACTS, H100, LLAMA, facts, platform, spec
+from tests.toolchains.trtllm.cases import BART, FACTS, H100, LLAMA, T5, facts, platform, spec
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.rule import rules
 
@@ -33,6 +33,7 @@ def quantised(quantization: str | None, kv_cache: str | None = None, *, calibrat
     return {"precision": precision, "calibration": DATA if calibrated else None} | more
 
 
+SHORT = {"max_batch_size": 8, "max_input_len": 512, "max_output_len": 64}
 MEDUSA: Parts = {"medusa_model_dir": "hf:org/heads", "speculative_decoding_mode": "medusa"}
 DRAFTER: Parts = {"drafter_model_dir": "hf:org/drafter", "speculative_decoding_mode": "explicit_draft_tokens"}
 EAGLE_HEADS: Parts = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
@@ -426,6 +427,35 @@ CASES = [
         facts(architecture="MistralForCausalLM"), version="0.16.0", spared_model=FACTS,
     ),
     Rule(
+        "enc_dec_tp", "/parallelism/tp", {"parallelism": {"tp": 2}, "limits": SHORT},
+        BART.model_copy(update={"vocab_size": 50265}), spared_model=BART, expected="tp may be 1",
+    ),
+    Rule(
+        "enc_dec_attention", "/options/gpt_attention_plugin",
+        {"options": {"gpt_attention_plugin": "disable"}, "limits": SHORT}, BART, spared={"options": {}},
+    ),
+    Rule(
+        "heads_tp", "/parallelism/tp", {"parallelism": {"tp": 8}, "limits": SHORT},
+        BART.model_copy(update={"encoder": Stack(num_attention_heads=12)}), spared_model=BART,
+        expected="tp may be 1, 2, 4",
+    ),
+    Rule(
+        "pp_layers", "/parallelism/pp", {"parallelism": {"pp": 4}, "limits": SHORT}, T5,
+        spared={"parallelism": {"pp": 6}}, expected="pp may be 1, 2, 3, 6",
+    ),
+    Rule(
+        "volume", "/limits/max_batch_size", {"limits": SHORT | {"max_batch_size": 1024}}, BART,
+        spared={"limits": SHORT | {"max_batch_size": 1023}}, expected="< 1024, or a shorter max_input_len",
+    ),
+    Rule(
+        "volume", "/limits/max_output_len", {"limits": SHORT | {"max_output_len": 12_000}}, T5,
+        spared={"options": {"use_implicit_relative_attention": True}},
+    ),
+    Rule(
+        "quantization", "/precision/quantization", quantised("int8_wo", calibrated=False, limits=SHORT), T5,
+        spared=quantised(None, calibrated=False), expected="null",
+    ),
+    Rule(
         "pp_reduce_scatter", "/options/pp_reduce_scatter", {"options": {"pp_reduce_scatter": "enable"}},
         spared_model=MIXTRAL,
     ),
@@ -477,7 +507,8 @@ def test_rule_is_of_its_releases(case: Rule) -> None:
     ("architecture", "why"),
     [
         ("Grok1ModelForCausalLM", "reads the JAX checkpoint of xAI"),
-        ("T5ForConditionalGeneration", "two checkpoints"),
+        ("M2M100ForConditionalGeneration", "learned positions"),
+        ("WhisperForConditionalGeneration", "a pickle"),
         ("DeepseekV3ForCausalLM", "in this farm"),
     ],
 )
@@ -503,13 +534,12 @@ def test_eagle_is_bounded() -> None:
         ("auto_parallel", {"options": {"auto_parallel": 2}}, FACTS, "1.0.0", "reserved_option"),
         ("gemma_pp", {"parallelism": {"pp": 2}}, facts(architecture="GemmaForCausalLM"), "1.2.1", "no_pp"),
         ("quantize_moe_ep", quantised("fp8", options={"moe_ep_size": 2}), MIXTRAL, "1.2.1", "unknown_option"),
-        ("encoder", {}, facts(architecture="EncoderModel"), "1.2.1", "architecture"),
     ],
 )
 def test_what_no_option_or_conversion_is_there_for(
     name: str, parts: Parts, model: ModelFacts, version: str, code: str
 ) -> None:
-    assert rules()[name].held in ("option", "architecture")
+    assert rules()[name].held == "option"
     assert codes(refused(parts, model, H100, version)) == {code}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rewrites.attention import context_attention
 from toolchains.trtllm.rewrites.change import Change, Rewrite
+from toolchains.trtllm.rewrites.halves import no_experts, relative_attention
 from toolchains.trtllm.rewrites.limits import draft_length, token_limits
 from toolchains.trtllm.rewrites.network import adapted_modules, experts, fp8_typed, logits, logits_of_generation
 from toolchains.trtllm.rewrites.plugins import fusion, gemm, nccl, plugin_dtypes
@@ -31,6 +32,8 @@ REWRITES: tuple[Rewrite, ...] = (
     logits_of_generation,
     adapted_modules,
     experts,
+    no_experts,
+    relative_attention,
     context_attention,
     draft_length,
     token_limits,

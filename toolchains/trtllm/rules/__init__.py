@@ -5,10 +5,21 @@ from __future__ import annotations
 from enginefarm.errors import Problem
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rule import in_force
-from toolchains.trtllm.rules import adapters, attention, drafts, hardware, model, options, precision, ranks, volume
+from toolchains.trtllm.rules import (
+    adapters,
+    attention,
+    drafts,
+    halves,
+    hardware,
+    model,
+    options,
+    precision,
+    ranks,
+    volume,
+)
 
 _CHECKS = (*model.CHECKS, *precision.CHECKS, *hardware.CHECKS, *ranks.CHECKS, *volume.CHECKS, *attention.CHECKS,
-           *options.CHECKS, *drafts.CHECKS, *adapters.CHECKS)  # fmt: skip
+           *options.CHECKS, *drafts.CHECKS, *adapters.CHECKS, *halves.CHECKS)  # fmt: skip
 
 
 def problems(case: Case) -> list[Problem]:

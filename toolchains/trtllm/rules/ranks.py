@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from enginefarm.errors import Problem
@@ -12,30 +13,40 @@ from toolchains.trtllm.rules.check import Check, divisors, listed, refused_optio
 
 
 def heads(case: Case) -> Iterator[Problem]:
-    count, kv_count, tp = case.facts.num_attention_heads, case.facts.num_key_value_heads, case.parallelism.tp
-    if count and count % tp:
-        yield _tensor_parallel(case, "heads_tp", f"{count} attention heads cannot be divided among {tp} ranks")
+    counts, kv_count, tp = _of_each(case, "num_attention_heads"), case.facts.num_key_value_heads, case.parallelism.tp
+    for count in counts:
+        if count % tp:
+            yield _tensor_parallel(case, "heads_tp", f"{count} attention heads cannot be divided among {tp} ranks")
+            break
     if kv_count and kv_count % tp and tp % kv_count:
         detail = f"{kv_count} key/value heads can be neither divided among nor duplicated over {tp} ranks"
         yield _tensor_parallel(case, "kv_heads_tp", detail)
 
 
+def _of_each(case: Case, name: str) -> list[int]:
+    """Of both halves of an encoder-decoder, the smaller number first; of any other model the one that it has."""
+    facts = case.facts
+    stacks = [half for half in (facts.encoder, facts.decoder) if half] if case.encodes else [facts]
+    return sorted({count for stack in stacks if (count := getattr(stack, name))})
+
+
 def _tensor_parallel(case: Case, rule: str, detail: str) -> Problem:
-    count, kv = case.facts.num_attention_heads or 0, case.facts.num_key_value_heads or 1
-    legal = [tp for tp in divisors(count) if kv % tp == 0 or tp % kv == 0]
+    counts, kv = _of_each(case, "num_attention_heads"), case.facts.num_key_value_heads or 1
+    common = divisors(math.gcd(*counts)) if counts else []
+    legal = [tp for tp in common if kv % tp == 0 or tp % kv == 0]
     expected = f"tp may be {listed(legal)}" if legal else None
     return Problem(pointer="/parallelism/tp", code=rule, detail=detail, value=case.parallelism.tp, expected=expected)
 
 
 def layers(case: Case) -> Iterator[Problem]:
-    count, pp = case.facts.num_hidden_layers, case.parallelism.pp
-    if count and count % pp:
+    counts, pp = _of_each(case, "num_hidden_layers"), case.parallelism.pp
+    if undivided := [count for count in counts if count % pp]:
         yield Problem(
             pointer="/parallelism/pp",
             code="pp_layers",
-            detail=f"{count} layers do not divide into {pp} stages, and the release may lose the rest silently",
+            detail=f"{undivided[0]} layers do not divide into {pp} stages, and the release may lose the rest silently",
             value=pp,
-            expected=f"pp may be {listed(divisors(count))}",
+            expected=f"pp may be {listed(divisors(math.gcd(*counts)))}",
         )
     if pp > 1 and family.names().get(case.facts.architecture) == "phi":
         detail = "the script of Phi makes one stage"
