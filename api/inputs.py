@@ -14,6 +14,7 @@ from enginefarm.spec import BuildSpec
 from models.sources import ResolvedFiles, Sources
 from models.sources.selections import PLAIN_DATA, NamedFiles, Selection
 from toolchains.inputs import CALIBRATION, named, option_of, substituted
+from toolchains.registry import all_toolchains
 from toolchains.toolchain import Toolchain
 
 Inputs = Mapping[str, ResolvedFiles]  # by the names of `toolchains.inputs`
@@ -94,6 +95,12 @@ def pinned(spec: BuildSpec, inputs: Inputs) -> dict[str, JsonValue]:
 def keyed(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
     """Options as they enter a key."""
     return substituted(options, {name: dict(files.identity) for name, files in inputs.items()})
+
+
+def with_none_unasked(options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """`options`, and null for each other one that names second models: what is made of more is for those who ask."""
+    known = (toolchain.model_options for toolchain in all_toolchains().values())
+    return {**dict.fromkeys(name for names in known for name in names), **options}
 
 
 def of_convert(inputs: Inputs, toolchain: Toolchain) -> Inputs:

@@ -25,7 +25,9 @@ class Wanted(BaseModel):
     parallelism: Parallelism | None = None
     limits: Limits = Field(default_factory=Limits, description="at least these; defaults as in a spec")
     options: dict[OptionName, JsonValue] = Field(
-        default_factory=dict, description="those that must be so", max_length=256
+        default_factory=dict,
+        description="those that must be so; any that names adapters or draft heads is null unless it is here",
+        max_length=256,
     )
     platform: PlatformSelector = Field(
         default_factory=PlatformSelector, description="the node; fields that are left out are not checked"

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
 from api.control import Control
+from api.inputs import with_none_unasked
 from api.pulling import note_pull
 from enginefarm.digest import Digest
 from enginefarm.errors import NotFound
@@ -40,9 +41,13 @@ def engines(
 
 @router.post("/v1/engines:resolve")
 def resolve_engine(wanted: Wanted, control: Control, _: Reader) -> Resolution:
-    """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them."""
+    """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them.
+
+    One with adapters or draft heads only if its options are asked for.
+    """
+    alone = wanted.model_copy(update={"options": with_none_unasked(wanted.options)})
     with control.database.read() as session:
-        return resolve(session, wanted)
+        return resolve(session, alone)
 
 
 @router.put("/v1/engines/{key}/pin")

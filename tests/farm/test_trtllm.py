@@ -340,6 +340,20 @@ def test_adapters_are_in_the_builds_key_alone_and_beside_the_engine(
     assert second.keys() == {"source", "digest"}
 
 
+def test_an_engine_with_adapters_is_for_nodes_that_ask_for_them(farm: RunningFarm, client: Farm) -> None:
+    model = {"model": f"file:{make_tiny_llama(farm.models / 'adapted', seed=3)}"}
+    adapter = f"file:{make_adapter(farm.models / 'its-own')}"
+    ended = _ended(client, adapted(farm, adapter) | model)
+    assert ended.state == "succeeded", ended.error
+    wanted = {"limits": spec(farm)["limits"]} | model
+    with pytest.raises(NotFound) as caught:
+        client.resolve(wanted)
+    assert [(problem.pointer, problem.value) for problem in caught.value.problems] == [("/options/lora_dir", None)]
+    assert client.resolve(wanted | {"options": {"lora_dir": [adapter]}}).engine.key == ended.key
+    plain = _ended(client, spec(farm) | model)
+    assert client.resolve(wanted).engine.key == plain.key
+
+
 def test_everything_that_is_wrong_with_adapters_is_said_at_submit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
     wide = make_adapter(farm.models / "wide", r=128, target_modules=["lm_head"])
     broken = make_adapter(farm.models / "broken")
