@@ -20,6 +20,7 @@ from toolchains.trtllm.table import DATA, Fact, Source
 _TRITON = Path(__file__).parent / "triton"
 _PYTHON_MODELS = ("preprocessing", "postprocessing")
 _PARAMETER = 'parameters: {{ key: "{}" value: {{ string_value: "{}" }} }}\n'
+_MAP = '      input_map {{ key: "{0}" value: "{0}" }}\n'
 _NOTES = (
     "start it in an image of this engine's release: `images` lists those that are known",
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
@@ -110,6 +111,7 @@ def _layout(spec: BuildSpec) -> Layout:
         "max_batch_size": spec.limits.max_batch_size,
         "max_beam_width": spec.limits.max_beam_width,
         "batching": _batching(spec),
+        **_inputs(spec),
         "more": "".join(_PARAMETER.format(*said) for said in speculation.parameters(spec.options)),
     }
     configurations = {
@@ -121,6 +123,25 @@ def _layout(spec: BuildSpec) -> Layout:
         engine="tensorrt_llm/1", files=configurations | models, folders=["ensemble/1"],
         notes=[*_NOTES, *speculation.notes(spec.options)],
     )  # fmt: skip
+
+
+def _inputs(spec: BuildSpec) -> dict[str, str]:
+    """Tensors that only some engines take: for the engine itself, and for the ensemble that hands them on.
+
+    The engine takes the batch's dimension away again where a request has one value.
+    """
+    known = speculation.inputs(spec.options, spec.precision.dtype)
+    lines = {name: (_input(name, one, one.shape), _input(name, one, one.flat)) for name, one in known.items()}
+    return {
+        "inputs": "".join(ours for ours, _ in lines.values()),
+        "flat_inputs": "".join(flat for _, flat in lines.values()),
+        "maps": "".join(_MAP.format(name) for name in lines),
+    }
+
+
+def _input(name: str, one: speculation.Input, shape: str) -> str:
+    parts = (f'name: "{name}"', f"data_type: {one.type}", f"dims: {one.dims}", shape, "optional: true")
+    return ",\n  { " + " ".join(part for part in parts if part) + " }"
 
 
 def _batching(spec: BuildSpec) -> str:

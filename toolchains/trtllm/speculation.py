@@ -13,6 +13,8 @@ from toolchains.trtllm.table import DATA, Fact, Source
 
 Options = Mapping[str, JsonValue]
 
+_TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
+
 
 class Decoding(Fact):
     mode: str
@@ -35,11 +37,25 @@ class Tree(Fact):
         return deep and (not isinstance(size, int) or size >= self.size)
 
 
+class Input(Fact):
+    """A tensor of a request, in the words of a model configuration."""
+
+    type: str
+    dims: str
+    shape: str
+
+    @property
+    def flat(self) -> str:
+        """Of an ensemble, which hands a tensor on as it is."""
+        return "" if "reshape" in self.shape else self.shape
+
+
 class _Serving(Fact):
     what: str
     source: Source
     decoding: Mapping[str, Decoding]
     tree: Tree
+    adapters: Mapping[str, Input]
     adapter_size: str
 
 
@@ -49,6 +65,14 @@ def parameters(options: Options) -> Iterator[tuple[str, str]]:
         yield "decoding_mode", decoding.mode
     if _has_adapters(options):
         yield _known().adapter_size, str(options.get("max_lora_rank"))
+
+
+def inputs(options: Options, dtype: str) -> Mapping[str, Input]:
+    """Beside those of every engine."""
+    if not _has_adapters(options):
+        return {}
+    known = _known().adapters.items()
+    return {name: one.model_copy(update={"type": one.type.format(dtype=_TYPES[dtype])}) for name, one in known}
 
 
 def notes(options: Options) -> Iterator[str]:
@@ -64,8 +88,8 @@ def notes(options: Options) -> Iterator[str]:
     if _has_adapters(options):
         yield (
             "the server loads no adapter by itself: send each one with its first request (lora_task_id, lora_weights, "
-            "lora_config), or add these and lora_prefetch_dir to tensorrt_llm/config.pbtxt; TensorRT-LLM's "
-            "hf_lora_convert.py makes both arrays"
+            "lora_config) and its lora_task_id alone with later ones, or set lora_prefetch_dir in "
+            "tensorrt_llm/config.pbtxt; TensorRT-LLM's hf_lora_convert.py makes both arrays"
         )
         if count := adapters.count(options):
             first, last = (f"{adapters.DIRECTORY}/{number}" for number in (0, count - 1))

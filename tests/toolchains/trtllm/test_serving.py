@@ -105,8 +105,26 @@ def parameter(name: str, value: object) -> str:
 def test_the_server_is_told_how_an_engine_drafts_and_how_wide_adapters_are(
     options: dict[str, Any], said: dict[str, object]
 ) -> None:
-    plain, more = (layout(options=some).files["tensorrt_llm/config.pbtxt"] for some in ({}, options))
-    assert more.removeprefix(plain).splitlines() == [parameter(*one) for one in said.items()]
+    plain, more = (
+        [line for line in layout(options=some).files["tensorrt_llm/config.pbtxt"].splitlines() if "parameters" in line]
+        for some in ({}, options)
+    )
+    assert more == [*plain, *(parameter(*one) for one in said.items())]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "TYPE_BF16"), ("float16", "TYPE_FP16")])
+def test_adapters_come_with_requests_in_the_engines_own_type(dtype: str, kind: str) -> None:
+    files = layout(options=LORA, precision={"dtype": dtype}).files
+    for model in ("tensorrt_llm", "ensemble"):
+        text = files[f"{model}/config.pbtxt"]
+        assert {"lora_task_id", "lora_weights", "lora_config"} <= names(text, "input")
+        assert f'{{ name: "lora_weights" data_type: {kind} dims: [ -1, -1 ] allow_ragged_batch: true' in text
+        assert "lora" not in layout().files[f"{model}/config.pbtxt"]
+
+
+def test_an_ensemble_hands_adapters_on() -> None:
+    _check_ensemble(layout(options=LORA).files)
+    assert layout(options=LORA).files["ensemble/config.pbtxt"].count('input_map { key: "lora_') == 3
 
 
 @pytest.mark.parametrize(
@@ -138,7 +156,10 @@ def test_without_packed_input_there_is_no_inflight_batching() -> None:
 
 
 def test_the_ensemble_names_what_its_models_have() -> None:
-    files = layout().files
+    _check_ensemble(layout().files)
+
+
+def _check_ensemble(files: dict[str, str]) -> None:
     ensemble = files["ensemble/config.pbtxt"]
     made = set(names(ensemble, "input"))
     for step in ensemble.split("model_name: ")[1:]:
