@@ -49,19 +49,21 @@ class Hits:
 
     async def _answer_all(self) -> None:
         """Whoever comes while some are answered is answered with the next."""
-        while self._waiting:
-            some, self._waiting = self._waiting, []
-            asked = [asked for asked, _ in some]
-            done = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, asked)
-            await asyncio.wait([done])
-            for place, (_, answer) in enumerate(some):
-                if answer.cancelled():
-                    continue  # who asked has gone
-                if error := done.exception():
-                    answer.set_exception(error)
-                else:
-                    answer.set_result(done.result()[place])
-        self._work = None
+        try:
+            while self._waiting:
+                some, self._waiting = self._waiting, []
+                asked = [asked for asked, _ in some]
+                done = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, asked)
+                await asyncio.wait([done])
+                for place, (_, answer) in enumerate(some):
+                    if answer.cancelled():
+                        continue  # who asked has gone
+                    if error := done.exception():
+                        answer.set_exception(error)
+                    else:
+                        answer.set_result(done.result()[place])
+        finally:
+            self._work = None
 
     def _answers(self, asked: Sequence[Asked]) -> list[Submitted | None]:
         plans = [self._plan(spec) for spec, _ in asked]
