@@ -27,7 +27,8 @@ def write(request: checkpoint.Request, model_type: str, implicit: bool, told: Or
     shared = weights["shared.weight" if model_type == "t5" else "model.shared.weight"]
     for half in ("encoder", "decoder"):
         config = _config(settings, request, model_type, half)
-        config |= {"use_implicit_relative_attention": implicit} if half == "decoder" else {}
+        start = {"decoder_start_token_id": settings["decoder_start_token_id"]}
+        config |= {"use_implicit_relative_attention": implicit} | start if half == "decoder" else {}
         own = {"embedding.vocab_embedding.weight": shared, **_layers(weights, half)}
         own |= {"lm_head.weight": _split(shared, request.tp)} if half == "decoder" else {}
         # Only the decoder is cut short or left without a rank: the encoder was whole before it.

@@ -31,7 +31,7 @@ def make_tiny_t5(directory: Path, *, dtype: str = "bfloat16", **config: Any) -> 
         "layer_norm_epsilon": 1e-6,
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
-        "decoder_start_token_id": 0,
+        "decoder_start_token_id": 2,  # a real T5 has 0, which is its padding too
     }
     return _make(directory, "", dtype, settings | config)
 

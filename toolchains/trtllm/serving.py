@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from enginefarm.serving import Image, Launch, Layout, Serving
 from enginefarm.spec import BuildSpec
 from toolchains.toolchain import Job
-from toolchains.trtllm import speculation
+from toolchains.trtllm import halves_served, speculation
 from toolchains.trtllm.component import encodes
 from toolchains.trtllm.table import DATA, Fact, Source
 
@@ -26,11 +26,6 @@ _NOTES = (
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
     "preprocessing and postprocessing need transformers, which the images have",
     "this layout was made from the backend's documentation; no Triton server was run by the farm",
-)
-
-_NO_LAYOUT = (
-    "the farm lays out decoder-only engines; of this one Triton is told encoder/ and decoder/ by their own parameters, "
-    "as docs/encoder_decoder.md of triton-inference-server/tensorrtllm_backend shows"
 )
 
 
@@ -55,13 +50,14 @@ class _Images(Fact):
 
 def serving(job: Job) -> Serving:
     world, two = job.spec.parallelism, encodes(job.facts.architecture)
+    why_not = halves_served.obstacle(job.spec, batching=_batching(job.spec)) if two else None
     return Serving(
         world_size=world.world_size,
         ranks=world.model_dump(),
-        launch={"run": _run(job.spec)} | ({} if two else {"triton": _triton(world.world_size)}),
+        launch={"run": _run(job.spec)} | ({} if why_not else {"triton": _triton(world.world_size)}),
         images=list(images(job.version)),
-        layouts={} if two else {"triton": _layout(job.spec)},
-        without={"triton": _NO_LAYOUT} if two else {},
+        layouts={} if why_not else {"triton": _layout(job.spec, two=two)},
+        without={"triton": why_not} if why_not else {},
     )
 
 
@@ -106,13 +102,15 @@ def _triton(ranks: int) -> Launch:
     return Launch(what="a Triton server on the layout `triton`", argv=argv[:-1])
 
 
-def _layout(spec: BuildSpec) -> Layout:
+def _layout(spec: BuildSpec, *, two: bool) -> Layout:
+    parameters = [*speculation.parameters(spec.options), *(halves_served.parameters().items() if two else ())]
     values = {
+        **halves_served.places(two=two),
         "max_batch_size": spec.limits.max_batch_size,
         "max_beam_width": spec.limits.max_beam_width,
         "batching": _batching(spec),
         **_inputs(spec),
-        "more": "".join(_PARAMETER.format(*said) for said in speculation.parameters(spec.options)),
+        "more": "".join(_PARAMETER.format(*said) for said in parameters),
     }
     configurations = {
         f"{name}/config.pbtxt": Template((_TRITON / f"{name}.pbtxt").read_text()).substitute(values)

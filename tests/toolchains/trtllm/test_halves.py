@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from enginefarm.facts import ModelFacts, Stack
+from enginefarm.serving import Serving
 from enginefarm.wire import Stage
 from tests.doubles import tensors
 from tests.doubles.installation import make_installation, order
@@ -17,6 +18,7 @@ from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
 from tests.toolchains.trtllm.cases import BART, FACTS, H100, T5, VERSION, spec
 from tests.toolchains.trtllm.test_plan import CACHE, HERE, one_line, planned
 from tests.toolchains.trtllm.test_road import TINY, Road
+from tests.toolchains.trtllm.test_serving import joined, names, parameter, python_model
 from toolchains.toolchain import InvalidOutput, Job, Needs
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.component import closed, components
@@ -331,11 +333,54 @@ def test_tokens_in_flight_cost_what_the_networks_take() -> None:
     assert needs(Stage.BUILD, BART, **few).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
 
 
-def test_it_says_how_it_is_run_and_why_there_is_no_triton_layout() -> None:
-    serving = TOOLCHAIN.serving(job(Stage.BUILD, T5))
-    assert serving is not None
-    assert serving.launch.keys() == {"run"}
+def served(model: ModelFacts, **parts: Any) -> Serving:
+    made = TOOLCHAIN.serving(job(Stage.BUILD, model, **parts))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"parallelism": {"pp": 2}}, "pipeline stages"),
+        ({"options": {"remove_input_padding": "disable"}}, "in-flight batching"),
+        ({"options": {"kv_cache_type": "continuous"}}, "in-flight batching"),
+    ],
+)
+def test_what_triton_does_not_serve_is_not_laid_out_and_says_so(parts: dict[str, Any], why: str) -> None:
+    serving = served(T5, **parts)
+    assert (serving.launch.keys(), serving.layouts) == ({"run"}, {})
+    assert why in serving.without["triton"]
+    assert why in serving.summary()["without"]["triton"]
+    assert served(FACTS, **parts).layouts
+
+
+def test_triton_is_told_of_both_engines() -> None:
+    serving = served(BART, parallelism={"tp": 2})
     assert "--engine_dir {engine} --tokenizer_dir {engine}" in " ".join(serving.launch["run"].argv)
-    assert serving.layouts == {}
-    assert "decoder-only" in serving.without["triton"]
-    assert "decoder-only" in serving.summary()["without"]["triton"]
+    assert serving.launch["triton"].argv.count("tritonserver") == 2
+    files = serving.layouts["triton"].files
+    for name, value in (
+        ("gpt_model_path", "{engine}/decoder"), ("encoder_model_path", "{engine}/encoder"),
+        ("cross_kv_cache_fraction", "0.5"), ("enable_kv_cache_reuse", "false"), ("enable_chunked_context", "false"),
+    ):  # fmt: skip
+        assert parameter(name, value) in files["tensorrt_llm/config.pbtxt"]
+    assert parameter("decoder_dir", "{engine}/decoder") in files["preprocessing/config.pbtxt"]
+    assert parameter("tokenizer_dir", "{engine}") in files["preprocessing/config.pbtxt"]
+    joined(files)
+    assert {"decoder_input_ids", "decoder_input_lengths"} <= names(files["tensorrt_llm/config.pbtxt"], "input")
+    alone = served(FACTS).layouts["triton"].files
+    assert not any("decoder" in text for path, text in alone.items() if path.endswith(".pbtxt"))
+
+
+def test_an_output_starts_with_the_token_that_the_decoder_names(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = again(finished, tmp_path).root / "build"
+    request = {"QUERY": [[b"w1 w2"], [b"w3"]], "REQUEST_OUTPUT_LEN": [[5], [6]]}
+    (tokens,) = python_model("preprocessing", engine, monkeypatch, decoder_dir=engine / "decoder").execute([request])
+    assert tokens["INPUT_ID"].tolist() == [[4, 5], [6, 1]]
+    assert tokens["DECODER_INPUT_ID"].tolist() == [[2], [2]]
+    assert tokens["REQUEST_DECODER_INPUT_LEN"].tolist() == [[1], [1]]
+    (plain,) = python_model("preprocessing", engine, monkeypatch).execute([request])
+    assert plain.keys() == tokens.keys() - {"DECODER_INPUT_ID", "REQUEST_DECODER_INPUT_LEN"}

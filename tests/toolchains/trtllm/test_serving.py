@@ -123,7 +123,7 @@ def test_adapters_come_with_requests_in_the_engines_own_type(dtype: str, kind: s
 
 
 def test_an_ensemble_hands_adapters_on() -> None:
-    _check_ensemble(layout(options=LORA).files)
+    joined(layout(options=LORA).files)
     assert layout(options=LORA).files["ensemble/config.pbtxt"].count('input_map { key: "lora_') == 3
 
 
@@ -156,10 +156,11 @@ def test_without_packed_input_there_is_no_inflight_batching() -> None:
 
 
 def test_the_ensemble_names_what_its_models_have() -> None:
-    _check_ensemble(layout().files)
+    joined(layout().files)
 
 
-def _check_ensemble(files: dict[str, str]) -> None:
+def joined(files: dict[str, str]) -> None:
+    """Every tensor that a step takes was made before, and its models have all that the ensemble names."""
     ensemble = files["ensemble/config.pbtxt"]
     made = set(names(ensemble, "input"))
     for step in ensemble.split("model_name: ")[1:]:
@@ -184,12 +185,13 @@ class Backend(ModuleType):
         return SimpleNamespace(as_numpy=lambda: np.array(request[name]))
 
 
-def python_model(name: str, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def python_model(name: str, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, **folders: Path) -> Any:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", Backend("triton_python_backend_utils"))
     space: dict[str, Any] = {}
     exec(compile(layout().files[f"{name}/1/model.py"], name, "exec"), space)
     model = space["TritonPythonModel"]()
-    parameters = {"tokenizer_dir": {"string_value": str(tokenizer)}}
+    places = {"tokenizer_dir": tokenizer, **folders}
+    parameters = {key: {"string_value": str(folder)} for key, folder in places.items()}
     model.initialize({"model_config": json.dumps({"parameters": parameters})})
     return model
 
