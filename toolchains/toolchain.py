@@ -7,7 +7,7 @@ A toolchain is a package below `toolchains/` with a module-level `TOOLCHAIN`, or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,7 @@ class Command:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    span: tuple[float, float] = (0.0, 1.0)  # the part of the stage's progress that is its own
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ class Report:
     rank: int | None = None  # whose progress it is, where the line says so
     peak_memory: int | None = None  # bytes of the host that the stage held at most
     peak_gpu_memory: int | None = None  # bytes of a GPU
+
+    def within(self, span: tuple[float, float]) -> Report:
+        """The same, said by a program that is this part of the stage."""
+        if self.progress is None:
+            return self
+        start, end = span
+        return replace(self, progress=round(start + (end - start) * self.progress, 3))
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,8 @@ class Attempt:
         self.joblog.say("starts warm" if self.warmth.start else "starts cold")
 
     def _run_programs(self) -> None:
-        lines = _Lines(self)
         for command in self.toolchain.plan(self.job, self.directories):
+            lines = Lines(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))
             ended = child.run(
                 command,
@@ -229,11 +229,12 @@ class Attempt:
             self.steps[name] = round(time.monotonic() - started, 3)
 
 
-class _Lines:
-    """Output on its way to the log, read for progress line by line."""
+class Lines:
+    """A program's output on its way to the log, read for progress line by line."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, span: tuple[float, float]) -> None:
         self._attempt = attempt
+        self._span = span
         self._rest = b""
 
     def write(self, data: bytes) -> None:
@@ -246,7 +247,7 @@ class _Lines:
     def _read(self, line: str) -> None:
         report = self._attempt.toolchain.read_line(self._attempt.job.stage, line)
         if report is not None:
-            self._attempt.heartbeat.report(report)
+            self._attempt.heartbeat.report(report.within(self._span))
             self._attempt.peaks.see(report)
 
 

@@ -40,8 +40,11 @@ def main() -> None:
         log(f"calibrated, alpha {smooth}")
     if hasattr(options, "use_implicit_relative_attention"):
         halves.write(request, options.model_type, options.use_implicit_relative_attention, told)
-    else:
-        checkpoint.write(request, told)
+        print(
+            f"{time.strftime('%F %T')},123 __main__ [INFO] Spend {elapsed(began)}.123456 (h:m:s) to convert the model"
+        )
+        return
+    checkpoint.write(request, told)
     log(f"Weights loaded. Total time: {elapsed(began)}")
     print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)
 

@@ -62,6 +62,7 @@ _SIGNS: Mapping[Stage, tuple[_Sign, ...]] = {
         _sign(r"Quantization done\. Total time used: (?P<time>[\d.]+) s", 0.8, 0.8, "quantised in {time} s"),
         _sign(r"Quantized model exported to", 0.9, 0.9, "quantised weights written"),
         _sign(r"Total time of converting checkpoints: (?P<time>[\d:]+)", 0.98, 0.98, "converted in {time}"),
+        _sign(r"Spend (?P<time>[\d:]+)[\d.]* \(h:m:s\) to convert the model", 0.98, 0.98, "converted in {time}"),
     ),
     Stage.BUILD: (
         _VERSION,

@@ -26,15 +26,25 @@ TIMING_CACHE = "model.cache"
 
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
-    release = releases.find(job.version)
-    if job.stage is Stage.CONVERT:
-        programs = list(_convert(job, directories, installation))
-    elif job.spec.options.get("strip_plan"):
+    release, environment = releases.find(job.version), _environment(directories)
+    if job.stage is Stage.BUILD and job.spec.options.get("strip_plan"):
         there = replace(directories, output=stripped(directories))
         programs = [*_builds(job, there, release, installation), _refit(directories, release, installation)]
+        made = [Command(argv, environment) for argv in programs]
     else:
-        programs = [*_builds(job, directories, release, installation)]
-    return (*(Command(argv, _environment(directories)) for argv in programs), _carry_tokenizer(directories))
+        convert = job.stage is Stage.CONVERT
+        alike = (
+            _convert(job, directories, installation) if convert else _builds(job, directories, release, installation)
+        )
+        made = list(_in_turn(list(alike), environment))
+    return (*made, _carry_tokenizer(directories))
+
+
+def _in_turn(programs: list[tuple[str, ...]], environment: Mapping[str, str]) -> Iterator[Command]:
+    """Each says of itself that it begins and ends: together they are the stage."""
+    share = 1 / len(programs)
+    for place, argv in enumerate(programs):
+        yield Command(argv, environment, (place * share, (place + 1) * share))
 
 
 def stripped(directories: Directories) -> Path:

@@ -195,6 +195,24 @@ class TestRoad:
             road.check(stage)
 
     @pytest.mark.usefixtures("installation")
+    def test_the_log_moves_forward_through_both(self, tmp_path: Path) -> None:
+        """Each program begins at its own part of the stage."""
+        road = halved(tmp_path, TINY_T5)
+        for stage, spans in ((Stage.CONVERT, [(0, 1)]), (Stage.BUILD, [(0, 0.5), (0.5, 1)])):
+            planned = TOOLCHAIN.plan(road.job(stage), road.directories(stage))
+            assert [command.span for command in planned[:-1]] == spans
+            assert road.run(stage).status == 0
+            said = road.run(stage).tail.split("TensorRT LLM version")
+            progress = [
+                report.within(span).progress
+                for span, part in zip(spans, said[1:], strict=True)
+                for line in part.splitlines()
+                if (report := TOOLCHAIN.read_line(stage, line)) and report.progress is not None
+            ]
+            assert progress == sorted(progress)
+            assert progress[-1] == (0.98 if stage is Stage.CONVERT else 0.99)
+
+    @pytest.mark.usefixtures("installation")
     def test_the_double_refuses_a_model_of_another_kind(self, tmp_path: Path) -> None:
         make_tiny_bart(tmp_path / "model")
         assert Road(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1

@@ -18,6 +18,8 @@ STAMP = "[10/12/2024-15:46:23]"
         (Stage.CONVERT, "Quantization done. Total time used: 61.20 s.", 0.8, "quantised in 61.20 s"),
         (Stage.CONVERT, "Quantized model exported to /some/where ", 0.9, "quantised weights written"),
         (Stage.CONVERT, "Total time of converting checkpoints: 02:16:55", 0.98, "converted in 02:16:55"),
+        (Stage.CONVERT, "2025-03-04 05:06:07,1 __main__ [INFO] Spend 0:01:02.345678 (h:m:s) to convert the model", 0.98,
+         "converted in 0:01:02"),
         (Stage.BUILD, f"{STAMP} [TRT-LLM] [I] Build TensorRT engine Unnamed Network 0", 0.15, "compiling"),
         (Stage.BUILD, f"{STAMP} [TRT] [I] Engine generation completed in 15.4544 seconds.", 0.7,
          "compiled in 15.4544 s"),

@@ -431,6 +431,10 @@ CASES = [
         BART.model_copy(update={"vocab_size": 50265}), spared_model=BART, expected="tp may be 1",
     ),
     Rule(
+        "enc_dec_cache", "/options/kv_cache_type", {"options": {"kv_cache_type": "disabled"}, "limits": SHORT}, T5,
+        spared={"options": {"kv_cache_type": "continuous"}}, expected="paged, continuous, or null",
+    ),
+    Rule(
         "enc_dec_attention", "/options/gpt_attention_plugin",
         {"options": {"gpt_attention_plugin": "disable"}, "limits": SHORT}, BART, spared={"options": {}},
     ),

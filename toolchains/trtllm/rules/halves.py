@@ -8,11 +8,19 @@ from enginefarm.errors import Problem
 from toolchains.trtllm.case import Case
 from toolchains.trtllm.rules.check import Check, divisors, listed, refused_option
 
+_MOST_RANKS = 64  # that are worth listing
+
 
 def attention(case: Case) -> Iterator[Problem]:
     if case.encodes and case.option("gpt_attention_plugin") == "disable":
         detail = "a decoder that reads an encoder attends through this plugin alone"
         yield refused_option(case, "enc_dec_attention", "gpt_attention_plugin", detail, "auto, or a dtype")
+
+
+def cache(case: Case) -> Iterator[Problem]:
+    if case.encodes and case.option("kv_cache_type") == "disabled":
+        detail = "without a cache the decoder writes its first token and no other; the encoder has none anyway"
+        yield refused_option(case, "enc_dec_cache", "kv_cache_type", detail, "paged, continuous, or null")
 
 
 def widths(case: Case) -> Iterator[Problem]:
@@ -31,6 +39,4 @@ def widths(case: Case) -> Iterator[Problem]:
         )
 
 
-_MOST_RANKS = 64  # that are worth listing
-
-CHECKS: tuple[Check, ...] = (attention, widths)
+CHECKS: tuple[Check, ...] = (attention, cache, widths)
