@@ -22,7 +22,7 @@ from enginefarm.connection import CONNECT_SECONDS
 from enginefarm.errors import FarmError
 from enginefarm.problem import error_of
 
-_CHUNK = 1 << 18  # bytes read at a time, at most
+_CHUNK = 1 << 16  # bytes read at a time, at most: memory for more is asked of the system each time, and costs more
 _CONNECTIONS = 64
 _REDIRECTS = 5
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

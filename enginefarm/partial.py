@@ -20,6 +20,8 @@ from enginefarm.digest import CHUNK
 from enginefarm.errors import IntegrityError
 from enginefarm.manifest import FileEntry
 
+_SYNCED_PARTS = 8  # between two times that what was hashed is brought to the disk
+
 
 class Journal:
     """Which parts are whole, a line each, so that a killed pull goes on from there.
@@ -161,6 +163,8 @@ class PartialFile:
                     return False
             self._hash(self._hashed)
             self._hashed += 1
+            if self._hashed % _SYNCED_PARTS == 0:
+                os.fdatasync(self._descriptor)  # while others fetch: little is left to wait for at the end
         self._finish()
         return True
 

@@ -26,6 +26,10 @@ from models.store import DirectoryStore
 router = APIRouter(tags=["engines"])
 
 
+class _BlobResponse(FileResponse):
+    chunk_size = 1 << 20  # bytes; a thread reads each, and Starlette's 64 KiB are soon read
+
+
 @router.get("/v1/engines")
 def engines(
     control: Control,
@@ -88,9 +92,9 @@ def engine_file(
 
 
 @router.get("/v1/blobs/{digest}", include_in_schema=False)
-def blob(digest: Digest, filename: str, expires: int, signature: str, control: Control) -> FileResponse:
+def blob(digest: Digest, filename: str, expires: int, signature: str, control: Control) -> _BlobResponse:
     """Bytes of a folder store, for whoever holds a link that `engine_file` signed."""
     if not isinstance(control.store, DirectoryStore):
         raise NotFound("this farm's store serves its blobs itself")
     path = control.store.check_link(digest, filename=filename, expires=expires, signature=signature)
-    return FileResponse(path, filename=filename, media_type="application/octet-stream")
+    return _BlobResponse(path, filename=filename, media_type="application/octet-stream")
