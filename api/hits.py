@@ -14,6 +14,8 @@ from models.database import Database
 from models.listing import find_engines
 from models.submission import Request, record
 
+_GATHERED = 0.001  # seconds: a batch of one costs the database as much as one of thirty
+
 Asked = tuple[BuildSpec, str | None]  # and by whom
 _Answer = asyncio.Future[Submitted | None]
 
@@ -51,6 +53,7 @@ class Hits:
         """Whoever comes while some are answered is answered with the next."""
         try:
             while self._waiting:
+                await asyncio.sleep(_GATHERED)
                 some, self._waiting = self._waiting, []
                 asked = [asked for asked, _ in some]
                 done = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, asked)
