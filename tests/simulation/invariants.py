@@ -65,7 +65,7 @@ class Invariants:
         self._links |= dict.fromkeys(blobs, self.clock.time + timedelta(seconds=seconds))
 
     def _linked(self) -> list[str]:
-        return [blob for blob, until in self._links.items() if until >= self.clock.time]
+        return [blob for blob, until in self._links.items() if until > self.clock.time]
 
     def _there(self, blob: str) -> bool:
         """Bytes that rot afterwards are not the catalogue's fault: finding them is another promise."""
