@@ -30,6 +30,7 @@ _COLLECTIONS = 4  # marked, removed, its bytes marked, deleted
 _CLEAN_UPS = 0.3  # of a worker's steps at the end
 _TASTES = (0.2, 1, 4)
 _LONG = 100.0  # seconds: no link is good for so long, no grace, no checkpoint kept, no pull remembered
+_LATE_STEPS = 30  # more than a stage has; with the store away, a worker tries again until its heartbeat ends it
 _WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, GiB, how fast its clock runs
 
 
@@ -256,7 +257,9 @@ class Schedule:
         for move in (self.start, self.sweep, self.deliver):
             self._checked(move)
         told = []
-        while late.running is not None:
+        for _ in range(_LATE_STEPS):
+            if late.running is None:
+                break
             told.append(late.step())
             self.invariants.check()
         return f"{late.name} goes on: {', '.join(told)}"
