@@ -13,11 +13,11 @@ from enginefarm.facts import ModelFacts, Stack
 from enginefarm.serving import Serving
 from enginefarm.wire import Stage
 from tests.doubles import tensors
-from tests.doubles.installation import make_installation, order
+from tests.doubles.installation import order
 from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
 from tests.toolchains.trtllm.cases import BART, FACTS, H100, T5, VERSION, spec
 from tests.toolchains.trtllm.test_plan import CACHE, HERE, one_line, planned
-from tests.toolchains.trtllm.test_road import TINY, Road
+from tests.toolchains.trtllm.test_road import TINY, Road, travelled
 from tests.toolchains.trtllm.test_serving import joined, names, parameter, python_model
 from toolchains.toolchain import InvalidOutput, Job, Needs
 from toolchains.trtllm import TOOLCHAIN
@@ -227,13 +227,7 @@ def halved(root: Path, model: ModelFacts, version: str = VERSION, **parts: Any) 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that went the whole road, to be copied and then broken."""
-    root = tmp_path_factory.mktemp("halves")
-    environment = make_installation(root / "tensorrt_llm", VERSION)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", environment["PATH"])
-        patch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
-        halved(root / "road", TINY_T5).both()
-    return root / "road"
+    return travelled(tmp_path_factory.mktemp("halves"), lambda root: halved(root, TINY_T5))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,15 @@ class Road:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that went the whole road, to be copied and then broken."""
-    root = tmp_path_factory.mktemp("finished")
+    return travelled(tmp_path_factory.mktemp("finished"), Road)
+
+
+def travelled(root: Path, start: Callable[[Path], Road]) -> Path:
     environment = make_installation(root / "tensorrt_llm", VERSION)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", environment["PATH"])
         patch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
-        Road(root / "road").both()
+        start(root / "road").both()
     return root / "road"
 
 
