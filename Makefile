@@ -31,7 +31,7 @@ simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, seeded (TRANSFERS=1000)
-	$(BIN)/python -m tests.enginefarm.faults --transfers $(TRANSFERS)
+	$(BIN)/python -m tests.faults --transfers $(TRANSFERS)
 
 chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES=20, SEED=… to repeat one)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.app import StartRefusedError, create_app
-from enginefarm.errors import EnginefarmError
+from enginefarm.contract.errors import EnginefarmError
 from models.logging import start_logging
 from models.settings import Settings
 

@@ -12,15 +12,16 @@ from fastapi import FastAPI
 
 import api.problems
 from api.bodylimit import BodyLimit
-from api.cleaning import clean_up_forever
 from api.control import control_plane
-from api.routes import attestations, builds, engines, fleet, health, moving, planning, registry, retention, upkeep
-from api.sweep import sweep_forever
+from api.routes import attestations, builds, engines, fleet, health, planning, registry, retention, upkeep
+from api.routes import bundles as moving
+from api.upkeep.garbage_collection import clean_up_forever
+from api.upkeep.sweep import sweep_forever
 from enginefarm import __version__
-from enginefarm.wire import ProblemDocument
+from enginefarm.wire.bodies import ProblemDocument
 from migrations.upgrade import versions
-from models.access import any_key
-from models.database import Database
+from models.catalogue.database import Database
+from models.security.api_keys import any_key
 from models.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from fastapi.security.base import SecurityBase
 from starlette.concurrency import run_in_threadpool
 
 from api.control import Control, ControlPlane
-from enginefarm.errors import Forbidden, Unauthenticated
-from models import access
-from models.access import Caller, Scope
+from enginefarm.contract.errors import Forbidden, Unauthenticated
+from models.security import api_keys as access
+from models.security.api_keys import Caller, Scope
 
 _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: Bearer ef_…`")
 _basic = HTTPBasic(auto_error=False)

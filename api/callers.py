@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from models import access
-from models.access import Caller
-from models.database import Database
-from models.sources.flight import SingleFlight, TimedCache
+from models.caching import SingleFlight, TimedCache
+from models.catalogue.database import Database
+from models.security import api_keys as access
+from models.security.api_keys import Caller
 
 _SECONDS = 1.0  # a revoked key is good for so much longer, at most
 

@@ -11,14 +11,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.callers import Callers
-from api.fleetview import FleetView
-from api.hits import Hits
-from api.planning import Planner
-from models.broker import Announcer, celery_app
-from models.database import Database
+from api.planning.cached_submits import Hits
+from api.planning.fleet_view import FleetView
+from api.planning.planner import Planner
+from models.catalogue.database import Database
 from models.opening import open_sources, open_store
+from models.queue.broker import Announcer, celery_app
+from models.security.signing_key import SigningKey
 from models.settings import Settings
-from models.signing import SigningKey
 from models.store import Store
 
 

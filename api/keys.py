@@ -8,9 +8,9 @@ import click
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from models import access
-from models.database import Database
-from models.rows import ApiKeyRow
+from models.catalogue.database import Database
+from models.catalogue.rows import ApiKeyRow
+from models.security import api_keys as access
 from models.settings import Settings
 
 

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from enginefarm.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
-from enginefarm.spec import problems_of
-from enginefarm.wire import ProblemDocument
+from enginefarm.contract.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
+from enginefarm.contract.spec import problems_of
+from enginefarm.wire.bodies import ProblemDocument
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from enginefarm.attestation import pem
-from models.signing import create as create_key
+from enginefarm.trust.attestation import pem
+from models.security.signing_key import create as create_key
 
 
 @click.group(help=__doc__)

@@ -16,7 +16,7 @@ import psycopg
 import uvicorn
 from fastapi import FastAPI, Response
 
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.spec import BuildSpec
 
 _CONNECTIONS = 20  # as many as the control plane's pool
 _QUERY = "SELECT key FROM engines WHERE key = %s"

@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 import pynvml
 
-from enginefarm.client import Farm
-from enginefarm.errors import PlatformMismatch
-from enginefarm.fetch import pull
-from enginefarm.fingerprint import detect
-from enginefarm.fit import require_fit
-from enginefarm.manifest import Manifest
-from enginefarm.wire import Build, BuildState
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import PlatformMismatch
+from enginefarm.contract.manifest import Manifest
+from enginefarm.node.detection import detect
+from enginefarm.node.fit import require_fit
+from enginefarm.transfer.pull import pull
+from enginefarm.wire.bodies import Build, BuildState
 from local.farm import LocalFarm
 from toolchains.aoti.loader import Engine
 

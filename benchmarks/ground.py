@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 from benchmarks.bare_celery import TASK, application
-from enginefarm.client import Farm
+from enginefarm.client.farm import Farm
 from local.process import Process
-from models.access import Scope, create
+from models.security.api_keys import Scope, create
 from models.settings import Settings
 from tests.farm.running import CHECKOUT, RunningFarm
 from tests.servers.postgres import Postgres

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from minio import Minio
 
-from enginefarm import digest
-from enginefarm.client import Farm
-from enginefarm.fetch import Transfer, pull
+from enginefarm.client.farm import Farm
+from enginefarm.contract import digest
+from enginefarm.transfer.pull import Transfer, pull
 from models.store import S3Settings, S3Store
 
 _BUCKET = "enginefarm"

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from demo import smollm2
-from enginefarm.client import Farm
-from enginefarm.errors import EnginefarmError
-from enginefarm.manifest import Manifest
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.manifest import Manifest
 from local.farm import LocalFarm
 from local.process import StartFailedError
 

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from enginefarm.client import Farm, engine_of
-    from enginefarm.errors import (
+    from enginefarm.client.farm import Farm, engine_of
+    from enginefarm.contract.errors import (
         BuildFailed,
         EnginefarmError,
         FarmError,
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         PlatformMismatch,
         WaitTimedOut,
     )
-    from enginefarm.fingerprint import detect
-    from enginefarm.library import pull
-    from enginefarm.platform import Platform, PlatformSelector
-    from enginefarm.spec import BuildSpec
+    from enginefarm.contract.platform import Platform, PlatformSelector
+    from enginefarm.contract.spec import BuildSpec
+    from enginefarm.node.detection import detect
+    from enginefarm.sdk import pull
 
 __version__ = "0.1.0"
 
@@ -33,8 +33,9 @@ _ERRORS = (
     "WaitTimedOut",
 )  # fmt: skip
 _HOMES = {
-    "BuildSpec": "spec", "Farm": "client", "Platform": "platform", "PlatformSelector": "platform",
-    "detect": "fingerprint", "engine_of": "client", "pull": "library", **dict.fromkeys(_ERRORS, "errors"),
+    "BuildSpec": "contract.spec", "Farm": "client.farm", "Platform": "contract.platform",
+    "PlatformSelector": "contract.platform", "detect": "node.detection", "engine_of": "client.farm", "pull": "sdk",
+    **dict.fromkeys(_ERRORS, "contract.errors"),
 }  # fmt: skip
 
 __all__ = [

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from enginefarm.errors import EnginefarmError
+from enginefarm.contract.errors import EnginefarmError
 from local.farm import LocalFarm
 from local.process import StartFailedError
 

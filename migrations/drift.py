@@ -11,8 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
 
 from migrations.upgrade import upgrade
-from models.database import Database
-from models.rows import Row
+from models.catalogue.database import Database
+from models.catalogue.rows import Row
 
 
 def drift(engine: Engine) -> list[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from models.rows import Row
+from models.catalogue.rows import Row
 
 context.configure(
     connection=context.config.attributes["connection"],

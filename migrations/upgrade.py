@@ -13,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from enginefarm.errors import EnginefarmError
-from models.database import Database
+from enginefarm.contract.errors import EnginefarmError
+from models.catalogue.database import Database
 from models.opening import open_store
 from models.settings import Settings
 

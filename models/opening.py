@@ -8,12 +8,12 @@ from huggingface_hub import constants
 from minio import Minio
 from pydantic import AnyHttpUrl, SecretStr
 
-from models.database import Database
-from models.filedigests import CatalogueDigestCache
+from models.catalogue.database import Database
 from models.settings import Settings
 from models.sources import BucketSource, DataSource, FileSource, HubDataSource, HubSource, Sources
+from models.sources.catalogue_digests import CatalogueDigestCache
+from models.sources.trust import Trust
 from models.store import S3Settings, Store, open_store_url
-from models.trust import Trust
 
 
 def open_store(settings: Settings, *, link_secret: bytes) -> Store:

@@ -15,9 +15,9 @@ from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from enginefarm.retention import Policy
+from enginefarm.wire.retention import Policy
+from models.sources.trust import Trust
 from models.store.s3settings import Addressing
-from models.trust import Trust
 
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.

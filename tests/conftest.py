@@ -32,7 +32,7 @@ def _group(item: pytest.Item) -> str:
     path = item.location[0]
     if path.startswith(LONG[0]):
         return LONG[0]
-    return item.name if path == "tests/farm/test_road.py" else path
+    return item.name if path == "tests/farm/test_end_to_end.py" else path
 
 
 @pytest.fixture(scope="session", autouse=True)

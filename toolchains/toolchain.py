@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from enginefarm.errors import Problem
-from enginefarm.facts import ModelFacts
-from enginefarm.platform import Platform
-from enginefarm.serving import Serving
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import Failure, Stage
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.serving import Serving
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Failure, Stage
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from celery.worker.consumer import Consumer
 
-from enginefarm.errors import EnginefarmError
-from enginefarm.fingerprint import detect
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.node.detection import detect
 from migrations.upgrade import versions
-from models.broker import Announcer, celery_app
-from models.database import Database
+from models.catalogue.database import Database
 from models.logging import start_logging
 from models.opening import open_sources, open_store
-from models.queues import TASK
+from models.queue.broker import Announcer, celery_app
+from models.queue.names import TASK
 from models.settings import Settings
 from workers.attempt import Tools
 from workers.capabilities import capabilities, queues

@@ -17,17 +17,17 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from enginefarm import digest
-from enginefarm.digest import Digest
-from enginefarm.errors import IntegrityError, NotFound
-from enginefarm.manifest import Manifest
-from enginefarm.platform import DriverBinding
-from enginefarm.serving import FILE as SERVING_FILE
-from enginefarm.serving import Serving
-from enginefarm.wire import Failure, Fault, Stage
-from models.database import Database
-from models.leases import Claim
-from models.publication import damaged_among, read_manifest
+from enginefarm.contract import digest
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import IntegrityError, NotFound
+from enginefarm.contract.manifest import Manifest
+from enginefarm.contract.platform import DriverBinding
+from enginefarm.contract.serving import FILE as SERVING_FILE
+from enginefarm.contract.serving import Serving
+from enginefarm.wire.bodies import Failure, Fault, Stage
+from models.catalogue.database import Database
+from models.lifecycle.leases import Claim
+from models.lifecycle.publication import damaged_among, read_manifest
 from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.store import Store
 from toolchains.registry import all_toolchains

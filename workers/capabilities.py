@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from enginefarm.fingerprint import Fingerprint
-from enginefarm.platform import DriverBinding
-from enginefarm.wire import Capability, Stage
-from models.queues import build_queue, convert_queue, with_larger_memory
+from enginefarm.contract.platform import DriverBinding
+from enginefarm.node.detection import Fingerprint
+from enginefarm.wire.bodies import Capability, Stage
+from models.queue.names import build_queue, convert_queue, with_larger_memory
 from toolchains.registry import all_toolchains
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from enginefarm.digest import Digest
-from enginefarm.errors import CallerError, EnginefarmError, FarmError, IntegrityError
-from enginefarm.wire import Failure, Fault
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, IntegrityError
+from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
 from workers import child
 from workers.child import Limits

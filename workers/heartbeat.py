@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from enginefarm.errors import DatabaseUnavailable
-from models.database import Database
-from models.leases import Claim, renew
-from models.states import Fenced
+from enginefarm.contract.errors import DatabaseUnavailable
+from models.catalogue.database import Database
+from models.catalogue.states import Fenced
+from models.lifecycle.leases import Claim, renew
 from toolchains.toolchain import Report
 from workers.joblog import JobLog
 

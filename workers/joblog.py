@@ -7,9 +7,9 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models import logs
-from models.database import Database
-from models.leases import Claim
+from models.catalogue.database import Database
+from models.lifecycle import logs
+from models.lifecycle.leases import Claim
 
 HEAD_BYTES = 32 << 20
 TAIL_BYTES = 4 << 20

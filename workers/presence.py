@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enginefarm.errors import DatabaseUnavailable
-from enginefarm.fingerprint import Fingerprint
-from enginefarm.wire import Capability
-from models.database import Database
-from models.fleet import leave, register
+from enginefarm.contract.errors import DatabaseUnavailable
+from enginefarm.node.detection import Fingerprint
+from enginefarm.wire.bodies import Capability
+from models.catalogue.database import Database
+from models.fleet.registration import leave, register
 
 log = logging.getLogger(__name__)
 

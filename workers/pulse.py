@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from enginefarm.errors import BrokerUnavailable
+from enginefarm.contract.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from enginefarm.errors import DatabaseUnavailable, EnginefarmError, StoreUnavailable
-from enginefarm.wire import Failure, Stage
-from models.actions import Announcement, keep_log
-from models.blobs import NotStored, require_stored
-from models.broker import Announcer
-from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
-from models.publication import publish_checkpoint, publish_engine, sizes_of
-from models.repair import damaged_start
+from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, StoreUnavailable
+from enginefarm.wire.bodies import Failure, Stage
+from models.catalogue.states import Fenced
+from models.fleet.drain import quarantine_if_sick
+from models.incidents.repair import damaged_start
+from models.lifecycle.blobs import NotStored, require_stored
+from models.lifecycle.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
+from models.lifecycle.publication import publish_checkpoint, publish_engine, sizes_of
+from models.lifecycle.transitions import Announcement, keep_log
+from models.queue.broker import Announcer
 from models.settings import Settings
-from models.staff import quarantine_if_sick
-from models.states import Fenced
 from toolchains.toolchain import Directories
 from workers.attempt import Attempt, Product, Tools, engine_columns, upload_log
 from workers.failures import StartDamaged, Stopped, explain

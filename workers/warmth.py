@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginefarm import digest
-from enginefarm.errors import EnginefarmError
-from enginefarm.key import key_of
-from models.blobs import require_stored
-from models.database import Database
-from models.leases import Claim
+from enginefarm.contract import digest
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.key import key_of
+from models.catalogue.database import Database
+from models.lifecycle.blobs import require_stored
+from models.lifecycle.leases import Claim
+from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file, record_warmth
 from models.store import Store
-from models.warmth import Kept, find_warm_file, keep_warm_file, record_warmth
 from toolchains.toolchain import WarmFile
 
 log = logging.getLogger(__name__)

@@ -8,15 +8,15 @@ from fastapi import APIRouter
 
 from api.auth import Reader
 from api.control import Control, ControlPlane
-from enginefarm.attestation import key_id, pem
-from enginefarm.errors import NotFound
-from enginefarm.key import Key
-from enginefarm.wire import SigningKeyList, VerificationKey
-from models.importing import envelope_of
-from models.listing import get_engine
-from models.provenance import statement_of
-from models.rows import EngineRow
-from models.signing import SigningKey
+from enginefarm.contract.errors import NotFound
+from enginefarm.contract.key import Key
+from enginefarm.trust.attestation import key_id, pem
+from enginefarm.wire.bodies import SigningKeyList, VerificationKey
+from models.catalogue.rows import EngineRow
+from models.lifecycle.imports import envelope_of
+from models.queries.builds import get_engine
+from models.queries.provenance import statement_of
+from models.security.signing_key import SigningKey
 
 router = APIRouter(tags=["engines"])
 

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from api import following
 from api.auth import Reader, Submitter
+from api.builds import streaming as following
+from api.builds.submit import submit_spec
 from api.control import Control
-from api.submitting import submit_spec
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import Build, BuildPage, BuildState, Submitted
-from models.listing import MAX_PAGE, get_build, list_builds
-from models.submission import cancel
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted
+from models.lifecycle.submission import cancel
+from models.queries.builds import MAX_PAGE, get_build, list_builds
 
 router = APIRouter(prefix="/v1/builds", tags=["builds"])
 

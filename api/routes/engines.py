@@ -11,16 +11,16 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
 from api.control import Control
-from api.inputs import with_none_unasked
-from api.pulling import note_pull
-from enginefarm.digest import Digest
-from enginefarm.errors import NotFound
-from enginefarm.key import Key
-from enginefarm.resolution import Resolution, Wanted
-from enginefarm.wire import Engine, EnginePage, EngineSummary
-from models.listing import MAX_PAGE, get_engine, list_engines
-from models.pins import set_pin
-from models.resolution import resolve
+from api.engines.pulls import note_pull
+from api.planning.inputs import with_none_unasked
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import NotFound
+from enginefarm.contract.key import Key
+from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary
+from enginefarm.wire.resolution import Resolution, Wanted
+from models.queries.builds import MAX_PAGE, get_engine, list_engines
+from models.queries.resolution import resolve
+from models.retention.pins import set_pin
 from models.store import DirectoryStore
 
 router = APIRouter(tags=["engines"])

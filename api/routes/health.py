@@ -7,8 +7,8 @@ from collections.abc import Callable
 from fastapi import APIRouter, Response
 
 from api.control import Control
-from enginefarm.errors import EnginefarmError
-from enginefarm.wire import Part, Readiness
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.wire.bodies import Part, Readiness
 
 router = APIRouter(tags=["health"])
 

@@ -8,17 +8,17 @@ from fastapi import APIRouter
 from pydantic import AfterValidator
 
 from api.auth import Reader, Submitter
+from api.builds.explain import explain
+from api.builds.submit import submit_spec
 from api.control import Control, ControlPlane
-from api.explaining import explain
 from api.routes.builds import RequireWorker
-from api.submitting import submit_spec
-from enginefarm.errors import EnginefarmError
-from enginefarm.explanation import Explanation
-from enginefarm.matrix import Cell, Matrix, cells
-from enginefarm.portable import portable
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import ProblemDocument
-from models.access import Caller
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.portable import portable
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import ProblemDocument
+from enginefarm.wire.explanation import Explanation
+from enginefarm.wire.matrix import Cell, Matrix, cells
+from models.security.api_keys import Caller
 
 router = APIRouter(tags=["builds"])
 

@@ -15,11 +15,12 @@ from fastapi.routing import APIRoute
 
 from api.auth import RegistryReader
 from api.control import Control
-from api.pulling import note_pull
-from enginefarm import oci
-from enginefarm.digest import Digest
-from enginefarm.errors import EnginefarmError, Forbidden, NotFound, Unauthenticated
-from models import pulls, registry
+from api.engines.pulls import note_pull
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import EnginefarmError, Forbidden, NotFound, Unauthenticated
+from models.queries import oci
+from models.queries import oci_registry as registry
+from models.retention import pulls
 
 _CODES: dict[type[EnginefarmError], str] = {
     Unauthenticated: "UNAUTHORIZED",

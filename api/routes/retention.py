@@ -7,13 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.auth import Administrator
-from api.cleaning import clean_up
 from api.control import Control
-from enginefarm.key import Key
-from enginefarm.retention import CleanedUp, CleanUp, RemovalPage
-from models.listing import MAX_PAGE
-from models.removal import withdraw
-from models.removed import removals
+from api.upkeep.garbage_collection import clean_up
+from enginefarm.contract.key import Key
+from enginefarm.wire.retention import CleanedUp, CleanUp, RemovalPage
+from models.queries.builds import MAX_PAGE
+from models.queries.removals import removals
+from models.retention.removal import withdraw
 
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 

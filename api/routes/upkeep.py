@@ -8,12 +8,12 @@ from fastapi import APIRouter
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
-from enginefarm.errors import NotFound
-from enginefarm.key import Key
-from enginefarm.recall import Damage, Inspection, Recall, TakenOut
-from models import repair
-from models.recall import recall
-from models.submission import can_submit_again, submit_again
+from enginefarm.contract.errors import NotFound
+from enginefarm.contract.key import Key
+from enginefarm.wire.recall import Damage, Inspection, Recall, TakenOut
+from models.incidents import repair
+from models.incidents.recall import recall
+from models.lifecycle.submission import can_submit_again, submit_again
 
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 

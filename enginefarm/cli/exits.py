@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enginefarm.errors import EnginefarmError
-from enginefarm.problem import tree
+from enginefarm.client.error_mapping import tree
+from enginefarm.contract.errors import EnginefarmError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

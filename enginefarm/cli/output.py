@@ -14,8 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from enginefarm.errors import EnginefarmError, InvalidSpec, Problem
-from enginefarm.wire import ProblemDocument
+from enginefarm.contract.errors import EnginefarmError, InvalidSpec, Problem
+from enginefarm.wire.bodies import ProblemDocument
 
 _JSON = "enginefarm.cli.json"
 _UNBOUNDED = 10_000  # columns: a pipe has no edge to wrap at

@@ -8,19 +8,20 @@ from typing import Any
 import click
 
 import enginefarm
-from enginefarm.cli import builds, engines, exits, fleet
-from enginefarm.cli.cache import cache
-from enginefarm.cli.explain import explain
-from enginefarm.cli.gc import delete, gc, removed
-from enginefarm.cli.matrix import matrix
-from enginefarm.cli.moving import export, import_
+from enginefarm.cli import exits
+from enginefarm.cli.commands import builds, engines, fleet
+from enginefarm.cli.commands.bundles import export, import_
+from enginefarm.cli.commands.cache import cache
+from enginefarm.cli.commands.explain import explain
+from enginefarm.cli.commands.gc import delete, gc, removed
+from enginefarm.cli.commands.matrix import matrix
+from enginefarm.cli.commands.resolve import pin, resolve
+from enginefarm.cli.commands.submit import submit
+from enginefarm.cli.commands.upkeep import recall, repair
 from enginefarm.cli.output import print_error, say
-from enginefarm.cli.resolve import pin, resolve
 from enginefarm.cli.settings import Settings
-from enginefarm.cli.submit import submit
-from enginefarm.cli.upkeep import recall, repair
-from enginefarm.client import DEFAULT_URL
-from enginefarm.errors import EnginefarmError
+from enginefarm.client.farm import DEFAULT_URL
+from enginefarm.contract.errors import EnginefarmError
 
 
 class Program(click.Group):

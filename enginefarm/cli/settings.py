@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from enginefarm.cache import Cache
-from enginefarm.client import DEFAULT_URL, Farm
-from enginefarm.insistence import keys_named
+from enginefarm.client.farm import DEFAULT_URL, Farm
+from enginefarm.transfer.node_cache import Cache
+from enginefarm.trust.signature_policy import keys_named
 
 
 @dataclass(frozen=True)

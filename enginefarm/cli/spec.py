@@ -8,8 +8,8 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from enginefarm.errors import InvalidRequest
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.errors import InvalidRequest
+from enginefarm.contract.spec import BuildSpec
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

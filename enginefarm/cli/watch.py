@@ -13,8 +13,8 @@ from rich.text import Text
 
 from enginefarm.cli import words
 from enginefarm.cli.output import err, plain, say
-from enginefarm.client import Farm
-from enginefarm.wire import Build, BuildState
+from enginefarm.client.farm import Farm
+from enginefarm.wire.bodies import Build, BuildState
 
 
 class Display(AbstractContextManager["Display"], Protocol):

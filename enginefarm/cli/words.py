@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from enginefarm.wire import Build, BuildState
+from enginefarm.wire.bodies import Build, BuildState
 
 _SHORT = 12  # characters of a key or a commit that are enough for a person
 _COMMIT = re.compile(r"@[0-9a-f]{40}$")

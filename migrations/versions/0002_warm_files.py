@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.clock import UtcDateTime, now
+from models.catalogue.clock import UtcDateTime, now
 
 revision = "0002"
 down_revision = "0001"

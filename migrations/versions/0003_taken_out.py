@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.clock import UtcDateTime
+from models.catalogue.clock import UtcDateTime
 
 revision = "0003"
 down_revision = "0002"

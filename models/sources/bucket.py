@@ -18,17 +18,17 @@ from minio import Minio
 from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 
-from enginefarm import digest
-from enginefarm.digest import Digest
-from enginefarm.errors import EnginefarmError, SourceUnavailable
-from enginefarm.model import BucketReference, parse
+from enginefarm.contract import digest
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import EnginefarmError, SourceUnavailable
+from enginefarm.contract.model_reference import BucketReference, parse
+from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
+from models.caching import SingleFlight, TimedCache
 from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
-from models.sources.flight import SingleFlight, TimedCache
-from models.sources.refusal import changed, refusal
-from models.sources.resolved import ModelFile, ResolvedModel
+from models.sources.rejection import changed, refusal
 from models.sources.selection import CONFIG, is_weights, select
 from models.sources.source import write_new
-from models.trust import NOBODY, Trust
+from models.sources.trust import NOBODY, Trust
 
 LISTING_SECONDS = 10.0  # a burst of submits lists once; what changes meanwhile is refused by `fetch`
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enginefarm.errors import ModelUnavailable
-from enginefarm.manifest import Manifest
-from enginefarm.model import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.manifest import Manifest
+from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
 from models.sources.digests import DigestCache
 from models.sources.folders import Folders
-from models.sources.hub_datasets import HubDataSource
-from models.sources.refusal import refusal
-from models.sources.resolved import ModelFile, ResolvedFiles
+from models.sources.hub.datasets import HubDataSource
+from models.sources.rejection import refusal
 from models.sources.second_settings import SecondSettings
 from models.sources.selections import PLAIN_DATA, Selection
 

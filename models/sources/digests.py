@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol
 
-from enginefarm.digest import Digest
+from enginefarm.contract.digest import Digest
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from enginefarm.manifest import Manifest
-from enginefarm.model import FileReference, parse
+from enginefarm.contract.manifest import Manifest
+from enginefarm.contract.model_reference import FileReference, parse
+from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
+from models.caching import SingleFlight
 from models.sources.digests import DigestCache
 from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
-from models.sources.flight import SingleFlight
 from models.sources.folders import Folders, Listing
-from models.sources.resolved import ModelFile, ResolvedModel
 from models.sources.selection import CONFIG, is_weights, select
-from models.trust import NOBODY, Trust
+from models.sources.trust import NOBODY, Trust
 
 
 class FileSource:

@@ -12,14 +12,14 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
-from enginefarm import digest
-from enginefarm.digest import Digest
-from enginefarm.errors import IntegrityError, ModelUnavailable
-from enginefarm.manifest import FileEntry
-from enginefarm.model import FileReference
+from enginefarm.contract import digest
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import IntegrityError, ModelUnavailable
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.contract.model_reference import FileReference
+from enginefarm.contract.resolved_files import ModelFile
 from models.sources.digests import DigestCache, FileStamp
-from models.sources.refusal import changed, refusal
-from models.sources.resolved import ModelFile
+from models.sources.rejection import changed, refusal
 from models.sources.source import write_new
 
 Select = Callable[[FileReference, Iterable[str]], tuple[str, ...]]

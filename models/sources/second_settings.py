@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from enginefarm.errors import IntegrityError, ModelUnavailable
+from enginefarm.contract.errors import IntegrityError, ModelUnavailable
+from enginefarm.contract.resolved_files import ResolvedFiles
+from models.caching import TimedCache
 from models.sources.facts import MAX_CONFIG_BYTES
-from models.sources.flight import TimedCache
-from models.sources.hub import COMMIT_SECONDS
-from models.sources.refusal import refusal
-from models.sources.resolved import ResolvedFiles
+from models.sources.hub.source import COMMIT_SECONDS
+from models.sources.rejection import refusal
 
 Fetch = Callable[[ResolvedFiles, Path], None]
 

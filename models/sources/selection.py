@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from enginefarm.errors import ModelUnavailable, Problem
-from models.sources.refusal import problem
+from enginefarm.contract.errors import ModelUnavailable, Problem
+from models.sources.rejection import problem
 
 CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"

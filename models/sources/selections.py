@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 from models.sources.plain_data import EXPECTED, EXPECTED_OF_HUB, is_data
-from models.sources.refusal import refusal
+from models.sources.rejection import refusal
 from models.sources.selection import has_pickle
 
 Repository = Literal["dataset", "model"]

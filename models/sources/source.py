@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from models.sources.resolved import ResolvedModel
+from enginefarm.contract.resolved_files import ResolvedModel
 
 R_contra = TypeVar("R_contra", contravariant=True)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginefarm.model import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.resolved_files import ResolvedModel
 from models.sources.datasets import DataSource
-from models.sources.refusal import refusal
-from models.sources.resolved import ResolvedModel
+from models.sources.rejection import refusal
 from models.sources.source import Source
 
 

@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from enginefarm.digest import CHUNK, Digest
-from enginefarm.errors import NotFound, StoreUnavailable
-from models.store.landing import land, sync_folder
+from enginefarm.contract.digest import CHUNK, Digest
+from enginefarm.contract.errors import NotFound, StoreUnavailable
+from enginefarm.transfer.atomic_file import land, sync_folder
 from models.store.links import Links
 from models.store.protocol import Store, blob_digest, blob_name, end_of_range
 

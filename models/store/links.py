@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import quote, urlencode
 
-from enginefarm.digest import Digest
-from enginefarm.errors import Forbidden, InvalidRequest
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import Forbidden, InvalidRequest
 
 LONGEST = timedelta(days=7)  # what S3 grants
 _SHORTEST_SECRET = 16  # bytes

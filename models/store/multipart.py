@@ -26,8 +26,8 @@ from minio.datatypes import Part, Upload
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from enginefarm.digest import Digest, verified
-from enginefarm.errors import FarmError, IntegrityError, StoreUnavailable
+from enginefarm.contract.digest import Digest, verified
+from enginefarm.contract.errors import FarmError, IntegrityError, StoreUnavailable
 from models.store.protocol import Watch, file_chunks
 
 PART = 8 << 20  # bytes; one of them a connection is in memory

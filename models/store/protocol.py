@@ -12,9 +12,9 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from enginefarm.digest import Digest, of_bytes, read_chunks, verified
-from enginefarm.errors import FarmError, InvalidRequest
-from models.store.landing import land
+from enginefarm.contract.digest import Digest, of_bytes, read_chunks, verified
+from enginefarm.contract.errors import FarmError, InvalidRequest
+from enginefarm.transfer.atomic_file import land
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")

@@ -14,13 +14,13 @@ from minio.error import S3Error
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from enginefarm.digest import CHUNK, Digest
-from enginefarm.errors import IntegrityError, NotFound, StoreUnavailable
+from enginefarm.contract.digest import CHUNK, Digest
+from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailable
 from models.store import multipart
 from models.store.links import attachment, seconds
-from models.store.patience import PatientPool
 from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range
-from models.store.s3faults import explained
+from models.store.retrying_pool import PatientPool
+from models.store.s3_errors import explained
 from models.store.s3settings import S3Settings, split_endpoint
 
 _RESUMES = 5  # times in a row that a cut download is taken up again without a byte gained

@@ -12,13 +12,13 @@ from pathlib import Path
 import uvicorn
 
 from api.app import create_app
-from enginefarm.manifest import Manifest
-from enginefarm.wire import Stage
+from enginefarm.contract.manifest import Manifest
+from enginefarm.wire.bodies import Stage
 from migrations.upgrade import set_up
-from models import access
-from models.database import Database
+from models.catalogue.database import Database
+from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.opening import open_store
-from models.publication import publish_checkpoint, publish_engine
+from models.security import api_keys as access
 from models.settings import Settings
 from tests.models.requests import ENGINE, add_worker, claimed, request, submitted
 

@@ -12,8 +12,8 @@ import pytest
 
 from api.app import StartRefusedError, create_app
 from migrations.upgrade import set_up
-from models import access
-from models.access import Scope
+from models.security import api_keys as access
+from models.security.api_keys import Scope
 from models.settings import Settings
 from tests.api.published import Published, published
 from tests.farm.running import eventually

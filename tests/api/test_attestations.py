@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from enginefarm.attestation import PREDICATE_TYPE, STATEMENT_TYPE, TrustedKeys, pem
-from enginefarm.client import Farm
-from enginefarm.errors import IntegrityError, InvalidRequest
-from enginefarm.manifest import FileEntry, Manifest
-from models.signing import SigningKey, create
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import IntegrityError, InvalidRequest
+from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.trust.attestation import PREDICATE_TYPE, STATEMENT_TYPE, TrustedKeys, pem
+from models.security.signing_key import SigningKey, create
 from tests.api.published import Published, published
 
 

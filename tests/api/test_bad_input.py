@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from models.rows import ActionRow, BuildRow
+from models.catalogue.rows import ActionRow, BuildRow
 from tests.api.published import Published
 
 PROBLEM = "application/problem+json"

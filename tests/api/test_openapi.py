@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.spec import BuildSpec
 from tests.api.published import Published
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from enginefarm.fingerprint import Fingerprint, Host
-from enginefarm.platform import Platform
-from enginefarm.wire import Capability, Stage
-from models.fleet import register
+from enginefarm.contract.platform import Platform
+from enginefarm.node.detection import Fingerprint, Host
+from enginefarm.wire.bodies import Capability, Stage
+from models.fleet.registration import register
 from tests.api.published import Published
 
 HOST = Host(name="box", cpu="some", cores=2, memory_gib=8)

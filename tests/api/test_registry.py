@@ -13,7 +13,7 @@ import httpx
 import oras.client
 import pytest
 
-from enginefarm import oci
+from models.queries import oci
 from tests.api.published import FILES, Published, published
 
 NAME = "aoti/org/tiny-llama"

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from enginefarm.cli import main
-from enginefarm.client import Farm
-from enginefarm.errors import Gone, IntegrityError, NotFound
-from enginefarm.fetch import pull
-from models import access
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import Gone, IntegrityError, NotFound
+from enginefarm.transfer.pull import pull
+from models.security import api_keys as access
 from tests.api.published import FILES, MODEL, Published, published
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from enginefarm.client import Farm
-from models import logs
-from models.leases import Claim, renew
-from models.rows import ActionRow, BuildRow
-from models.submission import cancel
+from enginefarm.client.farm import Farm
+from models.catalogue.rows import ActionRow, BuildRow
+from models.lifecycle import logs
+from models.lifecycle.leases import Claim, renew
+from models.lifecycle.submission import cancel
 from tests.api.conftest import add_model
 from tests.api.published import Published
 from tests.models.requests import add_worker, claimed

@@ -15,10 +15,10 @@ from typing import TypeVar
 from sqlalchemy import select
 
 from local.process import StartFailedError
-from models.clock import now
-from models.rows import ActionRow, WorkerRow
+from models.catalogue.clock import now
+from models.catalogue.rows import ActionRow, WorkerRow
+from models.catalogue.states import ActionState
 from models.settings import PREFIX
-from models.states import ActionState
 from tests.chaos.kept import Kept
 from tests.chaos.part import Part
 from tests.farm.running import RunningFarm, answers, s3_settings

@@ -14,7 +14,7 @@ from random import Random
 import psutil
 import redis
 
-from enginefarm.errors import DatabaseUnavailable
+from enginefarm.contract.errors import DatabaseUnavailable
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.kept import Kept
 from tests.chaos.part import Part

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from enginefarm.fingerprint import cpu_isa
+from enginefarm.node.detection import cpu_isa
 
 _SAME = 0.7  # of all submits ask for what was asked for a moment ago
 _REFUSED = 0.04  # of new specs are made to fail

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from enginefarm.errors import DatabaseUnavailable
+from enginefarm.contract.errors import DatabaseUnavailable
 from tests.chaos.farm import Farm, Loss, farm
 from tests.chaos.faults import Deck
 from tests.chaos.load import Book, Load

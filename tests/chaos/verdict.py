@@ -13,12 +13,12 @@ import psutil
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from enginefarm.errors import IntegrityError, NotFound
-from models import garbage
+from enginefarm.contract.errors import IntegrityError, NotFound
+from models.catalogue.rows import AttemptRow, BlobRow, BuildRow, CheckpointRow, EngineRow, ManifestFileRow, Row
+from models.catalogue.states import BuildRowState, Outcome
 from models.opening import open_store
-from models.rows import AttemptRow, BlobRow, BuildRow, CheckpointRow, EngineRow, ManifestFileRow, Row
+from models.retention import blob_gc as garbage
 from models.settings import Settings
-from models.states import BuildRowState, Outcome
 from models.store import Store
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.load import Book

@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 
 from enginefarm import __version__
 from enginefarm.cli import main as command_line
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.spec import BuildSpec
+from models.catalogue.states import CLOSED, IN_FLIGHT, MOVES, ActionState
 from models.settings import PREFIX, Settings
-from models.states import CLOSED, IN_FLIGHT, MOVES, ActionState
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"

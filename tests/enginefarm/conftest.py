@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.client import Farm
+from enginefarm.client.farm import Farm
 from tests.enginefarm.farm_double import FarmDouble
 from tests.enginefarm.store_double import StoreDouble
 

@@ -16,12 +16,12 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
-from enginefarm.errors import EnginefarmError, NotFound, Problem, Unauthenticated
-from enginefarm.fingerprint import detect
-from enginefarm.manifest import FileEntry, Manifest
-from enginefarm.platform import Platform
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import Build, Engine, EngineSummary, PhysicalFile, ProblemDocument, Worker
+from enginefarm.contract.errors import EnginefarmError, NotFound, Problem, Unauthenticated
+from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.node.detection import detect
+from enginefarm.wire.bodies import Build, Engine, EngineSummary, PhysicalFile, ProblemDocument, Worker
 from tests.enginefarm.served import Served
 from tests.enginefarm.store_double import StoreDouble
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from enginefarm.wire import Engine
+from enginefarm.wire.bodies import Engine
 from tests.enginefarm.farm_double import FarmDouble
 
 BIG = os.urandom(700_001)

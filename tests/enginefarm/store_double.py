@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from enginefarm import digest
+from enginefarm.contract import digest
 from tests.enginefarm.served import Served
 
 # What a store can do wrong with one request: (the right answer's status, headers, body) to a wrong answer.

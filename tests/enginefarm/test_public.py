@@ -11,8 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 import enginefarm
-from enginefarm import explanation, matrix, resolution, wire
-from enginefarm.manifest import FileEntry
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.wire import bodies as wire
+from enginefarm.wire import explanation, matrix, resolution
 
 
 def test_public_names() -> None:

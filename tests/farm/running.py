@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 
 from local.process import Process
 from migrations.upgrade import set_up
-from models.database import Database
-from models.rows import ActionRow, AttemptRow
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow, AttemptRow
 from models.settings import PREFIX, Settings
 from tests.servers.s3 import Swift
 from tests.servers.server import free_port

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from enginefarm.cli import main
-from enginefarm.client import Farm
-from enginefarm.errors import InvalidSpec
-from enginefarm.explanation import Explanation, Verdict
-from enginefarm.fingerprint import cpu_isa
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import InvalidSpec
+from enginefarm.node.detection import cpu_isa
+from enginefarm.wire.explanation import Explanation, Verdict
 from tests.farm.running import RunningFarm
 
 ELSEWHERE = {"cpu_isa": "aarch64" if cpu_isa() != "aarch64" else "x86-64"}

@@ -10,7 +10,7 @@ import httpx
 from click.testing import CliRunner, Result
 
 from enginefarm.cli import main
-from enginefarm.client import Farm
+from enginefarm.client.farm import Farm
 from tests.farm.running import RunningFarm
 
 

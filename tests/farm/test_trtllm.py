@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
-from enginefarm import fetch
 from enginefarm.cli import main
-from enginefarm.client import Farm
-from enginefarm.errors import InvalidSpec, NotFound, PlatformMismatch
-from enginefarm.fingerprint import Host, detect
-from enginefarm.fit import require_fit
-from enginefarm.wire import Build, Stage
-from models.rows import ActionRow, WarmFileRow
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import InvalidSpec, NotFound, PlatformMismatch
+from enginefarm.node.detection import Host, detect
+from enginefarm.node.fit import require_fit
+from enginefarm.transfer import pull as fetch
+from enginefarm.wire.bodies import Build, Stage
+from models.catalogue.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_halves import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
@@ -27,8 +27,8 @@ from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running import CHECKOUT, RunningFarm
 from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
-from tests.toolchains.trtllm.test_adapters import make_adapter
-from tests.toolchains.trtllm.test_drafting import make_heads
+from tests.toolchains.trtllm.context.test_adapters import make_adapter
+from tests.toolchains.trtllm.releases.test_draft_heads import make_heads
 
 VERSION = "1.2.1"
 IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, MetaData, Table
 
-from models.clock import UtcDateTime
+from models.catalogue.clock import UtcDateTime
 
 _T0 = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 CONVERT, BUILD, OTHER, LOST, DROPPED, BROKEN = ("c" * 64, "b" * 64, "a" * 64, "d" * 64, "e" * 64, "f" * 64)

@@ -10,12 +10,12 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, select
 
-from enginefarm.wire import BuildState
+from enginefarm.wire.bodies import BuildState
 from migrations.drift import drift
 from migrations.upgrade import config, upgrade, versions
-from models.database import Database
-from models.leases import expire
-from models.listing import get_build, get_engine, list_builds, list_engines
+from models.catalogue.database import Database
+from models.lifecycle.leases import expire
+from models.queries.builds import get_build, get_engine, list_builds, list_engines
 from models.settings import Settings
 from tests.migrations.populated import BUILD, ROWS, populate, reflected
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from enginefarm.record import EngineRecord
-from enginefarm.vouching import Vouched
-from models.submission import Request
+from enginefarm.trust.provenance import Vouched
+from enginefarm.wire.engine_record import EngineRecord
+from models.lifecycle.submission import Request
 from tests.models.requests import CPU, manifest
 
 SIGNER = "a" * 64

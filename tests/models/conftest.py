@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from migrations.upgrade import upgrade
-from models.database import Database
+from models.catalogue.database import Database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

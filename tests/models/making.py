@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import update
 
-from enginefarm.wire import Failure
-from models.database import Database
-from models.leases import Claim, fail_attempt
-from models.publication import publish_checkpoint, publish_engine
-from models.rows import ActionRow
-from models.submission import Request
+from enginefarm.wire.bodies import Failure
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow
+from models.lifecycle.leases import Claim, fail_attempt
+from models.lifecycle.publication import publish_checkpoint, publish_engine
+from models.lifecycle.submission import Request
 from tests.models.requests import ENGINE, claimed, manifest, submitted
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from enginefarm.fingerprint import Fingerprint, Host
-from enginefarm.key import key_of
-from enginefarm.manifest import FileEntry, Manifest
-from enginefarm.platform import Platform
-from enginefarm.wire import Capability, Stage
-from models.database import Database
-from models.fleet import register
-from models.leases import Claim, claim
-from models.submission import Accepted, NewAction, Request, submit
+from enginefarm.contract.key import key_of
+from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.contract.platform import Platform
+from enginefarm.node.detection import Fingerprint, Host
+from enginefarm.wire.bodies import Capability, Stage
+from models.catalogue.database import Database
+from models.fleet.registration import register
+from models.lifecycle.leases import Claim, claim
+from models.lifecycle.submission import Accepted, NewAction, Request, submit
 
 CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")
 HOST = Host(name="box", cpu="some", cores=2, memory_gib=8)
@@ -55,7 +55,7 @@ def claimed(database: Database, key: str, worker: str = "w1", lease: float = 30)
 
 
 def manifest(text: str = "engine") -> Manifest:
-    from enginefarm import digest
+    from enginefarm.contract import digest
 
     data = text.encode()
     return Manifest.of([FileEntry(path="config.json", digest=digest.of_bytes(data), size=len(data))])

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
-from enginefarm.errors import DatabaseUnavailable
-from models.database import Database
-from models.rows import Row
+from enginefarm.contract.errors import DatabaseUnavailable
+from models.catalogue.database import Database
+from models.catalogue.rows import Row
 
 _SECONDS = re.compile(r"([+-][0-9.]+) seconds")
 
@@ -31,7 +31,7 @@ class Clock:
 
     def strftime(self, form: str, _now: str, moved: str = "+0 seconds") -> str:
         found = _SECONDS.fullmatch(moved)
-        assert found is not None, f"only models.clock asks for the time, not in the form {moved!r}"
+        assert found is not None, f"only models.catalogue.clock asks for the time, not in the form {moved!r}"
         assert form == "%Y-%m-%d %H:%M:%f"
         return (self.time + timedelta(seconds=float(found[1]))).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 

@@ -6,10 +6,10 @@ import random
 from collections.abc import Generator, Iterable, Iterator
 from datetime import timedelta
 
-from enginefarm.digest import Digest, of_bytes
-from enginefarm.errors import BrokerUnavailable, NotFound, StoreUnavailable
-from models.actions import Announcement
-from models.broker import Announcer
+from enginefarm.contract.digest import Digest, of_bytes
+from enginefarm.contract.errors import BrokerUnavailable, NotFound, StoreUnavailable
+from models.lifecycle.transitions import Announcement
+from models.queue.broker import Announcer
 from models.store import Store
 
 

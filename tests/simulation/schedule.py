@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from api.cleaning import clean_up
-from api.sweep import sweep_once
-from enginefarm.errors import EnginefarmError
-from enginefarm.retention import CleanUp
-from models.rows import BuildRow
-from models.staff import release
-from models.submission import Request, cancel, submit
+from api.upkeep.garbage_collection import clean_up
+from api.upkeep.sweep import sweep_once
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.wire.retention import CleanUp
+from models.catalogue.rows import BuildRow
+from models.fleet.drain import release
+from models.lifecycle.submission import Request, cancel, submit
 from tests.models.requests import request
 from tests.simulation.clock import State
 from tests.simulation.invariants import Broken, Invariants

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from enginefarm.digest import Digest
+from enginefarm.contract.digest import Digest
 from tests.simulation import tree
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore

@@ -12,10 +12,11 @@ from sqlalchemy import delete
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from enginefarm.digest import Digest
-from enginefarm.retention import CleanUp
-from models import garbage, publication
-from models.rows import BlobRow
+from enginefarm.contract.digest import Digest
+from enginefarm.wire.retention import CleanUp
+from models.catalogue.rows import BlobRow
+from models.lifecycle import publication
+from models.retention import blob_gc as garbage
 from models.store import Store
 from tests.simulation.invariants import Broken
 from tests.simulation.simulation import Simulation

@@ -13,22 +13,22 @@ from greenlet import getcurrent, greenlet
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.cleaning import clean_up
-from api.pulling import note_pull
-from api.receiving import missing
-from enginefarm.recall import Recall
-from enginefarm.retention import CleanUp, Policy
-from models.blobs import mended, require_stored
-from models.database import Database
-from models.importing import publish_import
-from models.pins import set_pin
-from models.publication import read_manifest
-from models.published import SERVED
-from models.recall import recall
-from models.repair import damaged_files, take_out
-from models.rows import EngineRow
-from models.staff import drain, release
-from models.submission import Request
+from api.engines.pulls import note_pull
+from api.engines.uploads import missing
+from api.upkeep.garbage_collection import clean_up
+from enginefarm.wire.recall import Recall
+from enginefarm.wire.retention import CleanUp, Policy
+from models.catalogue.database import Database
+from models.catalogue.rows import EngineRow
+from models.catalogue.visibility import SERVED
+from models.fleet.drain import drain, release
+from models.incidents.recall import recall
+from models.incidents.repair import damaged_files, take_out
+from models.lifecycle.blobs import mended, require_stored
+from models.lifecycle.imports import publish_import
+from models.lifecycle.publication import read_manifest
+from models.lifecycle.submission import Request
+from models.retention.pins import set_pin
 from tests.models.arriving import arriving
 from tests.simulation.invariants import Invariants
 from tests.simulation.worker import Parts

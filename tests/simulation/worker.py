@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from enginefarm.digest import of_bytes
-from enginefarm.errors import DatabaseUnavailable, EnginefarmError, IntegrityError, NotFound, StoreUnavailable
-from enginefarm.fingerprint import Fingerprint
-from enginefarm.manifest import FileEntry, Manifest
-from enginefarm.wire import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
-from models.actions import keep_log
-from models.blobs import NotStored, require_stored
-from models.fleet import register
-from models.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
-from models.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest, sizes_of
-from models.queues import with_larger_memory
-from models.repair import damaged_start
-from models.staff import quarantine_if_sick
-from models.states import Fenced
+from enginefarm.contract.digest import of_bytes
+from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, IntegrityError, NotFound, StoreUnavailable
+from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.node.detection import Fingerprint
+from enginefarm.wire.bodies import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
+from models.catalogue.states import Fenced
+from models.fleet.drain import quarantine_if_sick
+from models.fleet.registration import register
+from models.incidents.repair import damaged_start
+from models.lifecycle.blobs import NotStored, require_stored
+from models.lifecycle.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
+from models.lifecycle.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest, sizes_of
+from models.lifecycle.transitions import keep_log
+from models.queue.names import with_larger_memory
 from tests.models.requests import CPU, ENGINE, HOST
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore

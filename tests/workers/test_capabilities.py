@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.fingerprint import Fingerprint, Host
-from enginefarm.platform import Platform
-from enginefarm.wire import Capability, Stage
-from models.queues import convert_queue, converts_on_gpu
+from enginefarm.contract.platform import Platform
+from enginefarm.node.detection import Fingerprint, Host
+from enginefarm.wire.bodies import Capability, Stage
+from models.queue.names import convert_queue, converts_on_gpu
 from workers.capabilities import queues
 
 CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")

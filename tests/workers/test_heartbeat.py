@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import event
 
 from migrations.upgrade import upgrade
-from models.database import Database
-from models.rows import ActionRow
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow
 from tests.models.requests import add_worker, claimed, request, submitted
 from toolchains.toolchain import Report
 from workers.heartbeat import Heartbeat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from models.broker import Announcer, celery_app
+from models.queue.broker import Announcer, celery_app
 from tests.servers.redis import Valkey
 from workers.pulse import Pulse, Watch
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm import digest
-from enginefarm.key import key_of
+from enginefarm.contract import digest
+from enginefarm.contract.key import key_of
 from migrations.upgrade import upgrade
-from models.database import Database
+from models.catalogue.database import Database
+from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file
 from models.store import Store, open_store_url
-from models.warmth import Kept, find_warm_file, keep_warm_file
 from toolchains.toolchain import WarmFile
 from workers.warmth import WarmStart
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from enginefarm.errors import InvalidRequest, Problem
+from enginefarm.contract.errors import InvalidRequest, Problem
 
 
 class Limits(BaseModel):

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
-from enginefarm.errors import EnginefarmError
+from enginefarm.contract.errors import EnginefarmError
 from toolchains.toolchain import PASSED_ON
 
 _PROGRAM = Path(__file__).parent / "programs" / "serve.py"

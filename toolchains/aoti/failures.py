@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from enginefarm.wire import Failure, Fault
+from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
 
 _ERROR = re.compile(r"^\[enginefarm\] error (?P<code>[a-z_]+): (?P<detail>.+)$", re.MULTILINE)

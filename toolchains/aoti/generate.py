@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers.decoders import DecodeStream
 
-from enginefarm.errors import EnginefarmError
+from enginefarm.contract.errors import EnginefarmError
 from toolchains.aoti.loader import Engine
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
-from enginefarm.errors import InvalidRequest
+from enginefarm.contract.errors import InvalidRequest
 from toolchains.aoti import admission, placement
 from toolchains.aoti.engine_process import EngineProcess, EngineStopped
 

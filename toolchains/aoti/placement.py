@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from enginefarm.errors import InvalidRequest, PlatformMismatch, Problem
-from enginefarm.fingerprint import detect, package_version
-from enginefarm.platform import Platform, differences
+from enginefarm.contract.errors import InvalidRequest, PlatformMismatch, Problem
+from enginefarm.contract.platform import Platform, differences
+from enginefarm.node.detection import detect, package_version
 
 # What a loaded engine needs alike. The rest of a platform is for the key, where drivers and memory count too.
 _BOUND = frozenset({"os", "arch", "cpu_isa", "gpu", "sm"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from enginefarm.errors import Problem
-from enginefarm.facts import ModelFacts
-from enginefarm.platform import Platform
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.spec import BuildSpec
 
 # Decoder-only models whose attention goes through transformers' static cache.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")

@@ -14,13 +14,13 @@ from typing import Any
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 
-from enginefarm.errors import Problem
-from enginefarm.facts import ModelFacts
-from enginefarm.fingerprint import package_version
-from enginefarm.platform import Platform
-from enginefarm.serving import Launch, Serving
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import Failure, Stage
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.serving import Launch, Serving
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.node.detection import package_version
+from enginefarm.wire.bodies import Failure, Stage
 from toolchains.aoti.failures import classify
 from toolchains.aoti.preflight import GPU_ONLY, preflight
 from toolchains.toolchain import (

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enginefarm.errors import Problem
-from enginefarm.facts import ModelFacts
-from enginefarm.platform import Platform
-from enginefarm.serving import Serving
-from enginefarm.spec import BuildSpec
-from enginefarm.wire import Failure, Fault, Stage
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.serving import Serving
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Failure, Fault, Stage
 from toolchains.toolchain import (
     Command,
     Directories,

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from enginefarm.cli import exits, main
-from enginefarm.errors import StoreUnavailable
-from enginefarm.fingerprint import Fingerprint, detect
-from enginefarm.wire import Build, EngineSummary, Submitted, Worker
+from enginefarm.contract.errors import StoreUnavailable
+from enginefarm.node.detection import Fingerprint, detect
+from enginefarm.wire.bodies import Build, EngineSummary, Submitted, Worker
 from tests.enginefarm.farm_double import H100, HERE, MODEL, NOW, FarmDouble, problem
 from tests.enginefarm.store_double import StoreDouble
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from enginefarm.cache import Cache
 from enginefarm.cli.settings import Settings
-from enginefarm.client import DEFAULT_URL
+from enginefarm.client.farm import DEFAULT_URL
+from enginefarm.transfer.node_cache import Cache
 
 
 def test_what_the_environment_says() -> None:

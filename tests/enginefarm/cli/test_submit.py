@@ -7,9 +7,9 @@ from typing import Any
 import click
 import pytest
 
+from enginefarm.cli.commands.submit import submit
 from enginefarm.cli.spec import laid_over
-from enginefarm.cli.submit import submit
-from enginefarm.spec import BuildSpec
+from enginefarm.contract.spec import BuildSpec
 
 
 def flags(*args: str) -> dict[str, Any]:

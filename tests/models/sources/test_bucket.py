@@ -11,8 +11,8 @@ import pytest
 import urllib3
 from minio import Minio
 
-from enginefarm.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.model import BucketReference
+from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
+from enginefarm.contract.model_reference import BucketReference
 from models.sources import BucketSource, ResolvedModel
 from tests.models.sources.models import COUNTING, WEIGHTS, Clock, fetched, read, tiny
 from tests.servers.s3 import S3Server

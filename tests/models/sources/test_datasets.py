@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
-from enginefarm.model import parse
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_reference import parse
 from models.sources import DataSource, MemoryDigestCache
 
 

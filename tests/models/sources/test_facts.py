@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
-from enginefarm.facts import ModelFacts
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_facts import ModelFacts
 from models.sources.facts import read_facts
 from tests.models.sources.models import CONFIG
 

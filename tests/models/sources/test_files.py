@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.digest import Digest
-from enginefarm.errors import ModelUnavailable
-from enginefarm.model import FileReference
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_reference import FileReference
 from models.sources import FileSource, FileStamp, MemoryDigestCache, ResolvedModel
 from tests.models.sources.models import COUNTING, WEIGHTS, fetched, read, tiny, write
 

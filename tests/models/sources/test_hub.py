@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import EnginefarmError, IntegrityError, ModelUnavailable, SourceUnavailable
-from enginefarm.model import HubReference
+from enginefarm.contract.errors import EnginefarmError, IntegrityError, ModelUnavailable, SourceUnavailable
+from enginefarm.contract.model_reference import HubReference
 from models.sources import HubSource, ResolvedModel
 from tests.models.sources.models import COUNTING, WEIGHTS, Clock, fetched, read, tiny
 from tests.servers.hub import Hub

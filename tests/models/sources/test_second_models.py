@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.model import HubReference, parse
+from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
+from enginefarm.contract.model_reference import HubReference, parse
 from models.sources import DataSource, HubDataSource, MemoryDigestCache
 from models.sources.selections import NamedFiles
 from tests.models.sources.models import read

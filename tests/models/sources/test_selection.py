@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
+from enginefarm.contract.errors import ModelUnavailable
 from models.sources.selection import has_pickle, has_tokenizer, select
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
-from enginefarm.model import parse
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_reference import parse
 from models.sources import DataSource, FileSource, HubSource, MemoryDigestCache, Sources
 from tests.models.sources.models import fetched, read, tiny, write
 from tests.servers.hub import Hub

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.errors import ModelUnavailable
-from enginefarm.model import FileReference, parse
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_reference import FileReference, parse
 from models.settings import Settings
 from models.sources import FileSource, MemoryDigestCache
-from models.trust import Trust
+from models.sources.trust import Trust
 from tests.models.sources.models import COUNTING, tiny, write
 
 COMMIT = "a" * 40

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from minio import Minio
 
-from enginefarm.digest import Digest
+from enginefarm.contract.digest import Digest
 from models.store import S3Settings, Store, open_store_url
 from models.store.protocol import blob_name
 from tests.servers.s3 import Moto, Swift

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.digest import of_bytes, of_file
-from enginefarm.errors import StoreUnavailable
+from enginefarm.contract.digest import of_bytes, of_file
+from enginefarm.contract.errors import StoreUnavailable
 from models.store import DirectoryStore, Links
 
 NAME = of_bytes(b"data")

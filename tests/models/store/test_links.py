@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from enginefarm.digest import of_bytes
-from enginefarm.errors import Forbidden, InvalidRequest, NotFound
+from enginefarm.contract.digest import of_bytes
+from enginefarm.contract.errors import Forbidden, InvalidRequest, NotFound
 from models.store import DirectoryStore, Links
 from models.store.links import attachment
 

@@ -9,8 +9,8 @@ from threading import Barrier, Event, Lock
 
 import pytest
 
-from enginefarm.digest import Digest, of_file
-from enginefarm.errors import IntegrityError
+from enginefarm.contract.digest import Digest, of_file
+from enginefarm.contract.errors import IntegrityError
 from models.store import S3Store
 from models.store.multipart import PART, unfinished
 from tests.models.store.conftest import Place

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from enginefarm.digest import of_bytes, of_file
-from enginefarm.errors import IntegrityError, StoreUnavailable
+from enginefarm.contract.digest import of_bytes, of_file
+from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.store import S3Settings, S3Store, Store
 from tests.models.store.conftest import Place
 from tests.models.store.test_store import make

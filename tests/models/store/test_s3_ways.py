@@ -13,8 +13,8 @@ import httpx
 import minio.time
 import pytest
 
-from enginefarm.digest import of_bytes, of_file
-from enginefarm.errors import IntegrityError, StoreUnavailable
+from enginefarm.contract.digest import of_bytes, of_file
+from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.store import S3Settings, S3Store, Store
 from models.store.multipart import PART
 from tests.models.store.conftest import Place

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.digest import of_bytes, of_file, read_chunks
-from enginefarm.errors import FarmError, IntegrityError, InvalidRequest, NotFound, StoreUnavailable
+from enginefarm.contract.digest import of_bytes, of_file, read_chunks
+from enginefarm.contract.errors import FarmError, IntegrityError, InvalidRequest, NotFound, StoreUnavailable
 from models.store import Store
 from tests.models.store.conftest import Place
 

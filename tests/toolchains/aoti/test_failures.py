@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.wire import Fault
+from enginefarm.wire.bodies import Fault
 from toolchains.aoti.failures import classify
 from toolchains.toolchain import Exit
 

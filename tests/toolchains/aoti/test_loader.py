@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from enginefarm.errors import InvalidRequest, PlatformMismatch
+from enginefarm.contract.errors import InvalidRequest, PlatformMismatch
 from toolchains.aoti import generate
 from toolchains.aoti.loader import Engine, EngineStopped, Step
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.installation import make_installation
-from tests.toolchains.trtllm.cases import VERSION
+from tests.toolchains.trtllm.build_contexts import VERSION
 
 
 @pytest.fixture

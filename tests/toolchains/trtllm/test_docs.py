@@ -8,15 +8,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from enginefarm.spec import Parallelism, Precision
+from enginefarm.contract.spec import Parallelism, Precision
 from tests.doubles.option_parser import DATA
-from toolchains.trtllm import family
-from toolchains.trtllm.conversion import conversion
-from toolchains.trtllm.drafting import by_mode
-from toolchains.trtllm.family import Family
-from toolchains.trtllm.release import Descriptor, releases
-from toolchains.trtllm.rule import Rule, rules
-from toolchains.trtllm.table import table
+from toolchains.trtllm.context.conversion import conversion
+from toolchains.trtllm.releases import model_family as family
+from toolchains.trtllm.releases.draft_heads import by_mode
+from toolchains.trtllm.releases.model_family import Family
+from toolchains.trtllm.releases.option_table import table
+from toolchains.trtllm.releases.release import Descriptor, releases
+from toolchains.trtllm.releases.rule_table import Rule, rules
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "trtllm.md"
 RULES_HEAD = "| rule | effect | when | then | releases | held | source |"

@@ -1,0 +1,109 @@
+"""`export`, `import`: engines from farm to farm, where no network leads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enginefarm.bundle.archive import Bundle
+from enginefarm.bundle.export import export as export_to
+from enginefarm.bundle.import_bundle import import_bundle
+from enginefarm.cli import words
+from enginefarm.cli.output import json_option, print_items, print_json, say
+from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.sizes import BYTES
+from enginefarm.cli.transfer import transfer_shown
+from enginefarm.client.engine_lookup import engine_named
+from enginefarm.contract.errors import CallerError, InvalidRequest
+from enginefarm.transfer import pull as fetch
+from enginefarm.trust.attestation import TrustedKeys
+from enginefarm.wire.engine_record import Arrived
+
+_OUTCOMES = {
+    "imported": "is imported",
+    "there": "was there already",
+    "kept": "is not imported: the farm has another one under this key, and keeps that",
+}
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("names", metavar="KEY|BUILD_ID...", nargs=-1, required=True)
+@click.option("-o", "--output", "target", type=_FILE, required=True, metavar="FILE", help="The bundle to write.")
+@click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
+@click.option(
+    "--trusted-key", "keys", type=_FILE, multiple=True, metavar="FILE",
+    help="Export only what this public key signed. Else ENGINEFARM_TRUSTED_KEYS, else the farm's own key.",
+)  # fmt: skip
+@json_option
+@pass_settings
+def export(
+    settings: Settings,
+    names: tuple[str, ...],
+    target: Path,
+    connections: int,
+    limit_rate: int | None,
+    keys: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Write engines to a bundle, for a farm that no network reaches.
+
+    FILE appears when it is whole; until then twice its size is needed beside it. An interrupted
+    export goes on where it stopped. The farm must sign.
+    """
+    trusted = keys or settings.trusted_keys
+    try:
+        with settings.farm() as farm, transfer_shown() as progress:
+            path = export_to(
+                farm,
+                engines := [engine_named(farm, name) for name in names],
+                target,
+                trusted=TrustedKeys.of_files(trusted) if trusted else None,
+                transfer=fetch.Transfer(connections=connections, limit_rate=limit_rate),
+                progress=progress,
+            )
+    except OSError as error:
+        raise CallerError(f"cannot write the bundle: {error}") from error
+    except KeyboardInterrupt:
+        say("What was fetched is kept: the same command goes on from there.")
+        raise
+    if as_json:
+        print_json({"path": str(path), "size": path.stat().st_size, "keys": sorted({e.key for e in engines})})
+    else:
+        click.echo(path)
+
+
+@click.command("import")
+@click.argument("file", type=_FILE)
+@click.option(
+    "--trusted-key", "keys", type=_FILE, multiple=True, metavar="FILE",
+    help="The public key of the farm that signed them (PEM; may be repeated). Else ENGINEFARM_TRUSTED_KEYS.",
+)  # fmt: skip
+@json_option
+@pass_settings
+def import_(settings: Settings, file: Path, keys: tuple[Path, ...], as_json: bool) -> None:
+    """Bring the engines of a bundle into this farm.
+
+    Only what a trusted key signed. What the farm has is not sent again, so an interrupted import
+    is repeated; each engine appears when it is whole. Needs the scope admin.
+    """
+    trusted = keys or settings.trusted_keys
+    if not trusted:
+        raise InvalidRequest(
+            "say whose engines these must be: --trusted-key FILE, with the public key that GET /v1/signing-keys of the "
+            "farm they come from shows"
+        )
+    done: list[Arrived] = []
+    try:
+        with Bundle(file) as bundle, settings.farm() as farm, transfer_shown() as progress:
+            for arrived in import_bundle(farm, bundle, TrustedKeys.of_files(trusted), progress=progress):
+                done.append(arrived)
+                if not as_json:
+                    click.echo(f"engine {words.short(arrived.engine.key)} {_OUTCOMES[arrived.outcome]}")
+    except KeyboardInterrupt:
+        say("What was sent is kept: the same command goes on from there.")
+        raise
+    if as_json:
+        print_items(done)

@@ -1,0 +1,140 @@
+"""`ls`, `pull`, `check`: engines that are there."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from enginefarm.cli import words
+from enginefarm.cli.output import json_option, print_items, print_json, say, show, table
+from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.sizes import BYTES
+from enginefarm.cli.transfer import transfer_shown
+from enginefarm.client.engine_lookup import engine_named
+from enginefarm.contract.errors import CallerError, PlatformMismatch
+from enginefarm.node.detection import detect
+from enginefarm.node.fit import misfits, shown
+from enginefarm.transfer import pull as fetch
+from enginefarm.transfer.triton_layout import pull_layout
+from enginefarm.trust.signature_policy import require_signed
+
+
+@click.command()
+@click.option("--model", metavar="MODEL")
+@click.option("--toolchain", metavar="NAME")
+@click.option("--platform", metavar="PLATFORM", help="A GPU's name, or a platform as this list names it.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Engines to list at most.")
+@json_option
+@pass_settings
+def ls(
+    settings: Settings, model: str | None, toolchain: str | None, platform: str | None, limit: int, as_json: bool
+) -> None:
+    """List the engines of the catalogue."""
+    with settings.farm() as farm:
+        found = (
+            engine
+            for engine in farm.engines(model=model)
+            if toolchain in {None, engine.toolchain}
+            and platform in {None, engine.platform.label(), engine.platform.gpu}
+        )
+        engines = list(islice(found, limit))
+    if as_json:
+        print_items(engines)
+        return
+    rows = (
+        (
+            words.short(engine.key),
+            words.model(engine.model),
+            f"{engine.toolchain} {engine.version}",
+            engine.platform.label(),
+            words.size(engine.size),
+            words.age(engine.created_at),
+        )
+        for engine in engines
+    )
+    show(table(("KEY", "MODEL", "TOOLCHAIN", "PLATFORM", "SIZE", "AGE"), rows, elastic="MODEL"))
+
+
+@click.command()
+@click.argument("name", metavar="KEY|BUILD_ID")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
+@click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
+@click.option("--cache/--no-cache", "cached", default=True, help="Share files with this node's other engines.")
+@click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
+@click.option(
+    "--trusted-key", "keys", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="Fetch only what this public key signed (PEM; may be repeated). Else ENGINEFARM_TRUSTED_KEYS.",
+)  # fmt: skip
+@click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
+@json_option
+@pass_settings
+def pull(
+    settings: Settings,
+    name: str,
+    directory: Path,
+    connections: int,
+    limit_rate: int | None,
+    cached: bool,
+    triton: bool,
+    keys: tuple[Path, ...],
+    any_platform: bool,
+    as_json: bool,
+) -> None:
+    """Fetch an engine and check every byte.
+
+    DIRECTORY appears when it is whole. An interrupted pull goes on where it stopped. The start
+    of a key is enough if no other key starts like it.
+    """
+    try:
+        with settings.farm() as farm, transfer_shown() as progress:
+            engine = engine_named(farm, name)
+            require_signed(farm, engine, keys or settings.trusted_keys)
+            fetched = partial(pull_layout, name="triton") if triton else fetch.pull
+            path = fetched(
+                farm,
+                engine,
+                destination=directory,
+                transfer=fetch.Transfer(
+                    connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None
+                ),
+                any_platform=any_platform,
+                progress=progress,
+            )
+    except OSError as error:
+        raise CallerError(f"cannot write the engine: {error}") from error
+    except KeyboardInterrupt:
+        say("What was fetched is kept: the same command goes on from there.")
+        raise
+    if as_json:
+        print_json({"path": str(path), "key": engine.key, "manifest": engine.manifest, "size": engine.size})
+    else:
+        click.echo(path)
+
+
+@click.command()
+@click.argument("name", metavar="KEY|BUILD_ID")
+@json_option
+@pass_settings
+def check(settings: Settings, name: str, as_json: bool) -> None:
+    """Say whether an engine runs on this machine.
+
+    Exit code 7 says that it does not.
+    """
+    with settings.farm() as farm:
+        engine = engine_named(farm, name)
+    here = detect(prefer_gpu=engine.platform.device == "cuda").platform
+    found = misfits(engine, here)
+    if as_json:
+        unlike = {field: {"needed": needed, "found": ours} for field, (needed, ours) in found.items()}
+        print_json({"key": engine.key, "fits": not found, "differences": unlike})
+    elif found:
+        rows = ((field, shown(needed), shown(ours)) for field, (needed, ours) in found.items())
+        show(table(("FIELD", "ENGINE NEEDS", "THIS MACHINE HAS"), rows))
+    else:
+        click.echo(f"engine {words.short(engine.key)} runs on this machine ({here.label()})")
+    if found:
+        raise PlatformMismatch(f"engine {words.short(engine.key)} does not run on this machine ({here.label()})")

@@ -1,0 +1,88 @@
+"""`explain`: what a submit would do, and why."""
+
+from __future__ import annotations
+
+import shlex
+from typing import IO, Any
+
+import click
+
+from enginefarm.cli import words
+from enginefarm.cli.output import facts, json_option, print_json, print_problem, say, show, table
+from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.spec import read_spec, spec_arguments
+from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
+
+_VERDICTS = {
+    Verdict.HIT: "hit: the engine is there",
+    Verdict.JOIN: "join: it is being built",
+    Verdict.NEAR: "near: it would be built; the nearest engines are below",
+    Verdict.MISS: "miss: it would be built, and no engine of this model is there",
+}
+
+
+@click.command()
+@spec_arguments
+@json_option
+@pass_settings
+def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **flags: Any) -> None:
+    """Say what a submit would do, and why, without doing it.
+
+    Shows the keys, the normalised spec, everything that a submit would be refused for, the nearest engines, and the
+    commands that a worker would run. There, {source} is the model (convert) or the checkpoint (build), {output} an
+    empty directory for the result, {scratch} the working directory, {calibration} the calibration data, and {OPTION}
+    the model that this option names.
+    """
+    spec = read_spec(spec_file, flags)
+    with settings.farm() as farm:
+        explanation = farm.explain(spec)
+    if as_json:
+        print_json(explanation)
+    else:
+        _print(explanation)
+
+
+def _print(explanation: Explanation) -> None:
+    refused = bool(explanation.findings)
+    minutes = explanation.predicted_minutes
+    show(
+        facts(
+            [
+                ("verdict", "a submit would be refused" if refused else _VERDICTS[explanation.verdict]),
+                ("key", explanation.key),
+                ("convert key", explanation.convert_key),
+                ("join", explanation.build_id),
+                ("would take", None if minutes is None else words.duration(minutes * 60)),
+                *(_outlook(stage) for stage in explanation.stages),
+            ]
+        )
+    )
+    for title, problems in (("refused for", explanation.findings), ("note", explanation.notes)):
+        for problem in problems:
+            say(f"{title}:")
+            print_problem(problem)
+    for near in explanation.nearest:
+        _print_near(near)
+    for command in explanation.commands:
+        _print_command(command)
+
+
+def _outlook(stage: Outlook) -> tuple[str, str]:
+    if stage.done:
+        return str(stage.stage), "done"
+    who = f"{', '.join(stage.workers) or 'no worker'} could take it"
+    return str(stage.stage), who + (f"; waits for: {stage.waiting_for}" if stage.waiting_for else "")
+
+
+def _print_near(near: NearEngine) -> None:
+    click.echo()
+    click.echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
+    rows = ((found.pointer, found.wanted, found.has) for found in near.differences)
+    show(table(("FIELD", "ASKED FOR", "IT HAS"), rows))
+
+
+def _print_command(command: PlannedCommand) -> None:
+    click.echo()
+    click.echo(f"# {command.stage}")
+    settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    click.echo(" ".join([*settings, shlex.join(command.argv)]))

@@ -1,0 +1,48 @@
+"""`matrix`: many builds from one spec."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import click
+
+from enginefarm.cli import words
+from enginefarm.cli.output import json_option, print_json, show, table
+from enginefarm.cli.settings import Settings, pass_settings
+from enginefarm.cli.spec import read_object
+from enginefarm.contract.errors import InvalidSpec
+from enginefarm.wire.matrix import Cell
+
+
+@click.command()
+@click.argument("spec_file", metavar="SPEC", type=click.File(encoding="utf-8"))
+@click.option("--require-worker", is_flag=True, help="Refuse what no live worker could take, instead of waiting.")
+@json_option
+@pass_settings
+def matrix(settings: Settings, spec_file: IO[str], require_worker: bool, as_json: bool) -> None:
+    """Ask for every combination of the lists in a spec.
+
+    SPEC is a JSON file, or '-' for stdin, in which any value may be a list. Each combination is accepted or refused
+    on its own; exit code 2 says that some were refused.
+    """
+    with settings.farm() as farm:
+        answer = farm.submit_matrix(read_object(spec_file), require_worker=require_worker)
+    if as_json:
+        print_json(answer)
+    else:
+        show(table(("CELL", "BUILD", "STATE", "KEY OR REASON"), map(_row, answer.cells), elastic="KEY OR REASON"))
+    if refused := [cell.problem for cell in answer.cells if cell.problem is not None]:
+        problems = [problem for document in refused for problem in document.errors]
+        raise InvalidSpec(problems, f"{len(refused)} of {len(answer.cells)} cells were refused")
+
+
+def _row(cell: Cell) -> tuple[object, ...]:
+    name = ", ".join(f"{pointer.rpartition('/')[2]}={value}" for pointer, value in cell.axes.items())
+    if cell.submitted is None:
+        return name, "-", "refused", cell.problem.detail if cell.problem else cell.status
+    return (
+        name,
+        cell.submitted.id,
+        f"{cell.submitted.state} ({cell.submitted.disposition})",
+        words.short(cell.submitted.key),
+    )

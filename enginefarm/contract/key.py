@@ -1,0 +1,85 @@
+"""Keys: SHA-256 over canonical JSON (RFC 8785) that *names* every field that matters.
+
+Two documents, each with its version in it. `convert` holds no shape and no GPU, so one checkpoint serves
+all shapes and all cards; `build` holds the convert key, so that a change there is a change here.
+
+A document lists what is in, never what is left out: a field added to the spec later changes no key until
+somebody names it here and raises the document's version. `tests/enginefarm/contract/golden_keys.json` holds frozen vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import rfc8785
+from pydantic import JsonValue, StringConstraints
+
+from enginefarm.contract.spec import Limits, Parallelism, Precision
+
+Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Document = dict[str, Any]
+
+CONVERT = "enginefarm.convert/1"
+BUILD = "enginefarm.build/1"
+
+
+def convert_document(
+    *,
+    toolchain: str,
+    version: str,
+    model: Mapping[str, str],
+    precision: Precision,
+    parallelism: Parallelism,
+    options: Mapping[str, JsonValue],
+    calibration: Mapping[str, str] | None = None,
+) -> Document:
+    """Everything a checkpoint depends on. `model` and `calibration` are identities: no path, no moving tag.
+
+    Where nothing is calibrated the document does not speak of it, so that it is what it was before it could be.
+    """
+    return {
+        "document": CONVERT,
+        "toolchain": {"name": toolchain, "version": version},
+        "model": dict(model),
+        "precision": {
+            "dtype": precision.dtype,
+            "quantization": precision.quantization,
+            "kv_cache": precision.kv_cache,
+        },
+        "parallelism": {"tp": parallelism.tp, "pp": parallelism.pp, "cp": parallelism.cp},
+        "options": dict(options),
+        **({"calibration": dict(calibration)} if calibration else {}),
+    }
+
+
+def build_document(
+    *,
+    convert: Key,
+    toolchain: str,
+    version: str,
+    limits: Limits,
+    options: Mapping[str, JsonValue],
+    platform: Mapping[str, JsonValue],
+) -> Document:
+    """Everything an engine depends on. `platform` is what the engine is bound to (`Platform.bound`)."""
+    return {
+        "document": BUILD,
+        "convert": convert,
+        "toolchain": {"name": toolchain, "version": version},
+        "limits": {
+            "max_batch_size": limits.max_batch_size,
+            "max_input_len": limits.max_input_len,
+            "max_seq_len": limits.seq_len,
+            "max_beam_width": limits.max_beam_width,
+            "max_num_tokens": limits.max_num_tokens,
+            "opt_num_tokens": limits.opt_num_tokens,
+        },
+        "options": dict(options),
+        "platform": dict(platform),
+    }
+
+
+def key_of(document: Document) -> Key:
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()

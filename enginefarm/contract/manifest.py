@@ -1,0 +1,91 @@
+"""A manifest: the sorted list of (path, digest, size) that makes a directory. Its own digest names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import rfc8785
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from enginefarm.contract import digest
+from enginefarm.contract.digest import Digest
+
+
+def _confined(path: str) -> str:
+    pure = PurePosixPath(path)
+    if (
+        not path
+        or len(path) > 1024
+        or pure.is_absolute()
+        or str(pure) != path
+        or any(part in {".", ".."} for part in pure.parts)
+        or any(ord(c) < 32 or c in "\\\x7f" for c in path)
+    ):
+        raise ValueError(
+            f"{path!r} is not a plain relative path: expected names joined by '/', with no '..', '.' or leading '/'"
+        )
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_confined)]
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: RelativePath = Field(examples=["rank0.engine"])
+    digest: Digest
+    # Beyond 2^53 - 1 a JSON number is not exact, and a manifest would have no canonical form.
+    size: Annotated[int, Field(ge=0, le=2**53 - 1, description="bytes")]
+
+
+class Manifest(BaseModel):
+    """The files of an engine or a checkpoint. Paths are unique, sorted, relative and stay inside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: tuple[FileEntry, ...]
+
+    @model_validator(mode="after")
+    def _sorted_and_unique(self) -> Manifest:
+        paths = [entry.path for entry in self.files]
+        if paths != sorted(set(paths)):
+            raise ValueError("files must be sorted by path, each path once")
+        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+        if clash := folders.intersection(paths):
+            raise ValueError(f"{min(clash)!r} is both a file and a folder")
+        return self
+
+    @classmethod
+    def of(cls, entries: Iterable[FileEntry]) -> Manifest:
+        return cls(files=tuple(sorted(entries, key=lambda entry: entry.path)))
+
+    @classmethod
+    def of_directory(cls, root: Path) -> Manifest:
+        """Hash every regular file below `root`. A link or a special file is refused: it would not travel."""
+        entries = []
+        for path in sorted(root.rglob("*")):
+            relative = path.relative_to(root).as_posix()
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{relative!r} is neither a regular file nor a folder")
+            if path.is_file():
+                entries.append(FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size))
+        return cls.of(entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)
+
+    @property
+    def digest(self) -> Digest:
+        return digest.of_bytes(self.canonical())
+
+    def canonical(self) -> bytes:
+        """RFC 8785 JSON: the exact bytes that `digest` names."""
+        return rfc8785.dumps({"files": [entry.model_dump() for entry in self.files]})
+
+    def entry(self, path: str) -> FileEntry | None:
+        return next((entry for entry in self.files if entry.path == path), None)

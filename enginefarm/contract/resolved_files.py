@@ -1,0 +1,39 @@
+"""What a model reference turned out to be: an immutable identity, its files and its facts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from enginefarm.contract.digest import Digest
+from enginefarm.contract.manifest import RelativePath
+from enginefarm.contract.model_facts import ModelFacts
+
+
+class ModelFile(BaseModel):
+    """One file that a worker needs. `digest` or `etag` is there when the source knows it beforehand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: RelativePath
+    size: Annotated[int, Field(ge=0, description="bytes")]
+    digest: Digest | None = None
+    etag: str | None = None
+
+
+class ResolvedFiles(BaseModel):
+    """A reference, pinned. Travels to the worker as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reference: str = Field(
+        description="where to fetch it; for a hub pinned to the commit",
+        examples=["hf:org/name@6f0a0c1d2e3f405162738495a6b7c8d9e0f1a2b3"],
+    )
+    identity: dict[str, str] = Field(description="what enters the key: no path, no moving tag")
+    files: tuple[ModelFile, ...]
+
+
+class ResolvedModel(ResolvedFiles):
+    facts: ModelFacts

@@ -1,0 +1,70 @@
+"""The log of a build: its convert attempts, then its build attempts, as one stream of bytes.
+
+While an attempt runs, its output is in `log_chunks`; afterwards, whole, in the store. The bytes at an offset
+are the same in both, so that a reader can follow across the change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, LogChunkRow
+from models.catalogue.upsert import insert_new
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One attempt's part of the stream."""
+
+    action_key: str
+    attempt: int
+    size: int  # bytes that there are now
+    digest: str | None  # of the blob, once it is in the store
+    ended: bool
+
+
+def append(session: Session, key: str, attempt: int, start: int, data: bytes) -> None:
+    """Add bytes at offset `start`. Sent twice, it is there once."""
+    insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "data": data})
+
+
+def pieces(session: Session, build_id: str) -> list[Piece]:
+    """The attempts whose output belongs to this build, in order."""
+    key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
+    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
+    keys = [held for held in (depends_on, key) if held is not None]
+    live = (
+        select(
+            LogChunkRow.action_key,
+            LogChunkRow.attempt,
+            func.sum(func.length(LogChunkRow.data)).label("size"),
+        )
+        .where(LogChunkRow.action_key.in_(keys))
+        .group_by(LogChunkRow.action_key, LogChunkRow.attempt)
+        .subquery()
+    )
+    rows = session.execute(
+        select(AttemptRow, live.c.size)
+        .outerjoin(live, (live.c.action_key == AttemptRow.action_key) & (live.c.attempt == AttemptRow.number))
+        .where(AttemptRow.action_key.in_(keys))
+    ).all()
+    found = [
+        Piece(row.action_key, row.number, row.log_size if row.log_digest else int(size or 0), row.log_digest,
+              row.ended_at is not None)
+        for row, size in rows
+    ]  # fmt: skip
+    return sorted(found, key=lambda piece: (keys.index(piece.action_key), piece.attempt))
+
+
+def read_live(session: Session, key: str, attempt: int, start: int) -> bytes:
+    """What a running attempt wrote from offset `start` on."""
+    rows = session.execute(
+        select(LogChunkRow.start, LogChunkRow.data)
+        .where(LogChunkRow.action_key == key, LogChunkRow.attempt == attempt)
+        .where(LogChunkRow.start + func.length(LogChunkRow.data) > start)
+        .order_by(LogChunkRow.start)
+    )
+    return b"".join(row.data[max(0, start - row.start) :] for row in rows)

@@ -1,0 +1,94 @@
+"""An engine as an OCI artifact: what a registry client sees of it.
+
+Every file is a layer, stored as it is and titled with its path, so that the digests are the farm's own and
+`oras pull` lays the directory out. The documents are functions of the engine alone: the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from enginefarm.contract.digest import Digest, of_bytes
+from enginefarm.wire.bodies import Engine
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"  # an image's, so that every client can read it
+ARTIFACT = "application/vnd.enginefarm.engine.v1"
+FILE = "application/vnd.enginefarm.file.v1"
+TITLE = "org.opencontainers.image.title"
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The two documents of an engine. Its files are blobs of the store."""
+
+    manifest: bytes
+    config: bytes
+
+    @property
+    def digest(self) -> Digest:
+        return of_bytes(self.manifest)
+
+
+def artifact(engine: Engine) -> Artifact:
+    config = _json(_config(engine))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": ARTIFACT,
+        "config": {"mediaType": CONFIG, "digest": of_bytes(config), "size": len(config)},
+        "layers": [
+            {"mediaType": FILE, "digest": file.digest, "size": file.size, "annotations": {TITLE: file.path}}
+            for file in engine.contents
+        ],
+        "annotations": _labels(engine),
+    }
+    return Artifact(_json(manifest), config)
+
+
+def repository(model: str, toolchain: str) -> str:
+    """The repository of a model's engines: `trtllm/meta-llama/meta-llama-3-8b-instruct`.
+
+    The revision is not in it: a repository holds the engines of all revisions, as a tag each.
+    """
+    scheme, _, rest = model.partition(":")
+    path = rest.partition("@")[0] if scheme == "hf" else rest.rstrip("/").rpartition("/")[2]
+    parts = [_component(part) for part in (toolchain, *path.split("/"))]
+    return "/".join(filter(None, parts))
+
+
+def _component(text: str) -> str:
+    """`text` as the distribution specification allows a name's component: letters and digits, joined by separators."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _config(engine: Engine) -> dict[str, Any]:
+    return {
+        "created": engine.created_at.isoformat(),
+        "architecture": _ARCHITECTURES[engine.platform.arch],
+        "os": engine.platform.os,
+        "config": {"Labels": _labels(engine)},
+        "rootfs": {"type": "layers", "diff_ids": [file.digest for file in engine.contents]},
+    }
+
+
+def _labels(engine: Engine) -> dict[str, str]:
+    bound = {f"enginefarm.platform.{name}": str(value) for name, value in engine.bound_to.items() if value is not None}
+    return {
+        "org.opencontainers.image.created": engine.created_at.isoformat(),
+        TITLE: engine.model,
+        "enginefarm.key": engine.key,
+        "enginefarm.manifest": engine.manifest,
+        "enginefarm.toolchain": f"{engine.toolchain} {engine.version}",
+        **bound,
+    }
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,32 @@
+"""Why an engine that was there is there no more."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from enginefarm.wire.retention import Removal, RemovalPage
+from models.catalogue.pagination import from_cursor, to_cursor
+from models.catalogue.rows import RemovalRow
+
+
+def why_removed(session: Session, key: str) -> str | None:
+    """The reason of the last removal of the engine; None if there was none. It may have been built since."""
+    query = select(RemovalRow.reason).where(RemovalRow.kind == "engine", RemovalRow.key == key)
+    return session.execute(query.order_by(RemovalRow.seq.desc()).limit(1)).scalar_one_or_none()
+
+
+def removals(session: Session, *, limit: int, cursor: str | None) -> RemovalPage:
+    """Newest first."""
+    query = select(RemovalRow).order_by(RemovalRow.seq.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(RemovalRow.seq < from_cursor(cursor))
+    rows = session.execute(query).scalars().all()
+    items = [
+        Removal(
+            kind=row.kind, key=row.key, model=row.model, manifest=row.manifest, size=row.size, reason=row.reason,
+            by=row.removed_by, at=row.removed_at,
+        )
+        for row in rows[:limit]
+    ]  # fmt: skip
+    return RemovalPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)

@@ -1,0 +1,66 @@
+"""The farm's signing key: an Ed25519 private key in a PEM file that only the control plane reads."""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
+
+from enginefarm.trust.attestation import PAYLOAD_TYPE, Statement
+
+
+class SigningKey:
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._signer = CryptoSigner(private)
+        self.public: Ed25519PublicKey = private.public_key()
+
+    @classmethod
+    def of_file(cls, path: Path) -> SigningKey:
+        """Raises ValueError, which never quotes the file."""
+        try:
+            private = load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise ValueError(f"the signing key {path} cannot be read: {error.strerror}") from None
+        except (ValueError, TypeError):
+            private = None
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ValueError(
+                f"{path} is not an Ed25519 private key in PEM without a password: "
+                "`python -m api.signing create FILE` makes one"
+            )
+        return cls(private)
+
+    def sign(self, statement: Statement) -> dict[str, Any]:
+        """A DSSE envelope. Ed25519 is deterministic: the same statement gives the same envelope."""
+        envelope = Envelope(statement.payload(), PAYLOAD_TYPE, {})
+        envelope.sign(self._signer)
+        signed: dict[str, Any] = envelope.to_dict()
+        return signed
+
+    def countersign(self, envelope: dict[str, Any]) -> dict[str, Any]:
+        """The same statement with the signatures that it has, and this one."""
+        opened = Envelope.from_dict(deepcopy(envelope))  # it takes apart what it is given
+        opened.sign(self._signer)
+        signed: dict[str, Any] = opened.to_dict()
+        return signed
+
+
+def create(path: Path) -> SigningKey:
+    """A new key in a new file that only its owner can read. Raises FileExistsError."""
+    private = Ed25519PrivateKey.generate()
+    data = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    return SigningKey(private)

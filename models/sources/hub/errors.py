@@ -1,0 +1,129 @@
+"""What the hub's library raises, said in the farm's words.
+
+Nothing that a server answered is passed on as text: an answer may repeat what was sent to it, and a
+token was sent. The original error stays attached as the cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from httpx2 import HTTPError
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from enginefarm.contract.errors import EnginefarmError, ModelUnavailable, SourceUnavailable
+from enginefarm.contract.model_reference import HubReference
+from models.sources.rejection import refusal
+
+_RAISED = (HTTPError, OSError, RuntimeError, ValueError, TypeError, KeyError)
+
+
+class HubErrors:
+    """Translates errors of one hub. Knows whether there is a token, not which; `what` is asked for there."""
+
+    def __init__(self, endpoint: str, *, has_token: bool, what: str = "model") -> None:
+        self._host = urlsplit(endpoint).netloc.rpartition("@")[2]
+        self._has_token = has_token
+        self._what = what
+
+    @contextmanager
+    def explained(self, reference: HubReference) -> Iterator[None]:
+        """Round calls of the hub's library, and of nothing else."""
+        try:
+            yield
+        except _RAISED as error:
+            if _is_local(error):
+                raise
+            raise self._explain(reference, error) from error
+
+    def _explain(self, reference: HubReference, error: BaseException) -> EnginefarmError:
+        # The library hides why it could not look a file up behind "not found on this disk".
+        if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+            error = error.__cause__
+        match error:
+            case GatedRepoError():
+                return self._gated(reference)
+            case RepositoryNotFoundError():
+                return self._no_repository(reference)
+            case RevisionNotFoundError():
+                return _no_revision(reference)
+            case DisabledRepoError():
+                return refusal(reference, "model_disabled", f"{self._host} has disabled this repository")
+            case HfHubHTTPError():
+                return self._status(reference, error.response.status_code)
+            case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
+                return self.unavailable(reference, f"did not answer ({type(error).__name__})")
+            case EntryNotFoundError():
+                return self.unavailable(reference, "does not have a file that it lists")
+            case _:
+                return self.unavailable(
+                    reference, f"answered something that is not to be understood ({type(error).__name__})"
+                )
+
+    def unavailable(self, reference: HubReference, what: str) -> SourceUnavailable:
+        return SourceUnavailable(f"{reference}: the model hub at {self._host} {what}; try again later")
+
+    def _gated(self, reference: HubReference) -> ModelUnavailable:
+        if self._has_token:
+            detail = f"the {self._what} is gated, and the farm's token may not read it"
+            remedy = "ask for access on its page with the account of ENGINEFARM_HF_TOKEN"
+        else:
+            detail = f"the {self._what} is gated, and the farm has no token"
+            remedy = "ask the operator to set ENGINEFARM_HF_TOKEN to a token of an account with access"
+        return refusal(
+            reference, "model_gated", detail, expected=f"a {self._what} that the farm may read", remedy=remedy
+        )
+
+    def _no_repository(self, reference: HubReference) -> ModelUnavailable:
+        account = "the farm's token may not read it" if self._has_token else "the farm has no token to read it with"
+        return refusal(
+            reference,
+            "model_not_found",
+            f"{self._host} has no {self._what} {reference.repo}, or it is private and {account}",
+            expected="a repository that the farm may read",
+            remedy="check organisation and name; for a private one give the account of ENGINEFARM_HF_TOKEN access",
+        )
+
+    def _status(self, reference: HubReference, status: int) -> EnginefarmError:
+        if status == 401:
+            return self.unavailable(
+                reference, "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
+            )
+        if status == 403:
+            return refusal(
+                reference,
+                "model_forbidden",
+                f"{self._host} does not let the farm's token read this {self._what} (403)",
+                expected=f"a {self._what} that the farm may read",
+                remedy="give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it",
+            )
+        return self.unavailable(reference, f"answered with status {status}")
+
+
+def _no_revision(reference: HubReference) -> ModelUnavailable:
+    return refusal(
+        reference,
+        "model_revision_not_found",
+        f"the repository {reference.repo} has no revision {reference.revision or 'main'}",
+        expected="a branch, a tag or a full commit of the repository",
+        remedy="check the revision; without '@revision' the default branch is taken",
+    )
+
+
+def _is_local(error: BaseException) -> bool:
+    """Whether this machine's disk failed (it then has an error number), not the hub."""
+    return (
+        isinstance(error, OSError)
+        and error.errno is not None
+        and not isinstance(error, (ConnectionError, HTTPError, EntryNotFoundError))
+    )

@@ -1,0 +1,99 @@
+"""Farms between which engines move, and an engine as a worker would have published it for what was really asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginefarm.client.farm import Farm
+from enginefarm.contract.manifest import Manifest
+from enginefarm.wire.bodies import Submitted
+from migrations.upgrade import set_up
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow
+from models.lifecycle.publication import publish_checkpoint, publish_engine
+from models.opening import open_store
+from models.security.signing_key import create
+from models.settings import Settings
+from models.store import Store
+from tests.api.published import served, settings_in
+from tests.models.requests import CPU, HOST, add_worker, claimed, manifest
+from tests.promises import broken
+
+
+@dataclass(frozen=True)
+class Site:
+    """A farm with its keys, and how to look behind it."""
+
+    folder: Path
+    settings: Settings
+    database: Database
+    store: Store
+    farm: Farm
+
+    @property
+    def public_key(self) -> Path:
+        (key,) = self.farm.signing_keys()
+        path = self.folder / "public.pem"
+        path.write_text(key.public_key)
+        return path
+
+    def blobs(self) -> set[str]:
+        return {digest for digest, _ in self.store.list()}
+
+    def require_promises(self) -> None:
+        with self.database.read() as session:
+            assert broken(session) == []
+
+
+@contextmanager
+def site(folder: Path, *, signs: bool = True, **settings: str) -> Iterator[Site]:
+    folder.mkdir(exist_ok=True)
+    if signs:
+        create(folder / "signing.pem")
+        settings["SIGNING_KEY"] = str(folder / "signing.pem")
+    ours = settings_in(folder, **settings)
+    set_up(ours)
+    database = Database(ours.database_url.get_secret_value())
+    with served(ours) as url, Farm(url, patience=5) as farm:
+        yield Site(folder, ours, database, open_store(ours, link_secret=b"s" * 32), farm)
+    database.close()
+
+
+def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], folder: Path) -> Submitted:
+    """Ask for an engine and publish `files` as it, as a worker does."""
+    asked = place.farm.submit(spec)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    made = Manifest.of_directory(folder)
+    for entry in made.files:
+        place.store.put(folder / entry.path, entry.digest, entry.size)
+    with place.database.read() as session:
+        convert = session.get_one(ActionRow, asked.key).depends_on
+    assert convert is not None
+    add_worker(place.database)
+    if not _converted(place, convert):
+        held = claimed(place.database, convert)
+        place.store.put_bytes(b"weights")
+        with place.database.write() as session:
+            publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
+    held = claimed(place.database, asked.key)
+    job = held.job["job"]
+    columns = {
+        "model": job["spec"]["model"], "toolchain": job["toolchain"], "version": job["version"],
+        "platform": CPU.model_dump(), "bound_to": held.document["platform"], "driver_binding": "branch",
+        "spec": job["spec"],
+        "provenance": {"worker": "w1", "host": HOST.model_dump(), "checkpoint": manifest("weights").digest},
+    }  # fmt: skip
+    with place.database.write() as session:
+        publish_engine(session, held, made, engine=columns, steps={})
+    return asked
+
+
+def _converted(place: Site, key: str) -> bool:
+    with place.database.read() as session:
+        return session.get_one(ActionRow, key).state == "succeeded"

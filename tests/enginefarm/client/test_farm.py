@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import threading
+from itertools import islice
+
+import pytest
+from fastapi import Response
+from fastapi.responses import RedirectResponse
+
+from enginefarm.client.error_mapping import tree
+from enginefarm.client.farm import Farm, engine_of
+from enginefarm.contract.errors import (
+    BuildFailed,
+    CallerError,
+    Conflict,
+    EnginefarmError,
+    FarmError,
+    Forbidden,
+    InvalidRequest,
+    InvalidSpec,
+    NotFound,
+    Problem,
+    Unauthenticated,
+    WaitTimedOut,
+)
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Build, Disposition
+from tests.enginefarm.farm_double import MODEL, FarmDouble, a_build, problem
+from tests.enginefarm.store_double import StoreDouble
+
+SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
+
+
+@pytest.mark.parametrize("spec", [SPEC, BuildSpec.parse(SPEC)], ids=["mapping", "spec"])
+def test_submit(farm: Farm, double: FarmDouble, spec: object) -> None:
+    submitted = farm.submit(spec)  # type: ignore[arg-type]  # the parameters are of both kinds
+
+    assert (submitted.id, submitted.disposition) == ("b1", Disposition.CREATED)
+    assert double.asked[0].headers["authorization"] == "Bearer secret-key"
+
+
+def test_a_refused_spec_carries_every_problem(farm: Farm) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        farm.submit({"model": "nowhere", "toolchain": {"name": "aoti"}, "limits": {"max_batch_size": -1}})
+
+    assert [p.pointer for p in refused.value.problems] == ["/model", "/limits/max_batch_size"]
+    assert refused.value.problems[1].expected == "≥ 1"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tree() if kind.__module__ == "enginefarm.contract.errors"])
+def test_every_code_comes_back_as_its_class(farm: Farm, double: FarmDouble, kind: type[EnginefarmError]) -> None:
+    sent = InvalidSpec([Problem(pointer="/x", code="c", detail="d")]) if kind is InvalidSpec else kind("because")
+    double.state.refuse = problem(sent)
+
+    with pytest.raises(kind) as caught:
+        farm.workers()
+
+    assert caught.value.code == kind.code
+    assert caught.value.detail == sent.detail
+    assert caught.value.problems == sent.problems
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *[(400, InvalidRequest), (401, Unauthenticated), (403, Forbidden), (404, NotFound), (409, Conflict)],
+        *[(418, InvalidRequest), (422, InvalidRequest), (429, FarmError), (500, FarmError), (503, FarmError)],
+    ],
+)
+def test_an_unknown_code_goes_by_its_status(
+    farm: Farm, double: FarmDouble, status: int, kind: type[EnginefarmError]
+) -> None:
+    double.state.refuse = problem(CallerError("newer than you"), code="from_the_future", status=status)
+
+    with pytest.raises(kind, match="newer than you") as caught:
+        farm.workers()
+
+    assert type(caught.value) is kind
+
+
+def test_a_refusal_that_is_no_problem_document_is_not_repeated(farm: Farm, double: FarmDouble) -> None:
+    double.state.refuse = Response("<html>\x1b[31mproxy", 502)
+
+    with pytest.raises(FarmError) as caught:
+        farm.build("b1")
+
+    assert caught.value.detail == f"{double.url} answered 502 Bad Gateway"
+
+
+def test_no_farm_there_says_where_it_looked_and_what_sets_that() -> None:
+    with Farm("http://127.0.0.1:1") as nowhere, pytest.raises(FarmError, match=r"127\.0\.0\.1:1\b.*ENGINEFARM_URL"):
+        nowhere.workers()
+
+
+def test_something_else_there_is_no_farm(farm: Farm, double: FarmDouble) -> None:
+    double.state.refuse = Response("<html>welcome", 200)
+
+    with pytest.raises(FarmError, match="not a WorkerList"):
+        farm.workers()
+
+
+def test_a_farm_that_says_nothing_is_not_waited_for_forever(double: FarmDouble) -> None:
+    double.add_build("b1")
+    with Farm(double.url, timeout=0.2) as hasty:
+        first = hasty._connection.request("GET", "/v1/builds/b1")
+        with pytest.raises(FarmError, match="did not answer in time"):
+            # Asks the farm to hold its answer, and does not allow for it.
+            hasty._connection.request(
+                "GET", "/v1/builds/b1", params={"wait": 5}, headers={"If-None-Match": first.headers["etag"]}
+            )
+
+
+@pytest.mark.parametrize("url", ["", "farm", "ftp://farm", "http://", "http://user:pa55@farm", "http://farm/?key=pa55"])
+def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="ENGINEFARM_URL") as caught:
+        Farm(url)
+
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["pa55\nX-Evil: 1", "pa55 word", "pa55é"])
+def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="ENGINEFARM_API_KEY") as caught:
+        Farm("http://127.0.0.1:1", key)
+
+    assert "pa55" not in str(caught.value)
+
+
+def test_the_key_goes_to_the_farm_and_to_nobody_else(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
+    engine = double.publish({"a": b"a"})
+
+    with farm.bytes(engine.contents[0].url, headers={}) as redirected:
+        assert b"".join(redirected.chunks) == b"a"
+    with farm.bytes(store.link(engine.contents[0].digest), headers={}) as direct:
+        assert b"".join(direct.chunks) == b"a"
+
+    assert [asked.headers.get("authorization") for asked in double.asked] == ["Bearer secret-key"]
+    assert len(store.asked) == 2
+    assert all("secret-key" not in str(asked) for asked in store.asked)
+
+
+def test_a_farm_that_moved_is_not_followed(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
+    double.state.refuse = RedirectResponse(f"{store.url}/v1/workers?token=pa55")
+
+    with pytest.raises(FarmError, match=f"redirects to {store.url}: set ENGINEFARM_URL"):
+        farm.workers()
+
+    assert store.asked == []
+
+
+def test_an_id_is_one_part_of_the_path(farm: Farm, double: FarmDouble) -> None:
+    for strange in ("../engines", "a?wait=1", "a b#c"):
+        with pytest.raises(NotFound):
+            farm.build(strange)
+    with pytest.raises(NotFound):
+        farm.build("..")
+
+    assert double.paths() == ["/v1/builds/..%2Fengines", "/v1/builds/a%3Fwait%3D1", "/v1/builds/a%20b%23c"]
+
+
+def test_lists_are_read_page_after_page_and_no_further_than_needed(farm: Farm, double: FarmDouble) -> None:
+    for number in range(5):
+        double.add_build(f"b{number}", state="running" if number % 2 else "queued")
+
+    assert [build.id for build in farm.builds()] == ["b0", "b1", "b2", "b3", "b4"]
+    assert [build.id for build in farm.builds(state="running")] == ["b1", "b3"]
+    double.asked.clear()
+    assert len(list(islice(farm.builds(), 2))) == 2
+    assert len(double.asked) == 1
+
+
+def test_the_rest_of_the_surface(farm: Farm, double: FarmDouble) -> None:
+    engine = double.publish({"a": b"a"})
+    double.add_build("b1")
+
+    assert farm.engine(engine.key) == engine
+    assert [found.key for found in farm.engines()] == [engine.key]
+    assert farm.toolchains()[0].versions[0].available
+    assert farm.workers() == []
+    assert farm.cancel("b1").state == "cancelled"
+    assert farm.health().parts["broker"].detail == "gone"
+
+
+class TestWait:
+    def test_every_change_is_told_once(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1")
+        seen: list[tuple[str, float]] = []
+        steps = [{"state": "running", "progress": 0.5}, {"state": "succeeded", "progress": 1.0}]
+
+        def on_update(build: Build) -> None:
+            seen.append((build.state, build.progress))
+            if steps:
+                threading.Timer(0.05, double.change, ["b1"], steps.pop(0)).start()
+
+        ended = farm.wait("b1", timeout=10, on_update=on_update)
+
+        assert ended.state == "succeeded"
+        assert seen == [("queued", 0.0), ("running", 0.5), ("succeeded", 1.0)]
+        assert len(double.asked) <= 6, "the farm is asked to hold its answer, not asked again and again"
+
+    def test_a_deadline(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1", waiting_for="a worker with sm 90")
+
+        with pytest.raises(WaitTimedOut, match=r"queued \(a worker with sm 90\) after 0.3 s"):
+            farm.wait("b1", timeout=0.3)
+
+    def test_a_farm_that_comes_back(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1")
+
+        def restart(_: Build) -> None:
+            if len(double.asked) > 1:
+                return
+
+            def come_back() -> None:
+                double.change("b1", state="succeeded")
+                double.start()
+
+            double.stop()
+            threading.Timer(0.5, come_back).start()
+
+        assert farm.wait("b1", timeout=10, on_update=restart).state == "succeeded"
+
+    def test_a_farm_that_stays_away(self, double: FarmDouble) -> None:
+        double.add_build("b1")
+        with Farm(double.url, patience=0.5) as farm, pytest.raises(FarmError, match="cannot reach"):
+            farm.wait("b1", on_update=lambda _: double.stop())
+
+    def test_a_build_that_is_none_is_not_waited_for(self, farm: Farm) -> None:
+        with pytest.raises(NotFound):
+            farm.wait("b1")
+
+
+class TestLogs:
+    def test_lines(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1")
+        double.state.log = "one\r\n\ntwö ".encode() + b"\xff\xfe\nthree"
+
+        assert list(farm.logs("b1")) == ["one", "", "twö \ufffd\ufffd", "three"]
+
+    def test_a_broken_connection_is_taken_up_at_its_byte(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1")
+        double.state.log = "schöne Zeilen\nund noch eine\n".encode()
+        double.state.log_cuts = [4, 20]  # the first is in the middle of the ö
+
+        assert list(farm.logs("b1")) == ["schöne Zeilen", "und noch eine"]
+        assert [asked.query.get("offset") for asked in double.asked] == [None, "4", "20"]
+
+    def test_a_stream_that_ends_before_the_build_is_followed_on(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1", state="running")
+        double.state.log = b"one\ntw"
+        lines = farm.logs("b1", follow=True)
+
+        assert next(lines) == "one"
+        double.state.log += b"o\nthree\n"
+        double.change("b1", state="succeeded")
+        assert list(lines) == ["two", "three"]
+
+    def test_a_line_without_an_end_is_cut(self, farm: Farm, double: FarmDouble) -> None:
+        double.add_build("b1")
+        double.state.log = b"x" * 200_000
+
+        lines = list(farm.logs("b1"))
+
+        assert max(map(len, lines)) <= 1 << 16
+        assert sum(map(len, lines)) == 200_000
+
+    def test_no_such_build(self, farm: Farm) -> None:
+        with pytest.raises(NotFound):
+            list(farm.logs("b1"))
+
+
+def test_the_engine_of_a_build(double: FarmDouble) -> None:
+    engine = double.summary(double.publish({"a": b"a"}))
+    failure = {"cause": "out_of_memory", "fault": "caller", "detail": "80 GiB were not enough", "advice": "tp 2"}
+
+    assert engine_of(a_build("b1", state="succeeded", engine=engine)) == engine
+    with pytest.raises(Conflict, match="is queued"):
+        engine_of(a_build("b1"))
+    with pytest.raises(BuildFailed, match="was cancelled"):
+        engine_of(a_build("b1", state="cancelled"))
+    with pytest.raises(BuildFailed, match=r"out_of_memory.*80 GiB.*tp 2"):
+        engine_of(a_build("b1", state="failed", error=failure))

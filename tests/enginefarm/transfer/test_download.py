@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import CallerError, FarmError, Forbidden, IntegrityError, NotFound
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.transfer.pull import Activity, Progress, Transfer, pull
+from enginefarm.wire.bodies import Engine
+from tests.enginefarm.farm_double import FarmDouble
+from tests.enginefarm.pulling import BIG, FILES, held, pull_elsewhere, staging
+from tests.enginefarm.served import until
+from tests.enginefarm.store_double import (
+    Answer,
+    Fault,
+    StoreDouble,
+    compressed,
+    corrupt,
+    cut,
+    deaf_and_cut,
+    deaf_to_ranges,
+    other_range,
+    short,
+    status,
+    too_long,
+)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [cut(300_000)],
+        [cut(0), cut(1), cut(100_000), cut(600_000)],
+        [short],
+        [corrupt],
+        [too_long],
+        [cut(300_000), deaf_to_ranges],
+        [cut(300_000), deaf_and_cut],
+        [cut(300_000), other_range],
+        [cut(300_000), status(416)],
+        [compressed],
+        [status(500), status(503), status(429)],
+        [status(403)],
+        [cut(300_000), status(410), status(403), cut(10), status(403)],
+        [cut(300_000), corrupt, corrupt],
+    ],
+    ids=lambda faults: f"{len(faults)}-{getattr(faults[-1], '__name__', '')}",
+)
+def test_what_goes_wrong_for_a_while(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    store.faults = list(faults)
+
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert store.faults == []
+
+
+@pytest.mark.parametrize("fault", [corrupt, too_long, other_range, status(416), compressed])
+def test_bytes_that_stay_wrong_are_never_kept(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    store.always = fault
+
+    with pytest.raises(IntegrityError, match=r"rank0\.engine"):
+        pull(farm, engine, place)
+
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(status(403), Forbidden), (status(404), NotFound)])
+def test_a_link_that_stays_refused_is_an_error_without_its_signature(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault, kind: type[CallerError]
+) -> None:
+    engine = double.publish(FILES, direct=True)
+    store.always = fault
+
+    with pytest.raises(kind) as caught:
+        pull(farm, engine, place)
+
+    assert store.SIGNATURE not in str(caught.value)
+    assert not place.exists()
+
+
+def test_links_that_expired_are_asked_for_anew_and_the_rest_fetched(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"rank0.engine": BIG}, direct=True)
+
+    def expires(answer: Answer, whole: bytes) -> Answer:
+        store.valid += 1
+        return cut(400_000)(answer, whole)  # type: ignore[return-value]  # `cut` always answers
+
+    store.faults = [expires]
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert [asked.query["number"] for asked in store.asked] == ["0", "0", "1"]
+    assert store.asked[-1].headers["range"].startswith("bytes=")
+
+
+def test_links_that_expire_while_the_farm_is_away_are_renewed_once_it_is_back(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"rank0.engine": BIG}, direct=True)
+    double.refusals = 3
+    store.valid += 1
+
+    pull(farm, engine, place)
+
+    assert held(place) == {"rank0.engine": BIG}
+    assert double.refusals == 0
+
+
+def test_a_refusal_says_who_refused(farm: Farm, double: FarmDouble, store: StoreDouble, place: Path) -> None:
+    engine = double.publish(FILES, direct=True)
+    store.always = status(404)
+    with pytest.raises(NotFound, match=re.escape(f"{store.url} answered 404")):
+        pull(farm, engine, place)
+
+
+def test_an_engine_that_changed_under_its_key_is_refused(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish(FILES)
+    store.always = status(403)
+    double.list_engine(engine.key, [FileEntry(path="a", digest=store.put(b"a"), size=1)])
+
+    with pytest.raises(IntegrityError, match="changed"):
+        pull(farm, engine, place)
+
+
+def test_an_empty_file_of_another_digest_is_refused(farm: Farm, double: FarmDouble, place: Path) -> None:
+    engine = double.list_engine("ab" * 32, [FileEntry(path="empty", digest="sha256:" + "0" * 64, size=0)])
+    with pytest.raises(IntegrityError, match="empty"):
+        pull(farm, engine, place)
+    assert not place.exists()
+
+
+class TestResume:
+    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+        """A pull that gave up after a part of the big file."""
+        engine = double.publish(FILES)
+        store.faults, store.always = [cut(400_000)], status(500)
+        with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
+            pull(impatient, engine, place, transfer=Transfer(connections=1))
+        store.always = None
+        store.asked.clear()
+        assert not place.exists()
+        assert 0 < len(held(staging(place, engine))["rank0.engine"]) < len(BIG)
+        return engine
+
+    def test_only_what_is_missing_is_fetched(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        there = len(held(staging(place, engine))["rank0.engine"])
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+        assert f"bytes={there}-" in [asked.headers.get("range") for asked in store.asked]
+        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
+
+    def test_what_rotted_in_between_is_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        partial = staging(place, engine) / "rank0.engine"
+        partial.write_bytes(b"rotten" + partial.read_bytes()[6:])
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+
+    def test_what_does_not_belong_there_is_removed_and_links_are_not_followed(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, tmp_path: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        precious = tmp_path / "precious"
+        precious.write_bytes(b"mine")
+        there = staging(place, engine)
+        (there / "stranger").mkdir()
+        (there / "stranger" / "file").touch()
+        (there / "config.json").unlink(missing_ok=True)
+        (there / "config.json").symlink_to(precious)
+        (there / "rank0.engine").write_bytes(BIG + b"more")
+        (there / "empty").unlink(missing_ok=True)
+        (there / "empty").mkdir()
+
+        pull(farm, engine, place)
+
+        assert held(place) == FILES
+        assert sorted(p.name for p in place.iterdir() if p.is_dir()) == ["tokenizer"]
+        assert precious.read_bytes() == b"mine"
+
+    def test_a_pull_that_was_killed_leaves_no_lock(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = double.publish(FILES)
+        store.pace = 0.05
+        child = pull_elsewhere(double, engine, place)
+        until(lambda: (staging(place, engine) / "rank0.engine").exists())
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        store.pace = 0
+
+        assert not place.exists()
+        pull(farm, engine, place)
+        assert held(place) == FILES
+
+
+def test_the_first_failure_ends_the_other_downloads(
+    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+) -> None:
+    engine = double.publish({"a": BIG, **{f"small{n}": bytes([n]) * 9 for n in range(20)}})
+    store.pace = 0.05
+
+    def wrong_if_small(answer: Answer, whole: bytes) -> Answer:
+        return corrupt(answer, whole) if len(whole) < 10 else answer
+
+    store.always = wrong_if_small
+    with pytest.raises(IntegrityError, match="small"):
+        pull(farm, engine, place, transfer=Transfer(connections=2))
+
+    assert len(store.asked) < 10
+    assert len(held(staging(place, engine))["a"]) < len(BIG)
+
+
+class TestParts:
+    """BIG in parts of 64 KiB: eleven of them, the last one short."""
+
+    SMALL = Transfer(connections=4, part_size=1 << 16)
+
+    @pytest.mark.parametrize(
+        "faults",
+        [
+            [],
+            [corrupt],
+            [cut(0), cut(1), cut(10_000), cut(60_000)],
+            [status(503), other_range, status(416), compressed],
+            [deaf_to_ranges, deaf_to_ranges, short, too_long],
+            [status(403), status(410), cut(10)],
+        ],
+        ids=lambda faults: str(len(faults)),
+    )
+    def test_they_arrive_in_any_order(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+    ) -> None:
+        engine = double.publish(FILES)
+        store.faults = list(faults)
+        told: list[Progress] = []
+
+        pull(farm, engine, place, transfer=self.SMALL, progress=told.append)
+
+        assert held(place) == FILES
+        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
+        assert told[-1] == Progress(Activity.DONE, engine.size, engine.size)
+
+    @pytest.mark.parametrize("fault", [corrupt, other_range, status(416)])
+    def test_bytes_that_stay_wrong_are_never_kept(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+    ) -> None:
+        engine = double.publish({"rank0.engine": BIG})
+        store.always = fault
+        with pytest.raises(IntegrityError, match=r"rank0\.engine"):
+            pull(farm, engine, place, transfer=self.SMALL)
+        assert not place.exists()
+
+    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+        """A pull that gave up after five parts."""
+        engine = double.publish({"rank0.engine": BIG})
+        store.faults, store.always = [lambda answer, whole: answer] * 5, status(500)
+        with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
+            pull(impatient, engine, place, transfer=self.SMALL)
+        store.always = None
+        store.asked.clear()
+        return engine
+
+    def test_whole_parts_are_not_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+        assert len(store.asked) == 11 - 5
+
+    def test_a_part_that_rotted_in_between_is_found(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        path = staging(place, engine) / "rank0.engine"
+        path.write_bytes(bytes(len(BIG)))
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+
+    @pytest.mark.parametrize("spoil", ["gone", "torn", "other size", "nonsense"])
+    def test_a_journal_that_cannot_be_used(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, spoil: str
+    ) -> None:
+        engine = self.interrupted(double, store, place)
+        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
+        match spoil:
+            case "gone":
+                journal.unlink()
+            case "torn":
+                journal.write_bytes(journal.read_bytes()[:-3])
+            case "nonsense":
+                journal.write_bytes(journal.read_bytes() + b'["rank0.engine", 99]\n["no", 1]\n\xff\n[]\n')
+        transfer = Transfer(part_size=1 << 17) if spoil == "other size" else self.SMALL
+        pull(farm, engine, place, transfer=transfer)
+        assert held(place) == {"rank0.engine": BIG}
+
+    def test_a_killed_pull_loses_no_whole_part(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    ) -> None:
+        engine = double.publish({"rank0.engine": BIG})
+        store.pace = 0.02
+        pid = os.fork()
+        if pid == 0:  # the very code, in a process that can be killed
+            with Farm(double.url) as own:
+                pull(own, engine, place, transfer=self.SMALL)
+            os._exit(0)
+        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
+        until(lambda: journal.exists() and journal.read_bytes().count(b'["rank0.engine", ') > 4)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        whole = len(set(re.findall(rb'"rank0.engine", \d+\]', journal.read_bytes())))
+        assert whole > 2
+        store.asked.clear()
+        store.pace = 0
+        pull(farm, engine, place, transfer=self.SMALL)
+        assert held(place) == {"rank0.engine": BIG}
+        assert len(store.asked) <= 11 - whole
+
+
+def test_a_limited_rate_is_kept(farm: Farm, double: FarmDouble, place: Path) -> None:
+    engine = double.publish({"rank0.engine": BIG})
+    started = time.monotonic()
+    pull(farm, engine, place, transfer=Transfer(limit_rate=len(BIG) * 4))
+    assert time.monotonic() - started > 0.2  # never faster; how much slower is the machine's affair
+    assert held(place) == {"rank0.engine": BIG}

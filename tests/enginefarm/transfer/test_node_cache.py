@@ -1,0 +1,196 @@
+"""One node, many engines and processes: each file is fetched once, and never handed out wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enginefarm import sdk as library
+from enginefarm.client.farm import Farm
+from enginefarm.contract.digest import of_bytes
+from enginefarm.contract.errors import InvalidRequest
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.transfer.node_cache import Cache
+from enginefarm.transfer.pull import Transfer, pull
+from tests.enginefarm.farm_double import FarmDouble
+from tests.enginefarm.pulling import BIG, FILES, held, staging
+from tests.enginefarm.store_double import StoreDouble
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def transfer(cache: Cache) -> Transfer:
+    return Transfer(part_size=1 << 16, cache=cache)
+
+
+def test_a_second_engine_fetches_only_what_differs(
+    farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
+) -> None:
+    pull(farm, double.publish(FILES), tmp_path / "one", transfer=transfer)
+    other = FILES | {"more/rank1.engine": b"another"}
+    store.asked.clear()
+    pull(farm, double.publish(other), tmp_path / "two", transfer=transfer)
+    assert held(tmp_path / "two") == other
+    assert len(store.asked) == 1
+    shared = [(tmp_path / place / "rank0.engine").stat().st_ino for place in ("one", "two")]
+    assert shared[0] == shared[1]
+
+
+def test_two_names_of_the_same_bytes_are_fetched_once(
+    farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
+) -> None:
+    twins = {"a": b"same", "b": b"same"}
+    pull(farm, double.publish(twins), tmp_path / "one", transfer=transfer)
+    assert held(tmp_path / "one") == twins
+    assert len(store.asked) == 1
+
+
+def test_eight_processes_transfer_the_bytes_once(double: FarmDouble, store: StoreDouble, tmp_path: Path) -> None:
+    engine = double.publish(FILES)
+    store.pace = 0.01
+    environment = {**os.environ, "ENGINEFARM_URL": double.url, "ENGINEFARM_CACHE": str(tmp_path / "cache")}
+    pulls = [
+        subprocess.Popen(
+            [sys.executable, "-m", "enginefarm.cli", "pull", engine.key, str(tmp_path / str(number))],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    assert [done.wait(timeout=120) for done in pulls] == [0] * 8
+    for number in range(8):
+        assert held(tmp_path / str(number)) == FILES
+    assert len(store.asked) == len([data for data in FILES.values() if data])
+
+
+@pytest.mark.parametrize("how", ["written", "shorter", "touched"])
+def test_a_file_that_somebody_wrote_to_is_not_handed_out(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, how: str
+) -> None:
+    engine = double.publish(FILES)
+    victim = pull(farm, engine, tmp_path / "one", transfer=transfer) / "rank0.engine"
+    victim.chmod(0o644)
+    match how:
+        case "written":
+            with victim.open("r+b") as stream:
+                stream.write(b"!")
+        case "shorter":
+            os.truncate(victim, 10)
+        case "touched":
+            victim.touch()
+    pull(farm, engine, tmp_path / "two", transfer=transfer)
+    assert held(tmp_path / "two") == FILES
+
+
+def test_the_shared_bytes_are_never_written_by_a_later_pull(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
+) -> None:
+    """A killed pull left a file that an engine shares, and the cache has lost it since."""
+    engine = double.publish(FILES)
+    whole = pull(farm, engine, tmp_path / "one", transfer=transfer)
+    left = tmp_path / f".two.partial-{engine.manifest[7:19]}"
+    left.mkdir()
+    os.link(whole / "rank0.engine", left / "rank0.engine")
+    cache.prune(0)
+    pull(farm, engine, tmp_path / "two", transfer=Transfer())
+    assert held(tmp_path / "two") == FILES
+    assert (whole / "rank0.engine").stat().st_nlink == 1
+
+
+def test_what_was_shared_before_a_pull_was_cut_short_leaves_nothing_else_behind(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer
+) -> None:
+    engine = double.publish(FILES)
+    pull(farm, engine, tmp_path / "one", transfer=transfer)
+    begun = staging(tmp_path / "two", engine)
+    begun.mkdir()
+    os.link(tmp_path / "one" / "rank0.engine", begun / "rank0.engine")  # as it is in the cache
+
+    pull(farm, engine, tmp_path / "two", transfer=transfer)
+    assert held(tmp_path / "two") == FILES
+
+
+def test_a_file_that_the_cache_let_go_of_is_taken_up_again_by_any_user(
+    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
+) -> None:
+    """A killed pull left a read-only file, and root would write to it all the same."""
+    engine = double.publish(FILES)
+    left = tmp_path / f".two.partial-{engine.manifest[7:19]}"
+    left.mkdir()
+    (left / "rank0.engine").write_bytes(BIG[:-1])
+    (left / "rank0.engine").chmod(0o444)
+
+    pull(farm, engine, tmp_path / "two", transfer=Transfer())
+
+    assert held(tmp_path / "two") == FILES
+    assert (tmp_path / "two" / "rank0.engine").stat().st_mode & 0o200
+
+
+def test_what_was_not_used_for_longest_goes_first(cache: Cache, tmp_path: Path) -> None:
+    def keep(data: bytes) -> FileEntry:
+        source = tmp_path / "source"
+        source.write_bytes(data)
+        entry = FileEntry(path="a", digest=of_bytes(data), size=len(data))
+        cache.keep(source, entry)
+        source.unlink()
+        return entry
+
+    first, second, third = keep(b"1" * 10), keep(b"2" * 10), keep(b"3" * 10)
+    assert cache.give(first, tmp_path / "used")
+    assert [cached.digest for cached in cache.entries()] == [first.digest, third.digest, second.digest]
+    assert [cached.digest for cached in cache.prune(20)] == [second.digest]
+    assert not cache.give(second, tmp_path / "gone")
+    assert (tmp_path / "used").read_bytes() == b"1" * 10
+
+
+def test_verify_finds_what_the_disk_did(cache: Cache, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(BIG)
+    entry = FileEntry(path="a", digest=of_bytes(BIG), size=len(BIG))
+    cache.keep(source, entry)
+    assert [right for _, right in cache.verify()] == [True]
+    before = source.stat()
+    source.chmod(0o644)
+    with source.open("r+b") as stream:
+        stream.write(b"!")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [right for _, right in cache.verify()] == [False]
+    assert cache.entries() == []
+
+
+class TestLibrary:
+    def test_by_key_into_the_cache(self, double: FarmDouble) -> None:
+        engine = double.publish(FILES)
+        assert held(library.pull(engine.key, farm=Farm(double.url))) == FILES
+        assert held(library.pull(engine.key[:10], farm=Farm(double.url))) == FILES
+
+    def test_to_a_place(self, double: FarmDouble, tmp_path: Path) -> None:
+        engine = double.publish(FILES)
+        assert library.pull(engine.key, tmp_path / "here", farm=Farm(double.url)) == tmp_path / "here"
+
+    def test_neither_nor(self, double: FarmDouble) -> None:
+        with pytest.raises(InvalidRequest, match="not both"):
+            library.pull(farm=Farm(double.url))
+
+
+def test_the_command_line_lists_prunes_and_verifies(double: FarmDouble, tmp_path: Path) -> None:
+    engine = double.publish(FILES)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ENGINEFARM_URL": double.url, "ENGINEFARM_CACHE": str(tmp_path / "cache")}
+        program = [sys.executable, "-m", "enginefarm.cli", *arguments]
+        return subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("pull", engine.key, str(tmp_path / "one"), "--limit-rate", "50MiB").returncode == 0
+    assert of_bytes(BIG)[7:19] in run("cache", "ls").stdout
+    assert run("cache", "verify").stdout == f"checked {len(set(FILES.values()))} files, 0 wrong\n"
+    assert run("cache", "prune", "--all").stdout.startswith(f"removed {len(set(FILES.values()))} files")
+    refused = run("pull", engine.key, str(tmp_path / "two"), "--limit-rate", "fast")
+    assert (refused.returncode, "such as 50MiB" in refused.stderr) == (2, True)

@@ -1,0 +1,58 @@
+"""When the bytes of a file may be called right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enginefarm.contract.digest import of_bytes
+from enginefarm.contract.errors import IntegrityError
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.transfer.partial_file import Journal, PartialFile
+
+PARTS = (b"one!", b"two!", b"3")
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Iterator[PartialFile]:
+    data = b"".join(PARTS)
+    entry = FileEntry(path="a", digest=of_bytes(data), size=len(data))
+    with Journal(tmp_path / "journal", part_size=4) as journal:
+        file = PartialFile(tmp_path / "a", entry, journal, 4, on_bytes=lambda count: None)
+        yield file
+        file.close()
+
+
+def test_a_part_whose_answer_goes_on_is_not_hashed(partial: PartialFile) -> None:
+    """Else it could be found right, found too long by its own connection, and overwritten with nobody looking again."""
+    for number, data in enumerate(PARTS):
+        partial.append(number, data)
+    partial.part_done(1)
+    partial.part_done(2)
+
+    assert not partial.check(lambda: False)
+    partial.begin_again(0)
+    partial.append(0, b"bad!")
+    partial.part_done(0)
+
+    with pytest.raises(IntegrityError):
+        partial.check(lambda: False)
+
+
+def test_parts_are_hashed_in_their_order_whatever_order_they_came_in(partial: PartialFile) -> None:
+    for number in (2, 0, 1):
+        assert not partial.check(lambda: False)
+        partial.append(number, PARTS[number])
+        partial.part_done(number)
+    assert partial.check(lambda: False)
+
+
+def test_after_a_restart_every_part_must_come_again(partial: PartialFile) -> None:
+    for number in partial.parts:
+        partial.append(number, PARTS[number])
+        partial.part_done(number)
+    partial.restart()
+    assert not partial.check(lambda: False)
+    assert not any(partial.is_whole(number) for number in partial.parts)

@@ -1,0 +1,90 @@
+"""One pull and what is done to it, all of it from a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cached_property
+
+from enginefarm.contract import digest
+from enginefarm.contract.manifest import FileEntry, Manifest
+from tests.faults.wire import EXPIRED, FAULTS, LOUD
+
+_PART_SIZES = (1 << 12, 1 << 14, 1 << 16)
+_LASTING = sorted({*FAULTS} - {EXPIRED, "stall"})  # a stall each try would take as long as the patience lasts
+
+
+@dataclass(frozen=True)
+class Case:
+    seed: int
+    part_size: int
+    connections: int
+    files: dict[str, bytes]
+    faults: dict[str, list[str]]  # by path; "" is an answer without one
+    lasting: str  # what happens to every request after those, until the trial lifts it; "" is nothing
+    farm_away: int  # answers to requests for new links that are 503
+    kills: tuple[float, ...]  # seconds after each start
+    pullers: int
+    one_place: bool  # all pullers want the same directory, else each its own
+    cached: bool
+    file_limit: int | None  # bytes, the kernel's limit for a file: as a full disk
+    pace: float  # seconds, after each piece that the server sends
+
+    @classmethod
+    def of(cls, seed: int) -> Case:
+        chance = random.Random(seed)
+        part_size = chance.choice(_PART_SIZES)
+        files = _files(chance, part_size)
+        killed = chance.random() < 0.25
+        full = chance.random() < 0.05
+        return cls(
+            seed=seed,
+            part_size=part_size,
+            connections=chance.choice([1, 2, 4, 8]),
+            files=files,
+            faults={path: _faults(chance) for path in files},
+            lasting=chance.choice(_LASTING) if chance.random() < 0.08 else "",
+            farm_away=chance.choice([0, 0, 0, 1, 3]),
+            kills=tuple(chance.uniform(0, 0.3) for _ in range(chance.randint(1, 3))) if killed else (),
+            pullers=2 if chance.random() < 0.15 else 1,
+            one_place=chance.random() < 0.3,
+            cached=chance.random() < 0.5,
+            file_limit=chance.randrange(1, 2 * part_size) if full else None,
+            pace=chance.choice([0, 0.005]) if killed else 0,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        return f"{self.seed:064x}"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.of(
+            FileEntry(path=path, digest=digest.of_bytes(data), size=len(data)) for path, data in self.files.items()
+        )
+
+    @property
+    def only_killed(self) -> bool:
+        """Nothing but kills happens to it: how much is fetched twice is then known."""
+        return bool(self.kills) and not any(any(names) for names in self.faults.values()) and not (
+            self.lasting or self.cached or self.file_limit or self.pullers > 1
+        )  # fmt: skip
+
+
+def _files(chance: random.Random, part_size: int) -> dict[str, bytes]:
+    sizes = (0, 1, part_size - 1, part_size, part_size + 1, 2 * part_size, chance.randrange(8 * part_size))
+    names = ("rank0.engine", "config.json", "tokenizer/vocab.json", "tokenizer/deep/merges.txt")
+    files = {name: chance.randbytes(chance.choice(sizes)) for name in names[: chance.randint(1, 4)]}
+    if chance.random() < 0.2:
+        files["rank1.engine"] = files["rank0.engine"]
+    return files
+
+
+def _faults(chance: random.Random) -> list[str]:
+    """Of the first requests for a file. Those that cannot be noticed at once are rarer: each costs the whole file."""
+    if chance.random() < 0.25:
+        return []
+    return [
+        "" if chance.random() < 0.4 else chance.choice([*LOUD, EXPIRED] if chance.random() < 0.7 else [*FAULTS])
+        for _ in range(chance.randint(1, 8))
+    ]

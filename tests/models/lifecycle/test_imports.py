@@ -1,0 +1,278 @@
+"""An engine of another farm enters the catalogue, whatever is going on there, and every promise stays true."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
+import pytest
+from sqlalchemy import select, update
+
+from enginefarm.contract.errors import Conflict, IntegrityError
+from enginefarm.contract.key import build_document, convert_document, key_of
+from enginefarm.contract.manifest import Manifest
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.trust.provenance import Vouched
+from enginefarm.wire.bodies import BuildState, Disposition, Failure, Fault, Stage
+from enginefarm.wire.recall import Recall
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow, BlobRow, EngineRow, ImportRow
+from models.catalogue.states import ActionState, Fenced
+from models.fleet.drain import release
+from models.incidents.recall import recall
+from models.lifecycle.imports import envelope_of, name_of, publish_import
+from models.lifecycle.leases import renew
+from models.lifecycle.publication import publish_engine
+from models.lifecycle.submission import NewAction, Request, can_submit_again, cancel
+from models.lifecycle.transitions import fail
+from models.queries.builds import get_build, get_engine
+from models.queries.estimates import usual_seconds
+from models.retention import blob_gc as garbage
+from models.retention import removal
+from models.retention.policies import engines_to_go
+from tests.models.arriving import BEGAN, SIGNER, arriving
+from tests.models.making import converted
+from tests.models.requests import CPU, ENGINE, add_worker, claimed, manifest, submitted
+from tests.promises import broken
+
+SPEC = BuildSpec.parse(
+    {
+        "model": "hf:org/tiny@" + "0" * 40,
+        "toolchain": {"name": "aoti", "version": "2.13.0"},
+        "limits": {"max_input_len": 64, "max_output_len": 64},
+    }
+)
+CONVERT = convert_document(
+    toolchain="aoti", version="2.13.0", model={"commit": "0" * 40}, precision=SPEC.precision,
+    parallelism=SPEC.parallelism, options={},
+)  # fmt: skip
+BUILD = build_document(
+    convert=key_of(CONVERT), toolchain="aoti", version="2.13.0", limits=SPEC.limits, options={},
+    platform={"arch": "x86_64", "cpu_isa": "x86-64-v3", "os": "linux"},
+)  # fmt: skip
+KEY = key_of(BUILD)
+
+
+def same() -> Request:
+    """What somebody asks for here, who wants this engine."""
+    work = {"job": {"toolchain": "aoti", "version": "2.13.0"}}
+    return Request(
+        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, work),
+        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, work),
+        model=SPEC.model, toolchain="aoti", version="2.13.0", spec=SPEC.model_dump(mode="json"),
+        platform=CPU.model_dump(), platform_label=CPU.label(), requested_by=None,
+    )  # fmt: skip
+
+
+def engine(content: str = "engine") -> Vouched:
+    return arriving(same(), content)
+
+
+def imported(database: Database, came: Vouched | None = None) -> bool:
+    with database.write() as session:
+        return publish_import(session, came or engine(), imported_by="admin")
+
+
+def promised(database: Database) -> None:
+    with database.read() as session:
+        assert broken(session) == []
+
+
+def test_it_is_an_engine_like_any_other(database: Database) -> None:
+    assert imported(database)
+    with database.read() as session:
+        found = get_engine(session, KEY)
+        row = session.get_one(EngineRow, KEY)
+        assert (found.manifest, found.model, found.document) == (manifest("engine").digest, SPEC.model, BUILD)
+        assert (found.checkpoint_document, found.provenance) == (CONVERT, {"worker": "theirs"})
+        assert envelope_of(session, row) == {"payload": "as it came"}
+        assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
+    accepted = submitted(database, same())
+    assert accepted.disposition is Disposition.CACHED
+    with database.read() as session:
+        build = get_build(session, accepted.id)
+        assert [attempt.worker for attempt in build.attempts] == [name_of(SIGNER)]
+    promised(database)
+
+
+def test_twice_changes_nothing(database: Database) -> None:
+    assert imported(database)
+    with database.read() as session:
+        before = [(row.attempt, row.manifest, row.created_at) for row in session.execute(select(EngineRow)).scalars()]
+    assert not imported(database)
+    assert not imported(database, engine("another"))  # this farm keeps what it has
+    with database.read() as session:
+        after = [(row.attempt, row.manifest, row.created_at) for row in session.execute(select(EngineRow)).scalars()]
+    assert after == before
+    promised(database)
+
+
+@pytest.mark.parametrize("moment", ["waiting", "converting", "queued", "building", "failed", "cancelled"])
+def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
+    worker, request = add_worker(database), same()
+    build = submitted(database, request).id
+    if moment == "converting":
+        claimed(database, request.convert.key, worker)
+    if moment in {"queued", "building"}:
+        converted(database, request)
+    held = claimed(database, request.build.key, worker) if moment == "building" else None
+    with database.write() as session:
+        if moment == "cancelled":
+            cancel(session, build)
+        if moment == "failed":
+            fail(session, request.convert.key, Failure(cause="x", fault=Fault.CALLER, detail="x"))
+
+    assert imported(database)
+
+    promised(database)
+    with database.read() as session:
+        expected = BuildState(moment) if moment in {"failed", "cancelled"} else BuildState.SUCCEEDED
+        assert get_build(session, build).state is expected
+        convert = session.get_one(ActionRow, request.convert.key).state
+        assert convert not in {ActionState.QUEUED, ActionState.RUNNING}
+        envelope = envelope_of(session, session.get_one(EngineRow, KEY))
+    assert envelope is not None
+    if held is not None:
+        with database.write() as session, pytest.raises(Fenced):
+            publish_engine(session, held, manifest("too late"), engine=ENGINE, steps={})
+    assert submitted(database, request).disposition is Disposition.CACHED
+
+
+def test_a_worker_that_builds_it_is_fenced_at_its_next_heartbeat(database: Database) -> None:
+    worker, request = add_worker(database), same()
+    submitted(database, request)
+    converted(database, request)
+    held = claimed(database, request.build.key, worker)
+    imported(database)
+    with database.write() as session, pytest.raises(Fenced):
+        renew(session, held, lease_seconds=30, progress=0.5, message=None)
+
+
+def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: Database) -> None:
+    imported(database)
+    wanted = Recall(worker=name_of(SIGNER), reason="their key was stolen")
+    with database.write() as session:
+        taken, _ = recall(session, wanted)
+        assert taken.engines == [KEY]
+        assert not can_submit_again(session, KEY)
+    with pytest.raises(
+        Conflict, match=r"was recalled \(their key was stolen\): `enginefarm workers release import-a{12}`"
+    ):
+        imported(database)
+    promised(database)
+    with database.write() as session:
+        release(session, name_of(SIGNER))
+    assert imported(database)
+    promised(database)
+
+
+def test_what_was_taken_out_is_built_anew_when_it_is_asked_for(database: Database) -> None:
+    imported(database)
+    with database.write() as session:
+        recall(session, Recall(toolchain="aoti", version="2.13.0"))
+    add_worker(database)
+    request = same()
+    assert submitted(database, request).disposition is Disposition.CREATED
+    promised(database)
+    converted(database, request)
+    held = claimed(database, request.build.key)
+    with database.write() as session:
+        publish_engine(session, held, manifest("ours"), engine=ENGINE, steps={})
+    promised(database)
+    with database.read() as session:
+        assert envelope_of(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
+        assert can_submit_again(session, KEY)
+
+
+def test_what_was_cleaned_up_can_be_imported_again(database: Database) -> None:
+    imported(database)
+    with database.write() as session:
+        removal.withdraw(session, KEY, "to make room")
+        (going,) = engines_to_go(session, [], link_seconds=0)
+        assert removal.remove(session, going, grace_seconds=0, removed_by=None)
+        removal.remove_manifests(session)
+        garbage.mark(session)
+        assert len(garbage.condemned(session, grace_seconds=0)) == 1
+    promised(database)
+    assert imported(database)
+    with database.read() as session:
+        assert garbage.condemned(session, grace_seconds=0) == []
+        assert len(session.execute(select(ImportRow)).all()) == 2  # each is remembered
+    promised(database)
+
+
+def test_damaged_bytes_get_no_name(database: Database) -> None:
+    (entry,) = manifest("engine").files
+    imported(database)
+    with database.write() as session:
+        session.execute(update(BlobRow).where(BlobRow.digest == entry.digest).values(damaged_at=BEGAN))
+        session.execute(update(EngineRow).values(quarantined_at=BEGAN, quarantine_reason="damaged"))
+    with pytest.raises(IntegrityError, match="damaged in the store"):
+        imported(database)
+    promised(database)
+
+
+def test_an_undone_import_leaves_nothing(database: Database) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed() -> None:
+        with database.write() as session:
+            publish_import(session, engine(), imported_by=None)
+            raise Killed
+
+    with pytest.raises(Killed):
+        killed()
+    with database.read() as session:
+        assert session.execute(select(ActionRow)).first() is None
+        assert session.execute(select(BlobRow)).first() is None
+
+
+def test_estimates_know_how_long_it_took_there(database: Database) -> None:
+    imported(database)
+    with database.read() as session:
+        assert usual_seconds(session, session.get_one(ActionRow, KEY).queue) == 1200
+
+
+def test_the_files_are_those_of_the_manifest(database: Database) -> None:
+    imported(database)
+    with database.read() as session:
+        assert Manifest.of(engine().record.manifest.files).digest == get_engine(session, KEY).manifest
+
+
+def test_many_at_once_publish_it_once(database: Database) -> None:
+    """Imports of it and of its like, and a worker that ends its build, all in the same moment."""
+    worker, request = add_worker(database), same()
+    build = submitted(database, request).id
+    converted(database, request)
+    held = claimed(database, request.build.key, worker)
+    start = Barrier(7)
+
+    def bring() -> bool:
+        start.wait(60)
+        return imported(database)
+
+    def publish() -> bool:
+        start.wait(60)
+        try:
+            with database.write() as session:
+                publish_engine(session, held, manifest("engine"), engine=ENGINE, steps={})
+        except Fenced:
+            return False
+        return True
+
+    with ThreadPoolExecutor(7) as pool:
+        done = [pool.submit(job) for job in (bring, bring, bring, publish, bring, bring, bring)]
+        assert sum(future.result(60) for future in done) == 1
+    promised(database)
+    with database.read() as session:
+        assert get_build(session, build).state is BuildState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("in_the_key", "binding"), [("580", "branch"), ("580.159.04", "exact"), (None, "branch")])
+def test_the_key_says_how_the_driver_binds(in_the_key: str | None, binding: str) -> None:
+    gpu = Platform(arch="x86_64", gpu="NVIDIA L4", sm="89", gpu_memory_gib=24, cuda="13.0", driver="580.159.04")
+    bound = {"driver": in_the_key} if in_the_key else {}
+    assert replace(engine(), platform=gpu, bound_to=bound).driver_binding == binding

@@ -1,0 +1,239 @@
+"""By cause: never, later, elsewhere first, or once with more memory; and workers that are the cause themselves."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+from sqlalchemy import update
+
+from enginefarm.contract.errors import NotFound
+from enginefarm.node.detection import Fingerprint, Host
+from enginefarm.wire.bodies import BuildState, Capability, Failure, Fault, Stage
+from models.catalogue.clock import now
+from models.catalogue.database import Database
+from models.catalogue.rows import ActionRow
+from models.catalogue.states import Fenced
+from models.fleet.drain import drain, quarantine_if_sick, release
+from models.fleet.registration import list_workers, live_workers, mark_gone, register
+from models.lifecycle.leases import claim, left_to_others, was_published
+from models.lifecycle.publication import publish_checkpoint
+from models.queries.builds import get_build
+from models.queue.names import larger_memory, with_larger_memory
+from tests.models.making import due_now, failed, made
+from tests.models.requests import CPU, add_worker, claimed, manifest, request, submitted
+
+BROKEN = Failure(cause="device_fault", fault=Fault.WORKER, detail="Xid 79", retryable=True)
+CALLERS = Failure(cause="refused", fault=Fault.CALLER, detail="no")
+MEMORY = Failure(cause="out_of_memory", fault=Fault.WORKER, detail="killed for memory")
+
+
+def claims(database: Database, key: str, worker: str) -> bool:
+    with database.write() as session:
+        return claim(session, key, worker, lease_seconds=30) is not None
+
+
+def with_memory(database: Database, name: str, memory_gib: float) -> None:
+    host = Host(name=name, cpu="some", cores=2, memory_gib=memory_gib)
+    queues = [queue for base in ("convert.q", "build.q") for queue in with_larger_memory(base, memory_gib)]
+    capability = Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])
+    with database.write() as session:
+        register(session, name, name, Fingerprint(platform=CPU, host=host), [capability], queues)
+
+
+def state(database: Database, name: str) -> str:
+    with database.read() as session:
+        return next(worker.state for worker in list_workers(session, include_gone=True) if worker.name == name)
+
+
+def why(database: Database, build_id: str) -> str:
+    with database.read() as session:
+        return get_build(session, build_id).waiting_for or ""
+
+
+def test_a_failure_that_may_pass_goes_to_others_first(database: Database) -> None:
+    for name in ("w1", "w2"):
+        add_worker(database, name)
+    wanted = request()
+    submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key, "w1"), BROKEN)
+    assert not claims(database, wanted.convert.key, "w2")  # not before its time
+    due_now(database, wanted.convert.key)
+    assert not claims(database, wanted.convert.key, "w1")
+    with database.read() as session:
+        assert left_to_others(session, wanted.convert.key, "w1") == (wanted.convert.key, "convert.q")
+        assert left_to_others(session, wanted.convert.key, "w2") is None
+    assert claims(database, wanted.convert.key, "w2")
+
+
+def test_it_goes_back_where_it_failed_if_the_others_take_too_long(database: Database) -> None:
+    for name in ("w1", "w2"):
+        add_worker(database, name)
+    wanted = request()
+    submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key, "w1"), BROKEN)
+    due_now(database, wanted.convert.key)
+    with database.write() as session:
+        session.execute(update(ActionRow).values(avoid_until=now(-1)))
+    assert claims(database, wanted.convert.key, "w1")
+
+
+def test_the_only_worker_tries_again(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key), BROKEN)
+    due_now(database, wanted.convert.key)
+    assert claims(database, wanted.convert.key, "w1")
+
+
+def test_the_last_failure_tells_of_those_before(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    accepted = submitted(database, wanted)
+    for failure in (BROKEN, BROKEN.model_copy(update={"cause": "store_unavailable"}), BROKEN):
+        due_now(database, wanted.convert.key)
+        failed(database, claimed(database, wanted.convert.key), failure)
+    with database.read() as session:
+        build = get_build(session, accepted.id)
+    assert build.state is BuildState.FAILED
+    assert build.error is not None
+    assert build.error.detail == "Xid 79 (try 3; before: device_fault on w1, store_unavailable on w1)"
+    assert len(build.attempts) == 3
+
+
+def test_a_kill_for_memory_goes_to_more_memory_once(database: Database) -> None:
+    with_memory(database, "small", 24.0)
+    with_memory(database, "large", 64.0)
+    wanted = request()
+    accepted = submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key, "small"), MEMORY)
+    with database.read() as session:
+        assert session.get_one(ActionRow, wanted.convert.key).queue == "convert.q.over32"
+    failed(database, claimed(database, wanted.convert.key, "large"), MEMORY)
+    with database.read() as session:
+        build = get_build(session, accepted.id)
+    assert build.state is BuildState.FAILED
+    assert [attempt.worker for attempt in build.attempts] == ["small", "large"]
+
+
+def test_a_kill_for_memory_fails_where_nobody_has_more(database: Database) -> None:
+    with_memory(database, "small", 24.0)
+    with_memory(database, "as-small", 30.0)
+    wanted = request()
+    accepted = submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key, "small"), MEMORY)
+    with database.read() as session:
+        assert get_build(session, accepted.id).state is BuildState.FAILED
+
+
+def test_memory_classes() -> None:
+    assert larger_memory("q", 24.0) == "q.over32"
+    assert larger_memory("q", 32.0) == "q.over32"
+    assert larger_memory("q.over32", 64.0) is None
+    assert with_larger_memory("q", 32.0) == ["q", "q.over4", "q.over8", "q.over16"]
+    assert "q.over32" in with_larger_memory("q", 33.0)
+
+
+def fail_one(database: Database, name: str, failure: Failure = BROKEN) -> str | None:
+    wanted = request(name)
+    submitted(database, wanted)
+    failed(database, claimed(database, wanted.convert.key, "w1"), failure)
+    with database.write() as session:
+        return quarantine_if_sick(session, "w1", after=2)
+
+
+def test_a_worker_on_which_different_actions_fail_is_quarantined_until_released(database: Database) -> None:
+    add_worker(database)
+    assert fail_one(database, "a") is None
+    assert fail_one(database, "b") == "2 different actions in a row failed on it (device_fault)"
+    assert state(database, "w1") == "quarantined"
+    waiting = request("c")
+    accepted = submitted(database, waiting)
+    assert not claims(database, waiting.convert.key, "w1")
+    assert "quarantined: w1 (2 different actions in a row" in why(database, accepted.id)
+    add_worker(database)  # it says that it is there, as it does every few seconds
+    assert state(database, "w1") == "quarantined"
+    with database.write() as session:
+        assert release(session, "w1") == ["w1"]
+        assert quarantine_if_sick(session, "w1", after=2) is None  # what was before does not count
+    assert state(database, "w1") == "live"
+    assert claims(database, waiting.convert.key, "w1")
+
+
+@pytest.mark.parametrize("failure", [CALLERS, MEMORY, BROKEN.model_copy(update={"fault": Fault.FARM})])
+def test_what_says_nothing_of_the_worker_does_not_count(database: Database, failure: Failure) -> None:
+    add_worker(database)
+    assert [fail_one(database, name, failure) for name in "abc"] == [None] * 3
+
+
+def test_one_action_again_and_again_does_not_count(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    submitted(database, wanted)
+    for _ in range(2):
+        due_now(database, wanted.convert.key)
+        failed(database, claimed(database, wanted.convert.key), BROKEN)
+        with database.write() as session:
+            assert quarantine_if_sick(session, "w1", after=2) is None
+
+
+def test_a_success_between_clears_a_worker(database: Database) -> None:
+    add_worker(database)
+    assert fail_one(database, "a") is None
+    made(database, request("good"))
+    assert fail_one(database, "b") is None
+
+
+def test_a_quarantine_stays_when_the_worker_starts_again(database: Database) -> None:
+    add_worker(database)
+    fail_one(database, "a")
+    fail_one(database, "b")
+    with database.write() as session:
+        mark_gone(session, after_seconds=-1)
+        register(
+            session,
+            "w1-again",
+            "w1",
+            Fingerprint(platform=CPU, host=Host(name="w1", cpu="", cores=1, memory_gib=1)),
+            [],
+            [],
+        )
+    with database.read() as session:
+        assert [(worker.id, worker.state) for worker in list_workers(session)] == [("w1-again", "quarantined")]
+        assert live_workers(session) == []
+    with database.write() as session:
+        assert sorted(release(session, "w1")) == ["w1", "w1-again"]
+    with database.read() as session:
+        assert [worker.state for worker in list_workers(session)] == ["live"]
+
+
+def test_a_drained_worker_keeps_what_it_runs_and_takes_nothing_new(database: Database) -> None:
+    add_worker(database)
+    first, second = request("a"), request("b")
+    for wanted in (first, second):
+        submitted(database, wanted)
+    held = claimed(database, first.convert.key)
+    with database.write() as session:
+        assert drain(session, "w1") == ["w1"]
+    assert state(database, "w1") == "draining"
+    assert not claims(database, second.convert.key, "w1")
+    failed(database, held, CALLERS)
+    add_worker(database)
+    assert state(database, "w1") == "draining"
+    with database.write() as session, pytest.raises(NotFound):
+        drain(session, "nobody")
+
+
+def test_an_unanswered_publication_is_known_again(database: Database) -> None:
+    add_worker(database)
+    wanted = request()
+    submitted(database, wanted)
+    held = claimed(database, wanted.convert.key)
+    with database.read() as session:
+        assert not was_published(session, held)
+    for expected in (nullcontext(), pytest.raises(Fenced)):
+        with expected, database.write() as session:
+            publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
+    with database.read() as session:
+        assert was_published(session, held)

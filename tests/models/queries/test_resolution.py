@@ -1,0 +1,173 @@
+"""The best engine that runs there: exact, else the smallest that covers what is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from enginefarm.contract.errors import NotFound
+from enginefarm.contract.key import key_of
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Stage
+from enginefarm.wire.resolution import Resolution, Wanted
+from models.catalogue.database import Database
+from models.incidents.withdrawal import quarantine_engine
+from models.lifecycle.publication import publish_checkpoint, publish_engine
+from models.lifecycle.submission import NewAction, Request, submit
+from models.queries.resolution import resolve
+from models.queries.similarity import nearest
+from models.retention.pins import set_pin
+from tests.models.requests import CPU, add_worker, claimed, manifest
+
+MODEL = "hf:org/tiny"
+FIRST, SECOND = "1" * 40, "2" * 40
+NODE = {"cpu_isa": CPU.cpu_isa}
+
+
+def publish(
+    database: Database, commit: str = FIRST, *, platform: Any = None, own_limits: list[str] | None = None, **parts: Any
+) -> str:
+    """An engine of the tiny model; returns its key."""
+    spec = BuildSpec.parse({"model": f"{MODEL}@{commit}", "toolchain": {"name": "aoti"}} | parts).model_dump()
+    bound = platform or CPU.bound(frozenset({"os", "arch", "cpu_isa"}), "branch")
+    identity = {"model": {"commit": commit}}
+    convert = NewAction(key_of(identity), Stage.CONVERT, "convert.q", identity, {})
+    document = {"spec": spec, "platform": bound}
+    build = NewAction(key_of(document), Stage.BUILD, "build.q", document, {})
+    request = Request(convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None)
+    add_worker(database)
+    with database.write() as session:
+        ((first, _),) = submit(session, request).announcements
+    if first == convert.key:
+        held = claimed(database, convert.key)
+        with database.write() as session:
+            publish_checkpoint(session, held, manifest(), facts={}, steps={})
+    held = claimed(database, build.key)
+    engine = {
+        "model": spec["model"], "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(),
+        "bound_to": bound, "driver_binding": "branch", "spec": spec,
+        "provenance": {"facts": {"own_limits": own_limits}} if own_limits else {},
+    }  # fmt: skip
+    with database.write() as session:
+        publish_engine(session, held, manifest(build.key), engine=engine, steps={})
+    return build.key
+
+
+def ask(database: Database, **parts: Any) -> Resolution:
+    with database.read() as session:
+        return resolve(session, Wanted.parse({"model": MODEL, "platform": NODE} | parts))
+
+
+def limits(batch: int, start: int = 128, out: int = 128, **more: int) -> dict[str, int]:
+    return {"max_batch_size": batch, "max_input_len": start, "max_output_len": out, **more}
+
+
+def test_exact_then_the_smallest_that_covers(database: Database) -> None:
+    keys = {batch: publish(database, limits=limits(batch)) for batch in (16, 4, 8)}
+    exact = ask(database, limits=limits(8))
+    assert (exact.engine.key, exact.exact, exact.differences) == (keys[8], True, [])
+    covering = ask(database, limits=limits(5))
+    assert (covering.engine.key, covering.exact) == (keys[8], False)
+    assert [(found.pointer, found.wanted, found.has) for found in covering.differences] == [
+        ("/limits/max_batch_size", 5, 8)
+    ]
+    assert ask(database, limits=limits(9)).engine.key == keys[16]
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, True), (["max_output_len"], False)])
+def test_a_longer_input_is_no_room_for_output_where_each_has_a_limit_of_its_own(
+    database: Database, own: list[str] | None, found: bool
+) -> None:
+    key = publish(database, limits=limits(4, 128, 64), own_limits=own)
+    if found:
+        assert ask(database, limits=limits(4, 64, 128)).engine.key == key
+    else:
+        with pytest.raises(NotFound) as refused:
+            ask(database, limits=limits(4, 64, 128))
+        (problem,) = refused.value.problems
+        assert (problem.pointer, problem.value, problem.expected) == ("/limits/max_output_len", 128, "64")
+    assert ask(database, limits=limits(4, 128, 64)).exact
+    assert not ask(database, limits=limits(4, 128, 63)).exact
+
+
+def test_what_nothing_covers_is_refused_with_the_reasons(database: Database) -> None:
+    publish(database, limits=limits(4))
+    with pytest.raises(NotFound) as refused:
+        ask(database, limits=limits(5, 256), platform={"cpu_isa": "x86-64-v2"})
+    assert {problem.pointer for problem in refused.value.problems} == {
+        "/platform/cpu_isa", "/limits/max_batch_size", "/limits/max_input_len", "/limits/max_seq_len",
+    }  # fmt: skip
+    with pytest.raises(NotFound, match="no engine of hf:org/other"):
+        ask(database, model="hf:org/other")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"precision": {"dtype": "float16"}},
+        {"parallelism": {"tp": 2}},
+        {"options": {"salt": "x"}},
+        {"toolchain": {"name": "trtllm"}},
+        {"toolchain": {"name": "aoti", "version": "2.0"}},
+    ],
+)
+def test_what_is_asked_must_be_so_and_what_is_not_asked_may_be_anything(
+    database: Database, parts: dict[str, Any]
+) -> None:
+    key = publish(database, limits=limits(4), precision={"dtype": "float32"}, options={"salt": "y"})
+    assert ask(database, limits=limits(4)).engine.key == key
+    assert ask(database, limits=limits(4), precision={"dtype": "auto"}, options={"salt": "y"}).engine.key == key
+    with pytest.raises(NotFound):
+        ask(database, limits=limits(4), **parts)
+
+
+def test_only_engines_of_the_newest_weights_count_without_a_revision(database: Database) -> None:
+    old = publish(database, FIRST, limits=limits(8))
+    new = publish(database, SECOND, limits=limits(16))
+    assert ask(database, limits=limits(8)).engine.key == new
+    assert ask(database, model=f"{MODEL}@{FIRST}", limits=limits(8)).engine.key == old
+    with pytest.raises(NotFound):
+        ask(database, model=f"{MODEL}@{'3' * 40}", limits=limits(8))
+
+
+def test_what_was_taken_out_is_neither_resolved_to_nor_near(database: Database) -> None:
+    small, large = (publish(database, limits=limits(batch)) for batch in (8, 16))
+    assert near(database) == {small, large}
+    with database.write() as session:
+        assert quarantine_engine(session, small, "a sick host")
+    assert near(database) == {large}
+    assert ask(database, limits=limits(8)).engine.key == large
+    with database.write() as session:
+        assert quarantine_engine(session, large, "a sick host")
+    assert near(database) == set()
+    with pytest.raises(NotFound, match="no engine of"):
+        ask(database, limits=limits(8))
+
+
+def near(database: Database) -> set[str]:
+    """The engines that are nearest to one that is not there."""
+    asked = {"model": f"{MODEL}@{FIRST}", "toolchain": {"name": "aoti"}, "limits": limits(4)}
+    spec = BuildSpec.parse(asked).model_dump()
+    convert = NewAction(key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, {})
+    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, {})
+    wanted = Request(
+        convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None
+    )  # fmt: skip
+    with database.read() as session:
+        return {found.engine.key for found in nearest(session, wanted)}
+
+
+def test_an_open_platform_is_said_to_be_open(database: Database) -> None:
+    key = publish(database, limits=limits(4))
+    found = ask(database, limits=limits(4), platform={})
+    assert (found.engine.key, found.unchecked) == (key, ["arch", "cpu_isa", "os"])
+
+
+def test_a_pin_is_set_and_removed(database: Database) -> None:
+    key = publish(database, limits=limits(4))
+    for pinned in (True, True, False):
+        with database.write() as session:
+            assert set_pin(session, key, pinned=pinned).pinned is pinned
+    with pytest.raises(NotFound), database.write() as session:
+        set_pin(session, "0" * 64, pinned=True)

@@ -1,0 +1,355 @@
+"""Bytes that nothing refers to go; bytes that somebody is about to publish never do, however the two meet."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, select, text
+
+from enginefarm.contract import digest
+from enginefarm.contract.errors import NotFound
+from migrations.upgrade import upgrade
+from models.catalogue.database import Database
+from models.catalogue.rows import BlobRow, ManifestRow, WarmFileRow
+from models.lifecycle.blobs import NotStored, record_blobs, require_stored
+from models.lifecycle.publication import publish_engine, read_manifest, record_manifest
+from models.lifecycle.transitions import keep_log
+from models.lifecycle.warm_files import Kept, keep_warm_file
+from models.retention import blob_gc as garbage
+from models.retention import removal
+from models.store import DirectoryStore, Links
+from tests.models.making import converted
+from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+
+DATA = b"engine"
+BLOB = digest.of_bytes(DATA)
+SIZES = {BLOB: len(DATA)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    made = DirectoryStore(tmp_path / "store", Links(b"s" * 32))
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def postgresql(postgres_url: str) -> Iterator[Database]:
+    made = Database(postgres_url)
+    upgrade(made.engine)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as made:
+        yield made
+
+
+def marked(database: Database, store: DirectoryStore) -> None:
+    with database.write() as session:
+        garbage.mark(session)
+        garbage.adopt(session, dict(store.list()))
+
+
+def collected(database: Database, store: DirectoryStore, *, grace: float = 0) -> list[str]:
+    """What a clean-up deletes whose grace is as good as over."""
+    with database.read() as session:
+        found = garbage.condemned(session, grace_seconds=grace)
+    gone = []
+    for name in found:
+        with database.write() as session:
+            if garbage.remove(session, store, name, grace_seconds=grace) is not None:
+                gone.append(name)
+    return gone
+
+
+def kept(database: Database, store: DirectoryStore, key: str = "1" * 64) -> None:
+    """Publish, as a warm file."""
+    with database.write() as session:
+        keep_warm_file(session, key, {}, Kept(BLOB, len(DATA)))
+        require_stored(store, SIZES)
+
+
+def released(database: Database) -> None:
+    with database.write() as session:
+        session.execute(delete(WarmFileRow))
+
+
+def test_bytes_without_a_row_go_after_their_grace(database: Database, store: DirectoryStore) -> None:
+    store.put_bytes(DATA)
+    assert collected(database, store) == []
+    marked(database, store)
+    assert collected(database, store, grace=60) == []
+    with database.read() as session:
+        assert garbage.waiting(session, grace_seconds=60).size == len(DATA)
+        assert garbage.due(session, grace_seconds=0).files == 1
+    assert collected(database, store) == [BLOB]
+    assert store.stat(BLOB) is None
+    with database.read() as session:
+        assert session.execute(select(BlobRow)).first() is None
+
+
+def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) -> None:
+    add_worker(database)
+    store.put_bytes(DATA)
+    log = (store.put_bytes(b"log"), 3)
+    wanted = request()
+    submitted(database, wanted)
+    held = claimed(database, wanted.convert.key)
+    with database.write() as session:
+        keep_log(session, held.key, held.attempt, log)
+    kept(database, store)
+    marked(database, store)
+    assert collected(database, store) == []
+    released(database)
+    marked(database, store)
+    assert collected(database, store) == [BLOB]
+
+
+def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, store: DirectoryStore) -> None:
+    add_worker(database)
+    log = (store.put_bytes(b"log"), 3)
+    wanted = request()
+    submitted(database, wanted)
+    held = claimed(database, wanted.convert.key)
+    with database.write() as session:
+        keep_log(session, held.key, held.attempt, log)
+        session.execute(delete(BlobRow))
+    marked(database, store)
+    assert collected(database, store) == []
+    with database.read() as session:
+        assert session.execute(select(BlobRow)).first() is None
+
+
+def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore) -> None:
+    """And what the row says of orphaned bytes is set right: a truncated file may have been found under the name."""
+    with database.write() as session:
+        garbage.adopt(session, {BLOB: 1})
+    store.put_bytes(DATA)
+    kept(database, store)
+    assert collected(database, store) == []
+    with database.read() as session:
+        row = session.get_one(BlobRow, BLOB)
+    assert (row.doomed_at, row.size) == (None, len(DATA))
+
+
+def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Database, store: DirectoryStore) -> None:
+    store.put_bytes(DATA)
+    kept(database, store)
+    with database.write() as session:
+        session.execute(text("UPDATE blobs SET doomed_at = '2020-01-01 00:00:00'"))
+    assert collected(database, store) == []
+    with database.write() as session:
+        assert garbage.remove(session, store, BLOB, grace_seconds=0) is None
+        garbage.mark(session)
+        assert session.execute(select(BlobRow.doomed_at)).scalar_one() is None
+
+
+def test_a_publisher_who_found_bytes_that_are_gone_by_now_is_told(database: Database, store: DirectoryStore) -> None:
+    store.put_bytes(DATA)  # found there, and so not sent
+    marked(database, store)
+    assert collected(database, store) == [BLOB]
+    with pytest.raises(NotStored, match="not in the store any more"):
+        kept(database, store)
+    with database.read() as session:
+        assert session.execute(select(WarmFileRow)).first() is None
+    store.put_bytes(DATA)
+    kept(database, store)
+
+
+def test_a_deletion_that_was_undone_is_repeated_or_mended(database: Database, store: DirectoryStore) -> None:
+    """The collector dies between the bytes and its commit: a doomed row without bytes."""
+    store.put_bytes(DATA)
+    marked(database, store)
+    with database.write() as session:
+        garbage.remove(session, store, BLOB, grace_seconds=0)
+        session.rollback()
+    with pytest.raises(NotStored):
+        kept(database, store)
+    store.put_bytes(DATA)
+    kept(database, store)
+    released(database)
+    marked(database, store)
+    store.delete(BLOB)
+    assert collected(database, store) == [BLOB]
+
+
+def blocked(database: Database, work: Future[None]) -> None:
+    """Return when somebody waits for a lock."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        with database.read() as session:
+            if session.execute(query).scalar_one():
+                return
+        assert not work.done(), "it did not wait"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_gone(
+    postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
+) -> None:
+    store.put_bytes(DATA)
+    marked(postgresql, store)
+    with postgresql.write() as session:
+        assert garbage.remove(session, store, BLOB, grace_seconds=0) == len(DATA)
+        publishing = pool.submit(kept, postgresql, store)
+        blocked(postgresql, publishing)
+    with pytest.raises(NotStored):
+        publishing.result(timeout=60)
+    store.put_bytes(DATA)
+    kept(postgresql, store)
+    marked(postgresql, store)
+    assert collected(postgresql, store) == []
+    assert store.stat(BLOB) == len(DATA)
+
+
+def test_a_publisher_who_waited_for_a_collector_that_gave_up_publishes(
+    postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
+) -> None:
+    store.put_bytes(DATA)
+    marked(postgresql, store)
+    with postgresql.write() as session:
+        session.execute(select(BlobRow.digest).where(BlobRow.digest == BLOB).with_for_update()).one()
+        publishing = pool.submit(kept, postgresql, store)
+        blocked(postgresql, publishing)
+        session.rollback()
+    publishing.result(timeout=60)
+    assert collected(postgresql, store) == []
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_the_collector_passes_by_what_is_being_published(
+    postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
+) -> None:
+    store.put_bytes(DATA)
+    marked(postgresql, store)
+    with postgresql.write() as session:
+        keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
+        assert pool.submit(collected, postgresql, store).result(timeout=60) == []
+        require_stored(store, SIZES)
+        if not published:
+            session.rollback()
+    assert collected(postgresql, store) == ([] if published else [BLOB])
+    assert (store.stat(BLOB) is not None) is published
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_the_collector_waits_before_it_takes_bytes_that_are_being_published_for_an_orphan(
+    postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
+) -> None:
+    store.put_bytes(DATA)
+    with postgresql.write() as session:
+        keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
+        marking = pool.submit(marked, postgresql, store)
+        blocked(postgresql, marking)
+        require_stored(store, SIZES)
+        if not published:
+            session.rollback()
+    marking.result(timeout=60)
+    assert collected(postgresql, store) == ([] if published else [BLOB])
+    assert (store.stat(BLOB) is not None) is published
+
+
+def test_a_manifest_that_is_published_again_as_it_is_removed(
+    postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
+) -> None:
+    add_worker(postgresql)
+    wanted = request()
+    submitted(postgresql, wanted)
+    converted(postgresql, wanted)
+    held = claimed(postgresql, wanted.build.key)
+    with postgresql.write() as session:
+        record_manifest(session, manifest())  # of an engine that was removed
+
+    def publish() -> None:
+        with postgresql.write() as session:
+            publish_engine(session, held, manifest(), engine=ENGINE, steps={})
+
+    with postgresql.write() as session:
+        removal.remove_manifests(session)
+        assert session.get(ManifestRow, manifest().digest) is None
+        publishing = pool.submit(publish)
+        blocked(postgresql, publishing)
+    publishing.result(timeout=60)
+    with postgresql.write() as session:
+        removal.remove_manifests(session)
+        assert read_manifest(session, manifest().digest) == manifest()
+
+
+def test_a_manifest_that_is_being_published_is_passed_by(postgresql: Database, pool: ThreadPoolExecutor) -> None:
+    with postgresql.write() as session:
+        record_manifest(session, manifest())
+
+    def clean_up() -> None:
+        with postgresql.write() as session:
+            removal.remove_manifests(session)
+
+    with postgresql.write() as session:
+        record_manifest(session, manifest())
+        pool.submit(clean_up).result(timeout=60)
+    with postgresql.read() as session:
+        assert read_manifest(session, manifest().digest) == manifest()
+    clean_up()
+    with postgresql.read() as session, pytest.raises(NotFound, match="a moment ago"):
+        read_manifest(session, manifest().digest)
+
+
+def test_publishers_and_collectors_all_at_once(postgresql: Database, store: DirectoryStore) -> None:
+    """Shared files, no grace at all, attempts that are fenced at the last moment: every name has its bytes."""
+    contents = [bytes([number]) * 10 for number in range(5)]
+    sizes = {digest.of_bytes(data): len(data) for data in contents}
+    by_name = {digest.of_bytes(data): data for data in contents}
+
+    def publish(seed: int) -> None:
+        chance = random.Random(seed)
+        names = chance.sample(sorted(sizes), 3)
+        for _ in range(12):
+            for name in names:
+                if store.stat(name) is None:
+                    store.put_bytes(by_name[name])
+            try:
+                with postgresql.write() as session:
+                    record_blobs(session, {name: sizes[name] for name in names})
+                    for name in names:
+                        keep_warm_file(session, f"{seed:02x}{name[7:69]}", {}, Kept(name, sizes[name]))
+                    require_stored(store, {name: sizes[name] for name in names})
+                    if chance.random() < 0.3:
+                        session.rollback()
+            except NotStored:
+                continue
+
+    def release(seed: int) -> None:
+        for _ in range(15):
+            with postgresql.write() as session:
+                session.execute(delete(WarmFileRow).where(WarmFileRow.key.startswith(f"{seed % 6:02x}")))
+
+    def collect(_: int) -> None:
+        for _ in range(15):
+            marked(postgresql, store)
+            collected(postgresql, store)
+
+    jobs: list[tuple[Callable[[int], None], int]] = [
+        *((publish, seed) for seed in range(6)), (release, 0), (release, 1), (collect, 0), (collect, 1),
+    ]  # fmt: skip
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        for future in [threads.submit(job, seed) for job, seed in jobs]:
+            future.result(timeout=120)
+    with postgresql.read() as session:
+        named = set(session.execute(select(WarmFileRow.blob)).scalars())
+    assert named
+    assert {name: store.stat(name) for name in named} == {name: sizes[name] for name in named}
+    released(postgresql)
+    marked(postgresql, store)
+    collected(postgresql, store)
+    assert list(store.list()) == []

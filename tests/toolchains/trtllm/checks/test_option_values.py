@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from packaging.version import Version
+
+from enginefarm.contract.errors import Problem
+from tests.doubles.option_parser import DATA
+from tests.toolchains.trtllm.build_contexts import FACTS, H100, LLAMA, VERSION, spec
+from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm.releases.precision_recipe import opened
+from toolchains.trtllm.releases.release import Descriptor, find, releases
+from toolchains.trtllm.releases.reserved_options import former, reserved
+
+SCHEMA = TOOLCHAIN.options_schema(VERSION)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5000) | st.floats(0, 2, exclude_min=True) | WORDS,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def problems(**options: Any) -> list[Problem]:
+    normal, _ = TOOLCHAIN.normalise(spec(options=options), FACTS, H100)
+    return list(TOOLCHAIN.preflight(normal, FACTS, H100))
+
+
+def only(found: list[Problem]) -> Problem:
+    (problem,) = found
+    return problem
+
+
+def test_unknown_option_is_refused_with_the_nearest_name() -> None:
+    problem = only(problems(gemm_plugins="auto"))
+    assert (problem.pointer, problem.code) == ("/options/gemm_plugins", "unknown_option")
+    assert problem.remedy is not None
+    assert "gemm_plugin" in problem.remedy
+
+
+def test_argparse_prefixes_are_not_names() -> None:
+    assert only(problems(gemm_p="auto")).code == "unknown_option"
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("max_output_len", "/limits/max_output_len"),
+        ("use_gemm_plugin", "/options/gemm_plugin"),
+        ("context_fmha_fp32_acc", "/options/bert_context_fmha_fp32_acc"),
+    ],
+)
+def test_renamed_option_is_refused_with_the_new_name(name: str, instead: str) -> None:
+    problem = only(problems(**{name: 1024}))
+    assert (problem.code, problem.remedy) == ("former_option", f"use {instead}")
+
+
+def test_option_that_is_gone_is_to_be_removed() -> None:
+    assert only(problems(enable_xqa="enable")).remedy == "remove it"
+
+
+@pytest.mark.parametrize("name", sorted(reserved()))
+def test_reserved_options_are_refused(name: str) -> None:
+    assert only(problems(**{name: "x"})).code in ("reserved_option", "former_option")
+
+
+def test_what_belongs_to_another_part_of_the_spec_names_it() -> None:
+    assert only(problems(max_batch_size=8)).remedy == "use /limits/max_batch_size"
+    assert only(problems(tp_size=2)).remedy == "use /parallelism/tp"
+    assert only(problems(use_fp8=True)).remedy == "use /precision/quantization"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("gemm_plugin", "bfloat8", "one of auto, float16, float32, bfloat16, int32, fp8, nvfp4, disable or null"),
+        ("tokens_per_block", "64", "a whole number ≥ 1"),
+        ("tokens_per_block", True, "a whole number ≥ 1"),
+        ("tokens_per_block", 0, "a whole number ≥ 1"),
+        ("fast_build", "true", "true or false"),
+        ("context_fmha", True, "one of enable, disable"),
+        ("context_fmha", None, "one of enable, disable"),
+        ("embedding_sharding_dim", 2, "one of 0, 1"),
+    ],
+)
+def test_wrong_value_is_refused_with_what_is_accepted(name: str, value: object, expected: str) -> None:
+    problem = only(problems(**{name: value}))
+    assert (problem.pointer, problem.code, problem.value) == (f"/options/{name}", "option_value", value)
+    assert problem.expected == expected
+
+
+def test_other_name_is_folded_and_said() -> None:
+    normal, notes = TOOLCHAIN.normalise(spec(options={"max_multimodal_len": 64}), FACTS, H100)
+    assert normal.options["max_prompt_embedding_table_size"] == 64
+    assert "max_multimodal_len" not in normal.options
+    assert "other_name" in {note.code for note in notes}
+
+
+def test_both_names_of_one_option_are_refused() -> None:
+    found = only(problems(max_multimodal_len=64, max_prompt_embedding_table_size=32))
+    assert (found.code, found.remedy) == ("option_twice", "give only max_prompt_embedding_table_size")
+
+
+def test_all_findings_at_once() -> None:
+    found = problems(gemm_plugins="auto", fast_build=1, max_output_len=5)
+    assert {problem.code for problem in found} == {"unknown_option", "option_value", "former_option"}
+
+
+def test_schema_is_a_schema_whose_defaults_are_valid() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+    defaults = {name: option.default for name, option in find(VERSION).options(LLAMA).items()}
+    Draft202012Validator(SCHEMA).validate(defaults)
+    assert not set(defaults) & set(reserved())
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.sampled_from(sorted(find(VERSION).options(LLAMA))), JSON)
+def test_schema_and_preflight_agree(name: str, value: Any) -> None:
+    valid = Draft202012Validator(SCHEMA).is_valid({name: value})
+    refused = [p for p in problems(**{name: value}) if p.code == "option_value"]
+    assert valid == (not refused)
+
+
+@pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
+def test_every_release_has_a_schema_whose_defaults_are_valid(release: Descriptor) -> None:
+    schema = TOOLCHAIN.options_schema(release.version)
+    Draft202012Validator.check_schema(schema)
+    for option in schema["properties"].values():
+        for one in option.get("anyOf", [option]):
+            if "default" in one:
+                Draft202012Validator(one).validate(one["default"])
+    known = set(schema["properties"])
+    assert not {name for name in known & set(reserved()) - opened() if reserved()[name].where is None}
+    # Scripts of other families may have what went from that of Llama.
+    ours = {*release.build_options, *release.convert_options(LLAMA)}
+    assert not {name for name in ours & set(former()) if Version(former()[name].gone_in) <= Version(release.version)}
+
+
+def test_hints_lead_to_options_that_exist() -> None:
+    known = set(find(VERSION).options(LLAMA))
+    targets = {hint.instead for hint in (*former().values(), *reserved().values())}
+    assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "code", "words"),
+    [
+        ("0.9.0", "user_buffer", "newer_option", "0.16.0"),
+        ("0.9.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
+        ("0.11.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
+        ("0.12.0", "max_output_len", "former_option", "/limits/max_output_len"),
+        ("0.12.0", "use_custom_all_reduce", "former_option", "when the engine runs"),
+        ("0.14.0", "use_fused_mlp", "unknown_option", "two ways"),
+        ("0.16.0", "chatglm_version", "unknown_option", "the conversion of LlamaForCausalLM"),
+        ("1.2.1", "paged_kv_cache", "reserved_option", "/options/kv_cache_type"),
+        ("1.2.1", "auto_parallel", "former_option", "1.2"),
+    ],
+)
+def test_what_another_release_or_family_has_is_said(version: str, name: str, code: str, words: str) -> None:
+    case = spec(version, options={name: "x"}, precision={"dtype": "float16"})
+    found = only([p for p in TOOLCHAIN.preflight(case, FACTS, H100) if p.pointer == f"/options/{name}"])
+    assert found.code == code
+    assert words in f"{found.detail} {found.remedy}"
+
+
+def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:
+    assert "paged_kv_cache" in find("0.12.0").options(LLAMA)
+    assert "paged_kv_cache" not in find("0.16.0").options(LLAMA)
+
+
+@pytest.mark.parametrize("path", sorted(DATA.rglob("*.json")), ids=lambda path: path.name)
+def test_every_table_says_where_it_is_from(path: Any) -> None:
+    source = json.loads(path.read_bytes())["source"]
+    assert {"repo", "path", "commit", "sure", "how"} <= set(source)

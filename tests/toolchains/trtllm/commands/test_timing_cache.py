@@ -1,0 +1,53 @@
+"""What a timing cache is good for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from enginefarm.wire.bodies import Stage
+from tests.toolchains.trtllm.build_contexts import FACTS, VERSION, platform, spec
+from toolchains.toolchain import Job, WarmFile
+from toolchains.trtllm import TOOLCHAIN
+
+
+def warm_file(
+    stage: Stage = Stage.BUILD, *, machine: Any = None, version: str = VERSION, **parts: Any
+) -> WarmFile | None:
+    here = platform(**(machine or {}))
+    normal, _ = TOOLCHAIN.normalise(spec(version, **parts), FACTS, here)
+    job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=here)
+    return TOOLCHAIN.warm_file(job)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limits": {"max_batch_size": 1, "max_input_len": 8, "max_output_len": 8}},
+        {"machine": {"driver": "580.1"}},
+        {"parallelism": {"tp": 2}},
+        {"options": {"gemm_plugin": "disable"}},
+    ],
+)
+def test_one_cache_for_all_of_these(changes: dict[str, Any]) -> None:
+    assert warm_file(**changes) == warm_file()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"machine": {name: value}} for name, value in (("gpu", "NVIDIA L4"), ("sm", "89"), ("gpu_memory_gib", 24))),
+        *({"machine": {name: value}} for name, value in (("mig", "1g.10gb"), ("ecc", True), ("cuda", "12.9"))),
+        {"machine": {"tensorrt": "10.14.1"}},
+        {"version": "1.1.0"},
+        {"precision": {"dtype": "float16"}},
+        {"options": {"strip_plan": True}},
+    ],
+)
+def test_another_cache_for_each_of_these(changes: dict[str, Any]) -> None:
+    assert warm_file(**changes) != warm_file()
+
+
+def test_a_conversion_has_none() -> None:
+    assert warm_file(Stage.CONVERT) is None

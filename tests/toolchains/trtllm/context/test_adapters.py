@@ -1,0 +1,128 @@
+"""Adapters that an engine is built with: named, copied beside it, checked, and in no key where there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enginefarm.wire.bodies import Stage
+from tests.doubles import tensors
+from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
+from tests.toolchains.trtllm.test_end_to_end import Road
+from toolchains.toolchain import Directories, InvalidOutput, Job
+from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm.commands.installation import Installation
+from toolchains.trtllm.toolchain import TensorRTLLM
+
+HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
+LORA = {"lora_dir": ["hf:org/one", "file:/models/two"], "lora_plugin": "auto"}
+VERSIONS = [release.version for release in TOOLCHAIN.releases() if not release.version.startswith("0.8")]
+
+
+@pytest.mark.parametrize("version", ["0.15.0", "0.17.0", "0.20.0", "1.0.0", "1.2.1", "1.3.0rc20"])
+def test_the_builder_is_told_where_the_worker_put_them(version: str) -> None:
+    normal, _ = HERE.normalise(spec(version, options=LORA), FACTS, H100)
+    assert HERE.preflight(normal, FACTS, H100) == ()
+    inputs = {f"lora_dir.{place}": Path(f"/in/lora_dir.{place}") for place in (0, 1)}
+    directories = Directories(Path("/source"), Path("/output"), Path("/scratch"), inputs)
+    convert, build = (
+        HERE.plan(
+            Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=H100), directories
+        )[0].argv
+        for stage in (Stage.CONVERT, Stage.BUILD)
+    )
+    assert "--lora_dir /in/lora_dir.0 /in/lora_dir.1" in " ".join(build)
+    assert "--lora_plugin auto" in " ".join(build)
+    assert "--lora_dir" not in convert
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_adapters_no_key_knows_of_them(version: str) -> None:
+    for options in ({}, {"lora_dir": None}):
+        normal, _ = HERE.normalise(spec(version, options=options), FACTS, H100)
+        assert "lora_dir" not in normal.options
+        assert "lora_dir" in HERE.options_schema(version)["properties"]
+
+
+def test_adapters_belong_to_the_build_and_are_never_pickles() -> None:
+    assert HERE.model_options["lora_dir"] == ("adapter_config.json", "adapter_model.safetensors")
+    assert "lora_dir" not in HERE.convert_options
+
+
+def make_adapter(folder: Path, **said: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]} | said
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    tensors.write(folder / "adapter_model.safetensors", {name: np.ones((8, 4), np.float32)}, "float16")
+    return folder
+
+
+class AdaptedRoad(Road):
+    """With adapters where a worker puts them."""
+
+    def directories(self, stage: Stage) -> Directories:
+        there = super().directories(stage)
+        beside = {f"lora_dir.{place}": make_adapter(self.root / f"adapter{place}") for place in (0, 1)}
+        return Directories(there.source, there.output, there.scratch, beside if stage is Stage.BUILD else {})
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(("version", "tp"), [("0.15.0", 1), ("0.16.0", 2), (VERSION, 1)])
+def test_an_engine_has_its_adapters_beside_it(version: str, tp: int, tmp_path: Path) -> None:
+    facts = AdaptedRoad(tmp_path, version, options=LORA | {"max_lora_rank": 8}, parallelism={"tp": tp}).both()
+    assert facts["differences"] == []
+    assert facts["effective"]["build_config"]["lora_config"]["lora_dir"] == ["lora/0", "lora/1"]
+    assert str(tmp_path) not in json.dumps(facts)
+    for place in (0, 1):
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            copied, given = tmp_path / "build" / "lora" / str(place) / name, tmp_path / f"adapter{place}" / name
+            assert copied.read_bytes() == given.read_bytes()
+
+
+@pytest.mark.usefixtures("installation")
+def test_modules_that_the_builder_adds_are_no_difference(tmp_path: Path) -> None:
+    road = AdaptedRoad(tmp_path, options=LORA | {"lora_target_modules": ["attn_v", "attn_q"]})
+    assert road.both()["differences"] == []
+    assert road.spec.options["lora_target_modules"] == ["attn_v", "attn_q", "attn_k"]
+
+
+def _without_one(engine: Path) -> None:
+    (engine / "lora" / "1" / "adapter_model.safetensors").unlink()
+
+
+def _cut_short(engine: Path) -> None:
+    path = engine / "lora" / "0" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _garbled(engine: Path) -> None:
+    (engine / "lora" / "0" / "adapter_config.json").write_text("{")
+
+
+def _ignored(engine: Path) -> None:
+    config = json.loads((engine / "config.json").read_bytes())
+    del config["build_config"]["lora_config"]
+    (engine / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_without_one, "needs adapter_model.safetensors of the adapter lora/1"),
+        (_cut_short, "not whole"),
+        (_garbled, "adapter_config.json is not JSON"),
+        (_ignored, r"names the adapters \[\], not \['lora/0', 'lora/1'\]"),
+    ],
+)
+def test_an_engine_without_its_adapters_is_none(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
+    road = AdaptedRoad(tmp_path, options=LORA)
+    road.both()
+    spoil(tmp_path / "build")
+    with pytest.raises(InvalidOutput, match=says):
+        road.check(Stage.BUILD)

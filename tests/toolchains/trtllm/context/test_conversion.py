@@ -1,0 +1,266 @@
+"""Which program makes a precision, in which release, of which family: only what the tables take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
+from enginefarm.wire.bodies import Stage
+from tests.doubles.option_parser import convert_parser, quantize_parser
+from tests.toolchains.trtllm.build_contexts import H100, LLAMA, facts, spec
+from toolchains.toolchain import Directories, Job
+from toolchains.trtllm.commands.installation import Installation
+from toolchains.trtllm.context.conversion import conversion
+from toolchains.trtllm.releases import model_family as family
+from toolchains.trtllm.releases.precision_recipe import ways
+from toolchains.trtllm.releases.release import releases
+from toolchains.trtllm.toolchain import TensorRTLLM
+
+HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
+DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"), {"calibration": Path("/calibration")})
+DATA = "file:/data/cnn"
+GEMMA, QWEN, FALCON, PHI = "GemmaForCausalLM", "QWenLMHeadModel", "FalconForCausalLM", "PhiForCausalLM"
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+
+
+def wanted(version: str, quantization: str | None, kv_cache: str | None = None, **parts: Any) -> BuildSpec:
+    precision = {"dtype": "bfloat16", "quantization": quantization, "kv_cache": kv_cache}
+    return spec(version, **{"precision": precision, "options": {}} | parts)
+
+
+def convert(asked: BuildSpec, model: ModelFacts) -> str:
+    normal, _ = HERE.normalise(asked, model, H100)
+    version = asked.toolchain.version or ""
+    job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=version, spec=normal, facts=model, platform=None)
+    return " ".join(HERE.plan(job, DIRECTORIES)[0].argv)
+
+
+def refused(asked: BuildSpec, model: ModelFacts) -> list[Problem]:
+    """What no program is proven to make. What this GPU or the documentation rules out is tested with the rules."""
+    normal, _ = HERE.normalise(asked, model, H100)
+    problems = HERE.preflight(normal, model, H100)
+    return [problem for problem in problems if problem.code not in ("nvfp4_sm", "nvfp4_model", "precision_model")]
+
+
+LLAMA_016 = "python3 /examples/llama/convert_checkpoint.py --model_dir /source --output_dir /output --dtype bfloat16"
+GEMMA_016 = "python3 /examples/gemma/convert_checkpoint.py --ckpt-type hf"
+GEMMA_DIRS = "--model-dir /source --output-model-dir /output --dtype bfloat16"
+DATA_DIR = "--calib_dataset /calibration"
+QUANTIZE = "python3 /examples/quantization/quantize.py"
+DIRS = "--model_dir /source --output_dir /output --dtype bfloat16"
+CALIBRATED = f"{DIRS} --calib_dataset /calibration"
+SMOOTH, INT4 = ({"dtype": "bfloat16", "quantization": word} for word in ("int8_sq", "int4_wo"))
+INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "quantization", "kv_cache", "command"),
+    [
+        ("0.16.0", LLAMA, "int8_wo", None, LLAMA_016.replace("--model_dir", "--use_weight_only --model_dir")),
+        (
+            "0.16.0", LLAMA, "int4_wo", None,
+            LLAMA_016.replace("--model_dir", "--use_weight_only --weight_only_precision int4 --model_dir"),
+        ),
+        (
+            "0.10.0", GEMMA, "int4_wo", None,
+            f"{GEMMA_016} --use-weight-only-with-precision int4 {GEMMA_DIRS}",
+        ),
+        ("0.16.0", LLAMA, "int8_sq", None, f"{LLAMA_016} --calib_dataset /calibration --smoothquant 0.5"),
+        (
+            "0.16.0", GEMMA, "int8_sq", None,
+            f"{GEMMA_016} --use_smooth_quant --tokenizer_dir /source {GEMMA_DIRS} {DATA_DIR} --smoothquant 0.5",
+        ),
+        (
+            "0.16.0", LLAMA, "int8_wo", "int8",
+            LLAMA_016.replace("--model_dir", "--use_weight_only --int8_kv_cache --model_dir")
+            + " --calib_dataset /calibration",
+        ),
+        ("0.16.0", LLAMA, "fp8_rowwise", None, LLAMA_016.replace("--model_dir", "--use_fp8_rowwise --model_dir")),
+        ("0.16.0", LLAMA, "fp8", None, f"{QUANTIZE} --qformat fp8 {CALIBRATED}"),
+        ("0.16.0", LLAMA, "fp8", "fp8", f"{QUANTIZE} --qformat fp8 --kv_cache_dtype fp8 {CALIBRATED}"),
+        ("0.16.0", LLAMA, None, "fp8", f"{QUANTIZE} --kv_cache_dtype fp8 {CALIBRATED}"),
+        ("0.10.0", LLAMA, "int4_awq", None, f"{QUANTIZE} --qformat int4_awq {CALIBRATED}"),
+        ("0.13.0", LLAMA, "w4a8_awq", "int8", f"{QUANTIZE} --qformat w4a8_awq --kv_cache_dtype int8 {CALIBRATED}"),
+        ("1.2.1", LLAMA, "nvfp4", "fp8", f"{QUANTIZE} --qformat nvfp4 --kv_cache_dtype fp8 {CALIBRATED}"),
+    ],
+)  # fmt: skip
+def test_command(version: str, architecture: str, quantization: str, kv_cache: str, command: str) -> None:
+    calibration = DATA if "/calibration" in command else None
+    asked = wanted(version, quantization, kv_cache, calibration=calibration)
+    assert convert(asked, facts(architecture=architecture)) == command
+    assert not refused(asked, facts(architecture=architecture))
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "parts", "program", "arguments"),
+    [
+        (
+            "0.9.0", "BloomForCausalLM", {"parallelism": {"tp": 2}}, "bloom",
+            f"{DIRS} --tp_size 2",
+        ),
+        (
+            "0.13.0", "BloomForCausalLM", {"precision": SMOOTH, "calibration": DATA}, "bloom",
+            f"{CALIBRATED} --smoothquant 0.5",
+        ),
+        (
+            "0.16.0", "MPTForCausalLM", {"precision": INT8_CACHE, "calibration": DATA}, "mpt",
+            f"--calibrate_kv_cache {CALIBRATED}",
+        ),
+        (
+            "1.2.1", "BaichuanForCausalLM", {"options": {"model_version": "v2_7b"}}, "models/contrib/baichuan",
+            f"{DIRS} --model_version v2_7b",
+        ),
+        (
+            "1.0.0", "BaichuanForCausalLM", {"options": {"model_version": "v1_13b"}}, "models/contrib/baichuan",
+            f"{DIRS} --model_version v1_13b",
+        ),
+        (
+            "0.20.0", "RecurrentGemmaForCausalLM", {"parallelism": {"tp": 2}}, "models/core/recurrentgemma",
+            f"--ckpt_type hf {DIRS} --world_size 2",
+        ),
+        ("0.15.0", "GPTJForCausalLM", {"parallelism": {"tp": 2, "pp": 2}}, "gptj", f"{DIRS} --tp_size 2 --pp_size 2"),
+        ("0.13.0", "MambaForCausalLM", {}, "mamba", DIRS),
+        ("1.2.1", "MambaForCausalLM", {}, "models/core/mamba", DIRS),
+        (
+            "0.19.0", "OPTForCausalLM", {"precision": INT4}, "opt",
+            f"--use_weight_only --weight_only_precision int4 {DIRS}",
+        ),
+        (
+            "1.3.0rc20", "GLMModel", {"parallelism": {"tp": 2, "cp": 2}}, "models/core/glm-4-9b",
+            f"{DIRS} --tp_size 2 --cp_size 2",
+        ),
+        (
+            "0.12.0", "DbrxForCausalLM", {"parallelism": {"tp": 2}, "options": {"moe_ep_size": 2}}, "dbrx",
+            f"{DIRS} --tp_size 2 --moe_tp_size 1 --moe_ep_size 2",
+        ),
+        ("0.16.0", "CogVLMForCausalLM", {}, "cogvlm", DIRS),
+        ("1.1.0", "GPTNeoXForCausalLM", {"parallelism": {"tp": 2}}, "models/contrib/gptneox", f"{DIRS} --tp_size 2"),
+    ],
+)  # fmt: skip
+def test_command_of_a_family(
+    version: str, architecture: str, parts: dict[str, Any], program: str, arguments: str
+) -> None:
+    experts = 16 if "moe_ep_size" in parts.get("options", {}) else None
+    asked, model = wanted(version, None, **parts), facts(architecture=architecture, num_experts=experts)
+    assert convert(asked, model) == f"python3 /examples/{program}/convert_checkpoint.py {arguments}"
+    assert not refused(asked, model)
+
+
+def test_auto_quantize_asks_for_its_formats_and_bits() -> None:
+    asked = wanted("0.16.0", "auto_quantize", calibration=DATA)
+    assert {problem.pointer for problem in refused(asked, facts())} == {
+        "/options/autoq_format",
+        "/options/auto_quantize_bits",
+    }
+    options = {"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 6.0}
+    command = convert(wanted("0.16.0", "auto_quantize", calibration=DATA, options=options), facts())
+    assert command == f"{QUANTIZE} {CALIBRATED} --autoq_format fp8,int4_awq --auto_quantize_bits 6.0"
+
+
+def test_what_a_caller_says_of_the_way_counts() -> None:
+    options = {"smoothquant": 0.8, "per_channel": True, "calib_size": 64}
+    command = convert(wanted("0.16.0", "int8_sq", calibration=DATA, options=options), facts())
+    assert command.endswith("--calib_dataset /calibration --calib_size 64 --smoothquant 0.8 --per_channel")
+
+
+def test_an_option_of_a_way_is_for_that_way_alone() -> None:
+    (problem,) = refused(wanted("0.16.0", None, options={"smoothquant": 0.8}), facts())
+    assert (problem.code, problem.remedy) == ("reserved_option", "use /precision/quantization")
+    (problem,) = refused(wanted("0.16.0", "fp8", calibration=DATA, options={"load_by_shard": True}), facts())
+    assert (problem.code, problem.pointer) == ("unknown_option", "/options/load_by_shard")
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "quantization", "kv_cache", "pointer", "words"),
+    [
+        ("0.16.0", PHI, "int8_sq", None, None, None),  # by quantize.py
+        ("0.8.0", PHI, "fp8", None, "/precision/quantization", "a worker fetches nothing"),
+        ("0.9.0", LLAMA, "fp8", None, "/precision/quantization", "a worker fetches nothing"),
+        ("0.9.0", LLAMA, None, "int8", "/precision/kv_cache", "a worker fetches nothing"),
+        ("0.16.0", LLAMA, "nvfp4", None, "/precision/quantization", "0.16.0"),
+        ("0.18.2", LLAMA, "nvfp4", None, "/precision/quantization", "0.18.2"),
+        ("0.16.0", FALCON, "fp8_rowwise", None, "/precision/quantization", FALCON),
+        ("0.16.0", LLAMA, "fp8_rowwise", "fp8", "/precision/kv_cache", "fp8"),
+        ("0.16.0", LLAMA, "int4_gptq", None, "/precision/quantization", "int4_gptq"),  # of such a model only
+    ],
+)
+def test_what_no_table_proves_is_refused(
+    version: str, architecture: str, quantization: str, kv_cache: str, pointer: str | None, words: str
+) -> None:
+    asked, model = wanted(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
+    found = refused(asked, model)
+    assert [problem.pointer for problem in found] == ([pointer] if pointer else [])
+    for problem in found:
+        assert words in problem.detail
+        assert problem.value in (quantization, kv_cache)
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "config", "quantization", "codes"),
+    [
+        ("0.16.0", LLAMA, GPTQ, None, []),
+        ("0.16.0", LLAMA, GPTQ, "int4_gptq", []),
+        ("0.16.0", LLAMA, GPTQ, "fp8", ["quantized_model"]),
+        ("0.16.0", LLAMA, GPTQ | {"bits": 3}, None, ["quantized_model"]),
+        ("0.16.0", LLAMA, {"quant_method": "awq", "bits": 4}, None, []),
+        ("0.16.0", LLAMA, {"quant_method": "fbgemm_fp8"}, None, []),
+        ("0.16.0", LLAMA, {"quant_method": "bitsandbytes"}, None, ["quantized_model"]),
+        ("0.16.0", "Qwen2ForCausalLM", GPTQ, None, []),
+        ("0.16.0", "Qwen2ForCausalLM", {"quant_method": "awq", "bits": 4}, None, ["quantized_model"]),
+        ("0.15.0", LLAMA, GPTQ, None, ["quantized_model"]),
+        ("0.16.0", FALCON, GPTQ, None, ["quantized_model"]),
+    ],
+)
+def test_models_that_are_quantised_already(
+    version: str, architecture: str, config: dict[str, Any], quantization: str | None, codes: list[str]
+) -> None:
+    model = facts(architecture=architecture, quantization_config=config)
+    assert [problem.code for problem in refused(wanted(version, quantization), model)] == codes
+
+
+EVERY = [
+    (release.version, architecture, quantization, kv_cache)
+    for release in {release.series: release for release in releases()}.values()
+    for architecture in {family.names()[name]: name for name in release.architectures}.values()
+    for quantization in (None, *ways().quantization)
+    for kv_cache in (None, *ways().kv_cache)
+    if conversion(release, architecture, Precision(quantization=quantization, kv_cache=kv_cache), None)
+]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from(EVERY), st.data())
+def test_every_way_is_what_its_program_accepts(case: tuple[str, str, str, str], data: st.DataObject) -> None:
+    """argparse, built from the program's own table, reads back what was said."""
+    version, architecture, quantization, kv_cache = case
+    asked, model = wanted(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
+    sizes = {role: data.draw(st.sampled_from([1, 2])) for role in ("tp", "pp", "cp")}
+    asked = asked.model_copy(update={"parallelism": Parallelism(**sizes)})
+    without = {problem.code.removeprefix("no_") for problem in refused(asked, model)}
+    _, program, *argv = convert(asked, model).split()
+    by_quantize = program.endswith("quantize.py")
+    parser = quantize_parser(version) if by_quantize else convert_parser(version, family.names()[architecture])
+    read = vars(parser.parse_args(argv))
+    assert read["dtype"] == "bfloat16"
+    for role, size in sizes.items():
+        assert read.get("world_size" if (role, "world_size" in read) == ("tp", True) else f"{role}_size", 1) == (
+            1 if role in without else size
+        )
+    if by_quantize and quantization != "auto_quantize":
+        assert read["qformat"] == (quantization or "full_prec")
+        assert read["kv_cache_dtype"] == kv_cache
+
+
+@pytest.mark.parametrize(("trusted", "codes"), [(False, ["remote_code"]), (True, [])])
+def test_a_models_own_code_runs_only_if_it_is_trusted(trusted: bool, codes: list[str]) -> None:
+    model = facts(architecture="DeciLMForCausalLM", remote_code=True, trusted=trusted)
+    asked = wanted("0.16.0", None)
+    assert [problem.code for problem in refused(asked, model)] == codes
+    assert ("--trust_remote_code" in convert(asked, model)) == trusted

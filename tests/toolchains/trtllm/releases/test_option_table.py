@@ -1,0 +1,50 @@
+"""What the tables promise: an inferred one says only what the tables around it prove."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.doubles.option_parser import DATA
+from toolchains.trtllm.releases.option_table import table
+
+FILES = sorted(path.name for path in (DATA / "tables").glob("*.json"))
+
+
+def options(file: str) -> dict[str, dict[str, Any]]:
+    return {option["flag"]: option for option in json.loads((DATA / "tables" / file).read_bytes())["options"]}
+
+
+INFERRED = [file for file in FILES if table(file).source.sure == "inferred"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_table_is_read_with_the_farms_own_words(file: str) -> None:
+    assert all(option.about for option in table(file).options)
+    assert len(table(file).by_name) == len(table(file).options)
+
+
+@pytest.mark.parametrize("file", INFERRED)
+def test_an_inferred_option_is_what_both_tables_accept(file: str) -> None:
+    source = table(file).source
+    before, after = (options(around) for around in source.between)
+    for flag, option in options(file).items():
+        around = [one[flag] for one in (before, after) if flag in one]
+        assert len(around) == (1 if flag in source.by_history else 2)
+        for one in around:
+            assert (option["type"], option.get("nargs")) == (one["type"], one.get("nargs"))
+            assert set(option.get("choices", ())) <= set(one.get("choices", option.get("choices", ())))
+            assert option["default"] == one["default"] or not option["default_sure"]
+
+
+def test_history_speaks_of_options_that_one_of_the_tables_lacks() -> None:
+    for file in INFERRED:
+        source = table(file).source
+        assert set(source.by_history) <= {flag for around in source.between for flag in options(around)}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if table(file).source.without])
+def test_what_a_snapshot_had_and_the_release_may_not_is_left_out(file: str) -> None:
+    assert not set(table(file).source.without) & set(options(file))

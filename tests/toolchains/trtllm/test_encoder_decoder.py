@@ -1,0 +1,398 @@
+"""Encoder-decoders: one conversion to two checkpoints, one build of two engines, each in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginefarm.contract.model_facts import ModelFacts, Stack
+from enginefarm.contract.serving import Serving
+from enginefarm.wire.bodies import Stage
+from tests.doubles import tensors
+from tests.doubles.installation import order
+from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
+from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, T5, VERSION, spec
+from tests.toolchains.trtllm.commands.test_plan import CACHE, HERE, one_line, planned
+from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter, python_model
+from tests.toolchains.trtllm.test_end_to_end import TINY, Road, travelled
+from toolchains.toolchain import InvalidOutput, Job, Needs
+from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm.releases.engine_part import closed, components
+from toolchains.trtllm.releases.release import find
+
+LIMITS = {"max_batch_size": 8, "max_input_len": 1024, "max_output_len": 200}
+BEFORE = ("0.8.", "0.9.", "0.10.", "0.11.", "0.12.", "0.13.", "0.14.")
+VERSIONS = [release.version for release in TOOLCHAIN.releases() if not release.version.startswith(BEFORE)]
+HALF = ModelFacts.model_validate(
+    TINY.model_dump()
+    | {
+        name: Stack(num_hidden_layers=layers, num_attention_heads=4, intermediate_size=128)
+        for name, layers in LAYERS.items()
+    }
+    | {"num_hidden_layers": LAYERS["decoder"], "num_key_value_heads": None}
+)
+TINY_T5 = HALF.model_copy(update={"architecture": "T5ForConditionalGeneration"})
+TINY_BART = HALF.model_copy(update={"architecture": "BartForConditionalGeneration"})
+
+
+def told(stage: Stage, model: ModelFacts, version: str = VERSION, **parts: Any) -> list[str]:
+    normal, _ = HERE.normalise(spec(version, **{"limits": LIMITS} | parts), model, H100)
+    return [one_line(argv) for argv in planned(stage, normal, model)[:-1]]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("model", "kind"), [(T5, ""), (BART, "--model_type bart ")])
+def test_one_command_converts_both(version: str, model: ModelFacts, kind: str) -> None:
+    """t5 is what the script takes when nothing is said."""
+    folder = "enc_dec" if version.startswith("0.1") else "models/core/enc_dec"
+    (convert,) = told(Stage.CONVERT, model, version, parallelism={"tp": 2, "pp": 3})
+    assert convert == (
+        f"python3 /examples/{folder}/convert_checkpoint.py {kind}--workers 1 "
+        "--model_dir /source --output_dir /output --dtype bfloat16 --tp_size 2 --pp_size 3"
+    )
+
+
+# Between 0.16 and mid 2025 some defaults changed, so that they are said.
+SAID = "--tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable"
+OFF = "--use_paged_context_fmha disable --use_fp8_context_fmha disable"
+
+
+def options(version: str, *, relative: bool, half: str) -> str:
+    """In the order of the release's table."""
+    said = "--gemm_plugin auto --moe_plugin disable"
+    said += " --context_fmha disable" if relative else ""
+    said = ("--kv_cache_type disabled " if half == "encoder" else "") + said
+    if version.startswith(("0.17", "0.18", "0.19")):
+        return f"{said} {SAID}"
+    later = not version.startswith(("0.15", "0.16"))
+    return f"{said} {OFF}" if later and relative else said
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("model", [T5, BART], ids=["t5", "bart"])
+def test_two_commands_build_one_engine(version: str, model: ModelFacts) -> None:
+    encoder, decoder = (
+        f"trtllm-build --checkpoint_dir /source/{half} --output_dir /output/{half} "
+        f"{options(version, relative=model is T5, half=half)} {shape} {CACHE}"
+        for half, shape in (
+            ("encoder", "--max_batch_size 8 --max_input_len 1024 --max_seq_len 1024"),
+            ("decoder", "--max_batch_size 8 --max_input_len 1 --max_seq_len 201 --max_encoder_input_len 1024"),
+        )
+    )
+    assert told(Stage.BUILD, model, version) == [encoder, decoder]
+
+
+def test_tokens_in_flight_are_the_encoders() -> None:
+    limits = LIMITS | {"max_num_tokens": 2048, "opt_num_tokens": 512, "max_beam_width": 4}
+    encoder, decoder = told(Stage.BUILD, BART, limits=limits)
+    assert "--max_beam_width 4 --max_num_tokens 2048 --opt_num_tokens 512" in encoder
+    assert "--max_beam_width 4" in decoder
+    assert "num_tokens" not in decoder
+
+
+@pytest.mark.parametrize(
+    ("asked", "counts", "rule"),
+    [
+        ({}, 8192, "tokens_default"),
+        ({"max_num_tokens": 9000}, 8192, "tokens_clip"),  # 8 × 1024: what is generated is not in flight there
+        ({"max_num_tokens": 100}, 1024, "tokens_low"),
+    ],
+)
+def test_tokens_are_bounded_by_the_input_alone(asked: dict[str, int], counts: int, rule: str) -> None:
+    normal, notes = HERE.normalise(spec(limits=LIMITS | asked), T5, H100)
+    assert normal.limits.max_num_tokens == counts
+    assert rule in {note.code for note in notes}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value", "words"),
+    [
+        (T5, "max_encoder_input_len", 512, "use /limits/max_input_len"),
+        (T5, "strip_plan", True, "remove it"),
+        (T5, "speculative_decoding_mode", "draft_tokens_external", "remove it"),
+        (BART, "lora_target_modules", ["attn_q"], "remove it"),
+        (BART, "lora_dir", ["hf:org/adapter"], "remove it"),
+        (T5, "model_type", "bart", "remove it"),
+        (BART, "nougat", True, "remove it"),
+        (BART, "use_implicit_relative_attention", True, "remove it"),
+        (T5, "use_weight_only", True, "use /precision/quantization"),
+    ],
+)
+def test_what_is_not_for_them_is_refused_with_a_reason(model: ModelFacts, name: str, value: object, words: str) -> None:
+    normal, _ = HERE.normalise(spec(limits=LIMITS, options={name: value}), model, H100)
+    (problem,) = HERE.preflight(normal, model, H100)
+    assert (problem.pointer, problem.code, problem.remedy) == (f"/options/{name}", "reserved_option", words)
+
+
+def test_weight_only_would_be_forgotten_and_is_refused() -> None:
+    asked = spec(limits=LIMITS, precision={"dtype": "bfloat16", "quantization": "int8_wo", "kv_cache": "int8"})
+    normal, _ = HERE.normalise(asked, T5, H100)
+    found = HERE.preflight(normal, T5, H100)
+    assert {(problem.pointer, problem.expected) for problem in found} == {
+        ("/precision/quantization", "null"), ("/precision/kv_cache", "null"),
+    }  # fmt: skip
+    assert all("makes nothing of them" in problem.detail for problem in found)
+
+
+def test_every_release_that_has_them_has_what_they_are_told() -> None:
+    for version in VERSIONS:
+        known = find(version).build_table.by_name
+        assert set(closed(T5.architecture)) <= known.keys() | find(version).convert_options(T5.architecture).keys()
+        for component in components(T5.architecture):
+            assert {*component.says, "max_seq_len", "max_encoder_input_len"} <= known.keys()
+
+
+class TestRoad:
+    """From a model to an engine, by programs that refuse what the real ones refuse."""
+
+    @pytest.mark.usefixtures("installation")
+    @pytest.mark.parametrize("version", ["0.15.0", "0.16.0", "0.19.0", "1.0.0", VERSION, "1.3.0rc20"])
+    @pytest.mark.parametrize("model", [TINY_T5, TINY_BART], ids=["t5", "bart"])
+    def test_both_halves_are_made(self, version: str, model: ModelFacts, tmp_path: Path) -> None:
+        road = halved(tmp_path, model, version)
+        facts = road.both()
+        assert (facts["version"], facts["differences"], facts["own_limits"]) == (version, [], ["max_output_len"])
+        encoder, decoder = (facts["effective"][half]["build_config"] for half in ("encoder", "decoder"))
+        assert (encoder["max_input_len"], encoder["max_seq_len"], encoder["kv_cache_type"]) == (64, 64, "DISABLED")
+        assert (decoder["max_input_len"], decoder["max_seq_len"], decoder["kv_cache_type"]) == (1, 33, "PAGED")
+        assert decoder["max_encoder_input_len"] == 64
+        engine = {str(path.relative_to(tmp_path / "build")) for path in (tmp_path / "build").rglob("*")}
+        assert {"encoder/config.json", "encoder/rank0.engine", "decoder/rank0.engine", "tokenizer.json"} <= engine
+        assert road.check(Stage.CONVERT) == {"architecture": {"encoder": "EncoderModel", "decoder": "DecoderModel"}}
+
+    @pytest.mark.usefixtures("installation")
+    def test_every_rank_of_both(self, tmp_path: Path) -> None:
+        road = halved(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
+        assert road.both()["differences"] == []
+        for half in LAYERS:
+            assert len(list((tmp_path / "convert" / half).glob("rank*.safetensors"))) == 4
+            assert len(list((tmp_path / "build" / half).glob("rank*.engine"))) == 4
+        cache = (tmp_path / "build-scratch" / "model.cache").read_bytes()
+        assert cache == b"timed\n" * 2, "the second build started with what the first one timed"
+
+    @pytest.mark.parametrize("stage", list(Stage))
+    @pytest.mark.parametrize(
+        ("mode", "complaint"),
+        [
+            ("nothing", "encoder: there is no config.json"),
+            ("missing_rank", r"ranks \[1\] of 2"),
+            ("truncated", "rank1.* (is empty|whole)"),
+        ],
+    )
+    def test_status_zero_proves_nothing(
+        self, installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
+    ) -> None:
+        road = halved(tmp_path, TINY_T5, parallelism={"tp": 2})
+        if stage is Stage.BUILD:
+            assert road.run(Stage.CONVERT).status == 0
+        order(installation, VERSION, **{stage: {"mode": mode}})
+        assert road.run(stage).status == 0
+        with pytest.raises(InvalidOutput, match=complaint):
+            road.check(stage)
+
+    @pytest.mark.usefixtures("installation")
+    def test_the_log_moves_forward_through_both(self, tmp_path: Path) -> None:
+        """Each program begins at its own part of the stage."""
+        road = halved(tmp_path, TINY_T5)
+        for stage, spans in ((Stage.CONVERT, [(0, 1)]), (Stage.BUILD, [(0, 0.5), (0.5, 1)])):
+            planned = TOOLCHAIN.plan(road.job(stage), road.directories(stage))
+            assert [command.span for command in planned[:-1]] == spans
+            assert road.run(stage).status == 0
+            said = road.run(stage).tail.split("TensorRT LLM version")
+            progress = [
+                report.within(span).progress
+                for span, part in zip(spans, said[1:], strict=True)
+                for line in part.splitlines()
+                if (report := TOOLCHAIN.read_line(stage, line)) and report.progress is not None
+            ]
+            assert progress == sorted(progress)
+            assert progress[-1] == (0.98 if stage is Stage.CONVERT else 0.99)
+
+    @pytest.mark.usefixtures("installation")
+    def test_the_double_refuses_a_model_of_another_kind(self, tmp_path: Path) -> None:
+        make_tiny_bart(tmp_path / "model")
+        assert Road(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1
+
+
+def halved(root: Path, model: ModelFacts, version: str = VERSION, **parts: Any) -> Road:
+    make = make_tiny_t5 if model is TINY_T5 else make_tiny_bart
+    make(root / "model")
+    return Road(root, version, model=model, **parts)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that went the whole road, to be copied and then broken."""
+    return travelled(tmp_path_factory.mktemp("halves"), lambda root: halved(root, TINY_T5))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "content", "complaint"),
+    [
+        (Stage.CONVERT, "decoder/config.json", b"{", "decoder: config.json is not JSON"),
+        (Stage.CONVERT, "encoder/rank0.safetensors", b"x", "encoder: rank0.safetensors is not a whole"),
+        (Stage.CONVERT, "decoder/rank1.safetensors", b"x", r"decoder: .* ranks \[1\], but only 1"),
+        (Stage.CONVERT, "encoder", None, "encoder: there is no config.json"),
+        (Stage.BUILD, "decoder", None, "decoder: there is no config.json"),
+        (Stage.BUILD, "encoder/rank0.engine", b"", "encoder: rank0.engine is empty"),
+        (Stage.BUILD, "decoder/rank1.engine", b"x", r"decoder: .* ranks \[1\], but only 1"),
+        (Stage.BUILD, "decoder/config.json", b'{"pretrained_config": {}}', "decoder: .* no build_config"),
+    ],
+)
+def test_what_is_broken_is_named_with_its_half(
+    finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
+) -> None:
+    road = again(finished, tmp_path)
+    path = road.root / stage / name
+    if content is None:
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(stage)
+
+
+@pytest.mark.parametrize(
+    ("half", "changes", "complaint"),
+    [
+        ("encoder", {"num_hidden_layers": 4}, "encoder: num_hidden_layers .* is 4, but the model has 2"),
+        ("decoder", {"num_hidden_layers": 2}, "decoder: num_hidden_layers .* is 2, but the model has 4"),
+        ("decoder", {"architecture": "EncoderModel"}, "decoder: .* one of EncoderModel, not of DecoderModel"),
+        ("encoder", {"dtype": "float16"}, "encoder: .* dtype is float16"),
+        ("decoder", {"mapping": {"tp_size": 2}}, "decoder: .* tp_size is 2, not 1"),
+    ],
+)
+def test_a_half_that_is_not_what_was_asked_for_is_refused(
+    finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], complaint: str
+) -> None:
+    road = again(finished, tmp_path)
+    path = road.root / "convert" / half / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+    with pytest.raises(InvalidOutput, match=complaint):
+        road.check(Stage.CONVERT)
+
+
+@pytest.mark.parametrize(
+    ("half", "changes", "difference"),
+    [
+        ("encoder", {"max_seq_len": 97}, {"pointer": "/limits/max_input_len", "wanted": 64, "has": 97}),
+        ("encoder", {"max_num_tokens": 64}, {"pointer": "/limits/max_num_tokens", "wanted": 256, "has": 64}),
+        (
+            "encoder", {"kv_cache_type": "PAGED"},
+            {"pointer": "/options/kv_cache_type", "wanted": "disabled", "has": "PAGED"},
+        ),
+        ("decoder", {"max_seq_len": 32}, {"pointer": "/limits/max_output_len", "wanted": 33, "has": 32}),
+        ("decoder", {"max_encoder_input_len": 9}, {"pointer": "/limits/max_input_len", "wanted": 64, "has": 9}),
+        ("decoder", {"max_num_tokens": 64}, None),
+    ],
+)  # fmt: skip
+def test_other_lengths_than_asked_for_are_reported(
+    finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], difference: dict[str, Any] | None
+) -> None:
+    road = again(finished, tmp_path)
+    path = road.root / "build" / half / "config.json"
+    content = json.loads(path.read_bytes())
+    content["build_config"] |= changes
+    path.write_text(json.dumps(content))
+    assert road.check(Stage.BUILD)["differences"] == ([difference] if difference else [])
+
+
+def again(finished: Path, tmp_path: Path) -> Road:
+    return Road(shutil.copytree(finished, tmp_path / "road"), model=TINY_T5)
+
+
+def test_embeddings_that_the_model_has_once_are_in_both_halves(finished: Path) -> None:
+    embedding = tensors.read(finished / "model" / "model.safetensors")["shared.weight"]
+    for half in LAYERS:
+        shard = tensors.read(finished / "convert" / half / "rank0.safetensors")
+        assert (shard["embedding.vocab_embedding.weight"] == embedding).all()
+
+
+def job(stage: Stage, model: ModelFacts, **parts: Any) -> Job:
+    normal, _ = TOOLCHAIN.normalise(spec(**{"limits": LIMITS} | parts), model, H100)
+    platform = H100 if stage is Stage.BUILD else None
+    return Job(stage=stage, toolchain="trtllm", version=VERSION, spec=normal, facts=model, platform=platform)
+
+
+def needs(stage: Stage, model: ModelFacts, **parts: Any) -> Needs:
+    return TOOLCHAIN.needs(job(stage, model, **parts))
+
+
+def test_both_halves_are_reckoned_with() -> None:
+    embeddings = 2 * 32128 * 1024 * 2
+    alone = T5.model_copy(update={"architecture": FACTS.architecture})
+    assert needs(Stage.CONVERT, T5).scratch == needs(Stage.CONVERT, alone).scratch + embeddings
+    assert needs(Stage.CONVERT, T5).host_memory > 3 * T5.weight_bytes, "each half is made from a copy of the whole"
+    assert needs(Stage.BUILD, T5).scratch == 3 * (T5.weight_bytes + embeddings)
+
+
+def test_the_table_of_relative_positions_is_reckoned_with() -> None:
+    long = {"limits": LIMITS | {"max_output_len": 4000}}
+    short, table = needs(Stage.BUILD, T5).gpu_memory, needs(Stage.BUILD, T5, **long).gpu_memory
+    assert table - short == 16 * (4002**2 - 202**2) * 2
+    assert needs(Stage.BUILD, BART, **long).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
+    on_the_fly = {"options": {"use_implicit_relative_attention": True}}
+    assert needs(Stage.BUILD, T5, **long, **on_the_fly).gpu_memory < short
+
+
+def test_tokens_in_flight_cost_what_the_networks_take() -> None:
+    """Whatever max_num_tokens says: both take every input at its full length."""
+    few = {"limits": LIMITS | {"max_num_tokens": 1024}}
+    assert needs(Stage.BUILD, BART, **few).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
+
+
+def served(model: ModelFacts, **parts: Any) -> Serving:
+    made = TOOLCHAIN.serving(job(Stage.BUILD, model, **parts))
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"parallelism": {"pp": 2}}, "pipeline stages"),
+        ({"options": {"remove_input_padding": "disable"}}, "in-flight batching"),
+        ({"options": {"kv_cache_type": "continuous"}}, "in-flight batching"),
+    ],
+)
+def test_what_triton_does_not_serve_is_not_laid_out_and_says_so(parts: dict[str, Any], why: str) -> None:
+    serving = served(T5, **parts)
+    assert (serving.launch.keys(), serving.layouts) == ({"run"}, {})
+    assert why in serving.without["triton"]
+    assert why in serving.summary()["without"]["triton"]
+    assert served(FACTS, **parts).layouts
+
+
+def test_triton_is_told_of_both_engines() -> None:
+    serving = served(BART, parallelism={"tp": 2})
+    assert "--engine_dir {engine} --tokenizer_dir {engine}" in " ".join(serving.launch["run"].argv)
+    assert serving.launch["triton"].argv.count("tritonserver") == 2
+    files = serving.layouts["triton"].files
+    for name, value in (
+        ("gpt_model_path", "{engine}/decoder"), ("encoder_model_path", "{engine}/encoder"),
+        ("cross_kv_cache_fraction", "0.5"), ("enable_kv_cache_reuse", "false"), ("enable_chunked_context", "false"),
+    ):  # fmt: skip
+        assert parameter(name, value) in files["tensorrt_llm/config.pbtxt"]
+    assert parameter("decoder_dir", "{engine}/decoder") in files["preprocessing/config.pbtxt"]
+    assert parameter("tokenizer_dir", "{engine}") in files["preprocessing/config.pbtxt"]
+    joined(files)
+    assert {"decoder_input_ids", "decoder_input_lengths"} <= names(files["tensorrt_llm/config.pbtxt"], "input")
+    alone = served(FACTS).layouts["triton"].files
+    assert not any("decoder" in text for path, text in alone.items() if path.endswith(".pbtxt"))
+
+
+def test_an_output_starts_with_the_token_that_the_decoder_names(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = again(finished, tmp_path).root / "build"
+    request = {"QUERY": [[b"w1 w2"], [b"w3"]], "REQUEST_OUTPUT_LEN": [[5], [6]]}
+    (tokens,) = python_model("preprocessing", engine, monkeypatch, decoder_dir=engine / "decoder").execute([request])
+    assert tokens["INPUT_ID"].tolist() == [[4, 5], [6, 1]]
+    assert tokens["DECODER_INPUT_ID"].tolist() == [[2], [2]]
+    assert tokens["REQUEST_DECODER_INPUT_LEN"].tolist() == [[1], [1]]
+    (plain,) = python_model("preprocessing", engine, monkeypatch).execute([request])
+    assert plain.keys() == tokens.keys() - {"DECODER_INPUT_ID", "REQUEST_DECODER_INPUT_LEN"}

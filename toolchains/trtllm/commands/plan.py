@@ -1,0 +1,156 @@
+"""The commands of each stage. Only what the release's tables know gets onto a command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from enginefarm.contract.spec import BuildSpec, Limits
+from enginefarm.wire.bodies import Stage
+from toolchains.inputs import substituted
+from toolchains.toolchain import Command, Directories, Job
+from toolchains.trtllm.commands.installation import Installation
+from toolchains.trtllm.context.conversion import Conversion, conversion_of
+from toolchains.trtllm.context.tokens import counts_output, unset_best, unset_most
+from toolchains.trtllm.releases import release as releases
+from toolchains.trtllm.releases.engine_part import Component, components
+from toolchains.trtllm.releases.option_table import Option, Table
+from toolchains.trtllm.releases.release import Descriptor
+
+_CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
+TIMING_CACHE = "model.cache"
+
+
+def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
+    release, environment = releases.find(job.version), _environment(directories)
+    if job.stage is Stage.BUILD and job.spec.options.get("strip_plan"):
+        there = replace(directories, output=stripped(directories))
+        programs = [*_builds(job, there, release, installation), _refit(directories, release, installation)]
+        made = [Command(argv, environment) for argv in programs]
+    else:
+        convert = job.stage is Stage.CONVERT
+        alike = (
+            _convert(job, directories, installation) if convert else _builds(job, directories, release, installation)
+        )
+        made = list(_in_turn(list(alike), environment))
+    return (*made, _carry_tokenizer(directories))
+
+
+def _in_turn(programs: list[tuple[str, ...]], environment: Mapping[str, str]) -> Iterator[Command]:
+    """Each says of itself that it begins and ends: together they are the stage."""
+    share = 1 / len(programs)
+    for place, argv in enumerate(programs):
+        yield Command(argv, environment, (place * share, (place + 1) * share))
+
+
+def stripped(directories: Directories) -> Path:
+    """Where plans are before their weights are put in."""
+    return directories.scratch / "stripped"
+
+
+def _convert(job: Job, directories: Directories, here: Installation) -> Iterator[tuple[str, ...]]:
+    """One program, or two where the one that adds draft heads reads a checkpoint of the base model."""
+    made = conversion_of(job)
+    assert made, "preflight lets nothing else through"
+    if made.base:
+        between = directories.scratch / "base"
+        yield _script(made.base, job, replace(directories, output=between), here)
+        directories = replace(directories, source=between)
+    yield _script(made, job, directories, here)
+
+
+def _script(made: Conversion, job: Job, directories: Directories, here: Installation) -> tuple[str, ...]:
+    spec, inputs = job.spec, _inputs(directories)
+    return (
+        *(here.python, str(here.examples / made.script.script)),
+        *made.arguments(
+            source=str(directories.source), output=str(directories.output), inputs=inputs,
+            precision=spec.precision, parallelism=spec.parallelism,
+            options=substituted(spec.options, inputs),
+            trusted=job.facts.trusted,
+        ),
+    )  # fmt: skip
+
+
+def _inputs(directories: Directories) -> dict[str, str]:
+    return {name: str(path) for name, path in directories.inputs.items()}
+
+
+def _builds(job: Job, directories: Directories, release: Descriptor, here: Installation) -> Iterator[tuple[str, ...]]:
+    """One for each engine. They share the timing cache: the second starts with what the first one timed."""
+    known, spec = release.build_options_of(job.facts.architecture), job.spec
+    options = substituted(spec.options, _inputs(directories))
+    for component in components(job.facts.architecture):
+        source, output = (path / component.folder for path in (directories.source, directories.output))
+        yield (
+            *(here.build_program, "--checkpoint_dir", str(source), "--output_dir", str(output)),
+            *_options(known, {**options, **component.says}, spec.precision.dtype),
+            *_limits(spec, release.build_table, component),
+            *_timing_cache(release.build_table, directories),
+            *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
+        )
+
+
+def _refit(directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
+    """The weights of the same checkpoint that the plans were built from: trtllm-build strips on that assumption."""
+    table = release.refit_table
+    assert table, "preflight lets nothing else through"
+    said = {
+        "checkpoint_dir": directories.source,
+        "engine_dir": stripped(directories),
+        "output_dir": directories.output,
+    }
+    return (
+        here.refit_program,
+        *(part for name, path in said.items() for part in (table.by_name[name].flag, str(path))),
+    )
+
+
+def _limits(spec: BuildSpec, table: Table, component: Component) -> Iterator[str]:
+    """The lengths that make the shape are always written; the others where the program would do otherwise."""
+    limits, known = spec.limits, table.by_name
+    for name, value in (("max_batch_size", limits.max_batch_size), *_lengths(limits, table, component)):
+        yield from (known[name].flag, str(value))
+    yield from known["max_beam_width"].argv(limits.max_beam_width)
+    if not component.counts_tokens:
+        return
+    if limits.max_num_tokens != unset_most(limits, table):
+        yield from known["max_num_tokens"].argv(limits.max_num_tokens)
+    if limits.opt_num_tokens not in (None, unset_best(limits)):
+        yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
+
+
+def _lengths(limits: Limits, table: Table, component: Component) -> Iterator[tuple[str, int | None]]:
+    """Releases before 0.11 count the output alone."""
+    for name, (value, _) in component.lengths(limits).items():
+        if name == "max_seq_len" and counts_output(table):
+            yield "max_output_len", limits.max_output_len
+        else:
+            yield name, value
+
+
+def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
+    """Read at the start, if it is there, and written at the end. One option for both ways before 0.9."""
+    both = ("input_timing_cache", "output_timing_cache")
+    for name in both if both[0] in table.by_name else ("timing_cache",):
+        yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
+
+
+def _options(known: Mapping[str, Option], said: Mapping[str, JsonValue], dtype: str) -> Iterator[str]:
+    for name, option in known.items():
+        yield from option.argv(said.get(name, option.default), dtype)
+
+
+def _carry_tokenizer(directories: Directories) -> Command:
+    """Isolated (`-I`), because the worker's own interpreter runs it next to files from anywhere."""
+    argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
+    return Command(argv)
+
+
+def _environment(directories: Directories) -> Mapping[str, str]:
+    """Caches go to scratch, and nothing is fetched: the model is here, whole."""
+    return {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,15 @@
+"""How a model's experts are spread over the ranks of tensor parallelism."""
+
+from __future__ import annotations
+
+from toolchains.trtllm.context.build_context import Case
+
+
+def expert_sizes(case: Case) -> tuple[int, int] | None:
+    """(tensor parallel, expert parallel) inside experts, -1 resolved; None if they do not multiply to tp."""
+    tp, inner, outer = case.parallelism.tp, case.number("moe_tp_size", -1), case.number("moe_ep_size", -1)
+    if inner == -1:
+        inner = tp if outer == -1 else tp // max(outer, 1)
+    if outer == -1:
+        outer = tp // max(inner, 1)
+    return (inner, outer) if inner * outer == tp else None

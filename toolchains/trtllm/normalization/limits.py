@@ -1,0 +1,26 @@
+"""The limits that follow from others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.tokens import steps
+from toolchains.trtllm.normalization.change import Change, option
+
+
+def draft_length(case: Case) -> Iterator[Change]:
+    if case.drafted and not case.number("max_draft_len"):
+        yield option("draft_len", "max_draft_len", case.drafted, "what the checkpoint with the draft heads says")
+
+
+def token_limits(case: Case) -> Iterator[Change]:
+    """What counts in the end, each named by the last step that moved it."""
+    now = {"max_num_tokens": case.limits.max_num_tokens, "opt_num_tokens": case.limits.opt_num_tokens}
+    last = dict[str, Change]()
+    for step in steps(case):
+        for name, value in (("max_num_tokens", step.most), ("opt_num_tokens", step.best)):
+            if value != now[name]:
+                now[name] = value
+                last[name] = Change(step.rule, "limits", name, value, step.why)
+    yield from last.values()

@@ -1,0 +1,107 @@
+"""The toolchain `trtllm`: TensorRT-LLM's own conversion scripts and `trtllm-build`, release by release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.serving import Serving
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.wire.bodies import Failure, Stage
+from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Needs, Release, Report, WarmFile
+from toolchains.trtllm import checks as rules
+from toolchains.trtllm.checks import feasibility, limits
+from toolchains.trtllm.checks import option_values as options
+from toolchains.trtllm.commands import installation, plan
+from toolchains.trtllm.commands import resources as needs
+from toolchains.trtllm.commands import timing_cache as warmth
+from toolchains.trtllm.commands.installation import Installation
+from toolchains.trtllm.context import adapters
+from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.logs import failure
+from toolchains.trtllm.logs import progress as log_line
+from toolchains.trtllm.normalization import normalize as normalisation
+from toolchains.trtllm.output import verify as output
+from toolchains.trtllm.releases import draft_heads as drafting
+from toolchains.trtllm.releases import precision_recipe as way
+from toolchains.trtllm.releases import release as releases
+from toolchains.trtllm.releases.release import Descriptor
+from toolchains.trtllm.serving import launch as serving
+
+
+class TensorRTLLM:
+    name = "trtllm"
+    title = "TensorRT-LLM"
+    binds_to = frozenset(
+        ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
+    )
+    convert_options = releases.convert_option_names() | way.opened()
+    model_options: Mapping[str, tuple[str, ...]] = {**drafting.model_options(), **adapters.model_options()}
+
+    def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
+        self._discover = discover
+
+    def releases(self) -> Sequence[Release]:
+        return tuple(Release(release.version, _notes(release)) for release in releases.releases())
+
+    def installed(self) -> Sequence[Installed]:
+        return installation.installed(self._discover())
+
+    def options_schema(self, version: str) -> Mapping[str, Any]:
+        return options.schema(releases.find(version))
+
+    def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
+        return normalisation.normalise(_case(spec, facts, platform))
+
+    def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
+        case = _case(spec, facts, platform)
+        return (
+            *options.problems(case),
+            *feasibility.problems(case),
+            *limits.problems(case),
+            *rules.problems(case),
+        )
+
+    def needs(self, job: Job) -> Needs:
+        return needs.needs(job)
+
+    def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
+        return plan.commands(job, directories, self._discover())
+
+    def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
+        return output.check(job, directories)
+
+    def warm_file(self, job: Job) -> WarmFile | None:
+        return warmth.warm_file(job)
+
+    def serving(self, job: Job) -> Serving | None:
+        return serving.serving(job)
+
+    def read_line(self, stage: Stage, line: str) -> Report | None:
+        return log_line.read(stage, line)
+
+    def classify(self, stage: Stage, ended: Exit) -> Failure:
+        return failure.classify(stage, ended)
+
+
+def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Case:
+    return Case(releases.find(spec.toolchain.version), spec, facts, platform)
+
+
+def _notes(release: Descriptor) -> str:
+    """What it is built on, as far as its own notes say, and how sure its options are."""
+    parts = {
+        "TensorRT": release.tensorrt,
+        "CUDA": release.cuda,
+        "PyTorch": release.torch,
+        "NVIDIA PyTorch container": release.container,
+        "ModelOpt": release.modelopt,
+    }
+    stated = [f"{part} {version or 'not stated'}" for part, version in parts.items()]
+    source = release.source
+    return "; ".join([*([release.notes] if release.notes else []), *stated, f"{source.how} ({source.sure})"])
