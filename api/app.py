@@ -17,7 +17,7 @@ from api.routes import attestations, builds, engines, fleet, health, planning, r
 from api.routes import bundles as moving
 from api.upkeep.garbage_collection import clean_up_forever
 from api.upkeep.sweep import sweep_forever
-from enginefarm import __version__
+from enginefarm.version import __version__
 from enginefarm.wire.bodies import ProblemDocument
 from migrations.upgrade import versions
 from models.catalogue.database import Database

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from enginefarm.version import __version__
+
 if TYPE_CHECKING:
     from enginefarm.client.farm import Farm, engine_of
     from enginefarm.contract.errors import (
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from enginefarm.contract.spec import BuildSpec
     from enginefarm.node.detection import detect
     from enginefarm.sdk import pull
-
-__version__ = "0.1.0"
 
 _ERRORS = (
     "BuildFailed", "EnginefarmError", "FarmError", "IntegrityError", "InvalidSpec", "NotFound", "PlatformMismatch",

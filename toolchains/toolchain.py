@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Failure, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from enginefarm.wire.bodies import Failure
 
 
 @dataclass(frozen=True)
@@ -36,19 +38,6 @@ class Installed:
     version: str
     stages: tuple[Stage, ...]
     missing: tuple[str, ...] = ()  # why a stage is not among them, for the worker's log
-
-
-class Job(BaseModel):
-    """One stage to run, with everything the toolchain needs to plan it. Travels in the action's row."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: Stage
-    toolchain: str
-    version: str
-    spec: BuildSpec  # normalised
-    facts: ModelFacts
-    platform: Platform | None  # None for convert: a checkpoint depends on no GPU
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,16 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import DriverBinding
 from enginefarm.contract.serving import FILE as SERVING_FILE
 from enginefarm.contract.serving import Serving
-from enginefarm.wire.bodies import Failure, Fault, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.database import Database
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import damaged_among, read_manifest
 from models.sources import ResolvedFiles, ResolvedModel, Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Directories, Job, Report, Toolchain
+from toolchains.toolchain import Directories, Report, Toolchain
 from workers import child
 from workers.child import Limits
 from workers.failures import StageFailed, StartDamaged, Stopped, limit_passed

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from enginefarm.contract.host import Fingerprint
 from enginefarm.contract.platform import DriverBinding
-from enginefarm.node.detection import Fingerprint
-from enginefarm.wire.bodies import Capability, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Capability
 from models.queue.names import build_queue, convert_queue, with_larger_memory
 from toolchains.registry import all_toolchains
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginefarm.contract.errors import DatabaseUnavailable
-from enginefarm.node.detection import Fingerprint
+from enginefarm.contract.host import Fingerprint
 from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
 from models.fleet.registration import leave, register

@@ -16,15 +16,17 @@ from threading import Event
 from typing import TypeVar
 
 from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, StoreUnavailable
-from enginefarm.wire.bodies import Failure, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Failure
 from models.catalogue.states import Fenced
 from models.fleet.drain import quarantine_if_sick
 from models.incidents.repair import damaged_start
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
 from models.lifecycle.publication import publish_checkpoint, publish_engine, sizes_of
-from models.lifecycle.transitions import Announcement, keep_log
+from models.lifecycle.transitions import keep_log
 from models.queue.broker import Announcer
+from models.queue.names import Announcement
 from models.settings import Settings
 from toolchains.toolchain import Directories
 from workers.attempt import Attempt, Product, Tools, engine_columns, upload_log

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api.builds.capacity import too_small
 from api.planning.completion import shown
 from enginefarm.contract.errors import InvalidSpec, Problem
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
 from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.fleet.registration import has_toolchain, platform_of

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from enginefarm.contract.errors import Problem
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from models.catalogue.rows import WorkerRow
 from models.lifecycle.submission import NewAction
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Job, Needs
+from toolchains.toolchain import Needs
 
 _GIB = 1 << 30
 

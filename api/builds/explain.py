@@ -13,15 +13,16 @@ from api.builds.availability import too_small_for
 from api.control import ControlPlane
 from api.planning.planner import Draft
 from enginefarm.contract.spec import BuildSpec
+from enginefarm.contract.work import Job
 from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
 from models.catalogue.rows import BuildRow
 from models.catalogue.states import BuildRowState
 from models.lifecycle.submission import Request
-from models.queries.builds import find_engine
+from models.queries.engines import find_engine
 from models.queries.outlook import outlook
 from models.queries.similarity import nearest
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Directories, Job
+from toolchains.toolchain import Directories
 
 _PLACES = Directories(source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"))
 

@@ -10,7 +10,8 @@ from api.planning.planner import Plan
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.lifecycle.submission import Request, submit
-from models.queries.builds import find_engine, state_of
+from models.queries.builds import state_of
+from models.queries.engines import find_engine
 from models.security.api_keys import Caller
 
 

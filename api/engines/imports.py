@@ -9,7 +9,7 @@ from enginefarm.trust.provenance import Vouched, vouched_for
 from enginefarm.wire.engine_record import Arrival, Arrived, EngineRecord
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.imports import publish_import
-from models.queries.builds import find_engine
+from models.queries.engines import find_engine
 
 
 def take_in(control: ControlPlane, arrival: Arrival, *, imported_by: str | None) -> Arrived:

@@ -12,7 +12,7 @@ from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database
 from models.lifecycle.submission import Request, record
-from models.queries.builds import find_engines
+from models.queries.engines import find_engines
 
 _GATHERED = 0.001  # seconds: a batch of one costs the database as much as one of thirty
 

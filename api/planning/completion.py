@@ -9,7 +9,7 @@ from packaging.version import InvalidVersion, Version
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.platform import DriverBinding, Platform, PlatformSelector
 from enginefarm.contract.spec import ToolchainRef
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
 from models.fleet.registration import has_toolchain, platform_of
 from toolchains.toolchain import Toolchain

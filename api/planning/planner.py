@@ -15,7 +15,8 @@ from enginefarm.contract.key import build_document, convert_document, key_of
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform, PlatformSelector
 from enginefarm.contract.spec import BuildSpec, ToolchainRef
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from models.caching import TimedCache
 from models.catalogue.rows import WorkerRow
 from models.lifecycle.submission import NewAction, Request
@@ -24,7 +25,7 @@ from models.settings import Settings
 from models.sources import ResolvedModel, Sources
 from toolchains.inputs import CALIBRATION
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Job, Toolchain
+from toolchains.toolchain import Toolchain
 
 _PLANNED_SECONDS = 60.0  # the fleet, as a request sees it, is another long before
 

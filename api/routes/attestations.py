@@ -14,7 +14,7 @@ from enginefarm.trust.attestation import key_id, pem
 from enginefarm.wire.bodies import SigningKeyList, VerificationKey
 from models.catalogue.rows import EngineRow
 from models.lifecycle.imports import envelope_of
-from models.queries.builds import get_engine
+from models.queries.engines import get_engine
 from models.queries.provenance import statement_of
 from models.security.signing_key import SigningKey
 

@@ -15,7 +15,8 @@ from api.control import Control
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted
 from models.lifecycle.submission import cancel
-from models.queries.builds import MAX_PAGE, get_build, list_builds
+from models.queries.builds import get_build, list_builds
+from models.queries.engines import MAX_PAGE
 
 router = APIRouter(prefix="/v1/builds", tags=["builds"])
 

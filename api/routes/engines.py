@@ -18,7 +18,7 @@ from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary
 from enginefarm.wire.resolution import Resolution, Wanted
-from models.queries.builds import MAX_PAGE, get_engine, list_engines
+from models.queries.engines import MAX_PAGE, get_engine, list_engines
 from models.queries.resolution import resolve
 from models.retention.pins import set_pin
 from models.store import DirectoryStore

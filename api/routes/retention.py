@@ -11,7 +11,7 @@ from api.control import Control
 from api.upkeep.garbage_collection import clean_up
 from enginefarm.contract.key import Key
 from enginefarm.wire.retention import CleanedUp, CleanUp, RemovalPage
-from models.queries.builds import MAX_PAGE
+from models.queries.engines import MAX_PAGE
 from models.queries.removals import removals
 from models.retention.removal import withdraw
 

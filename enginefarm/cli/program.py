@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-import enginefarm
 from enginefarm.cli import exits
 from enginefarm.cli.commands import builds, engines, fleet
 from enginefarm.cli.commands.bundles import export, import_
@@ -22,6 +21,7 @@ from enginefarm.cli.output import print_error, say
 from enginefarm.cli.settings import Settings
 from enginefarm.client.farm import DEFAULT_URL
 from enginefarm.contract.errors import EnginefarmError
+from enginefarm.version import __version__
 
 
 class Program(click.Group):
@@ -51,7 +51,7 @@ def _epilog() -> str:
 
 
 @click.group(cls=Program, epilog=_epilog(), context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(enginefarm.__version__, prog_name="enginefarm")
+@click.version_option(__version__, prog_name="enginefarm")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Compile TensorRT-LLM engines once, on the farm; fetch them verified, everywhere they fit."""

@@ -17,10 +17,10 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
 from urllib3.exceptions import TimeoutError as TimedOut
 
-import enginefarm
 from enginefarm.client.connection import CONNECT_SECONDS
 from enginefarm.client.error_mapping import error_of
 from enginefarm.contract.errors import FarmError
+from enginefarm.version import __version__
 
 _CHUNK = 1 << 16  # bytes read at a time, at most: memory for more is asked of the system each time, and costs more
 _CONNECTIONS = 64
@@ -46,7 +46,7 @@ class ByteClient:
             "timeout": urllib3.Timeout(connect=min(timeout, CONNECT_SECONDS), read=timeout),
             "retries": urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=_REDIRECTS),
             "maxsize": _CONNECTIONS,
-            "headers": {"User-Agent": f"enginefarm/{enginefarm.__version__}"},
+            "headers": {"User-Agent": f"enginefarm/{__version__}"},
         }
         self._direct = urllib3.PoolManager(**options)
         self._proxied = {

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-import enginefarm
 from enginefarm.client.error_mapping import error_of
 from enginefarm.contract.errors import FarmError, InvalidRequest, NotFound
+from enginefarm.version import __version__
 
 Body = TypeVar("Body", bound=BaseModel)
 Query = Mapping[str, str | int | float | None]
@@ -36,7 +36,7 @@ class Connection:
             base_url=self.url,
             auth=_OwnOrigin(self.url, _plain_key(api_key)) if api_key else None,
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            headers={"User-Agent": f"enginefarm/{enginefarm.__version__}"},
+            headers={"User-Agent": f"enginefarm/{__version__}"},
             mounts=_LOOPBACK_WITHOUT_PROXY,
         )
 

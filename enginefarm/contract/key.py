@@ -4,7 +4,7 @@ Two documents, each with its version in it. `convert` holds no shape and no GPU,
 all shapes and all cards; `build` holds the convert key, so that a change there is a change here.
 
 A document lists what is in, never what is left out: a field added to the spec later changes no key until
-somebody names it here and raises the document's version. `tests/enginefarm/contract/golden_keys.json` holds frozen vectors.
+somebody names it here and raises the document's version. Frozen vectors: `tests/enginefarm/contract/golden_keys.json`.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from typing import get_args
 
 import psutil
 import pynvml
-from pydantic import BaseModel, ConfigDict, Field
 
 from enginefarm.contract.errors import PlatformMismatch
+from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Arch, CpuIsa, Platform
 
 # The x86-64 psABI levels, by the flags that Linux prints. A level counts only with all levels below it.
@@ -34,30 +34,6 @@ _TENSORRT_FOLDERS = (
     "usr/local/tensorrt/targets/*/lib/libnvinfer.so.*",
 )
 _CUDA_TOOLKIT = Path("/usr/local/cuda/version.json")
-
-
-class Host(BaseModel):
-    """Facts worth recording that bind no engine."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    cpu: str = Field(description="model name of the processor")
-    cores: int
-    memory_gib: int
-    gpus: int = 0
-    scratch_gib: int | None = Field(default=None, description="free for builds when the worker started")
-    image: str | None = Field(default=None, description="the container image that it runs in, if it was told")
-    versions: dict[str, str] = Field(
-        default_factory=dict, description="packages of interest, from their metadata; `cuda` is the toolkit's"
-    )
-
-
-class Fingerprint(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    platform: Platform
-    host: Host
 
 
 def detect(*, prefer_gpu: bool = True) -> Fingerprint:

@@ -14,10 +14,10 @@ from pydantic.alias_generators import to_camel
 from rfc8785 import CanonicalizationError
 
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
+from enginefarm.contract.host import Host
 from enginefarm.contract.key import CONVERT, Document, Key, key_of
 from enginefarm.contract.platform import DriverBinding, Platform
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.node.detection import Host
 from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.wire.engine_record import EngineRecord
 

@@ -9,10 +9,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import EnginefarmError, Problem
+from enginefarm.contract.host import Host
 from enginefarm.contract.key import Key
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.contract.platform import Platform
-from enginefarm.node.detection import Host
+from enginefarm.contract.stage import Stage
 
 Progress = Annotated[float, Field(ge=0, le=1)]
 Time = AwareDatetime
@@ -39,11 +40,6 @@ class BuildState(StrEnum):
     @property
     def ended(self) -> bool:
         return self in {BuildState.SUCCEEDED, BuildState.FAILED, BuildState.CANCELLED}
-
-
-class Stage(StrEnum):
-    CONVERT = "convert"
-    BUILD = "build"
 
 
 class Fault(StrEnum):

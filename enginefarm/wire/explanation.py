@@ -8,7 +8,8 @@ from pydantic import Field, JsonValue
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.key import Key
-from enginefarm.wire.bodies import Body, Difference, EngineSummary, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Body, Difference, EngineSummary
 
 
 class Verdict(StrEnum):

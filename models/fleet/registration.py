@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import case, or_, select, update
 from sqlalchemy.orm import Session
 
+from enginefarm.contract.host import Fingerprint
 from enginefarm.contract.platform import Platform
-from enginefarm.node.detection import Fingerprint
 from enginefarm.wire.bodies import Capability, Worker
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow

@@ -5,14 +5,15 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from enginefarm.wire.recall import Recall, TakenOut
 from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
 from models.fleet.drain import ids_of, quarantine
 from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
-from models.lifecycle.transitions import Announcement, end_attempt, requeue
+from models.lifecycle.transitions import end_attempt, requeue
+from models.queue.names import Announcement
 
 
 def recall(session: Session, wanted: Recall) -> tuple[TakenOut, list[Announcement]]:

@@ -23,7 +23,8 @@ from models.catalogue.visibility import SERVED, USABLE
 from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import Claim, fail_attempt
 from models.lifecycle.publication import read_manifest
-from models.lifecycle.transitions import Announcement, end_attempt, lock
+from models.lifecycle.transitions import end_attempt, lock
+from models.queue.names import Announcement
 from models.store import Store
 
 REASON = "its bytes in the store are damaged"

@@ -13,7 +13,8 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow
 from models.catalogue.states import CLOSED, ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.lifecycle.transitions import Announcement, end_attempt, lock, move, waiting_for
+from models.lifecycle.transitions import end_attempt, lock, move, waiting_for
+from models.queue.names import Announcement
 
 _STARTED = (ActionState.QUEUED, ActionState.RUNNING)
 

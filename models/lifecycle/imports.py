@@ -14,9 +14,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.errors import Conflict
-from enginefarm.node.detection import Host
+from enginefarm.contract.host import Host
+from enginefarm.contract.stage import Stage
 from enginefarm.trust.provenance import Vouched
-from enginefarm.wire.bodies import Stage
 from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.upsert import insert_new

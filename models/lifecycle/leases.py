@@ -14,7 +14,8 @@ from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
 from models.lifecycle.retry_policy import backoff, killed_for_memory, larger_queue, others_serve, with_history
-from models.lifecycle.transitions import Announcement, end_attempt, fail, requeue
+from models.lifecycle.transitions import end_attempt, fail, requeue
+from models.queue.names import Announcement
 
 
 @dataclass(frozen=True)

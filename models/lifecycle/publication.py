@@ -17,7 +17,8 @@ from models.catalogue.states import ActionState, BuildRowState, Outcome
 from models.catalogue.upsert import insert_new, upsert
 from models.lifecycle.blobs import damaged_of, mended, record_blobs
 from models.lifecycle.leases import Claim
-from models.lifecycle.transitions import Announcement, end_attempt, end_builds, move, release_dependents
+from models.lifecycle.transitions import end_attempt, end_builds, move, release_dependents
+from models.queue.names import Announcement
 
 
 def publish_checkpoint(

@@ -14,7 +14,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, WorkerRow
 from models.catalogue.states import ActionState
 from models.catalogue.visibility import USABLE
-from models.lifecycle.transitions import Announcement
+from models.queue.names import Announcement
 
 _QUIET_SECONDS = 10.0  # an action is announced at most once in so long
 

@@ -11,13 +11,15 @@ from sqlalchemy import insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.key import Document, Key
-from enginefarm.wire.bodies import Disposition, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Disposition
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.lifecycle.transitions import Announcement, cancel_if_unwanted, lock, move
+from models.lifecycle.transitions import cancel_if_unwanted, lock, move
+from models.queue.names import Announcement
 
 IMPORTED = "imported"  # in the job of an action that was never planned here, and so cannot be run
 

@@ -17,10 +17,9 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, LogChunkRow
 from models.catalogue.states import IN_FLIGHT, ActionState, BuildRowState, Fenced, Outcome, leaving, sources
 from models.lifecycle.blobs import record_blobs
+from models.queue.names import Announcement
 
 _OTHERS_FIRST_SECONDS = 15.0  # longer would keep a build from the only worker that is free
-
-Announcement = tuple[str, str]  # (action key, queue): sent after the commit
 
 
 def move(

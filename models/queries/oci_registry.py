@@ -13,7 +13,7 @@ from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Engine
 from models.catalogue.rows import EngineRow, ManifestFileRow
 from models.catalogue.visibility import SERVED
-from models.queries.builds import get_engine
+from models.queries.engines import get_engine
 from models.queries.oci import Artifact, artifact, repository
 
 

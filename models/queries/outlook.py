@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from enginefarm.wire.explanation import Outlook
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow

@@ -15,7 +15,7 @@ from enginefarm.wire.bodies import Difference
 from enginefarm.wire.resolution import Resolution, Wanted
 from models.catalogue.rows import ActionRow, EngineRow
 from models.catalogue.visibility import SERVED
-from models.queries.builds import get_engine
+from models.queries.engines import get_engine
 from models.queries.similarity import of_model
 
 _LOOKED_AT = 1000  # engines of one model, the newest

@@ -13,7 +13,7 @@ from enginefarm.wire.explanation import NearEngine
 from models.catalogue.rows import ActionRow, EngineRow
 from models.catalogue.visibility import SERVED
 from models.lifecycle.submission import Request
-from models.queries.builds import find_engine
+from models.queries.engines import find_engine
 
 _LOOKED_AT = 200  # engines of one model, the newest
 _SECTIONS = ("precision", "parallelism", "limits", "options")

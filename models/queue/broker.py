@@ -12,8 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from enginefarm.contract.errors import BrokerUnavailable
-from models.lifecycle.transitions import Announcement
-from models.queue.names import TASK
+from models.queue.names import TASK, Announcement
 
 log = logging.getLogger(__name__)
 

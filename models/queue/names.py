@@ -10,7 +10,7 @@ from typing import Any
 import rfc8785
 
 from enginefarm.contract.platform import Platform
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 
 _CLASSES = tuple(1 << power for power in range(2, 14))  # GiB: 4 GiB to 8 TiB
 _LARGER = re.compile(r"\.over\d+$")
@@ -46,3 +46,6 @@ def larger_memory(queue: str, memory_gib: float) -> str | None:
 def with_larger_memory(queue: str, memory_gib: float) -> list[str]:
     """`queue`, and its queues for what was killed for memory on smaller workers than one with `memory_gib`."""
     return [queue, *(f"{queue}.over{size}" for size in _CLASSES if size < memory_gib)]
+
+
+Announcement = tuple[str, str]  # (action key, queue): sent after the commit

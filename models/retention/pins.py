@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from enginefarm.wire.bodies import EngineSummary
 from models.catalogue.rows import EngineRow
-from models.queries.builds import get_engine
+from models.queries.engines import get_engine
 
 
 def set_pin(session: Session, key: str, *, pinned: bool) -> EngineSummary:

@@ -13,7 +13,7 @@ import uvicorn
 
 from api.app import create_app
 from enginefarm.contract.manifest import Manifest
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.lifecycle.publication import publish_checkpoint, publish_engine

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Platform
-from enginefarm.node.detection import Fingerprint, Host
-from enginefarm.wire.bodies import Capability, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Capability
 from models.fleet.registration import register
 from tests.api.published import Published
 

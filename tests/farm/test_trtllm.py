@@ -15,10 +15,12 @@ from sqlalchemy import select
 from enginefarm.cli import main
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import InvalidSpec, NotFound, PlatformMismatch
-from enginefarm.node.detection import Host, detect
+from enginefarm.contract.host import Host
+from enginefarm.contract.stage import Stage
+from enginefarm.node.detection import detect
 from enginefarm.node.fit import require_fit
 from enginefarm.transfer import pull as fetch
-from enginefarm.wire.bodies import Build, Stage
+from enginefarm.wire.bodies import Build
 from models.catalogue.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_halves import make_tiny_t5

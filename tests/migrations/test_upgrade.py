@@ -15,7 +15,8 @@ from migrations.drift import drift
 from migrations.upgrade import config, upgrade, versions
 from models.catalogue.database import Database
 from models.lifecycle.leases import expire
-from models.queries.builds import get_build, get_engine, list_builds, list_engines
+from models.queries.builds import get_build, list_builds
+from models.queries.engines import get_engine, list_engines
 from models.settings import Settings
 from tests.migrations.populated import BUILD, ROWS, populate, reflected
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.platform import Platform
-from enginefarm.node.detection import Fingerprint, Host
-from enginefarm.wire.bodies import Capability, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
 from models.fleet.registration import register
 from models.lifecycle.leases import Claim, claim

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from enginefarm.contract.digest import Digest, of_bytes
 from enginefarm.contract.errors import BrokerUnavailable, NotFound, StoreUnavailable
-from models.lifecycle.transitions import Announcement
 from models.queue.broker import Announcer
+from models.queue.names import Announcement
 from models.store import Store
 
 

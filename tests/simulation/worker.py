@@ -14,9 +14,10 @@ from pathlib import Path
 
 from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, IntegrityError, NotFound, StoreUnavailable
+from enginefarm.contract.host import Fingerprint
 from enginefarm.contract.manifest import FileEntry, Manifest
-from enginefarm.node.detection import Fingerprint
-from enginefarm.wire.bodies import OUT_OF_MEMORY, Capability, Failure, Fault, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import OUT_OF_MEMORY, Capability, Failure, Fault
 from models.catalogue.states import Fenced
 from models.fleet.drain import quarantine_if_sick
 from models.fleet.registration import register

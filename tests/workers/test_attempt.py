@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from toolchains.toolchain import Report
 from workers.attempt import Attempt, Lines
 

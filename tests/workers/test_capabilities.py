@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Platform
-from enginefarm.node.detection import Fingerprint, Host
-from enginefarm.wire.bodies import Capability, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Capability
 from models.queue.names import convert_queue, converts_on_gpu
 from workers.capabilities import queues
 

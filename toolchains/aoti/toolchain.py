@@ -19,22 +19,13 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.serving import Launch, Serving
 from enginefarm.contract.spec import BuildSpec
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from enginefarm.node.detection import package_version
-from enginefarm.wire.bodies import Failure, Stage
+from enginefarm.wire.bodies import Failure
 from toolchains.aoti.failures import classify
 from toolchains.aoti.preflight import GPU_ONLY, preflight
-from toolchains.toolchain import (
-    Command,
-    Directories,
-    Exit,
-    Installed,
-    InvalidOutput,
-    Job,
-    Needs,
-    Release,
-    Report,
-    WarmFile,
-)
+from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Needs, Release, Report, WarmFile
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _PROGRESS = re.compile(r"^\[enginefarm\] progress (?P<fraction>[01](?:\.\d+)?) (?P<message>.+)$")

@@ -12,8 +12,10 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Failure, Stage
-from toolchains.toolchain import Command, Directories, Exit, Installed, Job, Needs, Release, Report, WarmFile
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from enginefarm.wire.bodies import Failure
+from toolchains.toolchain import Command, Directories, Exit, Installed, Needs, Release, Report, WarmFile
 from toolchains.trtllm import checks as rules
 from toolchains.trtllm.checks import feasibility, limits
 from toolchains.trtllm.checks import option_values as options

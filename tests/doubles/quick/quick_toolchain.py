@@ -16,19 +16,10 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Failure, Fault, Stage
-from toolchains.toolchain import (
-    Command,
-    Directories,
-    Exit,
-    Installed,
-    InvalidOutput,
-    Job,
-    Needs,
-    Release,
-    Report,
-    WarmFile,
-)
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from enginefarm.wire.bodies import Failure, Fault
+from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Needs, Release, Report, WarmFile
 
 _OPTIONS = {
     "seconds": "number",

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from enginefarm.cli import exits, main
 from enginefarm.contract.errors import StoreUnavailable
-from enginefarm.node.detection import Fingerprint, detect
+from enginefarm.contract.host import Fingerprint
+from enginefarm.node.detection import detect
 from enginefarm.wire.bodies import Build, EngineSummary, Submitted, Worker
 from tests.enginefarm.farm_double import H100, HERE, MODEL, NOW, FarmDouble, problem
 from tests.enginefarm.store_double import StoreDouble

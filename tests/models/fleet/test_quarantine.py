@@ -20,7 +20,8 @@ from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import renew
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.submission import submit_again
-from models.queries.builds import find_engine, get_build, get_engine, list_engines
+from models.queries.builds import get_build
+from models.queries.engines import find_engine, get_engine, list_engines
 from tests.models.making import built, converted, made
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 

@@ -14,8 +14,9 @@ from enginefarm.contract.key import build_document, convert_document, key_of
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
+from enginefarm.contract.stage import Stage
 from enginefarm.trust.provenance import Vouched
-from enginefarm.wire.bodies import BuildState, Disposition, Failure, Fault, Stage
+from enginefarm.wire.bodies import BuildState, Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, BlobRow, EngineRow, ImportRow
@@ -27,7 +28,8 @@ from models.lifecycle.leases import renew
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.submission import NewAction, Request, can_submit_again, cancel
 from models.lifecycle.transitions import fail
-from models.queries.builds import get_build, get_engine
+from models.queries.builds import get_build
+from models.queries.engines import get_engine
 from models.queries.estimates import usual_seconds
 from models.retention import blob_gc as garbage
 from models.retention import removal

@@ -20,7 +20,8 @@ from models.lifecycle.leases import claim, expire, fail_attempt, hand_back, rene
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import cancel
 from models.lifecycle.transitions import fail
-from models.queries.builds import get_build, get_engine
+from models.queries.builds import get_build
+from models.queries.engines import get_engine
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 
 LOST = Failure(cause="killed", fault=Fault.WORKER, detail="gone", retryable=True)

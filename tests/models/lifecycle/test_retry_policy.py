@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from enginefarm.contract.errors import NotFound
-from enginefarm.node.detection import Fingerprint, Host
-from enginefarm.wire.bodies import BuildState, Capability, Failure, Fault, Stage
+from enginefarm.contract.host import Fingerprint, Host
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import BuildState, Capability, Failure, Fault
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow

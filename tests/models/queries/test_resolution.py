@@ -9,7 +9,7 @@ import pytest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import key_of
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from enginefarm.wire.resolution import Resolution, Wanted
 from models.catalogue.database import Database
 from models.incidents.withdrawal import quarantine_engine

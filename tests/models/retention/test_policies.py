@@ -15,7 +15,8 @@ from models.catalogue.database import Database
 from models.catalogue.rows import CheckpointRow, EngineRow, ManifestRow, RemovalRow
 from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.publication import publish_engine
-from models.queries.builds import get_build, get_engine
+from models.queries.builds import get_build
+from models.queries.engines import get_engine
 from models.retention import removal
 from models.retention.pins import set_pin
 from models.retention.policies import checkpoints_to_go, engines_to_go, freed_by

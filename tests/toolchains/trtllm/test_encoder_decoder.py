@@ -11,7 +11,8 @@ import pytest
 
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.serving import Serving
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.doubles.installation import order
 from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
@@ -19,7 +20,7 @@ from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, T5, VERSIO
 from tests.toolchains.trtllm.commands.test_plan import CACHE, HERE, one_line, planned
 from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter, python_model
 from tests.toolchains.trtllm.test_end_to_end import TINY, Road, travelled
-from toolchains.toolchain import InvalidOutput, Job, Needs
+from toolchains.toolchain import InvalidOutput, Needs
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.releases.engine_part import closed, components
 from toolchains.trtllm.releases.release import find

@@ -14,12 +14,13 @@ import pytest
 
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import H100, LLAMA, VERSION, spec
-from toolchains.toolchain import PASSED_ON, Directories, Exit, InvalidOutput, Job
+from toolchains.toolchain import PASSED_ON, Directories, Exit, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 
 LIMITS = {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 32}

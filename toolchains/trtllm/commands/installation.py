@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from enginefarm.contract.errors import InvalidSpec
+from enginefarm.contract.stage import Stage
 from enginefarm.node.detection import detect
-from enginefarm.wire.bodies import Stage
 from toolchains.toolchain import Installed
 from toolchains.trtllm.releases import release as releases
 from toolchains.trtllm.releases.release import Descriptor

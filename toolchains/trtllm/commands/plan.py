@@ -10,9 +10,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from enginefarm.contract.spec import BuildSpec, Limits
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from toolchains.inputs import substituted
-from toolchains.toolchain import Command, Directories, Job
+from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, conversion_of
 from toolchains.trtllm.context.tokens import counts_output, unset_best, unset_most

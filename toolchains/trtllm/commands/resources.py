@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from enginefarm.contract.spec import Limits
-from enginefarm.wire.bodies import Stage
-from toolchains.toolchain import Job, Needs
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from toolchains.toolchain import Needs
 from toolchains.trtllm.context.conversion import conversion_of
 from toolchains.trtllm.releases.engine_part import encodes, relative_bias_elements
 from toolchains.trtllm.releases.precision_recipe import ready

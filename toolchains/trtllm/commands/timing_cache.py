@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from enginefarm.wire.bodies import Stage
-from toolchains.toolchain import Job, WarmFile
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from toolchains.toolchain import WarmFile
 from toolchains.trtllm.commands.plan import TIMING_CACHE
 from toolchains.trtllm.releases import release as releases
 

@@ -10,8 +10,8 @@ from itertools import product
 from pydantic import JsonValue
 
 from enginefarm.contract.spec import Parallelism, Precision
+from enginefarm.contract.work import Job
 from toolchains.inputs import CALIBRATION
-from toolchains.toolchain import Job
 from toolchains.trtllm.releases import draft_heads as drafts
 from toolchains.trtllm.releases import release as releases
 from toolchains.trtllm.releases.draft_heads import Drafting

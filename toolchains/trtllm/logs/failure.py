@@ -6,7 +6,8 @@ import re
 import signal
 from functools import cache, cached_property
 
-from enginefarm.wire.bodies import Failure, Fault, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
 from toolchains.trtllm.releases.option_table import DATA, Fact, Source
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from toolchains.toolchain import Report
 
 _LINE_LIMIT = 2000  # characters that are looked at; progress bars and messages are far shorter

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from enginefarm.contract.model_facts import ModelFacts
-from toolchains.toolchain import InvalidOutput, Job
+from enginefarm.contract.work import Job
+from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.conversion import conversion_of
 from toolchains.trtllm.output import safetensors_header as shard
 from toolchains.trtllm.output import settings_match as agreement

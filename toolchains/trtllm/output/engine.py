@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from toolchains.toolchain import InvalidOutput, Job
+from enginefarm.contract.work import Job
+from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context import adapters
 from toolchains.trtllm.context.build_context import Case
 from toolchains.trtllm.output import effective_settings as effective

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from enginefarm.wire.bodies import Stage
-from toolchains.toolchain import Directories, InvalidOutput, Job
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
+from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm.commands.carry_tokenizer import VOCABULARIES
 from toolchains.trtllm.commands.plan import stripped
 from toolchains.trtllm.output import checkpoint, engine

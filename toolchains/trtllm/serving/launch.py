@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from enginefarm.contract.serving import Image, Launch, Layout, Serving
 from enginefarm.contract.spec import BuildSpec
-from toolchains.toolchain import Job
+from enginefarm.contract.work import Job
 from toolchains.trtllm.releases.engine_part import encodes
 from toolchains.trtllm.releases.option_table import DATA, Fact, Source
 from toolchains.trtllm.serving import decoding as speculation

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from tests.doubles.installation import make_installation
 from tests.toolchains.trtllm.build_contexts import VERSION
 from toolchains.trtllm import TOOLCHAIN

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles.option_parser import build_parser, convert_parser, refit_parser
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, LLAMA, VERSION, each_program, facts, spec, specs
-from toolchains.toolchain import Directories, Job
+from toolchains.toolchain import Directories
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.releases import model_family as family

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from enginefarm.contract.model_facts import ModelFacts
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, facts, spec
-from toolchains.toolchain import Job, Needs
+from toolchains.toolchain import Needs
 from toolchains.trtllm import TOOLCHAIN
 
 GB = 10**9

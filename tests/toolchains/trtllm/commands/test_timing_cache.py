@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.toolchains.trtllm.build_contexts import FACTS, VERSION, platform, spec
-from toolchains.toolchain import Job, WarmFile
+from toolchains.toolchain import WarmFile
 from toolchains.trtllm import TOOLCHAIN
 
 

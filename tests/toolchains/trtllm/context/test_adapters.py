@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
 from tests.toolchains.trtllm.test_end_to_end import Road
-from toolchains.toolchain import Directories, InvalidOutput, Job
+from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.toolchain import TensorRTLLM

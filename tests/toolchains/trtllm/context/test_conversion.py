@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles.option_parser import convert_parser, quantize_parser
 from tests.toolchains.trtllm.build_contexts import H100, LLAMA, facts, spec
-from toolchains.toolchain import Directories, Job
+from toolchains.toolchain import Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import conversion
 from toolchains.trtllm.releases import model_family as family

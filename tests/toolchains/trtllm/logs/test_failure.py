@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from enginefarm.wire.bodies import Fault, Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.wire.bodies import Fault
 from tests.doubles.option_parser import DATA
 from toolchains.toolchain import Exit
 from toolchains.trtllm import TOOLCHAIN

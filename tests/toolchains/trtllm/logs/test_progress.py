@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
 from toolchains.trtllm import TOOLCHAIN
 
 STAMP = "[10/12/2024-15:46:23]"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from enginefarm.contract.model_facts import ModelFacts
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, facts, spec
 from tests.toolchains.trtllm.test_end_to_end import Road
-from toolchains.toolchain import Directories, InvalidOutput, Job
+from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.releases.draft_heads import by_mode

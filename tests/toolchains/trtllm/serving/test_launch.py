@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from enginefarm.contract.serving import Layout
-from enginefarm.wire.bodies import Stage
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
-from toolchains.toolchain import Job
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.serving.launch import images
 

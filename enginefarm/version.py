@@ -1,0 +1,3 @@
+"""The version of Enginefarm."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,85 @@
+"""Engines as REST bodies: lookups and the listing. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from enginefarm.contract.errors import Gone, NotFound
+from enginefarm.wire.bodies import (
+    Engine,
+    EnginePage,
+    EngineSummary,
+    PhysicalFile,
+)
+from models.catalogue.pagination import from_cursor, to_cursor
+from models.catalogue.rows import ActionRow, EngineRow, ManifestRow
+from models.catalogue.visibility import SERVED
+from models.lifecycle.publication import read_manifest
+from models.queries.removals import why_removed
+
+MAX_PAGE = 200
+
+
+def find_engine(session: Session, key: str) -> EngineSummary | None:
+    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
+    return EngineSummary(**found._mapping) if found else None
+
+
+def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
+    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys))) if keys else ()
+    return {row.key: EngineSummary(**row._mapping) for row in found}
+
+
+def get_engine(session: Session, key: str) -> Engine:
+    """An engine with its manifest.
+
+    Raises:
+        NotFound
+        Gone: it was taken out, or removed.
+    """
+    found = session.execute(_SUMMARIES.where(EngineRow.key == key)).one_or_none()
+    row = session.get(EngineRow, key)
+    if row is None and (why := why_removed(session, key)):
+        raise Gone(f"engine {key[:12]} was removed: {why}; submit its spec again to build it anew")
+    if row is None or found is None:
+        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
+    if row.quarantined_at is not None:
+        raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
+    facts, action = row.provenance.get("facts", {}), session.get_one(ActionRow, key)
+    convert = session.get(ActionRow, action.depends_on) if action.depends_on else None
+    return Engine(
+        **found._mapping,
+        spec=row.spec,
+        document=action.document,
+        checkpoint_document=convert.document if convert is not None else {},
+        bound_to=row.bound_to,
+        driver_binding=row.driver_binding,
+        provenance=row.provenance,
+        effective=facts.get("effective", {}),
+        differences=facts.get("differences", []),
+        contents=[
+            PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}")
+            for entry in read_manifest(session, row.manifest).files
+        ],
+    )
+
+
+def list_engines(session: Session, *, limit: int, cursor: str | None, model: str | None = None) -> EnginePage:
+    """Newest first."""
+    query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
+    if model is not None:
+        query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
+    offset = from_cursor(cursor) if cursor is not None else 0
+    rows = session.execute(query.offset(offset)).all()
+    items = [EngineSummary(**row._mapping) for row in rows[:limit]]
+    return EnginePage(items=items, next_cursor=to_cursor(offset + limit) if len(rows) > limit else None)
+
+
+# The columns of a summary and no more: an engine's spec and provenance are large, and most readers want neither.
+_SUMMARIES = select(
+    EngineRow.key, EngineRow.model, EngineRow.toolchain, EngineRow.version, EngineRow.platform, EngineRow.manifest,
+    ManifestRow.size, ManifestRow.files, EngineRow.created_at, EngineRow.pinned,
+).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)  # fmt: skip
