@@ -14,10 +14,11 @@ from enginefarm.contract.digest import Digest, read_chunks
 from enginefarm.contract.errors import Conflict, FarmError, NotFound
 from enginefarm.transfer.file_lock import claimed
 from enginefarm.transfer.node_cache import Cache
-from enginefarm.transfer.pull import Activity, OnProgress, Progress, Transfer, manifest_of, pull
+from enginefarm.transfer.pull import Activity, OnProgress, Progress, Transfer, pull
 from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.trust.provenance import vouched_for
 from enginefarm.wire.bodies import Engine
+from enginefarm.wire.engine_manifest import manifest_of
 from enginefarm.wire.engine_record import EngineRecord
 
 _NO_LIMIT = 1 << 62  # bytes

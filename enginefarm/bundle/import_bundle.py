@@ -38,7 +38,7 @@ def import_bundle(
         there = _there(farm, record)
         if there is None:
             sending.send(record)
-        yield there or farm.import_engine(record, trusted)
+        yield there or farm.import_engine(record, trusted.pems)
 
 
 def _there(farm: Farm, record: EngineRecord) -> Arrived | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
@@ -18,7 +18,6 @@ from enginefarm.client.log_stream import log_lines
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.wire.bodies import (
     Build,
     BuildPage,
@@ -238,9 +237,16 @@ class Farm:
         path = f"/v1/blobs/{segment(digest)}"
         self._connection.request("PUT", path, content=chunks, headers=headers, waits=_STORE_SECONDS)
 
-    def import_engine(self, record: EngineRecord, trusted: TrustedKeys) -> Arrived:
-        """Take in an engine of another farm that one of these keys signed; its blobs were sent before."""
-        body = Arrival(engine=record, trusted_keys=trusted.pems).model_dump(mode="json")
+    def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str]) -> Arrived:
+        """Import an engine of another farm. Send its blobs first, with `put_blob`.
+
+        `trusted_keys` are Ed25519 public keys in PEM, 1 to 16; one of them must have signed `record.attestation`.
+
+        Raises:
+            InvalidRequest: no trusted key signed the engine, or the record is not what was signed.
+            Conflict: the store lacks a blob of it, or the signing key was recalled.
+        """
+        body = Arrival(engine=record, trusted_keys=list(trusted_keys)).model_dump(mode="json")
         return self._connection.parse(Arrived, self._connection.request("POST", "/v1/engines:import", json=body))
 
     def toolchains(self) -> list[Toolchain]:

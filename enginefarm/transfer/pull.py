@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import rfc8785
-from pydantic import ValidationError
-
 from enginefarm.client.farm import Farm
-from enginefarm.contract.errors import CallerError, Conflict, IntegrityError
+from enginefarm.contract.errors import CallerError, Conflict
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.node.detection import detect
 from enginefarm.node.fit import require_fit
@@ -27,6 +24,7 @@ from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.partial_file import Journal, PartialFile
 from enginefarm.transfer.rate_limit import RateLimit
 from enginefarm.wire.bodies import Engine
+from enginefarm.wire.engine_manifest import manifest_of
 
 
 class Activity(StrEnum):
@@ -96,22 +94,6 @@ def pull(
             _settle(staging, destination)
     meter.now(Activity.DONE)
     return destination
-
-
-def manifest_of(engine: Engine) -> Manifest:
-    """The manifest of what the farm says that `engine` contains; IntegrityError unless its digest agrees."""
-    try:
-        manifest = Manifest.of(FileEntry(path=f.path, digest=f.digest, size=f.size) for f in engine.contents)
-        actual = manifest.digest
-    except ValidationError as error:
-        raise IntegrityError(f"engine {engine.key}: its files make no manifest: {error.errors()[0]['msg']}") from None
-    except rfc8785.IntegerDomainError as error:
-        raise IntegrityError(f"engine {engine.key}: its files make no manifest: {error}") from None
-    if actual != engine.manifest:
-        raise IntegrityError(
-            f"engine {engine.key}: the farm says its manifest is {engine.manifest}, its files make {actual}"
-        )
-    return manifest
 
 
 class _Meter:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from enginefarm.client.farm import Farm
-from enginefarm.transfer.pull import manifest_of
 from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.wire.bodies import Engine
+from enginefarm.wire.engine_manifest import manifest_of
 
 
 def keys_named(environment: Mapping[str, str]) -> tuple[Path, ...]:

@@ -141,10 +141,10 @@ def test_a_bundle_is_served_there_as_here(
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from enginefarm.attestation import TrustedKeys
-from enginefarm.bundle import Bundle
-from enginefarm.client import Farm
-from enginefarm.importing import import_bundle
+from enginefarm.bundle.archive import Bundle
+from enginefarm.bundle.import_bundle import import_bundle
+from enginefarm.client.farm import Farm
+from enginefarm.trust.attestation import TrustedKeys
 
 def die(progress):
     if progress.done > 8 << 20:
@@ -239,7 +239,7 @@ def test_a_stranger_is_not_trusted_and_nothing_is_sent(here: Site, bundle: Path,
     assert here.blobs() == set()
     record = next(iter(records(bundle).values()))
     with pytest.raises(InvalidRequest, match="no good signature by a trusted key"):
-        here.farm.import_engine(record, stranger)
+        here.farm.import_engine(record, stranger.pems)
 
 
 def test_wrong_bytes_in_a_bundle_are_not_taken(there: Site, here: Site, bundle: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_statement_of_another_form_is_refused(
 ) -> None:
     record = forged(there, next(iter(records(bundle).values())), **changes)
     with pytest.raises((InvalidRequest, IntegrityError), match=says):
-        here.farm.import_engine(record, trusted(there))
+        here.farm.import_engine(record, trusted(there).pems)
     assert list(here.farm.engines()) == []
 
 
@@ -304,9 +304,9 @@ def test_what_is_not_what_was_signed_is_refused(there: Site, here: Site, bundle:
     }
     for says, update in changed.items():
         with pytest.raises(InvalidRequest, match=says):
-            here.farm.import_engine(one.model_copy(update=update), trusted(there))
+            here.farm.import_engine(one.model_copy(update=update), trusted(there).pems)
     with pytest.raises(Conflict, match=r"is not in the store any more; send its blobs again"):
-        here.farm.import_engine(one, trusted(there))
+        here.farm.import_engine(one, trusted(there).pems)
     assert list(here.farm.engines()) == []
     here.require_promises()
 
