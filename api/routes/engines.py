@@ -17,7 +17,7 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.queries.engines import MAX_PAGE, get_engine, list_engines
 from models.queries.resolution import resolve
 from models.retention.pins import set_pin
@@ -44,7 +44,7 @@ def engines(
 
 
 @router.post("/v1/engines:resolve")
-def resolve_engine(wanted: Wanted, control: Control, _: Reader) -> Resolution:
+def resolve_engine(wanted: EngineRequirements, control: Control, _: Reader) -> Resolution:
     """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them.
 
     One with adapters or draft heads only if its options are asked for.

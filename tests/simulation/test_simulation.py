@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest
-from enginefarm.wire.retention import CleanUp
+from enginefarm.wire.retention import CleanUpRequest
 from models.catalogue.rows import BlobRow
 from models.lifecycle import publication
 from models.retention import blob_gc as garbage
@@ -102,7 +102,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     worker.hear(schedule.parts.broker.messages[0][0])
     while worker.step() != "uploaded its log":
         pass
-    cleaning = in_steps(schedule.control, CleanUp())
+    cleaning = in_steps(schedule.control, CleanUpRequest())
     for _ in range(_UNTIL_CONDEMNED):
         next(cleaning)
     assert worker.step() == "committed"

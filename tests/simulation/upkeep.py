@@ -17,7 +17,7 @@ from api.engines.pulls import note_pull
 from api.engines.uploads import missing
 from api.upkeep.garbage_collection import clean_up
 from enginefarm.wire.recall import Recall
-from enginefarm.wire.retention import CleanUp, Policy
+from enginefarm.wire.retention import CleanUpRequest, Policy
 from models.catalogue.database import Database
 from models.catalogue.rows import EngineRow
 from models.catalogue.visibility import SERVED
@@ -68,7 +68,7 @@ class Upkeep:
 
     def clean_up(self) -> str | None:
         policies = self.parts.random.choice(_POLICIES)
-        return self._begin(in_steps(self.control, CleanUp(policies=policies)))
+        return self._begin(in_steps(self.control, CleanUpRequest(policies=policies)))
 
     def repair(self) -> str | None:
         return self._begin(self._repair())
@@ -160,7 +160,7 @@ class Upkeep:
         return self.parts.random.choice(engines) if engines else None
 
 
-def in_steps(control: Any, wanted: CleanUp) -> Iterator[str]:
+def in_steps(control: Any, wanted: CleanUpRequest) -> Iterator[str]:
     """The farm's own clean-up, which stops before each of its transactions."""
     stopping = type(control)(**{**vars(control), "database": _Stopping(control.database)})
     running = greenlet(clean_up)

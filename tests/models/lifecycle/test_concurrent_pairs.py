@@ -21,7 +21,7 @@ from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import Manifest
 from enginefarm.wire.bodies import Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
-from enginefarm.wire.retention import Going
+from enginefarm.wire.retention import RemovalCandidate
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, Row
@@ -53,12 +53,12 @@ class Scene:
         return self.held
 
     @property
-    def doomed(self) -> tuple[Going, Going]:
+    def doomed(self) -> tuple[RemovalCandidate, RemovalCandidate]:
         """Checkpoint and engine."""
         about = {"size": 1, "reason": "old"}
         return (
-            Going.model_validate({"kind": "checkpoint", "key": self.wanted.convert.key, **about}),
-            Going.model_validate({"kind": "engine", "key": self.wanted.build.key, **about}),
+            RemovalCandidate.model_validate({"kind": "checkpoint", "key": self.wanted.convert.key, **about}),
+            RemovalCandidate.model_validate({"kind": "engine", "key": self.wanted.build.key, **about}),
         )
 
     def contents(self, stage: str) -> Manifest:

@@ -10,7 +10,7 @@ from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import key_of
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.catalogue.database import Database
 from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.publication import publish_checkpoint, publish_engine
@@ -56,7 +56,7 @@ def publish(
 
 def ask(database: Database, **parts: Any) -> Resolution:
     with database.read() as session:
-        return resolve(session, Wanted.parse({"model": MODEL, "platform": NODE} | parts))
+        return resolve(session, EngineRequirements.parse({"model": MODEL, "platform": NODE} | parts))
 
 
 def limits(batch: int, start: int = 128, out: int = 128, **more: int) -> dict[str, int]:
