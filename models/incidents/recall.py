@@ -11,8 +11,8 @@ from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRo
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
 from models.fleet.drain import ids_of, quarantine
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.transitions import end_attempt, requeue
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.queue.names import Announcement
 
 

@@ -20,10 +20,10 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BlobRow, CheckpointRow, EngineRow, ManifestFileRow
 from models.catalogue.states import ActionState, Fenced, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import Claim, fail_attempt
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.transitions import end_attempt, lock
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.queue.names import Announcement
 from models.store import Store
 

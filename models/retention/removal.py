@@ -16,8 +16,8 @@ from enginefarm.wire.retention import RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow, RemovalRow
 from models.catalogue.states import IN_FLIGHT
-from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.transitions import lock
+from models.lifecycle.withdrawal import quarantine_engine
 
 _PULLED_SINCE = EngineRow.pulled_at >= EngineRow.doomed_at
 

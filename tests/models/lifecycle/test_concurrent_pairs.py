@@ -28,11 +28,11 @@ from models.catalogue.rows import ActionRow, Row
 from models.catalogue.states import Fenced
 from models.incidents.recall import recall
 from models.incidents.repair import damaged_start, take_out
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import Claim, claim, expire, fail_attempt, hand_back, renew
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.recovery import release_stragglers, take_unannounced
 from models.lifecycle.submission import Request, cancel, submit
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.retention import removal
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 from tests.promises import broken

@@ -13,8 +13,8 @@ from enginefarm.wire.retention import Policy, RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import CheckpointRow, EngineRow, ManifestRow, RemovalRow
-from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.publication import publish_engine
+from models.lifecycle.withdrawal import quarantine_engine
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.retention import removal
