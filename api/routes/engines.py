@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
-from api.control import Control
+from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
 from api.planning.inputs import with_none_unasked
 from enginefarm.contract.digest import Digest
@@ -57,15 +57,20 @@ def resolve_engine(wanted: EngineRequirements, control: Control, _: Reader) -> R
 @router.put("/v1/engines/{key}/pin")
 def pin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Keep this engine, whatever clears the catalogue up."""
-    with control.database.write() as session:
-        return set_pin(session, key, pinned=True)
+    return _set_pin(control, key, pinned=True)
 
 
 @router.delete("/v1/engines/{key}/pin")
 def unpin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Let this engine go when its time has come."""
+    return _set_pin(control, key, pinned=False)
+
+
+def _set_pin(control: ControlPlane, key: str, *, pinned: bool) -> EngineSummary:
     with control.database.write() as session:
-        return set_pin(session, key, pinned=False)
+        set_pin(session, key, pinned=pinned)
+        engine = get_engine(session, key)  # raises, and so undoes the pin, if the engine is not served
+    return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
 
 @router.get("/v1/engines/{key}")

@@ -28,6 +28,7 @@ from models.lifecycle.blobs import mended, require_stored
 from models.lifecycle.imports import publish_import
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.submission import Request
+from models.queries.engines import get_engine
 from models.retention.pins import set_pin
 from tests.models.arriving import arriving
 from tests.simulation.invariants import Invariants
@@ -140,6 +141,7 @@ class Upkeep:
         self.invariants.pinned.discard(engine.key)
         with self.parts.database.write() as session:
             set_pin(session, engine.key, pinned=pinned)
+            get_engine(session, engine.key)  # as the route does: it raises if the engine is not served
         if pinned:
             self.invariants.pinned.add(engine.key)
         return f"{engine.key[:6]} {'pinned' if pinned else 'unpinned'}"
