@@ -281,7 +281,7 @@ class Schedule:
 
     def part_away(self) -> str:
         """The broker or the store goes, or comes back."""
-        part = self.parts.random.choice([self.parts.broker, self.parts.store])
+        part: Any = self.parts.random.choice([self.parts.broker, self.parts.store])
         part.away = not part.away
         return f"{type(part).__name__} {'away' if part.away else 'back'}"
 
