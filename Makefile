@@ -13,7 +13,7 @@ export SEEDS ?= 20000
 export TRANSFERS ?= 1000
 export MINUTES ?= 20
 
-.PHONY: help demo up test simulate faults chaos planted check format bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos planted check format docs bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## the documentation as a site in build/docs, from the network nothing (about 15 seconds)
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
 
 bench: $(VENV)/.dev ## the farm beside bare FastAPI and bare Celery, measured in one run (about 3 minutes)
 	$(BIN)/python -m benchmarks

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.control import Control
 from enginefarm.contract.errors import EnginefarmError
-from enginefarm.wire.bodies import Dependency, Readiness
+from enginefarm.wire.bodies import Part, Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -28,9 +28,9 @@ def readyz(control: Control, response: Response) -> Readiness:
     return Readiness(ok=ok, parts=parts)
 
 
-def _part(ping: Callable[[], None]) -> Dependency:
+def _part(ping: Callable[[], None]) -> Part:
     try:
         ping()
     except EnginefarmError as error:
-        return Dependency(ok=False, detail=error.detail)
-    return Dependency(ok=True)
+        return Part(ok=False, detail=error.detail)
+    return Part(ok=True)

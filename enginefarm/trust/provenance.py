@@ -75,7 +75,7 @@ class _Predicate(_Part):
 
 
 @dataclass(frozen=True)
-class VerifiedRecord:
+class Vouched:
     """What a trusted key vouches for: all of it was signed, or hashes to what was."""
 
     record: EngineRecord
@@ -98,7 +98,7 @@ class VerifiedRecord:
         return "exact" if driver is not None and driver == self.platform.driver else "branch"
 
 
-def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
+def vouched_for(record: EngineRecord, trusted: TrustedKeys) -> Vouched:
     """
     Raises:
         IntegrityError: no trusted key signed it, or it is not what was signed.
@@ -114,7 +114,7 @@ def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
     _require_hash(record.key, "checkpoint_document", record.checkpoint_document, known.document.convert)
     if (version := record.checkpoint_document.get("document")) != CONVERT:
         raise InvalidRequest(_unknown(record.key, "checkpoint_document.document", version, f"expected {CONVERT!r}"))
-    return VerifiedRecord(
+    return Vouched(
         record=record,
         signer=verified.signer,
         document=document,

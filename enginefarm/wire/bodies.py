@@ -242,7 +242,7 @@ class ToolchainList(Body):
     items: list[Toolchain]
 
 
-class Dependency(Body):
+class Part(Body):
     """One thing the control plane depends on."""
 
     ok: bool
@@ -251,7 +251,7 @@ class Dependency(Body):
 
 class Readiness(Body):
     ok: bool
-    parts: dict[str, Dependency]
+    parts: dict[str, Part]
 
 
 class ProblemDocument(Body):

@@ -28,7 +28,7 @@ class EngineRecord(BaseModel):
         return {entry.digest: entry.size for entry in self.manifest.files}
 
 
-class ImportRequest(BaseModel):
+class Arrival(BaseModel):
     """An engine to take into the catalogue. Its bytes are in the store already."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class ImportRequest(BaseModel):
     )
 
 
-class ImportResult(Body):
+class Arrived(Body):
     """What became of it."""
 
     outcome: Literal["imported", "there", "kept"] = Field(

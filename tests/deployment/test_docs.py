@@ -1,4 +1,4 @@
-"""What the documents say is so: links, settings, states, commands, versions."""
+"""The documents agree with the code: links, settings, states, import rules, commands, versions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic.fields import FieldInfo
 
+from docs.generators import import_rules, pictures
 from enginefarm import __version__
 from enginefarm.cli import main as command_line
 from enginefarm.contract.spec import BuildSpec
@@ -19,7 +20,10 @@ from models.settings import PREFIX, Settings
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"
 OPERATIONS = CHECKOUT / "docs" / "operations.md"
-DOCUMENTS = [README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(README, CHECKOUT / "CHANGELOG.md", CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "tests" / "README.md"),
+    *sorted((CHECKOUT / "docs").rglob("*.md")),
+]
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 
@@ -84,8 +88,9 @@ def test_commands_of_the_command_line_exist(document: Path) -> None:
 
 def _invocations(document: Path) -> Iterator[tuple[str, list[str]]]:
     text = document.read_text().replace("\\\n", " ")
-    for line in re.findall(r"(?:bin/|`)enginefarm ([^`\n]+)", text):
-        yield line.split()[0], [word for word in line.split() if word.startswith("--")]
+    for line in re.findall(r"(?:bin/|`|^    |^\$ |^)enginefarm ([a-z][^`\n]+)", text, re.MULTILINE):
+        words = line.split("#")[0].split()
+        yield words[0], [word for word in words if word.startswith("--")]
 
 
 def test_settings_page_is_the_settings() -> None:
@@ -110,16 +115,20 @@ def _default(field: FieldInfo) -> str:
     return f"`{field.default}`"
 
 
-def test_picture_of_the_states_is_the_table_of_moves() -> None:
-    page = (CHECKOUT / "docs" / "architecture.md").read_text()
-    (picture,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.+?)```", page, re.DOTALL)
-    drawn = re.findall(r"^ +(\S+) --> (\w+)", picture, re.MULTILINE)
-    moves = {(str(source), str(to)) for to, sources in MOVES.items() for source in sources}
-    assert {move for move in drawn if move[0] != "[*]"} == moves
-    assert len(drawn) == len(set(drawn))
-    begins = {to for source, to in drawn if source == "[*]"}
-    assert begins == {"waiting", "queued"}
+@pytest.mark.parametrize("name", sorted(pictures.PICTURES))
+def test_a_picture_is_what_the_generator_draws(name: str) -> None:
+    """`python -m docs.generators.pictures` draws them all again."""
+    assert (pictures.FOLDER / f"{name}.svg").read_text() == pictures.PICTURES[name]()
+
+
+def test_the_picture_of_the_states_has_every_allowed_move() -> None:
+    assert pictures.drawn_moves() == {(source, target) for target, sources in MOVES.items() for source in sources}
     assert set(ActionState) == IN_FLIGHT | CLOSED
+
+
+def test_the_import_rules_are_those_of_the_linter() -> None:
+    """`python -m docs.generators.import_rules` writes them into the page again."""
+    assert import_rules.block(import_rules.PAGE.read_text()) == import_rules.import_rules()
 
 
 @pytest.mark.parametrize("cell", re.findall(r"^\| `(.+?)` \| (?:API|worker)", OPERATIONS.read_text(), re.MULTILINE))
@@ -146,10 +155,13 @@ def test_changelog_has_this_version() -> None:
     assert f"## [{__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text()
 
 
-def test_every_decision_is_listed_and_complete() -> None:
-    listed = re.findall(r"\(adr/(\S+\.md)\)", (CHECKOUT / "docs" / "architecture.md").read_text())
-    there = sorted(path.name for path in (CHECKOUT / "docs" / "adr").glob("*.md"))
-    assert listed == there
-    for name in there:
-        headings = re.findall(r"^## (.+)$", (CHECKOUT / "docs" / "adr" / name).read_text(), re.MULTILINE)
-        assert headings == ["Context", "Options", "Decision", "Consequences"], name
+@pytest.mark.parametrize("decision", sorted((CHECKOUT / "docs" / "adr").glob("0*.md")), ids=lambda path: path.stem)
+def test_a_decision_gives_context_options_decision_and_consequences(decision: Path) -> None:
+    text = decision.read_text()
+    assert text.startswith(f"# {decision.name[:4]}: ")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Options", "Decision", "Consequences"]
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    numbers = sorted(int(path.name[:4]) for path in (CHECKOUT / "docs" / "adr").glob("0*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))

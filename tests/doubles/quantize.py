@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -48,4 +49,4 @@ def _calibrates(options: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

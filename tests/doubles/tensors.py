@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ def read(path: Path) -> dict[str, Array]:
 
 
 def write(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    data = bytearray()
+    header, data = {"__metadata__": {"format": "pt"}}, bytearray()
     for name, tensor in tensors.items():
         start, code = len(data), CODES[dtype]
         data += _encoded(tensor, code)
@@ -35,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def _decoded(tensor: Mapping[str, Any], data: bytes) -> Array:
+def _decoded(tensor: Mapping[str, object], data: bytes) -> Array:
     match tensor["dtype"]:
         case "BF16":
             flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -45,8 +43,7 @@ def _decoded(tensor: Mapping[str, Any], data: bytes) -> Array:
             flat = np.frombuffer(data, np.float32)
         case other:
             raise ValueError(f"no double reads {other}")
-    array: Array = flat.reshape(tensor["shape"])
-    return array
+    return flat.reshape(tensor["shape"])
 
 
 def _encoded(tensor: Array, code: str) -> bytes:

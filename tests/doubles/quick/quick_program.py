@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-stage, source_argument, output_argument, seconds, behave, size = sys.argv[1:]
-source = Path(source_argument)
-output = Path(output_argument)
+stage, source, output, seconds, behave, size = sys.argv[1:]
+source, output = Path(source), Path(output)
 
 print(f"{stage} begins at {time.time():.6f} in {os.getpid()}", flush=True)
 end = time.monotonic() + float(seconds)

@@ -143,7 +143,7 @@ def test_every_release_has_a_schema_whose_defaults_are_valid(release: Descriptor
 
 def test_hints_lead_to_options_that_exist() -> None:
     known = set(find(VERSION).options(LLAMA))
-    targets = {hint.instead for hint in former().values()} | {hint.instead for hint in reserved().values()}
+    targets = {hint.instead for hint in (*former().values(), *reserved().values())}
     assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
 
 

@@ -16,7 +16,7 @@ from .eager import CacheShape
 from .limits import Limits
 
 
-class _Slots(StaticLayer):  # type: ignore[misc]  # mypy does not follow transformers
+class _Slots(StaticLayer):  # type: ignore[no-untyped-call]  # it calls its own hook, which has no types
     """One layer's cache, written at the given rows and slots."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> None:

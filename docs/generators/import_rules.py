@@ -1,0 +1,65 @@
+"""Write the linter's import rules into docs/architecture.md: `python -m docs.generators.import_rules`.
+
+The rules are `[tool.importlinter]` of pyproject.toml, which `make check` enforces. A test compares the page with them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docs.generators.markdown import table
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGE = CHECKOUT / "docs" / "architecture.md"
+BEGIN = "<!-- import rules: written by `python -m docs.generators.import_rules` -->"
+END = "<!-- end of the import rules -->"
+
+
+def import_rules() -> str:
+    """Markdown: a table for each contract about layers, then one of what is forbidden."""
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    sections = []
+    for contract in contracts:
+        if contract["type"] == "layers":
+            sections += [f"**{contract['name']}**", table(("package", "may import"), _layer_rows(contract))]
+    forbidden = [contract for contract in contracts if contract["type"] == "forbidden"]
+    sections.append("**Forbidden, also through other modules**")
+    sections.append(table(("rule", "these", "must not import"), map(_forbidden_row, forbidden)))
+    return "\n\n".join(sections)
+
+
+def _layer_rows(contract: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A row for each layer, top first. Packages of one layer, joined by `|`, do not import each other."""
+    containers = contract.get("containers", [""])
+    layers = [[name.strip(" ()") for name in layer.split("|")] for layer in contract["layers"]]
+    for container in containers:
+        prefix = f"{container}." if container else ""
+        for number, layer in enumerate(layers):
+            lower = [name for below in layers[number + 1 :] for name in below]
+            yield _code(layer, prefix), _code(lower, prefix) or "none of these"
+
+
+def _forbidden_row(contract: dict[str, Any]) -> tuple[str, str, str]:
+    return contract["name"], _code(contract["source_modules"]), _code(contract["forbidden_modules"])
+
+
+def _code(names: list[str], prefix: str = "") -> str:
+    return ", ".join(f"`{prefix}{name}`" for name in names)
+
+
+def block(page: str) -> str:
+    """The part of the page between the two comments."""
+    return page.split(BEGIN)[1].split(END)[0].strip()
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    PAGE.write_text(page.replace(block(page), import_rules()))
+
+
+if __name__ == "__main__":
+    main()

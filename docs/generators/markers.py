@@ -1,0 +1,29 @@
+"""Replace `<!-- generated: NAME -->` in a page by what the generator of that name writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from docs.generators.command_line_reference import command_line_reference
+from docs.generators.error_reference import error_reference
+from docs.generators.rest_reference import rest_reference
+from docs.generators.spec_reference import spec_reference
+
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+
+GENERATORS: Mapping[str, Callable[[], str]] = {
+    "command-line": command_line_reference,
+    "errors": error_reference,
+    "rest": rest_reference,
+    "spec": spec_reference,
+}
+
+
+def fill_in_markers(page: str) -> str:
+    """The page's Markdown with every marker replaced.
+
+    Raises:
+        KeyError: no generator has the name that a marker gives.
+    """
+    return MARKER.sub(lambda marker: GENERATORS[marker.group(1)](), page)

@@ -1,0 +1,159 @@
+"""Reading `config.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from enginefarm.contract.errors import ModelUnavailable
+from enginefarm.contract.model_facts import ModelFacts
+from models.sources.facts import read_facts
+from tests.models.sources.models import CONFIG
+
+
+def facts(**config: Any) -> ModelFacts:
+    return read_facts("hf:org/tiny", json.dumps({**CONFIG, **config}).encode(), [10, 20], ["model.safetensors"])
+
+
+def test_a_dense_llama() -> None:
+    assert facts() == ModelFacts(
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        dtype="bfloat16",
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=96,
+        intermediate_size=128,
+        max_position_embeddings=256,
+        weight_bytes=30,
+        has_safetensors=True,
+        has_pickle=False,
+        has_tokenizer=False,
+        remote_code=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("torch.float16", "float16"),
+        ("half", "float16"),
+        ("bf16", "bfloat16"),
+        ("float8_e4m3fn", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_dtype_is_folded(written: Any, read: str | None) -> None:
+    assert facts(torch_dtype=written).dtype == read
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "decoder"),
+    [
+        ({"num_layers": 8, "num_heads": 6, "d_ff": 1024}, (8, 6, 1024), (8, 6, 1024)),  # as T5 writes it
+        ({"num_layers": 8, "num_decoder_layers": 4, "num_heads": 6, "d_ff": 1024}, (8, 6, 1024), (4, 6, 1024)),
+        (
+            {
+                "encoder_layers": 12, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
+                "decoder_layers": 6, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048,
+            },
+            (12, 16, 4096), (6, 8, 2048),
+        ),  # as BART writes it
+    ],
+)  # fmt: skip
+def test_both_halves_of_an_encoder_decoder(
+    config: dict[str, Any], encoder: tuple[int, ...], decoder: tuple[int, ...]
+) -> None:
+    """And the decoder's numbers are those of the model."""
+    read = facts(is_encoder_decoder=True, **config)
+    for stack, numbers in ((read.encoder, encoder), (read.decoder, decoder), (read, decoder)):
+        assert stack is not None
+        assert (stack.num_hidden_layers, stack.num_attention_heads, stack.intermediate_size) == numbers
+    assert (facts(**config).encoder, facts(**config).decoder) == (None, None), "only such a model has halves"
+    assert facts(**config).num_hidden_layers == 2
+
+
+def test_the_new_name_of_dtype_wins() -> None:
+    assert facts(dtype="float32").dtype == "float32"
+
+
+def test_a_config_with_parts_of_its_own() -> None:
+    """As DBRX and MPT write it."""
+    written = {
+        "architectures": ["DbrxForCausalLM"], "d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768,
+        "attn_config": {"kv_n_heads": 8}, "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16},
+    }  # fmt: skip
+    read = read_facts("hf:org/dbrx", json.dumps(written).encode(), [10], ["model.safetensors"])
+    assert (read.hidden_size, read.num_hidden_layers, read.num_attention_heads) == (6144, 40, 48)
+    assert (read.num_key_value_heads, read.intermediate_size, read.num_experts) == (8, 10752, 16)
+    assert read.max_position_embeddings == 32768
+
+
+def test_without_grouped_heads_every_head_has_its_own_keys() -> None:
+    assert facts(num_key_value_heads=None).num_key_value_heads == 4
+
+
+@pytest.mark.parametrize("name", ["num_local_experts", "num_experts", "n_routed_experts"])
+def test_experts(name: str) -> None:
+    assert facts(**{name: 8}).num_experts == 8
+
+
+def test_old_names() -> None:
+    old = {"architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_layer": 12, "n_head": 6, "n_positions": 1024}
+    read = read_facts("x", json.dumps(old).encode(), [], [])
+    assert (read.hidden_size, read.num_hidden_layers, read.num_key_value_heads) == (768, 12, 6)
+    assert read.max_position_embeddings == 1024
+    assert read.intermediate_size is None
+
+
+def test_the_text_part_of_a_model_with_several_parts() -> None:
+    parts = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {"hidden_size": 2560, "dtype": "bfloat16", "model_type": "gemma3_text"},
+        "vision_config": {"hidden_size": 1152},
+    }
+    read = read_facts("x", json.dumps(parts).encode(), [], [])
+    assert (read.hidden_size, read.dtype, read.model_type) == (2560, "bfloat16", "gemma3")
+
+
+def test_rope_and_quantization() -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0}
+    assert facts(rope_scaling=scaling).rope_scaling == scaling
+    assert facts(rope_parameters=scaling).rope_scaling == scaling
+    assert facts(rope_parameters={"rope_type": "default", "rope_theta": 1e4}).rope_scaling is None
+    assert facts(quantization_config={"quant_method": "fp8"}).quantization_config == {"quant_method": "fp8"}
+
+
+def test_remote_code() -> None:
+    assert facts(auto_map={"AutoModel": "modeling_tiny.Tiny"}).remote_code
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\xfd", "is not JSON"),
+        (b"[" * 200_000, "is not JSON"),
+        (b"[]", "not a JSON object but a list"),
+        (b"{}", "names no architecture"),
+        (b'{"architectures": []}', "names no architecture"),
+        (b'{"architectures": "LlamaForCausalLM"}', "names no architecture"),
+        (b'{"architectures": ["L"], "hidden_size": "64"}', "bad hidden_size"),
+        (b'{"architectures": ["L"], "vocab_size": -1}', "bad vocab_size"),
+        (b'{"architectures": ["L"], "num_hidden_layers": true}', "bad num_hidden_layers"),
+        (b'{"architectures": ["L"], "rope_scaling": 4}', "bad rope_scaling"),
+    ],
+)
+def test_a_bad_config_is_refused(config: bytes, why: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        read_facts("hf:org/tiny", config, [], [])
+    (problem,) = caught.value.problems
+    assert problem.code == "model_config_invalid"
+    assert why in problem.detail
+    assert len(problem.detail) < 300

@@ -1,0 +1,114 @@
+"""`hf:` calibration data against a hub on loopback: pinned, data alone, and refused before anything is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
+from enginefarm.contract.model_reference import HubReference, parse
+from models.sources import DataSource, HubDataSource, MemoryDigestCache
+from models.sources.hub import datasets as module
+from tests.models.sources.models import Clock, read
+from tests.servers.hub import Hub
+
+NEWS = HubReference("org/news")
+NAME = "datasets/org/news"
+READER = "hf_readersecret"
+ROWS = b'{"text": "a"}\n'
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        server.tokens.add(READER)
+        yield server
+
+
+def refused(source: HubDataSource) -> tuple[str, str]:
+    with pytest.raises(ModelUnavailable) as caught:
+        source.resolve(NEWS)
+    (problem,) = caught.value.problems
+    assert problem.remedy
+    return problem.code, problem.detail
+
+
+@pytest.mark.parametrize(
+    ("files", "fetched"),
+    [
+        ({"train.jsonl": ROWS, "data/more.jsonl": ROWS}, {"train.jsonl": ROWS}),
+        ({"data/train-0.parquet": b"rows", "data/deeper/x.csv": b"x"}, {"data/train-0.parquet": b"rows"}),
+    ],
+)
+def test_only_data_are_fetched_at_the_commit(
+    hub: Hub, tmp_path: Path, files: dict[str, bytes], fetched: dict[str, bytes]
+) -> None:
+    commit = hub.push(NAME, files | {"news.py": b"raise SystemExit", "README.md": b"# news"})
+    source = HubDataSource(hub.url)
+    resolved = source.resolve(NEWS)
+    assert resolved.reference == f"hf:org/news@{commit}"
+    assert resolved.identity == {"source": "hf_dataset", "repo": "org/news", "commit": commit}
+    hub.push(NAME, {"train.jsonl": b"later"})
+    source.fetch(resolved, tmp_path / "copy")
+    assert read(tmp_path / "copy") == fetched
+
+
+def test_a_data_set_and_a_model_of_one_name_are_two(hub: Hub) -> None:
+    hub.push("org/news", {"train.jsonl": b"a model's"})
+    assert refused(HubDataSource(hub.url))[0] == "model_not_found"
+
+
+def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
+    clock = Clock()
+    source = HubDataSource(hub.url, clock=clock)
+    first = hub.push(NAME, {"a.txt": b"one"})
+    assert source.resolve(NEWS).identity["commit"] == first
+    second = hub.push(NAME, {"a.txt": b"two"})
+    assert source.resolve(NEWS).identity["commit"] == first
+    clock.now += 11
+    assert source.resolve(NEWS).identity["commit"] == second
+
+
+def test_without_data_at_its_top(hub: Hub) -> None:
+    hub.push(NAME, {"3.0.0/train.parquet": b"rows", "news.py": b"code"})
+    assert refused(HubDataSource(hub.url)) == ("data_missing", "there are no data at its top or in its folder data")
+
+
+def test_too_much_to_fetch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 2)
+    hub.push(NAME, {"a.txt": b"one"})
+    assert refused(HubDataSource(hub.url))[0] == "data_too_large"
+
+
+def test_gated_data_are_refused_at_submit(hub: Hub) -> None:
+    hub.push(NAME, {"a.txt": b"one"})
+    hub.restrict(NAME, READER, gated=True)
+    assert refused(HubDataSource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
+    assert HubDataSource(hub.url, READER).resolve(NEWS).files
+
+
+def test_a_hub_that_is_away_is_no_refusal(hub: Hub) -> None:
+    hub.down = 503
+    with pytest.raises(SourceUnavailable):
+        HubDataSource(hub.url).resolve(NEWS)
+
+
+def test_damaged_data_are_not_used(hub: Hub, tmp_path: Path) -> None:
+    hub.push(NAME, {"a.txt": b"one"})
+    source = HubDataSource(hub.url)
+    resolved = source.resolve(NEWS)
+    hub.damaged["a.txt"] = b"longer"
+    with pytest.raises(IntegrityError):
+        source.fetch(resolved, tmp_path / "copy")
+
+
+def test_the_scheme_of_calibration_picks_its_source(hub: Hub, tmp_path: Path) -> None:
+    hub.push(NAME, {"a.txt": b"one"})
+    source = DataSource([tmp_path], MemoryDigestCache(), HubDataSource(hub.url))
+    source.fetch(source.resolve(parse("hf:org/news")), tmp_path / "copy")
+    assert read(tmp_path / "copy") == {"a.txt": b"one"}
+    with pytest.raises(ModelUnavailable) as caught:
+        source.resolve(parse("s3://bucket/news"))
+    assert caught.value.problems[0].code == "data_source_unknown"
