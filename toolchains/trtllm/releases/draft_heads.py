@@ -43,7 +43,7 @@ class _Modes(Fact):
 @cache
 def by_mode() -> Mapping[str, Drafting]:
     """By the word of trtllm-build's speculative_decoding_mode."""
-    return _Modes.model_validate_json((DATA / "drafting.json").read_bytes()).modes
+    return _Modes.model_validate_json((DATA / "draft_heads.json").read_bytes()).modes
 
 
 def possible(release: Descriptor, architecture: str) -> Mapping[str, tuple[Drafting, Script]]:

@@ -49,7 +49,7 @@ _WHOLE = (Component(),)
 
 @cache
 def _two() -> _Components:
-    return _Components.model_validate_json((DATA / "components.json").read_bytes())
+    return _Components.model_validate_json((DATA / "engine_parts.json").read_bytes())
 
 
 def encodes(architecture: str) -> bool:

@@ -49,7 +49,7 @@ class _Families(Fact):
 
 @cache
 def by_name() -> Mapping[str, Family]:
-    return _Families.model_validate_json((DATA / "families.json").read_bytes()).families
+    return _Families.model_validate_json((DATA / "model_families.json").read_bytes()).families
 
 
 @cache

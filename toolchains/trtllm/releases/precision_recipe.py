@@ -60,7 +60,7 @@ class Ways(Fact):
 
 @cache
 def ways() -> Ways:
-    return Ways.model_validate_json((DATA / "precisions.json").read_bytes())
+    return Ways.model_validate_json((DATA / "precision_recipes.json").read_bytes())
 
 
 def opened() -> frozenset[str]:

@@ -38,7 +38,7 @@ class _FormerOptions(Fact):
 
 @cache
 def reserved() -> Mapping[str, Reserved]:
-    return _ReservedOptions.model_validate_json((DATA / "reserved.json").read_bytes()).options
+    return _ReservedOptions.model_validate_json((DATA / "reserved_options.json").read_bytes()).options
 
 
 @cache
