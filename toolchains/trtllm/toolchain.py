@@ -24,15 +24,14 @@ from toolchains.trtllm.commands import resources as needs
 from toolchains.trtllm.commands import timing_cache as warmth
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context import adapters
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.logs import failure
 from toolchains.trtllm.logs import progress as log_line
 from toolchains.trtllm.normalization import normalize as normalisation
 from toolchains.trtllm.output import verify as output
-from toolchains.trtllm.releases import draft_heads as drafting
-from toolchains.trtllm.releases import precision_recipe as way
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.release import Descriptor
+from toolchains.trtllm.releases.draft_heads import draft_model_options
+from toolchains.trtllm.releases.precision_recipe import recipe_option_names
+from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, convert_option_names, find_release
 from toolchains.trtllm.serving import launch as serving
 
 
@@ -42,31 +41,31 @@ class TensorRTLLM:
     binds_to = frozenset(
         ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
     )
-    convert_options = releases.convert_option_names() | way.opened()
-    model_options: Mapping[str, tuple[str, ...]] = {**drafting.model_options(), **adapters.model_options()}
+    convert_options = convert_option_names() | recipe_option_names()
+    model_options: Mapping[str, tuple[str, ...]] = {**draft_model_options(), **adapters.adapter_model_options()}
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
         self._discover = discover
 
     def releases(self) -> Sequence[Release]:
-        return tuple(Release(release.version, _notes(release)) for release in releases.releases())
+        return tuple(Release(release.version, _notes(release)) for release in all_releases())
 
     def installed(self) -> Sequence[Installed]:
         return installation.installed(self._discover())
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
-        return options.schema(releases.find(version))
+        return options.schema(find_release(version))
 
     def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
         return normalisation.normalise(_case(spec, facts, platform))
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
-        case = _case(spec, facts, platform)
+        context = _case(spec, facts, platform)
         return (
-            *options.problems(case),
-            *feasibility.problems(case),
-            *limits.problems(case),
-            *rules.problems(case),
+            *options.problems(context),
+            *feasibility.problems(context),
+            *limits.problems(context),
+            *rules.problems(context),
         )
 
     def needs(self, job: Job) -> Needs:
@@ -91,11 +90,11 @@ class TensorRTLLM:
         return failure.classify(stage, ended)
 
 
-def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Case:
-    return Case(releases.find(spec.toolchain.version), spec, facts, platform)
+def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> BuildContext:
+    return BuildContext(find_release(spec.toolchain.version), spec, facts, platform)
 
 
-def _notes(release: Descriptor) -> str:
+def _notes(release: ReleaseDescriptor) -> str:
     """What it is built on, as far as its own notes say, and how sure its options are."""
     parts = {
         "TensorRT": release.tensorrt,

@@ -11,10 +11,9 @@ from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
 from toolchains.trtllm.context.conversion import Conversion, conversion
-from toolchains.trtllm.releases import model_family as family
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.draft_heads import possible
-from toolchains.trtllm.releases.release import Script
+from toolchains.trtllm.releases.draft_heads import available_modes
+from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.release import Script, all_releases, find_release
 
 VERSION = "1.2.1"
 LLAMA = "LlamaForCausalLM"
@@ -94,7 +93,7 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 
 @cache
 def _conversion(version: str, architecture: str, draft: str | None) -> Conversion:
-    made = conversion(releases.find(version), architecture, Precision(), None, draft)
+    made = conversion(find_release(version), architecture, Precision(), None, draft)
     assert made is not None
     return made
 
@@ -103,11 +102,11 @@ def _conversion(version: str, architecture: str, draft: str | None) -> Conversio
 def _options(version: str, architecture: str, draft: str | None) -> st.SearchStrategy[dict[str, Any]]:
     """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
     made = _conversion(version, architecture, draft)
-    open_to_callers = {**releases.find(version).build_options_of(architecture), **made.all_options}
+    open_to_callers = {**find_release(version).build_options_of(architecture), **made.all_options}
     known = {name: _value(option) for name, option in open_to_callers.items()}
     must = {name: _value(made.known[name]) for name in made.asks}
-    if made.drafting:
-        must |= {made.drafting.heads: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
+    if made.draft_heads:
+        must |= {made.draft_heads.model_option: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
         known.pop("max_draft_len")  # it is the checkpoint's
     known = {name: value for name, value in known.items() if name not in must}
     some = st.lists(st.sampled_from(sorted(known)), max_size=SOME_OPTIONS, unique=True)
@@ -117,7 +116,7 @@ def _options(version: str, architecture: str, draft: str | None) -> st.SearchStr
 @cache
 def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
     tokens = st.one_of(st.none(), st.integers(1, 40_000))
-    known = releases.find(version).build_table.by_name
+    known = find_release(version).build_table.by_name
     return st.fixed_dictionaries(
         {
             "max_batch_size": st.integers(1, 4096),
@@ -132,19 +131,21 @@ def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
 @cache
 def _roles(version: str, architecture: str, draft: str | None) -> set[str]:
     """The kinds of parallelism that the script has."""
-    return {"tp", "pp", "cp"} - set(_conversion(version, architecture, draft).missing(Parallelism(tp=2, pp=2, cp=2)))
+    return {"tp", "pp", "cp"} - set(
+        _conversion(version, architecture, draft).unsupported(Parallelism(tp=2, pp=2, cp=2))
+    )
 
 
 def each_program() -> list[tuple[str, str, str | None]]:
     """A (version, architecture, way to draft) for every builder and family that some release has."""
     found: dict[tuple[str, str, Script], tuple[str, str, str | None]] = {}
-    for release in releases.releases():
+    for release in all_releases():
         for architecture in release.architectures:
             script = release.script_for(architecture)
             assert script is not None
-            kind = family.names()[architecture]
+            kind = family_names()[architecture]
             found.setdefault((release.build, kind, script), (release.version, architecture, None))
-            for draft, (_, drafting) in possible(release, architecture).items():
+            for draft, (_, drafting) in available_modes(release, architecture).items():
                 found.setdefault((release.build, draft, drafting), (release.version, architecture, draft))
     return sorted(found.values(), key=str)
 

@@ -11,11 +11,13 @@ from typing import Any
 from enginefarm.contract.spec import Parallelism, Precision
 from tests.doubles.option_parser import DATA
 from toolchains.trtllm.context.conversion import conversion
-from toolchains.trtllm.releases import model_family as family
-from toolchains.trtllm.releases.draft_heads import by_mode
-from toolchains.trtllm.releases.model_family import Family
-from toolchains.trtllm.releases.option_table import table
-from toolchains.trtllm.releases.release import Descriptor, releases
+from toolchains.trtllm.releases.draft_heads import draft_heads_by_mode
+from toolchains.trtllm.releases.model_family import (
+    ModelFamily,
+    families_by_name,
+)
+from toolchains.trtllm.releases.option_table import load_table
+from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases
 from toolchains.trtllm.releases.rule_table import Rule, rules
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "trtllm.md"
@@ -27,7 +29,7 @@ CAUSES_HEAD = "| cause | whose fault | tried again | advice | seen as | source |
 
 def rule_rows() -> Iterator[str]:
     for rule in rules().values():
-        cells = (f"`{rule.id}`", rule.effect, rule.when, rule.then, _releases(rule), rule.held, rule.source)
+        cells = (f"`{rule.id}`", rule.effect, rule.when, rule.then, _releases(rule), rule.enforced_at, rule.source)
         yield _row(cells)
 
 
@@ -49,28 +51,28 @@ def cause_rows() -> Iterator[str]:
 
 
 def family_rows() -> Iterator[str]:
-    for name, known in sorted(family.by_name().items()):
-        if having := [release for release in reversed(releases()) if name in release.convert]:
+    for name, known in sorted(families_by_name().items()):
+        if having := [release for release in reversed(all_releases()) if name in release.convert]:
             sizes = sorted({_parallelism(release, known) for release in having}, key=len)
             read_at = _read_at(having[0].convert[name].table)
             yield _row((name, _architectures(known), f"{having[0].version} on", " or ".join(sizes), read_at))
 
 
-def _architectures(known: Family) -> str:
+def _architectures(known: ModelFamily) -> str:
     """In the release from which the script is proven to take it."""
     return ", ".join(f"{name} ({since})" for name, since in known.architectures.items())
 
 
-def _parallelism(release: Descriptor, known: Family) -> str:
+def _parallelism(release: ReleaseDescriptor, known: ModelFamily) -> str:
     made = conversion(release, next(iter(known.architectures)), Precision(), None)
-    missing = made.missing(Parallelism(tp=2, pp=2, cp=2)) if made else []
+    missing = made.unsupported(Parallelism(tp=2, pp=2, cp=2)) if made else []
     return ", ".join(role for role in ("tp", "pp", "cp") if role not in missing) or "none"
 
 
 def _read_at(file: str) -> str:
     """Of the script that one of these tables is of: families may share it."""
     script = ".".join(file.split(".")[:2]) + "."
-    files = {path.name: table(path.name) for path in (DATA / "tables").glob(f"{script}*.json")}
+    files = {path.name: load_table(path.name) for path in (DATA / "tables").glob(f"{script}*.json")}
     labels = {file.removeprefix(script)[:-5]: read.source.sure for file, read in files.items()}
     read = [(label, sure) for label, sure in labels.items() if sure != "inferred"]
     return ", ".join(f"{label} ({sure})" for label, sure in sorted(read, key=lambda one: _order(one[0])))
@@ -81,10 +83,10 @@ def _order(label: str) -> tuple[int, ...]:
 
 
 def draft_rows() -> Iterator[str]:
-    for mode, known in by_mode().items():
-        since = next(release.version for release in reversed(releases()) if mode in release.draft)
+    for mode, known in draft_heads_by_mode().items():
+        since = next(release.version for release in reversed(all_releases()) if mode in release.draft)
         precisions = ", ".join(word or "plain" for word in known.quantization)
-        yield _row((f"`{mode}`", f"`{known.heads}`", ", ".join(known.architectures), precisions, f"{since} on"))
+        yield _row((f"`{mode}`", f"`{known.model_option}`", ", ".join(known.architectures), precisions, f"{since} on"))
 
 
 def _short(message: str) -> str:

@@ -22,8 +22,8 @@ from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter
 from tests.toolchains.trtllm.test_end_to_end import TINY, Road, travelled
 from toolchains.toolchain import InvalidOutput, Needs
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.releases.engine_part import closed, components
-from toolchains.trtllm.releases.release import find
+from toolchains.trtllm.releases.engine_part import closed_options, engine_parts
+from toolchains.trtllm.releases.release import find_release
 
 LIMITS = {"max_batch_size": 8, "max_input_len": 1024, "max_output_len": 200}
 BEFORE = ("0.8.", "0.9.", "0.10.", "0.11.", "0.12.", "0.13.", "0.14.")
@@ -141,10 +141,13 @@ def test_weight_only_would_be_forgotten_and_is_refused() -> None:
 
 def test_every_release_that_has_them_has_what_they_are_told() -> None:
     for version in VERSIONS:
-        known = find(version).build_table.by_name
-        assert set(closed(T5.architecture)) <= known.keys() | find(version).convert_options(T5.architecture).keys()
-        for component in components(T5.architecture):
-            assert {*component.says, "max_seq_len", "max_encoder_input_len"} <= known.keys()
+        known = find_release(version).build_table.by_name
+        assert (
+            set(closed_options(T5.architecture))
+            <= known.keys() | find_release(version).convert_options(T5.architecture).keys()
+        )
+        for part in engine_parts(T5.architecture):
+            assert {*part.fixed_options, "max_seq_len", "max_encoder_input_len"} <= known.keys()
 
 
 class TestRoad:

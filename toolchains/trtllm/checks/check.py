@@ -1,4 +1,4 @@
-"""One check of a case: it yields a problem for each rule that is broken."""
+"""One check of a context: it yields a problem for each rule that is broken."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 
-Check: TypeAlias = Callable[[Case], Iterator[Problem]]
+Check: TypeAlias = Callable[[BuildContext], Iterator[Problem]]
 
 
-def refused_option(case: Case, rule: str, name: str, detail: str, expected: str) -> Problem:
-    return Problem(pointer=f"/options/{name}", code=rule, detail=detail, value=case.option(name), expected=expected)
+def refused_option(context: BuildContext, rule: str, name: str, detail: str, expected: str) -> Problem:
+    return Problem(
+        pointer=f"/options/{name}", code=rule, detail=detail, value=context.option_value(name), expected=expected
+    )
 
 
 def divisors(number: int) -> list[int]:

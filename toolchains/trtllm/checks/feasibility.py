@@ -5,42 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import Conversion, conversion
-from toolchains.trtllm.releases import draft_heads as drafting
-from toolchains.trtllm.releases.precision_recipe import Way, ready, ways
+from toolchains.trtllm.releases.draft_heads import available_modes
+from toolchains.trtllm.releases.precision_recipe import PrecisionRecipe, precision_recipes, quantization_of
 
 _WORDS = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
 _WITH_HEADS = ("medusa", "explicit_draft_tokens", "eagle")
 
 
-def problems(case: Case) -> Iterator[Problem]:
-    if case.release.script_for(case.facts.architecture) is None:
+def problems(context: BuildContext) -> Iterator[Problem]:
+    if context.release.script_for(context.facts.architecture) is None:
         return  # said elsewhere
-    if case.conversion is None:
-        yield from _no_way(case)
+    if context.conversion is None:
+        yield from _no_way(context)
     else:
-        yield from _missing_ranks(case, case.conversion)
-        yield from _missing_values(case, case.conversion)
-        yield from _calibration(case, case.conversion)
-    yield from _draft_heads(case)
+        yield from _missing_ranks(context, context.conversion)
+        yield from _missing_values(context, context.conversion)
+        yield from _calibration(context, context.conversion)
+    yield from _draft_heads(context)
 
 
-def _no_way(case: Case) -> Iterator[Problem]:
-    if found := ready(case.facts):
-        yield _quantized_model(case, *found)
+def _no_way(context: BuildContext) -> Iterator[Problem]:
+    if found := quantization_of(context.facts):
+        yield _quantized_model(context, *found)
         return
-    precision = case.spec.precision
+    precision = context.spec.precision
     alone = [
         field
         for field, other in (("quantization", "kv_cache"), ("kv_cache", "quantization"))
-        if getattr(precision, field) is not None and not _is_possible(case, **{other: None})
+        if getattr(precision, field) is not None and not _is_possible(context, **{other: None})
     ]
     for field in alone or ["kv_cache"]:
-        yield _precision(case, field)
+        yield _precision(context, field)
 
 
-def _quantized_model(case: Case, method: str, bits: int | None) -> Problem:
+def _quantized_model(context: BuildContext, method: str, bits: int | None) -> Problem:
     return Problem(
         pointer="/model",
         code="quantized_model",
@@ -52,16 +52,16 @@ def _quantized_model(case: Case, method: str, bits: int | None) -> Problem:
     )
 
 
-def _precision(case: Case, field: str) -> Problem:
-    given, release = getattr(case.spec.precision, field), case.release.version
-    known: dict[str, tuple[Way, ...]] = getattr(ways(), field)
-    why = f"no conversion of {case.facts.architecture} to {field} {given} is proven for TensorRT-LLM {release}"
-    possible = [name for name in (None, *known) if _is_possible(case, **{field: name})]
-    found = case.release.family(case.facts.architecture)
-    if found and found.unquantized:
-        why += f": {found.unquantized}"
+def _precision(context: BuildContext, field: str) -> Problem:
+    given, release = getattr(context.spec.precision, field), context.release.version
+    known: dict[str, tuple[PrecisionRecipe, ...]] = getattr(precision_recipes(), field)
+    why = f"no conversion of {context.facts.architecture} to {field} {given} is proven for TensorRT-LLM {release}"
+    possible = [name for name in (None, *known) if _is_possible(context, **{field: name})]
+    found = context.release.family(context.facts.architecture)
+    if found and found.unquantized_reason:
+        why += f": {found.unquantized_reason}"
         possible = [None]
-    elif any(_lacks_only_data(case, way) for way in known.get(given, ())):
+    elif any(_lacks_only_data(context, recipe) for recipe in known.get(given, ())):
         why += ": its program fetches calibration data by a name of its own, and a worker fetches nothing"
     return Problem(
         pointer=f"/precision/{field}",
@@ -72,34 +72,43 @@ def _precision(case: Case, field: str) -> Problem:
     )
 
 
-def _lacks_only_data(case: Case, way: Way) -> bool:
-    script = case.release.quantize if way.program == "quantize" else case.release.script_for(case.facts.architecture)
+def _lacks_only_data(context: BuildContext, recipe: PrecisionRecipe) -> bool:
+    script = (
+        context.release.quantize
+        if recipe.program == "quantize"
+        else context.release.script_for(context.facts.architecture)
+    )
     assert script, "said elsewhere"
-    calm = way.model_copy(update={"calibrates": False})
-    return way.calibrates and calm.is_open(case.release.version, script.options, ready(case.facts))
+    calm = recipe.model_copy(update={"calibrates": False})
+    return recipe.calibrates and calm.is_open(context.release.version, script.options, quantization_of(context.facts))
 
 
-def _is_possible(case: Case, **change: str | None) -> bool:
-    precision = case.spec.precision.model_copy(update=change)
-    return conversion(case.release, case.facts.architecture, precision, ready(case.facts), case.draft) is not None
+def _is_possible(context: BuildContext, **change: str | None) -> bool:
+    precision = context.spec.precision.model_copy(update=change)
+    return (
+        conversion(
+            context.release, context.facts.architecture, precision, quantization_of(context.facts), context.draft_mode
+        )
+        is not None
+    )
 
 
-def _missing_ranks(case: Case, made: Conversion) -> Iterator[Problem]:
+def _missing_ranks(context: BuildContext, made: Conversion) -> Iterator[Problem]:
     """A program that has no option for a kind of parallelism makes one rank of it."""
-    for role in made.missing(case.parallelism):
+    for role in made.unsupported(context.parallelism):
         yield Problem(
             pointer=f"/parallelism/{role}",
             code=f"no_{role}",
-            detail=f"the conversion of {case.facts.architecture} in TensorRT-LLM {case.release.version} "
+            detail=f"the conversion of {context.facts.architecture} in TensorRT-LLM {context.release.version} "
             f"is not known to have {_WORDS[role]} parallelism",
-            value=getattr(case.parallelism, role),
+            value=getattr(context.parallelism, role),
             expected="1",
         )
 
 
-def _missing_values(case: Case, made: Conversion) -> Iterator[Problem]:
+def _missing_values(context: BuildContext, made: Conversion) -> Iterator[Problem]:
     for name in made.all_asks:
-        if case.option(name) is None:
+        if context.option_value(name) is None:
             yield Problem(
                 pointer=f"/options/{name}",
                 code="option_missing",
@@ -109,8 +118,8 @@ def _missing_values(case: Case, made: Conversion) -> Iterator[Problem]:
             )
 
 
-def _calibration(case: Case, made: Conversion) -> Iterator[Problem]:
-    if made.calibrates and case.spec.calibration is None:
+def _calibration(context: BuildContext, made: Conversion) -> Iterator[Problem]:
+    if made.calibrates and context.spec.calibration is None:
         yield Problem(
             pointer="/calibration",
             code="calibration_missing",
@@ -118,33 +127,33 @@ def _calibration(case: Case, made: Conversion) -> Iterator[Problem]:
             expected="a data set, as in file:/data/cnn_dailymail or hf:org/news@main",
             remedy="add calibration",
         )
-    elif case.spec.calibration is not None and not made.calibrates:
+    elif context.spec.calibration is not None and not made.calibrates:
         yield Problem(
             pointer="/calibration",
             code="calibration_unused",
             detail="nothing is calibrated for this precision",
-            value=case.spec.calibration,
+            value=context.spec.calibration,
             expected="null",
             remedy="leave it out",
         )
 
 
-def _draft_heads(case: Case) -> Iterator[Problem]:
-    """A mode whose engines draft by heads goes with a checkpoint that has them, and the other way round."""
-    mode = case.option("speculative_decoding_mode")
-    if mode == case.draft or (case.draft is None and mode not in _WITH_HEADS):
+def _draft_heads(context: BuildContext) -> Iterator[Problem]:
+    """A mode whose engines draft by heads goes with a checkpoint that has them, and the other recipe round."""
+    mode = context.option_value("speculative_decoding_mode")
+    if mode == context.draft_mode or (context.draft_mode is None and mode not in _WITH_HEADS):
         return
-    known = drafting.possible(case.release, case.facts.architecture)
-    if case.draft is not None:
-        detail, expected = f"the checkpoint would have draft heads for {case.draft}", case.draft
+    known = available_modes(context.release, context.facts.architecture)
+    if context.draft_mode is not None:
+        detail, expected = f"the checkpoint would have draft heads for {context.draft_mode}", context.draft_mode
     elif found := known.get(str(mode)):
-        option = found[0].heads
+        option = found[0].model_option
         detail = f"{mode} needs a checkpoint with draft heads, which its conversion takes from a second model"
         expected = f"{option} beside it, or another mode"
     else:
         detail = (
-            f"{mode} needs a checkpoint with draft heads, and no conversion of {case.facts.architecture} to one is "
-            f"known to the farm for TensorRT-LLM {case.release.version}"
+            f"{mode} needs a checkpoint with draft heads, and no conversion of {context.facts.architecture} to one is "
+            f"known to the farm for TensorRT-LLM {context.release.version}"
         )
         expected = "draft_tokens_external, or lookahead_decoding where the release has it"
     yield Problem(

@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 
 
-def architecture(case: Case) -> Iterator[Problem]:
-    if case.release.script_for(case.facts.architecture) is None:
-        found = case.release.family(case.facts.architecture)
-        why = f": {found.needs}" if found and found.needs else ""
+def architecture(context: BuildContext) -> Iterator[Problem]:
+    if context.release.script_for(context.facts.architecture) is None:
+        found = context.release.family(context.facts.architecture)
+        why = f": {found.unsupported_reason}" if found and found.unsupported_reason else ""
         yield Problem(
             pointer="/model",
             code="architecture",
-            detail=f"TensorRT-LLM {case.release.version} has no conversion for {case.facts.architecture} in this farm"
-            + why,
-            value=case.facts.architecture,
-            expected=", ".join(case.release.architectures),
+            detail=f"TensorRT-LLM {context.release.version} has no conversion for {context.facts.architecture} "
+            f"in this farm{why}",
+            value=context.facts.architecture,
+            expected=", ".join(context.release.architectures),
         )
 
 
-def remote_code(case: Case) -> Iterator[Problem]:
-    if case.facts.remote_code and not case.facts.trusted:
+def remote_code(context: BuildContext) -> Iterator[Problem]:
+    if context.facts.remote_code and not context.facts.trusted:
         yield Problem(
             pointer="/model",
             code="remote_code",
@@ -33,8 +33,8 @@ def remote_code(case: Case) -> Iterator[Problem]:
         )
 
 
-def activation_order(case: Case) -> Iterator[Problem]:
-    config = case.facts.quantization_config or {}
+def activation_order(context: BuildContext) -> Iterator[Problem]:
+    config = context.facts.quantization_config or {}
     if config.get("quant_method") == "gptq" and config.get("desc_act"):
         yield Problem(
             pointer="/model",

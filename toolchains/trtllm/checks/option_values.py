@@ -12,17 +12,17 @@ from packaging.version import Version
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.spec import Precision
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import conversion
-from toolchains.trtllm.releases import draft_heads as drafting
-from toolchains.trtllm.releases.engine_part import closed
+from toolchains.trtllm.releases.draft_heads import available_modes
+from toolchains.trtllm.releases.engine_part import closed_options
 from toolchains.trtllm.releases.option_table import Option
-from toolchains.trtllm.releases.precision_recipe import ways
-from toolchains.trtllm.releases.release import Descriptor, releases, seen_in
-from toolchains.trtllm.releases.reserved_options import former, reserved
+from toolchains.trtllm.releases.precision_recipe import precision_recipes
+from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, releases_with_option
+from toolchains.trtllm.releases.reserved_options import former_options, reserved_options
 
 
-def schema(release: Descriptor) -> dict[str, Any]:
+def schema(release: ReleaseDescriptor) -> dict[str, Any]:
     """JSON Schema of `options` for every family and precision of this release."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -35,7 +35,7 @@ def schema(release: Descriptor) -> dict[str, Any]:
 
 @cache
 def _properties(series: str) -> dict[str, Any]:
-    release = next(release for release in releases() if release.series == series)
+    release = next(release for release in all_releases() if release.series == series)
     found: dict[str, list[dict[str, Any]]] = {}
     for option in _all_options(release):
         schemas = found.setdefault(option.name, [])
@@ -44,7 +44,7 @@ def _properties(series: str) -> dict[str, Any]:
     return {name: _joined(schemas) for name, schemas in sorted(found.items())}
 
 
-def _all_options(release: Descriptor) -> Iterator[Option]:
+def _all_options(release: ReleaseDescriptor) -> Iterator[Option]:
     """Of both programs, for every family and precision."""
     yield from release.build_options.values()
     for architecture, quantization, kv_cache in product(release.architectures, *_precisions()):
@@ -52,13 +52,13 @@ def _all_options(release: Descriptor) -> Iterator[Option]:
         if made := conversion(release, architecture, precision, None):
             yield from made.options.values()
     for architecture in release.architectures:
-        for draft in drafting.possible(release, architecture):
+        for draft in available_modes(release, architecture):
             if made := conversion(release, architecture, Precision(), None, draft):
                 yield from made.all_options.values()
 
 
 def _precisions() -> tuple[list[str | None], list[str | None]]:
-    return [None, *ways().quantization], [None, *ways().kv_cache]
+    return [None, *precision_recipes().quantization], [None, *precision_recipes().kv_cache]
 
 
 def _joined(schemas: list[dict[str, Any]]) -> dict[str, Any]:
@@ -66,49 +66,51 @@ def _joined(schemas: list[dict[str, Any]]) -> dict[str, Any]:
     return schemas[0] if len(schemas) == 1 else {"description": schemas[0]["description"], "anyOf": schemas}
 
 
-def problems(case: Case) -> Iterator[Problem]:
-    for name, value in case.spec.options.items():
-        option = case.known.get(name)
+def problems(context: BuildContext) -> Iterator[Problem]:
+    for name, value in context.spec.options.items():
+        option = context.available_options.get(name)
         if option is None:
-            yield _unknown(case, name)
+            yield _unknown(context, name)
         elif not option.accepts(value):
             yield Problem(
                 pointer=f"/options/{name}",
                 code="option_value",
-                detail=f"{option.flag} of TensorRT-LLM {case.release.version} does not take this value",
+                detail=f"{option.flag} of TensorRT-LLM {context.release.version} does not take this value",
                 value=value,
                 expected=option.expected,
             )
 
 
-def _unknown(case: Case, name: str) -> Problem:
-    code, detail, remedy = next(_reasons(case, name))
-    return Problem(pointer=f"/options/{name}", code=code, detail=detail, value=case.spec.options[name], remedy=remedy)
+def _unknown(context: BuildContext, name: str) -> Problem:
+    code, detail, remedy = next(_reasons(context, name))
+    return Problem(
+        pointer=f"/options/{name}", code=code, detail=detail, value=context.spec.options[name], remedy=remedy
+    )
 
 
-def _reasons(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
+def _reasons(context: BuildContext, name: str) -> Iterator[tuple[str, str, str]]:
     """Why the option is refused: code, detail and remedy. The first is the best."""
-    version = case.release.version
-    other_names = case.release.other_names(case.facts.architecture)
-    if name in other_names and other_names[name] in case.known:
+    version = context.release.version
+    other_names = context.release.option_aliases(context.facts.architecture)
+    if name in other_names and other_names[name] in context.available_options:
         detail = f"{name} and {other_names[name]} are one option, and both are given"
         yield "option_twice", detail, f"give only {other_names[name]}"
-    gone = former().get(name)
-    if gone and Version(version) >= Version(gone.gone_in):
-        detail = f"{name} is gone since TensorRT-LLM {gone.gone_in}: {gone.why}"
+    gone = former_options().get(name)
+    if gone and Version(version) >= Version(gone.removed_in):
+        detail = f"{name} is gone since TensorRT-LLM {gone.removed_in}: {gone.why}"
         yield "former_option", detail, _instead(gone.instead)
-    if hint := closed(case.facts.architecture).get(name, reserved().get(name)):
+    if hint := closed_options(context.facts.architecture).get(name, reserved_options().get(name)):
         yield "reserved_option", f"{name} is not set under /options: {hint.why}", _instead(hint.instead)
-    yield from _of_others(case, name)
-    yield "unknown_option", f"TensorRT-LLM {version} has no option {name}", _guess(case, name)
+    yield from _of_others(context, name)
+    yield "unknown_option", f"TensorRT-LLM {version} has no option {name}", _guess(context, name)
 
 
-def _of_others(case: Case, name: str) -> Iterator[tuple[str, str, str]]:
+def _of_others(context: BuildContext, name: str) -> Iterator[tuple[str, str, str]]:
     """What is known of the option from other families and other releases."""
-    version, seen = case.release.version, seen_in(name)
+    version, seen = context.release.version, releases_with_option(name)
     if version in seen:
-        detail = f"the conversion of {case.facts.architecture} in TensorRT-LLM {version} has no option {name}"
-        yield "unknown_option", detail, _guess(case, name)
+        detail = f"the conversion of {context.facts.architecture} in TensorRT-LLM {version} has no option {name}"
+        yield "unknown_option", detail, _guess(context, name)
     elif seen and Version(seen[-1]) > Version(version):
         detail = f"TensorRT-LLM {version} has no option {name}: {seen[-1]} is the first release known to have it"
         yield "newer_option", detail, f"remove it, or build with {seen[-1]} or newer"
@@ -126,7 +128,7 @@ def _instead(pointer: str) -> str:
     return f"use {pointer}" if pointer else "remove it"
 
 
-def _guess(case: Case, name: str) -> str:
-    if close := get_close_matches(name, case.known, n=3):
+def _guess(context: BuildContext, name: str) -> str:
+    if close := get_close_matches(name, context.available_options, n=3):
         return f"did you mean {' or '.join(close)}?"
     return "GET /v1/toolchains lists the options of each version"

@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.engine_part import relative_bias_elements
 
 _TENSOR_ELEMENTS = 1 << 31
 _NARROWEST = 128  # elements a token has at least, so that tokens beyond a spec's own bound never pass
 
 
-def activations(case: Case) -> Iterator[Problem]:
-    width = max(case.facts.hidden_size or 0, case.facts.intermediate_size or 0, _NARROWEST)
-    if case.encodes:
-        yield from _inputs(case, width)
+def activations(context: BuildContext) -> Iterator[Problem]:
+    width = max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _NARROWEST)
+    if context.is_encoder_decoder:
+        yield from _inputs(context, width)
         return
-    yield from _tokens(case, width, f"{width} elements")
-    if case.option("gather_context_logits") and (vocabulary := case.facts.vocab_size):
-        yield from _tokens(case, vocabulary, f"{vocabulary} words of the vocabulary (gather_context_logits)")
+    yield from _tokens(context, width, f"{width} elements")
+    if context.option_value("gather_context_logits") and (vocabulary := context.facts.vocab_size):
+        yield from _tokens(context, vocabulary, f"{vocabulary} words of the vocabulary (gather_context_logits)")
 
 
-def _tokens(case: Case, width: int, words: str) -> Iterator[Problem]:
-    limits = case.limits
+def _tokens(context: BuildContext, width: int, words: str) -> Iterator[Problem]:
+    limits = context.limits
     tokens = limits.max_num_tokens or limits.max_batch_size * limits.max_input_len
     if tokens * width >= _TENSOR_ELEMENTS:
         yield Problem(
@@ -37,27 +37,31 @@ def _tokens(case: Case, width: int, words: str) -> Iterator[Problem]:
         )
 
 
-def _inputs(case: Case, width: int) -> Iterator[Problem]:
+def _inputs(context: BuildContext, width: int) -> Iterator[Problem]:
     """Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says."""
-    each = case.limits.max_input_len * width
-    if case.limits.max_batch_size * each >= _TENSOR_ELEMENTS:
+    each = context.limits.max_input_len * width
+    if context.limits.max_batch_size * each >= _TENSOR_ELEMENTS:
         yield Problem(
             pointer="/limits/max_batch_size",
             code="volume",
-            detail=f"{case.limits.max_batch_size} inputs × {each} elements are more than TensorRT's 2^31 a tensor",
-            value=case.limits.max_batch_size,
+            detail=f"{context.limits.max_batch_size} inputs × {each} elements are more than TensorRT's 2^31 a tensor",
+            value=context.limits.max_batch_size,
             expected=f"< {-(-_TENSOR_ELEMENTS // each)}, or a shorter max_input_len",
         )
 
 
-def unpaged_cache(case: Case) -> Iterator[Problem]:
+def unpaged_cache(context: BuildContext) -> Iterator[Problem]:
     """The keys and values of a layer are one tensor unless the cache is paged."""
-    facts, limits = case.facts, case.limits
-    if case.option("kv_cache_type") != "continuous" or not (facts.hidden_size and facts.num_attention_heads):
+    facts, limits = context.facts, context.limits
+    if context.option_value("kv_cache_type") != "continuous" or not (facts.hidden_size and facts.num_attention_heads):
         return
     heads = facts.num_key_value_heads or facts.num_attention_heads
-    length = max(limits.max_input_len, limits.seq_len - limits.max_input_len) if case.encodes else limits.seq_len
-    each = 2 * -(-heads // case.parallelism.tp) * (facts.hidden_size // facts.num_attention_heads) * length
+    length = (
+        max(limits.max_input_len, limits.seq_len - limits.max_input_len)
+        if context.is_encoder_decoder
+        else limits.seq_len
+    )
+    each = 2 * -(-heads // context.parallelism.tp) * (facts.hidden_size // facts.num_attention_heads) * length
     sequences = limits.max_batch_size * limits.max_beam_width
     if sequences * each >= _TENSOR_ELEMENTS:
         yield Problem(
@@ -70,15 +74,15 @@ def unpaged_cache(case: Case) -> Iterator[Problem]:
         )
 
 
-def relative_bias(case: Case) -> Iterator[Problem]:
+def relative_bias(context: BuildContext) -> Iterator[Problem]:
     """The decoder holds a bias for each pair of positions, unless it computes them on the fly."""
-    elements = relative_bias_elements(case.facts, case.spec)
+    elements = relative_bias_elements(context.facts, context.spec)
     if elements >= _TENSOR_ELEMENTS:
         yield Problem(
             pointer="/limits/max_output_len",
             code="volume",
             detail=f"the table of relative positions has {elements} elements, and TensorRT takes 2^31 in a tensor",
-            value=case.limits.max_output_len,
+            value=context.limits.max_output_len,
             expected="a shorter output, more tp, or use_implicit_relative_attention",
         )
 

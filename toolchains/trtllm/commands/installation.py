@@ -12,8 +12,7 @@ from enginefarm.contract.errors import InvalidSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.node.detection import detect
 from toolchains.toolchain import Installed
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.release import Descriptor
+from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 EXAMPLES_VARIABLE = "ENGINEFARM_TRTLLM_EXAMPLES"
 _RELEASE_IMAGE_EXAMPLES = "/app/tensorrt_llm/examples"
@@ -53,7 +52,7 @@ def installed(here: Installation) -> tuple[Installed, ...]:
     if here.version is None:
         return ()
     try:
-        release = releases.find(here.version)
+        release = find_release(here.version)
     except InvalidSpec as error:
         return (Installed(here.version, stages=(), missing=(error.detail,)),)
     lacking = {Stage.CONVERT: _missing_for_convert(here, release), Stage.BUILD: _missing_for_build(here, release)}
@@ -66,7 +65,7 @@ def installed(here: Installation) -> tuple[Installed, ...]:
     )
 
 
-def _missing_for_convert(here: Installation, release: Descriptor) -> str | None:
+def _missing_for_convert(here: Installation, release: ReleaseDescriptor) -> str | None:
     if shutil.which(here.python) is None:
         return f"no {here.python} on PATH"
     scripts = [here.examples / script.script for script in release.convert.values()]
@@ -75,7 +74,7 @@ def _missing_for_convert(here: Installation, release: Descriptor) -> str | None:
     return None
 
 
-def _missing_for_build(here: Installation, release: Descriptor) -> str | None:
+def _missing_for_build(here: Installation, release: ReleaseDescriptor) -> str | None:
     """Any build may ask for a plan that is refitted, so a worker without that program takes none."""
     programs = [here.build_program, *([here.refit_program] if release.refit else [])]
     lacking = [program for program in programs if shutil.which(program) is None]

@@ -16,18 +16,17 @@ from toolchains.inputs import substituted
 from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, conversion_of
-from toolchains.trtllm.context.tokens import counts_output, unset_best, unset_most
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.engine_part import Component, components
-from toolchains.trtllm.releases.option_table import Option, Table
-from toolchains.trtllm.releases.release import Descriptor
+from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
+from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
+from toolchains.trtllm.releases.option_table import Option, OptionTable
+from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
 TIMING_CACHE = "model.cache"
 
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
-    release, environment = releases.find(job.version), _environment(directories)
+    release, environment = find_release(job.version), _environment(directories)
     if job.stage is Stage.BUILD and job.spec.options.get("strip_plan"):
         there = replace(directories, output=stripped(directories))
         programs = [*_builds(job, there, release, installation), _refit(directories, release, installation)]
@@ -81,22 +80,24 @@ def _inputs(directories: Directories) -> dict[str, str]:
     return {name: str(path) for name, path in directories.inputs.items()}
 
 
-def _builds(job: Job, directories: Directories, release: Descriptor, here: Installation) -> Iterator[tuple[str, ...]]:
+def _builds(
+    job: Job, directories: Directories, release: ReleaseDescriptor, here: Installation
+) -> Iterator[tuple[str, ...]]:
     """One for each engine. They share the timing cache: the second starts with what the first one timed."""
     known, spec = release.build_options_of(job.facts.architecture), job.spec
     options = substituted(spec.options, _inputs(directories))
-    for component in components(job.facts.architecture):
-        source, output = (path / component.folder for path in (directories.source, directories.output))
+    for part in engine_parts(job.facts.architecture):
+        source, output = (path / part.folder for path in (directories.source, directories.output))
         yield (
             *(here.build_program, "--checkpoint_dir", str(source), "--output_dir", str(output)),
-            *_options(known, {**options, **component.says}, spec.precision.dtype),
-            *_limits(spec, release.build_table, component),
+            *_options(known, {**options, **part.fixed_options}, spec.precision.dtype),
+            *_limits(spec, release.build_table, part),
             *_timing_cache(release.build_table, directories),
             *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
         )
 
 
-def _refit(directories: Directories, release: Descriptor, here: Installation) -> tuple[str, ...]:
+def _refit(directories: Directories, release: ReleaseDescriptor, here: Installation) -> tuple[str, ...]:
     """The weights of the same checkpoint that the plans were built from: trtllm-build strips on that assumption."""
     table = release.refit_table
     assert table, "preflight lets nothing else through"
@@ -111,30 +112,30 @@ def _refit(directories: Directories, release: Descriptor, here: Installation) ->
     )
 
 
-def _limits(spec: BuildSpec, table: Table, component: Component) -> Iterator[str]:
+def _limits(spec: BuildSpec, table: OptionTable, part: EnginePart) -> Iterator[str]:
     """The lengths that make the shape are always written; the others where the program would do otherwise."""
     limits, known = spec.limits, table.by_name
-    for name, value in (("max_batch_size", limits.max_batch_size), *_lengths(limits, table, component)):
+    for name, value in (("max_batch_size", limits.max_batch_size), *_lengths(limits, table, part)):
         yield from (known[name].flag, str(value))
     yield from known["max_beam_width"].argv(limits.max_beam_width)
-    if not component.counts_tokens:
+    if not part.has_token_limits:
         return
-    if limits.max_num_tokens != unset_most(limits, table):
+    if limits.max_num_tokens != default_max_num_tokens(limits, table):
         yield from known["max_num_tokens"].argv(limits.max_num_tokens)
-    if limits.opt_num_tokens not in (None, unset_best(limits)):
+    if limits.opt_num_tokens not in (None, default_opt_num_tokens(limits)):
         yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
 
 
-def _lengths(limits: Limits, table: Table, component: Component) -> Iterator[tuple[str, int | None]]:
+def _lengths(limits: Limits, table: OptionTable, part: EnginePart) -> Iterator[tuple[str, int | None]]:
     """Releases before 0.11 count the output alone."""
-    for name, (value, _) in component.lengths(limits).items():
-        if name == "max_seq_len" and counts_output(table):
+    for name, (value, _) in part.lengths(limits).items():
+        if name == "max_seq_len" and takes_output_length(table):
             yield "max_output_len", limits.max_output_len
         else:
             yield name, value
 
 
-def _timing_cache(table: Table, directories: Directories) -> Iterator[str]:
+def _timing_cache(table: OptionTable, directories: Directories) -> Iterator[str]:
     """Read at the start, if it is there, and written at the end. One option for both ways before 0.9."""
     both = ("input_timing_cache", "output_timing_cache")
     for name in both if both[0] in table.by_name else ("timing_cache",):

@@ -14,8 +14,8 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from toolchains.toolchain import Needs
 from toolchains.trtllm.context.conversion import conversion_of
-from toolchains.trtllm.releases.engine_part import encodes, relative_bias_elements
-from toolchains.trtllm.releases.precision_recipe import ready
+from toolchains.trtllm.releases.engine_part import is_encoder_decoder, relative_bias_elements
+from toolchains.trtllm.releases.precision_recipe import quantization_of
 
 _GIB = 1 << 30
 _LIBRARIES = 3 * _GIB  # of the host: kernels of the builder and Python's own
@@ -43,7 +43,7 @@ def _convert(job: Job) -> Needs:
     """The whole model is loaded, and one rank at a time is written, unless it is loaded shard by shard."""
     weights, shard = job.facts.weight_bytes, _shard(job)
     loaded = 0 if job.spec.options.get("load_by_shard") else weights
-    if encodes(job.facts.architecture):  # each half is made from a converted copy of the whole
+    if is_encoder_decoder(job.facts.architecture):  # each half is made from a converted copy of the whole
         loaded += 2 * _checkpoint(job)
     made = conversion_of(job)
     calibrates = made is not None and made.calibrates
@@ -72,7 +72,7 @@ def _build(job: Job) -> Needs:
 def _checkpoint(job: Job) -> int:
     """Bytes of the converted weights of all ranks, and of both halves if there are two: an upper bound for each."""
     facts, precision = job.facts, job.spec.precision
-    if ready(facts):
+    if quantization_of(facts):
         return facts.weight_bytes
     before = _DTYPE_BITS.get(facts.dtype or "", 16)
     after = _BITS.get(precision.quantization or "", _DTYPE_BITS.get(precision.dtype, 16))
@@ -82,7 +82,7 @@ def _checkpoint(job: Job) -> int:
 def _repeated(job: Job) -> int:
     """An encoder-decoder may store its embeddings once; encoder, decoder and the decoder's head each get them whole."""
     facts = job.facts
-    if not encodes(facts.architecture):
+    if not is_encoder_decoder(facts.architecture):
         return 0
     return 2 * (facts.vocab_size or 0) * (facts.hidden_size or 0) * _element(job)
 
@@ -105,7 +105,7 @@ def _tokens(job: Job) -> int:
     """Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says."""
     limits = job.spec.limits
     every = limits.max_batch_size * limits.max_input_len
-    return every if encodes(job.facts.architecture) else limits.max_num_tokens or every
+    return every if is_encoder_decoder(job.facts.architecture) else limits.max_num_tokens or every
 
 
 def _element(job: Job) -> int:

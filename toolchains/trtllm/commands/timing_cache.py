@@ -6,7 +6,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from toolchains.toolchain import WarmFile
 from toolchains.trtllm.commands.plan import TIMING_CACHE
-from toolchains.trtllm.releases import release as releases
+from toolchains.trtllm.releases.release import find_release
 
 _TRAITS = ("arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda")
 # The options that become flags of TensorRT's builder.
@@ -29,7 +29,7 @@ def warm_file(job: Job) -> WarmFile | None:
         path=TIMING_CACHE,
         good_for={
             "platform": {name: platform[name] for name in _TRAITS},
-            "tensorrt": platform["tensorrt"] or releases.find(job.version).tensorrt,
+            "tensorrt": platform["tensorrt"] or find_release(job.version).tensorrt,
             "version": job.version,  # its image fixes TensorRT where nothing states it
             "precision": job.spec.precision.model_dump(),
             "flags": {name: options.get(name) for name in _FLAGS},

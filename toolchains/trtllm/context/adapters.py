@@ -7,14 +7,14 @@ from functools import cache
 from typing import Any
 
 from toolchains.inputs import named
-from toolchains.trtllm.context.build_context import Case
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
-DIRECTORY = "lora"  # below an engine: one folder for each adapter, by number
+ADAPTERS_DIRECTORY = "lora"  # below an engine: one folder for each adapter, by number
 
 
-class Adapters(Fact):
-    what: str
+class Adapters(FrozenModel):
+    description: str
     source: Source
     option: str
     files: tuple[str, ...]
@@ -30,27 +30,27 @@ class Adapters(Fact):
 
 
 @cache
-def adapters() -> Adapters:
+def adapter_table() -> Adapters:
     return Adapters.model_validate_json((DATA / "adapters.json").read_bytes())
 
 
-def model_options() -> dict[str, tuple[str, ...]]:
+def adapter_model_options() -> dict[str, tuple[str, ...]]:
     """Option that names adapters → the files that are read of each."""
-    return {adapters().option: adapters().files}
+    return {adapter_table().option: adapter_table().files}
 
 
-def count(options: Mapping[str, Any]) -> int:
-    return len(list(named(adapters().option, options.get(adapters().option))))
+def count_adapters(options: Mapping[str, Any]) -> int:
+    return len(list(named(adapter_table().option, options.get(adapter_table().option))))
 
 
-def of_case(case: Case) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+def requested_adapters(context: BuildContext) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """(number, reference, what it says of itself) of each adapter; the last is empty where it was not read."""
-    option = adapters().option
-    for place, (name, reference) in enumerate(named(option, case.option(option))):
-        yield place, reference, case.facts.beside.get(name, {})
+    option = adapter_table().option
+    for place, (name, reference) in enumerate(named(option, context.option_value(option))):
+        yield place, reference, context.facts.beside.get(name, {})
 
 
-def completed(modules: list[str]) -> list[str]:
+def with_joined_modules(modules: list[str]) -> list[str]:
     """With the modules that the builder adds by itself, in its order."""
-    groups = (group for group in adapters().together if set(group) & set(modules))
+    groups = (group for group in adapter_table().together if set(group) & set(modules))
     return [*modules, *(name for group in groups for name in group if name not in modules)]

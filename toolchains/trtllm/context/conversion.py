@@ -12,14 +12,23 @@ from pydantic import JsonValue
 from enginefarm.contract.spec import Parallelism, Precision
 from enginefarm.contract.work import Job
 from toolchains.inputs import CALIBRATION
-from toolchains.trtllm.releases import draft_heads as drafts
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.draft_heads import Drafting
-from toolchains.trtllm.releases.model_family import NAMES, Role
+from toolchains.trtllm.releases.draft_heads import DraftHeads, available_modes, requested_mode
+from toolchains.trtllm.releases.model_family import DEFAULT_ARGUMENT_NAMES, Role
 from toolchains.trtllm.releases.option_table import Option
-from toolchains.trtllm.releases.precision_recipe import SOURCE, Program, Ready, Way, ways
-from toolchains.trtllm.releases.precision_recipe import ready as quantised
-from toolchains.trtllm.releases.release import Descriptor, Script, convert_options
+from toolchains.trtllm.releases.precision_recipe import (
+    SOURCE,
+    ModelQuantization,
+    PrecisionRecipe,
+    Program,
+    precision_recipes,
+    quantization_of,
+)
+from toolchains.trtllm.releases.release import (
+    ReleaseDescriptor,
+    Script,
+    convert_options,
+    find_release,
+)
 
 _SIZES: tuple[Role, ...] = ("tp", "pp", "cp")
 
@@ -33,7 +42,7 @@ class Conversion:
     asks: tuple[str, ...]  # what a caller must set
     single: tuple[Role, ...]  # kinds of parallelism of which it makes one, option or not
     calibrates: bool
-    drafting: Drafting | None = None  # how the checkpoint comes to draft heads, if it gets some
+    draft_heads: DraftHeads | None = None  # how the checkpoint comes to draft heads, if it gets some
     base: Conversion | None = None  # what makes the checkpoint that this one reads instead of the model
 
     @cached_property
@@ -49,9 +58,9 @@ class Conversion:
     def all_asks(self) -> tuple[str, ...]:
         return (*(self.base.asks if self.base else ()), *self.asks)
 
-    def missing(self, parallelism: Parallelism) -> list[Role]:
+    def unsupported(self, parallelism: Parallelism) -> list[Role]:
         """The kinds of parallelism that are asked for, and that the program does not have."""
-        before = self.base.missing(parallelism) if self.base else ()
+        before = self.base.unsupported(parallelism) if self.base else ()
         lacking = (role for role in _SIZES if not self._divides(role) or role in before)
         return [role for role in lacking if getattr(parallelism, role) > 1]
 
@@ -78,13 +87,17 @@ class Conversion:
             if self._divides(role):
                 yield from self.known[self.names[role]].argv(getattr(parallelism, role))
         if self.calibrates:
-            yield from self.known[ways().calibration.option].argv(inputs.get(CALIBRATION))
+            yield from self.known[precision_recipes().calibration.option].argv(inputs.get(CALIBRATION))
         for name, option in self.options.items():
             yield from option.argv(options.get(name, option.default), precision.dtype)
 
 
 def conversion(
-    release: Descriptor, architecture: str, precision: Precision, ready: Ready | None, draft: str | None = None
+    release: ReleaseDescriptor,
+    architecture: str,
+    precision: Precision,
+    model_quantization: ModelQuantization | None,
+    draft: str | None = None,
 ) -> Conversion | None:
     """The first program that makes both the weights and the KV cache; None if none is proven to.
 
@@ -92,91 +105,109 @@ def conversion(
         draft: the mode whose heads the checkpoint is to have; one that is possible.
     """
     if draft is not None:
-        return _with_heads(release, architecture, precision, ready, draft)
+        return _with_heads(release, architecture, precision, model_quantization, draft)
     script = release.script_for(architecture)
     if script is None:
         return None
     family = release.family(architecture)
-    if family and family.unquantized and (ready or precision.quantization or precision.kv_cache):
+    if family and family.unquantized_reason and (model_quantization or precision.quantization or precision.kv_cache):
         return None
     programs: tuple[tuple[Program, Script], ...] = (("convert", script), ("quantize", release.quantize))
     for program, made_by in programs:
         for parts in _parts(program, precision):
-            if _is_open(release, made_by, parts, ready):
+            if _is_open(release, made_by, parts, model_quantization):
                 return _made(release, architecture, made_by, parts)
     return None
 
 
 def conversion_of(job: Job) -> Conversion | None:
-    release, facts, spec = releases.find(job.version), job.facts, job.spec
-    draft = drafts.asked_for(release, facts.architecture, spec.options)
-    return conversion(release, facts.architecture, spec.precision, quantised(facts), draft)
+    release, facts, spec = find_release(job.version), job.facts, job.spec
+    draft = requested_mode(release, facts.architecture, spec.options)
+    return conversion(release, facts.architecture, spec.precision, quantization_of(facts), draft)
 
 
 def _with_heads(
-    release: Descriptor, architecture: str, precision: Precision, ready: Ready | None, draft: str
+    release: ReleaseDescriptor,
+    architecture: str,
+    precision: Precision,
+    model_quantization: ModelQuantization | None,
+    draft: str,
 ) -> Conversion | None:
     """Of weights that are quantised already no script is proven to keep the heads."""
-    drafting, script = drafts.possible(release, architecture)[draft]
-    base = conversion(release, architecture, precision, None) if drafting.base else None
-    if ready is not None or not drafting.makes_precision(precision) or (drafting.base and base is None):
+    drafting, script = available_modes(release, architecture)[draft]
+    base = conversion(release, architecture, precision, None) if drafting.base_checkpoint_option else None
+    if (
+        model_quantization is not None
+        or not drafting.makes_precision(precision)
+        or (drafting.base_checkpoint_option and base is None)
+    ):
         return None
     for parts in _parts("convert", precision):
         if _is_open(release, script, parts, None):
             made = _of_parts(script, parts, convert_options(script))
-            options = {name: option for name, option in made.options.items() if name not in drafting.closed}
-            names = {**NAMES, "source": drafting.base or NAMES["source"]}
+            options = {name: option for name, option in made.options.items() if name not in drafting.closed_options}
+            names = {
+                **DEFAULT_ARGUMENT_NAMES,
+                "source": drafting.base_checkpoint_option or DEFAULT_ARGUMENT_NAMES["source"],
+            }
             return replace(
-                made, names=names, options=options, single=drafting.single, drafting=drafting, base=base
+                made, names=names, options=options, single=drafting.limited_to_one, draft_heads=drafting, base=base
             )  # fmt: skip
     return None
 
 
-def _parts(program: Program, precision: Precision) -> Iterator[tuple[Way, ...]]:
+def _parts(program: Program, precision: Precision) -> Iterator[tuple[PrecisionRecipe, ...]]:
     """The ways to weights and KV cache by this program, in order of preference."""
-    known, quantization, kv_cache = ways(), precision.quantization, precision.kv_cache
+    known, quantization, kv_cache = precision_recipes(), precision.quantization, precision.kv_cache
     weights = known.plain if quantization is None else known.quantization.get(quantization, ())
-    caches: tuple[Way | None, ...] = (None,) if kv_cache is None else known.kv_cache.get(kv_cache, ())
+    caches: tuple[PrecisionRecipe | None, ...] = (None,) if kv_cache is None else known.kv_cache.get(kv_cache, ())
     for pair in product(weights, caches):
-        parts = tuple(way for way in pair if way)
-        if all(way.program == program for way in parts):
+        parts = tuple(recipe for recipe in pair if recipe)
+        if all(recipe.program == program for recipe in parts):
             yield parts
 
 
-def _is_open(release: Descriptor, script: Script, parts: tuple[Way, ...], ready: Ready | None) -> bool:
+def _is_open(
+    release: ReleaseDescriptor,
+    script: Script,
+    parts: tuple[PrecisionRecipe, ...],
+    model_quantization: ModelQuantization | None,
+) -> bool:
     """Of weights that are quantised already the KV cache stays as it is: no table proves more."""
-    if ready and len(parts) > 1:
+    if model_quantization and len(parts) > 1:
         return False
-    return all(way.is_open(release.version, script.options, ready) for way in parts)
+    return all(recipe.is_open(release.version, script.options, model_quantization) for recipe in parts)
 
 
-def _made(release: Descriptor, architecture: str, script: Script, parts: tuple[Way, ...]) -> Conversion:
+def _made(
+    release: ReleaseDescriptor, architecture: str, script: Script, parts: tuple[PrecisionRecipe, ...]
+) -> Conversion:
     if script is release.quantize:
         return _of_parts(script, parts, {})
     family = release.family(architecture)
     assert family, "it has a script"
-    own = {name: _unset(script.options.by_name[name]) for name in family.asks}
+    own = {name: _unset(script.options.by_name[name]) for name in family.required_options}
     made = _of_parts(script, parts, {**release.convert_options(architecture), **own})
     return replace(
         made,
         names=family.names,
-        fixed={**family.fixed, **made.fixed},
-        asks=(*family.asks, *made.asks),
-        single=family.single,
+        fixed={**family.fixed_options, **made.fixed},
+        asks=(*family.required_options, *made.asks),
+        single=family.limited_to_one,
     )
 
 
-def _of_parts(script: Script, parts: tuple[Way, ...], own: Mapping[str, Option]) -> Conversion:
+def _of_parts(script: Script, parts: tuple[PrecisionRecipe, ...], own: Mapping[str, Option]) -> Conversion:
     """`own`: the script's options that are open whatever the precision is."""
-    calibrates = any(way.calibrates for way in parts)
-    says = {name: value for way in parts for name, value in way.says.items()}
-    asks = tuple(name for way in parts for name in way.asks)
-    opened = {*asks, *(name for way in parts for name in way.opens)}
-    opened |= set(ways().calibration.opens) if calibrates else set()
+    calibrates = any(recipe.calibrates for recipe in parts)
+    says = {name: value for recipe in parts for name, value in recipe.arguments.items()}
+    asks = tuple(name for recipe in parts for name in recipe.required_options)
+    opened = {*asks, *(name for recipe in parts for name in recipe.allowed_options)}
+    opened |= set(precision_recipes().calibration.allowed_options) if calibrates else set()
     known = script.options.by_name.items()
     return Conversion(
         script=script,
-        names=NAMES,
+        names=DEFAULT_ARGUMENT_NAMES,
         fixed=says,
         options={**own, **{name: _opened(option, says) for name, option in known if name in opened}},
         asks=asks,
@@ -191,7 +222,7 @@ def _unset(option: Option) -> Option:
 
 
 def _opened(option: Option, says: Mapping[str, JsonValue]) -> Option:
-    """What the way says is what counts when the caller says nothing."""
+    """What the recipe says is what counts when the caller says nothing."""
     if option.name not in says:
         return option
     return option.model_copy(update={"default": says[option.name], "default_sure": False})

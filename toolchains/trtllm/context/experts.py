@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 
 
-def expert_sizes(case: Case) -> tuple[int, int] | None:
+def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
     """(tensor parallel, expert parallel) inside experts, -1 resolved; None if they do not multiply to tp."""
-    tp, inner, outer = case.parallelism.tp, case.number("moe_tp_size", -1), case.number("moe_ep_size", -1)
+    tp, inner, outer = context.parallelism.tp, context.number("moe_tp_size", -1), context.number("moe_ep_size", -1)
     if inner == -1:
         inner = tp if outer == -1 else tp // max(outer, 1)
     if outer == -1:

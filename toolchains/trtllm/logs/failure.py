@@ -9,13 +9,13 @@ from functools import cache, cached_property
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
 _LONGEST_DETAIL = 300  # characters
 _OUT_OF_MEMORY = "out_of_memory"
 
 
-class Message(Fact):
+class Message(FrozenModel):
     """A line that means one cause, as a pattern, with the line itself and where it was seen."""
 
     pattern: str
@@ -32,7 +32,7 @@ class Message(Fact):
         return next((line.strip() for line in reversed(text.splitlines()) if self.regex.search(line)), None)
 
 
-class Cause(Fact):
+class Cause(FrozenModel):
     """`retryable` only where another try, perhaps elsewhere, can end otherwise."""
 
     cause: str
@@ -55,8 +55,8 @@ class Cause(Fact):
         )
 
 
-class _Failures(Fact):
-    what: str
+class _Failures(FrozenModel):
+    description: str
     source: Source
     causes: tuple[Cause, ...]
 

@@ -6,7 +6,7 @@ Order matters: the precision settles first, then the options, and last the token
 
 from __future__ import annotations
 
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.normalization.attention import context_attention
 from toolchains.trtllm.normalization.change import Change, Rewrite
 from toolchains.trtllm.normalization.encoder_decoder import no_experts, relative_attention
@@ -40,7 +40,9 @@ REWRITES: tuple[Rewrite, ...] = (
 )
 
 
-def idle_options(case: Case) -> frozenset[str]:
-    """The options that have no effect in this case, whatever their values."""
-    changes = (change for rewrite in REWRITES for change in rewrite(case))
-    return frozenset(change.name for change in changes if change.idle and in_force(change.rule, case.release.version))
+def idle_options(context: BuildContext) -> frozenset[str]:
+    """The options that have no effect in this context, whatever their values."""
+    changes = (change for rewrite in REWRITES for change in rewrite(context))
+    return frozenset(
+        change.name for change in changes if change.idle and in_force(change.rule, context.release.version)
+    )

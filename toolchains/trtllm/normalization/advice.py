@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.documented_precisions import undocumented
-from toolchains.trtllm.releases.engine_part import components
+from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.rule_table import in_force
 
 _LARGE_TOKENS = 16384
 _STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions already hold the factor
 
 
-def remarks(case: Case) -> list[Problem]:
-    found = (*_tokens(case), *_positions(case), *_input(case), *_precision(case), *_halves(case))
-    return [remark for remark in found if in_force(remark.code, case.release.version)]
+def advice(context: BuildContext) -> list[Problem]:
+    found = (*_tokens(context), *_positions(context), *_input(context), *_precision(context), *_halves(context))
+    return [remark for remark in found if in_force(remark.code, context.release.version)]
 
 
-def _tokens(case: Case) -> Iterator[Problem]:
-    if case.enabled("remove_input_padding") and (tokens := case.limits.max_num_tokens or 0) > _LARGE_TOKENS:
+def _tokens(context: BuildContext) -> Iterator[Problem]:
+    if context.enabled("remove_input_padding") and (tokens := context.limits.max_num_tokens or 0) > _LARGE_TOKENS:
         yield Problem(
             pointer="/limits/max_num_tokens",
             code="tokens_large",
@@ -29,12 +29,12 @@ def _tokens(case: Case) -> Iterator[Problem]:
         )
 
 
-def _positions(case: Case) -> Iterator[Problem]:
-    positions = _known_positions(case)
-    if positions is None or case.enabled("streamingllm"):
+def _positions(context: BuildContext) -> Iterator[Problem]:
+    positions = _known_positions(context)
+    if positions is None or context.enabled("streamingllm"):
         return
-    for component in components(case.facts.architecture):
-        length, limit = component.lengths(case.limits)["max_seq_len"]
+    for part in engine_parts(context.facts.architecture):
+        length, limit = part.lengths(context.limits)["max_seq_len"]
         if length > positions:
             yield Problem(
                 pointer=f"/limits/{limit}",
@@ -45,11 +45,11 @@ def _positions(case: Case) -> Iterator[Problem]:
             )
 
 
-def _known_positions(case: Case) -> int | None:
+def _known_positions(context: BuildContext) -> int | None:
     """How many positions the model was made for, by the builder's own reckoning."""
-    known, scaling = case.facts.max_position_embeddings, case.facts.rope_scaling or {}
-    family = case.release.family(case.facts.architecture)
-    if family and family.relative:
+    known, scaling = context.facts.max_position_embeddings, context.facts.rope_scaling or {}
+    family = context.release.family(context.facts.architecture)
+    if family and family.relative_attention:
         return None
     if known is None or scaling.get("rope_type", scaling.get("type")) in _STATED_ROPE:
         return known
@@ -57,41 +57,41 @@ def _known_positions(case: Case) -> int | None:
     return int(known * factor) if isinstance(factor, int | float) and factor > 0 else known
 
 
-def _input(case: Case) -> Iterator[Problem]:
-    if not case.encodes and case.enabled("remove_input_padding") and case.enabled("context_fmha"):
+def _input(context: BuildContext) -> Iterator[Problem]:
+    if not context.is_encoder_decoder and context.enabled("remove_input_padding") and context.enabled("context_fmha"):
         yield Problem(
             pointer="/limits/max_input_len",
             code="input_ignored",
             detail="with packed input and context attention it is no limit of its own: "
-            f"a prompt may be as long as max_seq_len, {case.limits.seq_len}",
-            value=case.limits.max_input_len,
+            f"a prompt may be as long as max_seq_len, {context.limits.seq_len}",
+            value=context.limits.max_input_len,
         )
 
 
-def _precision(case: Case) -> Iterator[Problem]:
-    missing = undocumented(case.facts.architecture, case.spec.precision.quantization)
-    if missing and not in_force("precision_model", case.release.version):
+def _precision(context: BuildContext) -> Iterator[Problem]:
+    missing = undocumented(context.facts.architecture, context.spec.precision.quantization)
+    if missing and not in_force("precision_model", context.release.version):
         yield Problem(
             pointer="/precision/quantization",
             code="precision_undocumented",
             detail=f"the documentation of 0.16 does not have it for {missing.model}; later releases may take it",
-            value=case.spec.precision.quantization,
+            value=context.spec.precision.quantization,
             expected=missing.expected,
         )
 
 
-def _halves(case: Case) -> Iterator[Problem]:
-    if case.encodes and case.parallelism.pp > 1:
+def _halves(context: BuildContext) -> Iterator[Problem]:
+    if context.is_encoder_decoder and context.parallelism.pp > 1:
         yield Problem(
             pointer="/parallelism/pp",
             code="enc_dec_pp",
             detail="only the Python runtime of the examples runs an encoder-decoder in stages: the C++ one, and so "
             "Triton, does not",
-            value=case.parallelism.pp,
+            value=context.parallelism.pp,
             expected="1",
         )
-    family = case.release.family(case.facts.architecture)
-    if family and family.relative and case.dtype == "float16":
+    family = context.release.family(context.facts.architecture)
+    if family and family.relative_attention and context.dtype == "float16":
         yield Problem(
             pointer="/precision/dtype",
             code="t5_float16",

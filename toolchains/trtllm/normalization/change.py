@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from pydantic import JsonValue
 
-from toolchains.trtllm.context.build_context import Case, Section
+from toolchains.trtllm.context.build_context import BuildContext, Section
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Change:
     idle: bool = False  # the option has no effect, so that its value says nothing of the engine
 
 
-Rewrite: TypeAlias = Callable[[Case], Iterator[Change]]
+Rewrite: TypeAlias = Callable[[BuildContext], Iterator[Change]]
 
 
 def option(rule: str, name: str, value: JsonValue, why: str) -> Change:
     return Change(rule, "options", name, value, why)
 
 
-def idle(case: Case, rule: str, name: str, why: str) -> Iterator[Change]:
+def idle(context: BuildContext, rule: str, name: str, why: str) -> Iterator[Change]:
     """An option that cannot act, whatever its value, is left at its default."""
-    if name in case.known:
-        yield Change(rule, "options", name, case.known[name].default, f"no effect: {why}", idle=True)
+    if name in context.available_options:
+        yield Change(rule, "options", name, context.available_options[name].default, f"no effect: {why}", idle=True)

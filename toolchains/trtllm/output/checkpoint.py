@@ -15,7 +15,7 @@ from toolchains.trtllm.context.conversion import conversion_of
 from toolchains.trtllm.output import safetensors_header as shard
 from toolchains.trtllm.output import settings_match as agreement
 from toolchains.trtllm.output.rank_files import exactly, named, read_json
-from toolchains.trtllm.releases.engine_part import Component, components
+from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 
 _FIELDS = (
     "architecture",
@@ -38,19 +38,19 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
         InvalidOutput
     """
     found = dict[str, JsonValue]()
-    for component in components(job.facts.architecture):
-        with named(component.folder):
-            found[component.folder] = _check_one(job, component, output / component.folder)
+    for part in engine_parts(job.facts.architecture):
+        with named(part.folder):
+            found[part.folder] = _check_one(job, part, output / part.folder)
     return {"architecture": found.get("", found)}
 
 
-def _check_one(job: Job, component: Component, output: Path) -> str:
+def _check_one(job: Job, part: EnginePart, output: Path) -> str:
     """Ranks of context parallelism share a shard, so there are tp × pp of them."""
     config = read_json(output / "config.json")
     if absent := [field for field in _FIELDS if field not in config]:
         raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
     agreement.check(config, job.spec, "checkpoint")
-    _check_sizes(config, job.facts, component)
+    _check_sizes(config, job.facts, part)
     agreement.check_mixed(config, output)
     _check_heads(config, job)
     sizes = job.spec.parallelism
@@ -62,11 +62,11 @@ def _check_one(job: Job, component: Component, output: Path) -> str:
 def _check_heads(config: Mapping[str, Any], job: Job) -> None:
     """A script that was not told of the heads, or did not find them, makes a checkpoint of the base model alone."""
     made = conversion_of(job)
-    if made is None or made.drafting is None:
+    if made is None or made.draft_heads is None:
         return
-    said = {field: job.spec.options.get(option) for field, option in made.drafting.states.items()}
+    said = {field: job.spec.options.get(option) for field, option in made.draft_heads.repeated_options.items()}
     wanted = {
-        "architecture": made.drafting.architectures[job.facts.architecture],
+        "architecture": made.draft_heads.architectures[job.facts.architecture],
         **{field: value for field, value in said.items() if value},
     }
     if unlike := [
@@ -75,10 +75,10 @@ def _check_heads(config: Mapping[str, Any], job: Job) -> None:
         raise InvalidOutput(f"the checkpoint has not the draft heads that were asked for: {'; '.join(unlike)}")
 
 
-def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, component: Component) -> None:
-    if component.architecture not in (None, config["architecture"]):
-        raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {component.architecture}")
-    stack = facts.encoder if component.folder == "encoder" else None
+def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:
+    if part.architecture not in (None, config["architecture"]):
+        raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {part.architecture}")
+    stack = facts.encoder if part.folder == "encoder" else None
     for name in _SAME:
         known = getattr(stack, name, None) or getattr(facts, name)
         if known is not None and config[name] != known:

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.normalization import idle_options
-from toolchains.trtllm.releases.engine_part import Component
+from toolchains.trtllm.releases.engine_part import EnginePart
 
 _SIZES, _TOKENS = ("max_batch_size", "max_beam_width"), ("max_num_tokens", "opt_num_tokens")
 _ELSEWHERE = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
@@ -27,40 +27,44 @@ def settings(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     return {"build_config": build, "pretrained_config": model}
 
 
-def differences(case: Case, component: Component, config: Mapping[str, Any]) -> list[JsonValue]:
+def differences(context: BuildContext, part: EnginePart, config: Mapping[str, Any]) -> list[JsonValue]:
     """As of `enginefarm.wire.Difference`. What was left to the builder is no difference."""
     build = config["build_config"]
-    found = (*_limits(case, component, build), *_options(case, component, build))
+    found = (*_limits(context, part, build), *_options(context, part, build))
     return [{"pointer": pointer, "wanted": wanted, "has": has} for pointer, wanted, has in found]
 
 
-def _limits(case: Case, component: Component, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+def _limits(
+    context: BuildContext, part: EnginePart, build: Mapping[str, Any]
+) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     """Each under the limit that it follows from."""
-    alike = (*_SIZES, *_TOKENS) if component.counts_tokens else _SIZES
-    told = {name: (getattr(case.limits, name), name) for name in alike} | component.lengths(case.limits)
+    alike = (*_SIZES, *_TOKENS) if part.has_token_limits else _SIZES
+    told = {name: (getattr(context.limits, name), name) for name in alike} | part.lengths(context.limits)
     for name, (wanted, limit) in told.items():
         has = build.get(name)
-        if name in build and wanted is not None and has != wanted + _grows(case, name):
+        if name in build and wanted is not None and has != wanted + _grows(context, name):
             yield f"/limits/{limit}", wanted, has
 
 
-def _grows(case: Case, name: str) -> int:
+def _grows(context: BuildContext, name: str) -> int:
     """Drafts need room that no sequence of the caller's may use."""
-    if name != "max_seq_len" or case.option("speculative_decoding_mode") is None:
+    if name != "max_seq_len" or context.option_value("speculative_decoding_mode") is None:
         return 0
-    beside = case.drafting.lengthens if case.drafting else None
-    return case.number("max_draft_len") + (case.number(beside) if beside else 0)
+    beside = context.draft_heads.sequence_length_option if context.draft_heads else None
+    return context.number("max_draft_len") + (context.number(beside) if beside else 0)
 
 
-def _options(case: Case, component: Component, build: Mapping[str, Any]) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+def _options(
+    context: BuildContext, part: EnginePart, build: Mapping[str, Any]
+) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     places = [part for part in (build, build.get("plugin_config"), build.get("lora_config")) if isinstance(part, dict)]
-    skipped = _NOT_COMPARED | idle_options(case)
-    for name in case.release.build_options_of(case.facts.architecture):
-        wanted, theirs = component.says.get(name, case.option(name)), _ELSEWHERE.get(name, name)
+    skipped = _NOT_COMPARED | idle_options(context)
+    for name in context.release.build_options_of(context.facts.architecture):
+        wanted, theirs = part.fixed_options.get(name, context.option_value(name)), _ELSEWHERE.get(name, name)
         place = next((part for part in places if theirs in part), None)
         if place is None or wanted is None or name in skipped:
             continue
-        if _plain(wanted, case.dtype) != _plain(place[theirs], case.dtype):
+        if _plain(wanted, context.dtype) != _plain(place[theirs], context.dtype):
             yield f"/options/{name}", wanted, place[theirs]
 
 

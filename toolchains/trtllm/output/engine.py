@@ -10,13 +10,13 @@ from pydantic import JsonValue
 from enginefarm.contract.work import Job
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context import adapters
-from toolchains.trtllm.context.build_context import Case
+from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.output import effective_settings as effective
 from toolchains.trtllm.output import safetensors_header as shard
 from toolchains.trtllm.output import settings_match as agreement
 from toolchains.trtllm.output.rank_files import exactly, named, read_json
-from toolchains.trtllm.releases import release as releases
-from toolchains.trtllm.releases.engine_part import components
+from toolchains.trtllm.releases.engine_part import engine_parts
+from toolchains.trtllm.releases.release import find_release
 
 
 def check(job: Job, output: Path) -> dict[str, JsonValue]:
@@ -29,18 +29,18 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
         InvalidOutput
     """
     assert job.platform is not None, "a build is bound to a platform"
-    case = Case(releases.find(job.version), job.spec, job.facts, job.platform)
+    context = BuildContext(find_release(job.version), job.spec, job.facts, job.platform)
     effects, unlike = dict[str, JsonValue](), list[JsonValue]()
-    for component in components(job.facts.architecture):
-        with named(component.folder):
-            config = _check_one(job, output / component.folder)
-        effects[component.folder] = effective.settings(config)
-        unlike += effective.differences(case, component, config)
+    for part in engine_parts(job.facts.architecture):
+        with named(part.folder):
+            config = _check_one(job, output / part.folder)
+        effects[part.folder] = effective.settings(config)
+        unlike += effective.differences(context, part, config)
     return {
         "version": job.version,
         "effective": effects.get("", effects),
         "differences": unlike,
-        **({"own_limits": ["max_output_len"]} if case.encodes else {}),
+        **({"own_limits": ["max_output_len"]} if context.is_encoder_decoder else {}),
     }
 
 
@@ -70,10 +70,14 @@ def _check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
     """Each where the engine says that it is, whole, and as many as were asked for."""
     said = config["build_config"].get("lora_config")
     named = [str(place) for place in said.get("lora_dir") or []] if isinstance(said, dict) else []
-    if named != (wanted := [f"{adapters.DIRECTORY}/{number}" for number in range(adapters.count(job.spec.options))]):
+    if named != (
+        wanted := [
+            f"{adapters.ADAPTERS_DIRECTORY}/{number}" for number in range(adapters.count_adapters(job.spec.options))
+        ]
+    ):
         raise InvalidOutput(f"the engine names the adapters {named}, not {wanted}")
     for place in named:
-        for name in adapters.adapters().files:
+        for name in adapters.adapter_table().files:
             path = output / place / name
             if not path.is_file():
                 raise InvalidOutput(f"the engine needs {name} of the adapter {place}, which is not beside it")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
 
-class Documented(Fact):
+class Documented(FrozenModel):
     """One line of the table."""
 
     model: str
@@ -19,8 +19,8 @@ class Documented(Fact):
         return ", ".join(["null", *self.quantizations])
 
 
-class _Table(Fact):
-    what: str
+class _Table(FrozenModel):
+    description: str
     source: Source
     columns: tuple[str, ...]
     nvfp4: tuple[str, ...]  # architectures; of a later table

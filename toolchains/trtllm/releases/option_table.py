@@ -17,11 +17,11 @@ _DTYPES = frozenset({"float16", "float32", "bfloat16"})
 _PYTHON_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
-class Fact(BaseModel):
+class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Source(Fact):
+class Source(FrozenModel):
     """Where a table was read, and how sure that makes us.
 
     `exact`: at the release itself; `near`: at a snapshot within weeks of it; `range`: at a commit of which only a span
@@ -39,7 +39,7 @@ class Source(Fact):
     without: tuple[str, ...] = ()  # options of the snapshot that the release may not have any more
 
 
-class Option(Fact):
+class Option(FrozenModel):
     """One option of a command line. `bool` is a flag without a value; a `None` default is "unset".
 
     `about` and `minimum` are the farm's own (`data/glossary.json`); all else is what the program's parser says.
@@ -61,12 +61,12 @@ class Option(Fact):
 
     @property
     def name(self) -> str:
-        return name_of(self.flag)
+        return option_name(self.flag)
 
     @property
-    def other_names(self) -> tuple[str, ...]:
+    def alias_names(self) -> tuple[str, ...]:
         """Aliases that are words; one like -sq is no name."""
-        return tuple(name_of(alias) for alias in self.aliases if alias.startswith("--"))
+        return tuple(option_name(alias) for alias in self.aliases if alias.startswith("--"))
 
     @property
     def for_callers(self) -> Option:
@@ -136,7 +136,7 @@ class Option(Fact):
         return (self.flag, *(str(item) for item in values))
 
 
-class Table(Fact):
+class OptionTable(FrozenModel):
     program: str
     source: Source
     options: tuple[Option, ...]
@@ -147,12 +147,12 @@ class Table(Fact):
 
 
 @cache
-def table(file: str) -> Table:
+def load_table(file: str) -> OptionTable:
     """The table with the farm's own words and bounds filled in."""
     content = json.loads((DATA / "tables" / file).read_bytes())
     words = _glossary()[content["program"]]
-    options = [words[name_of(option["flag"])] | option for option in content["options"]]
-    return Table.model_validate_json(json.dumps(content | {"options": options}))
+    options = [words[option_name(option["flag"])] | option for option in content["options"]]
+    return OptionTable.model_validate_json(json.dumps(content | {"options": options}))
 
 
 @cache
@@ -163,5 +163,5 @@ def _glossary() -> dict[str, dict[str, dict[str, JsonValue]]]:
     return programs
 
 
-def name_of(flag: str) -> str:
+def option_name(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")

@@ -1,4 +1,7 @@
-"""Ways to a precision as data: which program is told what. Only what a release's own tables take is a way in it."""
+"""Recipes for precisions as data: which program is called with which arguments.
+
+A release has a recipe only if its own option tables take every argument of it.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +13,67 @@ from packaging.version import Version
 from pydantic import JsonValue
 
 from enginefarm.contract.model_facts import ModelFacts
-from toolchains.trtllm.releases.option_table import DATA, Fact, Option, Source, Table
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Option, OptionTable, Source
 
 Program = Literal["convert", "quantize"]
-Ready: TypeAlias = tuple[str, int | None]  # weights that are quantised already: (method, bits)
+ModelQuantization: TypeAlias = tuple[str, int | None]  # weights that are quantised already: (method, bits)
 
-SOURCE = "{source}"  # stands for the model's directory in what a way says
+SOURCE = "{source}"  # stands for the model's directory in what a recipe says
 
 
-class Way(Fact):
-    """One way to one precision, of the weights or of the KV cache."""
+class PrecisionRecipe(FrozenModel):
+    """One recipe to one precision, of the weights or of the KV cache."""
 
     program: Program
-    says: Mapping[str, JsonValue]
-    opens: tuple[str, ...] = ()
-    asks: tuple[str, ...] = ()
+    arguments: Mapping[str, JsonValue]
+    allowed_options: tuple[str, ...] = ()
+    required_options: tuple[str, ...] = ()
     calibrates: bool = False
-    of_model: Ready | None = None
+    model_quantization: ModelQuantization | None = None
     since: str = "0"
 
-    def is_open(self, version: str, table: Table, ready: Ready | None) -> bool:
+    def is_open(self, version: str, table: OptionTable, model_quantization: ModelQuantization | None) -> bool:
         known = table.by_name
         return (
-            self.of_model == ready
+            self.model_quantization == model_quantization
             and Version(self.since) <= Version(version)
-            and all(name in known and _takes(known[name], value) for name, value in self.says.items())
-            and all(name in known for name in self.asks)
-            and (not self.calibrates or ways().calibration.option in known)
+            and all(name in known and _takes(known[name], value) for name, value in self.arguments.items())
+            and all(name in known for name in self.required_options)
+            and (not self.calibrates or precision_recipes().calibration.option in known)
         )
 
 
-class Calibration(Fact):
+class Calibration(FrozenModel):
     option: str  # the one that names the data; a program without it fetches them by a name of its own
-    opens: tuple[str, ...]
+    allowed_options: tuple[str, ...]
 
 
-class Ways(Fact):
-    what: str
+class RecipeTable(FrozenModel):
+    description: str
     source: Source
-    plain: tuple[Way, ...]
-    quantization: Mapping[str, tuple[Way, ...]]
-    kv_cache: Mapping[str, tuple[Way, ...]]
+    plain: tuple[PrecisionRecipe, ...]
+    quantization: Mapping[str, tuple[PrecisionRecipe, ...]]
+    kv_cache: Mapping[str, tuple[PrecisionRecipe, ...]]
     calibration: Calibration
 
-    def all(self) -> list[Way]:
+    def all(self) -> list[PrecisionRecipe]:
         named = (*self.quantization.values(), *self.kv_cache.values())
-        return [*self.plain, *(way for some in named for way in some)]
+        return [*self.plain, *(recipe for some in named for recipe in some)]
 
 
 @cache
-def ways() -> Ways:
-    return Ways.model_validate_json((DATA / "precision_recipes.json").read_bytes())
+def precision_recipes() -> RecipeTable:
+    return RecipeTable.model_validate_json((DATA / "precision_recipes.json").read_bytes())
 
 
-def opened() -> frozenset[str]:
-    """Every option that some way opens to callers."""
-    return frozenset(ways().calibration.opens).union(*((*way.opens, *way.asks) for way in ways().all()))
+def recipe_option_names() -> frozenset[str]:
+    """Every option that some recipe opens to callers."""
+    return frozenset(precision_recipes().calibration.allowed_options).union(
+        *((*recipe.allowed_options, *recipe.required_options) for recipe in precision_recipes().all())
+    )
 
 
-def ready(facts: ModelFacts) -> Ready | None:
+def quantization_of(facts: ModelFacts) -> ModelQuantization | None:
     """Of weights that are quantised already. The real scripts let what the model says win over every flag."""
     config = facts.quantization_config
     if config is None:
@@ -77,10 +82,10 @@ def ready(facts: ModelFacts) -> Ready | None:
     return str(method), bits if isinstance(bits, int) else None
 
 
-def word_for(found: Ready) -> str | None:
+def quantization_name(found: ModelQuantization) -> str | None:
     """The farm's word for the quantisation that a model already has, if there is one."""
-    named = ways().quantization.items()
-    return next((name for name, some in named if any(way.of_model == found for way in some)), None)
+    named = precision_recipes().quantization.items()
+    return next((name for name, some in named if any(recipe.model_quantization == found for recipe in some)), None)
 
 
 def _takes(option: Option, value: JsonValue) -> bool:

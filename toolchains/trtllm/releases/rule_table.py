@@ -8,16 +8,16 @@ from typing import Literal
 
 from packaging.version import Version
 
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
 Effect = Literal["error", "rewrite", "warn"]
-Held = Literal["submit", "spec", "option", "output"]
+EnforcedAt = Literal["submit", "spec", "option", "output"]
 
 
-class Rule(Fact):
+class Rule(FrozenModel):
     id: str
     effect: Effect
-    held: Held  # where the farm sees to it; only those held at `submit` have code that names them
+    enforced_at: EnforcedAt  # where the farm sees to it; only those held at `submit` have code that names them
     since: str | None
     until: str | None  # the first release without it
     when: str
@@ -30,8 +30,8 @@ class Rule(Fact):
         return began and (self.until is None or release < Version(self.until))
 
 
-class _Rules(Fact):
-    what: str
+class _Rules(FrozenModel):
+    description: str
     source: Source
     rules: tuple[Rule, ...]
 

@@ -9,14 +9,14 @@ from functools import cache
 from pydantic import JsonValue
 
 from toolchains.trtllm.context import adapters
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
 Options = Mapping[str, JsonValue]
 
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
 
 
-class Decoding(Fact):
+class Decoding(FrozenModel):
     mode: str
     choices: str | None = None
     depth: str | None = None
@@ -24,7 +24,7 @@ class Decoding(Fact):
     exact: bool = False
 
 
-class Tree(Fact):
+class Tree(FrozenModel):
     """Which drafts are tried: paths of at most `depth` tokens, `size` of them in all."""
 
     name: str
@@ -37,7 +37,7 @@ class Tree(Fact):
         return deep and (not isinstance(size, int) or size >= self.size)
 
 
-class Input(Fact):
+class Input(FrozenModel):
     """A tensor of a request, in the words of a model configuration."""
 
     type: str
@@ -50,8 +50,8 @@ class Input(Fact):
         return "" if "reshape" in self.shape else self.shape
 
 
-class _Serving(Fact):
-    what: str
+class _Serving(FrozenModel):
+    description: str
     source: Source
     decoding: Mapping[str, Decoding]
     tree: Tree
@@ -91,8 +91,8 @@ def notes(options: Options) -> Iterator[str]:
             "lora_config) and its lora_task_id alone with later ones, or set lora_prefetch_dir in "
             "tensorrt_llm/config.pbtxt; TensorRT-LLM's hf_lora_convert.py makes both arrays"
         )
-        if count := adapters.count(options):
-            first, last = (f"{adapters.DIRECTORY}/{number}" for number in (0, count - 1))
+        if count := adapters.count_adapters(options):
+            first, last = (f"{adapters.ADAPTERS_DIRECTORY}/{number}" for number in (0, count - 1))
             yield f"the adapters that it was built with are in {first} to {last}"
 
 

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from enginefarm.contract.serving import Image, Launch, Layout, Serving
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import Job
-from toolchains.trtllm.releases.engine_part import encodes
-from toolchains.trtllm.releases.option_table import DATA, Fact, Source
+from toolchains.trtllm.releases.engine_part import is_encoder_decoder
+from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 from toolchains.trtllm.serving import decoding as speculation
 from toolchains.trtllm.serving import encoder_decoder as halves_served
 
@@ -30,27 +30,27 @@ _NOTES = (
 )
 
 
-class _Served(Fact):
+class _Served(FrozenModel):
     version: str
     image: str
     has: Mapping[str, str]
 
 
-class _ReleaseImage(Fact):
+class _ReleaseImage(FrozenModel):
     image: str
     since: str
     source: str
 
 
-class _Images(Fact):
-    what: str
+class _Images(FrozenModel):
+    description: str
     source: Source
     images: tuple[_Served, ...]
     release_image: _ReleaseImage
 
 
 def serving(job: Job) -> Serving:
-    world, two = job.spec.parallelism, encodes(job.facts.architecture)
+    world, two = job.spec.parallelism, is_encoder_decoder(job.facts.architecture)
     why_not = halves_served.obstacle(job.spec, batching=_batching(job.spec)) if two else None
     return Serving(
         world_size=world.world_size,

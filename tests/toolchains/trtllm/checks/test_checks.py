@@ -543,24 +543,24 @@ def test_eagle_is_bounded() -> None:
 def test_what_no_option_or_conversion_is_there_for(
     name: str, parts: Parts, model: ModelFacts, version: str, code: str
 ) -> None:
-    assert rules()[name].held == "option"
+    assert rules()[name].enforced_at == "option"
     assert codes(refused(parts, model, H100, version)) == {code}
 
 
 @pytest.mark.parametrize("limits", [{"max_input_len": 64, "max_seq_len": 32}, {"max_input_len": 64, "max_seq_len": 64}])
 def test_a_spec_cannot_say_less_in_all_than_its_input(limits: dict[str, int]) -> None:
-    assert rules()["input_gt_seq"].held == "spec"
+    assert rules()["input_gt_seq"].enforced_at == "spec"
     with pytest.raises(InvalidSpec, match="leaves no room"):
         spec(limits=limits)
 
 
 def test_a_spec_always_has_a_total_length() -> None:
-    assert rules()["seq_default"].held == "spec"
+    assert rules()["seq_default"].enforced_at == "spec"
     assert spec(limits={}).limits.max_seq_len == 2048
 
 
 def test_every_rule_that_refuses_has_its_case() -> None:
-    refusing = {rule.id for rule in rules().values() if rule.effect == "error" and rule.held == "submit"}
+    refusing = {rule.id for rule in rules().values() if rule.effect == "error" and rule.enforced_at == "submit"}
     assert refusing == {case.name for case in CASES} | {"eagle"}
 
 

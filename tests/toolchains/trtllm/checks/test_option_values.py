@@ -13,9 +13,9 @@ from enginefarm.contract.errors import Problem
 from tests.doubles.option_parser import DATA
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, LLAMA, VERSION, spec
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.releases.precision_recipe import opened
-from toolchains.trtllm.releases.release import Descriptor, find, releases
-from toolchains.trtllm.releases.reserved_options import former, reserved
+from toolchains.trtllm.releases.precision_recipe import recipe_option_names
+from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, find_release
+from toolchains.trtllm.releases.reserved_options import former_options, reserved_options
 
 SCHEMA = TOOLCHAIN.options_schema(VERSION)
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -64,7 +64,7 @@ def test_option_that_is_gone_is_to_be_removed() -> None:
     assert only(problems(enable_xqa="enable")).remedy == "remove it"
 
 
-@pytest.mark.parametrize("name", sorted(reserved()))
+@pytest.mark.parametrize("name", sorted(reserved_options()))
 def test_reserved_options_are_refused(name: str) -> None:
     assert only(problems(**{name: "x"})).code in ("reserved_option", "former_option")
 
@@ -113,21 +113,21 @@ def test_all_findings_at_once() -> None:
 
 def test_schema_is_a_schema_whose_defaults_are_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
-    defaults = {name: option.default for name, option in find(VERSION).options(LLAMA).items()}
+    defaults = {name: option.default for name, option in find_release(VERSION).options(LLAMA).items()}
     Draft202012Validator(SCHEMA).validate(defaults)
-    assert not set(defaults) & set(reserved())
+    assert not set(defaults) & set(reserved_options())
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.sampled_from(sorted(find(VERSION).options(LLAMA))), JSON)
+@given(st.sampled_from(sorted(find_release(VERSION).options(LLAMA))), JSON)
 def test_schema_and_preflight_agree(name: str, value: Any) -> None:
     valid = Draft202012Validator(SCHEMA).is_valid({name: value})
     refused = [p for p in problems(**{name: value}) if p.code == "option_value"]
     assert valid == (not refused)
 
 
-@pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
-def test_every_release_has_a_schema_whose_defaults_are_valid(release: Descriptor) -> None:
+@pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.version)
+def test_every_release_has_a_schema_whose_defaults_are_valid(release: ReleaseDescriptor) -> None:
     schema = TOOLCHAIN.options_schema(release.version)
     Draft202012Validator.check_schema(schema)
     for option in schema["properties"].values():
@@ -135,15 +135,23 @@ def test_every_release_has_a_schema_whose_defaults_are_valid(release: Descriptor
             if "default" in one:
                 Draft202012Validator(one).validate(one["default"])
     known = set(schema["properties"])
-    assert not {name for name in known & set(reserved()) - opened() if reserved()[name].where is None}
+    assert not {
+        name
+        for name in known & set(reserved_options()) - recipe_option_names()
+        if reserved_options()[name].only_with is None
+    }
     # Scripts of other families may have what went from that of Llama.
     ours = {*release.build_options, *release.convert_options(LLAMA)}
-    assert not {name for name in ours & set(former()) if Version(former()[name].gone_in) <= Version(release.version)}
+    assert not {
+        name
+        for name in ours & set(former_options())
+        if Version(former_options()[name].removed_in) <= Version(release.version)
+    }
 
 
 def test_hints_lead_to_options_that_exist() -> None:
-    known = set(find(VERSION).options(LLAMA))
-    targets = {hint.instead for hint in (*former().values(), *reserved().values())}
+    known = set(find_release(VERSION).options(LLAMA))
+    targets = {hint.instead for hint in (*former_options().values(), *reserved_options().values())}
     assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
 
 
@@ -169,8 +177,8 @@ def test_what_another_release_or_family_has_is_said(version: str, name: str, cod
 
 
 def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:
-    assert "paged_kv_cache" in find("0.12.0").options(LLAMA)
-    assert "paged_kv_cache" not in find("0.16.0").options(LLAMA)
+    assert "paged_kv_cache" in find_release("0.12.0").options(LLAMA)
+    assert "paged_kv_cache" not in find_release("0.16.0").options(LLAMA)
 
 
 @pytest.mark.parametrize("path", sorted(DATA.rglob("*.json")), ids=lambda path: path.name)

@@ -17,8 +17,8 @@ from tests.toolchains.trtllm.build_contexts import FACTS, H100, LLAMA, VERSION, 
 from toolchains.toolchain import Directories
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
-from toolchains.trtllm.releases import model_family as family
-from toolchains.trtllm.releases import release as releases
+from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.release import all_releases, find_release
 from toolchains.trtllm.toolchain import TensorRTLLM
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
@@ -143,7 +143,7 @@ def test_ranks_are_built_side_by_side_where_there_are_gpus(gpus: int, workers: s
     assert (build[build.index("--workers") + 1] if "--workers" in build else None) == workers
 
 
-@pytest.mark.parametrize("version", [version for version in VERSIONS if releases.find(version).refit])
+@pytest.mark.parametrize("version", [version for version in VERSIONS if find_release(version).refit])
 def test_weights_are_put_back_into_a_stripped_plan(version: str) -> None:
     strip, refit, carry = commands(Stage.BUILD, spec(version, options={"strip_plan": True}), version)
     assert strip[:5] == ("trtllm-build", "--checkpoint_dir", "/source", "--output_dir", "/scratch/stripped")
@@ -156,8 +156,8 @@ def test_weights_are_put_back_into_a_stripped_plan(version: str) -> None:
 
 
 def test_every_release_that_strips_plans_refits_them() -> None:
-    strips = {version for version in VERSIONS if "strip_plan" in releases.find(version).build_options}
-    assert strips == {version for version in VERSIONS if releases.find(version).refit} == set(VERSIONS) - {
+    strips = {version for version in VERSIONS if "strip_plan" in find_release(version).build_options}
+    assert strips == {version for version in VERSIONS if find_release(version).refit} == set(VERSIONS) - {
         "0.8.0", "0.9.0",
     }  # fmt: skip
 
@@ -170,7 +170,7 @@ def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
 def test_every_release_and_family_is_among_thousands_of_specs() -> None:
     pairs = {
         (release.build, kind, script)
-        for release in releases.releases()
+        for release in all_releases()
         for kind, script in (*release.convert.items(), *release.draft.items())
     }
     assert len(each_program()) == len(pairs)
@@ -191,7 +191,7 @@ def test_every_plan_is_what_the_programs_accept(
     normal, _ = HERE.normalise(wanted, model, H100)
     *converts, _ = planned(Stage.CONVERT, normal, model)
     builds = [argv for argv in planned(Stage.BUILD, normal, model) if argv[0] == "trtllm-build"]
-    scripts = (family.names()[architecture], draft or family.names()[architecture])[-len(converts) :]
+    scripts = (family_names()[architecture], draft or family_names()[architecture])[-len(converts) :]
     read_convert: dict[str, Any] = {}
     for script, convert in zip(scripts, converts, strict=True):
         read_convert = vars(convert_parser(version, script).parse_args(convert[2:])) | read_convert

@@ -19,9 +19,9 @@ from tests.toolchains.trtllm.build_contexts import H100, LLAMA, facts, spec
 from toolchains.toolchain import Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import conversion
-from toolchains.trtllm.releases import model_family as family
-from toolchains.trtllm.releases.precision_recipe import ways
-from toolchains.trtllm.releases.release import releases
+from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.precision_recipe import precision_recipes
+from toolchains.trtllm.releases.release import all_releases
 from toolchains.trtllm.toolchain import TensorRTLLM
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
@@ -228,10 +228,10 @@ def test_models_that_are_quantised_already(
 
 EVERY = [
     (release.version, architecture, quantization, kv_cache)
-    for release in {release.series: release for release in releases()}.values()
-    for architecture in {family.names()[name]: name for name in release.architectures}.values()
-    for quantization in (None, *ways().quantization)
-    for kv_cache in (None, *ways().kv_cache)
+    for release in {release.series: release for release in all_releases()}.values()
+    for architecture in {family_names()[name]: name for name in release.architectures}.values()
+    for quantization in (None, *precision_recipes().quantization)
+    for kv_cache in (None, *precision_recipes().kv_cache)
     if conversion(release, architecture, Precision(quantization=quantization, kv_cache=kv_cache), None)
 ]
 
@@ -247,7 +247,7 @@ def test_every_way_is_what_its_program_accepts(case: tuple[str, str, str, str], 
     without = {problem.code.removeprefix("no_") for problem in refused(asked, model)}
     _, program, *argv = convert(asked, model).split()
     by_quantize = program.endswith("quantize.py")
-    parser = quantize_parser(version) if by_quantize else convert_parser(version, family.names()[architecture])
+    parser = quantize_parser(version) if by_quantize else convert_parser(version, family_names()[architecture])
     read = vars(parser.parse_args(argv))
     assert read["dtype"] == "bfloat16"
     for role, size in sizes.items():

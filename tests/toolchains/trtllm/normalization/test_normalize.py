@@ -15,7 +15,7 @@ from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, LLAMA, T5, VERSION, facts, platform, spec, specs
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.releases.release import find
+from toolchains.trtllm.releases.release import find_release
 from toolchains.trtllm.releases.rule_table import rules
 
 A100, B200 = platform(sm="80"), platform(sm="100")
@@ -122,7 +122,7 @@ OPTIONS: list[Rewrite] = [
 @settings(max_examples=100, deadline=None)
 @given(specs())
 def test_written_out_defaults_change_nothing(wanted: BuildSpec) -> None:
-    defaults = {name: option.default for name, option in find(VERSION).options(LLAMA).items()}
+    defaults = {name: option.default for name, option in find_release(VERSION).options(LLAMA).items()}
     written = wanted.model_copy(update={"options": defaults | wanted.options})
     assert normalise(written)[0] == normalise(wanted)[0]
 
@@ -257,7 +257,7 @@ def test_a_whole_number_is_one_however_json_writes_it() -> None:
 
 def test_every_rewriting_rule_of_the_table_has_its_case() -> None:
     tried = {rule for *_, rule in TOKENS} | {rule for rule, *_ in OPTIONS} | {"dtype_auto", "model_precision"}
-    assert tried == {rule.id for rule in rules().values() if rule.effect == "rewrite" and rule.held == "submit"}
+    assert tried == {rule.id for rule in rules().values() if rule.effect == "rewrite" and rule.enforced_at == "submit"}
 
 
 def test_what_the_model_was_not_made_for_is_said() -> None:

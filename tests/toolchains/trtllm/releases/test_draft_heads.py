@@ -19,7 +19,7 @@ from tests.toolchains.trtllm.test_end_to_end import Road
 from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
-from toolchains.trtllm.releases.draft_heads import by_mode
+from toolchains.trtllm.releases.draft_heads import draft_heads_by_mode
 from toolchains.trtllm.toolchain import TensorRTLLM
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
@@ -90,7 +90,7 @@ def test_a_drafter_is_added_to_a_checkpoint_of_the_base_model(architecture: str,
 
 
 def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
-    heads = {drafting.heads for drafting in by_mode().values()}
+    heads = {drafting.model_option for drafting in draft_heads_by_mode().values()}
     assert heads == set(TOOLCHAIN.model_options) & TOOLCHAIN.convert_options
     assert heads <= TOOLCHAIN.options_schema(VERSION)["properties"].keys()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.option_parser import DATA
-from toolchains.trtllm.releases.option_table import table
+from toolchains.trtllm.releases.option_table import load_table
 
 FILES = sorted(path.name for path in (DATA / "tables").glob("*.json"))
 
@@ -17,18 +17,18 @@ def options(file: str) -> dict[str, dict[str, Any]]:
     return {option["flag"]: option for option in json.loads((DATA / "tables" / file).read_bytes())["options"]}
 
 
-INFERRED = [file for file in FILES if table(file).source.sure == "inferred"]
+INFERRED = [file for file in FILES if load_table(file).source.sure == "inferred"]
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_table_is_read_with_the_farms_own_words(file: str) -> None:
-    assert all(option.about for option in table(file).options)
-    assert len(table(file).by_name) == len(table(file).options)
+    assert all(option.about for option in load_table(file).options)
+    assert len(load_table(file).by_name) == len(load_table(file).options)
 
 
 @pytest.mark.parametrize("file", INFERRED)
 def test_an_inferred_option_is_what_both_tables_accept(file: str) -> None:
-    source = table(file).source
+    source = load_table(file).source
     before, after = (options(around) for around in source.between)
     for flag, option in options(file).items():
         around = [one[flag] for one in (before, after) if flag in one]
@@ -41,10 +41,10 @@ def test_an_inferred_option_is_what_both_tables_accept(file: str) -> None:
 
 def test_history_speaks_of_options_that_one_of_the_tables_lacks() -> None:
     for file in INFERRED:
-        source = table(file).source
+        source = load_table(file).source
         assert set(source.by_history) <= {flag for around in source.between for flag in options(around)}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if table(file).source.without])
+@pytest.mark.parametrize("file", [file for file in FILES if load_table(file).source.without])
 def test_what_a_snapshot_had_and_the_release_may_not_is_left_out(file: str) -> None:
-    assert not set(table(file).source.without) & set(options(file))
+    assert not set(load_table(file).source.without) & set(options(file))

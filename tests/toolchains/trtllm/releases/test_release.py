@@ -6,7 +6,7 @@ from enginefarm.contract.errors import InvalidSpec
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, spec
 from toolchains.registry import all_toolchains
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.releases.release import Descriptor, find, releases
+from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, find_release
 
 
 def test_registered_under_its_name() -> None:
@@ -23,8 +23,8 @@ def test_newest_first() -> None:
     ]
 
 
-@pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
-def test_no_option_belongs_to_both_stages(release: Descriptor) -> None:
+@pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.version)
+def test_no_option_belongs_to_both_stages(release: ReleaseDescriptor) -> None:
     """A name in both would enter both keys, and the wrong one."""
     assert not TOOLCHAIN.convert_options & set(release.build_options)
     for architecture in release.architectures:
@@ -65,11 +65,11 @@ def test_unknown_release_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_script_of_an_architecture(version: str, architecture: str, script: str | None) -> None:
-    found = find(version).script_for(architecture)
+    found = find_release(version).script_for(architecture)
     assert (found and found.script) == script
 
 
-@pytest.mark.parametrize("release", releases(), ids=lambda release: release.version)
-def test_notes_say_how_sure_the_options_are(release: Descriptor) -> None:
+@pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.version)
+def test_notes_say_how_sure_the_options_are(release: ReleaseDescriptor) -> None:
     notes = {known.version: known.notes for known in TOOLCHAIN.releases()}
     assert f"({release.source.sure})" in (notes[release.version] or "")
