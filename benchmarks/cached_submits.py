@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.ground import Ground
 from benchmarks.table import Line, Table
-from tests.farm.running import CHECKOUT
+from tests.farm.running_farm import CHECKOUT
 
 CONNECTIONS = 32
 _SECONDS = 6.0

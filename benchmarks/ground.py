@@ -15,7 +15,7 @@ from enginefarm.client.farm import Farm
 from local.process import Process
 from models.security.api_keys import Scope, create
 from models.settings import Settings
-from tests.farm.running import CHECKOUT, RunningFarm
+from tests.farm.running_farm import CHECKOUT, RunningFarm
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.server import free_port, new_data_dir

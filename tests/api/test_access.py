@@ -16,7 +16,7 @@ from models.security import api_keys as access
 from models.security.api_keys import Scope
 from models.settings import Settings
 from tests.api.published import Published, published
-from tests.farm.running import eventually
+from tests.farm.running_farm import eventually
 
 PUBLIC, READ, SUBMIT, ADMIN = None, Scope.READ, Scope.SUBMIT, Scope.ADMIN
 

@@ -19,9 +19,9 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import ActionState
 from models.settings import PREFIX
-from tests.chaos.kept import Kept
-from tests.chaos.part import Part
-from tests.farm.running import RunningFarm, answers, s3_settings
+from tests.chaos.backing_server import Part
+from tests.chaos.supervised_process import Kept
+from tests.farm.running_farm import RunningFarm, answers, s3_settings
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift

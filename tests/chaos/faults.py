@@ -15,9 +15,9 @@ import psutil
 import redis
 
 from enginefarm.contract.errors import DatabaseUnavailable
+from tests.chaos.backing_server import Part
 from tests.chaos.farm import Farm, Loss
-from tests.chaos.kept import Kept
-from tests.chaos.part import Part
+from tests.chaos.supervised_process import Kept
 
 _PROGRAM, _GUARD = "quick_program.py", "guard.py"
 _TRIES = 2  # of an action whose programs are killed: the pause before its next try grows threefold each time

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 from enginefarm.contract.errors import DatabaseUnavailable
+from tests.chaos.backing_server import Outage
 from tests.chaos.farm import Farm, Loss, farm
 from tests.chaos.faults import Deck
 from tests.chaos.load import Book, Load
-from tests.chaos.part import Outage
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
 from tests.promises import broken
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.farm.running import RunningFarm, s3_settings
+from tests.farm.running_farm import RunningFarm, s3_settings
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 

@@ -10,7 +10,7 @@ import httpx
 from sqlalchemy import func, select
 
 from models.catalogue.rows import BuildRow
-from tests.farm.running import RunningFarm
+from tests.farm.running_farm import RunningFarm
 
 
 def rows(farm: RunningFarm) -> int:

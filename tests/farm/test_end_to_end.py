@@ -10,7 +10,7 @@ import redis
 from enginefarm.contract import digest
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.node.detection import cpu_isa
-from tests.farm.running import RunningFarm, eventually
+from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
 

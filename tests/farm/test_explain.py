@@ -16,7 +16,7 @@ from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import InvalidSpec
 from enginefarm.node.detection import cpu_isa
 from enginefarm.wire.explanation import Explanation, Verdict
-from tests.farm.running import RunningFarm
+from tests.farm.running_farm import RunningFarm
 
 ELSEWHERE = {"cpu_isa": "aarch64" if cpu_isa() != "aarch64" else "x86-64"}
 

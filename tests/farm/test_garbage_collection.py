@@ -12,7 +12,7 @@ from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.retention.policies import engines_to_go
 from models.settings import Settings
-from tests.farm.running import RunningFarm, eventually
+from tests.farm.running_farm import RunningFarm, eventually
 from tests.farm.test_end_to_end import pulled
 
 _BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")

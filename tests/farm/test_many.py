@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from enginefarm.cli import main
 from enginefarm.client.farm import Farm
-from tests.farm.running import RunningFarm
+from tests.farm.running_farm import RunningFarm
 
 
 def enginefarm(farm: RunningFarm, *arguments: str) -> Result:

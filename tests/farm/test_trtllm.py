@@ -26,7 +26,7 @@ from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_halves import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
-from tests.farm.running import CHECKOUT, RunningFarm
+from tests.farm.running_farm import CHECKOUT, RunningFarm
 from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
 from tests.toolchains.trtllm.context.test_adapters import make_adapter

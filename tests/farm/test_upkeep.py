@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from tests.farm.running import RunningFarm, eventually
+from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
 
