@@ -1,12 +1,16 @@
-"""A checkpoint → an engine, proved by running it. Run by path; see `aoti_engine/building.py`."""
+"""Compile a checkpoint into an engine and test the engine.
+
+The worker and the loader run this file by path; see `aoti_engine/build/program.py`.
+"""
 
 import sys
 from pathlib import Path
 
-# Found by path and not as part of `toolchains`: the program then needs torch and nothing of the farm.
+# Import `aoti_engine` from this folder, not from `toolchains`: any interpreter that has torch can then run the program.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from aoti_engine.building import main  # type: ignore[import-not-found]  # mypy knows it by its full name
+from aoti_engine.build.program import main  # type: ignore[import-not-found]  # mypy knows it by its full name
 
-del sys.path[0]  # a `build` or `convert` that a library imports is not the one here
+# Libraries import top-level modules named `build` or `convert`; they must not get the files of this folder.
+del sys.path[0]
 
 sys.exit(main())

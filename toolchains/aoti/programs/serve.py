@@ -1,12 +1,16 @@
-"""Load an engine and answer requests, one JSON document a line. Run by path; see `aoti_engine/serving.py`."""
+"""Load an engine and answer requests: one JSON document a line.
+
+The worker and the loader run this file by path; see `aoti_engine/run/serving.py`.
+"""
 
 import sys
 from pathlib import Path
 
-# Found by path and not as part of `toolchains`: the program then needs torch and nothing of the farm.
+# Import `aoti_engine` from this folder, not from `toolchains`: any interpreter that has torch can then run the program.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from aoti_engine.serving import main  # type: ignore[import-not-found]  # mypy knows it by its full name
+from aoti_engine.run.serving import main  # type: ignore[import-not-found]  # mypy knows it by its full name
 
-del sys.path[0]  # a `build` or `convert` that a library imports is not the one here
+# Libraries import top-level modules named `build` or `convert`; they must not get the files of this folder.
+del sys.path[0]
 
 sys.exit(main())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .building import Request
+    from .program import Request
 
 FORMAT = 1
 

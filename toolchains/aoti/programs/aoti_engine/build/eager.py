@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .limits import Limits
-from .reference import Row, pack
-from .report import Failure, ran_out_of_memory
-from .weights import DTYPES
+from .engine_limits import Limits
+from ..run.reference import Row, pack
+from ..report import Failure, ran_out_of_memory
+from ..convert.weights import DTYPES
 
 _ATTENTION = frozenset({"full_attention", "sliding_attention"})
 _PROMPT, _STEPS = 32, 5  # tokens of the reference prompts, and logits compared after each

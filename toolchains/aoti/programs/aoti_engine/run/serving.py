@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
-from . import sandbox
+from .. import environment as sandbox
 
 sandbox.settle()
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from toolchains.aoti.programs.aoti_engine.cached import CachedDecoder
-from toolchains.aoti.programs.aoti_engine.eager import cache_shapes
-from toolchains.aoti.programs.aoti_engine.limits import Limits
+from toolchains.aoti.programs.aoti_engine.build.cached_decoder import CachedDecoder
+from toolchains.aoti.programs.aoti_engine.build.eager import cache_shapes
+from toolchains.aoti.programs.aoti_engine.build.engine_limits import Limits
 from toolchains.aoti.programs.aoti_engine.report import Failure
 
 SIZES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from .report import Failure
+from ..report import Failure
 
 
 @dataclass(frozen=True)

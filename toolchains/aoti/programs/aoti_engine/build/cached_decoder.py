@@ -13,7 +13,7 @@ import torch
 from transformers.cache_utils import Cache, StaticLayer
 
 from .eager import CacheShape
-from .limits import Limits
+from .engine_limits import Limits
 
 
 class _Slots(StaticLayer):  # type: ignore[no-untyped-call]  # it calls its own hook, which has no types

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import sandbox
-from .checkpoint import WEIGHTS, copy_along, make_empty, read_json, weight_files
-from .report import Failure, exit_status, progress
+from .. import environment as sandbox
+from ..checkpoint import WEIGHTS, copy_along, make_empty, read_json, weight_files
+from ..report import Failure, exit_status, progress
 
 # A path of somebody's machine, code from the hub, and what the dtype was called before.
 _DROPPED = ("_name_or_path", "auto_map", "torch_dtype")

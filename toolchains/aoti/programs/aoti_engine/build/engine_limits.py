@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .report import Failure
+from ..report import Failure
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import sandbox
+from .. import environment as sandbox
 
 sandbox.settle()
 
 import torch  # noqa: E402  (the environment comes first)
 from safetensors.torch import load_file  # noqa: E402
 
+from ..report import Failure, exit_status  # noqa: E402
 from .reference import Row, unpack  # noqa: E402
-from .report import Failure, exit_status  # noqa: E402
 from .session import Session  # noqa: E402
 
 # Root mean square of the difference over that of the logits. Fused and unfused arithmetic of one dtype stay

@@ -10,11 +10,11 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from . import isa
-from .cached import CachedDecoder
+from .cached_decoder import CachedDecoder
 from .eager import CacheShape
-from .limits import Limits
-from .report import Failure, ran_out_of_memory
-from .session import ENGINE
+from .engine_limits import Limits
+from ..report import Failure, ran_out_of_memory
+from ..run.session import ENGINE
 
 
 def export(model: Any, shapes: Sequence[CacheShape], limits: Limits) -> ExportedProgram:

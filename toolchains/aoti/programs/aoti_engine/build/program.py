@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import isa, limits, sandbox
-from .checkpoint import copy_along, make_empty, read_json, weight_files
-from .limits import Limits
-from .report import Failure, exit_status, progress
+from . import isa
 
-_SMOKE = Path(__file__).resolve().parent.parent / "smoke.py"
+from . import engine_limits as limits
+
+from .. import environment as sandbox
+from ..checkpoint import copy_along, make_empty, read_json, weight_files
+from .engine_limits import Limits
+from ..report import Failure, exit_status, progress
+
+_SMOKE = Path(__file__).resolve().parents[2] / "smoke.py"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def _compile(request: Request, config: dict[str, Any], reference: Path) -> dict[
 
     The model's memory is free again when this returns: the smoke test needs room for the engine.
     """
-    from . import compilation, eager, facts  # torch and transformers: only once the cheap checks have passed
+    from . import compilation  # torch and transformers: only once the cheap checks have passed
+    from . import eager
+    from . import engine_config as facts
 
     progress(0.02, "loading the model")
     model = eager.load(request.checkpoint, str(config.get("dtype")), request.device)

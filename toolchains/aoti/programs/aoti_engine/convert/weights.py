@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .report import Failure, progress
+from ..report import Failure, progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
