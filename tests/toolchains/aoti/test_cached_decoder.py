@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from toolchains.aoti.programs.aoti_engine.build.cached_decoder import CachedDecoder
 from toolchains.aoti.programs.aoti_engine.build.eager import cache_shapes
-from toolchains.aoti.programs.aoti_engine.build.engine_limits import Limits
+from toolchains.aoti.programs.aoti_engine.build.engine_limits import EngineLimits
 from toolchains.aoti.programs.aoti_engine.report import Failure
 
 SIZES = {
@@ -36,7 +36,7 @@ def random_model(family: str, **settings: Any) -> Any:
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_neox"])
 def test_a_ragged_batch_computes_what_each_prompt_does_alone(family: str) -> None:
     model = random_model(family)
-    decoder = CachedDecoder(model, cache_shapes(model), Limits(3, 16, 24))
+    decoder = CachedDecoder(model, cache_shapes(model), EngineLimits(3, 16, 24))
     generator = torch.Generator().manual_seed(0)
     for lengths in ([9, 4], [3], [5, 7, 1]):  # the later ones find the cache used
         texts = [torch.randint(1, 101, (length + 3,), generator=generator) for length in lengths]

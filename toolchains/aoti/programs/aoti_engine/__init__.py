@@ -1,1 +1,1 @@
-"""What the programs share. Imports nothing of the farm, so any interpreter that has torch can run them."""
+"""Modules that the aoti programs share. They import no module of the farm, so any interpreter with torch runs them."""

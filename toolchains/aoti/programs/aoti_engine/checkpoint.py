@@ -1,4 +1,4 @@
-"""Read a checkpoint directory: its configuration, its safetensors files, and what goes along to the engine."""
+"""Read a checkpoint directory: its JSON files, its safetensors files, and the tokenizer files to copy to an engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .report import Failure
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
-_GOES_ALONG = (
+
+# Files that a serving node needs besides the engine: tokenizer, chat template and generation defaults.
+_TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -28,7 +30,11 @@ _GOES_ALONG = (
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises Failure (bad_checkpoint) if the file is missing or is no JSON object."""
+    """The JSON object in a file of a checkpoint.
+
+    Raises:
+        Failure: bad_checkpoint; the file is missing or contains no JSON object.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -36,53 +42,60 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:  # not UTF-8, or not JSON
         raise Failure("bad_checkpoint", f"{path.name} is not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise Failure("bad_checkpoint", f"{path.name} holds a {type(document).__name__}: expected an object")
+        raise Failure("bad_checkpoint", f"{path.name} contains a {type(document).__name__}: expected an object")
     return document
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of the model: one, or those that the index names.
+    """The safetensors files of the model: the shards that the index names, or the single file.
 
     Raises:
-        Failure: bad_checkpoint; there are only pickles, or a shard is missing or outside the directory.
+        Failure: bad_checkpoint; the weights are pickles, or a shard is missing or outside the directory.
     """
+    files = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
-        named = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(named, dict) or not named:
-            raise Failure("bad_checkpoint", f"{INDEX} has no weight_map")
-        files = [_beside(directory, name) for name in sorted({str(name) for name in named.values()})]
-    else:
-        files = [directory / WEIGHTS]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise Failure("bad_checkpoint", _missing_weights(directory, missing))
-    return files
+        files = _shards(directory)
+    missing = [file.name for file in files if not file.is_file()]
+    if not missing:
+        return files
+    pickles = sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")])
+    if pickles:
+        raise Failure(
+            "bad_checkpoint",
+            f"the weights are pickles ({pickles[0].name}), which can run code when they are read: "
+            "save the model with save_pretrained(), which writes safetensors",
+        )
+    raise Failure(
+        "bad_checkpoint", f"{', '.join(missing)} missing: expected {WEIGHTS}, or {INDEX} and the shards that it names"
+    )
 
 
-def copy_along(source: Path, target: Path) -> None:
-    """Copy tokenizer, chat template and generation defaults, whichever are there."""
-    for name in _GOES_ALONG:
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer, chat template and generation defaults that `source` contains."""
+    for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
-def make_empty(directory: Path) -> None:
-    """Create `directory`, or take it if it is there and empty."""
+def require_empty(directory: Path) -> None:
+    """Create `directory`, or accept it if it exists and is empty.
+
+    Raises:
+        SystemExit: the directory contains a file.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    if entries := sorted(directory.iterdir()):
-        raise SystemExit(f"{directory} is not empty (it holds {entries[0].name!r}): give an empty output directory")
+    entries = sorted(directory.iterdir())
+    if entries:
+        raise SystemExit(f"{directory} is not empty (it contains {entries[0].name!r}): give an empty output directory")
 
 
-def _beside(directory: Path, name: str) -> Path:
-    if Path(name).name != name:
-        raise Failure("bad_checkpoint", f"{INDEX} names {name!r}: expected a file beside it")
-    return directory / name
-
-
-def _missing_weights(directory: Path, missing: list[str]) -> str:
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    if pickles:
-        return (
-            f"the weights are pickles ({pickles[0]}), which can run code when they are read: "
-            "save the model with save_pretrained(), which writes safetensors"
-        )
-    return f"{', '.join(missing)} missing: expected {WEIGHTS}, or {INDEX} and its shards"
+def _shards(directory: Path) -> list[Path]:
+    weight_map = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Failure("bad_checkpoint", f"{INDEX} has no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        # The index comes with the model and is not trusted: a path could name any file of the worker.
+        if Path(name).name != name:
+            raise Failure("bad_checkpoint", f"{INDEX} names {name!r}: expected a file in the same directory")
+    return [directory / name for name in names]

@@ -1,4 +1,4 @@
-"""The model as transformers runs it: what is compiled, and what the engine is measured against."""
+"""Load the model in transformers, uncompiled: the input of the compiler and the reference for the engine's logits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from .engine_limits import Limits
-from ..run.reference import Row, pack
-from ..report import Failure, ran_out_of_memory
 from ..convert.weights import DTYPES
+from ..report import Failure, ran_out_of_memory
+from ..run.reference import Row, pack
+from .engine_limits import EngineLimits
 
-_ATTENTION = frozenset({"full_attention", "sliding_attention"})
-_PROMPT, _STEPS = 32, 5  # tokens of the reference prompts, and logits compared after each
+_ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+_PROMPT_TOKENS = 32  # of the longest reference prompt
+_STEPS = 5  # logits compared for each prompt: after the prompt, and after each of four tokens
 
 
 @dataclass(frozen=True)
 class CacheShape:
-    """Of one layer, for one sequence."""
+    """The cache of one layer, for one sequence: attention heads, and the size of a head's key and value."""
 
     heads: int
     key_size: int
@@ -29,7 +30,7 @@ class CacheShape:
 
 
 def load(checkpoint: Path, dtype: str, device: str) -> Any:
-    """The model, ready to run.
+    """The model on `device` with weights of `dtype`, ready to run.
 
     Raises:
         Failure: unsupported_model, unsupported_dtype or bad_checkpoint.
@@ -41,64 +42,75 @@ def load(checkpoint: Path, dtype: str, device: str) -> Any:
     except (ValueError, KeyError, OSError) as error:
         raise Failure("unsupported_model", f"transformers does not know this model: {error}") from error
     _check_attention(config)
-    model, found = _load_weights(checkpoint, DTYPES[dtype])
-    if wrong := sorted(found["missing_keys"]):
-        raise Failure("bad_checkpoint", f"{len(wrong)} weights are missing, the first is {wrong[0]}")
-    return model.eval().requires_grad_(requires_grad=False).to(device)
-
-
-def _load_weights(checkpoint: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint,
-            dtype=dtype,
+            dtype=DTYPES[dtype],
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
-        model, found = loaded
+        model, loading_report = loaded
     except (ValueError, RuntimeError, OSError) as error:
         if ran_out_of_memory(error):
             raise
         raise Failure("bad_checkpoint", f"the weights do not fit the model: {error}") from error
-    return model, found
+    # transformers only warns of missing weights and fills them with random numbers.
+    missing = sorted(loading_report["missing_keys"])
+    if missing:
+        raise Failure("bad_checkpoint", f"{len(missing)} weights are missing, the first is {missing[0]}")
+    return model.eval().requires_grad_(requires_grad=False).to(device)
 
 
 def _check_attention(config: Any) -> None:
-    unknown = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION)
-    if unknown or getattr(config, "is_encoder_decoder", False):
-        what = f"{', '.join(unknown)} layers" if unknown else "an encoder"
-        raise Failure("unsupported_model", f"the model has {what}: this toolchain compiles attention decoders")
+    """Refuse encoder-decoders and models with layers other than attention, such as state space layers."""
+    unsupported = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
+    if unsupported:
+        feature = f"{', '.join(unsupported)} layers"
+    elif getattr(config, "is_encoder_decoder", False):
+        feature = "an encoder"
+    else:
+        return
+    raise Failure("unsupported_model", f"the model has {feature}: this toolchain compiles attention decoders")
 
 
 def cache_shapes(model: Any) -> list[CacheShape]:
-    """What each layer keeps of a token, seen by running one."""
+    """The shape of each layer's cache, read from the cache that the model fills for one token.
+
+    Raises:
+        Failure: unsupported_model; a layer's cache is no pair of keys and values.
+    """
     with torch.no_grad():
-        seen = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
-    layers = getattr(getattr(seen, "past_key_values", None), "layers", ())
+        output = model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=True)
+    layers = getattr(getattr(output, "past_key_values", None), "layers", ())
     if not layers or any(getattr(layer, "keys", None) is None for layer in layers):
-        raise Failure("unsupported_model", "the model keeps something other than keys and values of its attention")
+        raise Failure("unsupported_model", "the model caches something other than keys and values of its attention")
+    # Keys and values are [batch, heads, tokens, size].
     return [CacheShape(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers]
 
 
-def write_reference(model: Any, limits: Limits, target: Path) -> None:
-    """Batches to run one after the other: the first as ragged as the limits allow, then a shorter one.
+def write_reference(model: Any, limits: EngineLimits, target: Path) -> None:
+    """Write the model's logits for two batches, which the smoke test runs one after the other.
 
-    The second shows whether the cache still holds something of the first. Tokens are random but fixed.
+    The first batch is as ragged as the limits allow, the second shorter: it shows whether entries of the first batch
+    that are still in the cache change its logits. Tokens are random, from a fixed seed.
     """
     generator = torch.Generator().manual_seed(0)
-    longest = min(_PROMPT, limits.max_input_len)
-    first = [longest, max(1, longest // 2)][: limits.max_batch_size]
-    batches = [first, [max(1, longest - 1)]]
-    rows = [[_row(model, length, limits, generator) for length in batch] for batch in batches]
-    save_file(pack(rows), target)
+    longest = min(_PROMPT_TOKENS, limits.max_input_len)
+    # Every row of a batch is padded to its longest prompt, so that prompt decides how many tokens may follow.
+    steps = min(_STEPS, limits.max_seq_len - longest + 1)
+
+    ragged_lengths = [longest, max(1, longest // 2)][: limits.max_batch_size]
+    batches = []
+    for lengths in (ragged_lengths, [max(1, longest - 1)]):
+        batches.append([_run(model, length, steps, generator) for length in lengths])
+    save_file(pack(batches), target)
 
 
-def _row(model: Any, length: int, limits: Limits, generator: torch.Generator) -> Row:
-    # A row padded to the longest prompt must fit too, hence the steps that the longest leaves room for.
-    steps = min(_STEPS, limits.max_seq_len - min(_PROMPT, limits.max_input_len) + 1)
-    ids = torch.randint(model.config.vocab_size, (length + steps - 1,), generator=generator)
+def _run(model: Any, prompt_length: int, steps: int, generator: torch.Generator) -> Row:
+    """Run the model on random tokens: a prompt and `steps - 1` tokens after it."""
+    ids = torch.randint(model.config.vocab_size, (prompt_length + steps - 1,), generator=generator)
     with torch.no_grad():
         logits = model(ids[None].to(model.device), use_cache=False, logits_to_keep=steps).logits
     return Row(ids, logits[0].float().cpu())

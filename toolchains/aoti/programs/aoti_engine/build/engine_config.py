@@ -1,20 +1,20 @@
-"""What an engine says of itself in config.json: what it was compiled from, for what, and where it runs."""
+"""Describe an engine for its config.json: what it was compiled from, for which limits, and where it runs."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from .program import Request
+from .request import Request
 
 FORMAT = 1
 
 
 def describe(request: Request, model: Any) -> dict[str, Any]:
+    """The content of config.json; `model` is the loaded transformers model."""
     return {
         "format": FORMAT,
         "toolchain": "aoti",
@@ -23,26 +23,30 @@ def describe(request: Request, model: Any) -> dict[str, Any]:
         "device": request.device,
         "limits": vars(request.limits),
         "vocab_size": model.config.vocab_size,
-        "eos_token_ids": _eos(model),
-        "platform": _platform(request),
-        # As the package metadata has them: a node compares them without importing torch.
+        "eos_token_ids": eos_token_ids(model),
+        "platform": engine_platform(request),
+        # From package metadata, because a serving node compares these versions without importing torch.
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
 
 
-def _platform(request: Request) -> dict[str, str]:
+def engine_platform(request: Request) -> dict[str, str]:
+    """The fields of a Platform that a serving node compares with its own machine."""
     machine = {"os": "linux", "arch": platform.machine()}
     if request.device == "cpu":
-        return machine | {"cpu_isa": request.level}
+        return machine | {"cpu_isa": request.isa_level}
     properties = torch.cuda.get_device_properties(0)
-    # CUDA appends the MIG profile to the product's name, NVML keeps the two apart.
+    # CUDA appends the MIG profile to the product's name; NVML, which serving nodes ask, does not.
     name = properties.name.partition(" MIG ")[0]
     return machine | {"gpu": name, "sm": f"{properties.major}{properties.minor}"}
 
 
-def _eos(model: Any) -> list[int]:
-    """Ids that end an answer: the generation defaults say it, else the model."""
+def eos_token_ids(model: Any) -> list[int]:
+    """The token ids that end an answer. Generation defaults precede the model's configuration; either may have none."""
     ids = model.generation_config.eos_token_id
     if ids is None:
         ids = model.config.eos_token_id
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if ids is None:
+        return []
+    # transformers allows one id or a list.
+    return [ids] if isinstance(ids, int) else list(ids)

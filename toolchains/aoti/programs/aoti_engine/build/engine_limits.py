@@ -1,4 +1,4 @@
-"""The shape limits that an engine is compiled for, and whether the model allows them."""
+"""The shape limits that an engine is compiled for, and the checks against the model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from ..report import Failure
 
 
 @dataclass(frozen=True)
-class Limits:
-    """An engine takes batches of 1 to `max_batch_size` prompts of 1 to `max_input_len` tokens, and holds
-    `max_seq_len` tokens of each: prompt and answer together."""
+class EngineLimits:
+    """An engine takes batches of 1 to `max_batch_size` prompts, each of 1 to `max_input_len` tokens.
+
+    Its cache stores `max_seq_len` tokens of each sequence: prompt and answer together.
+    """
 
     max_batch_size: int
     max_input_len: int
     max_seq_len: int
 
 
-def check(limits: Limits, config: dict[str, Any]) -> None:
-    """`config` is the model's config.json.
+def check(limits: EngineLimits, config: dict[str, Any]) -> None:
+    """Compare the limits with each other and with the model; `config` is the model's config.json.
 
     Raises:
-        Failure: limits, naming the value, what the model has and what to do.
+        Failure: limits.
     """
     for name, value in vars(limits).items():
         if value < 1:
@@ -40,8 +42,14 @@ def check(limits: Limits, config: dict[str, Any]) -> None:
         )
 
 
-def check_window(limits: Limits, window: int | None) -> None:
-    """Sliding attention equals full attention up to its window, and only full attention is compiled."""
+def check_window(limits: EngineLimits, window: int | None) -> None:
+    """Refuse sequences longer than the model's sliding attention window, in tokens; None: the model has no window.
+
+    Only full attention is compiled. Up to the window's length sliding attention computes the same.
+
+    Raises:
+        Failure: limits.
+    """
     if window is not None and limits.max_seq_len > window:
         raise Failure(
             "limits",

@@ -1,4 +1,4 @@
-"""Compile for a named instruction set level, and for nothing above it."""
+"""Compile for a named instruction set level, and use no instruction above it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..report import Failure
 
 @dataclass(frozen=True)
 class Level:
-    """An instruction set as the C++ compiler and the code generator know it."""
+    """An instruction set as the C++ compiler and torch's code generator name it."""
 
-    march: str
-    vectors: str | None  # class in torch._inductor.cpu_vec_isa; None: no vector code of its own
-    recorded: str  # what the package then says in AOTI_CPU_ISA
+    march: str  # value of the C++ compiler's -march
+    vectors: str | None  # class in torch._inductor.cpu_vec_isa; None: the code generator emits no vector code
+    recorded: str  # value of AOTI_CPU_ISA in the metadata of a package compiled for this level
 
 
 LEVELS = {
@@ -26,24 +26,25 @@ LEVELS = {
 }
 
 
-def default() -> str:
+def default_level() -> str:
+    """The level to compile for if the caller names none."""
     return "aarch64" if platform.machine() in {"aarch64", "arm64"} else "x86-64-v3"
 
 
 def restrict_vectors(level: Level) -> None:
-    """Let the code generator see the vector instructions of `level` only.
+    """Hide from the code generator all vector instructions but those of `level`. Call before the first compilation.
 
-    It has no setting for that: `cpp.simdlen=512` takes the first 512-bit set it finds, which on most
-    AVX-512 machines is one with VNNI or AMX, beyond x86-64-v4. Must precede the first compilation.
+    torch has no setting for this: `cpp.simdlen=512` takes the first 512-bit set of its list, which on most machines
+    with AVX-512 includes VNNI or AMX, beyond x86-64-v4.
     """
     from torch._inductor import cpu_vec_isa
 
-    known = cpu_vec_isa.supported_vec_isa_list
-    known[:] = [isa for isa in known if type(isa).__name__ == level.vectors]
+    supported = cpu_vec_isa.supported_vec_isa_list
+    supported[:] = [isa for isa in supported if type(isa).__name__ == level.vectors]
 
 
 def check_recorded(level: Level, recorded: str) -> None:
-    """The package must say what its platform will say.
+    """Require that the package records the instruction set of its platform; `recorded` is its AOTI_CPU_ISA.
 
     Raises:
         Failure: compile_failed.

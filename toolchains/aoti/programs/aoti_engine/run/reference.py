@@ -1,4 +1,4 @@
-"""Token sequences and the logits that the uncompiled model gives for them; travels as a safetensors file."""
+"""Token sequences and the logits that the uncompiled model computes for them, stored as one safetensors file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """A sequence and the logits that follow its prompt and each token after it.
+    """One sequence of a batch, with the logits that follow its prompt and each token after the prompt.
 
     ids: [prompt + steps - 1]; logits: [steps, vocab], float32 on the CPU.
     """
@@ -21,23 +21,30 @@ class Row:
 
     @property
     def prompt(self) -> torch.Tensor:
+        """[prompt]"""
         return self.ids[: len(self.ids) - len(self.logits) + 1]
 
     @property
-    def forced(self) -> torch.Tensor:
-        """The tokens fed after the prompt, whatever the engine would have chosen."""
+    def answer(self) -> torch.Tensor:
+        """[steps - 1]: the tokens after the prompt. An engine is fed these, not the tokens that it would choose."""
         return self.ids[len(self.prompt) :]
 
 
 def pack(batches: Sequence[Sequence[Row]]) -> dict[str, torch.Tensor]:
-    """As the tensors of one safetensors file."""
-    rows = {f"{b}.{r}": row for b, batch in enumerate(batches) for r, row in enumerate(batch)}
-    ids = {f"{name}.ids": row.ids for name, row in rows.items()}
-    return ids | {f"{name}.logits": row.logits for name, row in rows.items()}
+    """The tensors of the file, named BATCH.ROW.ids and BATCH.ROW.logits."""
+    tensors = {}
+    for batch_number, batch in enumerate(batches):
+        for row_number, row in enumerate(batch):
+            tensors[f"{batch_number}.{row_number}.ids"] = row.ids
+            tensors[f"{batch_number}.{row_number}.logits"] = row.logits
+    return tensors
 
 
 def unpack(tensors: Mapping[str, torch.Tensor]) -> list[list[Row]]:
+    """The batches of a file that `pack` wrote."""
     batches: defaultdict[int, list[Row]] = defaultdict(list)
-    for name in sorted(name.removesuffix(".ids") for name in tensors if name.endswith(".ids")):
-        batches[int(name.split(".")[0])].append(Row(tensors[f"{name}.ids"], tensors[f"{name}.logits"]))
+    for name in sorted(tensors):
+        if name.endswith(".ids"):
+            row = Row(tensors[name], tensors[name.removesuffix("ids") + "logits"])
+            batches[int(name.split(".")[0])].append(row)
     return list(batches.values())

@@ -1,11 +1,11 @@
-"""Serve: JSON lines in, JSON lines out. Greedy decoding; one batch at a time.
+"""Serve an engine over stdin and stdout, one JSON document a line. Greedy decoding; one batch at a time.
 
     ← {"ready": {"limits": {…}, "vocab_size": n}}
     → {"id": 1, "input_ids": [[…], …], "max_new_tokens": n, "stop_ids": [2]}
     ← {"id": 1, "step": 0, "tokens": [5, 7]}             null for a row that has met a stop id
     ← {"id": 1, "done": true, "timings": {"prefill_seconds": …, "decode_seconds": …, "new_tokens": …}}
 
-Whoever asks keeps to the limits; what they do not allow ends this process.
+The caller checks requests against the limits (`toolchains/aoti/admission.py`); one beyond them kills this process.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
-from .. import environment as sandbox
+from .. import environment
 
-sandbox.settle()
+# torch reads its environment when it is imported.
+environment.prepare()
 
-from .session import Session  # noqa: E402  (the environment comes before torch)
+from .session import Session  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Load the engine of the directory that is the only argument, and answer requests until stdin ends."""
     (directory,) = sys.argv[1:] if argv is None else argv
-    answers = _claim_stdout()
+    # Answers go to a copy of the real stdout; what libraries print to stdout goes to stderr instead.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     session = Session(Path(directory))
-    _say(answers, {"ready": {name: session.config[name] for name in ("limits", "vocab_size")}})
+    _write(answers, {"ready": {name: session.config[name] for name in ("limits", "vocab_size")}})
     for line in sys.stdin:
         _answer(session, json.loads(line), answers)
     return 0
@@ -37,34 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _answer(session: Session, request: dict[str, Any], answers: TextIO) -> None:
     started = perf_counter()
-    stops, running = frozenset(request["stop_ids"]), [True] * len(request["input_ids"])
-    logits, made = session.begin(request["input_ids"]), 0
-    tokens = logits.argmax(-1).tolist()
+    stop_ids = frozenset(request["stop_ids"])
+    running = [True] * len(request["input_ids"])
+    new_tokens = 0
+    # .tolist() waits for the device, so the clock below measures the computation and not only its launch.
+    tokens = session.begin(request["input_ids"]).argmax(-1).tolist()
     prefilled = perf_counter()
     for step in range(request["max_new_tokens"]):
+        # Ended rows compute on with the others, since a batch has one shape; their tokens are not shown.
         if step:
             tokens = session.add(tokens).argmax(-1).tolist()
-        shown = [token if alive else None for token, alive in zip(tokens, running, strict=True)]
-        _say(answers, {"id": request["id"], "step": step, "tokens": shown})
-        made += sum(running)
-        running = [alive and token not in stops for token, alive in zip(tokens, running, strict=True)]
+        visible_tokens = []
+        for row, token in enumerate(tokens):
+            visible_tokens.append(token if running[row] else None)
+        _write(answers, {"id": request["id"], "step": step, "tokens": visible_tokens})
+        new_tokens += sum(running)
+        for row, token in enumerate(tokens):
+            if token in stop_ids:
+                running[row] = False
         if not any(running):
             break
     timings = {
         "prefill_seconds": prefilled - started,
         "decode_seconds": perf_counter() - prefilled,
-        "new_tokens": made,
+        "new_tokens": new_tokens,
     }
-    _say(answers, {"id": request["id"], "done": True, "timings": timings})
+    _write(answers, {"id": request["id"], "done": True, "timings": timings})
 
 
-def _claim_stdout() -> TextIO:
-    """A stream on the real standard output; whatever libraries print goes to standard error instead."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: TextIO, document: dict[str, Any]) -> None:
+def _write(answers: TextIO, document: dict[str, Any]) -> None:
     answers.write(json.dumps(document, separators=(",", ":")) + "\n")
     answers.flush()
