@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from benchmarks.ground import Ground
@@ -60,7 +61,7 @@ def _on_s3(root: Path, source: Path) -> Iterator[Line]:
         yield _rate("upload to S3, beside the SDK's fput_object", ours, sdk, "≥ 0.9")
         yield Line("upload: CPU s/GiB", "s", ours.cpu / _GIB, sdk.cpu / _GIB)
         yield Line("upload: peak RSS", "MiB", ours.rss / (1 << 20), sdk.rss / (1 << 20), "≤ 150")
-        settings = {
+        settings: dict[str, Any] = {
             "STORE_URL": "s3://enginefarm/engines", "S3_ENDPOINT": where["endpoint"],
             "S3_ACCESS_KEY": where["access"], "S3_SECRET_KEY": where["secret"],
         }  # fmt: skip

@@ -16,7 +16,7 @@ from enginefarm.transfer.pull import OnProgress, Transfer
 from enginefarm.transfer.pull import pull as fetch_to
 from enginefarm.trust.signature_policy import keys_named, require_signed
 from enginefarm.wire.bodies import Engine
-from enginefarm.wire.resolution import Wanted
+from enginefarm.wire.resolution import EngineRequirements
 
 
 def pull(
@@ -57,7 +57,7 @@ def _engine(farm: Farm, name: str | None, wanted: Mapping[str, Any] | None) -> E
     if name is not None:
         return engine_named(farm, name)
     here = {"platform": detect().platform.model_dump()}
-    return farm.engine(farm.resolve(Wanted.parse(here | dict(wanted or {}))).engine.key)
+    return farm.engine(farm.resolve(EngineRequirements.parse(here | dict(wanted or {}))).engine.key)
 
 
 def _farm() -> Farm:

@@ -11,7 +11,7 @@ from pydantic import AnyHttpUrl, SecretStr
 from models.catalogue.database import Database
 from models.settings import Settings
 from models.sources import BucketSource, DataSource, FileSource, HubDataSource, HubSource, Sources
-from models.sources.catalogue_digests import CatalogueDigestCache
+from models.sources.database_digest_cache import CatalogueDigestCache
 from models.sources.trust import Trust
 from models.store import S3Settings, Store, open_store_url
 

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enginefarm.wire.retention import Policy
 from models.sources.trust import Trust
-from models.store.s3settings import Addressing
+from models.store.s3_settings import Addressing
 
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from api.control import ControlPlane
 from enginefarm.contract.errors import Conflict, IntegrityError, InvalidRequest
 from enginefarm.trust.attestation import TrustedKeys
-from enginefarm.trust.provenance import Vouched, vouched_for
-from enginefarm.wire.engine_record import Arrival, Arrived, EngineRecord
+from enginefarm.trust.provenance import VerifiedRecord, verify_record
+from enginefarm.wire.engine_record import EngineRecord, ImportRequest, ImportResult
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.imports import publish_import
 from models.queries.engines import find_engine
 
 
-def take_in(control: ControlPlane, arrival: Arrival, *, imported_by: str | None) -> Arrived:
+def take_in(control: ControlPlane, arrival: ImportRequest, *, imported_by: str | None) -> ImportResult:
     """
     Raises:
         InvalidRequest: no trusted key signed it, or it is not what was signed.
@@ -35,17 +35,17 @@ def take_in(control: ControlPlane, arrival: Arrival, *, imported_by: str | None)
     return now_there.model_copy(update={"outcome": "imported"}) if published else now_there
 
 
-def _vouched(arrival: Arrival) -> Vouched:
+def _vouched(arrival: ImportRequest) -> VerifiedRecord:
     try:
-        return vouched_for(arrival.engine, TrustedKeys.of_pems(arrival.trusted_keys))
+        return verify_record(arrival.engine, TrustedKeys.of_pems(arrival.trusted_keys))
     except IntegrityError as error:
         raise InvalidRequest(error.detail) from error
 
 
-def _there(control: ControlPlane, record: EngineRecord) -> Arrived | None:
+def _there(control: ControlPlane, record: EngineRecord) -> ImportResult | None:
     """The engine under this key as it is served now."""
     with control.database.read() as session:
         engine = find_engine(session, record.key)
     if engine is None:
         return None
-    return Arrived(outcome="there" if engine.manifest == record.manifest.digest else "kept", engine=engine)
+    return ImportResult(outcome="there" if engine.manifest == record.manifest.digest else "kept", engine=engine)

@@ -12,7 +12,7 @@ from enginefarm.contract import model_reference
 from enginefarm.contract.errors import ModelUnavailable, Problem
 from enginefarm.contract.spec import BuildSpec
 from models.sources import ResolvedFiles, Sources
-from models.sources.selections import PLAIN_DATA, NamedFiles, Selection
+from models.sources.auxiliary_selection import PLAIN_DATA, NamedFiles, Selection
 from toolchains.inputs import CALIBRATION, named, option_of, substituted
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Toolchain

@@ -11,7 +11,7 @@ from api.control import Control
 from api.engines.imports import take_in
 from api.engines.uploads import missing, receive
 from enginefarm.contract.digest import Digest
-from enginefarm.wire.engine_record import Arrival, Arrived, BlobSizes, MissingBlobs
+from enginefarm.wire.engine_record import BlobSizes, ImportRequest, ImportResult, MissingBlobs
 
 router = APIRouter(prefix="/v1", tags=["moving"])
 
@@ -35,6 +35,6 @@ async def put_blob(
 
 
 @router.post("/engines:import")
-def import_engine(arrival: Arrival, control: Control, caller: Administrator) -> Arrived:
+def import_engine(arrival: ImportRequest, control: Control, caller: Administrator) -> ImportResult:
     """Take in an engine of another farm whose bytes were sent before. Builds that wait for it succeed."""
     return take_in(control, arrival, imported_by=caller.name)

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
-from api.control import Control
+from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
 from api.planning.inputs import with_none_unasked
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.queries.engines import MAX_PAGE, get_engine, list_engines
 from models.queries.resolution import resolve
 from models.retention.pins import set_pin
@@ -44,7 +44,7 @@ def engines(
 
 
 @router.post("/v1/engines:resolve")
-def resolve_engine(wanted: Wanted, control: Control, _: Reader) -> Resolution:
+def resolve_engine(wanted: EngineRequirements, control: Control, _: Reader) -> Resolution:
     """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them.
 
     One with adapters or draft heads only if its options are asked for.
@@ -57,15 +57,20 @@ def resolve_engine(wanted: Wanted, control: Control, _: Reader) -> Resolution:
 @router.put("/v1/engines/{key}/pin")
 def pin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Keep this engine, whatever clears the catalogue up."""
-    with control.database.write() as session:
-        return set_pin(session, key, pinned=True)
+    return _set_pin(control, key, pinned=True)
 
 
 @router.delete("/v1/engines/{key}/pin")
 def unpin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Let this engine go when its time has come."""
+    return _set_pin(control, key, pinned=False)
+
+
+def _set_pin(control: ControlPlane, key: str, *, pinned: bool) -> EngineSummary:
     with control.database.write() as session:
-        return set_pin(session, key, pinned=False)
+        set_pin(session, key, pinned=pinned)
+        engine = get_engine(session, key)  # raises, and so undoes the pin, if the engine is not served
+    return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
 
 @router.get("/v1/engines/{key}")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.control import Control
 from enginefarm.contract.errors import EnginefarmError
-from enginefarm.wire.bodies import Part, Readiness
+from enginefarm.wire.bodies import Dependency, Readiness
 
 router = APIRouter(tags=["health"])
 
@@ -28,9 +28,9 @@ def readyz(control: Control, response: Response) -> Readiness:
     return Readiness(ok=ok, parts=parts)
 
 
-def _part(ping: Callable[[], None]) -> Part:
+def _part(ping: Callable[[], None]) -> Dependency:
     try:
         ping()
     except EnginefarmError as error:
-        return Part(ok=False, detail=error.detail)
-    return Part(ok=True)
+        return Dependency(ok=False, detail=error.detail)
+    return Dependency(ok=True)

@@ -10,7 +10,7 @@ from api.auth import Administrator
 from api.control import Control
 from api.upkeep.garbage_collection import clean_up
 from enginefarm.contract.key import Key
-from enginefarm.wire.retention import CleanedUp, CleanUp, RemovalPage
+from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, RemovalPage
 from models.queries.engines import MAX_PAGE
 from models.queries.removals import removals
 from models.retention.removal import withdraw
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["upkeep"])
 
 
 @router.post("/gc")
-def collect(wanted: CleanUp, control: Control, caller: Administrator) -> CleanedUp:
+def collect(wanted: CleanUpRequest, control: Control, caller: Administrator) -> CleanUpResult:
     """Mark what no policy keeps, remove what was marked a grace ago, and delete bytes that nothing refers to.
 
     Answers when the whole store is listed: minutes, for a large one.

@@ -10,7 +10,7 @@ from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
-from enginefarm.wire.recall import Damage, Inspection, Recall, TakenOut
+from enginefarm.wire.recall import Damage, Inspection, Recall, WithdrawalResult
 from models.incidents import repair
 from models.incidents.recall import recall
 from models.lifecycle.submission import can_submit_again, submit_again
@@ -49,7 +49,7 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
 
 
 @router.post("/engines:recall")
-def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> TakenOut:
+def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
     """Take out every engine and checkpoint built by a worker, by a toolchain, or between two times."""
     with control.database.write() as session:
         taken, announcements = recall(session, wanted)
@@ -57,16 +57,16 @@ def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> T
     return _rebuilt(control, taken, caller.name) if wanted.rebuild else taken
 
 
-def _take_out(control: ControlPlane, digests: Collection[str]) -> TakenOut:
+def _take_out(control: ControlPlane, digests: Collection[str]) -> WithdrawalResult:
     if not digests:
-        return TakenOut()
+        return WithdrawalResult()
     with control.database.write() as session:
         taken, announcements = repair.take_out(session, digests)
     control.announcer.announce(announcements)
     return taken
 
 
-def _rebuilt(control: ControlPlane, taken: TakenOut, name: str | None) -> TakenOut:
+def _rebuilt(control: ControlPlane, taken: WithdrawalResult, name: str | None) -> WithdrawalResult:
     """A transaction for each engine: a long one would hold up everybody else."""
     builds, left = [], []
     for key in taken.engines:

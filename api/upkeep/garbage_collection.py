@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
-from enginefarm.wire.retention import Bytes, CleanedUp, CleanUp, Going
+from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, FileTotals, RemovalCandidate
 from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.retention.policies import checkpoints_to_go, engines_to_go, freed_by
@@ -31,7 +31,7 @@ async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> No
     await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # nobody gains by guessing it
     while True:
         try:
-            done = await run_in_threadpool(clean_up, control, CleanUp(), by=None)
+            done = await run_in_threadpool(clean_up, control, CleanUpRequest(), by=None)
         except EnginefarmError as error:
             log.warning("the clean-up is put off: %s", error.detail)
         except Exception:
@@ -41,11 +41,11 @@ async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> No
         await asyncio.sleep(every_seconds)
 
 
-def clean_up(control: ControlPlane, wanted: CleanUp, *, by: str | None) -> CleanedUp:
+def clean_up(control: ControlPlane, wanted: CleanUpRequest, *, by: str | None) -> CleanUpResult:
     grace = _grace_seconds(control)
     going, frees = _planned(control, wanted)
     if wanted.dry_run:
-        done = CleanedUp(dry_run=True, frees=frees, grace_seconds=grace, going=_due(control, going, grace))
+        done = CleanUpResult(dry_run=True, frees=frees, grace_seconds=grace, going=_due(control, going, grace))
         return done.model_copy(update=_bytes_now(control, grace))
     with control.database.write() as session:
         removal.mark(session, going)
@@ -60,7 +60,7 @@ def clean_up(control: ControlPlane, wanted: CleanUp, *, by: str | None) -> Clean
     with control.database.read() as session:
         waiting = garbage.waiting(session, grace_seconds=grace)
     uploads = control.store.abort_stale(timedelta(seconds=grace))
-    return CleanedUp(
+    return CleanUpResult(
         dry_run=False, going=going, frees=frees, deleted=deleted, waiting=waiting, uploads=uploads, grace_seconds=grace
     )
 
@@ -70,7 +70,7 @@ def _grace_seconds(control: ControlPlane) -> float:
     return max(control.settings.gc_grace_seconds, float(control.settings.link_seconds))
 
 
-def _planned(control: ControlPlane, wanted: CleanUp) -> tuple[list[Going], int]:
+def _planned(control: ControlPlane, wanted: CleanUpRequest) -> tuple[list[RemovalCandidate], int]:
     settings = control.settings
     policies = settings.retention if wanted.policies is None else wanted.policies
     with control.database.read() as session:
@@ -82,13 +82,13 @@ def _planned(control: ControlPlane, wanted: CleanUp) -> tuple[list[Going], int]:
         return going, freed_by(session, going)
 
 
-def _due(control: ControlPlane, going: list[Going], grace: float) -> list[Going]:
+def _due(control: ControlPlane, going: list[RemovalCandidate], grace: float) -> list[RemovalCandidate]:
     with control.database.read() as session:
         due = removal.due(session, grace_seconds=grace)
     return [found.model_copy(update={"removed": found.key in due}) for found in going]
 
 
-def _removed(control: ControlPlane, found: Going, grace: float, by: str | None) -> Going:
+def _removed(control: ControlPlane, found: RemovalCandidate, grace: float, by: str | None) -> RemovalCandidate:
     with control.database.write() as session:
         removed = removal.remove(session, found, grace_seconds=grace, removed_by=by)
     if removed:
@@ -96,12 +96,12 @@ def _removed(control: ControlPlane, found: Going, grace: float, by: str | None) 
     return found.model_copy(update={"removed": removed})
 
 
-def _bytes_now(control: ControlPlane, grace: float) -> dict[str, Bytes]:
+def _bytes_now(control: ControlPlane, grace: float) -> dict[str, FileTotals]:
     with control.database.read() as session:
         waiting, due = garbage.waiting(session, grace_seconds=grace), garbage.due(session, grace_seconds=grace)
         for batch in _listed(control):
             orphans = garbage.orphans(session, batch).values()
-            waiting = Bytes(files=waiting.files + len(orphans), size=waiting.size + sum(orphans))
+            waiting = FileTotals(files=waiting.files + len(orphans), size=waiting.size + sum(orphans))
     return {"waiting": waiting, "deleted": due}
 
 
@@ -111,7 +111,7 @@ def _listed(control: ControlPlane) -> Iterator[dict[str, int]]:
         yield batch
 
 
-def _delete(control: ControlPlane, grace: float) -> Bytes:
+def _delete(control: ControlPlane, grace: float) -> FileTotals:
     with control.database.read() as session:
         digests = garbage.condemned(session, grace_seconds=grace)
     files = size = 0
@@ -121,4 +121,4 @@ def _delete(control: ControlPlane, grace: float) -> Bytes:
         if freed is not None:
             log.info("deleted blob %s, %d bytes", digest, freed)
             files, size = files + 1, size + freed
-    return Bytes(files=files, size=size)
+    return FileTotals(files=files, size=size)

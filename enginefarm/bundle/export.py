@@ -16,7 +16,7 @@ from enginefarm.transfer.file_lock import claimed
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.pull import Activity, OnProgress, Progress, Transfer, pull
 from enginefarm.trust.attestation import TrustedKeys
-from enginefarm.trust.provenance import vouched_for
+from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.bodies import Engine
 from enginefarm.wire.engine_manifest import manifest_of
 from enginefarm.wire.engine_record import EngineRecord
@@ -85,7 +85,7 @@ def _record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
         checkpoint_document=engine.checkpoint_document,
         attestation=attestation,
     )
-    vouched_for(record, trusted)
+    verify_record(record, trusted)
     return record
 
 

@@ -12,14 +12,14 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import FarmError, Gone, NotFound
 from enginefarm.transfer.pull import Activity, OnProgress, Progress
 from enginefarm.trust.attestation import TrustedKeys
-from enginefarm.trust.provenance import vouched_for
+from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.bodies import EngineSummary
-from enginefarm.wire.engine_record import Arrived, EngineRecord
+from enginefarm.wire.engine_record import EngineRecord, ImportResult
 
 
 def import_bundle(
     farm: Farm, bundle: Bundle, trusted: TrustedKeys, *, progress: OnProgress | None = None
-) -> Iterator[Arrived]:
+) -> Iterator[ImportResult]:
     """Bring every engine of `bundle` into the farm; says of each what became of it, as soon as it is there.
 
     Blobs that the farm has are not sent, so an import that was interrupted is just repeated, and one that was not
@@ -32,7 +32,7 @@ def import_bundle(
         FarmError: the farm could not be reached for as long as its patience lasts.
     """
     for record in bundle.records:
-        vouched_for(record, trusted)
+        verify_record(record, trusted)
     sending = _Sending(farm, bundle, progress)
     for record in bundle.records:
         there = _there(farm, record)
@@ -41,14 +41,14 @@ def import_bundle(
         yield there or farm.import_engine(record, trusted.pems)
 
 
-def _there(farm: Farm, record: EngineRecord) -> Arrived | None:
+def _there(farm: Farm, record: EngineRecord) -> ImportResult | None:
     """The engine that the farm serves under this key already."""
     try:
         found = farm.engine(record.key)
     except (NotFound, Gone):
         return None
     same = found.manifest == record.manifest.digest
-    return Arrived(outcome="there" if same else "kept", engine=EngineSummary.model_validate(found.model_dump()))
+    return ImportResult(outcome="there" if same else "kept", engine=EngineSummary.model_validate(found.model_dump()))
 
 
 class _Sending:

@@ -34,12 +34,12 @@ from enginefarm.wire.bodies import (
     Worker,
     WorkerList,
 )
-from enginefarm.wire.engine_record import Arrival, Arrived, BlobSizes, EngineRecord, MissingBlobs
+from enginefarm.wire.engine_record import BlobSizes, EngineRecord, ImportRequest, ImportResult, MissingBlobs
 from enginefarm.wire.explanation import Explanation
 from enginefarm.wire.matrix import Matrix
-from enginefarm.wire.recall import Damage, Inspection, Recall, TakenOut
-from enginefarm.wire.resolution import Resolution, Wanted
-from enginefarm.wire.retention import CleanedUp, CleanUp, Removal, RemovalPage
+from enginefarm.wire.recall import Damage, Inspection, Recall, WithdrawalResult
+from enginefarm.wire.resolution import EngineRequirements, Resolution
+from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, Removal, RemovalPage
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _HOLD_SECONDS = 10.0  # how long one long poll asks the farm to hold its answer
@@ -154,9 +154,9 @@ class Farm:
         for page in self._pages(EnginePage, "/v1/engines", {"model": model}):
             yield from page.items
 
-    def resolve(self, wanted: Wanted | Mapping[str, Any]) -> Resolution:
+    def resolve(self, wanted: EngineRequirements | Mapping[str, Any]) -> Resolution:
         """The best engine that runs on the platform of `wanted`. Raises NotFound, saying what the nearest lack."""
-        body = wanted.model_dump(mode="json") if isinstance(wanted, Wanted) else dict(wanted)
+        body = wanted.model_dump(mode="json") if isinstance(wanted, EngineRequirements) else dict(wanted)
         return self._connection.parse(Resolution, self._connection.request("POST", "/v1/engines:resolve", json=body))
 
     def pin(self, key: str, *, pinned: bool = True) -> EngineSummary:
@@ -189,10 +189,12 @@ class Farm:
         response = self._connection.request("POST", f"/v1/workers/{segment(worker)}:release")
         return self._connection.parse(WorkerList, response).items
 
-    def recall(self, wanted: Recall | Mapping[str, Any]) -> TakenOut:
+    def recall(self, wanted: Recall | Mapping[str, Any]) -> WithdrawalResult:
         """Take out everything that was built where and when `wanted` says."""
         body = wanted.model_dump(mode="json") if isinstance(wanted, Recall) else dict(wanted)
-        return self._connection.parse(TakenOut, self._connection.request("POST", "/v1/engines:recall", json=body))
+        return self._connection.parse(
+            WithdrawalResult, self._connection.request("POST", "/v1/engines:recall", json=body)
+        )
 
     def repair(self, key: str, *, rebuild: bool = False) -> Inspection:
         """Have the farm read an engine's bytes again, and take it out if they are damaged. Takes as long as reading."""
@@ -201,11 +203,11 @@ class Farm:
             Inspection, self._connection.request("POST", path, params=params, waits=_REPAIR_SECONDS)
         )
 
-    def clean_up(self, wanted: CleanUp | Mapping[str, Any] | None = None) -> CleanedUp:
+    def clean_up(self, wanted: CleanUpRequest | Mapping[str, Any] | None = None) -> CleanUpResult:
         """Mark what no policy keeps, and remove what was marked a grace ago: see `enginefarm.retention`."""
-        body = wanted.model_dump(mode="json") if isinstance(wanted, CleanUp) else dict(wanted or {})
+        body = wanted.model_dump(mode="json") if isinstance(wanted, CleanUpRequest) else dict(wanted or {})
         response = self._connection.request("POST", "/v1/gc", json=body, waits=_REPAIR_SECONDS)
-        return self._connection.parse(CleanedUp, response)
+        return self._connection.parse(CleanUpResult, response)
 
     def removals(self) -> Iterator[Removal]:
         """What clean-ups removed, newest first, page after page."""
@@ -237,7 +239,7 @@ class Farm:
         path = f"/v1/blobs/{segment(digest)}"
         self._connection.request("PUT", path, content=chunks, headers=headers, waits=_STORE_SECONDS)
 
-    def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str]) -> Arrived:
+    def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str]) -> ImportResult:
         """Import an engine of another farm. Send its blobs first, with `put_blob`.
 
         `trusted_keys` are Ed25519 public keys in PEM, 1 to 16; one of them must have signed `record.attestation`.
@@ -246,8 +248,8 @@ class Farm:
             InvalidRequest: no trusted key signed the engine, or the record is not what was signed.
             Conflict: the store lacks a blob of it, or the signing key was recalled.
         """
-        body = Arrival(engine=record, trusted_keys=list(trusted_keys)).model_dump(mode="json")
-        return self._connection.parse(Arrived, self._connection.request("POST", "/v1/engines:import", json=body))
+        body = ImportRequest(engine=record, trusted_keys=list(trusted_keys)).model_dump(mode="json")
+        return self._connection.parse(ImportResult, self._connection.request("POST", "/v1/engines:import", json=body))
 
     def toolchains(self) -> list[Toolchain]:
         return self._connection.get(ToolchainList, "/v1/toolchains").items

@@ -159,7 +159,7 @@ def differences(
     return unlike
 
 
-def unmet(
+def selector_differences(
     bound: Mapping[str, Any], here: PlatformSelector, binding: str
 ) -> tuple[dict[str, tuple[object, object]], list[str]]:
     """What keeps an engine that is `bound` to these fields from running `here`, as in `differences`, and the fields

@@ -75,7 +75,7 @@ class _Predicate(_Part):
 
 
 @dataclass(frozen=True)
-class Vouched:
+class VerifiedRecord:
     """What a trusted key vouches for: all of it was signed, or hashes to what was."""
 
     record: EngineRecord
@@ -98,7 +98,7 @@ class Vouched:
         return "exact" if driver is not None and driver == self.platform.driver else "branch"
 
 
-def vouched_for(record: EngineRecord, trusted: TrustedKeys) -> Vouched:
+def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
     """
     Raises:
         IntegrityError: no trusted key signed it, or it is not what was signed.
@@ -114,7 +114,7 @@ def vouched_for(record: EngineRecord, trusted: TrustedKeys) -> Vouched:
     _require_hash(record.key, "checkpoint_document", record.checkpoint_document, known.document.convert)
     if (version := record.checkpoint_document.get("document")) != CONVERT:
         raise InvalidRequest(_unknown(record.key, "checkpoint_document.document", version, f"expected {CONVERT!r}"))
-    return Vouched(
+    return VerifiedRecord(
         record=record,
         signer=verified.signer,
         document=document,

@@ -242,7 +242,7 @@ class ToolchainList(Body):
     items: list[Toolchain]
 
 
-class Part(Body):
+class Dependency(Body):
     """One thing the control plane depends on."""
 
     ok: bool
@@ -251,7 +251,7 @@ class Part(Body):
 
 class Readiness(Body):
     ok: bool
-    parts: dict[str, Part]
+    parts: dict[str, Dependency]
 
 
 class ProblemDocument(Body):

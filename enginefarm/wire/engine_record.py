@@ -28,7 +28,7 @@ class EngineRecord(BaseModel):
         return {entry.digest: entry.size for entry in self.manifest.files}
 
 
-class Arrival(BaseModel):
+class ImportRequest(BaseModel):
     """An engine to take into the catalogue. Its bytes are in the store already."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class Arrival(BaseModel):
     )
 
 
-class Arrived(Body):
+class ImportResult(Body):
     """What became of it."""
 
     outcome: Literal["imported", "there", "kept"] = Field(

@@ -32,7 +32,7 @@ class Recall(BaseModel):
         return self
 
 
-class TakenOut(Body):
+class WithdrawalResult(Body):
     """What is no longer served. It stays in the catalogue; publishing it anew brings it back."""
 
     engines: list[Key] = Field(default_factory=list)
@@ -58,4 +58,4 @@ class Inspection(Body):
 
     key: Key
     damaged: list[str] = Field(description="paths whose bytes are missing or wrong; empty if all is well")
-    taken_out: TakenOut
+    taken_out: WithdrawalResult

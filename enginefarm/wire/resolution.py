@@ -11,7 +11,7 @@ from enginefarm.contract.spec import Limits, OptionName, Parallelism, Precision,
 from enginefarm.wire.bodies import Body, Difference, Engine
 
 
-class Wanted(BaseModel):
+class EngineRequirements(BaseModel):
     """What an engine must be able to do, and where. A spec is one, too; what is left out does not matter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class Wanted(BaseModel):
         return str(model_reference.parse(value))
 
     @classmethod
-    def parse(cls, data: object) -> Wanted:
+    def parse(cls, data: object) -> EngineRequirements:
         """Raises InvalidSpec with every problem, each with a JSON pointer."""
         try:
             return cls.model_validate(data)

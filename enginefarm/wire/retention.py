@@ -31,7 +31,7 @@ class Policy(BaseModel):
         return self
 
 
-class CleanUp(BaseModel):
+class CleanUpRequest(BaseModel):
     """A request to clean up."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class CleanUp(BaseModel):
     dry_run: bool = Field(default=False, description="only say what would happen")
 
 
-class Going(Body):
+class RemovalCandidate(Body):
     """An engine or a checkpoint that is to be removed, or was."""
 
     kind: Literal["engine", "checkpoint"]
@@ -72,18 +72,18 @@ class RemovalPage(Page):
     items: list[Removal]
 
 
-class Bytes(Body):
+class FileTotals(Body):
     files: int = 0
     size: int = 0
 
 
-class CleanedUp(Body):
+class CleanUpResult(Body):
     """What a clean-up did; or would do, of a dry run."""
 
     dry_run: bool
-    going: list[Going] = Field(default_factory=list)
+    going: list[RemovalCandidate] = Field(default_factory=list)
     frees: int = Field(default=0, description="bytes that nothing else needs once all of `going` is removed")
-    deleted: Bytes = Field(default_factory=Bytes, description="files whose bytes are deleted")
-    waiting: Bytes = Field(default_factory=Bytes, description="files that nothing refers to, in their grace")
+    deleted: FileTotals = Field(default_factory=FileTotals, description="files whose bytes are deleted")
+    waiting: FileTotals = Field(default_factory=FileTotals, description="files that nothing refers to, in their grace")
     uploads: int = Field(default=0, description="abandoned uploads that were removed")
     grace_seconds: float = Field(description="between a mark and what it announces")

@@ -6,17 +6,17 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.recall import Recall, TakenOut
+from enginefarm.wire.recall import Recall, WithdrawalResult
 from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
 from models.fleet.drain import ids_of, quarantine
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.transitions import end_attempt, requeue
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.queue.names import Announcement
 
 
-def recall(session: Session, wanted: Recall) -> tuple[TakenOut, list[Announcement]]:
+def recall(session: Session, wanted: Recall) -> tuple[WithdrawalResult, list[Announcement]]:
     """Take out all that matches, and every engine that was built from a checkpoint that does.
 
     A worker that is recalled is quarantined, and what runs there is queued again: it would publish more of the same.
@@ -35,7 +35,7 @@ def recall(session: Session, wanted: Recall) -> tuple[TakenOut, list[Announcemen
     taken = [key for key in engines if quarantine_engine(session, key, wanted.reason)]
     if wanted.worker is not None:
         quarantine(session, wanted.worker, wanted.reason)
-    return TakenOut(engines=taken, checkpoints=checkpoints, workers=workers), announcements
+    return WithdrawalResult(engines=taken, checkpoints=checkpoints, workers=workers), announcements
 
 
 def _hold_converts(session: Session, workers: list[str], checkpoints: list[str]) -> None:

@@ -15,15 +15,15 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import IntegrityError, NotFound
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.wire.bodies import Failure
-from enginefarm.wire.recall import TakenOut
+from enginefarm.wire.recall import WithdrawalResult
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BlobRow, CheckpointRow, EngineRow, ManifestFileRow
 from models.catalogue.states import ActionState, Fenced, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import Claim, fail_attempt
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.transitions import end_attempt, lock
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.queue.names import Announcement
 from models.store import Store
 
@@ -61,7 +61,7 @@ def _whole(store: Store, entry: FileEntry) -> bool:
     return True
 
 
-def take_out(session: Session, digests: Collection[Digest]) -> tuple[TakenOut, list[Announcement]]:
+def take_out(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalResult, list[Announcement]]:
     """Mark the blobs as damaged, and take out every engine and checkpoint that has one of them."""
     _mark(session, digests)
     manifests = select(ManifestFileRow.manifest).where(ManifestFileRow.blob.in_(digests))
@@ -71,7 +71,7 @@ def take_out(session: Session, digests: Collection[Digest]) -> tuple[TakenOut, l
     for key in checkpoints:
         announcements += quarantine_checkpoint(session, key, REASON)
     taken = [key for key in engines if quarantine_engine(session, key, REASON)]
-    return TakenOut(engines=taken, checkpoints=checkpoints), announcements
+    return WithdrawalResult(engines=taken, checkpoints=checkpoints), announcements
 
 
 def _mark(session: Session, digests: Collection[Digest]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import Conflict
 from enginefarm.contract.host import Host
 from enginefarm.contract.stage import Stage
-from enginefarm.trust.provenance import Vouched
+from enginefarm.trust.provenance import VerifiedRecord
 from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.upsert import insert_new
@@ -30,7 +30,7 @@ from models.queue.names import build_queue, convert_queue
 _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=0)
 
 
-def publish_import(session: Session, came: Vouched, *, imported_by: str | None) -> bool:
+def publish_import(session: Session, came: VerifiedRecord, *, imported_by: str | None) -> bool:
     """Make the engine visible, and end every build that waits for it. False: there is one already; nothing changed.
 
     Whoever builds it right now is fenced. Before it commits, the caller asks `require_stored` for its bytes.
@@ -70,7 +70,7 @@ def name_of(signer: str) -> str:
     return f"import-{signer[:12]}"
 
 
-def _held(session: Session, came: Vouched) -> ActionRow:
+def _held(session: Session, came: VerifiedRecord) -> ActionRow:
     """Both actions, made if they were not there, and held: the convert first, as the lock order says."""
     stub = {IMPORTED: True, "job": {"toolchain": came.toolchain, "version": came.version}}
     convert = NewAction(
@@ -106,7 +106,7 @@ def _free(session: Session, build: ActionRow) -> None:
     session.execute(update(ActionRow).where(ActionRow.key == build.key).values(**at_once))
 
 
-def _worker(session: Session, came: Vouched) -> str:
+def _worker(session: Session, came: VerifiedRecord) -> str:
     """The worker that stands for the machine of the other farm; never there, so that nothing is sent to it."""
     name, platform = name_of(came.signer), came.platform.model_dump()
     host = (came.host or _UNKNOWN_HOST).model_dump()
@@ -128,7 +128,7 @@ def _require_not_recalled(session: Session, signer: str) -> None:
         )
 
 
-def _columns(came: Vouched) -> dict[str, Any]:
+def _columns(came: VerifiedRecord) -> dict[str, Any]:
     return {
         "model": came.spec["model"],
         "toolchain": came.toolchain,
@@ -141,7 +141,7 @@ def _columns(came: Vouched) -> dict[str, Any]:
     }
 
 
-def _say_when(session: Session, came: Vouched, attempt: int) -> None:
+def _say_when(session: Session, came: VerifiedRecord, attempt: int) -> None:
     """How long it took there is how long it would take here: estimates may count it."""
     which = (AttemptRow.action_key == came.record.key, AttemptRow.number == attempt)
     session.execute(update(AttemptRow).where(*which).values(started_at=came.started_at, ended_at=came.ended_at))

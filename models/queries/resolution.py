@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.errors import NotFound, Problem
-from enginefarm.contract.platform import unmet
+from enginefarm.contract.platform import selector_differences
 from enginefarm.wire.bodies import Difference
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.catalogue.rows import ActionRow, EngineRow
 from models.catalogue.visibility import SERVED
 from models.queries.engines import get_engine
@@ -38,7 +38,7 @@ class _Candidate:
         return len(self.larger) > 0, tokens, limits["max_num_tokens"] or 0, limits["max_input_len"]
 
 
-def resolve(session: Session, wanted: Wanted) -> Resolution:
+def resolve(session: Session, wanted: EngineRequirements) -> Resolution:
     """
     Raises:
         NotFound: no engine serves; its problems say what is in the way of the nearest ones.
@@ -56,7 +56,7 @@ def resolve(session: Session, wanted: Wanted) -> Resolution:
     )
 
 
-def _engines(session: Session, wanted: Wanted) -> Iterator[EngineRow]:
+def _engines(session: Session, wanted: EngineRequirements) -> Iterator[EngineRow]:
     """Newest first. A folder or a branch may hold other weights by now: only engines of the newest ones count."""
     convert = aliased(ActionRow)
     revised = wanted.model.startswith("hf:") and "@" in wanted.model
@@ -76,8 +76,8 @@ def _engines(session: Session, wanted: Wanted) -> Iterator[EngineRow]:
             yield row
 
 
-def _candidate(row: EngineRow, wanted: Wanted) -> _Candidate:
-    unlike, unchecked = unmet(row.bound_to, wanted.platform, row.driver_binding)
+def _candidate(row: EngineRow, wanted: EngineRequirements) -> _Candidate:
+    unlike, unchecked = selector_differences(row.bound_to, wanted.platform, row.driver_binding)
     elsewhere = [
         Difference(pointer=f"/platform/{name}", wanted=here, has=bound) for name, (bound, here) in unlike.items()
     ]
@@ -95,14 +95,14 @@ def _own(row: EngineRow) -> frozenset[str]:
     return frozenset()
 
 
-def _limits(has: Mapping[str, int | None], wanted: Wanted, own: frozenset[str]) -> Iterator[Difference]:
+def _limits(has: Mapping[str, int | None], wanted: EngineRequirements, own: frozenset[str]) -> Iterator[Difference]:
     """Every limit that is another number; one that the engine does not know limits nothing."""
     for name, asked in wanted.limits.model_dump(include={*_COVERED, *own}).items():
         if asked is not None and (there := has.get(name)) is not None and there != asked:
             yield Difference(pointer=f"/limits/{name}", wanted=asked, has=there)
 
 
-def _build(row: EngineRow, wanted: Wanted) -> Iterator[Difference]:
+def _build(row: EngineRow, wanted: EngineRequirements) -> Iterator[Difference]:
     """What must be exactly as asked, where it was asked."""
     asked: dict[str, Any] = {}
     has: dict[str, Any] = {"/toolchain/name": row.toolchain, "/toolchain/version": row.version}
@@ -119,7 +119,7 @@ def _build(row: EngineRow, wanted: Wanted) -> Iterator[Difference]:
             yield Difference(pointer=pointer, wanted=value, has=has.get(pointer))
 
 
-def _nothing(wanted: Wanted, candidates: list[_Candidate]) -> NotFound:
+def _nothing(wanted: EngineRequirements, candidates: list[_Candidate]) -> NotFound:
     if not candidates:
         return NotFound(
             f"the farm has no engine of {wanted.model}: submit a build, or name the model as GET /v1/engines lists it"

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest
-from enginefarm.wire.retention import Bytes
+from enginefarm.wire.retention import FileTotals
 from models.catalogue.clock import now
 from models.catalogue.rows import AttemptRow, BlobRow, ManifestFileRow, WarmFileRow
 from models.catalogue.upsert import insert_new
@@ -54,12 +54,12 @@ def condemned(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
     return session.execute(select(BlobRow.digest).where(_over(grace_seconds), ~_REFERRED)).scalars().all()
 
 
-def waiting(session: Session, *, grace_seconds: float) -> Bytes:
+def waiting(session: Session, *, grace_seconds: float) -> FileTotals:
     """What nothing refers to and is still in its grace."""
     return _sum(session, ~_REFERRED & or_(BlobRow.doomed_at.is_(None), ~_over(grace_seconds)))
 
 
-def due(session: Session, *, grace_seconds: float) -> Bytes:
+def due(session: Session, *, grace_seconds: float) -> FileTotals:
     return _sum(session, ~_REFERRED & _over(grace_seconds))
 
 
@@ -88,8 +88,8 @@ def _over(grace_seconds: float) -> ColumnElement[bool]:
     return BlobRow.doomed_at <= now(-grace_seconds)
 
 
-def _sum(session: Session, which: ColumnElement[bool]) -> Bytes:
+def _sum(session: Session, which: ColumnElement[bool]) -> FileTotals:
     files, size = session.execute(
         select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).select_from(BlobRow).where(which)
     ).one()
-    return Bytes(files=files, size=int(size))
+    return FileTotals(files=files, size=int(size))

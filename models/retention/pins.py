@@ -1,21 +1,20 @@
-"""Pinned engines stay, whatever clears the catalogue up."""
+"""Pin and unpin engines; garbage collection skips pinned ones."""
 
 from __future__ import annotations
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from enginefarm.wire.bodies import EngineSummary
 from models.catalogue.rows import EngineRow
-from models.queries.engines import get_engine
 
 
-def set_pin(session: Session, key: str, *, pinned: bool) -> EngineSummary:
-    """Pin or unpin; doing it again changes nothing.
+def set_pin(session: Session, key: str, *, pinned: bool) -> None:
+    """Pin or unpin an engine; a second call changes nothing.
 
-    Raises:
-        NotFound
+    An unknown key changes nothing either: the caller reads the engine in the same transaction, and that read raises
+    NotFound or Gone with the reason.
     """
-    spared = {"doomed_at": None} if pinned else {}
-    session.execute(update(EngineRow).where(EngineRow.key == key).values(pinned=pinned, **spared))
-    return EngineSummary(**get_engine(session, key).model_dump(include=set(EngineSummary.model_fields)))
+    values: dict[str, object] = {"pinned": pinned}
+    if pinned:
+        values["doomed_at"] = None  # a pin also saves an engine that was marked for removal already
+    session.execute(update(EngineRow).where(EngineRow.key == key).values(**values))

@@ -11,7 +11,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.platform import Platform
-from enginefarm.wire.retention import Going, Policy
+from enginefarm.wire.retention import Policy, RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.rows import (
     ActionRow,
@@ -28,7 +28,7 @@ from models.catalogue.states import IN_FLIGHT
 LINKS_NOTED_SECONDS = 60.0  # `pulled_at` may be behind by so much
 
 
-def engines_to_go(session: Session, policies: Sequence[Policy], *, link_seconds: float) -> list[Going]:
+def engines_to_go(session: Session, policies: Sequence[Policy], *, link_seconds: float) -> list[RemovalCandidate]:
     """Engines that no rule keeps, oldest last. Never one that is pinned, or to which somebody holds a good link."""
     time = session.execute(select(now())).scalar_one()
     pulled_now = time - timedelta(seconds=link_seconds + LINKS_NOTED_SECONDS)
@@ -44,7 +44,7 @@ def engines_to_go(session: Session, policies: Sequence[Policy], *, link_seconds:
             newer[name, label] += 1
         if reason and not row.pinned and not (row.pulled_at and row.pulled_at > pulled_now):
             going.append(
-                Going(kind="engine", key=row.key, model=row.model, platform=label, size=size, reason=reason,
+                RemovalCandidate(kind="engine", key=row.key, model=row.model, platform=label, size=size, reason=reason,
                       since=row.doomed_at)
             )  # fmt: skip
     return going
@@ -76,7 +76,7 @@ def _not_kept(policy: Policy, row: EngineRow, newer: int, time: datetime) -> str
     return ", ".join(reasons)
 
 
-def checkpoints_to_go(session: Session, engines: Sequence[str], *, keep_days: float) -> list[Going]:
+def checkpoints_to_go(session: Session, engines: Sequence[str], *, keep_days: float) -> list[RemovalCandidate]:
     """Checkpoints from which no engine is left but `engines`, which go; none that a build is to start from.
 
     Those that were taken out go at once, others when they are older than `keep_days`.
@@ -92,14 +92,14 @@ def checkpoints_to_go(session: Session, engines: Sequence[str], *, keep_days: fl
         .order_by(CheckpointRow.created_at.desc(), CheckpointRow.key)
     )
     return [
-        Going(kind="checkpoint", key=row.key, size=size, since=row.doomed_at,
+        RemovalCandidate(kind="checkpoint", key=row.key, size=size, since=row.doomed_at,
               reason=f"taken out: {row.quarantine_reason}" if row.quarantined_at
               else f"no engine is left that was built from it, and it is older than {keep_days:g} days")
         for row, size in session.execute(query)
     ]  # fmt: skip
 
 
-def freed_by(session: Session, going: Sequence[Going]) -> int:
+def freed_by(session: Session, going: Sequence[RemovalCandidate]) -> int:
     """Bytes that nothing else refers to once all of `going` is removed."""
     kept = [*_manifests(session, going, stay=True)]
     lost = [*_manifests(session, going, stay=False)]
@@ -112,7 +112,7 @@ def freed_by(session: Session, going: Sequence[Going]) -> int:
     return int(session.execute(query).scalar_one())
 
 
-def _manifests(session: Session, going: Sequence[Going], *, stay: bool) -> Iterator[str]:
+def _manifests(session: Session, going: Sequence[RemovalCandidate], *, stay: bool) -> Iterator[str]:
     keys = {found.key for found in going}
     for row in (EngineRow, CheckpointRow):
         for key, manifest in session.execute(select(row.key, row.manifest)):

@@ -12,17 +12,17 @@ from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.errors import Conflict, NotFound
-from enginefarm.wire.retention import Going
+from enginefarm.wire.retention import RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow, RemovalRow
 from models.catalogue.states import IN_FLIGHT
-from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.transitions import lock
+from models.lifecycle.withdrawal import quarantine_engine
 
 _PULLED_SINCE = EngineRow.pulled_at >= EngineRow.doomed_at
 
 
-def mark(session: Session, going: Sequence[Going]) -> None:
+def mark(session: Session, going: Sequence[RemovalCandidate]) -> None:
     """Doom `going`, and spare what was doomed and is not among them: something keeps it now.
 
     The grace of an engine that was pulled since it was doomed begins anew.
@@ -45,7 +45,7 @@ def due(session: Session, *, grace_seconds: float) -> set[str]:
     }
 
 
-def remove(session: Session, found: Going, *, grace_seconds: float, removed_by: str | None) -> bool:
+def remove(session: Session, found: RemovalCandidate, *, grace_seconds: float, removed_by: str | None) -> bool:
     """Remove what was marked so long ago. False: it is kept by now, or gone."""
     if found.kind == "checkpoint":
         if not _lock_unwanted(session, found.key):

@@ -5,6 +5,6 @@ from models.store.links import Links
 from models.store.opening import open_store_url
 from models.store.protocol import Store
 from models.store.s3 import S3Store
-from models.store.s3settings import S3Settings
+from models.store.s3_settings import S3Settings
 
 __all__ = ["DirectoryStore", "Links", "S3Settings", "S3Store", "Store", "open_store_url"]

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from enginefarm.contract.digest import CHUNK, Digest
 from enginefarm.contract.errors import NotFound, StoreUnavailable
-from enginefarm.transfer.atomic_file import land, sync_folder
+from enginefarm.transfer.atomic_file import sync_directory, write_atomically
 from models.store.links import Links
 from models.store.protocol import Store, blob_digest, blob_name, end_of_range
 
@@ -42,7 +42,7 @@ class DirectoryStore(Store):
             for shard in range(256):
                 (self._blobs / f"{shard:02x}").mkdir(parents=True, exist_ok=True)
             for folder in (self._blobs, self._blobs.parent, self._root):
-                sync_folder(folder)
+                sync_directory(folder)
 
     def ping(self) -> None:
         with self._explained():
@@ -73,7 +73,7 @@ class DirectoryStore(Store):
         path = self._path(digest)
         with self._explained():
             path.unlink(missing_ok=True)
-            sync_folder(path.parent)
+            sync_directory(path.parent)
 
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
         blob_name(digest)
@@ -111,7 +111,7 @@ class DirectoryStore(Store):
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         with self._explained():
-            land(chunks, self._path(digest), staging=self._staging)
+            write_atomically(chunks, self._path(digest), staging=self._staging)
 
     def _open(self, digest: Digest) -> BinaryIO:
         path = self._path(digest)

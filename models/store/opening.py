@@ -10,7 +10,7 @@ from models.store.directory import DirectoryStore
 from models.store.links import Links
 from models.store.protocol import Store
 from models.store.s3 import S3Store
-from models.store.s3settings import S3Settings
+from models.store.s3_settings import S3Settings
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"([\w.=-]+/)*[\w.=-]+", re.ASCII)

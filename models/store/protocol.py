@@ -14,7 +14,7 @@ from pathlib import Path
 
 from enginefarm.contract.digest import Digest, of_bytes, read_chunks, verified
 from enginefarm.contract.errors import FarmError, InvalidRequest
-from enginefarm.transfer.atomic_file import land
+from enginefarm.transfer.atomic_file import write_atomically
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
@@ -123,7 +123,9 @@ class Store(ABC):
             OSError: `destination` cannot be written.
         """
         with closing(self.read(digest)) as chunks:
-            land(verified(chunks, digest, size, what=f"blob {digest}"), destination, staging=destination.parent)
+            write_atomically(
+                verified(chunks, digest, size, what=f"blob {digest}"), destination, staging=destination.parent
+            )
 
     def verify(self, digest: Digest, size: int) -> None:
         """Read all of the blob again.

@@ -19,9 +19,9 @@ from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailabl
 from models.store import multipart
 from models.store.links import attachment, seconds
 from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range
-from models.store.retrying_pool import PatientPool
+from models.store.retries import PatientPool
 from models.store.s3_errors import explained
-from models.store.s3settings import S3Settings, split_endpoint
+from models.store.s3_settings import S3Settings, split_endpoint
 
 _RESUMES = 5  # times in a row that a cut download is taken up again without a byte gained
 _THERE_ALREADY = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}

@@ -42,7 +42,12 @@ def farm(
 ) -> Iterator[Published]:
     """On PostgreSQL, which is the stricter of the two."""
     url, folder = postgres.create(), tmp_path_factory.mktemp("farm")
-    settings = {"DATABASE_URL": url, "BROKER_URL": valkey.url, "MODEL_ROOTS": str(models), "WORKER_SECONDS": "3600"}
+    settings: dict[str, Any] = {
+        "DATABASE_URL": url,
+        "BROKER_URL": valkey.url,
+        "MODEL_ROOTS": str(models),
+        "WORKER_SECONDS": "3600",
+    }
     with published(folder, **settings) as running:
         yield running
     postgres.drop(url)

@@ -79,7 +79,7 @@ def here(valkey: Valkey, models: Path, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def s3_here(valkey: Valkey, models: Path, postgres_url: str, s3_server: Swift, tmp_path: Path) -> Iterator[Site]:
     """The same on PostgreSQL and S3."""
-    settings = {
+    settings: dict[str, Any] = {
         "DATABASE_URL": postgres_url, "STORE_URL": f"s3://moved-{secrets.token_hex(4)}/x",
         "S3_ENDPOINT": f"http://{s3_server.endpoint}", "S3_ACCESS_KEY": s3_server.access_key,
         "S3_SECRET_KEY": s3_server.secret_key,
@@ -123,7 +123,7 @@ def test_a_bundle_is_served_there_as_here(
         require_signed(here.farm, engine, [site_.public_key])
     original, now = there.farm.attestation(asked.key), here.farm.attestation(asked.key)
     assert now["payload"] == original["payload"]
-    assert now["signatures"][:1] == original["signatures"]  # type: ignore[index,comparison-overlap]
+    assert now["signatures"][:1] == original["signatures"]  # type: ignore[index]
     pulled = pull(here.farm, engine, tmp_path / "pulled", any_platform=True)
     assert {path.name: path.read_bytes() for path in pulled.iterdir()} == FIRST
     assert not here.farm.repair(asked.key).damaged
@@ -175,7 +175,8 @@ def test_an_import_that_was_killed_is_repeated(
 
 
 def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, bundle: Path) -> None:
-    passed, cuts = 0, []
+    passed = 0
+    cuts: list[int] = []
 
     def cut(piece: bytes) -> bytes:
         nonlocal passed
@@ -296,7 +297,7 @@ def test_a_statement_of_another_form_is_refused(
 
 def test_what_is_not_what_was_signed_is_refused(there: Site, here: Site, bundle: Path) -> None:
     one, other = records(bundle).values()
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "checkpoint_document hashes to": {"checkpoint_document": {**one.checkpoint_document, "options": {"a": 1}}},
         "not those that its farm signed": {"manifest": other.manifest},
         "is about": {"key": other.key},

@@ -41,7 +41,9 @@ def test_pages_follow_one_another(farm: Published, spec: dict[str, Any]) -> None
     for size in range(1, 5):
         body = spec | {"limits": {"max_batch_size": size, "max_input_len": 8, "max_output_len": 8}}
         assert httpx.post(f"{farm.url}/v1/builds", json=body, timeout=60).status_code == 202
-    everything, pages, cursor = listed(farm), [], None
+    everything = listed(farm)
+    pages: list[Any] = []
+    cursor = None
     while cursor is not None or not pages:
         page = httpx.get(f"{farm.url}/v1/builds", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
         pages.append([build["id"] for build in page["items"]])

@@ -130,7 +130,9 @@ class Farm:
 def farm(state: Path, settings: Mapping[str, str], *, workers: int) -> Iterator[Farm]:
     """A farm on servers of its own, which works when the block begins."""
     with ExitStack() as stack:
-        postgres, valkey, swift = (_serve(stack, kind) for kind in (Postgres, Valkey, Swift))
+        postgres = _serve(stack, Postgres)
+        valkey = _serve(stack, Valkey)
+        swift = _serve(stack, Swift)
         where = {"DATABASE_URL": postgres.create_database(), "BROKER_URL": valkey.url, **s3_settings(swift)}
         base = RunningFarm(state, {**where, **_SETTINGS, **settings})
         stack.callback(base.close)
@@ -144,4 +146,6 @@ def farm(state: Path, settings: Mapping[str, str], *, workers: int) -> Iterator[
 def _serve(stack: ExitStack, kind: type[S]) -> S:
     data = new_data_dir(f"chaos-{kind.__name__.lower()}", xattrs=kind is Swift)
     stack.callback(shutil.rmtree, data)
-    return stack.enter_context(kind(data))
+    server = kind(data)
+    stack.enter_context(server)
+    return server

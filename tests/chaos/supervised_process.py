@@ -31,6 +31,9 @@ class Kept:
         self.deaths: list[str] = []  # by itself, after it was ready
         self._argv, self._environment, self._logs, self._ready = argv, environment, logs, ready
         self._starts = 0
+        self._told_at = self._thaws_at = self._back_at = 0.0
+        self._was_ready = False
+        self._process: Process
         self._start()
 
     @property

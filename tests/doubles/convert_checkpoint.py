@@ -126,4 +126,4 @@ def _algorithm(options: argparse.Namespace) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

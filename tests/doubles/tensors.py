@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ def read(path: Path) -> dict[str, Array]:
 
 
 def write(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
-    header, data = {"__metadata__": {"format": "pt"}}, bytearray()
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    data = bytearray()
     for name, tensor in tensors.items():
         start, code = len(data), CODES[dtype]
         data += _encoded(tensor, code)
@@ -33,7 +35,7 @@ def write(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def _decoded(tensor: Mapping[str, object], data: bytes) -> Array:
+def _decoded(tensor: Mapping[str, Any], data: bytes) -> Array:
     match tensor["dtype"]:
         case "BF16":
             flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -43,7 +45,8 @@ def _decoded(tensor: Mapping[str, object], data: bytes) -> Array:
             flat = np.frombuffer(data, np.float32)
         case other:
             raise ValueError(f"no double reads {other}")
-    return flat.reshape(tensor["shape"])
+    array: Array = flat.reshape(tensor["shape"])
+    return array
 
 
 def _encoded(tensor: Array, code: str) -> bytes:

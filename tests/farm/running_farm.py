@@ -28,7 +28,7 @@ QUICK = CHECKOUT / "tests" / "doubles" / "quick"
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], *, seconds: float = 60) -> T:
+def eventually(look: Callable[[], T | None], *, seconds: float = 60) -> T:
     """What `look` returns once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -21,6 +21,7 @@ from enginefarm.node.detection import detect
 from enginefarm.node.fit import require_fit
 from enginefarm.transfer import pull as fetch
 from enginefarm.wire.bodies import Build
+from enginefarm.wire.explanation import Explanation
 from models.catalogue.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_halves import make_tiny_t5
@@ -142,6 +143,11 @@ def test_what_one_build_timed_makes_the_next_one_start_warm(farm: RunningFarm, c
     assert third.attempts[-1].warm is False
 
 
+def key_of(explanation: Explanation) -> str:
+    assert explanation.key is not None
+    return explanation.key
+
+
 def _ended(client: Farm, wanted: dict[str, Any]) -> Build:
     return client.wait(client.submit(wanted).id, timeout=60)
 
@@ -207,7 +213,7 @@ def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(farm: RunningFa
 
     ended = _ended(client, medusa(farm, "hf:org/heads@main"))
     assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
-    engine = client.engine(told.key)
+    engine: Any = client.engine(key_of(told))
     assert engine.spec["options"]["medusa_model_dir"] == f"hf:org/heads@{commit}"
     assert engine.differences == []
     assert hub.asked_for(f"resolve/{commit}/medusa_lm_head.safetensors")
@@ -252,7 +258,7 @@ def test_an_encoder_decoder_is_one_build_of_two_engines(farm: RunningFarm, clien
     ended = _ended(client, wanted)
     assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
     assert [attempt.stage for attempt in ended.attempts] == [Stage.CONVERT, Stage.BUILD]
-    engine: Any = client.engine(told.key)
+    engine: Any = client.engine(key_of(told))
     assert engine.differences == []
     lengths = [engine.effective[half]["build_config"]["max_seq_len"] for half in ("encoder", "decoder")]
     assert lengths == [64, 33]
@@ -330,7 +336,7 @@ def test_adapters_are_in_the_builds_key_alone_and_beside_the_engine(
 
     ended = _ended(client, adapted(farm, "hf:org/adapter@main", f"file:{folder}"))
     assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
-    engine = client.engine(told.key)
+    engine: Any = client.engine(key_of(told))
     assert engine.spec["options"]["lora_dir"] == [f"hf:org/adapter@{commit}", f"file:{folder}"]
     assert engine.differences == []
     pulled = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from enginefarm.trust.provenance import Vouched
+from enginefarm.trust.provenance import VerifiedRecord
 from enginefarm.wire.engine_record import EngineRecord
 from models.lifecycle.submission import Request
 from tests.models.requests import CPU, manifest
@@ -13,9 +13,9 @@ SIGNER = "a" * 64
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def arriving(wanted: Request, content: str = "engine") -> Vouched:
+def arriving(wanted: Request, content: str = "engine") -> VerifiedRecord:
     """What answers `wanted`, and took another farm twenty minutes; `content` is its one file."""
-    return Vouched(
+    return VerifiedRecord(
         record=EngineRecord(
             key=wanted.build.key,
             manifest=manifest(content),

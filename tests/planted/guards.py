@@ -126,9 +126,9 @@ GUARDS = (
         "tests/api/test_access.py",
     ),
     Guard(
-        "models are read below their roots only", "models/sources/folders.py",
+        "models are read below their roots only", "models/sources/confined_folders.py",
         "return any(path.is_relative_to(root) for root in self._roots)", "return True",
-        "tests/models/sources/test_files.py",
+        "tests/models/sources/test_folder_source.py",
     ),
     Guard(
         "a link is good for what was signed", "models/store/links.py",

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from api.upkeep.garbage_collection import clean_up
 from api.upkeep.sweep import sweep_once
 from enginefarm.contract.errors import EnginefarmError
-from enginefarm.wire.retention import CleanUp
+from enginefarm.wire.retention import CleanUpRequest
 from models.catalogue.rows import BuildRow
 from models.fleet.drain import release
 from models.lifecycle.submission import Request, cancel, submit
@@ -137,7 +137,7 @@ class Schedule:
         """I5: once all has ended, nothing is left in the store that nothing refers to."""
         self._checked(self._work_off)
         for _ in range(_COLLECTIONS):
-            self.tell(f"at the end: {clean_up(self.control, CleanUp(), by=None)}")
+            self.tell(f"at the end: {clean_up(self.control, CleanUpRequest(), by=None)}")
             self.invariants.check()
             if not (left := self.invariants.left()):
                 return
@@ -281,7 +281,7 @@ class Schedule:
 
     def part_away(self) -> str:
         """The broker or the store goes, or comes back."""
-        part = self.parts.random.choice([self.parts.broker, self.parts.store])
+        part: Any = self.parts.random.choice([self.parts.broker, self.parts.store])
         part.away = not part.away
         return f"{type(part).__name__} {'away' if part.away else 'back'}"
 

@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest
-from enginefarm.wire.retention import CleanUp
+from enginefarm.wire.retention import CleanUpRequest
 from models.catalogue.rows import BlobRow
-from models.lifecycle import publication
+from models.lifecycle import publication, transitions
 from models.retention import blob_gc as garbage
 from models.store import Store
 from tests.simulation.invariants import Broken
@@ -60,7 +60,7 @@ def _told(simulation: Simulation, seeds: range) -> dict[str, list[str]]:
 
 def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The questions are worth asking only if a farm without the guard fails them."""
-    fenced = publication.move
+    fenced = transitions.move
 
     def unfenced(session: Any, key: str, to: Any, *, attempt: int | None = None, **values: Any) -> None:
         fenced(session, key, to, **values)
@@ -102,7 +102,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     worker.hear(schedule.parts.broker.messages[0][0])
     while worker.step() != "uploaded its log":
         pass
-    cleaning = in_steps(schedule.control, CleanUp())
+    cleaning = in_steps(schedule.control, CleanUpRequest())
     for _ in range(_UNTIL_CONDEMNED):
         next(cleaning)
     assert worker.step() == "committed"

@@ -17,7 +17,7 @@ from api.engines.pulls import note_pull
 from api.engines.uploads import missing
 from api.upkeep.garbage_collection import clean_up
 from enginefarm.wire.recall import Recall
-from enginefarm.wire.retention import CleanUp, Policy
+from enginefarm.wire.retention import CleanUpRequest, Policy
 from models.catalogue.database import Database
 from models.catalogue.rows import EngineRow
 from models.catalogue.visibility import SERVED
@@ -28,6 +28,7 @@ from models.lifecycle.blobs import mended, require_stored
 from models.lifecycle.imports import publish_import
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.submission import Request
+from models.queries.engines import get_engine
 from models.retention.pins import set_pin
 from tests.models.arriving import arriving
 from tests.simulation.invariants import Invariants
@@ -68,7 +69,7 @@ class Upkeep:
 
     def clean_up(self) -> str | None:
         policies = self.parts.random.choice(_POLICIES)
-        return self._begin(in_steps(self.control, CleanUp(policies=policies)))
+        return self._begin(in_steps(self.control, CleanUpRequest(policies=policies)))
 
     def repair(self) -> str | None:
         return self._begin(self._repair())
@@ -140,6 +141,7 @@ class Upkeep:
         self.invariants.pinned.discard(engine.key)
         with self.parts.database.write() as session:
             set_pin(session, engine.key, pinned=pinned)
+            get_engine(session, engine.key)  # as the route does: it raises if the engine is not served
         if pinned:
             self.invariants.pinned.add(engine.key)
         return f"{engine.key[:6]} {'pinned' if pinned else 'unpinned'}"
@@ -160,7 +162,7 @@ class Upkeep:
         return self.parts.random.choice(engines) if engines else None
 
 
-def in_steps(control: Any, wanted: CleanUp) -> Iterator[str]:
+def in_steps(control: Any, wanted: CleanUpRequest) -> Iterator[str]:
     """The farm's own clean-up, which stops before each of its transactions."""
     stopping = type(control)(**{**vars(control), "database": _Stopping(control.database)})
     running = greenlet(clean_up)

@@ -33,7 +33,8 @@ def test_progress_never_falls_back(tmp_path: Path) -> None:
     beat.renew()
     with database.read() as session:
         row = session.get_one(ActionRow, held.key)
-        assert (row.progress, row.message) == (pytest.approx(0.8), "rank 1 goes on")
+        assert row.progress == pytest.approx(0.8)
+        assert row.message == "rank 1 goes on"
     database.close()
 
 

@@ -18,7 +18,7 @@ from enginefarm.client.engine_lookup import engine_named
 from enginefarm.contract.errors import CallerError, InvalidRequest
 from enginefarm.transfer import pull as fetch
 from enginefarm.trust.attestation import TrustedKeys
-from enginefarm.wire.engine_record import Arrived
+from enginefarm.wire.engine_record import ImportResult
 
 _OUTCOMES = {
     "imported": "is imported",
@@ -95,7 +95,7 @@ def import_(settings: Settings, file: Path, keys: tuple[Path, ...], as_json: boo
             "say whose engines these must be: --trusted-key FILE, with the public key that GET /v1/signing-keys of the "
             "farm they come from shows"
         )
-    done: list[Arrived] = []
+    done: list[ImportResult] = []
     try:
         with Bundle(file) as bundle, settings.farm() as farm, transfer_shown() as progress:
             for arrived in import_bundle(farm, bundle, TrustedKeys.of_files(trusted), progress=progress):

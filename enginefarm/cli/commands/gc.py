@@ -10,7 +10,7 @@ from enginefarm.cli import words
 from enginefarm.cli.output import json_option, print_items, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
-from enginefarm.wire.retention import CleanedUp, CleanUp, Going, Policy
+from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, Policy, RemovalCandidate
 
 _DAYS = click.FloatRange(min=0)
 
@@ -48,7 +48,7 @@ def gc(
     elif model or platform:
         raise click.UsageError("--model and --platform need --keep-last, --keep-days or --keep-pulled-days")
     with settings.farm() as farm:
-        done = farm.clean_up(CleanUp(policies=policies, dry_run=dry_run))
+        done = farm.clean_up(CleanUpRequest(policies=policies, dry_run=dry_run))
     print_json(done) if as_json else _show(done)
 
 
@@ -91,7 +91,7 @@ def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
         print_items(deleted)
 
 
-def _show(done: CleanedUp) -> None:
+def _show(done: CleanUpResult) -> None:
     if done.going:
         rows = (
             (found.kind, words.short(found.key), words.model(found.model or ""), words.size(found.size),
@@ -107,7 +107,7 @@ def _show(done: CleanedUp) -> None:
     )
 
 
-def _state(found: Going, done: CleanedUp) -> str:
+def _state(found: RemovalCandidate, done: CleanUpResult) -> str:
     if found.removed:
         return "due" if done.dry_run else "removed"
     return "not marked" if found.since is None and done.dry_run else "marked"

@@ -12,7 +12,7 @@ from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import laid_over, read_object, spec_arguments
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.node.detection import detect
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 
 
 @click.command()
@@ -28,7 +28,7 @@ def resolve(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
     body = laid_over(read_object(spec_file) if spec_file else {}, flags)
     if not body.get("platform"):
         body["platform"] = detect().platform.model_dump()
-    wanted = Wanted.parse(body)
+    wanted = EngineRequirements.parse(body)
     with settings.farm() as farm:
         found = farm.resolve(wanted)
     if as_json:

@@ -11,7 +11,7 @@ from enginefarm.cli.output import json_option, print_items, print_json, say
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.contract.errors import IntegrityError
-from enginefarm.wire.recall import Inspection, Recall, TakenOut
+from enginefarm.wire.recall import Inspection, Recall, WithdrawalResult
 
 rebuild_option = click.option(
     "--rebuild", is_flag=True, help="Build what was taken out anew now, not when it is asked for."
@@ -93,7 +93,7 @@ def _time(given: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _say(taken: TakenOut) -> None:
+def _say(taken: WithdrawalResult) -> None:
     for what, found in (("engine", taken.engines), ("checkpoint", taken.checkpoints)):
         for key in found:
             click.echo(f"{what} {words.short(key)} is taken out")

@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-stage, source, output, seconds, behave, size = sys.argv[1:]
-source, output = Path(source), Path(output)
+stage, source_argument, output_argument, seconds, behave, size = sys.argv[1:]
+source = Path(source_argument)
+output = Path(output_argument)
 
 print(f"{stage} begins at {time.time():.6f} in {os.getpid()}", flush=True)
 end = time.monotonic() + float(seconds)

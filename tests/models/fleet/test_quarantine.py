@@ -16,10 +16,10 @@ from models.catalogue.states import Fenced
 from models.fleet.registration import list_workers
 from models.incidents.recall import recall
 from models.incidents.repair import damaged_start, take_out
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import renew
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.submission import submit_again
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.queries.builds import get_build
 from models.queries.engines import find_engine, get_engine, list_engines
 from tests.models.making import built, converted, made

@@ -21,18 +21,18 @@ from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import Manifest
 from enginefarm.wire.bodies import Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
-from enginefarm.wire.retention import Going
+from enginefarm.wire.retention import RemovalCandidate
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, Row
 from models.catalogue.states import Fenced
 from models.incidents.recall import recall
 from models.incidents.repair import damaged_start, take_out
-from models.incidents.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.lifecycle.leases import Claim, claim, expire, fail_attempt, hand_back, renew
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.recovery import release_stragglers, take_unannounced
 from models.lifecycle.submission import Request, cancel, submit
+from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
 from models.retention import removal
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 from tests.promises import broken
@@ -53,12 +53,12 @@ class Scene:
         return self.held
 
     @property
-    def doomed(self) -> tuple[Going, Going]:
+    def doomed(self) -> tuple[RemovalCandidate, RemovalCandidate]:
         """Checkpoint and engine."""
         about = {"size": 1, "reason": "old"}
         return (
-            Going.model_validate({"kind": "checkpoint", "key": self.wanted.convert.key, **about}),
-            Going.model_validate({"kind": "engine", "key": self.wanted.build.key, **about}),
+            RemovalCandidate.model_validate({"kind": "checkpoint", "key": self.wanted.convert.key, **about}),
+            RemovalCandidate.model_validate({"kind": "engine", "key": self.wanted.build.key, **about}),
         )
 
     def contents(self, stage: str) -> Manifest:

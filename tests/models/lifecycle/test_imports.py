@@ -15,7 +15,7 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
-from enginefarm.trust.provenance import Vouched
+from enginefarm.trust.provenance import VerifiedRecord
 from enginefarm.wire.bodies import BuildState, Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
 from models.catalogue.database import Database
@@ -68,11 +68,11 @@ def same() -> Request:
     )  # fmt: skip
 
 
-def engine(content: str = "engine") -> Vouched:
+def engine(content: str = "engine") -> VerifiedRecord:
     return arriving(same(), content)
 
 
-def imported(database: Database, came: Vouched | None = None) -> bool:
+def imported(database: Database, came: VerifiedRecord | None = None) -> bool:
     with database.write() as session:
         return publish_import(session, came or engine(), imported_by="admin")
 

@@ -14,12 +14,12 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, CheckpointRow, EngineRow
 from models.catalogue.states import Fenced
-from models.incidents.withdrawal import quarantine_checkpoint
 from models.lifecycle import recovery as sweeping
 from models.lifecycle.leases import claim, expire, fail_attempt, hand_back, renew
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import cancel
 from models.lifecycle.transitions import fail
+from models.lifecycle.withdrawal import quarantine_checkpoint
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted

@@ -10,14 +10,13 @@ from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import key_of
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.resolution import Resolution, Wanted
+from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.catalogue.database import Database
-from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import NewAction, Request, submit
+from models.lifecycle.withdrawal import quarantine_engine
 from models.queries.resolution import resolve
 from models.queries.similarity import nearest
-from models.retention.pins import set_pin
 from tests.models.requests import CPU, add_worker, claimed, manifest
 
 MODEL = "hf:org/tiny"
@@ -56,7 +55,7 @@ def publish(
 
 def ask(database: Database, **parts: Any) -> Resolution:
     with database.read() as session:
-        return resolve(session, Wanted.parse({"model": MODEL, "platform": NODE} | parts))
+        return resolve(session, EngineRequirements.parse({"model": MODEL, "platform": NODE} | parts))
 
 
 def limits(batch: int, start: int = 128, out: int = 128, **more: int) -> dict[str, int]:
@@ -162,12 +161,3 @@ def test_an_open_platform_is_said_to_be_open(database: Database) -> None:
     key = publish(database, limits=limits(4))
     found = ask(database, limits=limits(4), platform={})
     assert (found.engine.key, found.unchecked) == (key, ["arch", "cpu_isa", "os"])
-
-
-def test_a_pin_is_set_and_removed(database: Database) -> None:
-    key = publish(database, limits=limits(4))
-    for pinned in (True, True, False):
-        with database.write() as session:
-            assert set_pin(session, key, pinned=pinned).pinned is pinned
-    with pytest.raises(NotFound), database.write() as session:
-        set_pin(session, "0" * 64, pinned=True)

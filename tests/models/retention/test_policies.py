@@ -9,12 +9,12 @@ from sqlalchemy import select, update
 
 from enginefarm.contract.errors import Conflict, Gone
 from enginefarm.wire.bodies import Disposition
-from enginefarm.wire.retention import Going, Policy
+from enginefarm.wire.retention import Policy, RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import CheckpointRow, EngineRow, ManifestRow, RemovalRow
-from models.incidents.withdrawal import quarantine_engine
 from models.lifecycle.publication import publish_engine
+from models.lifecycle.withdrawal import quarantine_engine
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.retention import removal
@@ -46,21 +46,21 @@ def built_as(database: Database, limits: str, *, model: str = "llama", age: floa
     return wanted.build.key
 
 
-def going(database: Database, *policies: Policy) -> list[Going]:
+def going(database: Database, *policies: Policy) -> list[RemovalCandidate]:
     with database.read() as session:
         return engines_to_go(session, policies, link_seconds=10)
 
 
-def keys(found: list[Going]) -> list[str]:
+def keys(found: list[RemovalCandidate]) -> list[str]:
     return [engine.key for engine in found]
 
 
-def marked(database: Database, found: list[Going]) -> None:
+def marked(database: Database, found: list[RemovalCandidate]) -> None:
     with database.write() as session:
         removal.mark(session, found)
 
 
-def removed(database: Database, found: Going, *, grace: float = 0) -> bool:
+def removed(database: Database, found: RemovalCandidate, *, grace: float = 0) -> bool:
     with database.write() as session:
         return removal.remove(session, found, grace_seconds=grace, removed_by="admin")
 
@@ -183,7 +183,7 @@ def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database
     assert removed(database, found)
 
 
-def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0) -> list[Going]:
+def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0) -> list[RemovalCandidate]:
     with database.read() as session:
         return checkpoints_to_go(session, engines, keep_days=keep_days)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -39,7 +40,7 @@ def prepared(place: Place) -> Store:
     return opened
 
 
-def settings_of(place: Place, **changes: str) -> S3Settings:
+def settings_of(place: Place, **changes: Any) -> S3Settings:
     assert place.s3 is not None
     return replace(place.s3, **changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,7 +31,8 @@ def make(directory: Path, *, dtype: torch.dtype = torch.float32, tied: bool = Fa
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=tied,
     )
-    LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
+    model: Any = LlamaForCausalLM(config)
+    model.to(dtype).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 

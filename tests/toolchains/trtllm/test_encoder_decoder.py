@@ -207,12 +207,12 @@ class TestRoad:
             assert [command.span for command in planned[:-1]] == spans
             assert road.run(stage).status == 0
             said = road.run(stage).tail.split("TensorRT LLM version")
-            progress = [
-                report.within(span).progress
-                for span, part in zip(spans, said[1:], strict=True)
-                for line in part.splitlines()
-                if (report := TOOLCHAIN.read_line(stage, line)) and report.progress is not None
-            ]
+            progress: list[float] = []
+            for span, part in zip(spans, said[1:], strict=True):
+                for line in part.splitlines():
+                    report = TOOLCHAIN.read_line(stage, line)
+                    if report is not None and report.progress is not None:
+                        progress.append(report.within(span).progress or 0.0)
             assert progress == sorted(progress)
             assert progress[-1] == (0.98 if stage is Stage.CONVERT else 0.99)
 
@@ -365,7 +365,8 @@ def served(model: ModelFacts, **parts: Any) -> Serving:
 )
 def test_what_triton_does_not_serve_is_not_laid_out_and_says_so(parts: dict[str, Any], why: str) -> None:
     serving = served(T5, **parts)
-    assert (serving.launch.keys(), serving.layouts) == ({"run"}, {})
+    assert set(serving.launch) == {"run"}
+    assert serving.layouts == {}
     assert why in serving.without["triton"]
     assert why in serving.summary()["without"]["triton"]
     assert served(FACTS, **parts).layouts

@@ -10,7 +10,7 @@ import pytest
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference, parse
 from models.sources import DataSource, HubDataSource, MemoryDigestCache
-from models.sources.selections import NamedFiles
+from models.sources.auxiliary_selection import NamedFiles
 from tests.models.sources.models import read
 from tests.servers.hub import Hub
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
+from models.sources.model_files import has_pickle
 from models.sources.plain_data import EXPECTED, EXPECTED_OF_HUB, is_data
 from models.sources.rejection import refusal
-from models.sources.selection import has_pickle
 
 Repository = Literal["dataset", "model"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
-from models.sources.datasets import DataSource
+from models.sources.auxiliary import DataSource
+from models.sources.protocol import Source
 from models.sources.rejection import refusal
-from models.sources.source import Source
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from enginefarm.contract.platform import Platform, PlatformSelector, differences, unmet
+from enginefarm.contract.platform import Platform, PlatformSelector, differences, selector_differences
 
 H100 = {
     "os": "linux", "arch": "x86_64", "gpu": "NVIDIA H100 80GB HBM3", "sm": "90", "gpu_memory_gib": 80, "mig": None,
@@ -40,20 +40,22 @@ NODE = {"gpu": "NVIDIA H100 80GB HBM3", "sm": "90", "gpu_memory_gib": 80, "ecc":
     ],
 )
 def test_fields(bound: dict[str, Any], here: dict[str, Any], unlike: list[str], unchecked: list[str]) -> None:
-    found, left_open = unmet(bound, PlatformSelector(**here), "branch")
+    found, left_open = selector_differences(bound, PlatformSelector(**here), "branch")
     assert (sorted(found), left_open) == (unlike, unchecked)
 
 
 def test_the_driver_to_the_letter_where_the_farm_says_so() -> None:
     here = PlatformSelector(**NODE, driver="580.159.05")
-    assert unmet(H100 | {"driver": "580.159.04"}, here, "exact")[0] == {"driver": ("580.159.04", "580.159.05")}
+    assert selector_differences(H100 | {"driver": "580.159.04"}, here, "exact")[0] == {
+        "driver": ("580.159.04", "580.159.05")
+    }
 
 
 def test_a_whole_machine_is_judged_as_check_does() -> None:
     built = Platform(**(H100 | {"driver": "580.159.04"}))
     for changes in ({}, {"driver": "570.1"}, {"cuda": "12.4"}, {"mig": "1g.10gb"}, {"ecc": False}):
         node = Platform(**(built.model_dump() | changes))
-        found, _ = unmet(H100, PlatformSelector(**node.model_dump()), "branch")
+        found, _ = selector_differences(H100, PlatformSelector(**node.model_dump()), "branch")
         assert found == differences(built, node, frozenset(H100), "branch")
 
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
+from models.sources.model_files import CONFIG, has_pickle, has_safetensors, has_tokenizer
 from models.sources.rejection import refusal
-from models.sources.selection import CONFIG, has_pickle, has_safetensors, has_tokenizer
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones are a few KB; a larger one is no config
 

@@ -24,10 +24,10 @@ from enginefarm.contract.errors import EnginefarmError, SourceUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.config_facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.model_files import CONFIG, is_weights, select
+from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
-from models.sources.selection import CONFIG, is_weights, select
-from models.sources.source import write_new
 from models.sources.trust import NOBODY, Trust
 
 LISTING_SECONDS = 10.0  # a burst of submits lists once; what changes meanwhile is refused by `fetch`

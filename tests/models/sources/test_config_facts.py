@@ -9,7 +9,7 @@ import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_facts import ModelFacts
-from models.sources.facts import read_facts
+from models.sources.config_facts import read_facts
 from tests.models.sources.models import CONFIG
 
 

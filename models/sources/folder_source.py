@@ -15,10 +15,10 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model_reference import FileReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight
-from models.sources.digests import DigestCache
-from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
-from models.sources.folders import Folders, Listing
-from models.sources.selection import CONFIG, is_weights, select
+from models.sources.config_facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.confined_folders import Folders, Listing
+from models.sources.digest_cache import DigestCache
+from models.sources.model_files import CONFIG, is_weights, select
 from models.sources.trust import NOBODY, Trust
 
 

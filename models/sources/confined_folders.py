@@ -18,9 +18,9 @@ from enginefarm.contract.errors import IntegrityError, ModelUnavailable
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.contract.model_reference import FileReference
 from enginefarm.contract.resolved_files import ModelFile
-from models.sources.digests import DigestCache, FileStamp
+from models.sources.digest_cache import DigestCache, FileStamp
+from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
-from models.sources.source import write_new
 
 Select = Callable[[FileReference, Iterable[str]], tuple[str, ...]]
 

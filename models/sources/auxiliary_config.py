@@ -11,8 +11,8 @@ from typing import Any
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import TimedCache
-from models.sources.facts import MAX_CONFIG_BYTES
-from models.sources.hub.source import COMMIT_SECONDS
+from models.sources.config_facts import MAX_CONFIG_BYTES
+from models.sources.hub.model_source import COMMIT_SECONDS
 from models.sources.rejection import refusal
 
 Fetch = Callable[[ResolvedFiles, Path], None]

@@ -14,12 +14,12 @@ from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
-from models.sources.digests import DigestCache
-from models.sources.folders import Folders
-from models.sources.hub.datasets import HubDataSource
+from models.sources.auxiliary_config import SecondSettings
+from models.sources.auxiliary_selection import PLAIN_DATA, Selection
+from models.sources.confined_folders import Folders
+from models.sources.digest_cache import DigestCache
+from models.sources.hub.auxiliary import HubDataSource
 from models.sources.rejection import refusal
-from models.sources.second_settings import SecondSettings
-from models.sources.selections import PLAIN_DATA, Selection
 
 
 class DataSource:

@@ -10,7 +10,7 @@ import pytest
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference, parse
 from models.sources import DataSource, HubDataSource, MemoryDigestCache
-from models.sources.hub import datasets as module
+from models.sources.hub import auxiliary as module
 from tests.models.sources.models import Clock, read
 from tests.servers.hub import Hub
 

@@ -6,7 +6,7 @@ from enginefarm.contract.digest import Digest
 from models.catalogue.database import Database
 from models.catalogue.rows import FileDigestRow
 from models.catalogue.upsert import upsert
-from models.sources.digests import FileStamp, MemoryDigestCache
+from models.sources.digest_cache import FileStamp, MemoryDigestCache
 
 
 class CatalogueDigestCache:

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
 from models.caching import SingleFlight, TimedCache
+from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import HubFiles, listed
-from models.sources.hub.source import ANSWER_SECONDS, BRANCH_SECONDS, COMMIT_SECONDS
+from models.sources.hub.model_source import ANSWER_SECONDS, BRANCH_SECONDS, COMMIT_SECONDS
 from models.sources.rejection import refusal
-from models.sources.selections import PLAIN_DATA, Repository, Selection
 
 MOST_BYTES = 16 << 30  # a calibration reads some hundred texts, draft heads are small, and a worker has a disk
 _IDENTITY: dict[Repository, str] = {"dataset": "hf_dataset", "model": "hf"}

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.sources.facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.config_facts import MAX_CONFIG_BYTES, read_facts, too_large
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import HubFiles, listed
-from models.sources.selection import CONFIG, is_weights, select
+from models.sources.model_files import CONFIG, is_weights, select
 from models.sources.trust import NOBODY, Trust
 
 BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after
