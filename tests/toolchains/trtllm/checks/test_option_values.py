@@ -151,7 +151,8 @@ def test_every_release_has_a_schema_whose_defaults_are_valid(release: ReleaseDes
 
 def test_hints_lead_to_options_that_exist() -> None:
     known = set(find_release(VERSION).options(LLAMA))
-    targets = {hint.instead for hint in (*former_options().values(), *reserved_options().values())}
+    targets = {hint.instead for hint in former_options().values()}
+    targets |= {hint.instead for hint in reserved_options().values()}
     assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
 
 

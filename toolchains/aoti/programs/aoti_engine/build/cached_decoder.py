@@ -16,7 +16,7 @@ from .eager import CacheShape
 from .engine_limits import EngineLimits
 
 
-class _CacheLayer(StaticLayer):  # type: ignore[no-untyped-call]  # its base class calls an untyped hook
+class _CacheLayer(StaticLayer):  # type: ignore[misc]  # mypy does not follow transformers
     """The cache of one layer, written at the given rows and slots."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> None:
@@ -66,9 +66,10 @@ class CachedDecoder(torch.nn.Module):
         """input_ids: [batch, tokens]; start: [1], slot of the first token; pad: [batch] → [batch, vocab] float32."""
         rows = torch.arange(input_ids.shape[0], device=input_ids.device)
         slots = torch.arange(input_ids.shape[1], device=input_ids.device) + start
-        layers: list[Any] = []
-        for i in range(self.layers):
-            layers.append(_CacheLayer(getattr(self, f"keys_{i}"), getattr(self, f"values_{i}"), rows, slots))
+        layers: list[Any] = [
+            _CacheLayer(getattr(self, f"keys_{i}"), getattr(self, f"values_{i}"), rows, slots)
+            for i in range(self.layers)
+        ]
         output = self.model(
             input_ids=input_ids,
             attention_mask=self._attention_mask(slots, pad),

@@ -102,9 +102,10 @@ def write_reference(model: Any, limits: EngineLimits, target: Path) -> None:
     steps = min(_STEPS, limits.max_seq_len - longest + 1)
 
     ragged_lengths = [longest, max(1, longest // 2)][: limits.max_batch_size]
-    batches = []
-    for lengths in (ragged_lengths, [max(1, longest - 1)]):
-        batches.append([_run(model, length, steps, generator) for length in lengths])
+    batches = [
+        [_run(model, length, steps, generator) for length in lengths]
+        for lengths in (ragged_lengths, [max(1, longest - 1)])
+    ]
     save_file(pack(batches), target)
 
 
