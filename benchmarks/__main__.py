@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import psutil
 
-from benchmarks import cached_submits, handover, memory, transfers
+from benchmarks import cached_submits, handover, http_clients, memory, transfers
 from benchmarks.ground import Ground
 from benchmarks.table import Table
 
@@ -23,6 +23,7 @@ BENCHMARKS: Mapping[str, Callable[[Ground], Table]] = {
     "handover": handover.run,
     "cached_submits": cached_submits.run,
     "transfers": transfers.run,
+    "http_clients": http_clients.run,
 }
 
 
