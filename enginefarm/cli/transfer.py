@@ -12,7 +12,7 @@ from rich.text import Text
 
 from enginefarm.cli import words
 from enginefarm.cli.output import err, say
-from enginefarm.transfer.pull import OnProgress, Progress
+from enginefarm.transfer.progress import OnProgress, Progress
 
 
 @contextmanager

@@ -1,183 +1,234 @@
-"""The one HTTP client: it keeps the API key at home and turns every failure into an error of the tree."""
+"""Requests to one farm: the API key stays with the farm, and every failure becomes an error of the tree."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import httpx
+import urllib3
 from pydantic import BaseModel, ValidationError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.exceptions import TimeoutError as RequestTimedOut
 
 from enginefarm.client.error_mapping import error_of
-from enginefarm.contract.errors import FarmError, InvalidRequest, NotFound
-from enginefarm.version import __version__
+from enginefarm.client.http_pool import HttpPool, default_headers
+from enginefarm.client.urls import farm_url, join, origin, origin_text
+from enginefarm.contract.errors import FarmError, InvalidRequest
 
 Body = TypeVar("Body", bound=BaseModel)
 Query = Mapping[str, str | int | float | None]
 
-CONNECT_SECONDS = 10.0
-# A proxy named in the environment is for the world outside; this machine is not outside.
-_LOOPBACK_WITHOUT_PROXY: dict[str, httpx.BaseTransport | None] = {
-    "all://localhost": None,
-    "all://127.0.0.1": None,
-    "all://[::1]": None,
-}
+_MAX_REDIRECTS = 5
+_CHUNK = 1 << 16  # bytes of one read at most: larger buffers come from the system each time, which costs more
+_MAX_ERROR_BODY = 1 << 20  # bytes that are read of a body that explains a refusal
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response whose body was read."""
+
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    body: bytes
+
+
+@dataclass(frozen=True)
+class StreamedResponse:
+    """A success, or 416; the body is still to be read."""
+
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    chunks: Iterator[bytes]  # as they arrive: bytes collected for a larger chunk would be lost with the connection
 
 
 class Connection:
-    """A pool of connections to one farm. Safe to share between threads."""
+    """Connections to one farm and to the stores that its links name. Safe to share between threads."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
-        self.url = _farm_url(url)
+        if api_key and (not api_key.isascii() or not api_key.isprintable() or " " in api_key):
+            raise InvalidRequest("the API key has characters that no key has: copy it again into ENGINEFARM_API_KEY")
+        self.url = farm_url(url)
+        self._origin = origin(self.url)
+        self._api_key = api_key
         self._timeout = timeout
-        self._client = httpx.Client(
-            base_url=self.url,
-            auth=_OwnOrigin(self.url, _plain_key(api_key)) if api_key else None,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            headers={"User-Agent": f"enginefarm/{__version__}"},
-            mounts=_LOOPBACK_WITHOUT_PROXY,
-        )
+        self._pool = HttpPool(timeout)
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
 
     def send(
-        self, method: str, path: str, *, params: Query | None = None, waits: float = 0, **more: Any
-    ) -> httpx.Response:
-        """Send one request and return whatever the farm answers, refusals too.
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Query | None = None,
+        json: Any = None,
+        content: Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        waits: float = 0,
+    ) -> Response:
+        """Send one request and return the response, also one that refuses.
 
-        `waits` is how many seconds the farm was asked to hold its answer. FarmError if it cannot be reached.
+        Args:
+            waits: seconds for which the farm was asked to delay its response; they add to the timeout.
+
+        Raises:
+            FarmError: the farm cannot be reached, or redirects.
         """
-        with self._reached():
-            response = self._client.request(method, path, params=_given(params), timeout=self._holding(waits), **more)
-        if response.has_redirect_location:
-            # Followed blindly, a redirected POST becomes a GET, and the key would have to go along.
-            target = response.next_request.url if response.next_request else response.url
-            raise FarmError(f"{self.url} redirects to {_shown(target)}: set ENGINEFARM_URL to where the farm is")
-        return response
+        url = self._absolute(path, params)
+        sent_headers = {"Accept-Encoding": "gzip, deflate"} | dict(headers or {})
+        body: bytes | Iterable[bytes] | None = content
+        if json is not None:
+            sent_headers["Content-Type"] = "application/json"
+            body = _json_bytes(json)
+        with self._translated_errors(url):
+            response = self._open(method, url, sent_headers, body, waits)
+            location = response.get_redirect_location()
+            if location:
+                response.close()
+                # Followed blindly, a redirected POST becomes a GET, and the key would have to go along.
+                raise FarmError(
+                    f"{self.url} redirects to {origin_text(join(url, location))}: set ENGINEFARM_URL to where the "
+                    "farm is"
+                )
+            return Response(response.status, response.headers, response.read(decode_content=True))
 
-    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def request(self, method: str, path: str, **options: Any) -> Response:
         """`send`, but a refusal is raised as the class of the error tree that the farm named."""
-        return accepted(self.send(method, path, **more))
+        return self.require_success(self.send(method, path, **options))
+
+    def require_success(self, response: Response) -> Response:
+        """`response` if its status is below 400. Raises the error that it describes otherwise."""
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise error_of(response.status, response.body, self.url)
+        return response
 
     def get(self, body: type[Body], path: str, *, params: Query | None = None) -> Body:
         return self.parse(body, self.request("GET", path, params=params))
 
-    def parse(self, body: type[Body], response: httpx.Response) -> Body:
+    def parse(self, body: type[Body], response: Response) -> Body:
+        """Raises FarmError if the response is not a `body`: something else than a farm answers at this URL."""
         try:
-            return body.model_validate_json(response.content)
+            return body.model_validate_json(response.body)
         except ValidationError:
             raise FarmError(
-                f"{self.url} answered {response.status_code} with something that is not a {body.__name__}: "
+                f"{self.url} answered {response.status} with something that is not a {body.__name__}: "
                 "is it an Enginefarm of this client's version? ENGINEFARM_URL says where the farm is"
             ) from None
 
     @contextmanager
     def stream(
         self, url: str, *, params: Query | None = None, headers: Mapping[str, str], waits: float = 0
-    ) -> Iterator[httpx.Response]:
-        """GET `url` (of the farm, or absolute), following redirects; the body is read inside the `with`.
+    ) -> Iterator[StreamedResponse]:
+        """GET `url`, absolute or of the farm, following redirects; the body is read inside the `with`.
 
-        A connection lost while the body is read is a FarmError too. The status is the caller's to judge
-        with `accepted`.
+        Bytes are not decompressed, so that they can be counted and resumed.
+
+        Raises:
+            FarmError: the server cannot be reached, or the connection broke, also while the body is read.
+            EnginefarmError: the refusal that the response describes. 416 is returned: only the caller can judge it.
         """
-        with (
-            self._reached(),
-            self._client.stream(
-                "GET",
-                url,
-                params=_given(params),
-                headers=dict(headers),
-                follow_redirects=True,
-                timeout=self._holding(waits),
-            ) as response,
-        ):
-            yield response
+        target = self._absolute(url, params)
+        sent_headers = {"Accept-Encoding": "identity"} | dict(headers)
+        with_key = True
+        for _ in range(_MAX_REDIRECTS + 1):
+            with self._translated_errors(target):
+                response = self._open("GET", target, sent_headers, None, waits, with_key=with_key)
+                location = response.get_redirect_location()
+                if not location:
+                    break
+                response.drain_conn()
+                next_target = join(target, location)
+                # Once a redirect has left the farm, no later one gets the key, even if it leads back.
+                with_key = with_key and origin(next_target) == self._origin
+                target = next_target
+        else:
+            raise FarmError(f"{origin_text(target)} redirects more than {_MAX_REDIRECTS} times")
+        with self._translated_errors(target):
+            try:
+                refused = response.status >= HTTPStatus.BAD_REQUEST
+                if refused and response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    raise error_of(response.status, response.read(_MAX_ERROR_BODY), target)
+                yield StreamedResponse(response.status, response.headers, _chunks(response))
+            finally:
+                # A connection with an unread body cannot be used again. One that was read to its end is back in the
+                # pool already, and this does not touch it.
+                response.close()
+
+    def _open(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Iterable[bytes] | None,
+        waits: float,
+        *,
+        with_key: bool = True,
+    ) -> urllib3.BaseHTTPResponse:
+        sent_headers = default_headers() | dict(headers)
+        # Links may lead anywhere; the key goes to the farm's own origin and nowhere else.
+        if self._api_key and with_key and origin(url) == self._origin:
+            sent_headers["Authorization"] = f"Bearer {self._api_key}"
+        return self._pool.send(method, url, headers=sent_headers, body=body, wait_seconds=waits)
+
+    def _absolute(self, url: str, params: Query | None) -> str:
+        if "://" not in url:
+            url = f"{self.url}/{url.lstrip('/')}"
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        return f"{url}?{urlencode(query, quote_via=quote)}" if query else url
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _translated_errors(self, url: str) -> Iterator[None]:
         try:
             yield
-        except httpx.ConnectError as error:
-            raise FarmError(f"cannot reach {self._where(error)}: {error}. {_WHERE}") from error
-        except httpx.TimeoutException as error:
-            raise FarmError(f"{self._where(error)} did not answer in time ({self._timeout:g} s). {_WHERE}") from error
-        except (httpx.TransportError, httpx.TooManyRedirects) as error:
-            raise FarmError(f"the connection to {self._where(error)} broke: {error}") from error
+        except HTTPError as error:
+            raise FarmError(self._explanation(error, url)) from error
 
-    def _where(self, error: httpx.RequestError) -> str:
-        url = error.request.url
-        own = _origin(url) == _origin(httpx.URL(self.url))
-        return f"the farm at {self.url}" if own else f"the store at {_shown(url)}"
-
-    def _holding(self, seconds: float) -> httpx.Timeout:
-        return httpx.Timeout(self._timeout, connect=min(self._timeout, CONNECT_SECONDS), read=self._timeout + seconds)
-
-
-_WHERE = "ENGINEFARM_URL says where the farm is"
-
-
-def accepted(response: httpx.Response) -> httpx.Response:
-    """`response` if it is a success; its body is read only if it is not. Raises what it tells of."""
-    if response.status_code >= 400:
-        response.read()
-        raise error_of(response)
-    return response
+    def _explanation(self, error: HTTPError, url: str) -> str:
+        if isinstance(error, LocationValueError):
+            return f"the farm at {self.url} links to an address that is not an http or https URL"
+        at_farm = origin(url) == self._origin
+        where = f"the farm at {self.url}" if at_farm else f"the store at {origin_text(url)}"
+        hint = ". ENGINEFARM_URL says where the farm is" if at_farm else ""
+        match error:
+            case ProxyError():
+                return f"cannot reach {where} through the proxy: {_reason(error.original_error)}"
+            case SSLError():
+                return f"cannot reach {where}: {_reason(error)}. SSL_CERT_FILE names a private certificate authority"
+            case NewConnectionError() | ConnectTimeoutError():
+                return f"cannot reach {where}: {_reason(error)}{hint}"
+            case RequestTimedOut():
+                return f"{where} did not answer in time ({self._timeout:g} s){hint}"
+            case _:
+                return f"the connection to {where} broke ({type(error).__name__})"
 
 
-def segment(text: str) -> str:
-    """`text` as one part of a path, whatever is in it."""
-    if text in {"", ".", ".."}:
-        raise NotFound(f"{text!r} names nothing: expected a key or the id of a build")
-    return quote(text, safe="")
+def _reason(error: BaseException) -> str:
+    """What the system says about a connection that could not be made. urllib3's own text repeats the whole URL."""
+    if isinstance(error, SSLError):
+        return str(error)
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return "no answer in time" if isinstance(error, ConnectTimeoutError) else type(cause).__name__
 
 
-class _OwnOrigin(httpx.Auth):
-    """Sends the key to the farm's own origin and to nobody else, whatever link the farm hands out.
-
-    httpx drops it again where a redirect leaves the origin.
-    """
-
-    def __init__(self, url: str, api_key: str) -> None:
-        self._origin = _origin(httpx.URL(url))
-        self._bearer = f"Bearer {api_key}"
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if _origin(request.url) == self._origin:
-            request.headers["Authorization"] = self._bearer
-        yield request
+def _json_bytes(body: Any) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
-
-
-def _shown(url: httpx.URL) -> str:
-    """The origin alone: the rest of a link may be a signature."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
-
-
-def _farm_url(text: str) -> str:
-    try:
-        url = httpx.URL(text.strip())
-    except (httpx.InvalidURL, ValueError):
-        url = httpx.URL("")
-    if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
-        raise InvalidRequest(
-            "ENGINEFARM_URL must be like http://127.0.0.1:8000: http or https, a host, perhaps a port and a path. "
-            "A key goes into ENGINEFARM_API_KEY"
-        )
-    return str(url).rstrip("/")
-
-
-def _plain_key(api_key: str) -> str:
-    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-        raise InvalidRequest("the API key has characters that no key has: copy it again into ENGINEFARM_API_KEY")
-    return api_key
-
-
-def _given(params: Query | None) -> dict[str, str | int | float] | None:
-    """None rather than an empty mapping, for which httpx would drop the query that a link has already."""
-    return {name: value for name, value in (params or {}).items() if value is not None} or None
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read1(_CHUNK, decode_content=False):
+        yield chunk

@@ -1,12 +1,13 @@
-"""From an HTTP refusal back to the class of the error tree that the farm raised."""
+"""Turn an HTTP error response back into the exception class that the farm raised."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 
-import httpx
 from pydantic import ValidationError
 
+from enginefarm.client.urls import origin_text
 from enginefarm.contract.errors import (
     Conflict,
     EnginefarmError,
@@ -19,6 +20,7 @@ from enginefarm.contract.errors import (
 )
 from enginefarm.wire.bodies import ProblemDocument
 
+# 408 and 429 are 4xx and not the caller's mistake: the same request may succeed later.
 _BY_STATUS: dict[int, type[EnginefarmError]] = {
     401: Unauthenticated, 403: Forbidden, 404: NotFound, 408: FarmError, 409: Conflict, 410: NotFound, 429: FarmError,
 }  # fmt: skip
@@ -31,28 +33,32 @@ def tree(root: type[EnginefarmError] = EnginefarmError) -> Iterator[type[Enginef
         yield from tree(child)
 
 
-def error_of(response: httpx.Response) -> EnginefarmError:
-    """The error that `response` (400 or more, its body read) tells of, with every problem it lists.
+def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
+    """The exception for a response with a `status` of 400 or more, with every problem that its body lists.
 
-    A body that is no problem document came from something between us and the farm: its text is not
-    repeated, and the URL is cut to its origin, because the rest of it may hold a signature.
+    A body that is not a problem document was written by something between this client and the farm. Its text is not
+    repeated: it may be a page of HTML or contain terminal escapes. `url` is cut to its origin, because its query may
+    contain a signature.
     """
     try:
-        document = ProblemDocument.model_validate_json(response.content)
+        document = ProblemDocument.model_validate_json(body)
     except ValidationError:
-        where = f"{response.url.scheme}://{response.url.netloc.decode('ascii')}"
-        detail = f"{where} answered {response.status_code} {response.reason_phrase}".rstrip()
-        return _by_status(response.status_code)(detail)
-    kind = _by_code().get(document.code) or _by_status(response.status_code)
+        return _class_of_status(status)(f"{origin_text(url)} answered {status} {_phrase(status)}".rstrip())
+    # A subclass that shares its parent's code comes later in the tree and wins: the most specific class.
+    classes_by_code = {kind.code: kind for kind in tree()}
+    kind = classes_by_code.get(document.code) or _class_of_status(status)
     if issubclass(kind, InvalidSpec):
         return kind(document.errors, document.detail)
     return kind(document.detail, problems=document.errors)
 
 
-def _by_code() -> dict[str, type[EnginefarmError]]:
-    # A class that shares its parent's code comes later in the tree and wins: the most specific one.
-    return {kind.code: kind for kind in tree()}
-
-
-def _by_status(status: int) -> type[EnginefarmError]:
+def _class_of_status(status: int) -> type[EnginefarmError]:
     return _BY_STATUS.get(status, InvalidRequest if status < 500 else FarmError)
+
+
+def _phrase(status: int) -> str:
+    """The standard phrase: the server's own could contain anything."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

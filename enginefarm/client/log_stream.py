@@ -1,79 +1,85 @@
-"""Reading a log that is still being written, over a connection that may break."""
+"""Read the log of a build, also while it is being written and over a connection that breaks."""
 
 from __future__ import annotations
 
 import codecs
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 
-import httpx
+from urllib3.exceptions import ReadTimeoutError
 
-from enginefarm.client.backoff import Backoff
-from enginefarm.client.connection import Connection, accepted
+from enginefarm.client.connection import Connection
+from enginefarm.client.retry import note_progress, retrying
 from enginefarm.contract.errors import FarmError, InvalidRequest
 
 _LONGEST_LINE = 1 << 16  # characters; a toolchain that never ends its line is shown in pieces
-_QUIET_SECONDS = 120.0  # a compiler may say nothing for minutes; after this the connection is tried anew
+_QUIET_SECONDS = 120.0  # a compiler may print nothing for minutes; after this the connection is opened again
 _NEXT_LOOK = 0.5  # seconds, after a stream ended before the build did
 
 
-def log_lines(
-    connection: Connection, path: str, *, backoff: Backoff, ended: Callable[[], bool] | None
-) -> Iterator[str]:
-    """Lines of the log at `path`, bytes that are no UTF-8 replaced.
+def log_lines(connection: Connection, path: str, *, patience: float, ended: Callable[[], bool] | None) -> Iterator[str]:
+    """Yield the lines of the log at `path`; bytes that are not UTF-8 are replaced.
 
-    With `ended` the log is followed until that says that the build has ended: a farm that restarts
-    ends its streams properly, and the log goes on afterwards.
+    Args:
+        patience: seconds to keep trying while nothing arrives because the farm cannot be reached.
+        ended: if given, the log is followed until this returns True, that is, until the build has ended. A farm that
+            restarts ends its streams properly, so the end of a stream is not the end of the log.
     """
-    lines, offset = _Lines(), 0
+    splitter, offset = _LineSplitter(), 0
     while True:
-        try:
-            # Asked before the stream is read: whatever was written before the end is then in the stream.
-            over = ended() if ended else True
-            for chunk in _chunks(connection, path, offset, follow=ended is not None):
-                offset += len(chunk)
-                backoff.reset()
-                yield from lines.of(chunk)
-        except FarmError as error:
-            # A silent compiler and a silent network look alike: ask again, and do not call it a failure.
-            quiet = ended is not None and isinstance(error.__cause__, httpx.ReadTimeout)
-            time.sleep(0 if quiet else backoff.after(error))
-            continue
-        if over:
-            yield from lines.rest()
+        is_complete = False
+        for attempt in retrying(patience):
+            with attempt:
+                # Asked before the stream is read: whatever was written before the end is then in the stream.
+                is_complete = ended() if ended else True
+                try:
+                    for chunk in _chunks(connection, path, offset, follow=ended is not None):
+                        offset += len(chunk)
+                        note_progress(attempt)
+                        yield from splitter.lines_of(chunk)
+                except FarmError as error:
+                    # A silent compiler and a silent network look alike: open the stream again, but do not count it
+                    # as a failure.
+                    if ended is None or not isinstance(error.__cause__, ReadTimeoutError):
+                        raise
+                    is_complete = False
+        if is_complete:
+            yield from splitter.last_line()
             return
         time.sleep(_NEXT_LOOK)
 
 
 def _chunks(connection: Connection, path: str, offset: int, *, follow: bool) -> Iterator[bytes]:
-    # Compressed, an offset would not count the bytes that arrive.
     with connection.stream(
         path,
         params={"follow": 1 if follow else None, "offset": offset or None},
-        headers={"Accept-Encoding": "identity"},
+        headers={},
         waits=_QUIET_SECONDS if follow else 0,
     ) as response:
-        if offset and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise InvalidRequest(f"the log is shorter than the {offset} bytes that were read: it was replaced")
-        yield from accepted(response).iter_raw()
+        yield from response.chunks
 
 
-class _Lines:
-    """Bytes in, whole lines out."""
+class _LineSplitter:
+    """Turns chunks of bytes into complete lines without their ends."""
 
     def __init__(self) -> None:
+        # Incremental, because a chunk may end in the middle of a character.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""
 
-    def of(self, chunk: bytes) -> Iterator[str]:
-        *whole, self._pending = (self._pending + self._decoder.decode(chunk)).split("\n")
-        for line in whole:
+    def lines_of(self, chunk: bytes) -> Iterator[str]:
+        *lines, self._pending = (self._pending + self._decoder.decode(chunk)).split("\n")
+        for line in lines:
             yield line.removesuffix("\r")
         while len(self._pending) > _LONGEST_LINE:
             yield self._pending[:_LONGEST_LINE]
             self._pending = self._pending[_LONGEST_LINE:]
 
-    def rest(self) -> Iterator[str]:
-        last = self._pending + self._decoder.decode(b"", final=True)
-        if last:
-            yield last
+    def last_line(self) -> Iterator[str]:
+        """The text after the last line end, if there is any."""
+        line = self._pending + self._decoder.decode(b"", final=True)
+        if line:
+            yield line

@@ -1,6 +1,6 @@
-"""The files of an engine: fetched in parts over several connections, checked as they arrive.
+"""Download the files of an engine in parts, over several connections, and verify them as they arrive.
 
-Nothing here gives a file its final place: `fetch` does, once every file of the engine is whole.
+No file gets its final place here: `pull` renames the directory once every file of the engine is complete.
 """
 
 from __future__ import annotations
@@ -10,260 +10,277 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from http import HTTPStatus
 
-import httpx
+from tenacity import sleep_using_event
 
-from enginefarm.client.backoff import Backoff
-from enginefarm.client.byte_client import Answer
+from enginefarm.client.connection import StreamedResponse
 from enginefarm.client.farm import Farm
+from enginefarm.client.retry import note_progress, retrying
 from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, IntegrityError, NotFound
 from enginefarm.transfer.partial_file import PartialFile
 from enginefarm.transfer.rate_limit import RateLimit
 from enginefarm.wire.bodies import Engine
 
-_RENEWALS = 2  # fresh links tried in a row before a refusal is believed
-_RESTARTS = 2  # times a file is begun again because its bytes were wrong
+_MAX_REFUSALS = 2  # refused links in a row that are taken as expired; one more is taken as the store's last word
+_MAX_RESTARTS = 2  # times that wrong bytes are fetched again: a proxy may have spoiled them, but not for ever
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_Piece = tuple[PartialFile, int]
+
+Part = tuple[PartialFile, int]  # a file and the number of one of its parts
 
 
-class Stopped(Exception):
-    """Another connection failed, or the caller gave up: this one ended early and says nothing new."""
+class DownloadStopped(Exception):
+    """Another connection failed, or the caller was interrupted; this connection has no news of its own."""
 
 
-class Links:
-    """Where each file of an engine can be read now. Links expire, so they can be asked for anew."""
+class FileLinks:
+    """A URL for each file of an engine. URLs expire while a large engine is fetched, so they can be renewed."""
 
     def __init__(self, farm: Farm, engine: Engine) -> None:
         self._farm = farm
         self._key = engine.key
         self._manifest = engine.manifest
         self._urls = _urls(engine)
-        self._renewing = threading.Lock()
+        self._renewal = threading.Lock()
 
-    def of(self, path: str) -> str:
+    def url(self, path: str) -> str:
         return self._urls[path]
 
-    def renew(self, path: str, refused: str) -> None:
-        """Replace all links, unless another thread replaced the `refused` one already."""
-        with self._renewing:
-            if self._urls[path] != refused:
+    def renew(self, path: str, refused_url: str) -> None:
+        """Replace all URLs, unless another thread has replaced the refused one already.
+
+        Raises:
+            IntegrityError: the engine has other files now.
+            FarmError: the farm cannot be reached.
+        """
+        with self._renewal:
+            if self._urls[path] != refused_url:
                 return
             engine = self._farm.engine(self._key)
             if engine.manifest != self._manifest:
                 raise IntegrityError(f"engine {self._key} changed while it was fetched: an engine never does")
             self._urls = _urls(engine)
 
-    def report(self, path: str) -> str:
-        """What the farm finds when it is told that a file came wrong. One that is old, or away, finds nothing."""
+    def report_damage(self, path: str) -> str:
+        """Report a file that arrived wrong, and return the farm's finding as the end of an error text.
+
+        Empty if the farm cannot be reached or is too old to check.
+        """
         try:
-            found = self._farm.report_damage(self._key, [path])
+            inspection = self._farm.report_damage(self._key, [path])
         except EnginefarmError:
             return ""
-        if not found.damaged:
+        if not inspection.damaged:
             return "; the farm has the right bytes: something on the way changed them"
         return "; the farm's own are damaged: it serves this engine no more, and a submit builds it anew"
 
 
+def _urls(engine: Engine) -> dict[str, str]:
+    return {file.path: file.url for file in engine.contents}
+
+
 def download(
-    farm: Farm, links: Links, files: Sequence[PartialFile], *, connections: int, limit: RateLimit | None = None
+    farm: Farm, links: FileLinks, files: Sequence[PartialFile], *, connections: int, limit: RateLimit | None = None
 ) -> None:
-    """Bring every file to the exact bytes of its entry, going on from what is there; the first failure ends all.
+    """Complete every file to the exact bytes of its entry. The first failure stops all connections.
 
     Raises:
-        IntegrityError: the bytes were wrong, again after starting over.
-        EnginefarmError: what the farm refused with, or that it could not be reached for too long.
+        IntegrityError: bytes were wrong, also after they were fetched again.
+        EnginefarmError: the farm or the store refused, or could not be reached for too long.
     """
-    pieces, stop = _Pieces(files), threading.Event()
+    queue, stop = _WorkQueue(files), threading.Event()
     with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="pull") as pool:
-        running = [pool.submit(_Connection(farm, links, pieces, stop, limit).run) for _ in range(connections)]
+        futures = [pool.submit(_Connection(farm, links, queue, stop, limit).run) for _ in range(connections)]
         try:
-            wait(running, return_when=FIRST_EXCEPTION)
+            wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # Also when the caller is interrupted: no thread may write once the claim is given up.
+            # Also when the caller is interrupted: no thread may write after the lock of the destination is released.
             stop.set()
-            pieces.close()
+            queue.close()
             pool.shutdown(cancel_futures=True)
-    failures = [error for future in running if not future.cancelled() and (error := future.exception())]
-    for error in failures:
-        if not isinstance(error, Stopped):
+    for future in futures:
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, DownloadStopped):
             raise error
 
 
-class _Pieces:
-    """Parts still to be fetched. A file that turns out to be wrong puts all of its parts back."""
+class _WorkQueue:
+    """Parts to fetch and files to verify, shared by all connections."""
 
     def __init__(self, files: Sequence[PartialFile]) -> None:
-        # The largest first, so that none is left to run alone at the end.
-        self._open = sorted(files, key=lambda file: -file.entry.size)
-        self._waiting = deque(piece for file in self._open for piece in _missing(file))
-        self._unhashed = deque(self._open)  # what an earlier pull left is hashed by whoever is free
+        # The largest file first, so that it is not fetched alone at the end.
+        self._open_files = sorted(files, key=lambda file: -file.entry.size)
+        # Files that an earlier pull left complete have no missing part: verifying them is work of its own.
+        self._unverified = deque(self._open_files)
+        self._missing: deque[Part] = deque()
+        for file in self._open_files:
+            self._missing.extend(_missing_parts(file))
         self._changed = threading.Condition()
-        self._closed = False
+        self._is_closed = False
 
-    def __iter__(self) -> Iterator[_Piece | PartialFile]:
-        """For one connection: a part to fetch, or a file to check as far as it is here. Ends when all files have."""
-        while (piece := self._next()) is not None:
-            yield piece
+    def __iter__(self) -> Iterator[Part | PartialFile]:
+        """Work for one connection: a part to fetch, or a file to verify as far as it has arrived.
 
-    def _next(self) -> _Piece | PartialFile | None:
+        An empty queue is waited for, because a file that turns out to be wrong puts its parts back. It ends when all
+        files are right.
+        """
+        while True:
+            with self._changed:
+                while not self._unverified and not self._missing and self._open_files and not self._is_closed:
+                    self._changed.wait()
+                if self._is_closed or not self._open_files:
+                    return
+                work: Part | PartialFile = (
+                    self._unverified.popleft() if self._unverified else self._missing.popleft()
+                )  # fmt: skip
+            yield work
+
+    def close_file(self, file: PartialFile) -> None:
         with self._changed:
-            while not self._closed and self._open:
-                if self._unhashed:
-                    return self._unhashed.popleft()
-                if self._waiting:
-                    return self._waiting.popleft()
-                self._changed.wait()
-        return None
-
-    def done(self, file: PartialFile) -> None:
-        with self._changed:
-            self._open.remove(file)
+            self._open_files.remove(file)
             self._changed.notify_all()
 
-    def again(self, file: PartialFile) -> None:
+    def put_back(self, file: PartialFile) -> None:
         with self._changed:
-            self._waiting.extendleft(_missing(file))  # at once: it may be wrong for good, and then all else is in vain
+            # Before all other work: if the store has wrong bytes for good, fetching the rest first is wasted.
+            self._missing.extendleft(_missing_parts(file))
             self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self._is_closed = True
             self._changed.notify_all()
 
 
-def _missing(file: PartialFile) -> Iterator[_Piece]:
-    return ((file, number) for number in file.parts if not file.is_whole(number))
+def _missing_parts(file: PartialFile) -> list[Part]:
+    return [(file, number) for number in file.parts if not file.is_complete(number)]
 
 
 class _Connection:
-    """One of several that fetch an engine's parts side by side."""
+    """One of the connections that fetch an engine's parts at the same time."""
 
     def __init__(
-        self, farm: Farm, links: Links, pieces: _Pieces, stop: threading.Event, limit: RateLimit | None
+        self, farm: Farm, links: FileLinks, queue: _WorkQueue, stop: threading.Event, limit: RateLimit | None
     ) -> None:
-        self._farm, self._links, self._pieces, self._stop, self._limit = farm, links, pieces, stop, limit
+        self._farm, self._links, self._queue, self._stop, self._limit = farm, links, queue, stop, limit
 
     def run(self) -> None:
-        for piece in self._pieces:
-            file = piece if isinstance(piece, PartialFile) else piece[0]
+        for work in self._queue:
+            file = work if isinstance(work, PartialFile) else work[0]
             try:
-                if not isinstance(piece, PartialFile):
-                    self._fetch(*piece)
-                self._check(file)
+                if not isinstance(work, PartialFile):
+                    self._fetch_part(file, work[1])
+                self._verify(file)
             except (IntegrityError, NotFound) as error:
-                raise type(error)(error.detail + self._links.report(file.entry.path)) from error
+                # The farm withdraws an engine whose stored bytes are damaged, so that no other node fetches them.
+                raise type(error)(error.detail + self._links.report_damage(file.entry.path)) from error
 
-    def _check(self, file: PartialFile) -> None:
+    def _verify(self, file: PartialFile) -> None:
+        """Hash the file as far as it has arrived. One with wrong bytes is fetched again, up to _MAX_RESTARTS times."""
         try:
-            if file.check(self._stop.is_set):
-                self._pieces.done(file)
+            if file.verify(self._stop.is_set):
+                self._queue.close_file(file)
         except IntegrityError:
-            if file.restarts == _RESTARTS or not file.entry.size:  # of nothing, nothing can come again
+            # An empty file cannot be downloaded again: it has no part that could arrive.
+            if file.restarts == _MAX_RESTARTS or not file.entry.size:
                 raise
             file.restart()
-            self._pieces.again(file)
+            self._queue.put_back(file)
 
-    def _fetch(self, file: PartialFile, number: int) -> None:
-        trouble = _Trouble(self._farm.patience)
-        while not file.is_whole(number):
-            url = self._links.of(file.entry.path)
-            try:
-                self._receive(url, file, number)
-            except IntegrityError as error:
-                file.begin_again(number)
-                trouble.wrong_bytes(error)
-            except CallerError as error:
-                trouble.refused(error)
-                self._renew(file.entry.path, url, trouble)
-            except FarmError as error:
-                trouble.got_to(file.position(number))
-                self._pause(error, trouble)
-        file.part_done(number)
+    def _fetch_part(self, file: PartialFile, number: int) -> None:
+        """Fetch what is missing of a part, over as many requests as it takes.
 
-    def _renew(self, path: str, refused: str, trouble: _Trouble) -> None:
-        """Links often expire while the farm is away: that it was away is why the pull took so long."""
-        while True:
-            try:
-                return self._links.renew(path, refused)
-            except FarmError as error:
-                self._pause(error, trouble)
-
-    def _pause(self, error: FarmError, trouble: _Trouble) -> None:
-        if self._stop.wait(trouble.unreachable(error)):
-            raise Stopped from error
+        Raises:
+            IntegrityError: its bytes were wrong once more than _MAX_RESTARTS.
+            CallerError: the store refused once more than _MAX_REFUSALS in a row.
+            FarmError: nothing arrived for as long as the farm's patience lasts.
+            DownloadStopped: another connection failed.
+        """
+        path = file.entry.path
+        refused_url: str | None = None
+        refusals, restarts = 0, 0
+        farthest = 0  # offset; a server that begins anew each time makes no progress by sending the same bytes again
+        for attempt in retrying(self._farm.patience, sleep=sleep_using_event(self._stop)):
+            if self._stop.is_set():
+                raise DownloadStopped
+            with attempt:
+                while not file.is_complete(number):
+                    if refused_url is not None:
+                        # May fail, and is then tried again: links often expire while the farm is away.
+                        self._links.renew(path, refused_url)
+                        refused_url = None
+                    url = self._links.url(path)
+                    try:
+                        self._receive(url, file, number)
+                    except IntegrityError:
+                        file.discard_part(number)
+                        farthest = 0
+                        restarts += 1
+                        if restarts > _MAX_RESTARTS:
+                            raise
+                    except CallerError:
+                        refusals += 1
+                        if refusals > _MAX_REFUSALS:
+                            raise
+                        refused_url = url
+                    except FarmError:
+                        if file.position(number) > farthest:
+                            farthest = file.position(number)
+                            refusals = 0
+                            note_progress(attempt)
+                        raise
+        file.finish_part(number)
 
     def _receive(self, url: str, file: PartialFile, number: int) -> None:
-        """Append what is missing of a part. Ends without an error only if the answer was as long as promised."""
+        """Append what one response brings of a part. Returns only if the response was as long as it promised.
+
+        Raises:
+            IntegrityError: the response has other bytes than those that were asked for.
+            FarmError: it broke off, or is no response to this request.
+            CallerError: it refuses.
+        """
         start, end, size = file.position(number), file.end(number), file.entry.size
-        last = "" if end == size else str(end - 1)
-        headers = {"Accept-Encoding": "identity"}
-        if start or last:
-            headers["Range"] = f"bytes={start}-{last}"
-        with self._farm.bytes(url, headers=headers) as answer:
-            skip = _skipped(file, number, answer)
-            for chunk in answer.chunks:
+        headers = {}
+        if start or end < size:
+            # Without an end the last part notices bytes that follow the file's last one.
+            headers["Range"] = f"bytes={start}-{end - 1 if end < size else ''}"
+        with self._farm.bytes(url, headers=headers) as response:
+            skip = _bytes_before_range(file, number, response)
+            for chunk in response.chunks:
                 if self._stop.is_set():
-                    raise Stopped
+                    raise DownloadStopped
                 if self._limit:
                     self._limit.take(len(chunk), self._stop)
-                skip, useful = max(0, skip - len(chunk)), chunk[skip:]
+                useful = chunk[skip:]
+                skip = max(0, skip - len(chunk))
                 room = end - file.position(number)
-                if len(useful) > room and (end == size or answer.status == httpx.codes.PARTIAL_CONTENT):
+                is_too_long = len(useful) > room
+                if is_too_long and (end == size or response.status == HTTPStatus.PARTIAL_CONTENT):
                     raise IntegrityError(f"{file.entry.path}: got more than the {size} bytes its manifest names")
                 file.append(number, useful[:room])
-                if len(useful) > room:
-                    return
-        if not file.is_whole(number):
-            at = file.position(number)
-            raise FarmError(f"{file.entry.path}: the answer ended after {at} of {end} bytes")
+                if is_too_long:
+                    return  # the server ignored the range and sends the whole file: the rest is of other parts
+        if not file.is_complete(number):
+            position = file.position(number)
+            raise FarmError(f"{file.entry.path}: the response ended after {position} of {end} bytes")
 
 
-def _skipped(file: PartialFile, number: int, answer: Answer) -> int:
-    """How many bytes of the body come before those that were asked for: a server may answer with everything."""
+def _bytes_before_range(file: PartialFile, number: int, response: StreamedResponse) -> int:
+    """How many bytes of the body precede the requested range: a server may ignore ranges and send the whole file.
+
+    Raises:
+        IntegrityError: the response has another range of the file, or of a file of another size.
+        FarmError: it is no response to a request for a range.
+    """
     path, size, start = file.entry.path, file.entry.size, file.position(number)
-    if answer.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+    if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise IntegrityError(f"{path}: the store has fewer bytes than the {size} it should")
-    if answer.status == httpx.codes.OK:
+    if response.status == HTTPStatus.OK:
         return start
-    answered = answer.headers.get("content-range", "")
-    found = _CONTENT_RANGE.fullmatch(answered)
-    if answer.status != httpx.codes.PARTIAL_CONTENT or not found:
-        raise FarmError(f"{path}: unexpected answer {answer.status} {answered}".rstrip())
-    if int(found[1]) != start or found[3] not in {"*", str(size)}:
-        raise IntegrityError(f"{path}: asked for bytes from {start} of {size}, got {answered!r}")
+    content_range = response.headers.get("content-range", "")
+    match = _CONTENT_RANGE.fullmatch(content_range)
+    if response.status != HTTPStatus.PARTIAL_CONTENT or not match:
+        raise FarmError(f"{path}: unexpected response {response.status} {content_range}".rstrip())
+    if int(match[1]) != start or match[3] not in {"*", str(size)}:
+        raise IntegrityError(f"{path}: asked for bytes from {start} of {size}, got {content_range!r}")
     return 0
-
-
-class _Trouble:
-    """What went wrong with one part since it last got on, and whether that is enough to give up."""
-
-    def __init__(self, patience: float) -> None:
-        self._backoff = Backoff(patience)
-        self._farthest = 0  # bytes; a server that begins anew each time gets nowhere by sending them again
-        self._refusals = 0
-        self._restarts = 0
-
-    def got_to(self, position: int) -> None:
-        if position > self._farthest:
-            self._farthest, self._refusals = position, 0
-            self._backoff.reset()
-
-    def wrong_bytes(self, error: IntegrityError) -> None:
-        self._restarts += 1
-        self._farthest = 0
-        if self._restarts > _RESTARTS:
-            raise error
-
-    def refused(self, error: CallerError) -> None:
-        self._refusals += 1
-        if self._refusals > _RENEWALS:
-            raise error
-
-    def unreachable(self, error: FarmError) -> float:
-        """Seconds to pause."""
-        return self._backoff.after(error)
-
-
-def _urls(engine: Engine) -> dict[str, str]:
-    return {file.path: file.url for file in engine.contents}

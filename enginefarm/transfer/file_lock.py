@@ -1,73 +1,55 @@
-"""One process at a time for one path, among all that share its file system."""
+"""Let one process at a time work on a path, among all processes that share its file system.
+
+The lock is `filelock`'s: flock(2) on a file beside the path, opened with O_NOFOLLOW. The kernel releases it when its
+holder dies, however it dies. See docs/adr/0015-file-lock.md.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
-def claimed(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock beside `path`; `on_wait` is called once if another process has it.
-
-    The kernel lets go of the lock when its holder dies, however it dies.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = _acquire(lock, on_wait)
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lock `path`; `on_wait` is called once if another process holds the lock."""
+    lock = _lock_of(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_wait()
+        lock.acquire()
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
-            lock.unlink()
-        os.close(descriptor)
+        _release(lock)
 
 
 @contextmanager
-def claimed_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock beside `path` if nobody else does; says whether."""
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Lock `path` if no other process has; yields whether."""
+    lock = _lock_of(path)
     try:
-        free = _at_once(descriptor) and _is_named(descriptor, lock)
-        yield free
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        if free:
-            with suppress(FileNotFoundError):
-                lock.unlink()
-        os.close(descriptor)
+        _release(lock)
 
 
-def _acquire(lock: Path, on_wait: Callable[[], None]) -> int:
-    """Lock the file that has this name *now*: its last holder may have removed the one we waited for."""
-    waited = False
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            if not waited and not _at_once(descriptor):
-                waited = True
-                on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_named(descriptor, lock):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+def _lock_of(path: Path) -> FileLock:
+    # A file system without flock(2) is an error: a lock that is a mere file stays when its holder is killed.
+    return FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
 
 
-def _at_once(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_named(descriptor: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), lock.stat())
-    except FileNotFoundError:
-        return False
+def _release(lock: FileLock) -> None:
+    # Removed while it is still locked. A process that waits for this very file gets the lock, sees that the file has
+    # no name any more, and starts over with the file that has the name now.
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

@@ -1,7 +1,7 @@
-"""A node's cache: files by digest, hard-linked into every engine that has them.
+"""A node's cache: files named by digest, hard-linked into every engine directory that has them.
 
-A cached file is read-only and bears one fixed modification time. Whoever writes to it, through whichever of its
-names, changes that time, and it is not handed out again.
+A cached file is read-only and has one fixed modification time. Writing to it through any of its links changes that
+time, and a file with another time is not handed out again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from enginefarm.contract import digest
 from enginefarm.contract.digest import Digest, read_chunks, verified
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import FileEntry
-from enginefarm.transfer.file_lock import claimed, claimed_if_free
+from enginefarm.transfer.file_lock import locked, locked_if_free
 
-_SEALED_AT = 1_000_000_000  # ns since 1970: a second, as no file gets by itself
+_SEALED_AT = 1_000_000_000  # ns since 1970, that is, one second after: no file gets this time by itself
+_NO_LINK_POSSIBLE = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class Cached:
 
 
 class Cache:
-    """Safe to share between processes, containers on one volume included.
+    """Safe to share between processes, also between containers on one volume.
 
     Args:
-        limit: bytes to keep at most, the latest used; half of the disk if None.
+        limit: bytes to keep at most, the most recently used; half of the disk if None.
     """
 
     def __init__(self, root: Path, *, limit: int | None = None) -> None:
@@ -47,107 +49,113 @@ class Cache:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Cache:
-        """Where ENGINEFARM_CACHE says, else in the user's cache folder."""
+        """The cache that ENGINEFARM_CACHE names, else the one in the user's cache folder."""
         home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         return cls(Path(environment.get("ENGINEFARM_CACHE") or Path(home) / "enginefarm").absolute())
 
     def give(self, entry: FileEntry, target: Path) -> bool:
-        """Put the file at `target`, where nothing may be. False if the cache does not have it."""
+        """Put the file at `target`, which must not exist. False if the cache does not have it."""
         path = self._path(entry.digest)
         try:
-            found = path.stat()
-        except FileNotFoundError:
-            return False
-        if (found.st_size, found.st_mtime_ns) != (entry.size, _SEALED_AT):
-            path.unlink(missing_ok=True)
-            return False
-        try:
+            status = path.stat()
+            if (status.st_size, status.st_mtime_ns) != (entry.size, _SEALED_AT):
+                path.unlink(missing_ok=True)
+                return False
+            # The time of use is the access time: a mount with `noatime` does not keep it by itself.
             os.utime(path, ns=(time.time_ns(), _SEALED_AT))
             return _link_or_copy(path, target, entry)
-        except FileNotFoundError:  # removed by a clean-up in this very moment
+        except FileNotFoundError:  # never there, or pruned by another process since `stat`
             return False
 
     def keep(self, source: Path, entry: FileEntry) -> None:
-        """Share a file whose bytes were just checked. A cache that has no room for it goes without."""
+        """Share a file whose bytes were just verified. If the disk is full, the cache goes without it."""
         path = self._path(entry.digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{secrets.token_hex(8)}")
         try:
             if _link_or_copy(source, partial, entry):
-                _seal(partial)
+                # Sealed before it has its name: no other process may see it unsealed and remove it.
+                partial.chmod(0o444)
+                os.utime(partial, ns=(time.time_ns(), _SEALED_AT))
                 partial.replace(path)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno not in _DISK_FULL:
                 raise
         finally:
             partial.unlink(missing_ok=True)
 
     @contextmanager
-    def claimed(self, name: Digest, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Be the only process to fetch this file."""
-        with claimed(self._lock(name), on_wait):
+    def locked(self, name: Digest, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Be the only process to fetch this file; `on_wait` is called if another one does."""
+        with locked(self._lock_path(name), on_wait):
             yield
 
     @contextmanager
-    def claimed_if_free(self, names: set[Digest]) -> Iterator[set[Digest]]:
-        """Those of `names` that no other process is fetching."""
-        with ExitStack() as stack:
-            yield {name for name in sorted(names) if stack.enter_context(claimed_if_free(self._lock(name)))}
+    def locked_if_free(self, names: set[Digest]) -> Iterator[set[Digest]]:
+        """Lock those of `names` that no other process is fetching; yields them."""
+        with ExitStack() as locks:
+            locked_names = set()
+            for name in sorted(names):
+                if locks.enter_context(locked_if_free(self._lock_path(name))):
+                    locked_names.add(name)
+            yield locked_names
 
     def entries(self) -> list[Cached]:
-        """The latest used first."""
-        found = []
+        """The most recently used first."""
+        entries = []
         for path in self._files.glob("??/*"):
-            with suppress(FileNotFoundError):
-                seen = path.stat()
-                shared = seen.st_nlink - 1
-                found.append(Cached(f"sha256:{path.name}", seen.st_size, seen.st_atime, shared))
-        return sorted(found, key=lambda cached: -cached.used_at)
+            with suppress(FileNotFoundError):  # pruned by another process
+                status = path.stat()
+                other_links = status.st_nlink - 1
+                entries.append(Cached(f"sha256:{path.name}", status.st_size, status.st_atime, other_links))
+        return sorted(entries, key=lambda cached: -cached.used_at)
 
     def prune(self, limit: int | None = None) -> list[Cached]:
-        """Remove what was not used for longest until `limit` bytes are left; returns what went.
+        """Remove the least recently used files until `limit` bytes are left; returns what was removed.
 
-        What an engine's directory shares stays on the disk until that directory goes too.
+        What an engine's directory shares stays on the disk until that directory is removed, too.
         """
         limit = self._limit if limit is None else limit
         if limit is None:
             limit = shutil.disk_usage(self.root).total // 2 if self.root.exists() else 0
-        gone, kept = [], 0
+        removed = []
+        remaining_size = 0
         for cached in self.entries():
-            kept += cached.size
-            if kept > limit or not limit:
+            # With a limit of 0 empty files go as well.
+            if remaining_size + cached.size <= limit and limit:
+                remaining_size += cached.size
+            else:
                 self._path(cached.digest).unlink(missing_ok=True)
-                kept -= cached.size
-                gone.append(cached)
-        return gone
+                removed.append(cached)
+        return removed
 
     def verify(self) -> Iterator[tuple[Cached, bool]]:
-        """Read every file again; one that is wrong is removed."""
+        """Read every file again, and remove those with wrong bytes; yields each with whether it is right."""
         for cached in self.entries():
             path = self._path(cached.digest)
             with suppress(FileNotFoundError):
-                right = digest.of_file(path) == cached.digest
-                if not right:
+                is_right = digest.of_file(path) == cached.digest
+                if not is_right:
                     path.unlink(missing_ok=True)
-                yield cached, right
+                yield cached, is_right
 
     def _path(self, name: Digest) -> Path:
         hexadecimal = name.removeprefix("sha256:")
         return self._files / hexadecimal[:2] / hexadecimal
 
-    def _lock(self, name: Digest) -> Path:
-        locks = self.root / "fetching"
-        locks.mkdir(parents=True, exist_ok=True)
-        return locks / name.removeprefix("sha256:")
+    def _lock_path(self, name: Digest) -> Path:
+        directory = self.root / "fetching"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory / name.removeprefix("sha256:")
 
 
 def _link_or_copy(source: Path, target: Path, entry: FileEntry) -> bool:
-    """False if the source turns out to be wrong while it is copied."""
+    """Hard-link `source` to `target`, or copy it to another file system. False if its bytes turn out to be wrong."""
     try:
         os.link(source, target)
         return True
     except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+        if error.errno not in _NO_LINK_POSSIBLE:
             raise
     try:
         with target.open("xb") as stream:
@@ -158,8 +166,3 @@ def _link_or_copy(source: Path, target: Path, entry: FileEntry) -> bool:
         target.unlink()
         return False
     return True
-
-
-def _seal(path: Path) -> None:
-    path.chmod(0o444)
-    os.utime(path, ns=(time.time_ns(), _SEALED_AT))

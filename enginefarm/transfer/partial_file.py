@@ -1,7 +1,7 @@
-"""A file on its way: fetched in parts, in any order and several at once; hashed from its start as far as it is whole.
+"""A file that is being downloaded in parts, in any order and several at once, and hashed from its start as they come.
 
-A file of one part grows like any other, and its length says how much is here. A larger one has its full length from
-the start; which of its parts are here is said by the pull's journal.
+A file of one part grows like any other file, and its length says how much has arrived. A larger one has its full
+length from the start; the pull's journal says which of its parts have arrived.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -20,20 +19,24 @@ from enginefarm.contract.digest import CHUNK
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import FileEntry
 
-_SYNCED_PARTS = 8  # between two times that what was hashed is brought to the disk
+_PARTS_PER_SYNC = 8  # of 16 MiB by default: little is left to sync at the end, and the disk is not asked all the time
+
+# Never through a link: somebody may have put one where a file is about to be. Never inherited by a child process.
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Journal:
-    """Which parts are whole, a line each, so that a killed pull goes on from there.
+    """The parts that have arrived, one JSON line each, so that a killed pull goes on from there.
 
-    It may claim what a power cut took back; the file's digest finds that out.
+    The first line states the part size. After it, `[path, number]` records a part and `[path, null]` forgets all parts
+    of a file. Nothing is synced: after a power cut a line may name a part whose bytes are lost, and the file's digest
+    reveals that.
     """
 
     def __init__(self, path: Path, part_size: int) -> None:
-        self._head = {"part_size": part_size}
-        self._whole: dict[str, set[int]] = {}
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        self._header = {"part_size": part_size}
+        self._parts: dict[str, set[int]] = {}
+        self._file = os.fdopen(os.open(path, _OPEN_FLAGS | os.O_APPEND, 0o666), "r+b", buffering=0)
         self._lock = threading.Lock()
         self._read()
 
@@ -43,46 +46,53 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def whole(self, path: str) -> set[int]:
-        return set(self._whole.get(path, ()))
+    def parts(self, path: str) -> set[int]:
+        """Numbers of the parts that an earlier pull recorded for the file `path`."""
+        return set(self._parts.get(path, ()))
 
     def add(self, path: str, number: int) -> None:
-        self._write([path, number])
+        self._append([path, number])
 
     def forget(self, path: str) -> None:
-        self._whole.pop(path, None)
-        self._write([path, None])
+        self._parts.pop(path, None)
+        self._append([path, None])
 
     def _read(self) -> None:
-        """What an earlier pull wrote; the last line may be torn. Parts of another size are no parts of ours."""
         lines = self._file.readall().splitlines() if os.fstat(self._file.fileno()).st_size else []
-        if not lines or _parsed(lines[0]) != self._head:
+        if not lines or _parsed(lines[0]) != self._header:
+            # Parts of another size begin elsewhere in the file: they are of no use.
             self._file.truncate(0)
-            self._write(self._head)
+            self._append(self._header)
             return
         for line in lines[1:]:
             match _parsed(line):
                 case [str(path), int(number)]:
-                    self._whole.setdefault(path, set()).add(number)
+                    self._parts.setdefault(path, set()).add(number)
                 case [str(path), None]:
-                    self._whole.pop(path, None)
+                    self._parts.pop(path, None)
 
-    def _write(self, record: object) -> None:
+    def _append(self, record: object) -> None:
         with self._lock:
             self._file.write(json.dumps(record).encode() + b"\n")
 
 
 def _parsed(line: bytes) -> object:
-    with suppress(ValueError):
+    """None if it is no JSON: a killed pull may leave half a line at the end."""
+    try:
         return json.loads(line)
-    return None
+    except ValueError:
+        return None
 
 
 class PartialFile:
-    """The bytes of one file that are here already.
+    """The bytes of one file that have arrived.
 
-    `on_bytes` is told how many bytes came, and a negative number when some turned out to be wrong. Parts may be
-    written from several threads; one part only from one thread.
+    Parts may be written from several threads, each part from one thread only.
+
+    Args:
+        target: where the file is written. Bytes that an earlier pull left there are kept.
+        part_size: bytes; the last part may be shorter.
+        on_bytes: called with the number of bytes that arrived, and with a negative number when some were discarded.
     """
 
     def __init__(
@@ -91,121 +101,123 @@ class PartialFile:
         self.entry = entry
         self.restarts = 0
         self._journal, self._part_size, self._on_bytes = journal, part_size, on_bytes
-        self._count = max(1, -(-entry.size // part_size))
-        self._at = [0] * self._count  # bytes of each part that are here
-        self._done: set[int] = set()  # parts that nobody writes to any more: only these may be hashed
+        self._part_count = max(1, -(-entry.size // part_size))
+        self._arrived = [0] * self._part_count  # bytes of each part
+        self._finished: set[int] = set()  # parts that no thread writes to any more: only these may be hashed
         self._lock = threading.Lock()
-        self._hashing = False
-        self._hasher, self._hashed = hashlib.sha256(), 0  # of the unbroken start; in parts
-        # Never through a link: somebody may have laid one where this file is about to be.
-        self._descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        self._take_up()
+        self._is_hashing = False
+        self._hasher = hashlib.sha256()  # of the first `_hashed_parts` parts
+        self._hashed_parts = 0
+        self._descriptor = os.open(target, _OPEN_FLAGS, 0o666)
+        self._resume()
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     @property
     def parts(self) -> range:
-        return range(self._count)
-
-    def size_of(self, number: int) -> int:
-        return min(self._part_size, self.entry.size - number * self._part_size)
+        return range(self._part_count)
 
     def position(self, number: int) -> int:
-        """Where in the file the next byte of this part goes."""
-        return number * self._part_size + self._at[number]
+        """The offset in the file at which the next byte of this part goes."""
+        return number * self._part_size + self._arrived[number]
 
     def end(self, number: int) -> int:
-        return number * self._part_size + self.size_of(number)
+        """The offset in the file after the last byte of this part."""
+        return min((number + 1) * self._part_size, self.entry.size)
 
-    def is_whole(self, number: int) -> bool:
-        return self._at[number] == self.size_of(number)
+    def is_complete(self, number: int) -> bool:
+        return self.position(number) == self.end(number)
 
     def append(self, number: int, chunk: bytes) -> None:
-        """The next bytes of a part."""
+        """Write the next bytes of a part."""
         written = 0
         while written < len(chunk):
             written += os.pwrite(self._descriptor, memoryview(chunk)[written:], self.position(number) + written)
-        self._at[number] += len(chunk)
+        self._arrived[number] += len(chunk)
         self._on_bytes(len(chunk))
 
-    def begin_again(self, number: int) -> None:
-        """Forget what came of this part."""
-        self._on_bytes(-self._at[number])
-        self._at[number] = 0
-        if self._count == 1:
+    def discard_part(self, number: int) -> None:
+        self._on_bytes(-self._arrived[number])
+        self._arrived[number] = 0
+        if self._part_count == 1:
             os.ftruncate(self._descriptor, 0)
 
-    def part_done(self, number: int) -> None:
-        """Its answer ended well: whoever fetched it writes to it no more.
+    def finish_part(self, number: int) -> None:
+        """The response with this part ended well: its thread writes to it no more.
 
-        A part whose last byte is here is not done yet: what its answer says next may show that it is wrong.
+        A part whose last byte has arrived is not finished yet. What its response says next may show that it is wrong.
         """
-        if self._count > 1:
+        if self._part_count > 1:
             self._journal.add(self.entry.path, number)
         with self._lock:
-            self._done.add(number)
+            self._finished.add(number)
 
-    def check(self, stopped: Callable[[], bool]) -> bool:
-        """Hash on as far as the parts are done. True for whoever gets to the end: the file is right and durable.
+    def verify(self, is_stopped: Callable[[], bool]) -> bool:
+        """Hash on, as far as the parts are finished. True for the one thread that reaches the end: the file is right
+        and durable.
 
         Raises:
-            IntegrityError: it is not.
+            IntegrityError: the file has another digest than its entry.
         """
         with self._lock:
-            if self._hashing:
-                return False  # whoever hashes comes to this part too, or has come to the end
-            self._hashing = True
-        while self._hashed < self._count:
+            if self._is_hashing:
+                return False  # the thread that is hashing reaches this part, too, or has reached the end
+            self._is_hashing = True
+        while self._hashed_parts < self._part_count:
             with self._lock:
-                if stopped() or self._hashed not in self._done:
-                    self._hashing = False
+                # Under the same lock as `finish_part`: else a part that is finished between this look and the reset
+                # of the flag would be hashed by nobody.
+                if is_stopped() or self._hashed_parts not in self._finished:
+                    self._is_hashing = False
                     return False
-            self._hash(self._hashed)
-            self._hashed += 1
-            if self._hashed % _SYNCED_PARTS == 0:
-                os.fdatasync(self._descriptor)  # while others fetch: little is left to wait for at the end
-        self._finish()
-        return True
-
-    def restart(self) -> None:
-        """Its bytes were wrong: forget all of them."""
-        self.restarts += 1
-        self._on_bytes(-sum(self._at))
-        self._journal.forget(self.entry.path)
-        self._at = [0] * self._count
-        self._done.clear()
-        self._hasher, self._hashed, self._hashing = hashlib.sha256(), 0, False
-        if self._count == 1:
-            os.ftruncate(self._descriptor, 0)
-
-    def _hash(self, number: int) -> None:
-        start, end = number * self._part_size, self.end(number)
-        while start < end:
-            chunk = os.pread(self._descriptor, min(CHUNK, end - start), start)
-            if not chunk:
-                raise IntegrityError(f"{self.entry.path}: somebody shortened it while it was fetched")
-            self._hasher.update(chunk)
-            start += len(chunk)
-
-    def _finish(self) -> None:
+            self._hash_part(self._hashed_parts)
+            self._hashed_parts += 1
+            if self._hashed_parts % _PARTS_PER_SYNC == 0:
+                os.fdatasync(self._descriptor)  # while other threads fetch
         actual = "sha256:" + self._hasher.hexdigest()
         if not hmac.compare_digest(actual, self.entry.digest):
             raise IntegrityError(f"{self.entry.path}: expected {self.entry.digest}, got {actual}")
         os.fsync(self._descriptor)
+        return True
 
-    def _take_up(self) -> None:
-        """What an earlier try left."""
+    def restart(self) -> None:
+        """Discard all bytes: some were wrong, and the digest does not say which."""
+        self.restarts += 1
+        self._on_bytes(-sum(self._arrived))
+        self._journal.forget(self.entry.path)
+        self._arrived = [0] * self._part_count
+        self._finished.clear()
+        self._hasher = hashlib.sha256()
+        self._hashed_parts = 0
+        self._is_hashing = False
+        if self._part_count == 1:
+            os.ftruncate(self._descriptor, 0)
+
+    def _hash_part(self, number: int) -> None:
+        # Read back from the file, not taken from the network: what is hashed is what is served later.
+        offset = number * self._part_size
+        end = self.end(number)
+        while offset < end:
+            chunk = os.pread(self._descriptor, min(CHUNK, end - offset), offset)
+            if not chunk:
+                raise IntegrityError(f"{self.entry.path}: another program shortened it while it was fetched")
+            self._hasher.update(chunk)
+            offset += len(chunk)
+
+    def _resume(self) -> None:
+        """Count what an earlier pull left in the file."""
         size = os.fstat(self._descriptor).st_size
-        if self._count == 1:
-            if size > self.entry.size:  # more bytes than the file has are none of its bytes
-                os.ftruncate(self._descriptor, size := 0)
-            self._at[0] = size
+        if self._part_count == 1:
+            if size > self.entry.size:  # a longer file is another file
+                os.ftruncate(self._descriptor, 0)
+                size = 0
+            self._arrived[0] = size
         elif size == self.entry.size:
-            for number in self._journal.whole(self.entry.path) & set(self.parts):
-                self._at[number] = self.size_of(number)
+            for number in self._journal.parts(self.entry.path) & set(self.parts):
+                self._arrived[number] = self.end(number) - number * self._part_size
         else:
             self._journal.forget(self.entry.path)
             os.ftruncate(self._descriptor, self.entry.size)
-        self._done = {number for number in self.parts if self.is_whole(number)}
-        self._on_bytes(sum(self._at))
+        self._finished = {number for number in self.parts if self.is_complete(number)}
+        self._on_bytes(sum(self._arrived))

@@ -1,4 +1,4 @@
-"""Pulling an engine into the directory tree that a server reads, as its toolchain laid it out."""
+"""Pull an engine into the directory tree that a server reads, as the engine's toolchain laid it out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import CallerError, Conflict, IntegrityError, NotFound
 from enginefarm.contract.serving import FILE, Layout, Serving
-from enginefarm.transfer.file_lock import claimed
-from enginefarm.transfer.pull import Activity, OnProgress, Progress, Transfer, pull
+from enginefarm.transfer.file_lock import locked
+from enginefarm.transfer.progress import Activity, OnProgress, Progress
+from enginefarm.transfer.pull import Transfer, pull
 from enginefarm.wire.bodies import Engine
 
 
@@ -29,29 +30,35 @@ def pull_layout(
 ) -> Path:
     """Make `destination` a tree of the layout `name` with `engine` in it, and return it, resolved.
 
-    It appears whole or not at all. The layout is one of the engine's own files, so every byte of it is checked too.
-    A destination that is exactly this tree already is checked and returned. Raises as `fetch.pull` does, and:
+    It appears whole or not at all. The layout is one of the engine's own files, so every byte of it is verified, too.
+    A destination that already is exactly this tree is checked and returned.
 
+    Raises:
         NotFound: the engine has no such layout.
         CallerError: the destination's path cannot be written into the layout's files.
+        And what `pull` raises.
     """
     destination = destination.resolve()
-    place = _place(engine, name)
-    if not _plain(str(destination)):
+    engine_path = _engine_path(engine, name)
+    # The path is written into files of several syntaxes, in which it must need no quoting.
+    if not str(destination).isprintable() or any(c in str(destination) for c in "\"'\\"):
         raise CallerError(f"{destination}: a layout needs a path without quotes, backslashes and control characters")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with claimed(destination, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, engine.size))):
-        there = os.path.lexists(destination)
-        if there and not (destination / place).is_dir():
+    with locked(destination, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, engine.size))):
+        exists = os.path.lexists(destination)
+        if exists and not (destination / engine_path).is_dir():
             raise Conflict(f"{destination} exists and is no layout of an engine: name another place, or remove it")
-        root = destination if there else _staging(destination, engine)
-        pull(
-            farm, engine, root / place, transfer=transfer, any_platform=any_platform, progress=progress
-        )  # fmt: skip
-        layout = read_serving(root / place).layouts.get(name)
-        if layout is None or layout.engine != place:
-            raise IntegrityError(f"engine {engine.key[:12]}: what the farm says of its layout is not in its {FILE}")
-        if there:
+        root = destination
+        if not exists:
+            # What an interrupted pull left in it is used: its name is the same for every pull of this engine.
+            short_digest = engine.manifest.removeprefix("sha256:")[:12]
+            root = destination.with_name(f".{destination.name}.layout-{short_digest}")
+            root.mkdir(exist_ok=True)
+        pull(farm, engine, root / engine_path, transfer=transfer, any_platform=any_platform, progress=progress)
+        layout = read_serving(root / engine_path).layouts.get(name)
+        if layout is None or layout.engine != engine_path:
+            raise IntegrityError(f"engine {engine.key[:12]}: the layout that the farm states is not in its {FILE}")
+        if exists:
             _require_same(destination, layout)
         else:
             _write(root, destination, layout)
@@ -60,7 +67,11 @@ def pull_layout(
 
 
 def read_serving(engine_dir: Path) -> Serving:
-    """Raises IntegrityError if the engine's own account of how it is served cannot be read."""
+    """How the engine in this directory is served.
+
+    Raises:
+        IntegrityError: its serving file is missing or cannot be read.
+    """
     try:
         return Serving.model_validate_json((engine_dir / FILE).read_bytes())
     except (OSError, ValidationError) as error:
@@ -68,51 +79,42 @@ def read_serving(engine_dir: Path) -> Serving:
 
 
 def filled(text: str, *, engine: Path, layout: Path) -> str:
+    """`text` with the paths of the engine and of the layout in place of `{engine}` and `{layout}`."""
     return text.replace("{engine}", str(engine)).replace("{layout}", str(layout))
 
 
-def _place(engine: Engine, name: str) -> str:
-    """Where in the tree the engine goes, as the farm says before anything is fetched."""
-    said: Any = engine.provenance.get("serving")
-    known, without = (_section(said, section) for section in ("layouts", "without"))
-    match known.get(name):
-        case {"engine": str(place)}:
-            return _confined(place, engine)
-    why = f": {without[name]}" if name in without else f"; those that it has: {', '.join(sorted(known)) or 'none'}"
-    raise NotFound(f"engine {engine.key[:12]} has no layout {name!r}{why}")
+def _engine_path(engine: Engine, name: str) -> str:
+    """Where in the layout's tree the engine goes. The farm states it before anything is fetched, and may be wrong."""
+    summary: Any = engine.provenance.get("serving")
+    layouts, reasons = _section(summary, "layouts"), _section(summary, "without")
+    match layouts.get(name):
+        case {"engine": str(path)}:
+            try:
+                return Layout(engine=path, files={}).engine
+            except ValidationError:
+                raise IntegrityError(
+                    f"engine {engine.key[:12]}: the farm states the engine's path in its layout as {path!r}"
+                ) from None
+    if name in reasons:
+        raise NotFound(f"engine {engine.key[:12]} has no layout {name!r}: {reasons[name]}")
+    names = ", ".join(sorted(layouts)) or "none"
+    raise NotFound(f"engine {engine.key[:12]} has no layout {name!r}; those that it has: {names}")
 
 
-def _section(said: Any, name: str) -> dict[str, Any]:
-    found = said.get(name) if isinstance(said, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _confined(place: str, engine: Engine) -> str:
-    try:
-        return Layout(engine=place, files={}).engine
-    except ValidationError:
-        raise IntegrityError(f"engine {engine.key[:12]}: the farm names the place {place!r} in its layout") from None
-
-
-def _plain(path: str) -> bool:
-    return path.isprintable() and not any(c in path for c in "\"'\\")
-
-
-def _staging(destination: Path, engine: Engine) -> Path:
-    """Beside `destination`; what an interrupted pull left in it is taken up again."""
-    short = engine.manifest.removeprefix("sha256:")[:12]
-    staging = destination.with_name(f".{destination.name}.layout-{short}")
-    staging.mkdir(exist_ok=True)
-    return staging
+def _section(summary: Any, name: str) -> dict[str, Any]:
+    """Empty unless it is a mapping: a farm of another version may state something else."""
+    section = summary.get(name) if isinstance(summary, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 def _contents(destination: Path, layout: Layout) -> Iterator[tuple[str, str]]:
+    """(path, text) of each file of the layout at `destination`, besides the engine's own."""
     for path, text in layout.files.items():
         yield path, filled(text, engine=destination / layout.engine, layout=destination)
 
 
 def _write(root: Path, destination: Path, layout: Layout) -> None:
-    """The files name `destination`, which `root` is about to become."""
+    """The texts name `destination`, which `root` is about to become."""
     for folder in layout.folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for path, text in _contents(destination, layout):

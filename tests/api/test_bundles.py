@@ -24,7 +24,8 @@ from enginefarm.cli import main
 from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import Conflict, Gone, IntegrityError, InvalidRequest, NotFound
-from enginefarm.transfer.pull import Activity, Progress, pull
+from enginefarm.transfer.progress import Activity, Progress
+from enginefarm.transfer.pull import pull
 from enginefarm.trust.attestation import Statement, TrustedKeys, pem
 from enginefarm.trust.signature_policy import require_signed
 from enginefarm.wire.bodies import BuildState, Disposition

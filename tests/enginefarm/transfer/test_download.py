@@ -11,7 +11,8 @@ import pytest
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import CallerError, FarmError, Forbidden, IntegrityError, NotFound
 from enginefarm.contract.manifest import FileEntry
-from enginefarm.transfer.pull import Activity, Progress, Transfer, pull
+from enginefarm.transfer.progress import Activity, Progress
+from enginefarm.transfer.pull import Transfer, pull
 from enginefarm.wire.bodies import Engine
 from tests.enginefarm.farm_double import FarmDouble
 from tests.enginefarm.pulling import BIG, FILES, held, pull_elsewhere, staging

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.transfer.file_lock import claimed
+from enginefarm.transfer.file_lock import locked
 
 
 def test_one_at_a_time_however_the_lock_comes_and_goes(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_one_at_a_time_however_the_lock_comes_and_goes(tmp_path: Path) -> None:
 
     def enter(_: int) -> None:
         nonlocal inside, most
-        with claimed(tmp_path / "engine", waited):
+        with locked(tmp_path / "engine", waited):
             with counting:
                 inside += 1
                 most = max(most, inside)
@@ -36,17 +36,17 @@ def test_one_at_a_time_however_the_lock_comes_and_goes(tmp_path: Path) -> None:
 
 
 def test_a_failure_inside_gives_it_up(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(tmp_path / "engine", pytest.fail):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "engine", pytest.fail):
         _ = 1 / 0
 
-    with claimed(tmp_path / "engine", lambda: pytest.fail("nobody has it")):
+    with locked(tmp_path / "engine", lambda: pytest.fail("nobody has it")):
         assert [path.name for path in tmp_path.iterdir()] == [".engine.lock"]
 
 
 def test_a_lock_is_never_made_through_a_link(tmp_path: Path) -> None:
     (tmp_path / ".engine.lock").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(OSError, match="symbolic links"), claimed(tmp_path / "engine", lambda: None):
+    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "engine", lambda: None):
         pass
 
     assert not (tmp_path / "elsewhere").exists()

@@ -29,30 +29,30 @@ def test_a_part_whose_answer_goes_on_is_not_hashed(partial: PartialFile) -> None
     """Else it could be found right, found too long by its own connection, and overwritten with nobody looking again."""
     for number, data in enumerate(PARTS):
         partial.append(number, data)
-    partial.part_done(1)
-    partial.part_done(2)
+    partial.finish_part(1)
+    partial.finish_part(2)
 
-    assert not partial.check(lambda: False)
-    partial.begin_again(0)
+    assert not partial.verify(lambda: False)
+    partial.discard_part(0)
     partial.append(0, b"bad!")
-    partial.part_done(0)
+    partial.finish_part(0)
 
     with pytest.raises(IntegrityError):
-        partial.check(lambda: False)
+        partial.verify(lambda: False)
 
 
 def test_parts_are_hashed_in_their_order_whatever_order_they_came_in(partial: PartialFile) -> None:
     for number in (2, 0, 1):
-        assert not partial.check(lambda: False)
+        assert not partial.verify(lambda: False)
         partial.append(number, PARTS[number])
-        partial.part_done(number)
-    assert partial.check(lambda: False)
+        partial.finish_part(number)
+    assert partial.verify(lambda: False)
 
 
 def test_after_a_restart_every_part_must_come_again(partial: PartialFile) -> None:
     for number in partial.parts:
         partial.append(number, PARTS[number])
-        partial.part_done(number)
+        partial.finish_part(number)
     partial.restart()
-    assert not partial.check(lambda: False)
-    assert not any(partial.is_whole(number) for number in partial.parts)
+    assert not partial.verify(lambda: False)
+    assert not any(partial.is_complete(number) for number in partial.parts)

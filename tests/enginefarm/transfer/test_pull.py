@@ -9,7 +9,8 @@ from enginefarm.client.farm import Farm
 from enginefarm.contract import digest
 from enginefarm.contract.errors import CallerError, Conflict, IntegrityError, PlatformMismatch
 from enginefarm.contract.manifest import FileEntry, Manifest
-from enginefarm.transfer.pull import Activity, Progress, pull
+from enginefarm.transfer.progress import Activity, Progress
+from enginefarm.transfer.pull import pull
 from tests.enginefarm.farm_double import H100, FarmDouble
 from tests.enginefarm.pulling import BIG, FILES, held, pull_elsewhere
 from tests.enginefarm.store_double import (
