@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from threading import Event
 from typing import Any
 
@@ -30,7 +29,7 @@ from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.database import Database
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import damaged_among, read_manifest
-from models.sources import ResolvedFiles, ResolvedModel, Sources
+from models.sources import Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Report, Toolchain
@@ -123,9 +122,9 @@ class Attempt:
         """`product`, whose bytes are not all in the store any more, uploaded once more. Raises as `run`."""
         return replace(product, rewritten=product.rewritten | self._upload(product.manifest))
 
-    @cached_property
+    @property
     def job(self) -> Job:
-        return Job.model_validate(self.held.job["job"])
+        return self.held.work.job
 
     @property
     def toolchain(self) -> Toolchain:
@@ -147,10 +146,15 @@ class Attempt:
 
     def _fetch(self) -> None:
         """The inputs from their sources (and only here is the hub's token used), or the checkpoint from the store."""
-        for name, files in self.held.job.get("inputs", {}).items():
-            self.tools.sources.data.fetch(ResolvedFiles.model_validate(files), self.directories.inputs[name])
+        work = self.held.work
+        inputs = {name: self.directories.scratch.parent / "inputs" / name for name in work.inputs}
+        self.directories = replace(self.directories, inputs=inputs)
+        for name, files in work.inputs.items():
+            inputs[name].mkdir(parents=True)
+            self.tools.sources.data.fetch(files, inputs[name])
         if self.job.stage is Stage.CONVERT:
-            self.tools.sources.fetch(ResolvedModel.model_validate(self.held.job["model"]), self.directories.source)
+            assert work.model is not None, "a convert's work has its model"
+            self.tools.sources.fetch(work.model, self.directories.source)
             return
         assert self.held.checkpoint is not None, "a build is queued only when its checkpoint is published"
         with self.tools.database.read() as session:

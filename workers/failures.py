@@ -6,6 +6,7 @@ import errno
 
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, IntegrityError
+from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
 from workers import child
@@ -53,6 +54,15 @@ def explain(error: Exception) -> Failure:
         case CallerError():
             advice = next((problem.remedy for problem in error.problems if problem.remedy), None)
             return Failure(cause=error.code, fault=Fault.CALLER, detail=error.detail, advice=advice)
+        case UnreadableWork():
+            # The farm's fault, not the toolchain's: the API was upgraded before this worker.
+            return Failure(
+                cause=error.code,
+                fault=Fault.FARM,
+                detail=error.detail,
+                advice="upgrade this worker to the release of the API; a worker that can read the work takes it",
+                retryable=True,
+            )
         case FarmError() | IntegrityError():
             return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail, retryable=True)
         case EnginefarmError():

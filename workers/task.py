@@ -66,7 +66,7 @@ class Runner:
             return
         log.info("took %s %s, attempt %d", held.stage, key[:12], held.attempt)
         with (
-            workspace(self.scratch, key, held.attempt, held.job.get("inputs", ())) as (folder, directories),
+            workspace(self.scratch, key, held.attempt) as (folder, directories),
             closing(JobLog(folder / "log")) as joblog,
         ):
             self._lead(held, directories, joblog)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,15 +13,14 @@ from toolchains.toolchain import Directories
 
 
 @contextmanager
-def workspace(root: Path, key: str, attempt: int, inputs: Iterable[str] = ()) -> Iterator[tuple[Path, Directories]]:
-    """(the folder, the stage's directories in it, with one for each of `inputs`). Only this user may look inside."""
+def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Directories]]:
+    """Make the attempt's folder and the stage's directories in it; remove them on exit. Only this user may read."""
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-{attempt}-", dir=root))
     try:
-        beside = {name: folder / "inputs" / name for name in inputs}
-        directories = Directories(folder / "source", folder / "output", folder / "scratch", beside)
-        for made in (directories.source, directories.output, directories.scratch, *beside.values()):
-            made.mkdir(parents=True)
+        directories = Directories(folder / "source", folder / "output", folder / "scratch")
+        for directory in (directories.source, directories.output, directories.scratch):
+            directory.mkdir()
         yield folder, directories
     finally:
         remove(folder)  # `clear` gets what is left when the worker starts again

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.stage import Stage
-from enginefarm.contract.work import Job
 from models.catalogue.rows import WorkerRow
 from models.lifecycle.submission import NewAction
 from toolchains.registry import all_toolchains
@@ -20,7 +19,7 @@ _GIB = 1 << 30
 
 def too_small(action: NewAction, fleet: Sequence[WorkerRow]) -> Problem | None:
     """What is lacking, worker by worker, if every worker that listens lacks something; None if none listens."""
-    job = Job.model_validate(action.job["job"])
+    job = action.work.job
     needs = all_toolchains()[job.toolchain].needs(job)
     lacking = {worker.name: list(_lacks(needs, worker)) for worker in fleet if action.queue in worker.queues}
     if not lacking or not all(lacking.values()):

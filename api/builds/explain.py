@@ -13,7 +13,6 @@ from api.builds.availability import too_small_for
 from api.control import ControlPlane
 from api.planning.planner import Draft
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.contract.work import Job
 from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
 from models.catalogue.rows import BuildRow
 from models.catalogue.states import BuildRowState
@@ -90,7 +89,7 @@ def _minutes(stages: Sequence[Outlook]) -> float | None:
 def commands(request: Request) -> Iterator[PlannedCommand]:
     """Every program of both stages, as the toolchain plans it, with names in place of the worker's directories."""
     for action in (request.convert, request.build):
-        job = Job.model_validate(action.job["job"])
-        inputs = {name: Path(f"{{{name}}}") for name in action.job.get("inputs", ())}
-        for command in all_toolchains()[request.toolchain].plan(job, replace(_PLACES, inputs=inputs)):
-            yield PlannedCommand(stage=job.stage, argv=list(command.argv), environment=dict(command.environment))
+        work = action.work
+        inputs = {name: Path(f"{{{name}}}") for name in work.inputs}
+        for command in all_toolchains()[request.toolchain].plan(work.job, replace(_PLACES, inputs=inputs)):
+            yield PlannedCommand(stage=work.job.stage, argv=list(command.argv), environment=dict(command.environment))

@@ -16,7 +16,7 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform, PlatformSelector
 from enginefarm.contract.spec import BuildSpec, ToolchainRef
 from enginefarm.contract.stage import Stage
-from enginefarm.contract.work import Job
+from enginefarm.contract.work import Job, Work
 from models.caching import TimedCache
 from models.catalogue.rows import WorkerRow
 from models.lifecycle.submission import NewAction, Request
@@ -206,7 +206,7 @@ def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, read: _
     job = Job(
         stage=Stage.CONVERT, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=None
     )
-    work = _work(job, beside) | {"model": resolved.model_dump(mode="json")}
+    work = Work(job=job, model=resolved, inputs=dict(beside))
     queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
     return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
 
@@ -236,10 +236,4 @@ def _build_action(
         platform=platform,
     )  # fmt: skip
     queue = build_queue(toolchain.name, version, platform, bound)
-    return NewAction(key_of(document), Stage.BUILD, queue, document, _work(job, beside))
-
-
-def _work(job: Job, beside: inputs.Inputs) -> dict[str, Any]:
-    """What a worker is told, beside the document that made the key."""
-    read = {name: files.model_dump(mode="json") for name, files in beside.items()}
-    return {"job": job.model_dump(mode="json"), **({"inputs": read} if read else {})}
+    return NewAction(key_of(document), Stage.BUILD, queue, document, Work(job=job, inputs=dict(beside)))

@@ -78,7 +78,9 @@ class ActionRow(Row):
     stage: Mapped[str] = mapped_column(String(16))
     queue: Mapped[str] = mapped_column(String(200))
     document: Mapped[_Json]  # the document whose SHA-256 is the key
-    job: Mapped[_Json]  # what the worker needs: toolchains.Job and the resolved model
+    # What a worker needs: enginefarm.contract.work writes and reads it. The column keeps its first name for workers of
+    # earlier releases, which read it while the farm is upgraded.
+    work: Mapped[_Json] = mapped_column("job")
     depends_on: Mapped[str | None] = mapped_column(ForeignKey("actions.key"), index=True)
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import toolchain_of
 from enginefarm.wire.recall import Recall, WithdrawalResult
 from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
@@ -62,24 +63,25 @@ def _matching(
     session: Session, row: type[CheckpointRow | EngineRow], wanted: Recall, counts: ColumnElement[bool]
 ) -> list[str]:
     query = (
-        select(row.key)
+        select(row.key, ActionRow.work)
         .join(ActionRow, ActionRow.key == row.key)
         .join(AttemptRow, (AttemptRow.action_key == row.key) & (AttemptRow.number == row.attempt))
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(counts)
     )
-    job = ActionRow.job["job"]
     if wanted.worker is not None:
         query = query.where(or_(WorkerRow.id == wanted.worker, WorkerRow.name == wanted.worker))
-    if wanted.toolchain is not None:
-        query = query.where(job["toolchain"].as_string() == wanted.toolchain)
-    if wanted.version is not None:
-        query = query.where(job["version"].as_string() == wanted.version)
     if wanted.since is not None:
         query = query.where(row.created_at >= wanted.since)
     if wanted.until is not None:
         query = query.where(row.created_at < wanted.until)
-    return list(session.execute(query.order_by(row.key)).scalars())
+    keys = []
+    for key, work in session.execute(query.order_by(row.key)).all():
+        toolchain = toolchain_of(work)
+        if wanted.toolchain not in (None, toolchain.toolchain) or wanted.version not in (None, toolchain.version):
+            continue
+        keys.append(key)
+    return keys
 
 
 def _built_from(session: Session, checkpoints: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import Conflict
 from enginefarm.contract.host import Host
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import ImportedWork, ToolchainVersion
 from enginefarm.trust.provenance import VerifiedRecord
 from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
@@ -23,7 +24,7 @@ from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
 from models.lifecycle.leases import claim
 from models.lifecycle.publication import publish_engine, record_manifest
-from models.lifecycle.submission import IMPORTED, NewAction, insert_action
+from models.lifecycle.submission import insert_action
 from models.lifecycle.transitions import cancel_if_unwanted, end_attempt, lock, move
 from models.queue.names import build_queue, convert_queue
 
@@ -72,26 +73,31 @@ def name_of(signer: str) -> str:
 
 def _held(session: Session, came: VerifiedRecord) -> ActionRow:
     """Both actions, made if they were not there, and held: the convert first, as the lock order says."""
-    stub = {IMPORTED: True, "job": {"toolchain": came.toolchain, "version": came.version}}
-    convert = NewAction(
-        key=came.document["convert"],
+    work = ImportedWork(job=ToolchainVersion(toolchain=came.toolchain, version=came.version))
+    # Nobody asked for them here, and nobody waits.
+    convert_key = came.document["convert"]
+    insert_action(
+        session,
+        convert_key,
         stage=Stage.CONVERT,
         queue=convert_queue(came.toolchain, came.version, on_gpu=False),
         document=came.record.checkpoint_document,
-        job=stub,
+        work=work,
+        depends_on=None,
+        state=ActionState.CANCELLED,
     )
-    build = NewAction(
-        key=came.record.key,
+    lock(session, convert_key)
+    insert_action(
+        session,
+        came.record.key,
         stage=Stage.BUILD,
         queue=build_queue(came.toolchain, came.version, came.platform, came.bound_to),
         document=came.document,
-        job=stub,
+        work=work,
+        depends_on=convert_key,
+        state=ActionState.CANCELLED,
     )
-    # Nobody asked for them here, and nobody waits.
-    insert_action(session, convert, depends_on=None, state=ActionState.CANCELLED)
-    lock(session, convert.key)
-    insert_action(session, build, depends_on=convert.key, state=ActionState.CANCELLED)
-    row = lock(session, build.key)
+    row = lock(session, came.record.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
     return row
 

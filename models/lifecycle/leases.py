@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
+from enginefarm.contract.work import Work, read_work
 from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
@@ -28,9 +30,18 @@ class Claim:
     stage: str
     queue: str
     document: dict[str, Any]
-    job: dict[str, Any]
+    stored_work: dict[str, Any]
     checkpoint: str | None  # manifest digest of what a build starts from
     worker_id: str
+
+    @cached_property
+    def work(self) -> Work:
+        """Read on first use, not by the claim: a worker that cannot read the work must own the attempt to end it.
+
+        Raises:
+            UnreadableWork: another worker must do it.
+        """
+        return read_work(self.stored_work)
 
 
 def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
@@ -70,7 +81,7 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
         stage=taken.stage,
         queue=taken.queue,
         document=taken.document,
-        job=taken.job,
+        stored_work=taken.work,
         checkpoint=checkpoint.manifest if checkpoint else None,
         worker_id=worker_id,
     )

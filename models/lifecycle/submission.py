@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from enginefarm.contract.key import Document, Key
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import ImportedWork, Work, is_imported, read_work
 from enginefarm.wire.bodies import Disposition
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BuildRow
@@ -20,8 +21,6 @@ from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.lifecycle.transitions import cancel_if_unwanted, lock, move
 from models.queue.names import Announcement
-
-IMPORTED = "imported"  # in the job of an action that was never planned here, and so cannot be run
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class NewAction:
     stage: Stage
     queue: str
     document: Document
-    job: dict[str, Any]
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ def submit(session: Session, request: Request) -> Accepted:
 def can_submit_again(session: Session, key: Key) -> bool:
     """Not what was imported and never asked for here: a key says what the model is, not where it can be fetched."""
     build = session.get_one(ActionRow, key)
-    jobs = (build.job, session.get_one(ActionRow, build.depends_on).job)
-    return not any(IMPORTED in job for job in jobs)
+    convert = session.get_one(ActionRow, build.depends_on)
+    return not is_imported(build.work) and not is_imported(convert.work)
 
 
 def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Accepted:
@@ -105,7 +104,7 @@ def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Acc
 
 
 def _as_new(row: ActionRow) -> NewAction:
-    return NewAction(row.key, Stage(row.stage), row.queue, row.document, row.job)
+    return NewAction(row.key, Stage(row.stage), row.queue, row.document, read_work(row.work))
 
 
 def cancel(session: Session, build_id: str) -> bool:
@@ -128,7 +127,7 @@ def cancel(session: Session, build_id: str) -> bool:
 
 def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
     """The convert action in flight, unless its checkpoint is there. Holds its row."""
-    if insert_action(session, action, depends_on=None, state=ActionState.QUEUED):
+    if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
         return [(action.key, action.queue)]
     row = lock(session, action.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
@@ -141,7 +140,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
 def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposition:
     """The build action in flight, or its engine there. Holds its row, so that it cannot end before we are recorded."""
     state = ActionState.QUEUED if ready else ActionState.WAITING
-    if insert_action(session, request.build, depends_on=request.convert.key, state=state):
+    if _insert(session, request.build, depends_on=request.convert.key, state=state):
         return Disposition.CREATED
     row = lock(session, request.build.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
@@ -153,19 +152,36 @@ def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposi
     return Disposition.CREATED
 
 
-def insert_action(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
-    """False if it was there before."""
+def _insert(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
+    return insert_action(
+        session, action.key, stage=action.stage, queue=action.queue, document=action.document, work=action.work,
+        depends_on=depends_on, state=state,
+    )  # fmt: skip
+
+
+def insert_action(
+    session: Session,
+    key: Key,
+    *,
+    stage: Stage,
+    queue: str,
+    document: Document,
+    work: Work | ImportedWork,
+    depends_on: Key | None,
+    state: ActionState,
+) -> bool:
+    """Insert the action's row. False if the key has a row already: that row stays as it is."""
     values = {
-        "key": action.key, "stage": str(action.stage), "queue": action.queue, "document": action.document,
-        "job": action.job, "depends_on": depends_on, "state": str(state), "announced_at": now(),
+        "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
+        "depends_on": depends_on, "state": str(state), "announced_at": now(),
     }  # fmt: skip
     return insert_new(session, ActionRow, values) == 1
 
 
 def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
-    """Try a closed action again. Its job is renewed: a model may be fetched from another place by now."""
+    """Try a closed action again. Its work is written again: a model may be fetched from another place by now."""
     move(
-        session, action.key, state, among=CLOSED, job=action.job, queue=action.queue, tries=0, failure=None,
+        session, action.key, state, among=CLOSED, work=action.work.stored(), queue=action.queue, tries=0, failure=None,
         progress=0.0, message=None, queued_at=now(), not_before=None, announced_at=now(),
         avoid_worker=None, avoid_until=None,
     )  # fmt: skip

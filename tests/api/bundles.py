@@ -82,11 +82,11 @@ def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], f
         with place.database.write() as session:
             publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
     held = claimed(place.database, asked.key)
-    job = held.job["job"]
+    job = held.work.job
     columns = {
-        "model": job["spec"]["model"], "toolchain": job["toolchain"], "version": job["version"],
+        "model": job.spec.model, "toolchain": job.toolchain, "version": job.version,
         "platform": CPU.model_dump(), "bound_to": held.document["platform"], "driver_binding": "branch",
-        "spec": job["spec"],
+        "spec": job.spec.model_dump(mode="json"),
         "provenance": {"worker": "w1", "host": HOST.model_dump(), "checkpoint": manifest("weights").digest},
     }  # fmt: skip
     with place.database.write() as session:

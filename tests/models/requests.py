@@ -5,8 +5,11 @@ from __future__ import annotations
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
+from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job, Work
 from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
 from models.fleet.registration import register
@@ -17,11 +20,31 @@ CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")
 HOST = Host(name="box", cpu="some", cores=2, memory_gib=8)
 
 
+SPEC = BuildSpec.parse(
+    {
+        "model": "hf:org/tiny@" + "0" * 40,
+        "toolchain": {"name": "aoti", "version": "2.13.0"},
+        "limits": {"max_input_len": 64, "max_output_len": 64},
+    }
+)
+FACTS = ModelFacts(
+    architecture="LlamaForCausalLM", weight_bytes=1, has_safetensors=True, has_pickle=False, has_tokenizer=True,
+    remote_code=False,
+)  # fmt: skip
+
+
+def work(stage: Stage) -> Work:
+    """The work of a stage that no test of the catalogue runs."""
+    platform = CPU if stage is Stage.BUILD else None
+    job = Job(stage=stage, toolchain="aoti", version="2.13.0", spec=SPEC, facts=FACTS, platform=platform)
+    return Work(job=job)
+
+
 def request(model: str = "llama", limits: str = "small", queue: str = "build.q") -> Request:
     """A request; equal arguments, equal keys."""
-    convert = NewAction(key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, {"job": {}})
+    convert = NewAction(key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, work(Stage.CONVERT))
     build = NewAction(
-        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, {"job": {}}
+        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, work(Stage.BUILD)
     )
     return Request(
         convert=convert,

@@ -13,7 +13,6 @@ from enginefarm.contract.errors import Conflict, IntegrityError
 from enginefarm.contract.key import build_document, convert_document, key_of
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import Platform
-from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.trust.provenance import VerifiedRecord
 from enginefarm.wire.bodies import BuildState, Disposition, Failure, Fault
@@ -36,16 +35,9 @@ from models.retention import removal
 from models.retention.policies import engines_to_go
 from tests.models.arriving import BEGAN, SIGNER, arriving
 from tests.models.making import converted
-from tests.models.requests import CPU, ENGINE, add_worker, claimed, manifest, submitted
+from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claimed, manifest, submitted, work
 from tests.promises import broken
 
-SPEC = BuildSpec.parse(
-    {
-        "model": "hf:org/tiny@" + "0" * 40,
-        "toolchain": {"name": "aoti", "version": "2.13.0"},
-        "limits": {"max_input_len": 64, "max_output_len": 64},
-    }
-)
 CONVERT = convert_document(
     toolchain="aoti", version="2.13.0", model={"commit": "0" * 40}, precision=SPEC.precision,
     parallelism=SPEC.parallelism, options={},
@@ -59,10 +51,9 @@ KEY = key_of(BUILD)
 
 def same() -> Request:
     """What somebody asks for here, who wants this engine."""
-    work = {"job": {"toolchain": "aoti", "version": "2.13.0"}}
     return Request(
-        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, work),
-        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, work),
+        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, work(Stage.CONVERT)),
+        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, work(Stage.BUILD)),
         model=SPEC.model, toolchain="aoti", version="2.13.0", spec=SPEC.model_dump(mode="json"),
         platform=CPU.model_dump(), platform_label=CPU.label(), requested_by=None,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from models.lifecycle.submission import NewAction, Request, submit
 from models.lifecycle.withdrawal import quarantine_engine
 from models.queries.resolution import resolve
 from models.queries.similarity import nearest
-from tests.models.requests import CPU, add_worker, claimed, manifest
+from tests.models.requests import CPU, add_worker, claimed, manifest, work
 
 MODEL = "hf:org/tiny"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -31,9 +31,9 @@ def publish(
     spec = BuildSpec.parse({"model": f"{MODEL}@{commit}", "toolchain": {"name": "aoti"}} | parts).model_dump()
     bound = platform or CPU.bound(frozenset({"os", "arch", "cpu_isa"}), "branch")
     identity = {"model": {"commit": commit}}
-    convert = NewAction(key_of(identity), Stage.CONVERT, "convert.q", identity, {})
+    convert = NewAction(key_of(identity), Stage.CONVERT, "convert.q", identity, work(Stage.CONVERT))
     document = {"spec": spec, "platform": bound}
-    build = NewAction(key_of(document), Stage.BUILD, "build.q", document, {})
+    build = NewAction(key_of(document), Stage.BUILD, "build.q", document, work(Stage.BUILD))
     request = Request(convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None)
     add_worker(database)
     with database.write() as session:
@@ -148,8 +148,10 @@ def near(database: Database) -> set[str]:
     """The engines that are nearest to one that is not there."""
     asked = {"model": f"{MODEL}@{FIRST}", "toolchain": {"name": "aoti"}, "limits": limits(4)}
     spec = BuildSpec.parse(asked).model_dump()
-    convert = NewAction(key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, {})
-    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, {})
+    convert = NewAction(
+        key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, work(Stage.CONVERT)
+    )
+    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, work(Stage.BUILD))
     wanted = Request(
         convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None
     )  # fmt: skip
