@@ -50,8 +50,7 @@ def openapi_document() -> dict[str, Any]:
 
 def _route(method: str, path: str, operation: Operation) -> Iterator[str]:
     yield f"## {method} `{path}`"
-    description: str = operation.get("description", operation.get("summary", ""))
-    yield from description.split("\n\n")
+    yield from str(operation.get("description", operation.get("summary", ""))).split("\n\n")
     rows = []
     for parameter in operation.get("parameters", ()):
         kind = type_of(parameter["schema"], link_to="rest-")
