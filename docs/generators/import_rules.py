@@ -25,7 +25,9 @@ def import_rules() -> str:
     sections = []
     for contract in contracts:
         if contract["type"] == "layers":
-            sections += [f"**{contract['name']}**", table(("package", "may import"), _layer_rows(contract))]
+            containers = _code(contract.get("containers", []))
+            head = f"in {containers}" if containers else "package"
+            sections += [f"**{contract['name']}**", table((head, "may import"), _layer_rows(contract))]
     forbidden = [contract for contract in contracts if contract["type"] == "forbidden"]
     sections.append("**Forbidden, also through other modules**")
     sections.append(table(("rule", "these", "must not import"), map(_forbidden_row, forbidden)))
@@ -34,21 +36,18 @@ def import_rules() -> str:
 
 def _layer_rows(contract: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """A row for each layer, top first. Packages of one layer, joined by `|`, do not import each other."""
-    containers = contract.get("containers", [""])
     layers = [[name.strip(" ()") for name in layer.split("|")] for layer in contract["layers"]]
-    for container in containers:
-        prefix = f"{container}." if container else ""
-        for number, layer in enumerate(layers):
-            lower = [name for below in layers[number + 1 :] for name in below]
-            yield _code(layer, prefix), _code(lower, prefix) or "none of these"
+    for number, layer in enumerate(layers):
+        lower = [name for below in layers[number + 1 :] for name in below]
+        yield _code(layer), _code(lower) or "none of these"
 
 
 def _forbidden_row(contract: dict[str, Any]) -> tuple[str, str, str]:
     return contract["name"], _code(contract["source_modules"]), _code(contract["forbidden_modules"])
 
 
-def _code(names: list[str], prefix: str = "") -> str:
-    return ", ".join(f"`{prefix}{name}`" for name in names)
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def block(page: str) -> str:
