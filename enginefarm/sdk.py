@@ -15,7 +15,7 @@ from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.progress import OnProgress
 from enginefarm.transfer.pull import Transfer
 from enginefarm.transfer.pull import pull as pull_engine
-from enginefarm.trust.signature_policy import keys_named, require_signed
+from enginefarm.trust.signature_policy import require_signed, trusted_key_files
 from enginefarm.wire.resolution import EngineRequirements
 
 
@@ -59,7 +59,7 @@ def pull(
             platform = {"platform": detect().platform.model_dump()}
             record = farm.engine(farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine.key)
         # Before any byte is fetched: the bytes are then verified against the manifest that was signed.
-        require_signed(farm, record, keys_named(os.environ) if trusted_keys is None else trusted_keys)
+        require_signed(farm, record, trusted_key_files(os.environ) if trusted_keys is None else trusted_keys)
         directory = Path(destination) if destination is not None else cache.root / "engines" / record.key
         transfer = Transfer(connections=connections, cache=cache)
         return pull_engine(farm, record, directory, transfer=transfer, progress=progress)

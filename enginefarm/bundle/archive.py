@@ -1,9 +1,14 @@
-"""A bundle: engines in one tar file, for sites that no network reaches.
+"""The bundle format: engines in one tar file, for farms that no network connects.
 
-`bundle.json` (format, keys), `engines/<key>.json` for each key, `blobs/sha256/<hex>` for each digest: in this order,
-each part sorted, every blob once, and nothing else. The same engines give the same bytes, and any `tar` can list them.
-What each member must be called and how long it must be follows from those before it, so a reader looks for nothing that
-it does not expect, and parses one header of 512 bytes at a time.
+Members, in this order, each group sorted, every blob once, and nothing else:
+
+    bundle.json                 format version and the keys of the engines
+    engines/<key>.json          an `EngineRecord` for each engine
+    blobs/sha256/<64 hex>       the bytes of each file
+
+Equal engines give equal bytes, and any `tar` can list them. Each member's name and size follow from the members before
+it. The reader therefore never looks for a member: it parses one header of 512 bytes at a position that it computes, and
+refuses anything that it does not expect. No path of a bundle ever reaches the file system.
 """
 
 from __future__ import annotations
@@ -18,20 +23,23 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enginefarm.contract.digest import CHUNK, Digest, verified
+from enginefarm.contract.document_version import require_version
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.key import Key
 from enginefarm.wire.engine_record import EngineRecord
 
 FORMAT = "enginefarm.bundle/1"
 _INDEX = "bundle.json"
-_BLOCK = tarfile.BLOCKSIZE
-_END = 2 * _BLOCK  # bytes of zeros; other programs write more
-_LONGEST_DOCUMENT = 1 << 24  # bytes
+_BLOCK = tarfile.BLOCKSIZE  # 512 bytes; a tar pads every member to whole blocks
+_END = 2 * _BLOCK  # bytes of zeros that end a tar; GNU tar writes more, to fill its own record size
+_MAX_DOCUMENT_SIZE = 1 << 24  # bytes; documents are read into memory, so a forged size must not ask for gigabytes
 
 ChunksOf = Callable[[Digest], Iterable[bytes]]
 
 
 class _Index(BaseModel):
+    """The content of bundle.json."""
+
     model_config = ConfigDict(frozen=True)
 
     format: str
@@ -39,27 +47,29 @@ class _Index(BaseModel):
 
 
 def write_bundle(target: BinaryIO, records: Sequence[EngineRecord], chunks_of: ChunksOf) -> None:
-    """
+    """Write a bundle of `records` to `target`; `chunks_of(digest)` gives the bytes of one blob, in pieces.
+
     Raises:
-        IntegrityError: `chunks_of` brought other bytes than a record names.
+        IntegrityError: `chunks_of` gave other bytes than a record names, or two records disagree about a blob's size.
     """
     records = sorted(records, key=lambda record: record.key)
     index = {"format": FORMAT, "engines": [record.key for record in records]}
     _write_document(target, _INDEX, index)
     for record in records:
         _write_document(target, _record_name(record.key), record.model_dump(mode="json"))
-    for digest, size in _blobs(records).items():
+    for digest, size in _blob_sizes(records).items():
         _write_member(target, _blob_name(digest), size, verified(chunks_of(digest), digest, size, what=digest))
     target.write(bytes(_END))
 
 
 def _write_document(target: BinaryIO, name: str, document: dict[str, Any]) -> None:
-    data = rfc8785.dumps(document)
-    _write_member(target, name, len(data), [data])
+    content = rfc8785.dumps(document)
+    _write_member(target, name, len(content), [content])
 
 
 def _write_member(target: BinaryIO, name: str, size: int, chunks: Iterable[bytes]) -> None:
-    header = tarfile.TarInfo(name)  # of nobody, in 1970
+    # TarInfo's defaults are what equal bytes need: no owner, and a modification time of 0.
+    header = tarfile.TarInfo(name)
     header.size = size
     target.write(header.tobuf(tarfile.GNU_FORMAT, "ascii", "strict"))
     target.writelines(chunks)
@@ -67,24 +77,32 @@ def _write_member(target: BinaryIO, name: str, size: int, chunks: Iterable[bytes
 
 
 class Bundle:
-    """A bundle to be read. All of its structure was checked when it was opened, none of its blobs' bytes."""
+    """A bundle opened for reading. Use it as a context manager.
+
+    Opening it checks its whole structure and parses every record, but reads no blob.
+
+    Attributes:
+        records: the engines, sorted by key.
+        sizes: bytes of each blob, by digest, sorted.
+    """
 
     def __init__(self, path: Path) -> None:
-        """
+        """Open the bundle at `path`.
+
         Raises:
-            InvalidRequest: the file cannot be read, or is no bundle of this format.
-            IntegrityError: it is a bundle that was cut or changed.
+            InvalidRequest: the file cannot be read, is no bundle, or is one of another format version.
+            IntegrityError: it is a bundle that was cut short or changed.
         """
         self._path = path
         try:
             self._file = path.open("rb")
         except OSError as error:
             raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-        self._offsets: dict[Digest, int] = {}
         try:
-            self._read()
+            self._file_size = os.fstat(self._file.fileno()).st_size
+            self._read_structure()
         except BaseException:
-            self._file.close()
+            self._file.close()  # __exit__ does not run for an object whose __init__ raises
             raise
 
     def __enter__(self) -> Self:
@@ -94,92 +112,104 @@ class Bundle:
         self._file.close()
 
     def blob(self, digest: Digest) -> Iterator[bytes]:
-        """Its bytes, checked: see `verified`."""
+        """Yield the bytes of a blob in chunks; the digest is checked after the last one: see `digest.verified`.
+
+        Raises:
+            IntegrityError: the bytes are not what `digest` says.
+            InvalidRequest: the disk fails to read them.
+        """
         size = self.sizes[digest]
         return verified(self._chunks(self._offsets[digest], size), digest, size, what=f"{self._path}, blob {digest}")
 
-    def _read(self) -> None:
-        self._size = os.fstat(self._file.fileno()).st_size
-        index, offset = self._index()
+    def _read_structure(self) -> None:
+        index, offset = self._read_index()
         records = []
         for key in index.engines:
-            data, offset = self._document(_record_name(key), offset)
-            records.append(self._record(key, data))
+            content, offset = self._read_document(_record_name(key), offset)
+            records.append(self._parse_record(key, content))
         self.records = tuple(records)
-        self.sizes = _blobs(records)
+        self.sizes = _blob_sizes(records)
+        self._offsets: dict[Digest, int] = {}  # of the first byte of each blob
         for digest, size in self.sizes.items():
-            self._offsets[digest] = start = self._member(_blob_name(digest), offset, size)[0]
-            offset = start + _padded(size)
-        self._require_end(offset)
+            self._offsets[digest], _ = self._read_header(_blob_name(digest), offset, size)
+            offset = self._offsets[digest] + _padded(size)
+        self._require_size(offset + _END)
+        # Bytes after the last member would reach whoever unpacks the file with another program, unseen by this check.
+        for chunk in self._chunks(offset, self._file_size - offset):
+            if any(chunk):
+                raise IntegrityError(
+                    f"{self._path}: something follows the last blob at byte {offset}, expected nothing"
+                )
 
-    def _index(self) -> tuple[_Index, int]:
+    def _read_index(self) -> tuple[_Index, int]:
+        """Return the index, and the offset of the member after it."""
         try:
-            data, offset = self._document(_INDEX, 0)
+            content, offset = self._read_document(_INDEX, 0)
         except IntegrityError as error:
+            # Nothing was recognized yet, so this is more likely another kind of file than a damaged bundle.
             raise InvalidRequest(
                 f"{self._path} is no bundle: {error.detail}. `enginefarm export KEY -o FILE` makes one"
             ) from error
         try:
-            index = _Index.model_validate_json(data)
+            index = _Index.model_validate_json(content)
         except ValidationError as error:
-            raise IntegrityError(f"{self._path}: {_INDEX} {_first(error)}") from error
-        if index.format != FORMAT:
-            raise InvalidRequest(
-                f"{self._path}: format is {index.format[:100]!r}, this program reads {FORMAT!r}: "
-                "use an enginefarm of the version that wrote it"
-            )
+            raise IntegrityError(f"{self._path}: {_INDEX} {_first_mistake(error)}") from error
+        require_version(str(self._path), f"{_INDEX} format", index.format, FORMAT)
         if index.engines != sorted(set(index.engines)):
             raise IntegrityError(f"{self._path}: {_INDEX} engines: expected every key once, sorted")
         return index, offset
 
-    def _record(self, key: Key, data: bytes) -> EngineRecord:
+    def _parse_record(self, key: Key, content: bytes) -> EngineRecord:
         try:
-            record = EngineRecord.model_validate_json(data)
+            record = EngineRecord.model_validate_json(content)
         except ValidationError as error:
-            raise IntegrityError(f"{self._path}: {_record_name(key)} {_first(error)}") from error
+            raise IntegrityError(f"{self._path}: {_record_name(key)} {_first_mistake(error)}") from error
         if record.key != key:
             raise IntegrityError(f"{self._path}: {_record_name(key)} key is {record.key}, expected that of its name")
         return record
 
-    def _document(self, name: str, offset: int) -> tuple[bytes, int]:
-        start, size = self._member(name, offset)
-        if size > _LONGEST_DOCUMENT:
-            raise IntegrityError(f"{self._path}: {name} has {size} bytes, expected at most {_LONGEST_DOCUMENT}")
+    def _read_document(self, name: str, offset: int) -> tuple[bytes, int]:
+        """Return the content of the document at `offset`, and the offset of the member after it."""
+        start, size = self._read_header(name, offset)
+        if size > _MAX_DOCUMENT_SIZE:
+            raise IntegrityError(f"{self._path}: {name} has {size} bytes, expected at most {_MAX_DOCUMENT_SIZE}")
         return b"".join(self._chunks(start, size)), start + _padded(size)
 
-    def _member(self, name: str, offset: int, size: int | None = None) -> tuple[int, int]:
-        """Where the bytes of the member at `offset` begin, and how many they are: it must be a file called `name`."""
+    def _read_header(self, name: str, offset: int, size: int | None = None) -> tuple[int, int]:
+        """Return (offset of the first byte, size) of the member whose header is at `offset`.
+
+        It must be a plain file called `name`, with `size` bytes if the size is known.
+        """
         block = b"".join(self._chunks(offset, _BLOCK))
         try:
-            found = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+            header = tarfile.TarInfo.frombuf(block, "ascii", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError) as error:
             raise IntegrityError(f"{self._path}: expected {name} at byte {offset}, found no header of a tar") from error
-        if found.type != tarfile.REGTYPE or found.name != name or found.size < 0 or size not in {None, found.size}:
-            wanted = name if size is None else f"{name} of {size} bytes"
+        # A header can state a negative size: it would move the reader backwards.
+        is_expected = header.type == tarfile.REGTYPE and header.name == name and header.size >= 0
+        if not is_expected or size not in {None, header.size}:
+            member = name if size is None else f"{name} of {size} bytes"
             raise IntegrityError(
-                f"{self._path}: expected {wanted} at byte {offset}, found {found.name[:100]!r} of {found.size} bytes "
-                f"and type {found.type!r}: a bundle holds plain files in one order, and this one was changed"
+                f"{self._path}: expected {member} at byte {offset}, found {header.name[:100]!r} of {header.size} bytes "
+                f"and type {header.type!r}: a bundle holds plain files in one order, and this one was changed"
             )
         start = offset + _BLOCK
-        self._require_size(start + _padded(found.size))
-        return start, found.size
-
-    def _require_end(self, offset: int) -> None:
-        self._require_size(offset + _END)
-        if any(any(chunk) for chunk in self._chunks(offset, self._size - offset)):
-            raise IntegrityError(f"{self._path}: something follows the last blob at byte {offset}, expected nothing")
+        self._require_size(start + _padded(header.size))
+        return start, header.size
 
     def _require_size(self, size: int) -> None:
-        if self._size < size:
+        if self._file_size < size:
             raise IntegrityError(
-                f"{self._path} has {self._size} bytes, expected {size} or more: copy it again, it was cut"
+                f"{self._path} has {self._file_size} bytes, expected {size} or more: copy it again, it was cut"
             )
 
     def _chunks(self, start: int, size: int) -> Iterator[bytes]:
         self._require_size(start + size)
-        position, end = start, start + size
+        position = start
+        end = start + size
         while position < end:
             try:
+                # pread() leaves the file's position alone, so that several blobs can be read at the same time.
                 chunk = os.pread(self._file.fileno(), min(CHUNK, end - position), position)
             except OSError as error:
                 raise InvalidRequest(f"{self._path} cannot be read at byte {position}: {error.strerror}") from error
@@ -189,13 +219,15 @@ class Bundle:
             position += len(chunk)
 
 
-def _blobs(records: Iterable[EngineRecord]) -> dict[Digest, int]:
-    """Bytes of each blob of all engines, in the order of their digests."""
+def _blob_sizes(records: Iterable[EngineRecord]) -> dict[Digest, int]:
+    """Return the bytes of each blob of all engines, sorted by digest."""
     sizes: dict[Digest, int] = {}
     for record in records:
         for digest, size in record.sizes.items():
             if sizes.setdefault(digest, size) != size:
-                raise IntegrityError(f"engine {record.key[:12]}: {digest} has {size} bytes here and others elsewhere")
+                raise IntegrityError(
+                    f"engine {record.key[:12]}: blob {digest} has {size} bytes, but {sizes[digest]} in another engine"
+                )
     return dict(sorted(sizes.items()))
 
 
@@ -208,10 +240,11 @@ def _blob_name(digest: Digest) -> str:
 
 
 def _padded(size: int) -> int:
+    """Return `size` rounded up to whole blocks."""
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    field = ".".join(str(part) for part in found["loc"])
-    return f"{field}: {str(found['input'])[:100]!r}: {found['msg']}"
+def _first_mistake(error: ValidationError) -> str:
+    mistake = error.errors()[0]
+    field = ".".join(str(step) for step in mistake["loc"])
+    return f"{field}: {str(mistake['input'])[:100]!r}: {mistake['msg']}"

@@ -1,4 +1,4 @@
-"""Engines of a farm, into a bundle: fetched as a pull fetches them, checked, and written in one go."""
+"""Export engines of a farm to a bundle: pull them, verify them, and write one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from enginefarm.bundle.archive import write_bundle
 from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import Digest, read_chunks
 from enginefarm.contract.errors import Conflict, FarmError, NotFound
+from enginefarm.transfer.atomic_file import rename_durably
 from enginefarm.transfer.file_lock import locked
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.progress import Activity, OnProgress, Progress
@@ -34,16 +35,20 @@ def export(
     transfer: Transfer | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
-    """Write `engines` to the bundle `target`, which appears whole or not at all, and return it, resolved.
+    """Write `engines` to the bundle `target` and return its absolute path.
 
-    What is fetched waits in `.<name>.engines` beside it, so twice the room is needed for a while; an interrupted
-    export goes on from there. `trusted` keys must have signed every engine; the farm's own if not given.
+    `target` appears complete or not at all. Pulled files stay in `.<name>.engines` next to it until then, so an
+    interrupted export continues where it stopped, and twice the bundle's size is needed on the disk for a while.
+
+    Args:
+        trusted: keys of which one must have signed each engine; the farm's own keys if None.
 
     Raises:
-        NotFound: the farm does not sign.
+        NotFound: the farm signs nothing.
         Conflict: `target` exists.
-        IntegrityError: no trusted key signed an engine, or the bytes are wrong.
-        And what `pull` raises.
+        IntegrityError: no trusted key signed an engine, or its bytes are wrong.
+        FarmError: the farm cannot be reached, or is too old to state what an engine was built from.
+        OSError: the disk refuses.
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,11 +56,13 @@ def export(
     with locked(target, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, 0))):
         if os.path.lexists(target):
             raise Conflict(f"{target} exists: name another file, or remove it first")
-        trusted = trusted or _own_keys(farm)
-        records = [_record(farm, engine, trusted) for engine in engines]
+        trusted = trusted or _keys_of(farm)
+        # Records first: an engine that an import would refuse is refused before gigabytes are pulled.
+        records = [_verified_record(farm, engine, trusted) for engine in engines]
         staging = target.with_name(f".{target.name}.engines")
         staging.mkdir(exist_ok=True)
-        # A cache of its own, so that what engines share is fetched once.
+        # The export has a cache of its own, so that a file of several engines is pulled once, whatever the node's
+        # cache keeps or evicts.
         transfer = replace(transfer or Transfer(), cache=Cache(staging / "cache", limit=_NO_LIMIT))
         for engine in engines:
             pull(farm, engine, staging / engine.key, transfer=transfer, any_platform=True, progress=progress)
@@ -64,22 +71,24 @@ def export(
     return target
 
 
-def _own_keys(farm: Farm) -> TrustedKeys:
+def _keys_of(farm: Farm) -> TrustedKeys:
     keys = farm.signing_keys()
     if not keys:
         raise NotFound(
-            f"the farm at {farm.url} does not sign, and only what is signed can be moved: its operator makes a key "
+            f"the farm at {farm.url} does not sign, and only signed engines can be exported: its operator makes a key "
             "with `python -m api.signing create FILE`. For engines that were imported there, name the key that signed "
             "them with --trusted-key"
         )
     return TrustedKeys.of_pems([key.public_key for key in keys])
 
 
-def _record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
-    """Checked as whoever imports it will check it."""
+def _verified_record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
+    """Return the record of `engine`, checked exactly as the importing farm will check it."""
     attestation = farm.attestation(engine.key)
     if not engine.checkpoint_document:
-        raise FarmError(f"the farm at {farm.url} does not tell what engine {engine.key[:12]} was made from: upgrade it")
+        raise FarmError(
+            f"the farm at {farm.url} does not state what engine {engine.key[:12]} was built from: upgrade it"
+        )
     record = EngineRecord(
         key=engine.key,
         manifest=manifest_of(engine),
@@ -91,16 +100,21 @@ def _record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
 
 
 def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progress: OnProgress | None) -> None:
-    sources = {entry.digest: staging / record.key / entry.path for record in records for entry in record.manifest.files}
-    sizes = {digest: size for record in records for digest, size in record.sizes.items()}
-    done, total = 0, sum(sizes.values())
+    """Write the bundle from the pulled directories `staging/<key>`."""
+    sources: dict[Digest, Path] = {}
+    sizes: dict[Digest, int] = {}
+    for record in records:
+        sizes.update(record.sizes)
+        for entry in record.manifest.files:
+            sources[entry.digest] = staging / record.key / entry.path
+    written, total = 0, sum(sizes.values())
 
     def chunks_of(digest: Digest) -> Iterator[bytes]:
-        nonlocal done
+        nonlocal written
         for chunk in read_chunks(sources[digest]):
-            done += len(chunk)
+            written += len(chunk)
             if progress:
-                progress(Progress(Activity.WRITING, done, total))
+                progress(Progress(Activity.WRITING, written, total))
             yield chunk
 
     partial = target.with_name(f".{target.name}.partial")
@@ -109,15 +123,6 @@ def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progres
             write_bundle(stream, records, chunks_of)
             stream.flush()
             os.fsync(stream.fileno())
-        partial.rename(target)
+        rename_durably(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    _sync(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""A bundle, into a farm: what its store lacks is sent, then each engine appears by one call."""
+"""Import a bundle into a farm: send the blobs that its store lacks, then publish each engine by one call."""
 
 from __future__ import annotations
 
@@ -19,62 +19,69 @@ from enginefarm.wire.engine_record import EngineRecord, ImportResult
 def import_bundle(
     farm: Farm, bundle: Bundle, trusted: TrustedKeys, *, progress: OnProgress | None = None
 ) -> Iterator[ImportResult]:
-    """Bring every engine of `bundle` into the farm; says of each what became of it, as soon as it is there.
+    """Import every engine of `bundle`; yield the result of each as soon as the farm serves it.
 
-    Blobs that the farm has are not sent, so an import that was interrupted is just repeated, and one that was not
-    changes nothing when repeated.
+    Blobs that the farm has are not sent. An import that was interrupted is therefore repeated, and repeating a
+    complete one changes nothing.
 
     Raises:
         IntegrityError: no trusted key signed an engine (checked before any byte moves), or bytes are wrong.
-        InvalidRequest: the bundle is of a version that this program does not know.
-        Forbidden: the API key has not the scope admin.
+        InvalidRequest: the bundle is of a version that this program does not read.
+        Forbidden: the API key lacks the scope admin.
         FarmError: the farm could not be reached for as long as its patience lasts.
     """
     for record in bundle.records:
         verify_record(record, trusted)
-    sending = _Sending(farm, bundle, progress)
+    sender = _Sender(farm, bundle, progress)
     for record in bundle.records:
-        there = _there(farm, record)
-        if there is None:
-            sending.send(record)
-        yield there or farm.import_engine(record, trusted.pems)
+        # An engine that is served needs no blob, even if it is the farm's own with other bytes: the farm keeps that.
+        result = _existing(farm, record)
+        if result is None:
+            sender.send(record)
+            result = farm.import_engine(record, trusted.pems)
+        yield result
 
 
-def _there(farm: Farm, record: EngineRecord) -> ImportResult | None:
-    """The engine that the farm serves under this key already."""
+def _existing(farm: Farm, record: EngineRecord) -> ImportResult | None:
+    """Return the result for an engine that the farm serves already; None if it serves none under this key."""
     try:
-        found = farm.engine(record.key)
+        engine = farm.engine(record.key)
     except (NotFound, Gone):
         return None
-    same = found.manifest == record.manifest.digest
-    return ImportResult(outcome="there" if same else "kept", engine=EngineSummary.model_validate(found.model_dump()))
+    same = engine.manifest == record.manifest.digest
+    return ImportResult(outcome="there" if same else "kept", engine=EngineSummary.model_validate(engine.model_dump()))
 
 
-class _Sending:
-    """The blobs of a bundle on their way. Progress counts each once, whether it was sent or was there."""
+class _Sender:
+    """Sends blobs of a bundle. Progress counts each blob once, whether it was sent or the farm had it."""
 
     def __init__(self, farm: Farm, bundle: Bundle, progress: OnProgress | None) -> None:
-        self._farm, self._bundle, self._progress = farm, bundle, progress
-        self._done: dict[Digest, int] = {}  # bytes
+        self._farm = farm
+        self._bundle = bundle
+        self._progress = progress
+        self._sent: dict[Digest, int] = {}  # bytes of each blob
         self._total = sum(bundle.sizes.values())
 
     def send(self, record: EngineRecord) -> None:
+        """Send the blobs of `record` that the farm lacks."""
         missing = self._farm.missing_blobs(record.sizes)
         for digest, size in record.sizes.items():
             if digest in missing:
                 self._put(digest, size)
-            self._tell(digest, size)
+            self._report(digest, size)
 
     def _put(self, digest: Digest, size: int) -> None:
-        """Each try sends the blob from its start; one that got farther than all before it counts as progress."""
-        farthest = 0
+        farthest = 0  # bytes
         for attempt in retrying(self._farm.patience):
             with attempt:
                 try:
                     self._farm.put_blob(digest, size, self._chunks(digest))
                 except FarmError:
-                    if self._done.get(digest, 0) > farthest:
-                        farthest = self._done[digest]
+                    # A blob is sent from its first byte again. A link that is cut now and then may need many tries,
+                    # so patience is measured from the last try that came farther than those before.
+                    position = self._sent.get(digest, 0)
+                    if position > farthest:
+                        farthest = position
                         note_progress(attempt)
                     raise
 
@@ -82,10 +89,10 @@ class _Sending:
         sent = 0
         for chunk in self._bundle.blob(digest):
             yield chunk
-            sent += len(chunk)
-            self._tell(digest, sent)
+            sent += len(chunk)  # counted once the connection has asked for the next chunk, so has taken this one
+            self._report(digest, sent)
 
-    def _tell(self, digest: Digest, count: int) -> None:
-        self._done[digest] = count
+    def _report(self, digest: Digest, sent: int) -> None:
+        self._sent[digest] = sent
         if self._progress:
-            self._progress(Progress(Activity.SENDING, sum(self._done.values()), self._total))
+            self._progress(Progress(Activity.SENDING, sum(self._sent.values()), self._total))

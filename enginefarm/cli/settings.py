@@ -10,7 +10,7 @@ import click
 
 from enginefarm.client.farm import DEFAULT_URL, Farm
 from enginefarm.transfer.node_cache import Cache
-from enginefarm.trust.signature_policy import keys_named
+from enginefarm.trust.signature_policy import trusted_key_files
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
             url=environment.get("ENGINEFARM_URL") or DEFAULT_URL,
             api_key=environment.get("ENGINEFARM_API_KEY") or None,
             cache=Cache.of(environment),
-            trusted_keys=keys_named(environment),
+            trusted_keys=trusted_key_files(environment),
         )
 
     def farm(self) -> Farm:

@@ -1,8 +1,14 @@
-"""What the farm says of an engine, signed: an in-toto statement with SLSA provenance in a DSSE envelope.
+"""Attestations: an in-toto statement about one engine, signed in a DSSE envelope.
 
-Whoever trusts the farm's public key can tell, wherever the engine's bytes came from, that this farm built
-exactly these bytes for exactly this key. It protects the way from the farm to the node, mirrors and removable
-media included; it does not protect from somebody who can write the farm's own catalogue.
+Layers, outside in, and the specification of each:
+- envelope: DSSE v1 (https://github.com/secure-systems-lab/dsse), payload type `application/vnd.in-toto+json`, signed
+  with Ed25519;
+- statement: in-toto Statement v1; its one subject names the engine's key and its manifest's SHA-256;
+- predicate: SLSA Provenance v1; read by `enginefarm.trust.provenance`.
+
+A node that trusts a farm's public key can verify that this farm built exactly these bytes for exactly this key,
+whatever mirror or disk the bytes came from. A signature does not help against somebody who can write the farm's own
+catalogue: the farm signs what its catalogue says.
 """
 
 from __future__ import annotations
@@ -29,13 +35,15 @@ from enginefarm.contract.manifest import Manifest
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Literal["https://slsa.dev/provenance/v1"] = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:enginefarm:engine:v1"
+BUILD_TYPE = "urn:enginefarm:engine:v1"  # names the form of the predicate; another form needs another name
+
+_EXPECTED = "expected an Ed25519 public key in PEM, as GET /v1/signing-keys gives it"
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Subject(BaseModel):
-    """The engine: named by its key, identified by its manifest's digest."""
+    """The engine as an in-toto ResourceDescriptor: `name` is its key, `digest` its manifest's SHA-256 in hex."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,8 +52,9 @@ class Subject(BaseModel):
 
 
 class Statement(BaseModel):
-    """in-toto Statement v1 with SLSA Provenance v1 as its predicate."""
+    """in-toto Statement v1 with SLSA Provenance v1 as its predicate, about exactly one engine."""
 
+    # The specification's names (`_type`, `predicateType`) on the wire, Python's in the code.
     model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
     type: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
@@ -54,18 +63,24 @@ class Statement(BaseModel):
     predicate: dict[str, JsonValue]
 
     def payload(self) -> bytes:
-        """The bytes that are signed; the same statement always gives the same."""
+        """Return the bytes to sign: JSON with sorted keys and no white space, so equal statements give equal bytes."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedStatement:
+    """A statement, and the id of the trusted key that signed it."""
+
     statement: Statement
-    signer: str  # the id of the trusted key that signed it
+    signer: str
 
 
 class TrustedKeys:
-    """Public keys that are taken as a farm's. One good signature by any of them is enough, so keys can be rotated."""
+    """Ed25519 public keys of farms that the caller trusts.
+
+    One good signature by any of them is enough, so that a farm can rotate its key: trust the old and the new one
+    until everything is signed with the new one.
+    """
 
     def __init__(self, keys: Sequence[Ed25519PublicKey]) -> None:
         self.pems = [pem(key) for key in keys]
@@ -73,65 +88,72 @@ class TrustedKeys:
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> TrustedKeys:
-        """Ed25519 public keys in PEM, one a file.
+        """Read Ed25519 public keys in PEM, one per file.
 
         Raises:
-            InvalidRequest: a file is no such key.
+            InvalidRequest: a file cannot be read, or holds no such key.
         """
-        return cls([_public_key(str(path), _read(path)) for path in paths])
+        keys = []
+        for path in paths:
+            try:
+                text = path.read_bytes()
+            except OSError as error:
+                raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {_EXPECTED}") from error
+            keys.append(_public_key(str(path), text))
+        return cls(keys)
 
     @classmethod
     def of_pems(cls, pems: Sequence[str]) -> TrustedKeys:
-        """Raises InvalidRequest: one is no Ed25519 public key in PEM."""
-        return cls([_public_key(f"trusted key {number}", pem.encode()) for number, pem in enumerate(pems, start=1)])
-
-    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> Verified:
-        """The statement in `envelope`, if one of these keys signed it and it is about this engine.
+        """Parse Ed25519 public keys in PEM.
 
         Raises:
-            IntegrityError: saying which of the two it is not.
+            InvalidRequest: a text is no such key; the error names it by its position, from 1.
         """
-        short = key[:12]
+        return cls([_public_key(f"trusted key {number}", pem.encode()) for number, pem in enumerate(pems, start=1)])
+
+    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> VerifiedStatement:
+        """Verify a DSSE envelope, and that its statement is about the engine `key` with the files of `manifest`.
+
+        The signature is checked first, over DSSE's pre-authentication encoding: nothing of the payload is parsed
+        before a trusted key is known to have signed it.
+
+        Raises:
+            IntegrityError: the envelope is malformed or no trusted key signed it; its payload is no statement; or the
+                statement is about another engine or other files.
+        """
+        engine = f"engine {key[:12]}"
         try:
-            opened = Envelope.from_dict(deepcopy(dict(envelope)))  # it takes apart what it is given
-            (signer,) = opened.verify(list(self._keys), threshold=1)
-            statement = Statement.model_validate_json(opened.payload)
+            signed = Envelope.from_dict(deepcopy(dict(envelope)))  # from_dict() empties the dictionary that it is given
+            (signer,) = signed.verify(list(self._keys), threshold=1)
+            statement = Statement.model_validate_json(signed.payload)
         except (KeyError, TypeError, ValueError, AttributeError, VerificationError, ValidationError) as error:
-            known = ", ".join(trusted.keyid[:12] for trusted in self._keys)
+            # The envelope comes from outside: securesystemslib answers a malformed one with any of these errors.
+            trusted = ", ".join(trusted_key.keyid[:12] for trusted_key in self._keys)
             raise IntegrityError(
-                f"engine {short} has no good signature by a trusted key ({known}): do not use it, or trust the key of "
+                f"{engine} has no good signature by a trusted key ({trusted}): do not use it, or trust the key of "
                 "the farm that signed it"
             ) from error
         (subject,) = statement.subject
-        if opened.payload_type != PAYLOAD_TYPE or subject.name != key:
-            raise IntegrityError(f"the signed statement that came with engine {short} is about {subject.name[:12]}")
+        if signed.payload_type != PAYLOAD_TYPE or subject.name != key:
+            raise IntegrityError(f"the signed statement that came with {engine} is about {subject.name[:12]}")
         if f"sha256:{subject.digest['sha256']}" != manifest.digest:
-            raise IntegrityError(f"the files of engine {short} are not those that its farm signed")
-        return Verified(statement, signer)
+            raise IntegrityError(f"the files of {engine} are not those that its farm signed")
+        return VerifiedStatement(statement, signer)
 
 
 def pem(key: Ed25519PublicKey) -> str:
+    """Return `key` in PEM (SubjectPublicKeyInfo), the form in which farms publish it and nodes store it."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def key_id(key: Ed25519PublicKey) -> str:
-    """How an envelope names the key that signed it: 64 hex digits."""
+    """Return the id by which an envelope names the key that signed it: 64 hex digits."""
     return SSlibKey.from_crypto(key).keyid
 
 
-_EXPECTED = "expected an Ed25519 public key in PEM, as GET /v1/signing-keys gives it"
-
-
-def _read(path: Path) -> bytes:
+def _public_key(name: str, pem_text: bytes) -> Ed25519PublicKey:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {_EXPECTED}") from error
-
-
-def _public_key(name: str, data: bytes) -> Ed25519PublicKey:
-    try:
-        key = load_pem_public_key(data)
+        key = load_pem_public_key(pem_text)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequest(f"{name} is not a public key: {_EXPECTED}") from error
     if not isinstance(key, Ed25519PublicKey):

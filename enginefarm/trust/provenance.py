@@ -1,155 +1,171 @@
-"""What a trusted farm vouches for in an engine's signed statement, and nothing else.
+"""Verify an engine's record against the SLSA provenance that a trusted key signed.
 
-Whatever of a record is not in the statement must have a digest that is.
+The attestation (see `enginefarm.trust.attestation`) binds two names: the engine's key and its manifest's digest. Its
+predicate is SLSA Provenance v1 as `models.queries.provenance` writes it. `verify_record` checks, in this order:
+
+1. the DSSE envelope: one trusted key signed it, and its subject is this key and this manifest;
+2. the predicate has the form of build type `urn:enginefarm:engine:v1`;
+3. the versions of the build document and of the checkpoint document are the ones that this program reads;
+4. the signed build document hashes to the engine's key;
+5. the checkpoint document, which is not signed itself, hashes to the `convert` key in the signed build document.
+
+Everything in a `VerifiedRecord` is therefore signed, or hashes to something that is signed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
 from rfc8785 import CanonicalizationError
 
+from enginefarm.contract.document_version import require_version
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.host import Host
-from enginefarm.contract.key import CONVERT, Document, Key, key_of
+from enginefarm.contract.key import BUILD, CONVERT, Document, Key, key_of
 from enginefarm.contract.platform import DriverBinding, Platform
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.trust.attestation import TrustedKeys
+from enginefarm.trust.attestation import BUILD_TYPE, TrustedKeys
 from enginefarm.wire.engine_record import EngineRecord
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
+    """A part of the predicate. SLSA writes its fields in camelCase; other builders may add fields, which do no harm."""
+
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel)
 
 
-class _Toolchain(_Part):
+class _Toolchain(_Section):
     name: str = Field(max_length=32)
     version: str = Field(max_length=32)
 
 
-class _BuildDocument(_Part):
-    document: Literal["enginefarm.build/1"]
+class _BuildDocument(_Section):
+    document: str  # its version, checked after its form
     convert: Key
     toolchain: _Toolchain
     platform: dict[str, JsonValue]
 
 
-class _Asked(_Part):
+class _ExternalParameters(_Section):
+    """What the caller controls, in SLSA's terms: the spec."""
+
     spec: BuildSpec
 
 
-class _Known(_Part):
+class _InternalParameters(_Section):
+    """What the farm decided, in SLSA's terms: the build document and the machine."""
+
     document: _BuildDocument
     platform: Platform
 
 
-class _Definition(_Part):
-    build_type: Literal["urn:enginefarm:engine:v1"]
-    external_parameters: _Asked
-    internal_parameters: _Known
+class _BuildDefinition(_Section):
+    build_type: str
+    external_parameters: _ExternalParameters
+    internal_parameters: _InternalParameters
 
 
-class _Times(_Part):
+class _RunMetadata(_Section):
     started_on: AwareDatetime
     finished_on: AwareDatetime
 
 
-class _Run(_Part):
-    metadata: _Times
+class _RunDetails(_Section):
+    metadata: _RunMetadata
 
 
-class _Facts(_Part):
+class _Facts(_Section):
     host: Host | None = None
 
 
-class _Predicate(_Part):
-    """SLSA provenance, as `models.provenance` writes it."""
+class _Predicate(_Section):
+    """SLSA Provenance v1, with the farm's own facts in an extension field."""
 
-    build_definition: _Definition
-    run_details: _Run
+    build_definition: _BuildDefinition
+    run_details: _RunDetails
     facts: _Facts = Field(alias="enginefarm_facts")
 
 
 @dataclass(frozen=True)
 class VerifiedRecord:
-    """What a trusted key vouches for: all of it was signed, or hashes to what was."""
+    """An engine's record, and the statements about it that a trusted key signed."""
 
     record: EngineRecord
-    signer: str  # the key's id
-    document: Document
+    signer: str  # id of the trusted key
+    document: Document  # hashes to the engine's key
     spec: dict[str, Any]
     toolchain: str
-    version: str
-    platform: Platform
-    bound_to: dict[str, Any]
+    version: str  # of the toolchain
+    platform: Platform  # of the worker that built it
+    bound_to: dict[str, Any]  # the platform fields in the key
     facts: dict[str, Any]
-    host: Host | None
+    host: Host | None  # of the worker; None where the farm recorded none
     started_at: datetime
     ended_at: datetime
 
     @property
     def driver_binding(self) -> DriverBinding:
-        """Whether the whole driver's version is in the key, or its branch alone."""
+        """`exact` if the whole driver version is in the key, `branch` if only its first number is, or none."""
         driver = self.bound_to.get("driver")
-        return "exact" if driver is not None and driver == self.platform.driver else "branch"
+        if driver is not None and driver == self.platform.driver:
+            return "exact"
+        return "branch"
 
 
 def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
-    """
+    """Return what a trusted key signed about `record`: see the checks at the top of this module.
+
     Raises:
-        IntegrityError: no trusted key signed it, or it is not what was signed.
-        InvalidRequest: the statement is of a form that this version does not know.
+        IntegrityError: no trusted key signed the record, or it is not what was signed.
+        InvalidRequest: the statement, or a document in it, is of a version that this program does not read.
     """
-    verified = trusted.verify(record.attestation, key=record.key, manifest=record.manifest)
-    said: Any = verified.statement.predicate
-    found = _parsed(record.key, said)
-    definition = found.build_definition
-    known = definition.internal_parameters
-    document = said["buildDefinition"]["internalParameters"]["document"]
-    _require_hash(record.key, "the signed build document", document, record.key)
-    _require_hash(record.key, "checkpoint_document", record.checkpoint_document, known.document.convert)
-    if (version := record.checkpoint_document.get("document")) != CONVERT:
-        raise InvalidRequest(_unknown(record.key, "checkpoint_document.document", version, f"expected {CONVERT!r}"))
+    engine = f"engine {record.key[:12]}"
+    attestation = trusted.verify(record.attestation, key=record.key, manifest=record.manifest)
+    signed: Any = attestation.statement.predicate
+    try:
+        predicate = _Predicate.model_validate(signed)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        field = ".".join(str(step) for step in mistake["loc"])
+        # A trusted farm signed it, so it is no forgery: a farm of another version writes it in another form.
+        raise InvalidRequest(
+            f"{engine}: predicate.{field} is {str(mistake['input'])[:100]!r}: {mistake['msg']}; "
+            "it comes from a farm of another version: upgrade the older of the two"
+        ) from error
+    definition = predicate.build_definition
+    build = definition.internal_parameters.document
+    require_version(engine, "predicate.buildDefinition.buildType", definition.build_type, BUILD_TYPE)
+    require_version(engine, "predicate.buildDefinition.internalParameters.document.document", build.document, BUILD)
+
+    # The hashes are over the documents as they were signed or sent, not as they were parsed: parsing drops fields.
+    document = signed["buildDefinition"]["internalParameters"]["document"]
+    _require_key(engine, "the signed build document", document, record.key)
+    _require_key(engine, "checkpoint_document", record.checkpoint_document, build.convert)
+    require_version(engine, "checkpoint_document.document", record.checkpoint_document.get("document"), CONVERT)
     return VerifiedRecord(
         record=record,
-        signer=verified.signer,
+        signer=attestation.signer,
         document=document,
-        spec=said["buildDefinition"]["externalParameters"]["spec"],
-        toolchain=known.document.toolchain.name,
-        version=known.document.toolchain.version,
-        platform=known.platform,
-        bound_to=dict(known.document.platform),
-        facts=said["enginefarm_facts"],
-        host=found.facts.host,
-        started_at=found.run_details.metadata.started_on,
-        ended_at=found.run_details.metadata.finished_on,
+        spec=signed["buildDefinition"]["externalParameters"]["spec"],
+        toolchain=build.toolchain.name,
+        version=build.toolchain.version,
+        platform=definition.internal_parameters.platform,
+        bound_to=dict(build.platform),
+        facts=signed["enginefarm_facts"],
+        host=predicate.facts.host,
+        started_at=predicate.run_details.metadata.started_on,
+        ended_at=predicate.run_details.metadata.finished_on,
     )
 
 
-def _parsed(key: Key, said: Any) -> _Predicate:
-    try:
-        return _Predicate.model_validate(said)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequest(_unknown(key, f"predicate.{field}", first["input"], first["msg"])) from error
-
-
-def _unknown(key: Key, field: str, value: object, expected: str) -> str:
-    return (
-        f"engine {key[:12]}: {field} is {str(value)[:100]!r}: {expected}; it comes from a farm of another version: "
-        "upgrade the older of the two"
-    )
-
-
-def _require_hash(key: Key, what: str, document: Document, expected: Key) -> None:
+def _require_key(engine: str, name: str, document: Document, expected: Key) -> None:
     try:
         actual = key_of(document)
     except (CanonicalizationError, RecursionError) as error:
-        raise IntegrityError(f"engine {key[:12]}: {what} has no canonical form: {error}") from error
+        raise IntegrityError(f"{engine}: {name} has no canonical form: {error}") from error
     if actual != expected:
-        raise IntegrityError(f"engine {key[:12]}: {what} hashes to {actual}, expected {expected}: it was changed")
+        raise IntegrityError(f"{engine}: {name} hashes to {actual}, expected {expected}: it was changed")

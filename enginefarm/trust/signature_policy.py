@@ -1,4 +1,4 @@
-"""A node insists on a signature: what no trusted key signed is not fetched."""
+"""A serving node's signature policy: refuse engines that no trusted key signed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from enginefarm.wire.bodies import Engine
 from enginefarm.wire.engine_manifest import manifest_of
 
 
-def keys_named(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """The files of ENGINEFARM_TRUSTED_KEYS, joined by ':'."""
-    return tuple(Path(name) for name in environment.get("ENGINEFARM_TRUSTED_KEYS", "").split(":") if name)
+def trusted_key_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the public key files that ENGINEFARM_TRUSTED_KEYS lists, separated by ':'; empty if it is not set."""
+    names = environment.get("ENGINEFARM_TRUSTED_KEYS", "").split(":")
+    return tuple(Path(name) for name in names if name)
 
 
 def require_signed(farm: Farm, engine: Engine, keys: Sequence[Path]) -> None:
-    """Return if one of these public keys signed that `engine` is what the farm says, or if there are none.
+    """Verify the attestation that `farm` has for `engine` against the public key files `keys`.
 
-    Call it before any byte moves: the bytes are then checked against the manifest that was signed.
+    Without `keys` there is no policy, and every engine passes. Call it before any byte moves: the bytes are then
+    checked against the manifest that was signed.
 
     Raises:
-        IntegrityError: no trusted key signed it, or it signed something else.
-        NotFound: the farm does not sign.
+        IntegrityError: no trusted key signed it, or the statement is about another engine or other files.
+        NotFound: the farm signs nothing.
         InvalidRequest: a file is no public key.
     """
-    if keys:
-        trusted = TrustedKeys.of_files(keys)
-        trusted.verify(farm.attestation(engine.key), key=engine.key, manifest=manifest_of(engine))
+    if not keys:
+        return
+    trusted = TrustedKeys.of_files(keys)
+    trusted.verify(farm.attestation(engine.key), key=engine.key, manifest=manifest_of(engine))

@@ -137,7 +137,7 @@ GUARDS = (
     ),
     Guard(
         "a node that insists on a signature checks it", "enginefarm/trust/signature_policy.py",
-        "    if keys:\n", "    if not keys:\n",
+        "    if not keys:\n", "    if keys:\n",
         "tests/enginefarm/trust/test_signature_policy.py",
     ),
 )  # fmt: skip
