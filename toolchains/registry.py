@@ -1,4 +1,4 @@
-"""Find the toolchains: the packages of this room, then what third parties register by entry point."""
+"""Find the toolchains: the packages below `toolchains/`, then those that third parties register by entry point."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ GROUP = "enginefarm.toolchains"
 
 @cache
 def all_toolchains() -> Mapping[str, Toolchain]:
-    """Every toolchain by name. Two of one name are refused: a key would be ambiguous.
+    """Every toolchain by name.
 
     Raises:
-        RuntimeError: a name is taken twice.
+        RuntimeError: two toolchains have one name, so a key that contains the name would be ambiguous.
     """
-    found: dict[str, Toolchain] = {}
-    ours = (
-        import_module(f"toolchains.{info.name}").TOOLCHAIN
-        for info in pkgutil.iter_modules(toolchains.__path__)
-        if info.ispkg
-    )
-    theirs = (point.load() for point in entry_points(group=GROUP))
-    for toolchain in (*ours, *theirs):
-        if toolchain.name in found:
+    # Only packages are toolchains; the modules of this folder are what toolchains share.
+    packages = [module.name for module in pkgutil.iter_modules(toolchains.__path__) if module.ispkg]
+    candidates = [import_module(f"toolchains.{package}").TOOLCHAIN for package in packages]
+    candidates += [entry_point.load() for entry_point in entry_points(group=GROUP)]
+    by_name: dict[str, Toolchain] = {}
+    for toolchain in candidates:
+        if toolchain.name in by_name:
             raise RuntimeError(f"two toolchains are named {toolchain.name!r}: rename or remove one")
-        found[toolchain.name] = toolchain
-    return found
+        by_name[toolchain.name] = toolchain
+    return by_name

@@ -1,7 +1,8 @@
-"""What the farm asks of a toolchain. Pure functions: the control plane and the worker call the same ones.
+"""The interface of a toolchain. Its methods are pure functions: the control plane and the worker call the same ones.
 
 A toolchain is a package below `toolchains/` with a module-level `TOOLCHAIN`, or an entry point of the group
-`enginefarm.toolchains` that names such an object. Nothing outside its package knows its name.
+`enginefarm.toolchains` that names such an object. No module outside its package knows its name. Third parties implement
+this interface: the names of its methods and fields are public.
 """
 
 from __future__ import annotations
@@ -25,79 +26,79 @@ from enginefarm.wire.bodies import Failure
 
 @dataclass(frozen=True)
 class Release:
-    """One version that the toolchain knows how to call."""
+    """A version of the compiler that the toolchain can call."""
 
     version: str
-    notes: str | None = None
+    notes: str | None = None  # one line for people, shown by GET /v1/toolchains
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A version found in this machine's environment, and the stages that it can really run here."""
+    """A version that is installed on this machine, and the stages that can run here."""
 
     version: str
     stages: tuple[Stage, ...]
-    missing: tuple[str, ...] = ()  # why a stage is not among them, for the worker's log
+    missing: tuple[str, ...] = ()  # for the worker's log: why a stage cannot run here
 
 
 @dataclass(frozen=True)
 class Directories:
-    """Where a stage works. `source` is the model (convert) or the checkpoint (build); `output` is empty."""
+    """The directories of one stage. `output` is empty when the stage starts; `scratch` is deleted after it."""
 
-    source: Path
+    source: Path  # the model (convert) or the checkpoint (build)
     output: Path
     scratch: Path
-    inputs: Mapping[str, Path] = field(default_factory=dict)  # what is read beside it, as `toolchains.inputs` names it
+    inputs: Mapping[str, Path] = field(default_factory=dict)  # by the names of `toolchains.inputs`
 
 
 @dataclass(frozen=True)
 class Command:
-    """One program of a stage, as an argument list. `environment` is added to the worker's minimal one."""
+    """One program of a stage, as an argument list: no shell interprets it."""
 
     argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    span: tuple[float, float] = (0.0, 1.0)  # the part of the stage's progress that is its own
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to the worker's minimal environment
+    span: tuple[float, float] = (0.0, 1.0)  # start and end of this program's part of the stage's progress
 
 
 @dataclass(frozen=True)
 class WarmFile:
-    """A file that makes a stage faster and that no result depends on. The farm keeps it from one run to the next.
+    """A cache file that makes a stage faster and changes no result. The farm keeps it from one run to the next.
 
-    It is put at `path` below scratch before the programs run, if the farm has it, and taken from there after a
-    good run. `good_for` names everything that it depends on: another document, another file.
+    Before the programs run, the worker puts the file at `path` below the scratch directory, if the farm has one; after
+    a successful run it keeps the file that is there then.
     """
 
     path: str
-    good_for: Mapping[str, JsonValue]
+    good_for: Mapping[str, JsonValue]  # what the file depends on; the farm keeps one file for each such document
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage takes of a machine, in bytes, as an estimate. 0: nothing worth looking at."""
+    """Estimate of the memory and disk that a stage takes, in bytes. 0 means too little to check."""
 
     host_memory: int
-    gpu_memory: int  # on each GPU that it uses
-    gpu_memory_in_all: int  # on the machine's GPUs together, where a stage spreads over them
-    scratch: int
+    gpu_memory: int  # on each GPU that the stage uses
+    gpu_memory_in_all: int  # on all GPUs of the machine together, for a stage that spreads over them
+    scratch: int  # disk of the scratch directory
 
     @property
     def gpu(self) -> bool:
-        """Whether it takes a GPU at all."""
+        """True if the stage needs a GPU."""
         return bool(self.gpu_memory or self.gpu_memory_in_all)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one line of output says about progress."""
+    """The progress that one line of a program's output reports."""
 
     progress: float | None = None  # 0–1 of the stage
     message: str | None = None
-    rank: int | None = None  # whose progress it is, where the line says so
-    peak_memory: int | None = None  # bytes of the host that the stage held at most
-    peak_gpu_memory: int | None = None  # bytes of a GPU
+    rank: int | None = None  # the rank that the line is about, if it names one
+    peak_memory: int | None = None  # host memory, bytes
+    peak_gpu_memory: int | None = None  # memory of one GPU, bytes
 
     def within(self, span: tuple[float, float]) -> Report:
-        """The same, said by a program that is this part of the stage."""
+        """The same report, with progress scaled from a program to its part of the stage; see `Command.span`."""
         if self.progress is None:
             return self
         start, end = span
@@ -106,82 +107,90 @@ class Report:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a program ended: `status` as in `subprocess` (negative: killed by that signal)."""
+    """How a program ended."""
 
-    status: int
+    status: int  # as in `subprocess`: -N if signal N killed it
     tail: str  # the end of its output
-    peak_memory: int | None = None  # bytes
-    oom_killed: bool = False
+    peak_memory: int | None = None  # host memory, bytes
+    oom_killed: bool = False  # the kernel killed it for memory
 
 
 class InvalidOutput(Exception):
-    """The program said it succeeded, but what it left is not a checkpoint or an engine."""
+    """The programs succeeded, but the output directory contains no complete checkpoint or engine."""
 
 
 class Toolchain(Protocol):
-    """A named compiler with two stages, in one or more versions."""
+    """A named compiler with two stages, convert and build, in one or more versions."""
 
     name: str
     title: str
-    binds_to: frozenset[str]  # the fields of Platform that an engine is bound to
-    convert_options: frozenset[str]  # the options that belong to convert; all others belong to build
-    # Options whose value names a second model (a reference, or a list of them) → the files that are read of it.
+    binds_to: frozenset[str]  # the fields of Platform that an engine depends on; they enter its key
+    convert_options: frozenset[str]  # options of the convert stage; all others belong to the build stage
+    # Options whose value refers to a second model, or to a list of them → patterns of the files that are read of it.
     model_options: Mapping[str, tuple[str, ...]]
 
     def releases(self) -> Sequence[Release]:
-        """Every version known, newest first."""
+        """Every version that the toolchain can call, newest first."""
         ...
 
     def installed(self) -> Sequence[Installed]:
-        """What is installed here, from package metadata; imports nothing heavy."""
+        """The versions on this machine. Reads package metadata and imports no compiler: a worker calls it at start."""
         ...
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
-        """JSON Schema of `options`, with descriptions and defaults."""
+        """JSON Schema of `BuildSpec.options`, with descriptions and defaults."""
         ...
 
     def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
-        """The spec as the compiler would take it (defaults and rewrites applied), and a note for each change."""
+        """Apply the compiler's defaults and rewrites.
+
+        Returns:
+            The spec that the key is made from, and a note for each change. Two specs that compile to the same engine
+            should normalize to equal ones.
+        """
         ...
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
-        """Everything that makes the normalised spec impossible, at once."""
+        """Every reason why the normalized spec cannot be built; empty if it can."""
         ...
 
     def needs(self, job: Job) -> Needs:
-        """How large a machine the stage wants."""
+        """Estimate the memory and disk of a stage; the farm leases it to workers that have them."""
         ...
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
-        """The programs of the stage, in order."""
+        """The programs of the stage, in order. The stage fails with the first that fails."""
         ...
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
-        """Prove that `directories.output` is complete; returns facts worth keeping with it.
+        """Check that `directories.output` contains a complete checkpoint or engine.
+
+        Returns:
+            Facts that the catalogue stores with it.
 
         Raises:
-            InvalidOutput: saying what is missing or broken.
+            InvalidOutput: a file is missing or broken, or the output is not what the spec asks for.
         """
         ...
 
     def warm_file(self, job: Job) -> WarmFile | None:
-        """The file that makes this stage faster; None if it has none."""
+        """The cache file of this stage; None if it has none."""
         ...
 
     def serving(self, job: Job) -> Serving | None:
-        """How the engine of this build job is started and laid out; None if there is nothing to say."""
+        """How to start the engine of a build stage and lay out its files; None if the toolchain cannot tell."""
         ...
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
-        """What a line of the program's output says about progress, if anything."""
+        """The progress that a line of output reports; None for any other line."""
         ...
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
-        """Why a program failed, whose fault it is, and whether another try can help."""
+        """Why a program failed, whose fault it is, and whether another try can succeed."""
         ...
 
 
-# Programs see these of the worker's environment and nothing else: no credential can be among them.
+# The variables of the worker's environment that programs get. No others, so that no credential is among them.
 PASSED_ON = (
     "PATH",
     "LANG",
@@ -190,6 +199,6 @@ PASSED_ON = (
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
-    "OPAL_PREFIX",  # where Open MPI was moved to; without it, what links to it does not start in NVIDIA's images
+    "OPAL_PREFIX",  # where Open MPI is installed; programs that link to it do not start in NVIDIA's images without it
     "TZ",
 )

@@ -13,7 +13,7 @@ from enginefarm.contract.errors import ModelUnavailable, Problem
 from enginefarm.contract.spec import BuildSpec
 from models.sources import ResolvedFiles, Sources
 from models.sources.auxiliary_selection import PLAIN_DATA, NamedFiles, Selection
-from toolchains.inputs import CALIBRATION, named, option_of, substituted
+from toolchains.inputs import CALIBRATION, option_of, references, substitute
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Toolchain
 
@@ -41,7 +41,7 @@ def mentions(spec: BuildSpec, toolchain: Toolchain) -> Iterator[Mention]:
     if spec.calibration is not None:
         yield Mention(CALIBRATION, spec.calibration, PLAIN_DATA)
     for option, files in toolchain.model_options.items():
-        for name, reference in named(option, spec.options.get(option)):
+        for name, reference in references(option, spec.options.get(option)):
             yield Mention(name, reference, NamedFiles(files))
 
 
@@ -89,12 +89,12 @@ def _no_reference(mention: Mention, error: ValueError) -> Problem:
 
 def pinned(spec: BuildSpec, inputs: Inputs) -> dict[str, JsonValue]:
     """The spec's options with pinned references, as its model is."""
-    return substituted(spec.options, {name: files.reference for name, files in inputs.items()})
+    return substitute(spec.options, {name: files.reference for name, files in inputs.items()})
 
 
 def keyed(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
     """Options as they enter a key."""
-    return substituted(options, {name: dict(files.identity) for name, files in inputs.items()})
+    return substitute(options, {name: dict(files.identity) for name, files in inputs.items()})
 
 
 def with_none_unasked(options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -1,5 +1,8 @@
-"""PyTorch AOTInductor: compiles a Hugging Face causal language model for one CPU level or one GPU, and for
-fixed limits. Real on any machine, minutes long, and bound to where it was made, like the big one."""
+"""PyTorch AOTInductor: compiles a causal language model from Hugging Face for one CPU level or one kind of GPU.
+
+Engines take batches and lengths within fixed limits and run only on the platform that they were compiled for, like
+those of TensorRT-LLM, but any machine can build one in minutes.
+"""
 
 from toolchains.aoti.toolchain import Aoti
 

@@ -1,4 +1,4 @@
-"""The child that holds an engine: started, spoken to in JSON lines, and killed with all it started."""
+"""Run an engine in a child process that reads and writes JSON lines, and kill it with all processes that it started."""
 
 from __future__ import annotations
 
@@ -9,71 +9,87 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import IO, Any
+from typing import Any
 
 from enginefarm.contract.errors import EnginefarmError
 from toolchains.toolchain import PASSED_ON
 
-_PROGRAM = Path(__file__).parent / "programs" / "serve.py"
-_KEPT = 20  # last lines of the child's standard error, for the error message
-_FAREWELL = 2.0  # seconds to let a child exit by itself, for its exit status
+_SERVE_PROGRAM = Path(__file__).parent / "programs" / "serve.py"
+_ERROR_LINES = 20  # last lines of the child's stderr, for the error message
+_EXIT_SECONDS = 2.0  # time for a child to exit by itself, so that its exit status is known
 
 
 class EngineStopped(EnginefarmError):
-    """The engine's process ended, or says nothing any more."""
+    """The engine's process ended, or does not answer any more."""
 
     code = "engine_stopped"
     title = "The engine stopped"
 
 
 class EngineProcess:
-    """One child. Its answers come in the order of the requests."""
+    """One child process. Its answers come in the order of the requests."""
 
     def __init__(self, directory: Path, patience: float) -> None:
-        """`patience`: seconds to wait for a word before the child is given up."""
+        """Start the engine of a directory.
+
+        `patience`: seconds without an answer after which the child is killed.
+        """
         self.patience = patience
-        # The loader unpacks the engine into a temporary folder; a killed child would leave it behind.
+        # The engine's runtime unpacks the package into a temporary folder, which a killed child leaves behind.
         self._scratch = tempfile.TemporaryDirectory(prefix="engine-")
+        environment = {name: os.environ[name] for name in (*PASSED_ON, "OMP_NUM_THREADS") if name in os.environ}
+        environment |= {"HOME": self._scratch.name, "TMPDIR": self._scratch.name}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_PROGRAM), str(directory.resolve())],
+            # -P keeps the program's own folder off the import path: a file there must not shadow a library.
+            [sys.executable, "-P", str(_SERVE_PROGRAM), str(directory.resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self._scratch.name,
-            env=_environment(self._scratch.name),
+            env=environment,
             process_group=0,
             text=True,
             encoding="utf-8",
             errors="replace",
         )
-        self._said: SimpleQueue[str | None] = SimpleQueue()
-        self._complaints: deque[str] = deque(maxlen=_KEPT)
-        # Read at all times: a child that waits for a reader cannot listen.
-        self._readers = [self._reading(self._child.stdout, self._hear), self._reading(self._child.stderr, self._note)]
+        self._answers: SimpleQueue[str | None] = SimpleQueue()  # None: the child closed its stdout
+        self._error_lines: deque[str] = deque(maxlen=_ERROR_LINES)
+        # Threads read both pipes at all times: a child that blocks on a full pipe cannot read requests.
+        self._readers = [
+            Thread(target=self._read_answers, daemon=True),
+            Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def send(self, document: Mapping[str, Any]) -> None:
+        """Send a request.
+
+        Raises:
+            EngineStopped: the child ended.
+        """
         assert self._child.stdin is not None
         try:
             self._child.stdin.write(json.dumps(document) + "\n")
             self._child.stdin.flush()
-        except (BrokenPipeError, ValueError) as error:  # ValueError: closed by us
+        except (BrokenPipeError, ValueError) as error:  # ValueError: `close` closed the pipe
             raise self._stopped("ended") from error
 
     def receive(self) -> dict[str, Any]:
-        """The next answer.
+        """Wait for the next answer.
 
         Raises:
-            EngineStopped: with the last words of the child.
+            EngineStopped: the child ended or gave no answer in time; the message has its last lines of stderr.
         """
         try:
-            line = self._said.get(timeout=self.patience)
+            line = self._answers.get(timeout=self.patience)
         except Empty:
-            raise self._stopped(f"said nothing for {self.patience:g} s") from None
+            raise self._stopped(f"gave no answer for {self.patience:g} s") from None
         if line is None:
             raise self._stopped("ended")
         document: dict[str, Any] = json.loads(line)
@@ -81,48 +97,38 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
+        """The child's process id, which is that of its process group too."""
         return self._child.pid
 
     def close(self) -> None:
-        """Kill the child and whatever it started. Harmless when repeated."""
+        """Kill the child and all processes that it started. May be called again."""
         if self._child.returncode is None:
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
         for reader in self._readers:
             reader.join()
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
-            with suppress(BrokenPipeError):  # what was still to be flushed has no reader
+            with suppress(BrokenPipeError):  # a request that is still in the buffer has no reader
                 if pipe is not None:
                     pipe.close()
         self._scratch.cleanup()
 
-    def _stopped(self, how: str) -> EngineStopped:
-        with suppress(subprocess.TimeoutExpired):  # one that dumps its core is a while in leaving
-            self._child.wait(_FAREWELL)
+    def _stopped(self, event: str) -> EngineStopped:
+        """Kill the child; an error that names its exit status and its last lines of stderr."""
+        # A child that dumps its core takes a while to exit.
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(_EXIT_SECONDS)
         self.close()
-        words = " | ".join(line for line in self._complaints if line.strip()) or "nothing"
-        return EngineStopped(f"the engine's process {how} (exit {self._child.returncode}); its last words: {words}")
+        last_lines = " | ".join(line for line in self._error_lines if line.strip()) or "none"
+        return EngineStopped(
+            f"the engine's process {event} (exit {self._child.returncode}); its last lines of stderr: {last_lines}"
+        )
 
-    def _hear(self, line: str | None) -> None:
-        self._said.put(line)
+    def _read_answers(self) -> None:
+        for line in self._child.stdout or ():
+            self._answers.put(line)
+        self._answers.put(None)
 
-    def _note(self, line: str | None) -> None:
-        if line is not None:
-            self._complaints.append(line.rstrip())
-
-    @staticmethod
-    def _reading(pipe: IO[str] | None, take: Callable[[str | None], None]) -> Thread:
-        def read() -> None:
-            for line in pipe or ():
-                take(line)
-            take(None)
-
-        thread = Thread(target=read, daemon=True)
-        thread.start()
-        return thread
-
-
-def _environment(scratch: str) -> dict[str, str]:
-    """What the worker passes on, the number of threads, and a home of its own."""
-    passed = {name: os.environ[name] for name in (*PASSED_ON, "OMP_NUM_THREADS") if name in os.environ}
-    return passed | {"HOME": scratch, "TMPDIR": scratch}
+    def _read_errors(self) -> None:
+        for line in self._child.stderr or ():
+            self._error_lines.append(line.rstrip())

@@ -1,4 +1,4 @@
-"""Ask an engine for text: `python -m toolchains.aoti.generate ENGINE_DIR --prompt "Once upon a time"`."""
+"""Generate text with an engine: `python -m toolchains.aoti.generate ENGINE_DIR --prompt "Once upon a time"`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from toolchains.aoti.loader import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, generate, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m toolchains.aoti.generate", description="greedy text from an engine"
     )
@@ -23,10 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--json", action="store_true", help="one JSON object at the end, instead of text as it comes")
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        with Engine.load(given.engine_dir) as engine:
-            (_print_json if given.json else _print_text)(engine, given.prompt, given.max_new_tokens)
+        with Engine.load(arguments.engine_dir) as engine:
+            if arguments.json:
+                _print_json(engine, arguments.prompt, arguments.max_new_tokens)
+            else:
+                _print_text(engine, arguments.prompt, arguments.max_new_tokens)
     except EnginefarmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -34,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_text(engine: Engine, prompt: str, max_new_tokens: int) -> None:
-    pieces = DecodeStream(skip_special_tokens=True)
+    stream = DecodeStream(skip_special_tokens=True)
     for token in _tokens(engine, prompt, max_new_tokens):
-        # Nothing yet where a character is spread over several tokens.
-        print(pieces.step(engine.tokenizer, token) or "", end="", flush=True)
+        # None while the bytes of one character are spread over several tokens.
+        print(stream.step(engine.tokenizer, token) or "", end="", flush=True)
     print()
 
 

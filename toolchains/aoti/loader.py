@@ -1,4 +1,4 @@
-"""Run an aoti engine. Imports no torch: the engine lives in a child process, which a bad one cannot outlive.
+"""Run an aoti engine from Python. Imports no torch: the engine runs in a child process, so its crash harms no caller.
 
 with Engine.load(Path("engine")) as engine:
     for step in engine.generate(["Once upon a time"], max_new_tokens=32):
@@ -20,22 +20,23 @@ from tokenizers import Tokenizer
 
 from enginefarm.contract.errors import InvalidRequest
 from toolchains.aoti import admission, placement
+from toolchains.aoti.admission import EngineLimits
 from toolchains.aoti.engine_process import EngineProcess, EngineStopped
 
 __all__ = ["Engine", "EngineConfig", "EngineStopped", "Step", "Timings"]
 
 _FILES = ("config.json", "engine.pt2")
-_PATIENCE = 600.0  # seconds; unpacking a large engine from a slow disk is minutes of silence
+_PATIENCE = 600.0  # seconds; unpacking a large engine from a slow disk takes minutes without an answer
 
 
 class EngineConfig(BaseModel):
-    """The part of an engine's `config.json` that running it needs."""
+    """The part of an engine's `config.json` that is needed to run it."""
 
     model_config = ConfigDict(frozen=True)
 
     architecture: str
     dtype: str
-    limits: admission.Limits
+    limits: EngineLimits
     vocab_size: int
     eos_token_ids: tuple[int, ...]
 
@@ -50,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Timings:
-    """Of one generation, measured beside the engine."""
+    """Durations of one generation, measured in the engine's process, and the tokens of all its answers."""
 
     prefill_seconds: float
     decode_seconds: float
@@ -65,54 +66,72 @@ class Engine:
         self.config = config
         self.timings: Timings | None = None  # of the last generation that ran to its end
         self._process = process
-        self._newest = 0  # number of the latest generation
+        self._latest_generation = 0
 
     @classmethod
     def load(cls, directory: Path, *, patience: float = _PATIENCE) -> Self:
-        """Check that the engine runs here, and start it.
+        """Check that the engine runs on this machine, and start it.
 
-        `patience`: seconds without a word from the engine after which it is given up.
+        `patience`: seconds without an answer after which the engine's process is killed.
 
         Raises:
-            InvalidRequest: `directory` holds no aoti engine.
-            PlatformMismatch: the engine was made for another kind of machine, or another torch.
+            InvalidRequest: `directory` contains no aoti engine.
+            PlatformMismatch: the engine was compiled for another kind of machine, or another torch.
             EngineStopped: the engine could not be loaded.
         """
         document = _read_config(directory)
         placement.check(document, str(directory))
-        config = _parse_config(document, directory)
+        try:
+            config = EngineConfig.model_validate(document)
+        except ValidationError as error:
+            raise InvalidRequest(f"{directory}: config.json is not that of an engine: {error}") from error
         process = EngineProcess(directory, patience)
-        process.receive()  # "ready"
+        process.receive()  # the first answer is "ready"
         return cls(directory, config, process)
 
     def generate(self, prompts: Sequence[str] | Sequence[Sequence[int]], max_new_tokens: int) -> Iterator[Step]:
-        """Tokens as they come. The request is checked at once, before anything reaches the engine.
+        """Start a generation from texts or token ids, and yield its steps while the engine computes them.
 
-        The next call gives up an iterator that is not exhausted; the engine still finishes that answer first.
+        The request is checked before this method returns, and before the engine gets it. The next call abandons an
+        iterator that is not exhausted, but the engine finishes that generation first.
 
         Raises:
-            InvalidRequest: more than the engine's limits allow, or ids that are not in its vocabulary.
-            EngineStopped: while iterating.
+            InvalidRequest: the request exceeds the engine's limits, or an id is not in its vocabulary.
+            EngineStopped: also while iterating.
         """
+        # A string is a sequence of strings too: each character would become a prompt.
         if isinstance(prompts, str):
             raise InvalidRequest("prompts is one text: expected a list; put it in brackets")
         rows = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
         admission.check(rows, max_new_tokens, self.config.limits, self.config.vocab_size)
-        self._newest += 1
-        request = {"id": self._newest, "input_ids": rows, "max_new_tokens": max_new_tokens}
-        self._process.send(request | {"stop_ids": self.config.eos_token_ids})
-        return self._steps(self._newest)
+        self._latest_generation += 1
+        self._process.send(
+            {
+                "id": self._latest_generation,
+                "input_ids": rows,
+                "max_new_tokens": max_new_tokens,
+                "stop_ids": self.config.eos_token_ids,
+            }
+        )
+        return self._steps(self._latest_generation)
 
     def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
         ids: list[int] = self.tokenizer.encode(text).ids
         return ids
 
     def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids."""
         text: str = self.tokenizer.decode(list(tokens))
         return text
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The engine's own tokenizer.
+
+        Raises:
+            InvalidRequest: the engine has none.
+        """
         path = self.directory / "tokenizer.json"
         if not path.is_file():
             raise InvalidRequest(f"{self.directory} has no tokenizer.json: give token ids instead of text")
@@ -120,6 +139,7 @@ class Engine:
 
     @property
     def pid(self) -> int:
+        """Process id of the engine's process."""
         return self._process.pid
 
     def close(self) -> None:
@@ -134,12 +154,13 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _steps(self, number: int) -> Iterator[Step]:
+    def _steps(self, generation: int) -> Iterator[Step]:
+        # A function of its own, because a generator runs nothing before it is iterated; `generate` checks at once.
         while True:
-            if number != self._newest:
-                raise InvalidRequest("this generation was given up when the next one began: finish one at a time")
+            if generation != self._latest_generation:
+                raise InvalidRequest("this generation was abandoned when the next one began: finish one at a time")
             answer = self._process.receive()
-            if answer["id"] != number:  # the rest of a generation that nobody listened to
+            if answer["id"] != generation:  # a step of an abandoned generation
                 continue
             if answer.get("done"):
                 self.timings = Timings(**answer["timings"])
@@ -148,19 +169,13 @@ class Engine:
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    if missing := [name for name in _FILES if not (directory / name).is_file()]:
+    missing = [name for name in _FILES if not (directory / name).is_file()]
+    if missing:
         raise InvalidRequest(f"{directory} is not an engine directory: {' and '.join(missing)} missing")
     try:
         document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise InvalidRequest(f"{directory}: config.json is not JSON: {error}") from error
     if not isinstance(document, dict) or (document.get("toolchain"), document.get("format")) != ("aoti", 1):
-        raise InvalidRequest(f"{directory} holds no aoti engine of format 1: its config.json says otherwise")
+        raise InvalidRequest(f"{directory} is no aoti engine of format 1: see toolchain and format in its config.json")
     return document
-
-
-def _parse_config(document: dict[str, Any], directory: Path) -> EngineConfig:
-    try:
-        return EngineConfig.model_validate(document)
-    except ValidationError as error:
-        raise InvalidRequest(f"{directory}: config.json is not that of an engine: {error}") from error

@@ -1,4 +1,4 @@
-"""Whether an engine runs on this machine, decided before any of it is loaded: the runtime itself only warns."""
+"""Check that an engine runs on this machine before loading it: the runtime itself only prints a warning."""
 
 from __future__ import annotations
 
@@ -11,43 +11,39 @@ from enginefarm.contract.errors import InvalidRequest, PlatformMismatch, Problem
 from enginefarm.contract.platform import Platform, differences
 from enginefarm.node.detection import detect, package_version
 
-# What a loaded engine needs alike. The rest of a platform is for the key, where drivers and memory count too.
-_BOUND = frozenset({"os", "arch", "cpu_isa", "gpu", "sm"})
+# The fields that must be equal for an engine to load. The key has more fields, such as driver and memory.
+_COMPARED_FIELDS = frozenset({"os", "arch", "cpu_isa", "gpu", "sm"})
 
 
 def check(config: Mapping[str, Any], name: str) -> None:
-    """Compare the engine's `config.json` with this machine; `name` is for the message.
+    """Compare the engine's `config.json` with this machine; `name` is the engine's name in messages.
 
     Raises:
-        InvalidRequest: the engine does not say where it runs.
-        PlatformMismatch: with every field that differs, both values, and one problem for each.
+        InvalidRequest: config.json names no platform or no torch version.
+        PlatformMismatch: with both values of every field that differs, one problem each.
     """
     try:
-        needed = Platform.model_validate(config["platform"])
-        torch = str(config["versions"]["torch"])
+        engine_platform = Platform.model_validate(config["platform"])
+        engine_torch = str(config["versions"]["torch"])
     except (KeyError, TypeError, ValidationError) as error:
         raise InvalidRequest(f"{name}: config.json does not say which platform and torch it needs: {error}") from error
-    here = detect(prefer_gpu=needed.device == "cuda").platform
-    unlike = {f"platform/{field}": pair for field, pair in differences(needed, here, _BOUND, "branch").items()}
-    if torch != (installed := package_version("torch")):
-        unlike["versions/torch"] = (torch, installed)
-    if unlike:
-        raise PlatformMismatch(
-            f"{name} does not run here: " + "; ".join(_said(field, *pair) for field, pair in unlike.items()),
-            problems=[_problem(field, *pair) for field, pair in unlike.items()],
-        )
+
+    this_platform = detect(prefer_gpu=engine_platform.device == "cuda").platform
+    mismatches = differences(engine_platform, this_platform, _COMPARED_FIELDS, "branch")
+    problems = []
+    for field, (needed, actual) in mismatches.items():
+        problems.append(_problem(f"/platform/{field}", needed, actual, "resolve an engine for this machine"))
+    # The runtime that loads an engine is part of torch.
+    installed_torch = package_version("torch")
+    if engine_torch != installed_torch:
+        problems.append(_problem("/versions/torch", engine_torch, installed_torch, f"install torch {engine_torch}"))
+    if problems:
+        details = "; ".join(problem.detail for problem in problems)
+        raise PlatformMismatch(f"{name} does not run here: {details}", problems=problems)
 
 
-def _said(field: str, needed: object, found: object) -> str:
-    return f"{field.rpartition('/')[2]} must be {needed} and is {found}"
-
-
-def _problem(field: str, needed: object, found: object) -> Problem:
+def _problem(pointer: str, needed: object, actual: object, remedy: str) -> Problem:
+    detail = f"{pointer.rpartition('/')[2]} must be {needed} and is {actual}"
     return Problem(
-        pointer=f"/{field}",
-        code="platform_mismatch",
-        detail=_said(field, needed, found),
-        value=found,
-        expected=str(needed),
-        remedy=f"install torch {needed}" if field == "versions/torch" else "resolve an engine for this machine",
+        pointer=pointer, code="platform_mismatch", detail=detail, value=actual, expected=str(needed), remedy=remedy
     )

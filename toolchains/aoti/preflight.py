@@ -1,4 +1,4 @@
-"""What AOTInductor cannot build, said before a worker is taken."""
+"""Refuse specs that AOTInductor cannot build, before a worker claims them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,38 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 
-# Decoder-only models whose attention goes through transformers' static cache.
+# Decoder-only models whose attention uses transformers' static cache.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
-
+# This version has no setting for the instruction set, so its CPU engines would run only on the machine of the build.
 GPU_ONLY = "2.11.0"
 
 
 def preflight(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> list[Problem]:
-    return [*_version(spec, platform), *_model(spec, facts), *_unsupported(spec), *_limits(spec, facts)]
-
-
-def _version(spec: BuildSpec, platform: Platform) -> Iterator[Problem]:
+    """Every reason why the spec cannot be built."""
+    problems = []
     if spec.toolchain.version == GPU_ONLY and platform.device == "cpu":
-        yield Problem(
-            pointer="/toolchain/version", code="gpu_only", detail=f"aoti {GPU_ONLY} builds for GPUs only",
-            value=GPU_ONLY, expected="2.13.0 for a CPU engine", remedy="leave the version out, or name 2.13.0",
+        problems.append(
+            Problem(
+                pointer="/toolchain/version", code="gpu_only", detail=f"aoti {GPU_ONLY} builds for GPUs only",
+                value=GPU_ONLY, expected="2.13.0 for a CPU engine", remedy="leave the version out, or name 2.13.0",
+            )
         )  # fmt: skip
+    problems += [*_model_problems(spec, facts), *_unsupported_fields(spec)]
+    positions = facts.max_position_embeddings
+    if positions is not None and spec.limits.seq_len > positions:
+        problems.append(
+            Problem(
+                pointer="/limits/max_seq_len", code="beyond_positions",
+                detail=f"{spec.limits.seq_len} tokens, but the model was trained for {positions} positions",
+                value=spec.limits.seq_len, expected=f"max_input_len + max_output_len ≤ {positions}",
+                remedy="ask for shorter input or output",
+            )
+        )  # fmt: skip
+    return problems
 
 
-def _model(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
+def _model_problems(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
     if facts.architecture not in ARCHITECTURES:
         yield Problem(
             pointer="/model", code="unsupported_architecture", detail=f"aoti does not build {facts.architecture}",
@@ -41,14 +53,15 @@ def _model(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
         )  # fmt: skip
     if facts.quantization_config is not None:
         yield Problem(
-            pointer="/model", code="quantized_checkpoint", detail="the checkpoint is quantised already",
+            pointer="/model", code="quantized_checkpoint", detail="the checkpoint is already quantized",
             value=spec.model, expected="plain float32, float16 or bfloat16 weights",
-            remedy="give the model it was made from",
+            remedy="give the model that it was quantized from",
         )  # fmt: skip
 
 
-def _unsupported(spec: BuildSpec) -> Iterator[Problem]:
-    fixed = {
+def _unsupported_fields(spec: BuildSpec) -> Iterator[Problem]:
+    # pointer → (the spec's value, the only value that aoti supports)
+    fields = {
         "/precision/quantization": (spec.precision.quantization, None),
         "/precision/kv_cache": (spec.precision.kv_cache, None),
         "/calibration": (spec.calibration, None),
@@ -59,25 +72,15 @@ def _unsupported(spec: BuildSpec) -> Iterator[Problem]:
         "/limits/max_num_tokens": (spec.limits.max_num_tokens, None),
         "/limits/opt_num_tokens": (spec.limits.opt_num_tokens, None),
     }
-    for pointer, (value, only) in fixed.items():
-        if value != only:
+    for pointer, (value, supported) in fields.items():
+        if value != supported:
             yield Problem(
-                pointer=pointer, code="unsupported", detail=f"aoti has no {pointer.rpartition('/')[2]} but {only}",
-                value=value, expected=str(only), remedy="leave the field out, or choose another toolchain",
+                pointer=pointer, code="unsupported",
+                detail=f"{pointer.rpartition('/')[2]} is {value}, and aoti supports only {supported}",
+                value=value, expected=str(supported), remedy="leave the field out, or choose another toolchain",
             )  # fmt: skip
-    for name in spec.options:
+    for name, option_value in spec.options.items():
         yield Problem(
             pointer=f"/options/{name}", code="unknown_option", detail=f"aoti has no option {name!r}",
-            value=spec.options[name], expected="no options", remedy="remove it",
-        )  # fmt: skip
-
-
-def _limits(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
-    positions = facts.max_position_embeddings
-    if positions is not None and spec.limits.seq_len > positions:
-        yield Problem(
-            pointer="/limits/max_seq_len", code="beyond_positions",
-            detail=f"{spec.limits.seq_len} tokens, but the model was trained for {positions} positions",
-            value=spec.limits.seq_len, expected=f"max_input_len + max_output_len ≤ {positions}",
-            remedy="ask for shorter input or output",
+            value=option_value, expected="no options", remedy="remove it",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How the farm calls AOTInductor: what it accepts, its programs, its output. Imports no torch."""
+"""The toolchain `aoti`: what PyTorch AOTInductor accepts, its programs and their output. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ from toolchains.aoti.preflight import GPU_ONLY, preflight
 from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Needs, Release, Report, WarmFile
 
 _PROGRAMS = Path(__file__).parent / "programs"
+# Printed by `programs/aoti_engine/report.py`.
 _PROGRESS = re.compile(r"^\[enginefarm\] progress (?P<fraction>[01](?:\.\d+)?) (?P<message>.+)$")
 
 
 class Aoti:
+    """Implements `toolchains.toolchain.Toolchain`, which documents the methods."""
+
     name = "aoti"
     title = "PyTorch AOTInductor"
-    # TensorRT has no part in it. CUDA and the driver do: the engine holds machine code for both sides.
+    # TensorRT is not used. CUDA and the driver are: an engine contains machine code of the host and of the GPU.
     binds_to = frozenset({"os", "arch", "cpu_isa", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver"})
     convert_options: frozenset[str] = frozenset()
     model_options: Mapping[str, tuple[str, ...]] = {}
@@ -46,25 +49,23 @@ class Aoti:
         )
 
     def installed(self) -> Sequence[Installed]:
-        version = (package_version("torch") or "").split("+")[0]  # +cpu or +cu130 is in the platform already
+        # The local part of the version, +cpu or +cu130, repeats what the platform records.
+        version = (package_version("torch") or "").split("+")[0]
         if version not in {release.version for release in self.releases()}:
             return ()
-        missing = tuple(
-            f"{what} is not installed: {remedy}"
-            for what, there, remedy in (
-                ("transformers", package_version("transformers"), "pip install '.[aoti]'"),
-                ("a C++ compiler", shutil.which("g++"), "apt install g++, or the like"),
-            )
-            if not there
-        )
+        missing = []
+        if not package_version("transformers"):
+            missing.append("transformers is not installed: pip install '.[aoti]'")
+        if not shutil.which("g++"):
+            missing.append("a C++ compiler is not installed: apt install g++, or the like")
         stages = () if missing else (Stage.CONVERT, Stage.BUILD)
-        return (Installed(version, stages, missing),)
+        return (Installed(version, stages, tuple(missing)),)
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
 
     def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
-        """`auto` becomes the checkpoint's own dtype. On a CPU 16 bits stay what they are: slow, but asked for."""
+        """`auto` becomes the checkpoint's own dtype, on a CPU too: 16 bits are slow there, but the caller's choice."""
         if spec.precision.dtype != "auto":
             return spec, ()
         dtype = facts.dtype or "float32"
@@ -78,48 +79,51 @@ class Aoti:
         return preflight(spec, facts, platform)
 
     def needs(self, job: Job) -> Needs:
-        """The weights once as they are read and once as they are written; the compiler's own part hardly grows."""
+        """Memory for the weights as they are read and as they are written; the compiler's own share hardly grows."""
         weights = job.facts.weight_bytes
-        on_gpu = 2 * weights if job.platform is not None and job.platform.device == "cuda" else 0
-        return Needs(host_memory=2 * weights, gpu_memory=on_gpu, gpu_memory_in_all=0, scratch=3 * weights)
+        on_gpu = job.platform is not None and job.platform.device == "cuda"
+        gpu_memory = 2 * weights if on_gpu else 0
+        return Needs(host_memory=2 * weights, gpu_memory=gpu_memory, gpu_memory_in_all=0, scratch=3 * weights)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         if job.stage is Stage.CONVERT:
-            return (
-                _program(
-                    "convert.py",
-                    *("--model-dir", str(directories.source)),
-                    *("--output-dir", str(directories.output)),
-                    *("--dtype", job.spec.precision.dtype),
-                ),
-            )
-        assert job.platform is not None, "a build is bound to a platform"
-        limits = job.spec.limits
-        march = ("--march", job.platform.cpu_isa) if job.platform.cpu_isa and job.platform.arch == "x86_64" else ()
-        return (
-            _program(
-                "build.py",
-                *("--checkpoint-dir", str(directories.source)),
-                *("--output-dir", str(directories.output)),
-                *("--device", job.platform.device),
-                *("--max-batch-size", str(limits.max_batch_size)),
-                *("--max-input-len", str(limits.max_input_len)),
-                *("--max-seq-len", str(limits.seq_len)),
-                *march,
-            ),
-        )
+            program = "convert.py"
+            arguments = ["--model-dir", str(directories.source), "--output-dir", str(directories.output)]
+            arguments += ["--dtype", job.spec.precision.dtype]
+        else:
+            assert job.platform is not None, "a build job has a platform"
+            limits = job.spec.limits
+            program = "build.py"
+            arguments = ["--checkpoint-dir", str(directories.source), "--output-dir", str(directories.output)]
+            arguments += ["--device", job.platform.device]
+            arguments += ["--max-batch-size", str(limits.max_batch_size)]
+            arguments += ["--max-input-len", str(limits.max_input_len)]
+            arguments += ["--max-seq-len", str(limits.seq_len)]
+            # Other architectures have one level, which is the program's default.
+            if job.platform.cpu_isa and job.platform.arch == "x86_64":
+                arguments += ["--march", job.platform.cpu_isa]
+        # -P keeps the program's own folder off the import path: a file there must not shadow a library.
+        return (Command((sys.executable, "-P", str(_PROGRAMS / program), *arguments)),)
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
         output = directories.output
-        config = _config(output)
-        for name in ("tokenizer.json",):
-            if job.facts.has_tokenizer and not (output / name).is_file():
-                raise InvalidOutput(f"{name} is missing: the engine could not read a prompt")
+        config = _read_config(output)
+        if job.facts.has_tokenizer and not (output / "tokenizer.json").is_file():
+            raise InvalidOutput("tokenizer.json is missing: the engine could not read a prompt")
         if job.stage is Stage.CONVERT:
             _check_weights(output / "model.safetensors")
             return {"dtype": job.spec.precision.dtype}
-        _check_engine(output / "engine.pt2")
-        _check_limits(job, config)
+        # A .pt2 file is a zip archive, whose directory is at its end: a truncated file is no archive.
+        if not zipfile.is_zipfile(output / "engine.pt2"):
+            raise InvalidOutput("engine.pt2 is missing or truncated")
+        requested_limits = {
+            "max_batch_size": job.spec.limits.max_batch_size,
+            "max_input_len": job.spec.limits.max_input_len,
+            "max_seq_len": job.spec.limits.seq_len,
+        }
+        engine_limits = config.get("limits")
+        if engine_limits != requested_limits:
+            raise InvalidOutput(f"the engine's limits are {engine_limits}, but the spec asks for {requested_limits}")
         return {"limits": config["limits"]}
 
     def warm_file(self, job: Job) -> WarmFile | None:
@@ -131,19 +135,14 @@ class Aoti:
         return Serving(world_size=1, ranks=job.spec.parallelism.model_dump(), launch={"run": run})
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
-        found = _PROGRESS.match(line)
-        return Report(float(found["fraction"]), found["message"]) if found else None
+        match = _PROGRESS.match(line)
+        return Report(float(match["fraction"]), match["message"]) if match else None
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
         return classify(ended)
 
 
-def _program(name: str, *arguments: str) -> Command:
-    # -P keeps the program's own folder off the import path: a file there must not shadow a library.
-    return Command((sys.executable, "-P", str(_PROGRAMS / name), *arguments))
-
-
-def _config(output: Path) -> dict[str, Any]:
+def _read_config(output: Path) -> dict[str, Any]:
     try:
         config = json.loads((output / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -160,21 +159,3 @@ def _check_weights(path: Path) -> None:
                 raise InvalidOutput("model.safetensors has no tensors")
     except (OSError, SafetensorError) as error:
         raise InvalidOutput(f"model.safetensors does not open: {error}") from error
-
-
-def _check_engine(path: Path) -> None:
-    """A .pt2 is a zip archive; its directory is at the end, so a truncated one does not open."""
-    if not zipfile.is_zipfile(path):
-        raise InvalidOutput("engine.pt2 is missing or truncated")
-
-
-def _check_limits(job: Job, config: Mapping[str, Any]) -> None:
-    limits = job.spec.limits
-    asked = {
-        "max_batch_size": limits.max_batch_size,
-        "max_input_len": limits.max_input_len,
-        "max_seq_len": limits.seq_len,
-    }
-    built = config.get("limits")
-    if built != asked:
-        raise InvalidOutput(f"the engine's limits are {built}, asked were {asked}")

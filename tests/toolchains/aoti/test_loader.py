@@ -142,7 +142,7 @@ def test_a_directory_without_an_engine_is_refused(tmp_path: Path, copied: Path) 
     with pytest.raises(InvalidRequest, match=r"config\.json and engine\.pt2 missing"):
         Engine.load(tmp_path)
     edit(copied, toolchain="trtllm")
-    with pytest.raises(InvalidRequest, match="no aoti engine"):
+    with pytest.raises(InvalidRequest, match="is no aoti engine"):
         Engine.load(copied)
 
 
@@ -174,7 +174,7 @@ def test_an_engine_that_says_nothing_is_given_up(tiny_engine: Path) -> None:
     with Engine.load(tiny_engine) as engine:
         os.kill(engine.pid, signal.SIGSTOP)
         engine._process.patience = 0.2
-        with pytest.raises(EngineStopped, match=r"said nothing for 0\.2 s"):
+        with pytest.raises(EngineStopped, match=r"gave no answer for 0\.2 s"):
             next(engine.generate([[1]], 1))
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from enginefarm.contract.spec import BuildSpec, Limits
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
-from toolchains.inputs import substituted
+from toolchains.inputs import substitute
 from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, conversion_of
@@ -70,7 +70,7 @@ def _script(made: Conversion, job: Job, directories: Directories, here: Installa
         *made.arguments(
             source=str(directories.source), output=str(directories.output), inputs=inputs,
             precision=spec.precision, parallelism=spec.parallelism,
-            options=substituted(spec.options, inputs),
+            options=substitute(spec.options, inputs),
             trusted=job.facts.trusted,
         ),
     )  # fmt: skip
@@ -85,7 +85,7 @@ def _builds(
 ) -> Iterator[tuple[str, ...]]:
     """One for each engine. They share the timing cache: the second starts with what the first one timed."""
     known, spec = release.build_options_of(job.facts.architecture), job.spec
-    options = substituted(spec.options, _inputs(directories))
+    options = substitute(spec.options, _inputs(directories))
     for part in engine_parts(job.facts.architecture):
         source, output = (path / part.folder for path in (directories.source, directories.output))
         yield (

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from toolchains.inputs import named
+from toolchains.inputs import references
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 
@@ -40,13 +40,13 @@ def adapter_model_options() -> dict[str, tuple[str, ...]]:
 
 
 def count_adapters(options: Mapping[str, Any]) -> int:
-    return len(list(named(adapter_table().option, options.get(adapter_table().option))))
+    return len(list(references(adapter_table().option, options.get(adapter_table().option))))
 
 
 def requested_adapters(context: BuildContext) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """(number, reference, what it says of itself) of each adapter; the last is empty where it was not read."""
     option = adapter_table().option
-    for place, (name, reference) in enumerate(named(option, context.option_value(option))):
+    for place, (name, reference) in enumerate(references(option, context.option_value(option))):
         yield place, reference, context.facts.beside.get(name, {})
 
 
