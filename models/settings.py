@@ -37,7 +37,11 @@ class Settings(BaseSettings):
     s3_addressing: Addressing = Field(
         default="auto", description="the bucket in the `path`, in the host's name (`virtual`), or as this host wants it"
     )
-    s3_access_key: SecretStr | None = Field(default=None, description="S3 access key")
+    s3_access_key: SecretStr | None = Field(
+        default=None,
+        description="S3 access key; without both keys: the standard chain of AWS clients (environment, shared files, "
+        "web identity, role)",
+    )
     s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
 
     # Models
@@ -54,7 +58,9 @@ class Settings(BaseSettings):
         default=None, description="token for gated models; only the fetching step sees it"
     )
     models_s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server of s3: models")
-    models_s3_access_key: SecretStr | None = Field(default=None, description="access key for s3: models")
+    models_s3_access_key: SecretStr | None = Field(
+        default=None, description="access key for s3: models; without: as for the store, else public buckets only"
+    )
     models_s3_secret_key: SecretStr | None = Field(default=None, description="secret key for s3: models")
 
     # Keys
@@ -158,7 +164,3 @@ class Settings(BaseSettings):
             )
         values: dict[str, Any] = {name.lower(): value for name, value in ours.items() if name in known}
         return cls(**{"hf_endpoint": given.get("HF_ENDPOINT") or None} | values)
-
-    def required(self, *names: str) -> list[str]:
-        """The variables of `names` that are not set."""
-        return [PREFIX + name.upper() for name in names if getattr(self, name) is None]

@@ -1,246 +1,247 @@
-"""A large file on its way to S3: parts in parallel, taken up again after a crash, never named before they are checked.
+"""Upload large files to S3 in parts: in parallel, resumed after a crash, named only once the bytes are verified.
 
-The whole file is hashed while its parts travel; the upload is completed, which gives the object its name, only if the
-bytes are those of the digest. What a dead process sent is found on the server by its ETags and not sent again.
-
-This uses the SDK's own calls of S3's multipart API, which it keeps under names with an underscore: its public upload
-starts anew after every failure.
+S3 gives an object its name when the upload is completed. The SHA-256 of all bytes is computed while the parts travel,
+so an upload whose bytes differ from the digest is never completed. A part that an earlier process uploaded is
+recognized by its ETag, the MD5 of its bytes, and not sent again.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from threading import Event
 from typing import Any
 
-from minio import Minio
-from minio.datatypes import Part, Upload
-from minio.error import MinioException, S3Error
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import ClientError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from enginefarm.contract.digest import Digest, verified
-from enginefarm.contract.errors import FarmError, IntegrityError, StoreUnavailable
-from models.store.protocol import Watch, file_chunks
+from enginefarm.contract.errors import IntegrityError, StoreUnavailable
+from models.store.protocol import Watch, file_chunks, ignore_progress
+from models.store.s3_errors import BOTOCORE_ERRORS, error_code
 
-PART = 8 << 20  # bytes; one of them a connection is in memory
+PART_SIZE = 8 << 20  # bytes; CONNECTIONS + 1 parts are in memory at once
 CONNECTIONS = 4
-_MAX_PARTS = 10_000
-_HEADERS: dict[str, str | list[str] | tuple[str]] = {"Content-Type": "application/octet-stream"}
-_ROUNDS = 3  # uploads that somebody else may abort or complete under us before we give up
+_MAX_PARTS = 10_000  # S3 allows no more in one upload
+_MAX_UPLOADS = 3  # uploads of one file that other processes may abort before the fourth is not worth a try
 
 
 @dataclass(frozen=True)
-class Target:
-    client: Minio
-    bucket: str
-    name: str
+class UnfinishedUpload:
+    """An upload on the server that was neither completed nor aborted."""
+
+    name: str  # of the object
+    upload_id: str
+    started_at: datetime
 
 
-def upload(target: Target, source: Path, digest: Digest, size: int, watch: Watch) -> str:
-    """Send `source`; returns the ETag that a server which follows the usual form gives the object.
+@dataclass(frozen=True)
+class _Part:
+    number: int  # from 1
+    md5: bytes  # computed here
+    etag: str  # the server's: the MD5 in hex, unless the server encrypts
 
-    Whatever goes wrong but wrong bytes, the parts that arrived stay on the server for the next try.
 
-    Raises:
-        IntegrityError: `source` is not what `digest` and `size` say; nothing is left on the server.
-        FarmError: `source` cannot be read.
-        S3Error, HTTPError: see `explained`.
+class _UploadAborted(StoreUnavailable):
+    """Another process aborted the upload while its parts were sent."""
+
+
+class MultipartUploads:
+    """Multipart uploads to one bucket. Safe to share between threads.
+
+    Every method raises the errors of botocore, which `s3_errors.translate_errors` turns into StoreUnavailable.
+
+    Args:
+        client: a botocore client of `s3_clients.open_botocore`.
+        retrying: retries a request that failed for a transient reason.
     """
-    for _ in range(_ROUNDS):
-        upload_id = _unfinished(target) or target.client._create_multipart_upload(target.bucket, target.name, _HEADERS)
+
+    def __init__(self, client: Any, bucket: str, retrying: Retrying) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._retrying = retrying
+
+    def upload_file(self, name: str, source: Path, digest: Digest, size: int, watch: Watch) -> str:
+        """Upload `source`, continuing an unfinished upload of the same object.
+
+        After any failure except wrong bytes, the parts that arrived stay on the server for the next try.
+
+        Returns:
+            The ETag that the object has on a server that computes ETags as S3 does without encryption; "" if another
+            process completed the object.
+
+        Raises:
+            IntegrityError: `source` does not have the digest and size; its parts are removed from the server.
+            FarmError: `source` cannot be read.
+            StoreUnavailable: other processes aborted the upload again and again.
+        """
+        retrying = Retrying(
+            stop=stop_after_attempt(_MAX_UPLOADS), retry=retry_if_exception_type(_UploadAborted), reraise=True
+        )
+        return retrying(self._upload_file_once, name, source, digest, size, watch)
+
+    def upload_stream(self, name: str, chunks: Iterable[bytes], size: int) -> str:
+        """Upload `chunks`, `size` bytes in all; returns the ETag as `upload_file` does.
+
+        A stream cannot be sent again, so after any failure its parts are removed from the server.
+
+        Raises:
+            Exception: what iterating over `chunks` raises.
+        """
+        upload_id = self._create(name)
         try:
-            return _Sending(target, upload_id, source, digest, size, watch).run()
-        except IntegrityError:
-            target.client._abort_multipart_upload(target.bucket, target.name, upload_id)
+            return self._send(name, upload_id, chunks, size, stored_etags={}, watch=ignore_progress)
+        except BaseException as error:
+            # A worker that uploads the same file may continue this upload, and complete it.
+            if _is_no_such_upload(error) and self._has_object(name, size):
+                return ""
+            with suppress(*BOTOCORE_ERRORS):  # `abort_stale` removes later what stays now
+                self._abort(name, upload_id)
             raise
-        except S3Error as error:
-            if error.code != "NoSuchUpload":
-                raise
-        if _is_there(target, size):  # completed: by another worker, or by us with the answer lost
-            return ""
-    raise StoreUnavailable(f"the upload of {digest} was aborted by somebody else, {_ROUNDS} times")
 
+    def unfinished(self, prefix: str) -> list[UnfinishedUpload]:
+        """Return the unfinished uploads of objects whose name begins with `prefix`."""
+        return [
+            UnfinishedUpload(upload["Key"], upload["UploadId"], upload["Initiated"])
+            for page in self._pages("list_multipart_uploads", Prefix=prefix)
+            for upload in page.get("Uploads", ())
+        ]
 
-def stream(target: Target, chunks: Iterable[bytes], size: int) -> str:
-    """Send `chunks`, of `size` bytes in all, as they come; returns the ETag as `upload` does.
+    def abort_stale(self, prefix: str, before: datetime) -> int:
+        """Abort the uploads below `prefix` that started before a time; returns how many."""
+        stale = [upload for upload in self.unfinished(prefix) if upload.started_at < before]
+        for upload in stale:
+            self._abort(upload.name, upload.upload_id)
+        return len(stale)
 
-    What comes once cannot be sent again: whatever goes wrong, nothing is left on the server.
-
-    Raises:
-        What `chunks` raises; S3Error, HTTPError: see `explained`.
-    """
-    upload_id = target.client._create_multipart_upload(target.bucket, target.name, _HEADERS)
-    try:
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="upload") as pool:
-            sent = list(_sent_as_they_come(target, upload_id, pool, _parts(chunks, _part_size(size))))
-        return _completed(target, upload_id, sent)
-    except BaseException as error:
-        if isinstance(error, S3Error) and error.code == "NoSuchUpload" and _is_there(target, size):
-            return ""  # a worker that uploads the same file took our upload up, and completed it
-        with suppress(MinioException, HTTPError):  # what is left then is stale one day
-            target.client._abort_multipart_upload(target.bucket, target.name, upload_id)
-        raise
-
-
-def _sent_as_they_come(
-    target: Target, upload_id: str, pool: ThreadPoolExecutor, parts: Iterator[bytes]
-) -> Iterator[_Sent]:
-    """As many parts are in memory as there are connections, and one more."""
-    sending: deque[Future[_Sent]] = deque()
-    for number, data in enumerate(parts, start=1):
-        if len(sending) == CONNECTIONS:
-            yield sending.popleft().result()
-        sending.append(pool.submit(_send, target, upload_id, number, data))
-    for future in sending:
-        yield future.result()
-
-
-def _send(target: Target, upload_id: str, number: int, data: bytes) -> _Sent:
-    etag = target.client._upload_part(target.bucket, target.name, data, None, upload_id, number)
-    return _Sent(number, hashlib.md5(data, usedforsecurity=False).digest(), etag)
-
-
-def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    waiting = bytearray()
-    for chunk in chunks:
-        waiting += chunk
-        while len(waiting) >= size:
-            yield bytes(waiting[:size])
-            del waiting[:size]
-    if waiting:
-        yield bytes(waiting)
-
-
-def _part_size(size: int) -> int:
-    """The same for every try, or no part could be kept."""
-    return max(PART, -(-size // _MAX_PARTS))
-
-
-def _completed(target: Target, upload_id: str, sent: Sequence[_Sent]) -> str:
-    parts = [Part(part.number, part.etag) for part in sent]
-    target.client._complete_multipart_upload(target.bucket, target.name, upload_id, parts)
-    whole = hashlib.md5(b"".join(part.md5 for part in sent), usedforsecurity=False)
-    return f"{whole.hexdigest()}-{len(sent)}"
-
-
-def unfinished(client: Minio, bucket: str, prefix: str) -> Iterator[Upload]:
-    """Uploads that were begun under `prefix` and neither completed nor aborted."""
-    marker: str | None = None
-    while True:
-        # Without a delimiter the SDK sends an empty one, which Swift finds in every name; '|' is in none of ours.
-        page = client._list_multipart_uploads(bucket, prefix=prefix, delimiter="|", key_marker=marker)
-        yield from page.uploads
-        if not page.is_truncated or not page.next_key_marker:
-            return
-        marker = page.next_key_marker
-
-
-def abort_stale(client: Minio, bucket: str, prefix: str, before: datetime) -> int:
-    """Abort uploads begun before a time; returns how many."""
-    stale = [found for found in unfinished(client, bucket, prefix) if _begun(found) < before]
-    for found in stale:
-        client._abort_multipart_upload(bucket, str(found.object_name), str(found.upload_id))
-    return len(stale)
-
-
-def _begun(found: Upload) -> datetime:
-    assert found.initiated_time is not None, "every server says when an upload began"
-    return found.initiated_time
-
-
-def _unfinished(target: Target) -> str | None:
-    """The newest unfinished upload of this very object."""
-    ours = [u for u in unfinished(target.client, target.bucket, target.name) if u.object_name == target.name]
-    return str(max(ours, key=_begun).upload_id) if ours else None
-
-
-def _is_there(target: Target, size: int) -> bool:
-    try:
-        return target.client.stat_object(target.bucket, target.name).size == size
-    except S3Error as error:
-        if error.code == "NoSuchKey":
-            return False
-        raise
-
-
-@dataclass(frozen=True)
-class _Sent:
-    number: int
-    md5: bytes  # our own
-    etag: str  # the server's word for it: the MD5 in hex, unless it encrypts
-
-
-class _Sending:
-    """One multipart upload, from the first part that is missing on the server to its completion."""
-
-    def __init__(self, target: Target, upload_id: str, source: Path, digest: Digest, size: int, watch: Watch) -> None:
-        self._target, self._upload_id = target, upload_id
-        self._source, self._digest, self._size, self._watch = source, digest, size, watch
-        self._part_size = _part_size(size)
-        self._given_up = Event()
-
-    def run(self) -> str:
-        there = dict(self._there())
-        with ThreadPoolExecutor(CONNECTIONS + 1, thread_name_prefix="upload") as pool:
-            try:
-                sent = self._sent(pool, there)
-            except BaseException:
-                self._given_up.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-        return _completed(self._target, self._upload_id, sent)
-
-    def _sent(self, pool: ThreadPoolExecutor, there: Mapping[int, str]) -> list[_Sent]:
-        count = -(-self._size // self._part_size)
-        hashing = pool.submit(self._check_source)
-        sending = [pool.submit(self._send, number, there) for number in range(1, count + 1)]
-        futures: list[Future[Any]] = [hashing, *sending]
-        for done in as_completed(futures):
-            done.result()  # the first that failed ends the upload
-        return [future.result() for future in sending]
-
-    def _check_source(self) -> None:
-        """Hash the file as it is now: it might have changed since it was named."""
-        for _ in verified(file_chunks(self._source), self._digest, self._size, what=str(self._source)):
-            if self._given_up.is_set():
-                return
-
-    def _send(self, number: int, there: Mapping[int, str]) -> _Sent:
-        """One part, unless the server has it."""
-        if self._given_up.is_set():
-            raise CancelledError
-        data = self._read(number)
-        md5 = hashlib.md5(data, usedforsecurity=False)
-        etag = there.get(number, "")
-        if etag != md5.hexdigest():
-            target = self._target
-            etag = target.client._upload_part(target.bucket, target.name, data, None, self._upload_id, number)
-        self._watch(len(data))
-        return _Sent(number, md5.digest(), etag)
-
-    def _read(self, number: int) -> bytes:
+    def _upload_file_once(self, name: str, source: Path, digest: Digest, size: int, watch: Watch) -> str:
+        # The server lists all names that begin with this one.
+        unfinished = [upload for upload in self.unfinished(name) if upload.name == name]
+        upload_id = ""
         try:
-            with self._source.open("rb") as stream:
-                return os.pread(stream.fileno(), self._part_size, (number - 1) * self._part_size)
-        except OSError as error:
-            raise FarmError(f"{self._source} cannot be read: {error.strerror}") from error
+            if unfinished:
+                upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
+                stored_etags = self._stored_etags(name, upload_id)
+            else:
+                upload_id = self._create(name)
+                stored_etags = {}
+            # Hash the file as it is now: it may have changed since its digest was computed.
+            chunks = verified(file_chunks(source), digest, size, what=str(source))
+            return self._send(name, upload_id, chunks, size, stored_etags, watch)
+        except IntegrityError:
+            self._abort(name, upload_id)
+            raise
+        except ClientError as error:
+            if not _is_no_such_upload(error):
+                raise
+        # The upload ended under us: another worker completed it, we did and the answer was lost, or it was aborted.
+        if self._has_object(name, size):
+            return ""
+        raise _UploadAborted(f"another process aborted the upload of {digest}; look for a second farm on this bucket")
 
-    def _there(self) -> Iterator[tuple[int, str]]:
-        """Number and ETag of the parts that the server has."""
-        marker: str | None = None
-        while True:
-            page = self._target.client._list_parts(
-                self._target.bucket, self._target.name, self._upload_id, part_number_marker=marker
+    def _send(
+        self,
+        name: str,
+        upload_id: str,
+        chunks: Iterable[bytes],
+        size: int,
+        stored_etags: Mapping[int, str],
+        watch: Watch,
+    ) -> str:
+        """Send the parts that the server does not have and complete the upload; returns the expected ETag."""
+        # The same part size for every try of a file, or no stored part could be used again.
+        part_size = max(PART_SIZE, -(-size // _MAX_PARTS))
+        sent_parts: list[_Part] = []
+        pending: deque[Future[_Part]] = deque()
+        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="upload") as pool:
+            for number, content in enumerate(_split(chunks, part_size), start=1):
+                if len(pending) == CONNECTIONS:  # bounds the memory
+                    sent_parts.append(pending.popleft().result())
+                stored_etag = stored_etags.get(number, "")
+                pending.append(pool.submit(self._send_part, name, upload_id, number, content, stored_etag, watch))
+            sent_parts.extend(future.result() for future in pending)
+        self._call(
+            "complete_multipart_upload",
+            Key=name,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in sent_parts]},
+        )
+        md5_of_parts = hashlib.md5(b"".join(part.md5 for part in sent_parts), usedforsecurity=False)
+        return f"{md5_of_parts.hexdigest()}-{len(sent_parts)}"
+
+    def _send_part(
+        self, name: str, upload_id: str, number: int, content: bytearray, stored_etag: str, watch: Watch
+    ) -> _Part:
+        """Send one part, unless the server has it, and report its size to `watch`."""
+        md5 = hashlib.md5(content, usedforsecurity=False)
+        etag = stored_etag
+        if stored_etag != md5.hexdigest():
+            answer = self._call(
+                "upload_part",
+                Key=name,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=content,
+                ContentMD5=base64.b64encode(md5.digest()).decode(),
             )
-            yield from ((part.part_number, part.etag) for part in page.parts)
-            if not page.is_truncated:
-                return
-            marker = str(page.next_part_number_marker)
+            etag = answer["ETag"].strip('"')
+        watch(len(content))
+        return _Part(number, md5.digest(), etag)
+
+    def _create(self, name: str) -> str:
+        answer = self._call("create_multipart_upload", Key=name, ContentType="application/octet-stream")
+        return str(answer["UploadId"])
+
+    def _abort(self, name: str, upload_id: str) -> None:
+        self._call("abort_multipart_upload", Key=name, UploadId=upload_id)
+
+    def _stored_etags(self, name: str, upload_id: str) -> dict[int, str]:
+        """Return the ETag of each part that the server has, by the part's number."""
+        etags = {}
+        for page in self._pages("list_parts", Key=name, UploadId=upload_id):
+            for part in page.get("Parts", ()):
+                etags[part["PartNumber"]] = part["ETag"].strip('"')
+        return etags
+
+    def _has_object(self, name: str, size: int) -> bool:
+        try:
+            return bool(self._call("head_object", Key=name)["ContentLength"] == size)
+        except ClientError as error:
+            if error_code(error) == "404":  # the answer to HEAD has no body, so no S3 code
+                return False
+            raise
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        return self._retrying(getattr(self._client, operation), Bucket=self._bucket, **arguments)
+
+    def _pages(self, operation: str, **arguments: Any) -> list[Any]:
+        # A retry starts the listing again from its first page; listings here have one or a few.
+        paginator = self._client.get_paginator(operation)
+        return list(self._retrying(lambda: list(paginator.paginate(Bucket=self._bucket, **arguments))))
+
+
+def _is_no_such_upload(error: BaseException) -> bool:
+    return isinstance(error, ClientError) and error_code(error) == "NoSuchUpload"
+
+
+def _split(chunks: Iterable[bytes], size: int) -> Iterator[bytearray]:
+    """Cut `chunks` into parts of `size` bytes, and a last part of 1 to `size`.
+
+    Not `bytes`: botocore joins a body of that type with the headers, which copies every part once more.
+    """
+    part = bytearray()
+    for chunk in chunks:
+        part += chunk
+        while len(part) >= size:
+            following = part[size:]
+            del part[size:]
+            yield part
+            part = following
+    if part:
+        yield part

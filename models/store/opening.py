@@ -32,7 +32,7 @@ def open_store_url(url: str, *, s3: S3Settings | None, link_secret: bytes) -> St
             return DirectoryStore(_folder(parts), Links(link_secret))
         case "s3":
             if s3 is None:
-                raise ValueError("a store in an S3 bucket needs an endpoint, an access key and a secret key")
+                raise ValueError("a store in an S3 bucket needs an endpoint")
             return S3Store(*_bucket(parts), s3)
     raise ValueError(f"a store is file:///folder or s3://bucket/prefix; {parts.scheme or 'no'!r} scheme is not known")
 

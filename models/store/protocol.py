@@ -12,7 +12,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from enginefarm.contract.digest import Digest, of_bytes, read_chunks, verified
+from enginefarm.contract.digest import Digest, read_chunks, verified
 from enginefarm.contract.errors import FarmError, InvalidRequest
 from enginefarm.transfer.atomic_file import write_atomically
 
@@ -22,7 +22,8 @@ _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 Watch = Callable[[int], None]
 
 
-def _unwatched(_: int) -> None: ...
+def ignore_progress(_: int) -> None:
+    """A `Watch` for callers that need none."""
 
 
 class Store(ABC):
@@ -82,7 +83,9 @@ class Store(ABC):
     def abort_stale(self, age: timedelta) -> int:
         """Remove what uploads that began longer ago than `age` left behind without a name; returns how many."""
 
-    def put(self, source: Path, digest: Digest, size: int, watch: Watch = _unwatched, *, anew: bool = False) -> None:
+    def put(
+        self, source: Path, digest: Digest, size: int, watch: Watch = ignore_progress, *, anew: bool = False
+    ) -> None:
         """Store a file. When this returns the blob is durable; putting it again costs one look.
 
         `watch` hears of bytes that have left, as a number each time, from any thread. What it raises ends the upload.
@@ -106,13 +109,6 @@ class Store(ABC):
             IntegrityError: they are not what `digest` and `size` say; nothing is kept of them.
         """
         self._write(verified(chunks, digest, size, what=f"blob {digest}"), digest, size)
-
-    def put_bytes(self, data: bytes) -> Digest:
-        """Store something small: a manifest, a log."""
-        digest = of_bytes(data)
-        if self.stat(digest) != len(data):
-            self._write(iter([data]), digest, len(data))
-        return digest
 
     def fetch(self, digest: Digest, size: int, destination: Path) -> None:
         """Bring the blob to `destination`: whole, checked and durable, or not at all.

@@ -1,66 +1,78 @@
-"""A store in an S3 bucket, with nothing but what every S3 server can do: multipart, ranged GET, presigned links."""
+"""A store in an S3 bucket. It uses only what every S3 server offers: multipart uploads, ranged GET, presigned links."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from minio import Minio
 from minio.error import S3Error
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from enginefarm.contract.digest import CHUNK, Digest
 from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailable
-from models.store import multipart
 from models.store.links import attachment, seconds
+from models.store.multipart import CONNECTIONS, PART_SIZE, MultipartUploads
 from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range
-from models.store.retries import PatientPool
-from models.store.s3_errors import explained
-from models.store.s3_settings import S3Settings, split_endpoint
+from models.store.retries import RetryingPool, retry_calls
+from models.store.s3_clients import open_botocore, open_minio
+from models.store.s3_credentials import open_provider
+from models.store.s3_errors import translate_errors
+from models.store.s3_settings import S3Settings
 
-_RESUMES = 5  # times in a row that a cut download is taken up again without a byte gained
-_THERE_ALREADY = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+_MAX_FUTILE_TRIES = 6  # of a download in a row without a new byte; the server or the network is then broken
+_BUCKET_EXISTS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
 class S3Store(Store):
     """Blobs are objects `<prefix>/blobs/sha256/ab/<hex>`.
 
     Args:
-        patience: seconds for which a passing fault of the server is waited out.
+        patience: seconds for which a request that failed for a transient reason is retried.
+
+    Raises:
+        ValueError: `settings` has no keys, and the standard chain finds none.
     """
 
     def __init__(self, bucket: str, prefix: str, settings: S3Settings, *, patience: float = 30.0) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._where = f"{settings.endpoint.rstrip('/')}, bucket {bucket},"
-        self._client = _client(settings.endpoint, settings, PatientPool(patience=patience, timeout=(5, 60)))
-        self._impatient = _client(settings.endpoint, settings, PatientPool(patience=0, timeout=(2, 3)))
-        # Signs and never connects: from here, the server need not be reachable by its public name.
-        self._public = _client(settings.public_endpoint or settings.endpoint, settings, None)
+        self._server = f"{settings.endpoint.rstrip('/')}, bucket {bucket},"
+        self._settings = settings
+        self._patience = patience
+        self._provider = open_provider(settings.access_key, settings.secret_key)
+        self._client = open_minio(settings, self._provider, RetryingPool(patience=patience, timeout=(5, 60)))
+        # `ping` is part of readiness probes, which give up after seconds.
+        self._probe = open_minio(settings, self._provider, RetryingPool(patience=0, timeout=(2, 3)))
+        # Presigns links and never connects: the farm need not reach the server by its public name.
+        self._signer = open_minio(settings, self._provider, None, endpoint=settings.public_endpoint)
+        self._uploads: MultipartUploads | None = None
+        self._uploads_lock = threading.Lock()
 
     def prepare(self) -> None:
-        with explained(self._where):
+        with translate_errors(self._server):
             try:
                 if not self._client.bucket_exists(self._bucket):
                     self._client.make_bucket(self._bucket)
             except S3Error as error:
-                if error.code not in _THERE_ALREADY:  # somebody else prepares it too
+                if error.code not in _BUCKET_EXISTS:  # another process prepares the store at the same time
                     raise
 
     def ping(self) -> None:
-        with explained(self._where):
-            exists = self._impatient.bucket_exists(self._bucket)
+        with translate_errors(self._server):
+            exists = self._probe.bucket_exists(self._bucket)
         if not exists:
-            raise StoreUnavailable(f"the S3 server at {self._where} has no such bucket; create it")
+            raise StoreUnavailable(f"the S3 server at {self._server} has no such bucket; create it")
 
     def stat(self, digest: Digest) -> int | None:
         name = self._name(digest)
-        with explained(self._where):
+        with translate_errors(self._server):
             try:
                 return self._client.stat_object(self._bucket, name).size
             except S3Error as error:
@@ -69,125 +81,156 @@ class S3Store(Store):
                 raise
 
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
-        position, end, futile = start, end_of_range(start, length), 0
-        if length == 0 and self.stat(digest) is None:  # there is no range of no bytes to ask for
+        end = end_of_range(start, length)
+        if length == 0 and self.stat(digest) is None:  # HTTP has no range of zero bytes that a GET could ask for
             raise _missing(digest)
-        with explained(self._where):
-            while position != end:
-                try:
-                    for chunk in self._stream(digest, position, end):
-                        position, futile = position + len(chunk), 0
-                        yield chunk
-                    return
-                except HTTPError:  # cut on the way: go on from there, for a blob never changes
-                    futile += 1
-                    if futile > _RESUMES:
-                        raise
+        download = _Download(self, digest, start, end)
+        # Each chunk is tried anew, so that only tries without a new byte add up.
+        retrying = Retrying(
+            stop=stop_after_attempt(_MAX_FUTILE_TRIES), retry=retry_if_exception_type(HTTPError), reraise=True
+        )
+        with translate_errors(self._server), closing(download):
+            while chunk := retrying(download.next_chunk):
+                yield chunk
 
     def delete(self, digest: Digest) -> None:
         name = self._name(digest)
-        with explained(self._where):
+        with translate_errors(self._server):
             self._client.remove_object(self._bucket, name)
 
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        shown: dict[str, str | list[str] | tuple[str]] = {
+        """See `Store.link`. A link signed with temporary credentials also ends when these expire."""
+        response_headers: dict[str, str | list[str] | tuple[str]] = {
             "response-content-disposition": attachment(filename),
             "response-content-type": "application/octet-stream",
         }
         lifetime = timedelta(seconds=seconds(expires))
-        return self._public.presigned_get_object(
-            self._bucket, self._name(digest), expires=lifetime, response_headers=shown
+        return self._signer.presigned_get_object(
+            self._bucket, self._name(digest), expires=lifetime, response_headers=response_headers
         )
 
     def list(self) -> Iterator[tuple[Digest, int]]:
-        with explained(self._where):
+        with translate_errors(self._server):
             for item in self._client.list_objects(self._bucket, f"{self._prefix}blobs/sha256/", recursive=True):
                 digest = blob_digest(str(item.object_name).removeprefix(self._prefix))
                 if digest is not None and item.size is not None:
                     yield digest, item.size
 
     def abort_stale(self, age: timedelta) -> int:
-        with explained(self._where):
-            return multipart.abort_stale(self._client, self._bucket, self._prefix, datetime.now(UTC) - age)
+        with translate_errors(self._server):
+            return self.uploads().abort_stale(self._prefix, datetime.now(UTC) - age)
+
+    def uploads(self) -> MultipartUploads:
+        """Return the multipart uploads of this store's bucket.
+
+        Their client is opened on first use: importing and opening it costs half a second and 12 MiB, which an API
+        process that stores nothing large need not pay.
+        """
+        with self._uploads_lock:
+            if self._uploads is None:
+                client = open_botocore(self._settings, self._provider, connections=2 * CONNECTIONS)
+                self._uploads = MultipartUploads(client, self._bucket, retry_calls(self._patience))
+            return self._uploads
 
     def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:
-        if size <= multipart.PART:
+        if size <= PART_SIZE:
             super()._write_file(source, digest, size, watch)
             return
-        target = multipart.Target(self._client, self._bucket, self._name(digest))
-        with explained(self._where):
-            etag = multipart.upload(target, source, digest, size, watch)
+        with translate_errors(self._server):
+            etag = self.uploads().upload_file(self._name(digest), source, digest, size, watch)
         self._check_stored(digest, size, etag)
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        if size > multipart.PART:
-            target = multipart.Target(self._client, self._bucket, self._name(digest))
-            with explained(self._where):
-                etag = multipart.stream(target, chunks, size)
-            self._check_stored(digest, size, etag)
-            return
-        data = b"".join(chunks)
-        with explained(self._where):
-            self._client.put_object(self._bucket, self._name(digest), io.BytesIO(data), size, part_size=multipart.PART)
-        self._check_stored(digest, size, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        name = self._name(digest)
+        if size > PART_SIZE:
+            with translate_errors(self._server):
+                etag = self.uploads().upload_stream(name, chunks, size)
+        else:
+            content = b"".join(chunks)
+            etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            with translate_errors(self._server):
+                self._client.put_object(self._bucket, name, io.BytesIO(content), size, part_size=PART_SIZE)
+        self._check_stored(digest, size, etag)
 
     def _check_stored(self, digest: Digest, size: int, etag: str) -> None:
-        with explained(self._where):
+        """Compare what the server stored with what was sent; delete it and raise IntegrityError if it differs."""
+        with translate_errors(self._server):
             stored = self._client.stat_object(self._bucket, self._name(digest))
         if (stored.size, stored.etag) != (size, etag):
-            self._verify_or_delete(digest, size)
+            # A server that encrypts makes ETags of its own, so another ETag alone proves nothing: read the object.
+            try:
+                self.verify(digest, size)
+            except IntegrityError:
+                self.delete(digest)
+                raise
 
-    def _verify_or_delete(self, digest: Digest, size: int) -> None:
-        """Where the ETag says nothing (an encrypting server makes its own), read the object back."""
-        try:
-            self.verify(digest, size)
-        except IntegrityError:
-            self.delete(digest)
-            raise
+    def open_range(self, digest: Digest, position: int, end: int | None) -> BaseHTTPResponse | None:
+        """Send a GET for the bytes from `position` to `end`; None if the blob has none there. Close the response.
 
-    def _stream(self, digest: Digest, position: int, end: int | None) -> Iterator[bytes]:
-        """One download of the bytes from `position` to `end`; none if the blob has none there."""
+        Raises:
+            NotFound: no such blob.
+            StoreUnavailable: the server ignored the range.
+        """
+        length = 0 if end is None else end - position  # the SDK reads 0 as "to the end of the object"
         try:
-            response = self._get(digest, position, end)
+            response = self._client.get_object(self._bucket, self._name(digest), offset=position, length=length)
         except S3Error as error:
-            match error.code:
-                case "NoSuchKey":
-                    raise _missing(digest) from None
-                case "InvalidRange":
-                    return
+            if error.code == "NoSuchKey":
+                raise _missing(digest) from None
+            if error.code == "InvalidRange":
+                return None
             raise
-        with closing(response):
-            yield from response.stream(CHUNK, decode_content=False)
-
-    def _get(self, digest: Digest, position: int, end: int | None) -> BaseHTTPResponse:
-        length = 0 if end is None else end - position  # 0: to the end of the blob
-        response = self._client.get_object(self._bucket, self._name(digest), offset=position, length=length)
-        ranged = position or length
-        if ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
+        is_ranged = position > 0 or length > 0
+        if is_ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
             response.close()
-            raise StoreUnavailable(f"the S3 server at {self._where} ignored the range of a GET; it cannot be used")
+            raise StoreUnavailable(f"the S3 server at {self._server} ignored the range of a GET; it cannot be used")
         return response
 
     def _name(self, digest: Digest) -> str:
         return self._prefix + blob_name(digest)
 
 
-def _client(endpoint: str, settings: S3Settings, pool: PatientPool | None) -> Minio:
-    host, secure = split_endpoint(endpoint)
-    client = Minio(
-        host,
-        access_key=settings.access_key,
-        secret_key=settings.secret_key,
-        secure=secure,
-        region=settings.region,
-        http_client=pool,
-    )
-    match settings.addressing:
-        case "virtual":
-            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the SDK forgot its `-> None`
-        case "path":
-            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
-    return client
+class _Download:
+    """The bytes of a blob from a position to `end`; after an error it continues behind the last byte that came.
+
+    Continuing is safe because a blob never changes.
+    """
+
+    def __init__(self, store: S3Store, digest: Digest, position: int, end: int | None) -> None:
+        self._store = store
+        self._digest = digest
+        self._position = position
+        self._end = end
+        self._response: BaseHTTPResponse | None = None
+        self._chunks: Iterator[bytes] = iter(())
+
+    def next_chunk(self) -> bytes:
+        """Return the next bytes; b"" at the end.
+
+        Raises:
+            HTTPError: the connection was cut; call this again.
+            NotFound, StoreUnavailable: as `S3Store.open_range`.
+        """
+        if self._position == self._end:
+            return b""
+        if self._response is None:
+            self._response = self._store.open_range(self._digest, self._position, self._end)
+            if self._response is None:
+                return b""
+            self._chunks = self._response.stream(CHUNK, decode_content=False)
+        try:
+            chunk = next(self._chunks, b"")
+        except HTTPError:
+            self.close()
+            raise
+        self._position += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Close the connection; also for a reader that stops early."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
 
 def _missing(digest: Digest) -> NotFound:

@@ -1,4 +1,4 @@
-"""How to reach an S3 server."""
+"""Describe an S3 server and how to reach it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,59 @@ from urllib.parse import urlsplit
 
 Addressing = Literal["auto", "path", "virtual"]
 
+# `auto` names the bucket in the host for these alone: AWS and Alibaba Cloud refuse or phase out the bucket in the path,
+# and other servers need a wildcard DNS name for hosts of buckets. The minio SDK follows the same rule.
+_VIRTUAL_HOST_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".aliyuncs.com")
+
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Endpoints are `http://host:port` or `https://host`, without a path or a bucket.
+    """How requests to an S3 server are addressed and signed.
 
-    The bucket is named in the path or (`virtual`) in front of the host's name; `auto` is virtual for the hosts that the
-    SDK knows to want it, AWS's among them.
+    Args:
+        endpoint: `http://host:port` or `https://host`, without a path or a bucket.
+        access_key, secret_key: the keys that sign requests; None for both takes them from the standard chain of AWS
+            clients (`s3_credentials.py`).
+        region: what requests are signed for, so that no request has to ask the server.
+        public_endpoint: the server as clients reach it, for presigned links; `endpoint` if None.
+        addressing: whether the bucket is in the path or in the host name (`virtual`); `auto` is virtual for AWS and
+            Alibaba Cloud, and path otherwise.
 
-    `public_endpoint` is the server as clients see it, for the links they are given; `endpoint` if unset.
-    The region is what requests are signed for, so that nobody needs to ask the server.
+    Raises:
+        ValueError: an endpoint is not one, or only one of the two keys is set. The text repeats neither.
     """
 
     endpoint: str
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
+    access_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(default=None, repr=False)
     region: str = "us-east-1"
     public_endpoint: str | None = None
     addressing: Addressing = "auto"
 
     def __post_init__(self) -> None:
-        for endpoint in filter(None, (self.endpoint, self.public_endpoint)):
-            split_endpoint(endpoint)
+        split_endpoint(self.endpoint)
+        if self.public_endpoint is not None:
+            split_endpoint(self.public_endpoint)
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("an S3 server needs an access key and a secret key, or neither: only one of them is set")
+
+    @property
+    def virtual_hosts(self) -> bool:
+        """True if requests to `endpoint` name the bucket in the host name."""
+        if self.addressing == "auto":
+            hostname = urlsplit(self.endpoint).hostname or ""
+            return hostname.endswith(_VIRTUAL_HOST_DOMAINS)
+        return self.addressing == "virtual"
 
 
 def split_endpoint(endpoint: str) -> tuple[str, bool]:
-    """(`host:port`, whether TLS is used). Raises ValueError for what is no endpoint, without repeating it."""
-    parts = urlsplit(endpoint)
-    extra = parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc
-    if parts.scheme not in {"http", "https"} or not parts.hostname or extra:
+    """Return (`host:port`, True if the scheme is https).
+
+    Raises:
+        ValueError: `endpoint` has another form. The text does not repeat it, because it may hold credentials.
+    """
+    url = urlsplit(endpoint)
+    extra = url.path.strip("/") or url.query or url.fragment or "@" in url.netloc
+    if url.scheme not in {"http", "https"} or not url.hostname or extra:
         raise ValueError("an S3 endpoint is http://host:port or https://host:port, with no path and no credentials")
-    return parts.netloc, parts.scheme == "https"
+    return url.netloc, url.scheme == "https"

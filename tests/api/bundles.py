@@ -21,6 +21,7 @@ from models.settings import Settings
 from models.store import Store
 from tests.api.published import served, settings_in
 from tests.models.requests import CPU, HOST, add_worker, claimed, manifest
+from tests.models.store.blobs import put_bytes
 from tests.promises import broken
 
 
@@ -78,7 +79,7 @@ def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], f
     add_worker(place.database)
     if not _converted(place, convert):
         held = claimed(place.database, convert)
-        place.store.put_bytes(b"weights")
+        put_bytes(place.store, b"weights")
         with place.database.write() as session:
             publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
     held = claimed(place.database, asked.key)

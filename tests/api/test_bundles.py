@@ -34,6 +34,7 @@ from models.security.signing_key import SigningKey, create
 from models.store import DirectoryStore
 from models.store.protocol import blob_name
 from tests.api.bundles import Site, build_at, site
+from tests.models.store.blobs import put_bytes
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
@@ -146,6 +147,7 @@ from enginefarm.bundle.archive import Bundle
 from enginefarm.bundle.import_bundle import import_bundle
 from enginefarm.client.farm import Farm
 from enginefarm.trust.attestation import TrustedKeys
+from tests.models.store.blobs import put_bytes
 
 def die(progress):
     if progress.done > 8 << 20:
@@ -198,7 +200,7 @@ def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, b
 
 def test_what_is_there_is_not_sent_again(there: Site, here: Site, bundle: Path) -> None:
     assert isinstance(here.store, DirectoryStore)
-    here.store.put_bytes(FIRST["rank0.engine"])
+    put_bytes(here.store, FIRST["rank0.engine"])
     place = here.folder / "store" / blob_name(of_bytes(FIRST["rank0.engine"]))
     written = place.stat().st_ino
     imported(here, there, bundle)

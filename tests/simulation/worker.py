@@ -28,6 +28,7 @@ from models.lifecycle.publication import damaged_among, publish_checkpoint, publ
 from models.lifecycle.transitions import keep_log
 from models.queue.names import with_larger_memory
 from tests.models.requests import CPU, ENGINE, HOST
+from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore
 from workers.failures import StageFailed, StartDamaged, Stopped, explain
@@ -219,7 +220,7 @@ class Worker:
 
     def _upload_log(self, held: Claim) -> tuple[str, int]:
         log = f"log of {held.key}, attempt {held.attempt}".encode()
-        return self.parts.store.put_bytes(log), len(log)
+        return put_bytes(self.parts.store, log), len(log)
 
     def _publish(
         self, held: Claim, manifest: Manifest, rewritten: frozenset[str], log: tuple[str, int]

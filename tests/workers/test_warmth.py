@@ -13,6 +13,7 @@ from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file
 from models.store import Store, open_store_url
+from tests.models.store.blobs import put_bytes
 from toolchains.toolchain import WarmFile
 from workers.warmth import WarmStart
 
@@ -54,7 +55,7 @@ def keep(database: Database, warmth: WarmStart, data: bytes) -> Kept:
 
 def test_it_comes_back(warmth: WarmStart, database: Database, store: Store) -> None:
     known = keep(database, warmth, b"timings")
-    store.put_bytes(b"timings")
+    put_bytes(store, b"timings")
     warmth.bring()
     assert (warmth.start, warmth.path.read_bytes()) == (known, b"timings")
     warmth.take_out()
@@ -72,7 +73,7 @@ def test_a_lost_or_broken_one_is_a_cold_start(
     warmth.bring()
     assert warmth.start is None
     assert not warmth.path.exists()
-    store.put_bytes(b"timings")
+    put_bytes(store, b"timings")
     (blob,) = (path for path in (tmp_path / "store").rglob("*") if path.name == known.digest.removeprefix("sha256:"))
     blob.chmod(0o600)
     blob.write_bytes(b"timingz")

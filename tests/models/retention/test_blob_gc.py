@@ -25,6 +25,7 @@ from models.retention import removal
 from models.store import DirectoryStore, Links
 from tests.models.making import converted
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.store.blobs import put_bytes
 
 DATA = b"engine"
 BLOB = digest.of_bytes(DATA)
@@ -83,7 +84,7 @@ def released(database: Database) -> None:
 
 
 def test_bytes_without_a_row_go_after_their_grace(database: Database, store: DirectoryStore) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     assert collected(database, store) == []
     marked(database, store)
     assert collected(database, store, grace=60) == []
@@ -98,8 +99,8 @@ def test_bytes_without_a_row_go_after_their_grace(database: Database, store: Dir
 
 def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) -> None:
     add_worker(database)
-    store.put_bytes(DATA)
-    log = (store.put_bytes(b"log"), 3)
+    put_bytes(store, DATA)
+    log = (put_bytes(store, b"log"), 3)
     wanted = request()
     submitted(database, wanted)
     held = claimed(database, wanted.convert.key)
@@ -115,7 +116,7 @@ def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) ->
 
 def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, store: DirectoryStore) -> None:
     add_worker(database)
-    log = (store.put_bytes(b"log"), 3)
+    log = (put_bytes(store, b"log"), 3)
     wanted = request()
     submitted(database, wanted)
     held = claimed(database, wanted.convert.key)
@@ -132,7 +133,7 @@ def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore
     """And what the row says of orphaned bytes is set right: a truncated file may have been found under the name."""
     with database.write() as session:
         garbage.adopt(session, {BLOB: 1})
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     kept(database, store)
     assert collected(database, store) == []
     with database.read() as session:
@@ -141,7 +142,7 @@ def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore
 
 
 def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Database, store: DirectoryStore) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     kept(database, store)
     with database.write() as session:
         session.execute(text("UPDATE blobs SET doomed_at = '2020-01-01 00:00:00'"))
@@ -153,27 +154,27 @@ def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Data
 
 
 def test_a_publisher_who_found_bytes_that_are_gone_by_now_is_told(database: Database, store: DirectoryStore) -> None:
-    store.put_bytes(DATA)  # found there, and so not sent
+    put_bytes(store, DATA)  # found there, and so not sent
     marked(database, store)
     assert collected(database, store) == [BLOB]
     with pytest.raises(NotStored, match="not in the store any more"):
         kept(database, store)
     with database.read() as session:
         assert session.execute(select(WarmFileRow)).first() is None
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     kept(database, store)
 
 
 def test_a_deletion_that_was_undone_is_repeated_or_mended(database: Database, store: DirectoryStore) -> None:
     """The collector dies between the bytes and its commit: a doomed row without bytes."""
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     marked(database, store)
     with database.write() as session:
         garbage.remove(session, store, BLOB, grace_seconds=0)
         session.rollback()
     with pytest.raises(NotStored):
         kept(database, store)
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     kept(database, store)
     released(database)
     marked(database, store)
@@ -199,7 +200,7 @@ def blocked(database: Database, work: Future[None]) -> None:
 def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_gone(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     marked(postgresql, store)
     with postgresql.write() as session:
         assert garbage.remove(session, store, BLOB, grace_seconds=0) == len(DATA)
@@ -207,7 +208,7 @@ def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_go
         blocked(postgresql, publishing)
     with pytest.raises(NotStored):
         publishing.result(timeout=60)
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     kept(postgresql, store)
     marked(postgresql, store)
     assert collected(postgresql, store) == []
@@ -217,7 +218,7 @@ def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_go
 def test_a_publisher_who_waited_for_a_collector_that_gave_up_publishes(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     marked(postgresql, store)
     with postgresql.write() as session:
         session.execute(select(BlobRow.digest).where(BlobRow.digest == BLOB).with_for_update()).one()
@@ -232,7 +233,7 @@ def test_a_publisher_who_waited_for_a_collector_that_gave_up_publishes(
 def test_the_collector_passes_by_what_is_being_published(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
 ) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     marked(postgresql, store)
     with postgresql.write() as session:
         keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
@@ -248,7 +249,7 @@ def test_the_collector_passes_by_what_is_being_published(
 def test_the_collector_waits_before_it_takes_bytes_that_are_being_published_for_an_orphan(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
 ) -> None:
-    store.put_bytes(DATA)
+    put_bytes(store, DATA)
     with postgresql.write() as session:
         keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
         marking = pool.submit(marked, postgresql, store)
@@ -317,7 +318,7 @@ def test_publishers_and_collectors_all_at_once(postgresql: Database, store: Dire
         for _ in range(12):
             for name in names:
                 if store.stat(name) is None:
-                    store.put_bytes(by_name[name])
+                    put_bytes(store, by_name[name])
             try:
                 with postgresql.write() as session:
                     record_blobs(session, {name: sizes[name] for name in names})

@@ -14,6 +14,7 @@ import pytest
 from enginefarm.contract.digest import of_bytes, of_file
 from enginefarm.contract.errors import StoreUnavailable
 from models.store import DirectoryStore, Links
+from tests.models.store.blobs import put_bytes
 
 NAME = of_bytes(b"data")
 
@@ -38,7 +39,7 @@ def test_a_missing_folder_is_an_outage_and_is_not_made(store: DirectoryStore, tm
     for use in (
         store.ping,
         lambda: store.stat(NAME),
-        lambda: store.put_bytes(b"data"),
+        lambda: put_bytes(store, b"data"),
         lambda: list(store.read(NAME)),
         lambda: list(store.list()),
         lambda: store.delete(NAME),
@@ -63,7 +64,7 @@ def test_a_disk_that_takes_no_more_is_an_outage_and_leaves_nothing(store: Direct
 
 def test_only_blobs_are_listed(store: DirectoryStore, tmp_path: Path) -> None:
     store.prepare()
-    store.put_bytes(b"data")
+    put_bytes(store, b"data")
     hexdigits = NAME.removeprefix("sha256:")
     wrong_shard = "00" if not hexdigits.startswith("00") else "01"
     (tmp_path / "store/blobs/sha256" / wrong_shard / hexdigits).write_bytes(b"data")

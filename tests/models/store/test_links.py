@@ -12,6 +12,7 @@ from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import Forbidden, InvalidRequest, NotFound
 from models.store import DirectoryStore, Links
 from models.store.links import attachment
+from tests.models.store.blobs import put_bytes
 
 NAME = of_bytes(b"data")
 OTHER = of_bytes(b"other data")
@@ -107,7 +108,7 @@ def test_the_secret_is_in_no_link(links: Links) -> None:
 def test_the_store_serves_what_its_link_names(tmp_path: Path, links: Links) -> None:
     store = DirectoryStore(tmp_path / "store", links)
     store.prepare()
-    store.put_bytes(b"data")
+    put_bytes(store, b"data")
     given = fields(store.link(NAME, filename="a.bin", expires=HOUR))
     expires = int(given["expires"])
 

@@ -12,7 +12,7 @@ import pytest
 from enginefarm.contract.digest import Digest, of_file
 from enginefarm.contract.errors import IntegrityError
 from models.store import S3Store
-from models.store.multipart import PART, unfinished
+from models.store.multipart import PART_SIZE
 from tests.models.store.conftest import Place
 from tests.models.store.test_s3 import at, settings_of
 from tests.servers.proxy import Proxy
@@ -45,7 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "rank0.engine"
     with path.open("wb") as stream:
         for number in range(7):
-            stream.write(number.to_bytes(8) * ((PART if number < 6 else MIB) // 8))
+            stream.write(number.to_bytes(8) * ((PART_SIZE if number < 6 else MIB) // 8))
     return path
 
 
@@ -76,7 +76,7 @@ def swift(swift_place: Place) -> S3Store:
 
 
 def begun(store: S3Store) -> int:
-    return len(list(unfinished(store._client, store._bucket, store._prefix)))
+    return len(store.uploads().unfinished(store._prefix))
 
 
 def test_it_arrives_whole(store: S3Store, source: Path, digest: Digest) -> None:
@@ -100,7 +100,7 @@ def test_a_stopped_upload_is_taken_up_where_it_stopped(
     sent = Sent()
     with Proxy(port, alter=sent) as proxy:
         at(s3_place, endpoint=f"http://127.0.0.1:{proxy.port}").put(source, digest, size)
-    assert sent.bytes < 4 * PART  # four parts of seven were there, the small one perhaps among them
+    assert sent.bytes < 4 * PART_SIZE  # four parts of seven were there, the small one perhaps among them
     store.verify(digest, size)
     assert begun(store) == 0
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import httpx
 import minio.time
 import pytest
@@ -16,7 +16,8 @@ import pytest
 from enginefarm.contract.digest import of_bytes, of_file
 from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.store import S3Settings, S3Store, Store
-from models.store.multipart import PART
+from models.store.multipart import PART_SIZE
+from tests.models.store.blobs import put_bytes
 from tests.models.store.conftest import Place
 from tests.models.store.test_s3 import DATA, NAME, at, every_use, prepared
 from tests.models.store.test_store import make
@@ -29,11 +30,11 @@ LONG = timedelta(minutes=15)
 
 def whole_life(store: Store, folder: Path) -> None:
     """Every use of a store: small and in parts, read, listed, linked, deleted."""
-    large = make(folder / "large", PART + 1000)
+    large = make(folder / "large", PART_SIZE + 1000)
     store.ping()
-    store.put_bytes(DATA)
-    store.put(large, of_file(large), PART + 1000)
-    store.fetch(of_file(large), PART + 1000, folder / "copy")
+    put_bytes(store, DATA)
+    store.put(large, of_file(large), PART_SIZE + 1000)
+    store.fetch(of_file(large), PART_SIZE + 1000, folder / "copy")
     store.verify(NAME, len(DATA))
     assert {digest for digest, _ in store.list()} == {NAME, of_file(large)}
     assert b"".join(store.read(NAME, 10, 10)) == DATA[10:20]
@@ -95,16 +96,18 @@ def test_a_private_authority_is_trusted_when_it_is_named(
         whole_life(at(swift_place, endpoint=endpoint), tmp_path)
 
 
-def shifted(by: timedelta) -> Callable[[], datetime]:
-    now = minio.time.utcnow
-    return lambda: now() + by
+def shift_clocks(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
+    """Shift the time that both clients sign requests with."""
+    minio_now, botocore_now = minio.time.utcnow, botocore.auth.get_current_datetime
+    monkeypatch.setattr(minio.time, "utcnow", lambda: minio_now() + by)
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: botocore_now() + by)
 
 
 @pytest.mark.parametrize("minutes", [-4, 4])
 def test_a_clock_that_is_a_little_off_does_not_matter(
     swift_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
 ) -> None:
-    monkeypatch.setattr(minio.time, "utcnow", shifted(timedelta(minutes=minutes)))
+    shift_clocks(monkeypatch, timedelta(minutes=minutes))
     whole_life(prepared(swift_place), tmp_path)
 
 
@@ -113,8 +116,8 @@ def test_a_clock_that_is_far_off_is_named_as_the_cause(
     swift_place: Place, monkeypatch: pytest.MonkeyPatch, minutes: int
 ) -> None:
     store = prepared(swift_place)
-    monkeypatch.setattr(minio.time, "utcnow", shifted(timedelta(minutes=minutes)))
-    for use in (lambda: store.put_bytes(DATA), lambda: list(store.list())):
+    shift_clocks(monkeypatch, timedelta(minutes=minutes))
+    for use in (lambda: put_bytes(store, DATA), lambda: list(store.list())):
         with pytest.raises(StoreUnavailable, match=r"answered (RequestTimeTooSkewed|AccessDenied); .*clock"):
             use()
 
@@ -122,7 +125,7 @@ def test_a_clock_that_is_far_off_is_named_as_the_cause(
 def test_a_wrong_region_is_named_as_the_cause(swift_place: Place) -> None:
     prepared(swift_place)
     with pytest.raises(StoreUnavailable, match="check ENGINEFARM_S3_REGION"):
-        at(swift_place, region="eu-west-1").put_bytes(DATA)
+        put_bytes(at(swift_place, region="eu-west-1"), DATA)
 
 
 def no_digest(piece: bytes) -> bytes:
@@ -136,8 +139,8 @@ def test_where_the_etag_says_nothing_the_bytes_are_read_back(moto: Moto) -> None
     with Proxy(moto.port, alter_answer=no_digest, alter=lambda piece: piece.replace(b"innocent", b"tampered")) as proxy:
         settings = S3Settings(f"http://127.0.0.1:{proxy.port}", moto.access_key, moto.secret_key)
         store = S3Store("etagless", "", settings)
-        store.put_bytes(DATA)
+        put_bytes(store, DATA)
         with pytest.raises(IntegrityError, match="expected sha256:"):
-            store.put_bytes(b"innocent data")
+            put_bytes(store, b"innocent data")
     direct.verify(NAME, len(DATA))
     assert direct.stat(of_bytes(b"innocent data")) is None

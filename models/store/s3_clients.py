@@ -1,0 +1,69 @@
+"""Open the two clients of an S3 server: minio for single requests, botocore for multipart uploads.
+
+docs/adr/0013-s3-clients.md says why two. Both sign with the same credentials, address the bucket alike, use no proxy,
+trust the same certificates and leave retries to `retries.py`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import urllib3
+from botocore.config import Config
+from minio import Minio
+from minio.credentials.providers import Provider
+
+from models.store.s3_credentials import botocore_session
+from models.store.s3_settings import S3Settings, split_endpoint
+
+
+def open_minio(
+    settings: S3Settings, provider: Provider | None, pool: urllib3.PoolManager | None, *, endpoint: str | None = None
+) -> Minio:
+    """Return a minio client of `endpoint`, or of the endpoint of `settings`.
+
+    Args:
+        provider: signs requests; None sends them unsigned.
+        pool: the connections; None for a client that only presigns links.
+    """
+    host, secure = split_endpoint(endpoint or settings.endpoint)
+    client = Minio(host, credentials=provider, secure=secure, region=settings.region, http_client=pool)
+    match settings.addressing:
+        case "virtual":
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the SDK lacks its `-> None`
+        case "path":
+            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+    return client
+
+
+def open_botocore(settings: S3Settings, provider: Provider, *, connections: int) -> Any:
+    """Return a botocore S3 client of the endpoint of `settings` that keeps up to `connections` connections open.
+
+    The session behind it is not safe to share while a client is opened; the client is.
+    """
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=connections,
+        retries={"total_max_attempts": 1},  # `retries.py` decides about the next try
+        # The store is near the farm and minio goes to it directly; None would read HTTP_PROXY from the environment.
+        proxies={},
+        s3={
+            "addressing_style": "virtual" if settings.virtual_hosts else "path",
+            # Each part carries its Content-MD5, which is signed and checked by the server: hashing the part a second
+            # time for its signature would only cost processor time.
+            "payload_signing_enabled": False,
+        },
+        # By default botocore sends CRC-32 trailers that S3 servers older than 2025 refuse.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return botocore_session(provider).create_client(
+        "s3",
+        endpoint_url=settings.endpoint,
+        region_name=settings.region,
+        config=config,
+        # botocore would trust only the bundle of certifi. minio's connections follow SSL_CERT_FILE and the system.
+        verify=ssl.get_default_verify_paths().cafile or True,
+    )

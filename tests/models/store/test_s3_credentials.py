@@ -1,0 +1,164 @@
+"""Where the keys of an S3 store come from: the settings, or the standard chain of AWS clients."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from enginefarm.contract.digest import of_file
+from enginefarm.contract.errors import StoreUnavailable
+from models.opening import open_store
+from models.settings import Settings
+from models.store import S3Settings, S3Store
+from models.store.multipart import PART_SIZE
+from tests.models.store.blobs import put_bytes
+from tests.models.store.conftest import Place
+from tests.models.store.test_store import make
+from tests.servers.aws_metadata import AwsMetadata
+from tests.servers.s3 import Swift
+
+SETTINGS = {
+    "ENGINEFARM_DATABASE_URL": "sqlite:////x", "ENGINEFARM_BROKER_URL": "redis://x/0",
+    "ENGINEFARM_STORE_URL": "s3://enginefarm/tests", "ENGINEFARM_S3_ENDPOINT": "http://127.0.0.1:9",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No keys in the environment, in the home directory or from instance metadata."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def chain_place(swift_place: Place) -> Place:
+    """The strict server, reached without explicit keys."""
+    assert swift_place.s3 is not None
+    return replace(swift_place, s3=replace(swift_place.s3, access_key=None, secret_key=None))
+
+
+def check_both_clients_sign(place: Place, folder: Path) -> None:
+    """Store a small blob, which minio uploads, and a large one, which botocore uploads in parts."""
+    store = place.open()
+    store.prepare()
+    store.verify(put_bytes(store, b"small"), 5)
+    large = make(folder / "large", PART_SIZE + 1000)
+    store.put(large, of_file(large), PART_SIZE + 1000)
+    store.verify(of_file(large), PART_SIZE + 1000)
+
+
+def test_keys_come_from_the_environment(
+    chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    check_both_clients_sign(chain_place, tmp_path)
+
+
+def test_keys_come_from_a_profile_of_the_shared_file(
+    chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "credentials"
+    shared.write_text(
+        f"[farm]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    monkeypatch.setenv("AWS_PROFILE", "farm")
+    check_both_clients_sign(chain_place, tmp_path)
+
+
+def use_web_identity(monkeypatch: pytest.MonkeyPatch, service: AwsMetadata, folder: Path) -> None:
+    (folder / "token").write_text("identity-token")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(folder / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/farm")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", service.url)
+
+
+def test_keys_come_from_a_web_identity(
+    chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service account of Kubernetes gets a role (IRSA)."""
+    with AwsMetadata(s3_server.access_key, s3_server.secret_key) as sts:
+        use_web_identity(monkeypatch, sts, tmp_path)
+        check_both_clients_sign(chain_place, tmp_path)
+        assert sts.web_identity_tokens == ["identity-token"], "both clients share the keys of one request"
+
+
+def use_instance_role(monkeypatch: pytest.MonkeyPatch, service: AwsMetadata) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+
+
+def test_keys_come_from_the_instance_role(
+    chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AwsMetadata(s3_server.access_key, s3_server.secret_key) as metadata:
+        use_instance_role(monkeypatch, metadata)
+        check_both_clients_sign(chain_place, tmp_path)
+        assert metadata.issued == 1
+
+
+def test_keys_that_expire_are_refreshed(
+    chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AwsMetadata("outdated", "outdated", lifetime=timedelta(minutes=1)) as sts:
+        use_web_identity(monkeypatch, sts, tmp_path)
+        store = chain_place.open()
+        with pytest.raises(StoreUnavailable, match="answered AccessDenied"):
+            store.prepare()
+        sts.access_key, sts.secret_key = s3_server.access_key, s3_server.secret_key
+        store.prepare()
+        store.ping()
+
+
+def test_explicit_keys_win(
+    swift_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever AWS settings the machine has, even broken ones."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    check_both_clients_sign(swift_place, tmp_path)
+
+
+def test_an_sts_that_refuses_is_an_outage_of_the_store(
+    chain_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with AwsMetadata("key", "5eCr3t") as sts:
+        sts.available = False
+        use_web_identity(monkeypatch, sts, tmp_path)
+        with pytest.raises(StoreUnavailable, match=r"web-identity.* cannot be refreshed") as caught:
+            chain_place.open().ping()
+    assert "identity-token" not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
+def test_without_any_keys_one_line_names_the_places(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no S3 credentials are set and none were found; checked") as caught:
+        S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+    for place in ("AWS_ACCESS_KEY_ID", "~/.aws/credentials", "AWS_WEB_IDENTITY_TOKEN_FILE", "instance's role"):
+        assert place in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_profile_is_an_error_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    with pytest.raises(ValueError, match=r"cannot be read \(ProfileNotFound\)"):
+        S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("name", ["ACCESS_KEY", "SECRET_KEY"])
+def test_one_key_without_the_other_is_refused(name: str) -> None:
+    settings = Settings.from_environment(SETTINGS | {f"ENGINEFARM_S3_{name}": "5eCr3t"})
+    with pytest.raises(ValueError, match="set both ENGINEFARM_S3_ACCESS_KEY and ENGINEFARM_S3_SECRET_KEY") as caught:
+        open_store(settings, link_secret=b"a secret that signs links")
+    assert "5eCr3t" not in str(caught.value)
