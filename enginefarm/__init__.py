@@ -1,7 +1,8 @@
 """Enginefarm: the contract and the client.
 
-What a serving node installs. The server rooms (`models`, `toolchains`, `api`, `workers`) import this
-package; it imports none of them. A name is loaded when it is first asked for, so that the import stays light.
+What a serving node installs. The server packages (`models`, `toolchains`, `api`, `workers`) import this package; it
+imports none of them. A public name is loaded when it is first used: a serving program that only imports `enginefarm`
+does not wait for the HTTP client and the validation library.
 """
 
 from __future__ import annotations

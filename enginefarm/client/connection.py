@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from json import dumps
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -32,7 +32,7 @@ Query = Mapping[str, str | int | float | None]
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16  # bytes of one read at most: larger buffers come from the system each time, which costs more
-_MAX_ERROR_BODY = 1 << 20  # bytes that are read of a body that explains a refusal
+_MAX_ERROR_BODY = 1 << 20  # bytes that are read of a body that explains a refusal: it comes from anywhere
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,12 @@ class Connection:
             FarmError: the farm cannot be reached, or redirects.
         """
         url = self._absolute(path, params)
+        # A proxy in front of the farm may compress lists. Streams are never compressed: see `stream`.
         sent_headers = {"Accept-Encoding": "gzip, deflate"} | dict(headers or {})
         body: bytes | Iterable[bytes] | None = content
         if json is not None:
             sent_headers["Content-Type"] = "application/json"
-            body = _json_bytes(json)
+            body = dumps(json, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
         with self._translated_errors(url):
             response = self._open(method, url, sent_headers, body, waits)
             location = response.get_redirect_location()
@@ -123,6 +124,7 @@ class Connection:
         try:
             return body.model_validate_json(response.body)
         except ValidationError:
+            # Without its cause: pydantic repeats the body, which may be the login page of a proxy.
             raise FarmError(
                 f"{self.url} answered {response.status} with something that is not a {body.__name__}: "
                 "is it an Enginefarm of this client's version? ENGINEFARM_URL says where the farm is"
@@ -149,7 +151,7 @@ class Connection:
                 location = response.get_redirect_location()
                 if not location:
                     break
-                response.drain_conn()
+                response.drain_conn()  # so that its connection can be used for the next request
                 next_target = join(target, location)
                 # Once a redirect has left the farm, no later one gets the key, even if it leads back.
                 with_key = with_key and origin(next_target) == self._origin
@@ -185,50 +187,49 @@ class Connection:
 
     def _absolute(self, url: str, params: Query | None) -> str:
         if "://" not in url:
+            # Not by `urljoin`, which would drop the path of a farm like https://host/farm.
             url = f"{self.url}/{url.lstrip('/')}"
         query = {name: value for name, value in (params or {}).items() if value is not None}
-        return f"{url}?{urlencode(query, quote_via=quote)}" if query else url
+        if not query:
+            return url  # a signed link has a query of its own
+        return f"{url}?{urlencode(query, quote_via=quote)}"
 
     @contextmanager
     def _translated_errors(self, url: str) -> Iterator[None]:
+        """Raise a FarmError that says what failed for every failure of a request to `url`."""
         try:
             yield
+        except LocationValueError as error:
+            raise FarmError(f"the farm at {self.url} links to an address that is not an http or https URL") from error
         except HTTPError as error:
-            raise FarmError(self._explanation(error, url)) from error
-
-    def _explanation(self, error: HTTPError, url: str) -> str:
-        if isinstance(error, LocationValueError):
-            return f"the farm at {self.url} links to an address that is not an http or https URL"
-        at_farm = origin(url) == self._origin
-        where = f"the farm at {self.url}" if at_farm else f"the store at {origin_text(url)}"
-        hint = ". ENGINEFARM_URL says where the farm is" if at_farm else ""
-        match error:
-            case ProxyError():
-                return f"cannot reach {where} through the proxy: {_reason(error.original_error)}"
-            case SSLError():
-                return f"cannot reach {where}: {_reason(error)}. SSL_CERT_FILE names a private certificate authority"
-            case NewConnectionError() | ConnectTimeoutError():
-                return f"cannot reach {where}: {_reason(error)}{hint}"
-            case RequestTimedOut():
-                return f"{where} did not answer in time ({self._timeout:g} s){hint}"
-            case _:
-                return f"the connection to {where} broke ({type(error).__name__})"
+            where, hint = f"the store at {origin_text(url)}", ""
+            if origin(url) == self._origin:
+                where, hint = f"the farm at {self.url}", ". ENGINEFARM_URL says where the farm is"
+            match error:
+                case ProxyError():
+                    text = f"cannot reach {where} through the proxy: {_reason(error.original_error)}"
+                case SSLError():
+                    text = f"cannot reach {where}: {error}. SSL_CERT_FILE names a private certificate authority"
+                case NewConnectionError() | ConnectTimeoutError():
+                    text = f"cannot reach {where}: {_reason(error)}{hint}"
+                case RequestTimedOut():
+                    text = f"{where} did not answer in time ({self._timeout:g} s){hint}"
+                case _:
+                    text = f"the connection to {where} broke ({type(error).__name__})"
+            # The cause stays visible: following a log tells silence from a failure by it.
+            raise FarmError(text) from error
 
 
 def _reason(error: BaseException) -> str:
     """What the system says about a connection that could not be made. urllib3's own text repeats the whole URL."""
-    if isinstance(error, SSLError):
-        return str(error)
     cause = error.__cause__ or error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return "no answer in time" if isinstance(error, ConnectTimeoutError) else type(cause).__name__
 
 
-def _json_bytes(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    # read1: returns what has arrived. `read` would wait until the whole chunk is filled, which for a followed log is
+    # until the compiler has printed 64 KiB.
     while chunk := response.read1(_CHUNK, decode_content=False):
         yield chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http import HTTPStatus
+from http.client import responses as standard_phrases
 
 from pydantic import ValidationError
 
@@ -43,9 +43,12 @@ def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
     try:
         document = ProblemDocument.model_validate_json(body)
     except ValidationError:
-        return _class_of_status(status)(f"{origin_text(url)} answered {status} {_phrase(status)}".rstrip())
+        # The standard phrase, because the server's own could contain anything.
+        phrase = standard_phrases.get(status, "")
+        return _class_of_status(status)(f"{origin_text(url)} answered {status} {phrase}".rstrip())
     # A subclass that shares its parent's code comes later in the tree and wins: the most specific class.
     classes_by_code = {kind.code: kind for kind in tree()}
+    # A newer farm may name a code that this client does not know; its status still says whose fault it is.
     kind = classes_by_code.get(document.code) or _class_of_status(status)
     if issubclass(kind, InvalidSpec):
         return kind(document.errors, document.detail)
@@ -54,11 +57,3 @@ def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
 
 def _class_of_status(status: int) -> type[EnginefarmError]:
     return _BY_STATUS.get(status, InvalidRequest if status < 500 else FarmError)
-
-
-def _phrase(status: int) -> str:
-    """The standard phrase: the server's own could contain anything."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""

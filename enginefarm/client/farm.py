@@ -93,7 +93,7 @@ class Farm:
         Raises:
             InvalidSpec: with every problem of the spec at once.
         """
-        params = {"require_worker": "true"} if require_worker else {}
+        params = {"require_worker": _flag(require_worker)}
         response = self._connection.request("POST", "/v1/builds", params=params, json=_json(spec))
         return self._connection.parse(Submitted, response)
 
@@ -104,13 +104,13 @@ class Farm:
 
     def submit_matrix(self, spec: Mapping[str, Any], *, require_worker: bool = False) -> Matrix:
         """Submit every combination of the lists in `spec`. A refused cell is part of the result, not an error."""
-        params = {"require_worker": "true"} if require_worker else {}
+        params = {"require_worker": _flag(require_worker)}
         response = self._connection.request("POST", "/v1/builds:matrix", params=params, json=dict(spec))
         return self._connection.parse(Matrix, response)
 
     def build(self, build_id: str, *, wait: float | None = None) -> Build:
         """One build. With `wait`, the farm delays its response for up to that many seconds until the build ends."""
-        build, _ = fetch_build(self._connection, build_id, wait=wait)
+        build, _etag = fetch_build(self._connection, build_id, wait=wait)
         assert build is not None, "only a request with an ETag is answered 'not modified'"
         return build
 
@@ -131,6 +131,7 @@ class Farm:
             WaitTimedOut: after `timeout` seconds.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
+        # For the error: a caller who gives up wants to know what the build waits for.
         state, reason = "not known", ""
         for build in build_changes(self._connection, build_id, deadline=deadline, patience=self.patience):
             if on_update:
@@ -205,7 +206,7 @@ class Farm:
     def repair(self, key: str, *, rebuild: bool = False) -> Inspection:
         """Let the farm read all bytes of an engine again, which takes a while, and withdraw it if they are damaged."""
         path = f"/v1/engines/{path_segment(key)}:repair"
-        params = {"rebuild": "true"} if rebuild else {}
+        params = {"rebuild": _flag(rebuild)}
         response = self._connection.request("POST", path, params=params, waits=_REPAIR_SECONDS)
         return self._connection.parse(Inspection, response)
 
@@ -227,8 +228,7 @@ class Farm:
         """Send a blob to the farm's store, which checks it against `digest` and `size` (bytes)."""
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         path = f"/v1/blobs/{path_segment(digest)}"
-        pieces = (chunk[at : at + _UPLOAD_PIECE] for chunk in chunks for at in range(0, len(chunk), _UPLOAD_PIECE))
-        self._connection.request("PUT", path, content=pieces, headers=headers, waits=_STORE_SECONDS)
+        self._connection.request("PUT", path, content=_pieces(chunks), headers=headers, waits=_STORE_SECONDS)
 
     def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str]) -> ImportResult:
         """Import an engine of another farm. Send its blobs first, with `put_blob`.
@@ -274,6 +274,7 @@ class Farm:
     def health(self) -> Readiness:
         """Whether the farm and each part that it depends on is ready. "Not ready" is a result, not an error."""
         response = self._connection.send("GET", "/readyz")
+        # The farm answers 503 with the same body, so that a load balancer needs no parser.
         if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
             self._connection.require_success(response)
         return self._connection.parse(Readiness, response)
@@ -283,7 +284,7 @@ class Farm:
         return self._connection.stream(url, headers=headers)
 
     def _pages(self, kind: type[_Page], path: str, filters: Mapping[str, str | None]) -> Iterator[_Page]:
-        """Fetched one by one, when the caller gets there."""
+        # One page when the caller gets there: a catalogue may have a million rows, of which a caller wants ten.
         cursor: str | None = None
         while True:
             page = self._connection.get(kind, path, params={**filters, "cursor": cursor})
@@ -310,6 +311,17 @@ def engine_of(build: Build) -> EngineSummary:
         raise BuildFailed(f"build {build.id} is {build.state}, and the farm names no engine and no cause")
     advice = f". {build.error.advice}" if build.error.advice else ""
     raise BuildFailed(f"build {build.id} failed ({build.error.cause}): {build.error.detail}{advice}")
+
+
+def _flag(value: bool) -> str | None:
+    """As a query parameter, which is left out if it is None."""
+    return "true" if value else None
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), _UPLOAD_PIECE):
+            yield chunk[start : start + _UPLOAD_PIECE]
 
 
 def _json(body: BaseModel | Mapping[str, Any]) -> Any:

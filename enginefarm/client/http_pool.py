@@ -19,7 +19,7 @@ from enginefarm.contract.errors import InvalidRequest
 from enginefarm.version import __version__
 
 CONNECT_SECONDS = 10.0
-_CONNECTIONS = 64
+_CONNECTIONS = 64  # kept open to one server: more than any sensible `--connections` of a pull
 # A NAT or a load balancer drops an idle connection without a word, and a request on it would wait for the whole
 # timeout. Most servers, uvicorn among them, close theirs after 5 s.
 _IDLE_SECONDS = 4.0
@@ -91,12 +91,14 @@ class HttpPool:
         """The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for `url`; None if it is asked directly."""
         parsed = parse_url(url)
         host = parsed.host or ""
+        # A proxy cannot reach this machine's loopback addresses; it would ask its own.
         # NO_PROXY may list a host with its port.
         if host in _LOOPBACK or proxy_bypass(host) or proxy_bypass(f"{host}:{parsed.port}"):
             return None
         proxy = self._proxies.get(parsed.scheme or "") or self._proxies.get("all")
         if not proxy:
             return None
+        # HTTP_PROXY=proxy:3128 is common, and other programs accept it.
         return proxy if "://" in proxy else f"http://{proxy}"
 
 
@@ -104,17 +106,21 @@ def _new_manager(scheme: str | None, proxy: str | None) -> urllib3.PoolManager:
     tls = _trust() if scheme == "https" else None
     if proxy is None:
         return urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=tls)
-    parts = urlsplit(proxy)
-    if parts.scheme not in {"http", "https"}:
+    # Python's parser, not urllib3's: user and password are wanted apart, and this URL is the user's own.
+    proxy_url = urlsplit(proxy)
+    if proxy_url.scheme not in {"http", "https"}:
         raise InvalidRequest(
-            f"the environment names a proxy of the kind {parts.scheme!r}: expected an http or https URL in HTTP_PROXY, "
-            "HTTPS_PROXY and ALL_PROXY, or the farm's host in NO_PROXY"
+            f"the environment names a proxy of the kind {proxy_url.scheme!r}: expected an http or https URL in "
+            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or the farm's host in NO_PROXY"
         )
-    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    # urllib3 does not send the user and password of a proxy's URL by itself.
+    credentials = None
+    if proxy_url.username:
+        credentials = f"{unquote(proxy_url.username)}:{unquote(proxy_url.password or '')}"
     return urllib3.ProxyManager(
         proxy,
         proxy_headers=make_headers(proxy_basic_auth=credentials),
-        proxy_ssl_context=_trust() if parts.scheme == "https" else None,
+        proxy_ssl_context=_trust() if proxy_url.scheme == "https" else None,
         maxsize=_CONNECTIONS,
         ssl_context=tls,
     )

@@ -99,7 +99,10 @@ def download(
             queue.close()
             pool.shutdown(cancel_futures=True)
     for future in futures:
-        error = None if future.cancelled() else future.exception()
+        if future.cancelled():
+            continue
+        error = future.exception()
+        # The first failure stopped the others; what they report is its consequence.
         if error is not None and not isinstance(error, DownloadStopped):
             raise error
 
@@ -153,7 +156,7 @@ class _WorkQueue:
 
 
 def _missing_parts(file: PartialFile) -> list[Part]:
-    return [(file, number) for number in file.parts if not file.is_complete(number)]
+    return [(file, number) for number in file.part_numbers if not file.is_complete(number)]
 
 
 class _Connection:

@@ -34,11 +34,22 @@ class Journal:
     """
 
     def __init__(self, path: Path, part_size: int) -> None:
-        self._header = {"part_size": part_size}
-        self._parts: dict[str, set[int]] = {}
+        self._recorded: dict[str, set[int]] = {}
         self._file = os.fdopen(os.open(path, _OPEN_FLAGS | os.O_APPEND, 0o666), "r+b", buffering=0)
         self._lock = threading.Lock()
-        self._read()
+        header = {"part_size": part_size}
+        lines = self._file.readall().splitlines()
+        if not lines or _parsed(lines[0]) != header:
+            # Parts of another size begin elsewhere in the file: they are of no use.
+            self._file.truncate(0)
+            self._append(header)
+            return
+        for line in lines[1:]:
+            match _parsed(line):
+                case [str(path_in_engine), int(number)]:
+                    self._recorded.setdefault(path_in_engine, set()).add(number)
+                case [str(path_in_engine), None]:
+                    self._recorded.pop(path_in_engine, None)
 
     def __enter__(self) -> Self:
         return self
@@ -46,30 +57,16 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def parts(self, path: str) -> set[int]:
+    def recorded(self, path: str) -> set[int]:
         """Numbers of the parts that an earlier pull recorded for the file `path`."""
-        return set(self._parts.get(path, ()))
+        return set(self._recorded.get(path, ()))
 
     def add(self, path: str, number: int) -> None:
         self._append([path, number])
 
     def forget(self, path: str) -> None:
-        self._parts.pop(path, None)
+        self._recorded.pop(path, None)
         self._append([path, None])
-
-    def _read(self) -> None:
-        lines = self._file.readall().splitlines() if os.fstat(self._file.fileno()).st_size else []
-        if not lines or _parsed(lines[0]) != self._header:
-            # Parts of another size begin elsewhere in the file: they are of no use.
-            self._file.truncate(0)
-            self._append(self._header)
-            return
-        for line in lines[1:]:
-            match _parsed(line):
-                case [str(path), int(number)]:
-                    self._parts.setdefault(path, set()).add(number)
-                case [str(path), None]:
-                    self._parts.pop(path, None)
 
     def _append(self, record: object) -> None:
         with self._lock:
@@ -115,7 +112,7 @@ class PartialFile:
         os.close(self._descriptor)
 
     @property
-    def parts(self) -> range:
+    def part_numbers(self) -> range:
         return range(self._part_count)
 
     def position(self, number: int) -> int:
@@ -214,10 +211,10 @@ class PartialFile:
                 size = 0
             self._arrived[0] = size
         elif size == self.entry.size:
-            for number in self._journal.parts(self.entry.path) & set(self.parts):
+            for number in self._journal.recorded(self.entry.path) & set(self.part_numbers):
                 self._arrived[number] = self.end(number) - number * self._part_size
         else:
             self._journal.forget(self.entry.path)
             os.ftruncate(self._descriptor, self.entry.size)
-        self._finished = {number for number in self.parts if self.is_complete(number)}
+        self._finished = {number for number in self.part_numbers if self.is_complete(number)}
         self._on_bytes(sum(self._arrived))

@@ -47,5 +47,5 @@ class ByteMeter:
             self._count += count
             if self._on_progress:
                 # A directory that was complete already is done without any byte being counted.
-                done = self._total if self._activity is Activity.DONE else self._count
-                self._on_progress(Progress(self._activity, done, self._total))
+                count_shown = self._total if self._activity is Activity.DONE else self._count
+                self._on_progress(Progress(self._activity, count_shown, self._total))

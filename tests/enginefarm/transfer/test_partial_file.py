@@ -50,9 +50,9 @@ def test_parts_are_hashed_in_their_order_whatever_order_they_came_in(partial: Pa
 
 
 def test_after_a_restart_every_part_must_come_again(partial: PartialFile) -> None:
-    for number in partial.parts:
+    for number in partial.part_numbers:
         partial.append(number, PARTS[number])
         partial.finish_part(number)
     partial.restart()
     assert not partial.verify(lambda: False)
-    assert not any(partial.is_complete(number) for number in partial.parts)
+    assert not any(partial.is_complete(number) for number in partial.part_numbers)
