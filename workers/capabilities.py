@@ -9,7 +9,7 @@ from enginefarm.contract.host import Fingerprint
 from enginefarm.contract.platform import DriverBinding
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Capability
-from models.queue.names import build_queue, convert_queue, with_larger_memory
+from models.queue.names import build_queue, convert_queue, queues_by_memory
 from toolchains.registry import all_toolchains
 
 log = logging.getLogger(__name__)
@@ -39,4 +39,4 @@ def queues(found: Sequence[Capability], fingerprint: Fingerprint, binding: Drive
         if Stage.BUILD in capability.stages:
             bound = platform.bound(toolchain.binds_to, binding)
             names.append(build_queue(capability.toolchain, capability.version, platform, bound))
-    return [queue for name in names for queue in with_larger_memory(name, fingerprint.host.memory_gib)]
+    return [queue for name in names for queue in queues_by_memory(name, fingerprint.host.memory_gib)]

@@ -11,7 +11,7 @@ from enginefarm.contract.errors import DatabaseUnavailable
 from enginefarm.contract.host import Fingerprint
 from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
-from models.fleet.registration import leave, register
+from models.fleet.registration import deregister, register
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Presence:
         self._thread.join()
         try:
             with self._database.write() as session:
-                leave(session, self._identity.id)
+                deregister(session, self._identity.id)
         except DatabaseUnavailable as error:
             log.warning("could not say goodbye; the sweep will notice: %s", error.detail)
 

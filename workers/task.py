@@ -20,11 +20,19 @@ from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure
 from models.catalogue.states import Fenced
 from models.fleet.drain import quarantine_if_sick
-from models.incidents.repair import damaged_start
+from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, require_stored
-from models.lifecycle.leases import Claim, claim, fail_attempt, hand_back, left_to_others, takes_nothing, was_published
-from models.lifecycle.publication import publish_checkpoint, publish_engine, sizes_of
-from models.lifecycle.transitions import keep_log
+from models.lifecycle.leases import (
+    Claim,
+    claim_action,
+    fail_attempt,
+    hand_back,
+    refuses_new_work,
+    reserved_for_others,
+    was_published,
+)
+from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine
+from models.lifecycle.transitions import record_log
 from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
@@ -84,7 +92,7 @@ class Runner:
         if self.leaving.is_set():
             return None  # the sweep announces it again
         with self.tools.database.write() as session:
-            return claim(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
+            return claim_action(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
 
     def _leave_to_others(self, key: str) -> None:
         """Not claimed: mostly because somebody has it, or it is done.
@@ -94,7 +102,7 @@ class Runner:
         """
         me = self.tools.identity.id
         with self.tools.database.read() as session:
-            announcement = left_to_others(session, key, me)
+            announcement = reserved_for_others(session, key, me)
         if announcement is None:
             log.info("%s is not to be taken: somebody has it, or it is done", key[:12])
             return
@@ -106,7 +114,7 @@ class Runner:
     def _takes_nothing(self) -> bool:
         try:
             with self.tools.database.read() as session:
-                return takes_nothing(session, self.tools.identity.id)
+                return refuses_new_work(session, self.tools.identity.id)
         except DatabaseUnavailable:
             return True  # as it was
 
@@ -153,8 +161,8 @@ class Runner:
                 else:
                     columns = engine_columns(attempt, product, started_at)
                     publish_engine(session, held, manifest, engine=columns, steps=steps, rewritten=rewritten)
-                keep_log(session, held.key, held.attempt, whole_log)
-                require_stored(self.tools.store, sizes_of(manifest) | dict([whole_log]))
+                record_log(session, held.key, held.attempt, whole_log)
+                require_stored(self.tools.store, blob_sizes(manifest) | dict([whole_log]))
             return announcements
 
         return publish
@@ -207,7 +215,7 @@ class Runner:
         announcements: list[Announcement] = []
         with self.tools.database.write() as session:
             if isinstance(error, StartDamaged):
-                announcements = damaged_start(
+                announcements = withdraw_damaged_checkpoint(
                     session, attempt.held, error.digest, failure, max_tries=settings.max_tries, steps=steps
                 )
             else:
@@ -223,7 +231,7 @@ class Runner:
         try:
             whole_log = upload_log(self.tools.store, attempt.joblog)
             with self.tools.database.write() as session:
-                keep_log(session, attempt.held.key, attempt.held.attempt, whole_log)
+                record_log(session, attempt.held.key, attempt.held.attempt, whole_log)
                 require_stored(self.tools.store, dict([whole_log]))
         except EnginefarmError as error:
             log.warning("the log of %s stays in pieces: %s", attempt.held.key[:12], error.detail)

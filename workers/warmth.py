@@ -13,7 +13,7 @@ from enginefarm.contract.key import key_of
 from models.catalogue.database import Database
 from models.lifecycle.blobs import require_stored
 from models.lifecycle.leases import Claim
-from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file, record_warmth
+from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, record_warmth, save_warm_file
 from models.store import Store
 from toolchains.toolchain import WarmFile
 
@@ -30,8 +30,8 @@ class WarmStart:
     store: Store
     path: Path
     document: dict[str, Any]
-    start: Kept | None = None
-    made: Kept | None = None
+    start: StoredWarmFile | None = None
+    made: StoredWarmFile | None = None
 
     @classmethod
     def of(cls, toolchain: str, warm: WarmFile, scratch: Path, *, database: Database, store: Store) -> WarmStart:
@@ -54,7 +54,7 @@ class WarmStart:
         try:
             if not self.path.is_file() or self.path.stat().st_size == 0:
                 return
-            found = Kept(digest.of_file(self.path), self.path.stat().st_size)
+            found = StoredWarmFile(digest.of_file(self.path), self.path.stat().st_size)
             if found != self.start:
                 self.store.put(self.path, found.digest, found.size)
                 self.made = found
@@ -66,7 +66,7 @@ class WarmStart:
         try:
             with self.database.write() as session:
                 if self.made is not None:
-                    keep_warm_file(session, key_of(self.document), self.document, self.made)
+                    save_warm_file(session, key_of(self.document), self.document, self.made)
                     require_stored(self.store, {self.made.digest: self.made.size})
                 if self.start is not None:
                     record_warmth(session, held, self.start, seconds=seconds)

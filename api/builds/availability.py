@@ -14,12 +14,12 @@ from models.catalogue.rows import WorkerRow
 from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.fleet.registration import has_toolchain, platform_of
 from models.lifecycle.submission import NewAction, Request
-from models.queries.outlook import nobody_serves
+from models.queries.outlook import no_worker_serves
 from models.queue.names import converts_on_gpu
 
 
 def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
-    return next((nobody_serves(action.queue) for action in _unserved(session, request, fleet)), None)
+    return next((no_worker_serves(action.queue) for action in _unserved(session, request, fleet)), None)
 
 
 def too_small_for(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[Problem]:

@@ -77,7 +77,7 @@ async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow
 def _read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
     """Up to _READ bytes at `offset` of the attempts' logs, end to end."""
     with control.database.read() as session:
-        for piece in logs.pieces(session, build_id):
+        for piece in logs.segments(session, build_id):
             if offset >= piece.size and piece.ended:
                 offset -= piece.size
                 continue

@@ -10,7 +10,7 @@ from api.planning.planner import Plan
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.lifecycle.submission import Request, submit
-from models.queries.builds import state_of
+from models.queries.builds import build_state
 from models.queries.engines import find_engine
 from models.security.api_keys import Caller
 
@@ -33,7 +33,7 @@ def _queued(control: ControlPlane, plan: Plan, request: Request, *, require_work
     control.announcer.announce(accepted.announcements)
     there = accepted.disposition is Disposition.CACHED
     with control.database.snapshot() as session:
-        state = BuildState.SUCCEEDED if there else state_of(session, accepted.id)
+        state = BuildState.SUCCEEDED if there else build_state(session, accepted.id)
         engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
         waiting_for = why_unserved(session, request, fleet) if state is BuildState.QUEUED else None
         remarks = too_small_for(session, request, fleet) if state is BuildState.QUEUED else []

@@ -16,9 +16,9 @@ def note_pull(control: ControlPlane, keys: Collection[str]) -> None:
         NotFound: an engine was removed this very moment.
     """
     with control.database.read() as session:
-        unnoted = pulls.unnoted(session, keys)
+        unnoted = pulls.without_recent_pull(session, keys)
     if not unnoted:
         return
     with control.database.write() as session:
-        if not pulls.note(session, unnoted):
+        if not pulls.record_pull(session, unnoted):
             raise NotFound("the engine was removed a moment ago; GET /v1/engines lists what there is")

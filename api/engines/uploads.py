@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect
 from api.control import ControlPlane
 from enginefarm.contract.digest import Digest, verified
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
-from models.lifecycle.blobs import damaged_of, mended
+from models.lifecycle.blobs import damaged_blobs, mark_rewritten
 
 
 def missing(control: ControlPlane, sizes: dict[Digest, int]) -> list[Digest]:
     """Those of `sizes` (bytes by digest) that the store lacks, or holds damaged."""
     with control.database.read() as session:
-        damaged = damaged_of(session, sizes)
+        damaged = damaged_blobs(session, sizes)
     return [digest for digest, size in sizes.items() if digest in damaged or control.store.stat(digest) != size]
 
 
@@ -41,7 +41,7 @@ def _store(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Dig
     except ClientDisconnect as error:
         raise InvalidRequest(f"blob {digest}: the connection ended before its {size} bytes had come") from error
     with control.database.write() as session:
-        mended(session, [digest])
+        mark_rewritten(session, [digest])
 
 
 def _chunks(body: AsyncGenerator[bytes, None]) -> Iterator[bytes]:

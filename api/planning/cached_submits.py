@@ -11,7 +11,7 @@ from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database
-from models.lifecycle.submission import Request, record
+from models.lifecycle.submission import Request, record_builds
 from models.queries.engines import find_engines
 
 _GATHERED = 0.001  # seconds: a batch of one costs the database as much as one of thirty
@@ -92,7 +92,7 @@ def cached(database: Database, asked: Sequence[tuple[Plan, Request]]) -> list[Su
     if not hits:
         return [None] * len(asked)
     with database.write() as session:
-        ids = iter(record(session, hits, Disposition.CACHED))
+        ids = iter(record_builds(session, hits, Disposition.CACHED))
     return [
         Submitted(
             id=next(ids),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from models.catalogue.database import Database
 from models.catalogue.rows import WorkerRow
-from models.fleet.registration import workers_there
+from models.fleet.registration import present_workers
 
 _SECONDS = 1.0
 
@@ -29,5 +29,5 @@ class FleetView:
         with self._lock:
             if self._seen is None or self._clock() - self._seen[0] > _SECONDS:
                 with self._database.read() as session:
-                    self._seen = (self._clock(), workers_there(session))
+                    self._seen = (self._clock(), present_workers(session))
             return self._seen[1]

@@ -13,7 +13,7 @@ from enginefarm.contract.key import Key
 from enginefarm.trust.attestation import key_id, pem
 from enginefarm.wire.bodies import SigningKeyList, VerificationKey
 from models.catalogue.rows import EngineRow
-from models.lifecycle.imports import envelope_of
+from models.lifecycle.imports import original_envelope
 from models.queries.engines import get_engine
 from models.queries.provenance import statement_of
 from models.security.signing_key import SigningKey
@@ -29,7 +29,7 @@ def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
     """
     with control.database.snapshot() as session:
         get_engine(session, key)  # an engine that is not served is not vouched for
-        original = envelope_of(session, session.get_one(EngineRow, key))
+        original = original_envelope(session, session.get_one(EngineRow, key))
         statement = statement_of(session, key) if original is None and control.signing_key else None
     if original is not None:
         return control.signing_key.countersign(original) if control.signing_key else original

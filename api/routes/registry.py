@@ -90,7 +90,7 @@ def blob(name: _Name, digest: Digest, request: Request, control: Control, _: Reg
             if document is None:
                 raise NotFound(f"no engine in {name!r} has the blob {digest}")
             return _document(document, digest, "application/octet-stream")
-        engines = pulls.having(session, digest)
+        engines = pulls.engines_with_file(session, digest)
     if request.method == "HEAD":
         return _head(digest, control.store.stat(digest))
     note_pull(control, engines)

@@ -13,7 +13,7 @@ from enginefarm.contract.key import Key
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, RemovalPage
 from models.queries.engines import MAX_PAGE
 from models.queries.removals import removals
-from models.retention.removal import withdraw
+from models.retention.removal import request_removal
 
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 
@@ -44,4 +44,4 @@ def delete_engine(key: Key, control: Control, caller: Administrator) -> None:
     """Serve an engine no more. Clean-ups remove it when its grace is over; until then, building it anew is all that
     brings it back."""
     with control.database.write() as session:
-        withdraw(session, key, f"deleted by {caller.name}" if caller.name else "deleted")
+        request_removal(session, key, f"deleted by {caller.name}" if caller.name else "deleted")

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["upkeep"])
 def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Inspection:
     """Say that files of an engine came with wrong bytes. The farm reads them again in its store and believes that."""
     with control.database.read() as session:
-        engine, _checkpoint = repair.contents(session, key)
+        engine, _checkpoint = repair.manifests_of(session, key)
     if unknown := set(damage.paths) - {entry.path for entry in engine.files}:
         raise NotFound(f"engine {key[:12]} has no file {min(unknown)!r}; GET /v1/engines/{key} lists its files")
     found = repair.damaged_files(control.store, (entry for entry in engine.files if entry.path in damage.paths))
@@ -37,7 +37,7 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
     Answers when all is read: minutes, for a large engine.
     """
     with control.database.read() as session:
-        engine, checkpoint = repair.contents(session, key)
+        engine, checkpoint = repair.manifests_of(session, key)
     files = {entry.digest: entry for part in (engine, checkpoint) if part is not None for entry in part.files}
     found = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
     taken = _take_out(control, found)
@@ -61,7 +61,7 @@ def _take_out(control: ControlPlane, digests: Collection[str]) -> WithdrawalResu
     if not digests:
         return WithdrawalResult()
     with control.database.write() as session:
-        taken, announcements = repair.take_out(session, digests)
+        taken, announcements = repair.withdraw_damaged(session, digests)
     control.announcer.announce(announcements)
     return taken
 

@@ -19,7 +19,7 @@ from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, FileTotals, RemovalCandidate
 from models.retention import blob_gc as garbage
 from models.retention import removal
-from models.retention.policies import checkpoints_to_go, engines_to_go, freed_by
+from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ def clean_up(control: ControlPlane, wanted: CleanUpRequest, *, by: str | None) -
     going = [_removed(control, found, grace, by) for found in going]
     with control.database.write() as session:
         removal.remove_manifests(session)
-        garbage.mark(session)
+        garbage.mark_unreferenced(session)
     for batch in _listed(control):
         with control.database.write() as session:
             garbage.adopt(session, batch)
     deleted = _delete(control, grace)
     with control.database.read() as session:
-        waiting = garbage.waiting(session, grace_seconds=grace)
+        waiting = garbage.total_in_grace(session, grace_seconds=grace)
     uploads = control.store.abort_stale(timedelta(seconds=grace))
     return CleanUpResult(
         dry_run=False, going=going, frees=frees, deleted=deleted, waiting=waiting, uploads=uploads, grace_seconds=grace
@@ -74,12 +74,12 @@ def _planned(control: ControlPlane, wanted: CleanUpRequest) -> tuple[list[Remova
     settings = control.settings
     policies = settings.retention if wanted.policies is None else wanted.policies
     with control.database.read() as session:
-        engines = engines_to_go(session, policies, link_seconds=settings.link_seconds)
-        checkpoints = checkpoints_to_go(
+        engines = engines_to_remove(session, policies, link_seconds=settings.link_seconds)
+        checkpoints = checkpoints_to_remove(
             session, [found.key for found in engines], keep_days=settings.gc_checkpoint_days
         )
         going = engines + checkpoints
-        return going, freed_by(session, going)
+        return going, freed_bytes(session, going)
 
 
 def _due(control: ControlPlane, going: list[RemovalCandidate], grace: float) -> list[RemovalCandidate]:
@@ -98,7 +98,8 @@ def _removed(control: ControlPlane, found: RemovalCandidate, grace: float, by: s
 
 def _bytes_now(control: ControlPlane, grace: float) -> dict[str, FileTotals]:
     with control.database.read() as session:
-        waiting, due = garbage.waiting(session, grace_seconds=grace), garbage.due(session, grace_seconds=grace)
+        waiting = garbage.total_in_grace(session, grace_seconds=grace)
+        due = garbage.total_removable(session, grace_seconds=grace)
         for batch in _listed(control):
             orphans = garbage.orphans(session, batch).values()
             waiting = FileTotals(files=waiting.files + len(orphans), size=waiting.size + sum(orphans))
@@ -113,7 +114,7 @@ def _listed(control: ControlPlane) -> Iterator[dict[str, int]]:
 
 def _delete(control: ControlPlane, grace: float) -> FileTotals:
     with control.database.read() as session:
-        digests = garbage.condemned(session, grace_seconds=grace)
+        digests = garbage.removable(session, grace_seconds=grace)
     files = size = 0
     for digest in digests:
         with control.database.write() as session:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
-from models.fleet.registration import mark_gone
+from models.fleet.registration import mark_silent_workers_gone
 from models.lifecycle import recovery as sweeping
 from models.lifecycle.leases import expire
 
@@ -25,9 +25,9 @@ def sweep_once(control: ControlPlane) -> int:
     """One round; returns how many actions were announced."""
     settings = control.settings
     with control.database.write() as session:
-        mark_gone(session, after_seconds=settings.worker_seconds)
+        mark_silent_workers_gone(session, after_seconds=settings.worker_seconds)
         taken_back = expire(session, max_tries=settings.max_tries)
-        sweeping.release_stragglers(session)
+        sweeping.queue_released_builds(session)
     for key, _queue in taken_back:
         log.warning("took back %s: its worker stopped renewing the lease", key[:12])
     return announce_shortfall(control)
@@ -35,13 +35,13 @@ def sweep_once(control: ControlPlane) -> int:
 
 def announce_shortfall(control: ControlPlane) -> int:
     with control.database.read() as session:
-        due = sweeping.due_by_queue(session)
+        due = sweeping.count_due_by_queue(session)
     announced = 0
     for queue, count in due.items():
         shortfall = count - control.announcer.depth(queue)
         if shortfall > 0:
             with control.database.write() as session:
-                unannounced = sweeping.take_unannounced(session, queue, shortfall)
+                unannounced = sweeping.mark_announced(session, queue, shortfall)
             control.announcer.announce(unannounced)
             announced += len(unannounced)
     return announced

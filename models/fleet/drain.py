@@ -37,7 +37,7 @@ def release(session: Session, name: str) -> list[str]:
     return _decide(session, name, _named(name), state=_if_there("live"), **cleared)
 
 
-def ids_of(session: Session, name: str) -> list[str]:
+def worker_ids(session: Session, name: str) -> list[str]:
     """Every worker there ever was of this name (or id).
 
     Raises:

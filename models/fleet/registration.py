@@ -60,18 +60,18 @@ def _quarantine_of(session: Session, name: str) -> WorkerRow | None:
     return session.execute(found).scalar_one_or_none()
 
 
-def leave(session: Session, worker_id: str) -> None:
+def deregister(session: Session, worker_id: str) -> None:
     session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(state="gone"))
 
 
-def mark_gone(session: Session, *, after_seconds: float) -> int:
+def mark_silent_workers_gone(session: Session, *, after_seconds: float) -> int:
     """Mark every worker that has been silent for so long; returns how many."""
     silent = (WorkerRow.state != "gone", WorkerRow.last_seen_at < now(-after_seconds))
     done = session.execute(update(WorkerRow).where(*silent).values(state="gone"))
     return int(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
 
 
-def workers_there(session: Session) -> list[WorkerRow]:
+def present_workers(session: Session) -> list[WorkerRow]:
     """Live ones, and those that take nothing new."""
     rows = session.execute(select(WorkerRow).where(WorkerRow.state != "gone").order_by(WorkerRow.name))
     return list(rows.scalars())
@@ -82,12 +82,12 @@ def live_workers(session: Session) -> list[WorkerRow]:
     return list(rows.scalars())
 
 
-def servers(session: Session, queue: str) -> list[WorkerRow]:
+def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
     """The live workers that listen to `queue`."""
     return [worker for worker in live_workers(session) if queue in worker.queues]
 
 
-def quarantined_servers(session: Session, queue: str) -> list[WorkerRow]:
+def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]:
     """The workers that would serve `queue`, were they not quarantined."""
     rows = session.execute(
         select(WorkerRow)

@@ -11,9 +11,9 @@ from enginefarm.wire.recall import Recall, WithdrawalResult
 from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.fleet.drain import ids_of, quarantine
+from models.fleet.drain import quarantine, worker_ids
 from models.lifecycle.transitions import end_attempt, requeue
-from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
+from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queue.names import Announcement
 
 
@@ -25,15 +25,15 @@ def recall(session: Session, wanted: Recall) -> tuple[WithdrawalResult, list[Ann
     Raises:
         NotFound: there never was such a worker.
     """
-    workers = ids_of(session, wanted.worker) if wanted.worker is not None else []
+    workers = worker_ids(session, wanted.worker) if wanted.worker is not None else []
     checkpoints = _matching(session, CheckpointRow, wanted, USABLE)
     _hold_converts(session, workers, checkpoints)
     announcements = _stop_running(session, workers)
     built = _matching(session, EngineRow, wanted, SERVED)
     engines = sorted({*built, *_built_from(session, checkpoints)})
     for key in checkpoints:
-        announcements += quarantine_checkpoint(session, key, wanted.reason)
-    taken = [key for key in engines if quarantine_engine(session, key, wanted.reason)]
+        announcements += withdraw_checkpoint(session, key, wanted.reason)
+    taken = [key for key in engines if withdraw_engine(session, key, wanted.reason)]
     if wanted.worker is not None:
         quarantine(session, wanted.worker, wanted.reason)
     return WithdrawalResult(engines=taken, checkpoints=checkpoints, workers=workers), announcements

@@ -22,15 +22,15 @@ from models.catalogue.states import ActionState, Fenced, Outcome
 from models.catalogue.visibility import SERVED, USABLE
 from models.lifecycle.leases import Claim, fail_attempt
 from models.lifecycle.publication import read_manifest
-from models.lifecycle.transitions import end_attempt, lock
-from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
+from models.lifecycle.transitions import end_attempt, lock_action
+from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queue.names import Announcement
 from models.store import Store
 
 REASON = "its bytes in the store are damaged"
 
 
-def contents(session: Session, key: str) -> tuple[Manifest, Manifest | None]:
+def manifests_of(session: Session, key: str) -> tuple[Manifest, Manifest | None]:
     """What an engine is made of, and the checkpoint that it was built from if that is there; taken out or not.
 
     Raises:
@@ -61,7 +61,7 @@ def _whole(store: Store, entry: FileEntry) -> bool:
     return True
 
 
-def take_out(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalResult, list[Announcement]]:
+def withdraw_damaged(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalResult, list[Announcement]]:
     """Mark the blobs as damaged, and take out every engine and checkpoint that has one of them."""
     _mark(session, digests)
     manifests = select(ManifestFileRow.manifest).where(ManifestFileRow.blob.in_(digests))
@@ -69,8 +69,8 @@ def take_out(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalR
     engines = _keys(session, select(EngineRow.key).where(SERVED, EngineRow.manifest.in_(manifests)))
     announcements = []
     for key in checkpoints:
-        announcements += quarantine_checkpoint(session, key, REASON)
-    taken = [key for key in engines if quarantine_engine(session, key, REASON)]
+        announcements += withdraw_checkpoint(session, key, REASON)
+    taken = [key for key in engines if withdraw_engine(session, key, REASON)]
     return WithdrawalResult(engines=taken, checkpoints=checkpoints), announcements
 
 
@@ -84,7 +84,7 @@ def _keys(session: Session, query: Select[str]) -> Sequence[str]:
     return sorted(session.execute(query).scalars())
 
 
-def damaged_start(
+def withdraw_damaged_checkpoint(
     session: Session, held: Claim, digest: Digest, failure: Failure, *, max_tries: int, steps: dict[str, float]
 ) -> list[Announcement]:
     """A build found the checkpoint that it starts from damaged: take it out, and let the build wait for a new one.
@@ -99,14 +99,14 @@ def damaged_start(
     else:
         _require(session, held)
         end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
-    return take_out(session, [digest])[1]
+    return withdraw_damaged(session, [digest])[1]
 
 
 def _hold_convert(session: Session, held: Claim) -> None:
     """Before the build is touched: see the lock order in models.actions."""
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == held.key)).scalar_one()
     if depends_on is not None:
-        lock(session, depends_on)
+        lock_action(session, depends_on)
 
 
 def _require(session: Session, held: Claim) -> None:

@@ -41,13 +41,13 @@ def record_blobs(session: Session, sizes: Mapping[Digest, int]) -> None:
         session.execute(update(BlobRow).where(BlobRow.digest == digest).values(**values))
 
 
-def damaged_of(session: Session, digests: Collection[Digest]) -> set[Digest]:
+def damaged_blobs(session: Session, digests: Collection[Digest]) -> set[Digest]:
     """Those that are known to be damaged in the store."""
     found = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
     return set(session.execute(found).scalars())
 
 
-def mended(session: Session, digests: Collection[Digest]) -> None:
+def mark_rewritten(session: Session, digests: Collection[Digest]) -> None:
     """They were written again, and are right now."""
     values = {"damaged_at": None, "verified_at": now()}
     session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(**values))

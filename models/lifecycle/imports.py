@@ -22,10 +22,10 @@ from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, W
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
-from models.lifecycle.leases import claim
+from models.lifecycle.leases import claim_action
 from models.lifecycle.publication import publish_engine, record_manifest
 from models.lifecycle.submission import insert_action
-from models.lifecycle.transitions import cancel_if_unwanted, end_attempt, lock, move
+from models.lifecycle.transitions import cancel_if_unneeded, end_attempt, lock_action, move
 from models.queue.names import build_queue, convert_queue
 
 _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=0)
@@ -48,7 +48,7 @@ def publish_import(session: Session, came: VerifiedRecord, *, imported_by: str |
         return False
     _free(session, build)
     worker = _worker(session, came)
-    held = claim(session, key, worker, lease_seconds=0)
+    held = claim_action(session, key, worker, lease_seconds=0)
     assert held is not None, "it is queued, held by us, and due"
     publish_engine(session, held, manifest, engine=_columns(came), steps={})
     session.add(
@@ -56,17 +56,17 @@ def publish_import(session: Session, came: VerifiedRecord, *, imported_by: str |
                   imported_by=imported_by)
     )  # fmt: skip
     _say_when(session, came, held.attempt)
-    cancel_if_unwanted(session, came.document["convert"])
+    cancel_if_unneeded(session, came.document["convert"])
     return True
 
 
-def envelope_of(session: Session, engine: EngineRow) -> dict[str, Any] | None:
+def original_envelope(session: Session, engine: EngineRow) -> dict[str, Any] | None:
     """The signed statement that the engine came with; None if it was built here."""
     row = session.get(ImportRow, (engine.key, engine.attempt))
     return row.envelope if row is not None else None
 
 
-def name_of(signer: str) -> str:
+def import_worker_name(signer: str) -> str:
     """Of the worker that stands for all that this key signed."""
     return f"import-{signer[:12]}"
 
@@ -86,7 +86,7 @@ def _held(session: Session, came: VerifiedRecord) -> ActionRow:
         depends_on=None,
         state=ActionState.CANCELLED,
     )
-    lock(session, convert_key)
+    lock_action(session, convert_key)
     insert_action(
         session,
         came.record.key,
@@ -97,7 +97,7 @@ def _held(session: Session, came: VerifiedRecord) -> ActionRow:
         depends_on=convert_key,
         state=ActionState.CANCELLED,
     )
-    row = lock(session, came.record.key)
+    row = lock_action(session, came.record.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
     return row
 
@@ -114,7 +114,7 @@ def _free(session: Session, build: ActionRow) -> None:
 
 def _worker(session: Session, came: VerifiedRecord) -> str:
     """The worker that stands for the machine of the other farm; never there, so that nothing is sent to it."""
-    name, platform = name_of(came.signer), came.platform.model_dump()
+    name, platform = import_worker_name(came.signer), came.platform.model_dump()
     host = (came.host or _UNKNOWN_HOST).model_dump()
     worker_id = hashlib.sha256(rfc8785.dumps([came.signer, platform, host])).hexdigest()[:32]
     values = {
@@ -126,7 +126,7 @@ def _worker(session: Session, came: VerifiedRecord) -> str:
 
 
 def _require_not_recalled(session: Session, signer: str) -> None:
-    name = name_of(signer)
+    name = import_worker_name(signer)
     recalled = select(WorkerRow.quarantine_reason).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
     if (reason := session.execute(recalled.limit(1)).scalar_one_or_none()) is not None:
         raise Conflict(

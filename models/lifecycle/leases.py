@@ -16,7 +16,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
 from models.lifecycle.retry_policy import backoff, killed_for_memory, larger_queue, others_serve, with_history
-from models.lifecycle.transitions import end_attempt, fail, requeue
+from models.lifecycle.transitions import end_attempt, fail_action, requeue
 from models.queue.names import Announcement
 
 
@@ -44,7 +44,7 @@ class Claim:
         return read_work(self.stored_work)
 
 
-def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
+def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
     """Take a queued action whose time has come. None: somebody has it, it no longer needs doing,
     others go first, or this worker takes nothing new."""
     taken = session.execute(
@@ -87,7 +87,7 @@ def claim(session: Session, key: str, worker_id: str, *, lease_seconds: float) -
     )
 
 
-def left_to_others(session: Session, key: str, worker_id: str) -> Announcement | None:
+def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcement | None:
     """The action, if this worker could not claim it only because others go first, or because it takes nothing new:
     tell them again."""
     where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due())
@@ -96,7 +96,7 @@ def left_to_others(session: Session, key: str, worker_id: str) -> Announcement |
     return (row.key, row.queue) if row is not None else None
 
 
-def takes_nothing(session: Session, worker_id: str) -> bool:
+def refuses_new_work(session: Session, worker_id: str) -> bool:
     """Whether it is drained or quarantined."""
     return bool(session.execute(select(_takes_nothing(worker_id))).scalar_one())
 
@@ -164,7 +164,7 @@ def fail_attempt(session: Session, held: Claim, failure: Failure, *, max_tries: 
         requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries), avoid=avoid)
     else:
         reason = with_history(session, held.key, failure, tries=held.tries)
-        fail(session, held.key, reason, attempt=held.attempt)
+        fail_action(session, held.key, reason, attempt=held.attempt)
     end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
 
 
@@ -190,6 +190,6 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
             announcements.append(requeue(session, row.key, attempt=row.attempt, avoid=avoid))
         else:
             reason = with_history(session, row.key, failure, tries=row.tries)
-            fail(session, row.key, reason, attempt=row.attempt)
+            fail_action(session, row.key, reason, attempt=row.attempt)
         end_attempt(session, row.key, row.attempt, Outcome.LOST, failure=failure)
     return announcements

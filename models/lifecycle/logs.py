@@ -16,7 +16,7 @@ from models.catalogue.upsert import insert_new
 
 
 @dataclass(frozen=True)
-class Piece:
+class LogSegment:
     """One attempt's part of the stream."""
 
     action_key: str
@@ -31,7 +31,7 @@ def append(session: Session, key: str, attempt: int, start: int, data: bytes) ->
     insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "data": data})
 
 
-def pieces(session: Session, build_id: str) -> list[Piece]:
+def segments(session: Session, build_id: str) -> list[LogSegment]:
     """The attempts whose output belongs to this build, in order."""
     key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
@@ -52,7 +52,7 @@ def pieces(session: Session, build_id: str) -> list[Piece]:
         .where(AttemptRow.action_key.in_(keys))
     ).all()
     found = [
-        Piece(row.action_key, row.number, row.log_size if row.log_digest else int(size or 0), row.log_digest,
+        LogSegment(row.action_key, row.number, row.log_size if row.log_digest else int(size or 0), row.log_digest,
               row.ended_at is not None)
         for row, size in rows
     ]  # fmt: skip

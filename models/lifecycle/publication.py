@@ -15,7 +15,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import BlobRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow
 from models.catalogue.states import ActionState, BuildRowState, Outcome
 from models.catalogue.upsert import insert_new, upsert
-from models.lifecycle.blobs import damaged_of, mended, record_blobs
+from models.lifecycle.blobs import damaged_blobs, mark_rewritten, record_blobs
 from models.lifecycle.leases import Claim
 from models.lifecycle.transitions import end_attempt, end_builds, move, release_dependents
 from models.queue.names import Announcement
@@ -82,16 +82,16 @@ def _back() -> dict[str, Any]:
 
 def damaged_among(session: Session, manifest: Manifest) -> set[str]:
     """The blobs of `manifest` that are known to be damaged in the store."""
-    return damaged_of(session, sizes_of(manifest))
+    return damaged_blobs(session, blob_sizes(manifest))
 
 
 def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[str] = ()) -> str:
     """The rows of a manifest and its blobs. They are held until the transaction ends: nothing removes them before,
     and what refers to them afterwards keeps them."""
     digest = manifest.digest
-    record_blobs(session, sizes_of(manifest))
+    record_blobs(session, blob_sizes(manifest))
     if rewritten:
-        mended(session, rewritten)
+        mark_rewritten(session, rewritten)
     if damaged := damaged_among(session, manifest):
         raise IntegrityError(f"{min(damaged)} was found damaged in the store: it must be written again")
     row = {"digest": digest, "size": manifest.size, "files": len(manifest.files)}
@@ -107,7 +107,7 @@ def _hold(session: Session, digest: str) -> bool:
     return session.execute(held).first() is not None
 
 
-def sizes_of(manifest: Manifest) -> dict[Digest, int]:
+def blob_sizes(manifest: Manifest) -> dict[Digest, int]:
     """The bytes of each blob of a manifest."""
     return {entry.digest: entry.size for entry in manifest.files}
 

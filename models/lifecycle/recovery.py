@@ -19,7 +19,7 @@ from models.queue.names import Announcement
 _QUIET_SECONDS = 10.0  # an action is announced at most once in so long
 
 
-def release_stragglers(session: Session) -> None:
+def queue_released_builds(session: Session) -> None:
     """Queue waiting actions whose checkpoint is there. The transaction that published it did so already; this
     mends rows that came from a restored backup."""
     published = select(CheckpointRow.key).where(USABLE)
@@ -30,7 +30,7 @@ def release_stragglers(session: Session) -> None:
     )
 
 
-def due_by_queue(session: Session) -> Mapping[str, int]:
+def count_due_by_queue(session: Session) -> Mapping[str, int]:
     """How many actions each queue should hold a message for: queued, due, and served by a live worker."""
     served: set[str] = set()
     for queues in session.execute(select(WorkerRow.queues).where(WorkerRow.state == "live")).scalars():
@@ -44,7 +44,7 @@ def due_by_queue(session: Session) -> Mapping[str, int]:
     return {queue: count for queue, count in rows}  # noqa: C416  # dict() does not see that rows are pairs
 
 
-def take_unannounced(session: Session, queue: str, count: int) -> Sequence[Announcement]:
+def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announcement]:
     """Up to `count` due actions of the queue, oldest first, that were not announced just now; marks them."""
     oldest = (
         select(ActionRow.key)

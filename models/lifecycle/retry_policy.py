@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from enginefarm.wire.bodies import OUT_OF_MEMORY, Failure, Fault
 from models.catalogue.rows import AttemptRow, WorkerRow
 from models.catalogue.states import Outcome
-from models.fleet.registration import servers
-from models.queue.names import larger_memory
+from models.fleet.registration import workers_serving
+from models.queue.names import larger_memory_queue
 
 
 def backoff(tries: int) -> float:
@@ -28,12 +28,12 @@ def killed_for_memory(failure: Failure) -> bool:
 def larger_queue(session: Session, queue: str, worker_id: str) -> str | None:
     """Where live workers with more memory than this one listen; None if there are none, or if it was there already."""
     worker = session.get(WorkerRow, worker_id)
-    larger = larger_memory(queue, worker.host["memory_gib"]) if worker is not None else None
-    return larger if larger is not None and servers(session, larger) else None
+    larger = larger_memory_queue(queue, worker.host["memory_gib"]) if worker is not None else None
+    return larger if larger is not None and workers_serving(session, larger) else None
 
 
 def others_serve(session: Session, queue: str, worker_id: str) -> bool:
-    return any(worker.id != worker_id for worker in servers(session, queue))
+    return any(worker.id != worker_id for worker in workers_serving(session, queue))
 
 
 def with_history(session: Session, key: str, failure: Failure, *, tries: int) -> Failure:

@@ -19,7 +19,7 @@ from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.lifecycle.transitions import cancel_if_unwanted, lock, move
+from models.lifecycle.transitions import cancel_if_unneeded, lock_action, move
 from models.queue.names import Announcement
 
 
@@ -60,7 +60,7 @@ class Accepted:
 def submit(session: Session, request: Request) -> Accepted:
     """Find the engine, join the action that makes it, or create that action."""
     if engine_exists(session, request.build.key):
-        [id_] = record(session, [request], Disposition.CACHED)
+        [id_] = record_builds(session, [request], Disposition.CACHED)
         return Accepted(id_, Disposition.CACHED)
     announcements = _ensure_convert(session, request.convert)
     # The checkpoint may have been published while we waited for the convert action's lock: look only now.
@@ -68,7 +68,7 @@ def submit(session: Session, request: Request) -> Accepted:
     disposition = _ensure_build(session, request, ready=ready)
     if disposition is Disposition.CREATED and ready:
         announcements.append((request.build.key, request.build.queue))
-    [id_] = record(session, [request], disposition)
+    [id_] = record_builds(session, [request], disposition)
     return Accepted(id_, disposition, announcements)
 
 
@@ -113,7 +113,7 @@ def cancel(session: Session, build_id: str) -> bool:
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
     for held in (depends_on, key):
         if held is not None:
-            lock(session, held)
+            lock_action(session, held)
     done = session.execute(
         update(BuildRow)
         .where(BuildRow.id == build_id, BuildRow.state == BuildRowState.OPEN)
@@ -121,7 +121,7 @@ def cancel(session: Session, build_id: str) -> bool:
     )
     if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
         return False
-    cancel_if_unwanted(session, key)
+    cancel_if_unneeded(session, key)
     return True
 
 
@@ -129,7 +129,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
     """The convert action in flight, unless its checkpoint is there. Holds its row."""
     if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
         return [(action.key, action.queue)]
-    row = lock(session, action.key)
+    row = lock_action(session, action.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
     if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
         return []
@@ -142,7 +142,7 @@ def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposi
     state = ActionState.QUEUED if ready else ActionState.WAITING
     if _insert(session, request.build, depends_on=request.convert.key, state=state):
         return Disposition.CREATED
-    row = lock(session, request.build.key)
+    row = lock_action(session, request.build.key)
     assert row is not None, "just inserted by us or by somebody else, and never deleted"
     if row.state in IN_FLIGHT:
         return Disposition.JOINED
@@ -190,7 +190,7 @@ def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
 _ADD = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]  # SQLAlchemy calls a table a FromClause here
 
 
-def record(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
+def record_builds(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
     """The builds' own rows; returns their ids."""
     cached = disposition is Disposition.CACHED
     adding = _ADD.values(ended_at=now()) if cached else _ADD

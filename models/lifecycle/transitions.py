@@ -44,7 +44,7 @@ def move(
         raise Fenced(f"{key[:12]} cannot move to {to} (attempt {attempt})")
 
 
-def lock(session: Session, key: str) -> ActionRow | None:
+def lock_action(session: Session, key: str) -> ActionRow | None:
     """The row as it is now, held until the transaction ends (SQLite holds the whole database already).
 
     Not against those who only refer to it (NO KEY UPDATE): PostgreSQL looks at `depends_on` when a row is updated for
@@ -73,10 +73,10 @@ def end_attempt(
     which = (AttemptRow.action_key == key, AttemptRow.number == number)
     session.execute(update(AttemptRow).where(*which, AttemptRow.outcome == Outcome.RUNNING).values(**values))
     if log is not None:
-        keep_log(session, key, number, log)
+        record_log(session, key, number, log)
 
 
-def keep_log(session: Session, key: str, number: int, log: tuple[str, int]) -> None:
+def record_log(session: Session, key: str, number: int, log: tuple[str, int]) -> None:
     """Name the whole log of an attempt, fenced or not: what it wrote is worth reading all the same."""
     record_blobs(session, dict([log]))
     which = (AttemptRow.action_key == key, AttemptRow.number == number)
@@ -104,7 +104,7 @@ def release_dependents(session: Session, key: str) -> list[Announcement]:
     return [(row.key, row.queue) for row in freed]
 
 
-def fail(session: Session, key: str, failure: Failure, *, attempt: int | None = None) -> None:
+def fail_action(session: Session, key: str, failure: Failure, *, attempt: int | None = None) -> None:
     """End an action, its builds, and everything that waits for it, with the reason.
 
     Raises:
@@ -113,8 +113,8 @@ def fail(session: Session, key: str, failure: Failure, *, attempt: int | None = 
     among = IN_FLIGHT if attempt is None else [ActionState.RUNNING]
     move(session, key, ActionState.FAILED, among=among, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
-    for waiting in waiting_for(session, key):
-        fail(session, waiting, failure)
+    for waiting in waiting_dependents(session, key):
+        fail_action(session, waiting, failure)
 
 
 def requeue(
@@ -140,27 +140,27 @@ def requeue(
     return key, session.execute(select(ActionRow.queue).where(ActionRow.key == key)).scalar_one()
 
 
-def cancel_if_unwanted(session: Session, key: str) -> None:
+def cancel_if_unneeded(session: Session, key: str) -> None:
     """Cancel an action that no open build and no other action waits for; then look at what it waited for."""
     row = session.get(ActionRow, key)
     if row is not None and row.depends_on is not None:
-        lock(session, row.depends_on)  # before the row that depends on it, as the lock order says
-    row = lock(session, key)
-    if row is None or row.state not in IN_FLIGHT or _wanted(session, key):
+        lock_action(session, row.depends_on)  # before the row that depends on it, as the lock order says
+    row = lock_action(session, key)
+    if row is None or row.state not in IN_FLIGHT or _needed(session, key):
         return
     running = row.state == ActionState.RUNNING
     move(session, key, ActionState.CANCELLED)
     if running:  # its worker finds out at the next heartbeat and kills the child
         end_attempt(session, key, row.attempt, Outcome.CANCELLED)
     if row.depends_on is not None:
-        cancel_if_unwanted(session, row.depends_on)
+        cancel_if_unneeded(session, row.depends_on)
 
 
-def _wanted(session: Session, key: str) -> bool:
+def _needed(session: Session, key: str) -> bool:
     open_build = select(BuildRow.seq).where(BuildRow.key == key, BuildRow.state == BuildRowState.OPEN).limit(1)
-    return session.execute(open_build).first() is not None or bool(waiting_for(session, key))
+    return session.execute(open_build).first() is not None or bool(waiting_dependents(session, key))
 
 
-def waiting_for(session: Session, key: str) -> Sequence[str]:
+def waiting_dependents(session: Session, key: str) -> Sequence[str]:
     where = (ActionRow.depends_on == key, ActionRow.state == ActionState.WAITING)
     return session.execute(select(ActionRow.key).where(*where).order_by(ActionRow.key)).scalars().all()

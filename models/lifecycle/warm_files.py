@@ -20,24 +20,24 @@ _SAMPLES = 20
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredWarmFile:
     digest: str
     size: int
 
 
-def find_warm_file(session: Session, key: str) -> Kept | None:
+def find_warm_file(session: Session, key: str) -> StoredWarmFile | None:
     query = select(BlobRow.digest, BlobRow.size).join(WarmFileRow, WarmFileRow.blob == BlobRow.digest)
     found = session.execute(query.where(WarmFileRow.key == key)).first()
-    return Kept(found.digest, found.size) if found else None
+    return StoredWarmFile(found.digest, found.size) if found else None
 
 
-def keep_warm_file(session: Session, key: str, document: dict[str, Any], kept: Kept) -> None:
+def save_warm_file(session: Session, key: str, document: dict[str, Any], kept: StoredWarmFile) -> None:
     """The last good run wins. The caller uploaded the bytes before."""
     record_blobs(session, {kept.digest: kept.size})
     upsert(session, WarmFileRow, {"key": key, "document": document, "blob": kept.digest, "updated_at": now()})
 
 
-def record_warmth(session: Session, held: Claim, start: Kept, *, seconds: float) -> None:
+def record_warmth(session: Session, held: Claim, start: StoredWarmFile, *, seconds: float) -> None:
     """Note on the attempt what it started from, and how much faster its stage was than usual."""
     usual = cold_seconds(session, held)
     warmth = {"file": start.digest, "saved_seconds": None if usual is None else round(usual - seconds, 3)}

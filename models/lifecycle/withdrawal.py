@@ -13,13 +13,13 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow
 from models.catalogue.states import CLOSED, ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.lifecycle.transitions import end_attempt, lock, move, waiting_for
+from models.lifecycle.transitions import end_attempt, lock_action, move, waiting_dependents
 from models.queue.names import Announcement
 
 _STARTED = (ActionState.QUEUED, ActionState.RUNNING)
 
 
-def quarantine_engine(session: Session, key: str, reason: str) -> bool:
+def withdraw_engine(session: Session, key: str, reason: str) -> bool:
     """False if it was out before."""
     done = session.execute(
         update(EngineRow)
@@ -29,9 +29,9 @@ def quarantine_engine(session: Session, key: str, reason: str) -> bool:
     return bool(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
 
 
-def quarantine_checkpoint(session: Session, key: str, reason: str) -> list[Announcement]:
+def withdraw_checkpoint(session: Session, key: str, reason: str) -> list[Announcement]:
     """Take the checkpoint out; what was to start from it waits for it to be converted anew."""
-    lock(session, key)
+    lock_action(session, key)
     session.execute(
         update(CheckpointRow)
         .where(CheckpointRow.key == key, USABLE)
@@ -39,7 +39,7 @@ def quarantine_checkpoint(session: Session, key: str, reason: str) -> list[Annou
     )
     for build in _started_from(session, key):
         _wait_again(session, build)
-    return _convert_again(session, key) if waiting_for(session, key) else []
+    return _convert_again(session, key) if waiting_dependents(session, key) else []
 
 
 def _started_from(session: Session, key: str) -> list[ActionRow]:
@@ -60,7 +60,7 @@ def _wait_again(session: Session, build: ActionRow) -> None:
 
 
 def _convert_again(session: Session, key: str) -> list[Announcement]:
-    convert = lock(session, key)
+    convert = lock_action(session, key)
     if convert is None or convert.state not in CLOSED:
         return []
     move(

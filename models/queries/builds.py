@@ -21,7 +21,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, EngineRow, Wo
 from models.catalogue.states import ActionState, BuildRowState
 from models.queries.engines import find_engine
 from models.queries.estimates import eta_seconds
-from models.queries.outlook import position, why_behind, why_waiting
+from models.queries.outlook import queue_position, why_checkpoint_waits, why_waiting
 from models.queries.removals import why_removed
 
 
@@ -45,7 +45,7 @@ def get_build(session: Session, build_id: str) -> Build:
     return _build(session, row, whole=True)
 
 
-def state_of(session: Session, build_id: str) -> BuildState:
+def build_state(session: Session, build_id: str) -> BuildState:
     """The state of a build that is there."""
     row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one()
     action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN else None
@@ -102,7 +102,7 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         progress=1.0 if state is BuildState.SUCCEEDED else _progress(current),
         message=current.message if current is not None else None,
         eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
-        queue_position=position(session, current) if state is BuildState.QUEUED and current is not None else None,
+        queue_position=queue_position(session, current) if state is BuildState.QUEUED and current is not None else None,
         waiting_for=_waiting_for(session, state, action, current),
         model=row.model,
         toolchain=row.toolchain,
@@ -126,7 +126,7 @@ def _waiting_for(
         return None
     if state is BuildState.QUEUED:
         return why_waiting(session, current)
-    return why_behind(session, action) if current is not action else None
+    return why_checkpoint_waits(session, action) if current is not action else None
 
 
 def _taken_out(session: Session, key: str) -> Failure | None:

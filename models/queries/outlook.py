@@ -13,7 +13,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import IN_FLIGHT, ActionState
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.fleet.registration import quarantined_servers, servers
+from models.fleet.registration import quarantined_workers_serving, workers_serving
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
 
@@ -28,7 +28,7 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
         key=action.key,
         queue=action.queue,
         done=done,
-        workers=[worker.name for worker in servers(session, action.queue)],
+        workers=[worker.name for worker in workers_serving(session, action.queue)],
         waiting_for=None if done else _waits(session, action.queue, row),
         seconds=0.0 if done else usual_seconds(session, action.queue, checkpoint=checkpoint),
     )
@@ -36,15 +36,15 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
 
 def why_waiting(session: Session, action: ActionRow) -> str:
     """Why a queued action is not running yet."""
-    serving = servers(session, action.queue)
+    serving = workers_serving(session, action.queue)
     if not serving:
         return _unserved(session, action.queue)
     if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
         return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
-    return _line(position(session, action), serving)
+    return _line(queue_position(session, action), serving)
 
 
-def position(session: Session, action: ActionRow) -> int:
+def queue_position(session: Session, action: ActionRow) -> int:
     """How many actions of this queue go first."""
     ahead = select(func.count()).where(
         ActionRow.queue == action.queue,
@@ -60,11 +60,11 @@ def _waits(session: Session, queue: str, row: ActionRow | None) -> str | None:
         return None
     if row is not None and row.state == ActionState.QUEUED:
         return why_waiting(session, row)
-    serving = servers(session, queue)
+    serving = workers_serving(session, queue)
     if not serving:
         return _unserved(session, queue)
     if row is not None and row.state in IN_FLIGHT:
-        return why_behind(session, row) or "its checkpoint"
+        return why_checkpoint_waits(session, row) or "its checkpoint"
     ahead = session.execute(
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
@@ -76,7 +76,7 @@ def _all_busy(session: Session, workers: Sequence[WorkerRow]) -> bool:
     return session.execute(running).scalar_one() >= len(workers)
 
 
-def why_behind(session: Session, waiting: ActionRow) -> str | None:
+def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:
     """Who makes the checkpoint that an action waits for; None while nobody does."""
     convert = session.get(ActionRow, waiting.depends_on) if waiting.depends_on else None
     worker = session.get(WorkerRow, convert.worker_id) if convert is not None and convert.worker_id else None
@@ -84,12 +84,12 @@ def why_behind(session: Session, waiting: ActionRow) -> str | None:
 
 
 def _unserved(session: Session, queue: str) -> str:
-    out = quarantined_servers(session, queue)
+    out = quarantined_workers_serving(session, queue)
     names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in out)
-    return f"{nobody_serves(queue)}; quarantined: {names}" if out else nobody_serves(queue)
+    return f"{no_worker_serves(queue)}; quarantined: {names}" if out else no_worker_serves(queue)
 
 
-def nobody_serves(queue: str) -> str:
+def no_worker_serves(queue: str) -> str:
     return f"no live worker serves {queue}: start one, or cancel the build"
 
 

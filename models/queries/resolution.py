@@ -16,7 +16,7 @@ from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.catalogue.rows import ActionRow, EngineRow
 from models.catalogue.visibility import SERVED
 from models.queries.engines import get_engine
-from models.queries.similarity import of_model
+from models.queries.similarity import any_revision_of
 
 _LOOKED_AT = 1000  # engines of one model, the newest
 _SHOWN = 3
@@ -64,7 +64,7 @@ def _engines(session: Session, wanted: EngineRequirements) -> Iterator[EngineRow
         select(EngineRow, convert.document)
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(SERVED, EngineRow.model == wanted.model if revised else of_model(wanted.model))
+        .where(SERVED, EngineRow.model == wanted.model if revised else any_revision_of(wanted.model))
         .order_by(EngineRow.created_at.desc(), EngineRow.key)
         .limit(_LOOKED_AT)
     )

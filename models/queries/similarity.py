@@ -26,7 +26,7 @@ def nearest(session: Session, request: Request, *, limit: int = 3) -> list[NearE
         select(EngineRow, convert.document)
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(SERVED, EngineRow.toolchain == request.toolchain, of_model(request.model))
+        .where(SERVED, EngineRow.toolchain == request.toolchain, any_revision_of(request.model))
         .where(EngineRow.key != request.build.key)
         .order_by(EngineRow.created_at.desc(), EngineRow.key)
         .limit(_LOOKED_AT)
@@ -39,7 +39,7 @@ def nearest(session: Session, request: Request, *, limit: int = 3) -> list[NearE
     ]
 
 
-def of_model(reference: str) -> ColumnElement[bool]:
+def any_revision_of(reference: str) -> ColumnElement[bool]:
     """Engines of this model at any revision."""
     model = reference.partition("@")[0] if reference.startswith("hf:") else reference
     return or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True))

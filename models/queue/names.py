@@ -36,14 +36,14 @@ def build_queue(toolchain: str, version: str, platform: Platform, bound: Mapping
     return f"{Stage.BUILD}.{toolchain}.{version}.{platform.label()}.{digest}"
 
 
-def larger_memory(queue: str, memory_gib: float) -> str | None:
+def larger_memory_queue(queue: str, memory_gib: float) -> str | None:
     """The queue of workers with more memory than one with `memory_gib`; None if `queue` is such a queue already."""
     if _LARGER.search(queue):
         return None
     return next((f"{queue}.over{size}" for size in _CLASSES if size >= memory_gib), None)
 
 
-def with_larger_memory(queue: str, memory_gib: float) -> list[str]:
+def queues_by_memory(queue: str, memory_gib: float) -> list[str]:
     """`queue`, and its queues for what was killed for memory on smaller workers than one with `memory_gib`."""
     return [queue, *(f"{queue}.over{size}" for size in _CLASSES if size < memory_gib)]
 

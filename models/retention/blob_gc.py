@@ -27,7 +27,7 @@ _REFERRED = or_(
 )
 
 
-def mark(session: Session) -> None:
+def mark_unreferenced(session: Session) -> None:
     """Doom the rows that nothing refers to; spare those that something refers to by now."""
     session.execute(update(BlobRow).where(BlobRow.doomed_at.is_not(None), _REFERRED).values(doomed_at=None))
     session.execute(update(BlobRow).where(BlobRow.doomed_at.is_(None), ~_REFERRED).values(doomed_at=now()))
@@ -49,17 +49,17 @@ def adopt(session: Session, found: Mapping[Digest, int]) -> None:
     )
 
 
-def condemned(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
+def removable(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
     """Doomed for so long, and nothing refers to it."""
     return session.execute(select(BlobRow.digest).where(_over(grace_seconds), ~_REFERRED)).scalars().all()
 
 
-def waiting(session: Session, *, grace_seconds: float) -> FileTotals:
+def total_in_grace(session: Session, *, grace_seconds: float) -> FileTotals:
     """What nothing refers to and is still in its grace."""
     return _sum(session, ~_REFERRED & or_(BlobRow.doomed_at.is_(None), ~_over(grace_seconds)))
 
 
-def due(session: Session, *, grace_seconds: float) -> FileTotals:
+def total_removable(session: Session, *, grace_seconds: float) -> FileTotals:
     return _sum(session, ~_REFERRED & _over(grace_seconds))
 
 

@@ -28,7 +28,7 @@ from models.catalogue.states import IN_FLIGHT
 LINKS_NOTED_SECONDS = 60.0  # `pulled_at` may be behind by so much
 
 
-def engines_to_go(session: Session, policies: Sequence[Policy], *, link_seconds: float) -> list[RemovalCandidate]:
+def engines_to_remove(session: Session, policies: Sequence[Policy], *, link_seconds: float) -> list[RemovalCandidate]:
     """Engines that no rule keeps, oldest last. Never one that is pinned, or to which somebody holds a good link."""
     time = session.execute(select(now())).scalar_one()
     pulled_now = time - timedelta(seconds=link_seconds + LINKS_NOTED_SECONDS)
@@ -76,7 +76,7 @@ def _not_kept(policy: Policy, row: EngineRow, newer: int, time: datetime) -> str
     return ", ".join(reasons)
 
 
-def checkpoints_to_go(session: Session, engines: Sequence[str], *, keep_days: float) -> list[RemovalCandidate]:
+def checkpoints_to_remove(session: Session, engines: Sequence[str], *, keep_days: float) -> list[RemovalCandidate]:
     """Checkpoints from which no engine is left but `engines`, which go; none that a build is to start from.
 
     Those that were taken out go at once, others when they are older than `keep_days`.
@@ -99,7 +99,7 @@ def checkpoints_to_go(session: Session, engines: Sequence[str], *, keep_days: fl
     ]  # fmt: skip
 
 
-def freed_by(session: Session, going: Sequence[RemovalCandidate]) -> int:
+def freed_bytes(session: Session, going: Sequence[RemovalCandidate]) -> int:
     """Bytes that nothing else refers to once all of `going` is removed."""
     kept = [*_manifests(session, going, stay=True)]
     lost = [*_manifests(session, going, stay=False)]

@@ -16,8 +16,8 @@ from enginefarm.wire.retention import RemovalCandidate
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow, RemovalRow
 from models.catalogue.states import IN_FLIGHT
-from models.lifecycle.transitions import lock
-from models.lifecycle.withdrawal import quarantine_engine
+from models.lifecycle.transitions import lock_action
+from models.lifecycle.withdrawal import withdraw_engine
 
 _PULLED_SINCE = EngineRow.pulled_at >= EngineRow.doomed_at
 
@@ -68,7 +68,7 @@ def remove(session: Session, found: RemovalCandidate, *, grace_seconds: float, r
 
 def _lock_unwanted(session: Session, key: str) -> bool:
     """Hold the convert action, as a submit does before it looks for the checkpoint; False: a build starts from it."""
-    lock(session, key)
+    lock_action(session, key)
     wanted = select(ActionRow.key).where(ActionRow.depends_on == key, ActionRow.state.in_(IN_FLIGHT)).limit(1)
     return session.execute(wanted).first() is None
 
@@ -87,7 +87,7 @@ def remove_manifests(session: Session) -> None:
     session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(digests)))
 
 
-def withdraw(session: Session, key: str, reason: str) -> None:
+def request_removal(session: Session, key: str, reason: str) -> None:
     """Serve an engine no more from now on, and doom it.
 
     Raises:
@@ -99,7 +99,7 @@ def withdraw(session: Session, key: str, reason: str) -> None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
     if engine.pinned:
         raise Conflict(f"engine {key[:12]} is pinned: `enginefarm pin {key[:12]} --remove` first")
-    quarantine_engine(session, key, reason)
+    withdraw_engine(session, key, reason)
     session.execute(
         update(EngineRow).where(EngineRow.key == key, EngineRow.doomed_at.is_(None)).values(doomed_at=now())
     )

@@ -148,7 +148,9 @@ def _damaged(store: Store, blobs: set[tuple[str, int]]) -> Iterator[str]:
 def _orphans(session: Session, store: Store) -> Iterator[str]:
     found = dict(store.list())
     yield from (f"an orphan in the store: {digest}" for digest in garbage.orphans(session, found))
-    unreferred = garbage.waiting(session, grace_seconds=0).files + garbage.due(session, grace_seconds=0).files
+    unreferred = (
+        garbage.total_in_grace(session, grace_seconds=0).files + garbage.total_removable(session, grace_seconds=0).files
+    )
     if unreferred:
         yield f"{unreferred} blobs that nothing refers to were not collected"
     if parts := store.abort_stale(timedelta(0)):

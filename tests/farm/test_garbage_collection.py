@@ -10,7 +10,7 @@ from models.catalogue.rows import BlobRow
 from models.opening import open_store
 from models.retention import blob_gc as garbage
 from models.retention import removal
-from models.retention.policies import engines_to_go
+from models.retention.policies import engines_to_remove
 from models.settings import Settings
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.farm.test_end_to_end import pulled
@@ -26,13 +26,13 @@ def somebody_waits(database: Database) -> bool:
 def removed(farm: RunningFarm, key: str) -> list[str]:
     """Take an engine away without any grace; its bytes that nothing refers to any more."""
     with farm.database.write() as session:
-        removal.withdraw(session, key, "to be built again")
-        (found,) = engines_to_go(session, [], link_seconds=0)
+        removal.request_removal(session, key, "to be built again")
+        (found,) = engines_to_remove(session, [], link_seconds=0)
         assert removal.remove(session, found, grace_seconds=0, removed_by=None)
         removal.remove_manifests(session)
-        garbage.mark(session)
+        garbage.mark_unreferenced(session)
     with farm.database.read() as session:
-        return list(garbage.condemned(session, grace_seconds=0))
+        return list(garbage.removable(session, grace_seconds=0))
 
 
 def test_a_worker_uploads_again_what_was_collected_before_it_could_publish(farm: RunningFarm) -> None:

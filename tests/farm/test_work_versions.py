@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from enginefarm.node.detection import cpu_isa
 from models.catalogue.rows import ActionRow, AttemptRow
-from models.lifecycle.leases import claim
+from models.lifecycle.leases import claim_action
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.models.requests import add_worker
 
@@ -65,7 +65,7 @@ def test_an_action_in_flight_at_an_earlier_worker_is_finished_by_a_new_one(farm:
     convert, _ = [replace_work(farm, stage, earlier_work(farm)[stage]) for stage in STAGES]
     add_worker(farm.database, "earlier", queues=())
     with farm.database.write() as session:
-        assert claim(session, convert, "earlier", lease_seconds=0.1) is not None
+        assert claim_action(session, convert, "earlier", lease_seconds=0.1) is not None
     farm.add_worker("w1")
     ended = farm.ended(build["id"])
     assert ended["state"] == "succeeded", ended["error"]

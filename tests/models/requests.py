@@ -13,7 +13,7 @@ from enginefarm.contract.work import Job, Work
 from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
 from models.fleet.registration import register
-from models.lifecycle.leases import Claim, claim
+from models.lifecycle.leases import Claim, claim_action
 from models.lifecycle.submission import Accepted, NewAction, Request, submit
 
 CPU = Platform(arch="x86_64", cpu_isa="x86-64-v3")
@@ -73,7 +73,7 @@ def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = (
 
 def claimed(database: Database, key: str, worker: str = "w1", lease: float = 30) -> Claim:
     with database.write() as session:
-        held = claim(session, key, worker, lease_seconds=lease)
+        held = claim_action(session, key, worker, lease_seconds=lease)
     assert held is not None
     return held
 

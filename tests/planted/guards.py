@@ -65,12 +65,12 @@ GUARDS = (
     ),
     Guard(
         "cancelling spares what others wait for", "models/lifecycle/transitions.py",
-        "or _wanted(session, key):", "or False:",
+        "or _needed(session, key):", "or False:",
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
         "publishing asks whether the bytes are there still", "workers/task.py",
-        "require_stored(self.tools.store, sizes_of(manifest) | dict([whole_log]))", "pass",
+        "require_stored(self.tools.store, blob_sizes(manifest) | dict([whole_log]))", "pass",
         "tests/farm/test_garbage_collection.py",
     ),
     Guard(

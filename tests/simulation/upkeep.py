@@ -23,8 +23,8 @@ from models.catalogue.rows import EngineRow
 from models.catalogue.visibility import SERVED
 from models.fleet.drain import drain, release
 from models.incidents.recall import recall
-from models.incidents.repair import damaged_files, take_out
-from models.lifecycle.blobs import mended, require_stored
+from models.incidents.repair import damaged_files, withdraw_damaged
+from models.lifecycle.blobs import mark_rewritten, require_stored
 from models.lifecycle.imports import publish_import
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.submission import Request
@@ -92,7 +92,7 @@ class Upkeep:
         if damaged:
             yield f"{len(damaged)} blobs are damaged"
             with self.parts.database.write() as session:
-                taken, announcements = take_out(session, damaged)
+                taken, announcements = withdraw_damaged(session, damaged)
             self.parts.broker.announce(announcements)
             yield f"{len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints taken out"
 
@@ -105,7 +105,7 @@ class Upkeep:
             if missing(self.control, {digest: size}):
                 self.parts.store.put_stream(iter([b"engine"]), digest, size)
             with self.parts.database.write() as session:
-                mended(session, [digest])
+                mark_rewritten(session, [digest])
         yield "all is sent"
         with self.parts.database.write() as session:
             published = publish_import(session, came, imported_by=None)

@@ -21,12 +21,20 @@ from enginefarm.wire.bodies import OUT_OF_MEMORY, Capability, Failure, Fault
 from models.catalogue.states import Fenced
 from models.fleet.drain import quarantine_if_sick
 from models.fleet.registration import register
-from models.incidents.repair import damaged_start
+from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, require_stored
-from models.lifecycle.leases import Claim, claim, fail_attempt, hand_back, left_to_others, renew, was_published
-from models.lifecycle.publication import damaged_among, publish_checkpoint, publish_engine, read_manifest, sizes_of
-from models.lifecycle.transitions import keep_log
-from models.queue.names import with_larger_memory
+from models.lifecycle.leases import (
+    Claim,
+    claim_action,
+    fail_attempt,
+    hand_back,
+    renew,
+    reserved_for_others,
+    was_published,
+)
+from models.lifecycle.publication import blob_sizes, damaged_among, publish_checkpoint, publish_engine, read_manifest
+from models.lifecycle.transitions import record_log
+from models.queue.names import queues_by_memory
 from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
@@ -74,7 +82,7 @@ class Worker:
 
     @property
     def queues(self) -> list[str]:
-        return ["convert.q", *with_larger_memory("build.q", self.memory_gib)]
+        return ["convert.q", *queues_by_memory("build.q", self.memory_gib)]
 
     def report(self) -> None:
         """That it is there."""
@@ -123,7 +131,7 @@ class Worker:
     def _work(self, key: str) -> Iterator[str]:
         try:
             with self.parts.database.write() as session:
-                held = claim(session, key, self.name, lease_seconds=LEASE_SECONDS)
+                held = claim_action(session, key, self.name, lease_seconds=LEASE_SECONDS)
             if held is None:
                 self._leave_to_others(key)
                 return
@@ -144,7 +152,7 @@ class Worker:
 
     def _leave_to_others(self, key: str) -> None:
         with self.parts.database.read() as session:
-            announcement = left_to_others(session, key, self.name)
+            announcement = reserved_for_others(session, key, self.name)
         if announcement is not None:
             self.parts.broker.announce([announcement])
 
@@ -231,8 +239,8 @@ class Worker:
                 announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=rewritten)
             else:
                 publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=rewritten)
-            keep_log(session, held.key, held.attempt, log)
-            require_stored(self.parts.store, sizes_of(manifest) | dict([log]))
+            record_log(session, held.key, held.attempt, log)
+            require_stored(self.parts.store, blob_sizes(manifest) | dict([log]))
         return announcements
 
     def _not_published(self, held: Claim) -> Iterator[str]:
@@ -257,7 +265,7 @@ class Worker:
             log = self._upload_log(held)
             yield "uploaded its log"
             with self.parts.database.write() as session:
-                keep_log(session, held.key, held.attempt, log)
+                record_log(session, held.key, held.attempt, log)
                 require_stored(self.parts.store, dict([log]))
         except EnginefarmError as error:
             yield f"its log is not kept: {error.detail}"
@@ -274,7 +282,9 @@ class Worker:
         announcements: list[tuple[str, str]] = []
         with self.parts.database.write() as session:
             if isinstance(error, StartDamaged):
-                announcements = damaged_start(session, held, error.digest, failure, max_tries=MAX_TRIES, steps={})
+                announcements = withdraw_damaged_checkpoint(
+                    session, held, error.digest, failure, max_tries=MAX_TRIES, steps={}
+                )
             else:
                 fail_attempt(session, held, failure, max_tries=MAX_TRIES, steps={})
             quarantine_if_sick(session, self.name, after=_QUARANTINE_AFTER)

@@ -11,7 +11,7 @@ from enginefarm.contract import digest
 from enginefarm.contract.key import key_of
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
-from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file
+from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, save_warm_file
 from models.store import Store, open_store_url
 from tests.models.store.blobs import put_bytes
 from toolchains.toolchain import WarmFile
@@ -41,15 +41,15 @@ def warmth(tmp_path: Path, database: Database, store: Store) -> WarmStart:
     return WarmStart.of("some", WARM, tmp_path / "scratch", database=database, store=store)
 
 
-def kept(database: Database, warmth: WarmStart) -> Kept | None:
+def kept(database: Database, warmth: WarmStart) -> StoredWarmFile | None:
     with database.read() as session:
         return find_warm_file(session, key_of(warmth.document))
 
 
-def keep(database: Database, warmth: WarmStart, data: bytes) -> Kept:
-    known = Kept(digest.of_bytes(data), len(data))
+def keep(database: Database, warmth: WarmStart, data: bytes) -> StoredWarmFile:
+    known = StoredWarmFile(digest.of_bytes(data), len(data))
     with database.write() as session:
-        keep_warm_file(session, key_of(warmth.document), warmth.document, known)
+        save_warm_file(session, key_of(warmth.document), warmth.document, known)
     return known
 
 
@@ -62,7 +62,7 @@ def test_it_comes_back(warmth: WarmStart, database: Database, store: Store) -> N
     assert warmth.made is None, "nothing new was learned"
     warmth.path.write_bytes(b"timings and more")
     warmth.take_out()
-    assert warmth.made == Kept(digest.of_bytes(b"timings and more"), 16)
+    assert warmth.made == StoredWarmFile(digest.of_bytes(b"timings and more"), 16)
     assert kept(database, warmth) == known, "it is named only after the attempt was published"
 
 

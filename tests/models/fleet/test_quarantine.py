@@ -15,11 +15,11 @@ from models.catalogue.rows import ActionRow, BlobRow
 from models.catalogue.states import Fenced
 from models.fleet.registration import list_workers
 from models.incidents.recall import recall
-from models.incidents.repair import damaged_start, take_out
+from models.incidents.repair import withdraw_damaged, withdraw_damaged_checkpoint
 from models.lifecycle.leases import renew
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.submission import submit_again
-from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
+from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queries.builds import get_build
 from models.queries.engines import find_engine, get_engine, list_engines
 from tests.models.making import built, converted, made
@@ -42,8 +42,8 @@ def test_an_engine_taken_out_is_gone_for_every_reader_and_comes_back_new(databas
     wanted = request()
     build_id = made(database, wanted)
     with database.write() as session:
-        assert quarantine_engine(session, wanted.build.key, "a bad day")
-        assert not quarantine_engine(session, wanted.build.key, "again")
+        assert withdraw_engine(session, wanted.build.key, "a bad day")
+        assert not withdraw_engine(session, wanted.build.key, "again")
     with database.read() as session:
         assert find_engine(session, wanted.build.key) is None
         assert list_engines(session, limit=10, cursor=None).items == []
@@ -73,7 +73,7 @@ def test_builds_wait_for_a_checkpoint_that_was_taken_out(database: Database) -> 
     converted(database, running)
     held = claimed(database, running.build.key, "w2")
     with database.write() as session:
-        announcements = quarantine_checkpoint(session, running.convert.key, "bad weights")
+        announcements = withdraw_checkpoint(session, running.convert.key, "bad weights")
     assert announcements == [(running.convert.key, "convert.q")]
     assert state(database, running.build.key) == state(database, queued.build.key) == "waiting"
     with database.write() as session, pytest.raises(Fenced):
@@ -90,7 +90,7 @@ def test_a_submit_converts_anew_what_was_taken_out(database: Database) -> None:
     wanted = request()
     made(database, wanted)
     with database.write() as session:
-        assert quarantine_checkpoint(session, wanted.convert.key, "bad") == []  # nobody waits for it
+        assert withdraw_checkpoint(session, wanted.convert.key, "bad") == []  # nobody waits for it
     other = request(limits="other")
     assert submitted(database, other).announcements == [(wanted.convert.key, "convert.q")]
     assert state(database, other.build.key) == "waiting"
@@ -155,7 +155,7 @@ def test_a_damaged_blob_takes_out_all_that_has_it_until_it_is_written_again(data
     made(database, wanted)
     blob = digest.of_bytes(b"engine")
     with database.write() as session:
-        taken, _ = take_out(session, [blob])
+        taken, _ = withdraw_damaged(session, [blob])
     assert (taken.engines, taken.checkpoints) == ([wanted.build.key], [])
     submitted(database, wanted)
     held = claimed(database, wanted.build.key, "w1")
@@ -177,7 +177,7 @@ def test_a_build_that_finds_its_checkpoint_damaged_waits_for_a_new_one(database:
     held = claimed(database, wanted.build.key)
     failure = Failure(cause="checkpoint_damaged", fault=Fault.FARM, detail="wrong bytes")
     with database.write() as session:
-        announcements = damaged_start(
+        announcements = withdraw_damaged_checkpoint(
             session, held, digest.of_bytes(b"weights"), failure, max_tries=3, steps={}
         )  # fmt: skip
     assert announcements == [(wanted.convert.key, "convert.q")]
@@ -186,4 +186,4 @@ def test_a_build_that_finds_its_checkpoint_damaged_waits_for_a_new_one(database:
         attempts = get_build(session, accepted.id).attempts
     assert [(attempt.stage, attempt.outcome) for attempt in attempts] == [("convert", "succeeded"), ("build", "failed")]
     with database.write() as session, pytest.raises(Fenced):
-        damaged_start(session, held, digest.of_bytes(b"weights"), failure, max_tries=3, steps={})
+        withdraw_damaged_checkpoint(session, held, digest.of_bytes(b"weights"), failure, max_tries=3, steps={})

@@ -27,12 +27,12 @@ from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, Row
 from models.catalogue.states import Fenced
 from models.incidents.recall import recall
-from models.incidents.repair import damaged_start, take_out
-from models.lifecycle.leases import Claim, claim, expire, fail_attempt, hand_back, renew
+from models.incidents.repair import withdraw_damaged, withdraw_damaged_checkpoint
+from models.lifecycle.leases import Claim, claim_action, expire, fail_attempt, hand_back, renew
 from models.lifecycle.publication import publish_checkpoint, publish_engine
-from models.lifecycle.recovery import release_stragglers, take_unannounced
+from models.lifecycle.recovery import mark_announced, queue_released_builds
 from models.lifecycle.submission import Request, cancel, submit
-from models.lifecycle.withdrawal import quarantine_checkpoint, quarantine_engine
+from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.retention import removal
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 from tests.promises import broken
@@ -85,11 +85,11 @@ def cancels(session: Session, scene: Scene) -> bool:
 
 
 def claims_convert(session: Session, scene: Scene) -> bool:
-    return claim(session, scene.wanted.convert.key, "well", lease_seconds=60) is not None
+    return claim_action(session, scene.wanted.convert.key, "well", lease_seconds=60) is not None
 
 
 def claims_build(session: Session, scene: Scene) -> bool:
-    return claim(session, scene.wanted.build.key, "well", lease_seconds=60) is not None
+    return claim_action(session, scene.wanted.build.key, "well", lease_seconds=60) is not None
 
 
 def renews(session: Session, scene: Scene) -> bool:
@@ -125,21 +125,21 @@ def hands_back(session: Session, scene: Scene) -> bool:
 
 def sweeps(session: Session, scene: Scene) -> bool:
     taken_back = expire(session, max_tries=3)
-    release_stragglers(session)
+    queue_released_builds(session)
     return scene.held is not None and scene.held.key in [key for key, _queue in taken_back]
 
 
 def takes_out_checkpoint(session: Session, scene: Scene) -> bool:
-    quarantine_checkpoint(session, scene.wanted.convert.key, "bad weights")
+    withdraw_checkpoint(session, scene.wanted.convert.key, "bad weights")
     return True
 
 
 def takes_out_engine(session: Session, scene: Scene) -> bool:
-    return quarantine_engine(session, scene.wanted.build.key, "a bad day")
+    return withdraw_engine(session, scene.wanted.build.key, "a bad day")
 
 
 def finds_damage(session: Session, scene: Scene) -> bool:
-    take_out(session, {file.digest for stage in ("convert", "build") for file in scene.contents(stage).files})
+    withdraw_damaged(session, {file.digest for stage in ("convert", "build") for file in scene.contents(stage).files})
     return True
 
 
@@ -149,12 +149,14 @@ def recalls(session: Session, _scene: Scene) -> bool:
 
 
 def announces(session: Session, _scene: Scene) -> bool:
-    return bool(take_unannounced(session, "convert.q", 9)) or bool(take_unannounced(session, "build.q", 9))
+    return bool(mark_announced(session, "convert.q", 9)) or bool(mark_announced(session, "build.q", 9))
 
 
 def finds_its_start_damaged(session: Session, scene: Scene) -> bool:
     failure = Failure(cause="checkpoint_damaged", fault=Fault.FARM, detail="wrong bytes")
-    damaged_start(session, scene.ours, scene.contents("convert").files[0].digest, failure, max_tries=1, steps={})
+    withdraw_damaged_checkpoint(
+        session, scene.ours, scene.contents("convert").files[0].digest, failure, max_tries=1, steps={}
+    )
     return True
 
 

@@ -22,17 +22,17 @@ from models.catalogue.rows import ActionRow, BlobRow, EngineRow, ImportRow
 from models.catalogue.states import ActionState, Fenced
 from models.fleet.drain import release
 from models.incidents.recall import recall
-from models.lifecycle.imports import envelope_of, name_of, publish_import
+from models.lifecycle.imports import import_worker_name, original_envelope, publish_import
 from models.lifecycle.leases import renew
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.submission import NewAction, Request, can_submit_again, cancel
-from models.lifecycle.transitions import fail
+from models.lifecycle.transitions import fail_action
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.queries.estimates import usual_seconds
 from models.retention import blob_gc as garbage
 from models.retention import removal
-from models.retention.policies import engines_to_go
+from models.retention.policies import engines_to_remove
 from tests.models.arriving import BEGAN, SIGNER, arriving
 from tests.models.making import converted
 from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claimed, manifest, submitted, work
@@ -80,13 +80,13 @@ def test_it_is_an_engine_like_any_other(database: Database) -> None:
         row = session.get_one(EngineRow, KEY)
         assert (found.manifest, found.model, found.document) == (manifest("engine").digest, SPEC.model, BUILD)
         assert (found.checkpoint_document, found.provenance) == (CONVERT, {"worker": "theirs"})
-        assert envelope_of(session, row) == {"payload": "as it came"}
+        assert original_envelope(session, row) == {"payload": "as it came"}
         assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
     accepted = submitted(database, same())
     assert accepted.disposition is Disposition.CACHED
     with database.read() as session:
         build = get_build(session, accepted.id)
-        assert [attempt.worker for attempt in build.attempts] == [name_of(SIGNER)]
+        assert [attempt.worker for attempt in build.attempts] == [import_worker_name(SIGNER)]
     promised(database)
 
 
@@ -115,7 +115,7 @@ def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
         if moment == "cancelled":
             cancel(session, build)
         if moment == "failed":
-            fail(session, request.convert.key, Failure(cause="x", fault=Fault.CALLER, detail="x"))
+            fail_action(session, request.convert.key, Failure(cause="x", fault=Fault.CALLER, detail="x"))
 
     assert imported(database)
 
@@ -125,7 +125,7 @@ def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
         assert get_build(session, build).state is expected
         convert = session.get_one(ActionRow, request.convert.key).state
         assert convert not in {ActionState.QUEUED, ActionState.RUNNING}
-        envelope = envelope_of(session, session.get_one(EngineRow, KEY))
+        envelope = original_envelope(session, session.get_one(EngineRow, KEY))
     assert envelope is not None
     if held is not None:
         with database.write() as session, pytest.raises(Fenced):
@@ -145,7 +145,7 @@ def test_a_worker_that_builds_it_is_fenced_at_its_next_heartbeat(database: Datab
 
 def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: Database) -> None:
     imported(database)
-    wanted = Recall(worker=name_of(SIGNER), reason="their key was stolen")
+    wanted = Recall(worker=import_worker_name(SIGNER), reason="their key was stolen")
     with database.write() as session:
         taken, _ = recall(session, wanted)
         assert taken.engines == [KEY]
@@ -156,7 +156,7 @@ def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: D
         imported(database)
     promised(database)
     with database.write() as session:
-        release(session, name_of(SIGNER))
+        release(session, import_worker_name(SIGNER))
     assert imported(database)
     promised(database)
 
@@ -175,23 +175,23 @@ def test_what_was_taken_out_is_built_anew_when_it_is_asked_for(database: Databas
         publish_engine(session, held, manifest("ours"), engine=ENGINE, steps={})
     promised(database)
     with database.read() as session:
-        assert envelope_of(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
+        assert original_envelope(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
         assert can_submit_again(session, KEY)
 
 
 def test_what_was_cleaned_up_can_be_imported_again(database: Database) -> None:
     imported(database)
     with database.write() as session:
-        removal.withdraw(session, KEY, "to make room")
-        (going,) = engines_to_go(session, [], link_seconds=0)
+        removal.request_removal(session, KEY, "to make room")
+        (going,) = engines_to_remove(session, [], link_seconds=0)
         assert removal.remove(session, going, grace_seconds=0, removed_by=None)
         removal.remove_manifests(session)
-        garbage.mark(session)
-        assert len(garbage.condemned(session, grace_seconds=0)) == 1
+        garbage.mark_unreferenced(session)
+        assert len(garbage.removable(session, grace_seconds=0)) == 1
     promised(database)
     assert imported(database)
     with database.read() as session:
-        assert garbage.condemned(session, grace_seconds=0) == []
+        assert garbage.removable(session, grace_seconds=0) == []
         assert len(session.execute(select(ImportRow)).all()) == 2  # each is remembered
     promised(database)
 

@@ -15,11 +15,11 @@ from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, CheckpointRow, EngineRow
 from models.catalogue.states import Fenced
 from models.lifecycle import recovery as sweeping
-from models.lifecycle.leases import claim, expire, fail_attempt, hand_back, renew
+from models.lifecycle.leases import claim_action, expire, fail_attempt, hand_back, renew
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import cancel
-from models.lifecycle.transitions import fail
-from models.lifecycle.withdrawal import quarantine_checkpoint
+from models.lifecycle.transitions import fail_action
+from models.lifecycle.withdrawal import withdraw_checkpoint
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
@@ -106,7 +106,7 @@ def test_an_engine_is_answered_without_its_checkpoint(database: Database) -> Non
     convert_done(database, wanted.convert.key)
     build_done(database, wanted.build.key)
     with database.write() as session:
-        quarantine_checkpoint(session, wanted.convert.key, "rotten")
+        withdraw_checkpoint(session, wanted.convert.key, "rotten")
     again = submitted(database, wanted)
     assert (again.disposition, again.announcements) == (Disposition.CACHED, [])
     assert action_state(database, wanted.convert.key) == "succeeded"
@@ -144,7 +144,7 @@ def test_only_one_claims(database: Database) -> None:
 
     def take(_: int) -> bool:
         with database.write() as session:
-            return claim(session, wanted.convert.key, "w1", lease_seconds=30) is not None
+            return claim_action(session, wanted.convert.key, "w1", lease_seconds=30) is not None
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(take, range(24))) == 1
@@ -228,7 +228,7 @@ def test_a_retry_waits_for_its_time(database: Database) -> None:
     with database.write() as session:
         fail_attempt(session, held, LOST, max_tries=3, steps={})
     with database.write() as session:
-        assert claim(session, held.key, "w1", lease_seconds=30) is None
+        assert claim_action(session, held.key, "w1", lease_seconds=30) is None
         session.execute(update(ActionRow).where(ActionRow.key == held.key).values(not_before=now(-1)))
     assert claimed(database, held.key).attempt == 2
 
@@ -281,7 +281,7 @@ def test_a_failed_convert_fails_every_build_that_waits_for_it(database: Database
     add_worker(database)
     ids = [submitted(database, request(limits=limits)).id for limits in ("a", "b")]
     with database.write() as session:
-        fail(session, request().convert.key, CALLERS)
+        fail_action(session, request().convert.key, CALLERS)
     assert [build_state(database, build_id) for build_id in ids] == [BuildState.FAILED] * 2
 
 
@@ -309,12 +309,12 @@ def test_the_sweep_announces_what_was_lost_once(database: Database) -> None:
     wanted = request()
     submitted(database, wanted)
     with database.write() as session:
-        assert sweeping.due_by_queue(session) == {"convert.q": 1}
-        assert sweeping.take_unannounced(session, "convert.q", 5) == []  # announced just now
+        assert sweeping.count_due_by_queue(session) == {"convert.q": 1}
+        assert sweeping.mark_announced(session, "convert.q", 5) == []  # announced just now
         session.execute(update(ActionRow).values(announced_at=now(-60)))
     with database.write() as session:
-        assert sweeping.take_unannounced(session, "convert.q", 5) == [(wanted.convert.key, "convert.q")]
-        assert sweeping.take_unannounced(session, "convert.q", 5) == []
+        assert sweeping.mark_announced(session, "convert.q", 5) == [(wanted.convert.key, "convert.q")]
+        assert sweeping.mark_announced(session, "convert.q", 5) == []
 
 
 def test_why_a_build_waits(database: Database) -> None:
@@ -336,4 +336,4 @@ def test_published_twice_is_one_engine(database: Database) -> None:
     build_done(database, wanted.build.key)
     assert count(database, EngineRow) == 1
     with database.write() as session:
-        assert claim(session, wanted.build.key, "w1", lease_seconds=30) is None
+        assert claim_action(session, wanted.build.key, "w1", lease_seconds=30) is None

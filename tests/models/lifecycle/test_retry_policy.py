@@ -16,11 +16,11 @@ from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from models.catalogue.states import Fenced
 from models.fleet.drain import drain, quarantine_if_sick, release
-from models.fleet.registration import list_workers, live_workers, mark_gone, register
-from models.lifecycle.leases import claim, left_to_others, was_published
+from models.fleet.registration import list_workers, live_workers, mark_silent_workers_gone, register
+from models.lifecycle.leases import claim_action, reserved_for_others, was_published
 from models.lifecycle.publication import publish_checkpoint
 from models.queries.builds import get_build
-from models.queue.names import larger_memory, with_larger_memory
+from models.queue.names import larger_memory_queue, queues_by_memory
 from tests.models.making import due_now, failed, made
 from tests.models.requests import CPU, add_worker, claimed, manifest, request, submitted
 
@@ -31,12 +31,12 @@ MEMORY = Failure(cause="out_of_memory", fault=Fault.WORKER, detail="killed for m
 
 def claims(database: Database, key: str, worker: str) -> bool:
     with database.write() as session:
-        return claim(session, key, worker, lease_seconds=30) is not None
+        return claim_action(session, key, worker, lease_seconds=30) is not None
 
 
 def with_memory(database: Database, name: str, memory_gib: float) -> None:
     host = Host(name=name, cpu="some", cores=2, memory_gib=memory_gib)
-    queues = [queue for base in ("convert.q", "build.q") for queue in with_larger_memory(base, memory_gib)]
+    queues = [queue for base in ("convert.q", "build.q") for queue in queues_by_memory(base, memory_gib)]
     capability = Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])
     with database.write() as session:
         register(session, name, name, Fingerprint(platform=CPU, host=host), [capability], queues)
@@ -62,8 +62,8 @@ def test_a_failure_that_may_pass_goes_to_others_first(database: Database) -> Non
     due_now(database, wanted.convert.key)
     assert not claims(database, wanted.convert.key, "w1")
     with database.read() as session:
-        assert left_to_others(session, wanted.convert.key, "w1") == (wanted.convert.key, "convert.q")
-        assert left_to_others(session, wanted.convert.key, "w2") is None
+        assert reserved_for_others(session, wanted.convert.key, "w1") == (wanted.convert.key, "convert.q")
+        assert reserved_for_others(session, wanted.convert.key, "w2") is None
     assert claims(database, wanted.convert.key, "w2")
 
 
@@ -129,11 +129,11 @@ def test_a_kill_for_memory_fails_where_nobody_has_more(database: Database) -> No
 
 
 def test_memory_classes() -> None:
-    assert larger_memory("q", 24.0) == "q.over32"
-    assert larger_memory("q", 32.0) == "q.over32"
-    assert larger_memory("q.over32", 64.0) is None
-    assert with_larger_memory("q", 32.0) == ["q", "q.over4", "q.over8", "q.over16"]
-    assert "q.over32" in with_larger_memory("q", 33.0)
+    assert larger_memory_queue("q", 24.0) == "q.over32"
+    assert larger_memory_queue("q", 32.0) == "q.over32"
+    assert larger_memory_queue("q.over32", 64.0) is None
+    assert queues_by_memory("q", 32.0) == ["q", "q.over4", "q.over8", "q.over16"]
+    assert "q.over32" in queues_by_memory("q", 33.0)
 
 
 def fail_one(database: Database, name: str, failure: Failure = BROKEN) -> str | None:
@@ -191,7 +191,7 @@ def test_a_quarantine_stays_when_the_worker_starts_again(database: Database) -> 
     fail_one(database, "a")
     fail_one(database, "b")
     with database.write() as session:
-        mark_gone(session, after_seconds=-1)
+        mark_silent_workers_gone(session, after_seconds=-1)
         register(
             session,
             "w1-again",

@@ -6,12 +6,12 @@ from enginefarm.contract import digest
 from models.catalogue.database import Database
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import publish_checkpoint, publish_engine
-from models.lifecycle.warm_files import Kept, find_warm_file, keep_warm_file, record_warmth
+from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, record_warmth, save_warm_file
 from models.queries.builds import get_build
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 
 KEY = "a" * 64
-OLD, NEW = (Kept(digest.of_bytes(data), len(data)) for data in (b"old", b"newer"))
+OLD, NEW = (StoredWarmFile(digest.of_bytes(data), len(data)) for data in (b"old", b"newer"))
 
 
 def built(database: Database, limits: str, seconds: float) -> tuple[str, Claim]:
@@ -33,7 +33,7 @@ def test_the_last_good_one_is_found(database: Database) -> None:
         assert find_warm_file(session, KEY) is None
     for kept in (OLD, NEW):
         with database.write() as session:
-            keep_warm_file(session, KEY, {"for": "tests"}, kept)
+            save_warm_file(session, KEY, {"for": "tests"}, kept)
         with database.read() as session:
             assert find_warm_file(session, KEY) == kept
 

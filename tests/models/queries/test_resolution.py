@@ -14,7 +14,7 @@ from enginefarm.wire.resolution import EngineRequirements, Resolution
 from models.catalogue.database import Database
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import NewAction, Request, submit
-from models.lifecycle.withdrawal import quarantine_engine
+from models.lifecycle.withdrawal import withdraw_engine
 from models.queries.resolution import resolve
 from models.queries.similarity import nearest
 from tests.models.requests import CPU, add_worker, claimed, manifest, work
@@ -134,11 +134,11 @@ def test_what_was_taken_out_is_neither_resolved_to_nor_near(database: Database) 
     small, large = (publish(database, limits=limits(batch)) for batch in (8, 16))
     assert near(database) == {small, large}
     with database.write() as session:
-        assert quarantine_engine(session, small, "a sick host")
+        assert withdraw_engine(session, small, "a sick host")
     assert near(database) == {large}
     assert ask(database, limits=limits(8)).engine.key == large
     with database.write() as session:
-        assert quarantine_engine(session, large, "a sick host")
+        assert withdraw_engine(session, large, "a sick host")
     assert near(database) == set()
     with pytest.raises(NotFound, match="no engine of"):
         ask(database, limits=limits(8))

@@ -18,8 +18,8 @@ from models.catalogue.database import Database
 from models.catalogue.rows import BlobRow, ManifestRow, WarmFileRow
 from models.lifecycle.blobs import NotStored, record_blobs, require_stored
 from models.lifecycle.publication import publish_engine, read_manifest, record_manifest
-from models.lifecycle.transitions import keep_log
-from models.lifecycle.warm_files import Kept, keep_warm_file
+from models.lifecycle.transitions import record_log
+from models.lifecycle.warm_files import StoredWarmFile, save_warm_file
 from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.store import DirectoryStore, Links
@@ -55,14 +55,14 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def marked(database: Database, store: DirectoryStore) -> None:
     with database.write() as session:
-        garbage.mark(session)
+        garbage.mark_unreferenced(session)
         garbage.adopt(session, dict(store.list()))
 
 
 def collected(database: Database, store: DirectoryStore, *, grace: float = 0) -> list[str]:
     """What a clean-up deletes whose grace is as good as over."""
     with database.read() as session:
-        found = garbage.condemned(session, grace_seconds=grace)
+        found = garbage.removable(session, grace_seconds=grace)
     gone = []
     for name in found:
         with database.write() as session:
@@ -74,7 +74,7 @@ def collected(database: Database, store: DirectoryStore, *, grace: float = 0) ->
 def kept(database: Database, store: DirectoryStore, key: str = "1" * 64) -> None:
     """Publish, as a warm file."""
     with database.write() as session:
-        keep_warm_file(session, key, {}, Kept(BLOB, len(DATA)))
+        save_warm_file(session, key, {}, StoredWarmFile(BLOB, len(DATA)))
         require_stored(store, SIZES)
 
 
@@ -89,8 +89,8 @@ def test_bytes_without_a_row_go_after_their_grace(database: Database, store: Dir
     marked(database, store)
     assert collected(database, store, grace=60) == []
     with database.read() as session:
-        assert garbage.waiting(session, grace_seconds=60).size == len(DATA)
-        assert garbage.due(session, grace_seconds=0).files == 1
+        assert garbage.total_in_grace(session, grace_seconds=60).size == len(DATA)
+        assert garbage.total_removable(session, grace_seconds=0).files == 1
     assert collected(database, store) == [BLOB]
     assert store.stat(BLOB) is None
     with database.read() as session:
@@ -105,7 +105,7 @@ def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) ->
     submitted(database, wanted)
     held = claimed(database, wanted.convert.key)
     with database.write() as session:
-        keep_log(session, held.key, held.attempt, log)
+        record_log(session, held.key, held.attempt, log)
     kept(database, store)
     marked(database, store)
     assert collected(database, store) == []
@@ -121,7 +121,7 @@ def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, 
     submitted(database, wanted)
     held = claimed(database, wanted.convert.key)
     with database.write() as session:
-        keep_log(session, held.key, held.attempt, log)
+        record_log(session, held.key, held.attempt, log)
         session.execute(delete(BlobRow))
     marked(database, store)
     assert collected(database, store) == []
@@ -149,7 +149,7 @@ def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Data
     assert collected(database, store) == []
     with database.write() as session:
         assert garbage.remove(session, store, BLOB, grace_seconds=0) is None
-        garbage.mark(session)
+        garbage.mark_unreferenced(session)
         assert session.execute(select(BlobRow.doomed_at)).scalar_one() is None
 
 
@@ -236,7 +236,7 @@ def test_the_collector_passes_by_what_is_being_published(
     put_bytes(store, DATA)
     marked(postgresql, store)
     with postgresql.write() as session:
-        keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
+        save_warm_file(session, "1" * 64, {}, StoredWarmFile(BLOB, len(DATA)))
         assert pool.submit(collected, postgresql, store).result(timeout=60) == []
         require_stored(store, SIZES)
         if not published:
@@ -251,7 +251,7 @@ def test_the_collector_waits_before_it_takes_bytes_that_are_being_published_for_
 ) -> None:
     put_bytes(store, DATA)
     with postgresql.write() as session:
-        keep_warm_file(session, "1" * 64, {}, Kept(BLOB, len(DATA)))
+        save_warm_file(session, "1" * 64, {}, StoredWarmFile(BLOB, len(DATA)))
         marking = pool.submit(marked, postgresql, store)
         blocked(postgresql, marking)
         require_stored(store, SIZES)
@@ -323,7 +323,7 @@ def test_publishers_and_collectors_all_at_once(postgresql: Database, store: Dire
                 with postgresql.write() as session:
                     record_blobs(session, {name: sizes[name] for name in names})
                     for name in names:
-                        keep_warm_file(session, f"{seed:02x}{name[7:69]}", {}, Kept(name, sizes[name]))
+                        save_warm_file(session, f"{seed:02x}{name[7:69]}", {}, StoredWarmFile(name, sizes[name]))
                     require_stored(store, {name: sizes[name] for name in names})
                     if chance.random() < 0.3:
                         session.rollback()

@@ -14,13 +14,13 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import CheckpointRow, EngineRow, ManifestRow, RemovalRow
 from models.lifecycle.publication import publish_engine
-from models.lifecycle.withdrawal import quarantine_engine
+from models.lifecycle.withdrawal import withdraw_engine
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.retention import removal
 from models.retention.pins import set_pin
-from models.retention.policies import checkpoints_to_go, engines_to_go, freed_by
-from models.retention.pulls import having, note, unnoted
+from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
+from models.retention.pulls import engines_with_file, record_pull, without_recent_pull
 from tests.models.making import built, converted, made
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 
@@ -48,7 +48,7 @@ def built_as(database: Database, limits: str, *, model: str = "llama", age: floa
 
 def going(database: Database, *policies: Policy) -> list[RemovalCandidate]:
     with database.read() as session:
-        return engines_to_go(session, policies, link_seconds=10)
+        return engines_to_remove(session, policies, link_seconds=10)
 
 
 def keys(found: list[RemovalCandidate]) -> list[str]:
@@ -101,8 +101,8 @@ def test_nothing_goes_that_is_pinned_or_being_pulled(database: Database) -> None
     pinned, pulled = built_as(database, "a"), built_as(database, "b")
     with database.write() as session:
         set_pin(session, pinned, pinned=True)
-        quarantine_engine(session, pinned, "bad")
-        assert note(session, [pulled])
+        withdraw_engine(session, pinned, "bad")
+        assert record_pull(session, [pulled])
     assert going(database, ALL) == []
     aged(database, pulled, pulled_at=1)
     assert keys(going(database, ALL)) == [pulled]
@@ -145,11 +145,11 @@ def test_what_was_marked_is_spared(database: Database, keeps: str) -> None:
         if keeps == "pin":
             set_pin(session, key, pinned=True)
         elif keeps == "pull":
-            assert unnoted(session, [key]) == [key]
-            assert note(session, [key])
-            assert unnoted(session, [key]) == []
+            assert without_recent_pull(session, [key]) == [key]
+            assert record_pull(session, [key])
+            assert without_recent_pull(session, [key]) == []
         elif keeps == "rebuild":
-            quarantine_engine(session, key, "bad")
+            withdraw_engine(session, key, "bad")
     if keeps == "policy":
         marked(database, [])
     if keeps == "rebuild":
@@ -174,10 +174,10 @@ def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database
     add_worker(database)
     key, other = built_as(database, "a"), built_as(database, "b")
     with database.write() as session:
-        removal.withdraw(session, key, "deleted by admin")
+        removal.request_removal(session, key, "deleted by admin")
         set_pin(session, other, pinned=True)
         with pytest.raises(Conflict, match="pinned"):
-            removal.withdraw(session, other, "deleted by admin")
+            removal.request_removal(session, other, "deleted by admin")
     (found,) = going(database)
     assert (found.key, found.reason) == (key, "taken out: deleted by admin")
     assert removed(database, found)
@@ -185,7 +185,7 @@ def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database
 
 def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0) -> list[RemovalCandidate]:
     with database.read() as session:
-        return checkpoints_to_go(session, engines, keep_days=keep_days)
+        return checkpoints_to_remove(session, engines, keep_days=keep_days)
 
 
 def test_a_checkpoint_goes_after_its_last_engine_and_never_under_a_build(database: Database) -> None:
@@ -216,10 +216,10 @@ def test_manifests_go_with_the_last_that_has_them(database: Database) -> None:
     for limits in ("a", "b"):
         made(database, request(limits=limits)) if limits == "a" else built_again(database, limits)
     with database.read() as session:
-        assert len(having(session, manifest("engine").files[0].digest)) == 2
-        found = engines_to_go(session, [ALL], link_seconds=10)
-        assert freed_by(session, found[:1]) == 0  # the other engine has the same bytes
-        assert freed_by(session, found) == len("engine")
+        assert len(engines_with_file(session, manifest("engine").files[0].digest)) == 2
+        found = engines_to_remove(session, [ALL], link_seconds=10)
+        assert freed_bytes(session, found[:1]) == 0  # the other engine has the same bytes
+        assert freed_bytes(session, found) == len("engine")
     marked(database, found)
     for engine, left in zip(found, (2, 1), strict=True):
         assert removed(database, engine)
