@@ -1,60 +1,103 @@
-"""Set a farm up, or bring it to this version: `python -m migrations.upgrade`. The catalogue's tables, and the
-store's bucket or folders. Safe to run from many processes at once."""
+"""Set a farm up, or bring it to this version: `python -m migrations.upgrade`.
+
+It creates or migrates the catalogue's tables and creates the store's bucket or folders. Any number of processes may
+run it at once: the first one migrates, the others wait for it and then change nothing.
+"""
 
 from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from enginefarm.contract.errors import EnginefarmError
 from models.catalogue.database import Database
 from models.opening import open_store
 from models.settings import Settings
 
-_LOCK = 0x656E67696E65  # "engine": any number, as long as nobody else of this database uses it
+# PostgreSQL's advisory lock, "engine" in ASCII: any number will do that no other user of this database takes.
+_LOCK = 0x656E67696E65
 
 
 def config() -> Config:
-    made = Config()
-    made.set_main_option("script_location", str(Path(__file__).parent))
-    return made
+    """Alembic's configuration, made here so that there is no alembic.ini to keep in step."""
+    alembic = Config()
+    alembic.set_main_option("script_location", str(Path(__file__).parent))
+    return alembic
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations in one transaction: all of them, or none."""
-    alembic = config()
-    with engine.execution_options(begin="IMMEDIATE").begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        alembic.attributes["connection"] = connection
+    """Run the migrations up to `revision` in one transaction: all of them, or none."""
+    with _migrating(engine) as alembic:
         command.upgrade(alembic, revision)
 
 
+def downgrade(engine: Engine, revision: str) -> None:
+    """Undo the migrations after `revision` in one transaction: all of them, or none."""
+    with _migrating(engine) as alembic:
+        command.downgrade(alembic, revision)
+
+
+@contextmanager
+def _migrating(engine: Engine) -> Iterator[Config]:
+    """Alembic's configuration with a connection in a transaction that excludes other migrations."""
+    alembic = config()
+    with engine.execution_options(begin="IMMEDIATE").connect() as connection:
+        on_sqlite = connection.dialect.name == "sqlite"
+        if on_sqlite:
+            _enforce_foreign_keys(connection, enforce=False)
+        try:
+            with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+                alembic.attributes["connection"] = connection
+                yield alembic
+                if on_sqlite and (dangling := connection.execute(text("PRAGMA foreign_key_check")).all()):
+                    raise RuntimeError(f"the migration would leave rows that refer to none: {dangling[:3]}")
+        finally:
+            if on_sqlite:
+                _enforce_foreign_keys(connection, enforce=True)
+
+
+def _enforce_foreign_keys(connection: Connection, *, enforce: bool) -> None:
+    """SQLite changes a CHECK by copying and dropping the table, which foreign keys to it would forbid.
+
+    The PRAGMA does nothing inside a transaction, so this goes to the driver's connection, which has none open.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None, "a connection that was just opened has a driver's connection"
+    driver.execute(f"PRAGMA foreign_keys={'ON' if enforce else 'OFF'}")
+
+
 def versions(engine: Engine) -> tuple[str | None, str | None]:
-    """(of the database, of this program)"""
+    """The catalogue's revision (None: the database has no catalogue), and the newest that this program knows."""
     with engine.connect() as connection:
-        ours = MigrationContext.configure(connection).get_current_revision()
-    return ours, ScriptDirectory.from_config(config()).get_current_head()
+        current = MigrationContext.configure(connection).get_current_revision()
+    return current, ScriptDirectory.from_config(config()).get_current_head()
 
 
 def set_up(settings: Settings) -> tuple[str | None, str | None]:
-    """Everything that must be there before an API or a worker starts; returns the catalogue's version before and now.
+    """Prepare the catalogue and the store, which an API or a worker needs before it starts.
+
+    Returns the catalogue's revision before (None: there was none) and now.
 
     Raises:
-        ValueError, FarmError: a part cannot be reached or is not described.
+        ValueError: the settings do not describe a store.
+        EnginefarmError: the database or the store cannot be reached.
     """
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     before, head = versions(database.engine)
     upgrade(database.engine)
     database.close()
-    open_store(settings, link_secret=secrets.token_bytes(32)).prepare()  # nothing is linked to here
+    open_store(settings, link_secret=secrets.token_bytes(32)).prepare()  # the set-up signs no links
     return before, head
 
 

@@ -19,7 +19,8 @@ from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, Sto
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure
 from models.catalogue.states import Fenced
-from models.fleet.drain import quarantine_if_sick
+from models.fleet.worker_control import quarantine_if_sick
+from models.fleet.worker_states import refuses_new_work
 from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.leases import (
@@ -27,7 +28,6 @@ from models.lifecycle.leases import (
     claim_action,
     fail_attempt,
     hand_back,
-    refuses_new_work,
     reserved_for_others,
     was_published,
 )

@@ -12,7 +12,7 @@ from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.fleet.registration import has_toolchain, platform_of
+from models.fleet.roster import has_toolchain, platform_of
 from models.lifecycle.submission import NewAction, Request
 from models.queries.outlook import no_worker_serves
 from models.queue.names import converts_on_gpu

@@ -11,7 +11,7 @@ from enginefarm.contract.platform import DriverBinding, Platform, PlatformSelect
 from enginefarm.contract.spec import ToolchainRef
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
-from models.fleet.registration import has_toolchain, platform_of
+from models.fleet.roster import has_toolchain, platform_of
 from toolchains.toolchain import Toolchain
 
 

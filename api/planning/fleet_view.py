@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from models.catalogue.database import Database
 from models.catalogue.rows import WorkerRow
-from models.fleet.registration import present_workers
+from models.catalogue.states import WorkerState
+from models.fleet.roster import present_workers
 
 _SECONDS = 1.0
 
@@ -22,7 +23,7 @@ class FleetView:
 
     def workers(self) -> Sequence[WorkerRow]:
         """Those that take work."""
-        return [worker for worker in self.there() if worker.state == "live"]
+        return [worker for worker in self.there() if worker.state == WorkerState.LIVE]
 
     def there(self) -> Sequence[WorkerRow]:
         """Also those that take nothing new: what they are says which platforms the farm has."""

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
 from enginefarm.wire.bodies import Toolchain, ToolchainList, ToolchainVersion, WorkerList
-from models.fleet.drain import drain, release
-from models.fleet.registration import has_toolchain, list_workers
+from models.fleet.roster import has_toolchain, list_workers
+from models.fleet.worker_control import drain, release
 from toolchains import toolchain as interface
 from toolchains.registry import all_toolchains
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.catalogue.clock import UtcDateTime, now
+from migrations.frozen import TIME, now
 
 revision = "0001"
 down_revision = None
@@ -20,8 +20,8 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("secret_hash", sa.String(length=64), nullable=False),
         sa.Column("scopes", sa.JSON(), nullable=False),
-        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
-        sa.Column("revoked_at", UtcDateTime(), nullable=True),
+        sa.Column("created_at", TIME, server_default=now(), nullable=False),
+        sa.Column("revoked_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("name", name=op.f("uq_api_keys_name")),
     )
@@ -29,7 +29,7 @@ def upgrade() -> None:
         "blobs",
         sa.Column("digest", sa.String(length=71), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("verified_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("verified_at", TIME, server_default=now(), nullable=False),
         sa.CheckConstraint("size >= 0", name=op.f("ck_blobs_size_not_negative")),
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_blobs")),
     )
@@ -48,8 +48,8 @@ def upgrade() -> None:
         sa.Column("platform_label", sa.String(length=128), nullable=False),
         sa.Column("requested_by", sa.String(length=64), nullable=True),
         sa.Column("failure", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("created_at", TIME, server_default=now(), nullable=False),
+        sa.Column("ended_at", TIME, nullable=True),
         sa.CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name=op.f("ck_builds_failed_with_a_reason")),
         sa.CheckConstraint("(state = 'open') = (ended_at IS NULL)", name=op.f("ck_builds_open_until_ended")),
         sa.CheckConstraint("disposition <> 'cached' OR state = 'succeeded'", name=op.f("ck_builds_cached_is_done")),
@@ -91,8 +91,8 @@ def upgrade() -> None:
         sa.Column("host", sa.JSON(), nullable=False),
         sa.Column("capabilities", sa.JSON(), nullable=False),
         sa.Column("queues", sa.JSON(), nullable=False),
-        sa.Column("started_at", UtcDateTime(), server_default=now(), nullable=False),
-        sa.Column("last_seen_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("started_at", TIME, server_default=now(), nullable=False),
+        sa.Column("last_seen_at", TIME, server_default=now(), nullable=False),
         sa.CheckConstraint("state IN ('live', 'draining', 'gone')", name=op.f("ck_workers_state_known")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
@@ -111,14 +111,14 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("worker_id", sa.String(length=32), nullable=True),
-        sa.Column("lease_expires_at", UtcDateTime(), nullable=True),
+        sa.Column("lease_expires_at", TIME, nullable=True),
         sa.Column("progress", sa.Double(), nullable=False),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("failure", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("queued_at", UtcDateTime(), server_default=now(), nullable=False),
-        sa.Column("not_before", UtcDateTime(), nullable=True),
-        sa.Column("announced_at", UtcDateTime(), nullable=True),
-        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("queued_at", TIME, server_default=now(), nullable=False),
+        sa.Column("not_before", TIME, nullable=True),
+        sa.Column("announced_at", TIME, nullable=True),
+        sa.Column("created_at", TIME, server_default=now(), nullable=False),
         sa.CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name=op.f("ck_actions_failed_with_a_reason")),
         sa.CheckConstraint(
             "(state = 'running') = (lease_expires_at IS NOT NULL)", name=op.f("ck_actions_leased_while_running")
@@ -174,8 +174,8 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("worker_id", sa.String(length=32), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
-        sa.Column("started_at", UtcDateTime(), server_default=now(), nullable=False),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("started_at", TIME, server_default=now(), nullable=False),
+        sa.Column("ended_at", TIME, nullable=True),
         sa.Column("failure", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("steps", sa.JSON(), nullable=False),
         sa.Column("log_digest", sa.String(length=71), nullable=True),
@@ -206,7 +206,7 @@ def upgrade() -> None:
         sa.Column("manifest", sa.String(length=71), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("facts", sa.JSON(), nullable=False),
-        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("created_at", TIME, server_default=now(), nullable=False),
         sa.ForeignKeyConstraint(["key"], ["actions.key"], name=op.f("fk_checkpoints_key_actions")),
         sa.ForeignKeyConstraint(["manifest"], ["manifests.digest"], name=op.f("fk_checkpoints_manifest_manifests")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_checkpoints")),
@@ -225,7 +225,7 @@ def upgrade() -> None:
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("provenance", sa.JSON(), nullable=False),
         sa.Column("pinned", sa.Boolean(), nullable=False),
-        sa.Column("created_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("created_at", TIME, server_default=now(), nullable=False),
         sa.ForeignKeyConstraint(["key"], ["actions.key"], name=op.f("fk_engines_key_actions")),
         sa.ForeignKeyConstraint(["manifest"], ["manifests.digest"], name=op.f("fk_engines_manifest_manifests")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_engines")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.catalogue.clock import UtcDateTime, now
+from migrations.frozen import TIME, now
 
 revision = "0002"
 down_revision = "0001"
@@ -19,7 +19,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(64), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
         sa.Column("blob", sa.String(71), nullable=False),
-        sa.Column("updated_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("updated_at", TIME, server_default=now(), nullable=False),
         sa.CheckConstraint("length(key) = 64", name=op.f("ck_warm_files_key_is_sha256")),
         sa.ForeignKeyConstraint(["blob"], ["blobs.digest"], name=op.f("fk_warm_files_blob_blobs")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_warm_files")),

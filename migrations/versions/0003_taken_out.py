@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.catalogue.clock import UtcDateTime
+from migrations.frozen import TIME
 
 revision = "0003"
 down_revision = "0002"
@@ -16,16 +16,16 @@ depends_on = None
 def upgrade() -> None:
     for table in ("engines", "checkpoints"):
         with op.batch_alter_table(table) as batch:
-            batch.add_column(sa.Column("quarantined_at", UtcDateTime(), nullable=True))
+            batch.add_column(sa.Column("quarantined_at", TIME, nullable=True))
             batch.add_column(sa.Column("quarantine_reason", sa.Text(), nullable=True))
     with op.batch_alter_table("blobs") as batch:
-        batch.add_column(sa.Column("damaged_at", UtcDateTime(), nullable=True))
+        batch.add_column(sa.Column("damaged_at", TIME, nullable=True))
     with op.batch_alter_table("actions") as batch:
         batch.add_column(sa.Column("avoid_worker", sa.String(length=32), nullable=True))
-        batch.add_column(sa.Column("avoid_until", UtcDateTime(), nullable=True))
+        batch.add_column(sa.Column("avoid_until", TIME, nullable=True))
     with op.batch_alter_table("workers") as batch:
         for name in ("draining_at", "quarantined_at", "released_at"):
-            batch.add_column(sa.Column(name, UtcDateTime(), nullable=True))
+            batch.add_column(sa.Column(name, TIME, nullable=True))
         batch.add_column(sa.Column("quarantine_reason", sa.Text(), nullable=True))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.catalogue.clock import UtcDateTime, now
+from migrations.frozen import TIME, now
 
 revision = "0004"
 down_revision = "0003"
@@ -18,9 +18,9 @@ _DOOMED = ("engines", "checkpoints", "blobs")
 def upgrade() -> None:
     for table in _DOOMED:
         with op.batch_alter_table(table) as batch:
-            batch.add_column(sa.Column("doomed_at", UtcDateTime(), nullable=True))
+            batch.add_column(sa.Column("doomed_at", TIME, nullable=True))
     with op.batch_alter_table("engines") as batch:
-        batch.add_column(sa.Column("pulled_at", UtcDateTime(), nullable=True))
+        batch.add_column(sa.Column("pulled_at", TIME, nullable=True))
     op.create_index(op.f("ix_attempts_log_digest"), "attempts", ["log_digest"])
     op.create_table(
         "removals",
@@ -32,7 +32,7 @@ def upgrade() -> None:
         sa.Column("model", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("removed_by", sa.String(64), nullable=True),
-        sa.Column("removed_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("removed_at", TIME, server_default=now(), nullable=False),
         sa.CheckConstraint("kind IN ('engine', 'checkpoint')", name=op.f("ck_removals_kind_known")),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_removals")),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from models.catalogue.clock import UtcDateTime, now
+from migrations.frozen import TIME, now
 
 revision = "0006"
 down_revision = "0005"
@@ -21,7 +21,7 @@ def upgrade() -> None:
         sa.Column("envelope", sa.JSON(), nullable=False),
         sa.Column("signer", sa.String(64), nullable=False),
         sa.Column("imported_by", sa.String(64), nullable=True),
-        sa.Column("imported_at", UtcDateTime(), server_default=now(), nullable=False),
+        sa.Column("imported_at", TIME, server_default=now(), nullable=False),
         sa.ForeignKeyConstraint(
             ["action_key", "attempt"],
             ["attempts.action_key", "attempts.number"],

@@ -8,6 +8,7 @@ attempt that was then fenced have no row; they are garbage and harmless, because
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -27,13 +28,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.catalogue.clock import UtcDateTime, now
-from models.catalogue.states import ActionState, BuildRowState, Outcome
+from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
+
+REVISION = "0007"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts only INTEGER PRIMARY KEY by itself
 _Json = dict[str, Any]
 
 
-def _one_of(column: str, states: type[ActionState] | type[BuildRowState] | type[Outcome]) -> CheckConstraint:
+def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{state}'" for state in states)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
@@ -285,11 +288,14 @@ class WarmFileRow(Row):
 
 
 class WorkerRow(Row):
-    """A worker's process. One that takes nothing new is `draining`, asked to or quarantined: the times say which, and
-    outlive its silence."""
+    """A worker's process. `draining_at` and `quarantined_at` outlive its silence: they decide its state when it reports
+    again. See models.fleet.worker_states."""
 
     __tablename__ = "workers"
-    __table_args__ = (CheckConstraint("state IN ('live', 'draining', 'gone')", name="state_known"),)
+    __table_args__ = (
+        _one_of("state", WorkerState),
+        CheckConstraint("state <> 'quarantined' OR quarantined_at IS NOT NULL", name="quarantined_at_a_time"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
@@ -304,6 +310,8 @@ class WorkerRow(Row):
     quarantined_at: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
     released_at: Mapped[datetime | None]  # failures before do not count any more
+    # REVISION of the worker's program. None: older than 0007, it refuses new work only while its row is `draining`.
+    catalogue_revision: Mapped[str | None] = mapped_column(String(32))
 
 
 class FileDigestRow(Row):

@@ -34,6 +34,15 @@ class Outcome(StrEnum):
     HANDED_BACK = "handed_back"  # its worker was told to stop
 
 
+class WorkerState(StrEnum):
+    """The stored state of a worker's process. models.fleet.worker_states says what each means to readers."""
+
+    LIVE = "live"
+    DRAINING = "draining"  # finishes what it runs, takes nothing new
+    QUARANTINED = "quarantined"  # takes nothing new until it is released, also after a restart
+    GONE = "gone"  # stopped, or silent for too long
+
+
 _S = ActionState
 IN_FLIGHT = frozenset({_S.WAITING, _S.QUEUED, _S.RUNNING})
 CLOSED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})

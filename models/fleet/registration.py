@@ -1,18 +1,19 @@
-"""Workers as the catalogue knows them: who is there, on what platform, able to do what."""
+"""Workers report to the catalogue: which platform they have, what they can run, and that they are present."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.host import Fingerprint
-from enginefarm.contract.platform import Platform
-from enginefarm.wire.bodies import Capability, Worker
+from enginefarm.wire.bodies import Capability
 from models.catalogue.clock import now
-from models.catalogue.rows import ActionRow, WorkerRow
+from models.catalogue.rows import REVISION, WorkerRow
+from models.catalogue.states import WorkerState
 from models.catalogue.upsert import insert_new
+from models.fleet.worker_states import IS_PRESENT, store_present_state
 
 
 def register(
@@ -23,117 +24,44 @@ def register(
     capabilities: Sequence[Capability],
     queues: Sequence[str],
 ) -> str:
-    """Say that this worker is there; returns its row's state.
+    """Record that this worker is present; returns its state.
 
-    Said again every few seconds, so it also repairs a row that was lost. What was decided about a worker stays; a
-    quarantine also stays when it starts again under its name.
+    Workers call this every few seconds, so it also brings back a row that a restored backup lost. A drain or a
+    quarantine stays; a quarantine is by name, so it also stays when the worker starts again with a new id.
     """
-    quarantine = _quarantine_of(session, name)
-    values = {
-        "id": worker_id,
-        "name": name,
-        "state": "draining" if quarantine else "live",
-        "quarantined_at": quarantine.quarantined_at if quarantine else None,
-        "quarantine_reason": quarantine.quarantine_reason if quarantine else None,
+    report = {
         "platform": fingerprint.platform.model_dump(),
         "host": fingerprint.host.model_dump(),
         "capabilities": [capability.model_dump(mode="json") for capability in capabilities],
         "queues": list(queues),
         "last_seen_at": now(),
+        "catalogue_revision": REVISION,
     }
-    if not insert_new(session, WorkerRow, values):
-        said = {name: values[name] for name in ("platform", "host", "capabilities", "queues", "last_seen_at")}
-        session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(state=_DECIDED, **said))
+    predecessor = _last_quarantined(session, name)
+    quarantine = {
+        "quarantined_at": predecessor.quarantined_at if predecessor else None,
+        "quarantine_reason": predecessor.quarantine_reason if predecessor else None,
+    }
+    identity = {"id": worker_id, "name": name, "state": str(WorkerState.LIVE)}
+    if not insert_new(session, WorkerRow, identity | quarantine | report):
+        session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(**report))
+    store_present_state(session, [worker_id])
     return session.execute(select(WorkerRow.state).where(WorkerRow.id == worker_id)).scalar_one()
 
 
-# The state of a worker that is there.
-_DECIDED = case(
-    (or_(WorkerRow.quarantined_at.is_not(None), WorkerRow.draining_at.is_not(None)), "draining"), else_="live"
-)
-
-
-def _quarantine_of(session: Session, name: str) -> WorkerRow | None:
-    """The last worker of this name that was quarantined and not released."""
-    where = (WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
-    found = select(WorkerRow).where(*where).order_by(WorkerRow.quarantined_at.desc()).limit(1)
-    return session.execute(found).scalar_one_or_none()
+def _last_quarantined(session: Session, name: str) -> WorkerRow | None:
+    """The worker of this name that was quarantined last; None if none is, or all were released."""
+    query = select(WorkerRow).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
+    return session.execute(query.order_by(WorkerRow.quarantined_at.desc()).limit(1)).scalar_one_or_none()
 
 
 def deregister(session: Session, worker_id: str) -> None:
-    session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(state="gone"))
+    """Mark a worker that stops as gone. Its row stays: attempts refer to it."""
+    session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(state=str(WorkerState.GONE)))
 
 
 def mark_silent_workers_gone(session: Session, *, after_seconds: float) -> int:
-    """Mark every worker that has been silent for so long; returns how many."""
-    silent = (WorkerRow.state != "gone", WorkerRow.last_seen_at < now(-after_seconds))
-    done = session.execute(update(WorkerRow).where(*silent).values(state="gone"))
-    return int(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
-
-
-def present_workers(session: Session) -> list[WorkerRow]:
-    """Live ones, and those that take nothing new."""
-    rows = session.execute(select(WorkerRow).where(WorkerRow.state != "gone").order_by(WorkerRow.name))
-    return list(rows.scalars())
-
-
-def live_workers(session: Session) -> list[WorkerRow]:
-    rows = session.execute(select(WorkerRow).where(WorkerRow.state == "live").order_by(WorkerRow.name))
-    return list(rows.scalars())
-
-
-def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
-    """The live workers that listen to `queue`."""
-    return [worker for worker in live_workers(session) if queue in worker.queues]
-
-
-def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]:
-    """The workers that would serve `queue`, were they not quarantined."""
-    rows = session.execute(
-        select(WorkerRow)
-        .where(WorkerRow.state == "draining", WorkerRow.quarantined_at.is_not(None))
-        .order_by(WorkerRow.name)
-    )
-    return [worker for worker in rows.scalars() if queue in worker.queues]
-
-
-def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
-    where = [] if include_gone else [WorkerRow.state != "gone"]
-    running = dict(
-        session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
-    )
-    rows = session.execute(select(WorkerRow).where(*where).order_by(WorkerRow.name, WorkerRow.started_at)).scalars()
-    return [_worker(row, running.get(row.id)) for row in rows]
-
-
-def _shown(row: WorkerRow) -> str:
-    return "quarantined" if row.state == "draining" and row.quarantined_at is not None else row.state
-
-
-def _worker(row: WorkerRow, running: str | None) -> Worker:
-    return Worker(
-        id=row.id,
-        name=row.name,
-        state=_shown(row),
-        platform=row.platform,
-        host=row.host,
-        capabilities=row.capabilities,
-        queues=row.queues,
-        running=running,
-        quarantine=row.quarantine_reason,
-        started_at=row.started_at,
-        last_seen_at=row.last_seen_at,
-    )
-
-
-def has_toolchain(row: WorkerRow, toolchain: str, version: str | None = None, stage: str | None = None) -> bool:
-    return any(
-        found["toolchain"] == toolchain
-        and (version is None or found["version"] == version)
-        and (stage is None or stage in found["stages"])
-        for found in row.capabilities
-    )
-
-
-def platform_of(row: WorkerRow) -> Platform:
-    return Platform.model_validate(row.platform)
+    """Mark every worker as gone that did not report for `after_seconds`; returns how many."""
+    silent = (IS_PRESENT, WorkerRow.last_seen_at < now(-after_seconds))
+    result = session.execute(update(WorkerRow).where(*silent).values(state=str(WorkerState.GONE)))
+    return int(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult

@@ -11,7 +11,7 @@ from enginefarm.wire.recall import Recall, WithdrawalResult
 from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.fleet.drain import quarantine, worker_ids
+from models.fleet.worker_control import quarantine, worker_ids
 from models.lifecycle.transitions import end_attempt, requeue
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queue.names import Announcement

@@ -19,7 +19,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import ImportedWork, ToolchainVersion
 from enginefarm.trust.provenance import VerifiedRecord
 from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, WorkerRow
-from models.catalogue.states import ActionState, Outcome
+from models.catalogue.states import ActionState, Outcome, WorkerState
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
 from models.lifecycle.leases import claim_action
@@ -118,9 +118,14 @@ def _worker(session: Session, came: VerifiedRecord) -> str:
     host = (came.host or _UNKNOWN_HOST).model_dump()
     worker_id = hashlib.sha256(rfc8785.dumps([came.signer, platform, host])).hexdigest()[:32]
     values = {
-        "id": worker_id, "name": name, "state": "gone", "platform": platform, "host": host, "capabilities": [],
+        "id": worker_id,
+        "name": name,
+        "state": str(WorkerState.GONE),
+        "platform": platform,
+        "host": host,
+        "capabilities": [],
         "queues": [],
-    }  # fmt: skip
+    }
     insert_new(session, WorkerRow, values)
     return worker_id
 

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.work import Work, read_work
 from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.clock import now
-from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
+from models.catalogue.rows import ActionRow, AttemptRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
+from models.fleet.worker_states import refusal_of
 from models.lifecycle.retry_policy import backoff, killed_for_memory, larger_queue, others_serve, with_history
 from models.lifecycle.transitions import end_attempt, fail_action, requeue
 from models.queue.names import Announcement
@@ -54,7 +55,7 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
             ActionRow.state.in_(sources(ActionState.RUNNING, ActionState)),
             _due(),
             _not_avoiding(worker_id),
-            ~_takes_nothing(worker_id),
+            ~refusal_of(worker_id),
         )
         .values(
             state=str(ActionState.RUNNING),
@@ -91,14 +92,9 @@ def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcem
     """The action, if this worker could not claim it only because others go first, or because it takes nothing new:
     tell them again."""
     where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due())
-    ours = or_(~_not_avoiding(worker_id), _takes_nothing(worker_id))
+    ours = or_(~_not_avoiding(worker_id), refusal_of(worker_id))
     row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where, ours)).one_or_none()
     return (row.key, row.queue) if row is not None else None
-
-
-def refuses_new_work(session: Session, worker_id: str) -> bool:
-    """Whether it is drained or quarantined."""
-    return bool(session.execute(select(_takes_nothing(worker_id))).scalar_one())
 
 
 def _due() -> ColumnElement[bool]:
@@ -109,10 +105,6 @@ def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
     return or_(
         ActionRow.avoid_worker.is_(None), ActionRow.avoid_worker != worker_id, ActionRow.avoid_until <= now()
     )  # fmt: skip
-
-
-def _takes_nothing(worker_id: str) -> ColumnElement[bool]:
-    return exists().where(WorkerRow.id == worker_id, WorkerRow.state == "draining")
 
 
 def renew(

@@ -14,6 +14,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, CheckpointRow, WorkerRow
 from models.catalogue.states import ActionState
 from models.catalogue.visibility import USABLE
+from models.fleet.worker_states import IS_LIVE
 from models.queue.names import Announcement
 
 _QUIET_SECONDS = 10.0  # an action is announced at most once in so long
@@ -33,7 +34,7 @@ def queue_released_builds(session: Session) -> None:
 def count_due_by_queue(session: Session) -> Mapping[str, int]:
     """How many actions each queue should hold a message for: queued, due, and served by a live worker."""
     served: set[str] = set()
-    for queues in session.execute(select(WorkerRow.queues).where(WorkerRow.state == "live")).scalars():
+    for queues in session.execute(select(WorkerRow.queues).where(IS_LIVE)).scalars():
         served.update(queues)
     rows = session.execute(
         select(ActionRow.queue, func.count())

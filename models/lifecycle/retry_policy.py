@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from enginefarm.wire.bodies import OUT_OF_MEMORY, Failure, Fault
 from models.catalogue.rows import AttemptRow, WorkerRow
 from models.catalogue.states import Outcome
-from models.fleet.registration import workers_serving
+from models.fleet.roster import workers_serving
 from models.queue.names import larger_memory_queue
 
 

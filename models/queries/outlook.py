@@ -13,7 +13,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import IN_FLIGHT, ActionState
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.fleet.registration import quarantined_workers_serving, workers_serving
+from models.fleet.roster import quarantined_workers_serving, workers_serving
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
 

@@ -14,7 +14,7 @@ from api.upkeep.sweep import sweep_once
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.retention import CleanUpRequest
 from models.catalogue.rows import BuildRow
-from models.fleet.drain import release
+from models.fleet.worker_control import release
 from models.lifecycle.submission import Request, cancel, submit
 from tests.models.requests import request
 from tests.simulation.clock import State

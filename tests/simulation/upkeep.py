@@ -21,7 +21,7 @@ from enginefarm.wire.retention import CleanUpRequest, Policy
 from models.catalogue.database import Database
 from models.catalogue.rows import EngineRow
 from models.catalogue.visibility import SERVED
-from models.fleet.drain import drain, release
+from models.fleet.worker_control import drain, release
 from models.incidents.recall import recall
 from models.incidents.repair import damaged_files, withdraw_damaged
 from models.lifecycle.blobs import mark_rewritten, require_stored

@@ -19,8 +19,8 @@ from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import OUT_OF_MEMORY, Capability, Failure, Fault
 from models.catalogue.states import Fenced
-from models.fleet.drain import quarantine_if_sick
 from models.fleet.registration import register
+from models.fleet.worker_control import quarantine_if_sick
 from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.leases import (

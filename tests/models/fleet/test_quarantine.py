@@ -13,7 +13,7 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, BlobRow
 from models.catalogue.states import Fenced
-from models.fleet.registration import list_workers
+from models.fleet.roster import list_workers
 from models.incidents.recall import recall
 from models.incidents.repair import withdraw_damaged, withdraw_damaged_checkpoint
 from models.lifecycle.leases import renew

@@ -20,7 +20,7 @@ from enginefarm.wire.recall import Recall
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, BlobRow, EngineRow, ImportRow
 from models.catalogue.states import ActionState, Fenced
-from models.fleet.drain import release
+from models.fleet.worker_control import release
 from models.incidents.recall import recall
 from models.lifecycle.imports import import_worker_name, original_envelope, publish_import
 from models.lifecycle.leases import renew

@@ -15,8 +15,9 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from models.catalogue.states import Fenced
-from models.fleet.drain import drain, quarantine_if_sick, release
-from models.fleet.registration import list_workers, live_workers, mark_silent_workers_gone, register
+from models.fleet.registration import mark_silent_workers_gone, register
+from models.fleet.roster import list_workers, live_workers
+from models.fleet.worker_control import drain, quarantine_if_sick, release
 from models.lifecycle.leases import claim_action, reserved_for_others, was_published
 from models.lifecycle.publication import publish_checkpoint
 from models.queries.builds import get_build

@@ -1,0 +1,75 @@
+"""List the workers: all, the live ones, and those that serve a queue. Reads only."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from enginefarm.contract.platform import Platform
+from enginefarm.wire.bodies import Worker
+from models.catalogue.rows import ActionRow, WorkerRow
+from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
+
+
+def present_workers(session: Session) -> list[WorkerRow]:
+    """Workers that report, by name: the live ones, and those that take no new work."""
+    return list(session.execute(select(WorkerRow).where(IS_PRESENT).order_by(WorkerRow.name)).scalars())
+
+
+def live_workers(session: Session) -> list[WorkerRow]:
+    """Workers that report and take new work, by name."""
+    return list(session.execute(select(WorkerRow).where(IS_LIVE).order_by(WorkerRow.name)).scalars())
+
+
+def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
+    """The live workers that listen to `queue`."""
+    return [worker for worker in live_workers(session) if queue in worker.queues]
+
+
+def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]:
+    """The quarantined workers that would serve `queue` after a release."""
+    rows = session.execute(select(WorkerRow).where(IS_QUARANTINED).order_by(WorkerRow.name))
+    return [worker for worker in rows.scalars() if queue in worker.queues]
+
+
+def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
+    """The fleet as GET /v1/workers shows it, each worker with the action that it runs."""
+    query = select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at)
+    if not include_gone:
+        query = query.where(IS_PRESENT)
+    running_action = dict(
+        session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
+    )
+    return [
+        Worker(
+            id=row.id,
+            name=row.name,
+            state=state_shown(row),
+            platform=row.platform,
+            host=row.host,
+            capabilities=row.capabilities,
+            queues=row.queues,
+            running=running_action.get(row.id),
+            quarantine=row.quarantine_reason,
+            started_at=row.started_at,
+            last_seen_at=row.last_seen_at,
+        )
+        for row in session.execute(query).scalars()
+    ]
+
+
+def has_toolchain(row: WorkerRow, toolchain: str, version: str | None = None, stage: str | None = None) -> bool:
+    """True if the worker reported this toolchain, in this version and for this stage where they are given."""
+    for capability in row.capabilities:
+        if capability["toolchain"] != toolchain:
+            continue
+        if version is not None and capability["version"] != version:
+            continue
+        if stage is None or stage in capability["stages"]:
+            return True
+    return False
+
+
+def platform_of(row: WorkerRow) -> Platform:
+    """The platform that the worker reported."""
+    return Platform.model_validate(row.platform)

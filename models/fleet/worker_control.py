@@ -1,0 +1,113 @@
+"""Drain, quarantine and release workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.orm import Session
+
+from enginefarm.contract.errors import NotFound
+from enginefarm.wire.bodies import OUT_OF_MEMORY, Fault
+from models.catalogue.clock import now
+from models.catalogue.rows import AttemptRow, WorkerRow
+from models.catalogue.states import Outcome, WorkerState
+from models.fleet.worker_states import IS_PRESENT, store_present_state
+
+# Enough for the largest sensible ENGINEFARM_QUARANTINE_AFTER even if several failures are of one action.
+_ATTEMPTS_EXAMINED = 50
+
+
+def drain(session: Session, name: str) -> list[str]:
+    """Let every present worker of this name (or id) finish what it runs and take nothing new; returns their ids.
+
+    Raises:
+        NotFound: no worker of this name is present.
+    """
+    return _decide(session, name, IS_PRESENT, draining_at=now())
+
+
+def release(session: Session, name: str) -> list[str]:
+    """Let the workers of this name (or id) take work again, whether drained or quarantined; returns their ids.
+
+    Raises:
+        NotFound: there never was a worker of this name.
+    """
+    cleared = {"draining_at": None, "quarantined_at": None, "quarantine_reason": None, "released_at": now()}
+    return _decide(session, name, **cleared)
+
+
+def quarantine(session: Session, name: str, reason: str) -> list[str]:
+    """Let the workers of this name (or id) take nothing until they are released, also after a restart.
+
+    Returns their ids.
+
+    Raises:
+        NotFound: there never was a worker of this name.
+    """
+    return _decide(session, name, quarantined_at=now(), quarantine_reason=reason)
+
+
+def quarantine_if_sick(session: Session, worker_id: str, *, after: int) -> str | None:
+    """Quarantine a worker whose last attempts, of `after` different actions, all failed by its own fault.
+
+    Returns the reason; None if it stays as it is. A kill for memory says more about the action than about the worker,
+    and a caller's mistake or a store that is away says nothing about it.
+    """
+    worker = session.get(WorkerRow, worker_id)
+    if worker is None or worker.quarantined_at is not None:
+        return None
+    causes = _consecutive_failures(session, worker)
+    if len(causes) < after:
+        return None
+    reason = f"{len(causes)} different actions in a row failed on it ({', '.join(sorted(set(causes.values())))})"
+    quarantine(session, worker_id, reason)
+    return reason
+
+
+def _consecutive_failures(session: Session, worker: WorkerRow) -> dict[str, str]:
+    """The cause by action of the worker's own failures since its last success or release."""
+    query = select(AttemptRow).where(
+        AttemptRow.worker_id == worker.id, AttemptRow.outcome.in_([Outcome.SUCCEEDED, Outcome.FAILED])
+    )
+    if worker.released_at is not None:
+        query = query.where(AttemptRow.ended_at > worker.released_at)
+    causes: dict[str, str] = {}
+    newest_first = query.order_by(AttemptRow.ended_at.desc()).limit(_ATTEMPTS_EXAMINED)
+    for attempt in session.execute(newest_first).scalars():
+        if attempt.outcome == Outcome.SUCCEEDED:
+            break
+        failure = attempt.failure or {}
+        if failure.get("fault") == Fault.WORKER and failure.get("cause") != OUT_OF_MEMORY:
+            causes.setdefault(attempt.action_key, failure["cause"])
+    return causes
+
+
+def worker_ids(session: Session, name: str) -> list[str]:
+    """The ids of every worker that ever had this name (or id).
+
+    Raises:
+        NotFound: there never was one.
+    """
+    ids = list(session.execute(select(WorkerRow.id).where(_named(name))).scalars())
+    _require_some(name, ids)
+    return ids
+
+
+def _decide(session: Session, name: str, *conditions: ColumnElement[bool], **times: Any) -> list[str]:
+    """Store the decision at all workers of the name, and the state that follows from it at those that are present."""
+    query = update(WorkerRow).where(_named(name), *conditions).values(**times)
+    rows = session.execute(query.returning(WorkerRow.id, WorkerRow.state)).all()
+    ids = [row.id for row in rows]
+    _require_some(name, ids)
+    store_present_state(session, [row.id for row in rows if row.state != WorkerState.GONE])
+    return ids
+
+
+def _named(name: str) -> ColumnElement[bool]:
+    return or_(WorkerRow.id == name, WorkerRow.name == name)
+
+
+def _require_some(name: str, ids: list[str]) -> None:
+    if not ids:
+        raise NotFound(f"there is no worker {name!r}; GET /v1/workers lists them")
