@@ -13,7 +13,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import REVISION, WorkerRow
 from models.catalogue.states import WorkerState
 from models.catalogue.upsert import insert_new
-from models.fleet.worker_states import IS_PRESENT, store_present_state
+from models.fleet.worker_states import IS_PRESENT, store_reporting_state
 
 
 def register(
@@ -45,8 +45,8 @@ def register(
     identity = {"id": worker_id, "name": name, "state": str(WorkerState.LIVE)}
     if not insert_new(session, WorkerRow, identity | quarantine | report):
         session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(**report))
-    store_present_state(session, [worker_id])
-    return session.execute(select(WorkerRow.state).where(WorkerRow.id == worker_id)).scalar_one()
+    # A statement of its own: the state follows from the row as it is now.
+    return store_reporting_state(session, worker_id)
 
 
 def _last_quarantined(session: Session, name: str) -> WorkerRow | None:

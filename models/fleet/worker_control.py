@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, case, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.errors import NotFound
@@ -12,7 +12,7 @@ from enginefarm.wire.bodies import OUT_OF_MEMORY, Fault
 from models.catalogue.clock import now
 from models.catalogue.rows import AttemptRow, WorkerRow
 from models.catalogue.states import Outcome, WorkerState
-from models.fleet.worker_states import IS_PRESENT, store_present_state
+from models.fleet.worker_states import IS_PRESENT, IS_QUARANTINED, QUARANTINED_STATE
 
 # Enough for the largest sensible ENGINEFARM_QUARANTINE_AFTER even if several failures are of one action.
 _ATTEMPTS_EXAMINED = 50
@@ -24,7 +24,8 @@ def drain(session: Session, name: str) -> list[str]:
     Raises:
         NotFound: no worker of this name is present.
     """
-    return _decide(session, name, IS_PRESENT, draining_at=now())
+    state = case((IS_QUARANTINED, WorkerRow.state), else_=str(WorkerState.DRAINING))
+    return _decide(session, name, IS_PRESENT, draining_at=now(), state=state)
 
 
 def release(session: Session, name: str) -> list[str]:
@@ -34,7 +35,7 @@ def release(session: Session, name: str) -> list[str]:
         NotFound: there never was a worker of this name.
     """
     cleared = {"draining_at": None, "quarantined_at": None, "quarantine_reason": None, "released_at": now()}
-    return _decide(session, name, **cleared)
+    return _decide(session, name, state=case((IS_PRESENT, str(WorkerState.LIVE)), else_=WorkerRow.state), **cleared)
 
 
 def quarantine(session: Session, name: str, reason: str) -> list[str]:
@@ -45,7 +46,8 @@ def quarantine(session: Session, name: str, reason: str) -> list[str]:
     Raises:
         NotFound: there never was a worker of this name.
     """
-    return _decide(session, name, quarantined_at=now(), quarantine_reason=reason)
+    state = case((IS_PRESENT, QUARANTINED_STATE), else_=WorkerRow.state)
+    return _decide(session, name, state=state, quarantined_at=now(), quarantine_reason=reason)
 
 
 def quarantine_if_sick(session: Session, worker_id: str, *, after: int) -> str | None:
@@ -94,13 +96,10 @@ def worker_ids(session: Session, name: str) -> list[str]:
     return ids
 
 
-def _decide(session: Session, name: str, *conditions: ColumnElement[bool], **times: Any) -> list[str]:
-    """Store the decision at all workers of the name, and the state that follows from it at those that are present."""
-    query = update(WorkerRow).where(_named(name), *conditions).values(**times)
-    rows = session.execute(query.returning(WorkerRow.id, WorkerRow.state)).all()
-    ids = [row.id for row in rows]
+def _decide(session: Session, name: str, *conditions: ColumnElement[bool], **values: Any) -> list[str]:
+    query = update(WorkerRow).where(_named(name), *conditions).values(**values)
+    ids = list(session.execute(query.returning(WorkerRow.id)).scalars())
     _require_some(name, ids)
-    store_present_state(session, [row.id for row in rows if row.state != WorkerState.GONE])
     return ids
 
 

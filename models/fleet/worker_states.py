@@ -7,8 +7,6 @@ spellings of a quarantine mean the same here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from sqlalchemy import ColumnElement, and_, case, exists, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -23,13 +21,14 @@ IS_QUARANTINED = or_(
 )
 _REFUSES_NEW_WORK = WorkerRow.state.in_([WorkerState.DRAINING, WorkerState.QUARANTINED])
 
-# The times outlive a worker's silence, so they decide the state of a worker that is present.
-_PRESENT_STATE = case(
-    (
-        and_(WorkerRow.quarantined_at.is_not(None), WorkerRow.catalogue_revision.is_not(None)),
-        str(WorkerState.QUARANTINED),
-    ),
-    (or_(WorkerRow.quarantined_at.is_not(None), WorkerRow.draining_at.is_not(None)), str(WorkerState.DRAINING)),
+# What to store for a quarantined worker, so that its program refuses new work.
+QUARANTINED_STATE = case(
+    (WorkerRow.catalogue_revision.is_(None), str(WorkerState.DRAINING)), else_=str(WorkerState.QUARANTINED)
+)
+# The times outlive a worker's silence, so they decide its state when it reports again.
+_REPORTING_STATE = case(
+    (WorkerRow.quarantined_at.is_not(None), QUARANTINED_STATE),
+    (WorkerRow.draining_at.is_not(None), str(WorkerState.DRAINING)),
     else_=str(WorkerState.LIVE),
 )
 
@@ -44,9 +43,10 @@ def refuses_new_work(session: Session, worker_id: str) -> bool:
     return bool(session.execute(select(refusal_of(worker_id))).scalar_one())
 
 
-def store_present_state(session: Session, worker_ids: Collection[str]) -> None:
-    """Set the state of these workers, which are present, from their times."""
-    session.execute(update(WorkerRow).where(WorkerRow.id.in_(worker_ids)).values(state=_PRESENT_STATE))
+def store_reporting_state(session: Session, worker_id: str) -> str:
+    """Set the state of a worker that has just reported, from its times; returns the state."""
+    query = update(WorkerRow).where(WorkerRow.id == worker_id).values(state=_REPORTING_STATE)
+    return session.execute(query.returning(WorkerRow.state)).scalar_one()
 
 
 def state_shown(row: WorkerRow) -> str:

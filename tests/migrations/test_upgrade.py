@@ -1,4 +1,4 @@
-"""Data stays safe across versions: a populated catalogue of version 0001 is led to this one, on both databases."""
+"""Data stays safe across versions: populated catalogues of 0001 and 0006 are led to the newest, on both databases."""
 
 from __future__ import annotations
 
@@ -8,72 +8,104 @@ from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine, text
 
+from enginefarm.contract.errors import Gone
 from enginefarm.wire.bodies import BuildState
 from migrations.drift import drift
-from migrations.upgrade import config, upgrade, versions
+from migrations.upgrade import config, downgrade, upgrade, versions
 from models.catalogue.database import Database
-from models.lifecycle.leases import expire
+from models.catalogue.rows import REVISION
+from models.fleet.roster import list_workers, quarantined_workers_serving
+from models.fleet.worker_control import release
+from models.fleet.worker_states import refuses_new_work
+from models.lifecycle.leases import claim_action, expire
+from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import get_engine, list_engines
+from models.queries.removals import removals
 from models.settings import Settings
-from tests.migrations.populated import BUILD, ROWS, populate, reflected
+from tests.migrations import catalogue_0001, catalogue_0006
+from tests.migrations.tables import Rows, insert_rows, read_rows
+from tests.models.requests import ENGINE, add_worker, manifest
+
+BUILD = catalogue_0001.BUILD
+MAX_TRIES = Settings.model_fields["max_tries"].default
 
 
 def _revisions() -> list[str]:
+    """The oldest first."""
     return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """Populated, at version 0001."""
-    postgres = request.param == "postgresql"
-    url = request.getfixturevalue("postgres_url") if postgres else f"sqlite:///{tmp_path / 'catalogue.db'}"
-    made = Database(url)
-    upgrade(made.engine, "0001")
-    with made.engine.begin() as connection:
-        populate(connection)
-    yield made
-    made.close()
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without any table."""
+    on_postgresql = request.param == "postgresql"
+    url = request.getfixturevalue("postgres_url") if on_postgresql else f"sqlite:///{tmp_path / 'catalogue.db'}"
+    database = Database(url)
+    yield database
+    database.close()
 
 
-def _kept(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """The rows of a table, reduced to the columns that version 0001 wrote."""
-    table = reflected(connection, name)
-    wrote = {column for row in ROWS[name] for column in row}
-    found = connection.execute(select(*(table.c[column] for column in sorted(wrote)))).mappings()
-    return [{column: value for column, value in row.items() if value is not None} for row in found]
+@pytest.fixture
+def first(empty: Database) -> Database:
+    """A populated catalogue at revision 0001."""
+    return _populated(empty, "0001", catalogue_0001.ROWS)
 
 
-def _by_content(rows: list[dict[str, Any]]) -> list[str]:
+@pytest.fixture
+def last_release(empty: Database) -> Database:
+    """A populated catalogue at revision 0006."""
+    return _populated(empty, "0006", catalogue_0006.ROWS)
+
+
+def _populated(database: Database, revision: str, rows: Rows) -> Database:
+    upgrade(database.engine, revision)
+    with database.engine.begin() as connection:
+        insert_rows(connection, rows)
+    return database
+
+
+def _comparable(rows: list[Any]) -> list[str]:
     return sorted(repr(sorted((name, value) for name, value in row.items() if value is not None)) for row in rows)
 
 
-def _assert_nothing_lost(engine: Engine) -> None:
+def _assert_rows_kept(engine: Engine, rows_by_table: Rows) -> None:
+    """Every value that the old release wrote is there, and no row came or went."""
     with engine.connect() as connection:
-        for name, rows in ROWS.items():
-            assert _by_content(_kept(connection, name)) == _by_content(rows), name
+        for name, rows in rows_by_table.items():
+            written = {column for row in rows for column in row}
+            assert _comparable(read_rows(connection, name, written)) == _comparable(list(rows)), name
 
 
-def test_every_step_keeps_every_row(database: Database) -> None:
+def _with_quarantined_state(rows_by_table: Rows) -> Rows:
+    """What 0007 makes of the workers: those of both times are quarantined, whatever was decided first."""
+    workers = [
+        dict(row) | {"state": "quarantined"} if row["state"] == "draining" and row.get("quarantined_at") else row
+        for row in rows_by_table["workers"]
+    ]
+    return {**rows_by_table, "workers": workers}
+
+
+def test_every_step_from_the_first_catalogue_keeps_every_row(first: Database) -> None:
     for revision in _revisions():
-        upgrade(database.engine, revision)
-        _assert_nothing_lost(database.engine)
-    assert drift(database.engine) == []
+        upgrade(first.engine, revision)
+        _assert_rows_kept(first.engine, catalogue_0001.ROWS)
+    assert drift(first.engine) == []
 
 
-def test_at_once_is_the_same_as_step_by_step(database: Database) -> None:
-    upgrade(database.engine)
-    _assert_nothing_lost(database.engine)
-    assert versions(database.engine) == (_revisions()[-1],) * 2
-    upgrade(database.engine)  # again changes nothing
-    _assert_nothing_lost(database.engine)
+def test_an_upgrade_at_once_is_the_same_as_one_step_by_step(first: Database) -> None:
+    upgrade(first.engine)
+    _assert_rows_kept(first.engine, catalogue_0001.ROWS)
+    assert versions(first.engine) == (_revisions()[-1],) * 2
+    upgrade(first.engine)  # again changes nothing
+    _assert_rows_kept(first.engine, catalogue_0001.ROWS)
 
 
-def test_the_code_of_today_works_on_rows_of_then(database: Database) -> None:
-    upgrade(database.engine)
-    with database.read() as session:
+def test_the_code_of_today_reads_the_first_catalogue(first: Database) -> None:
+    upgrade(first.engine)
+    with first.read() as session:
         assert [build.state for build in list_builds(session, limit=10, cursor=None).items] == [
             BuildState.QUEUED, BuildState.FAILED, BuildState.CANCELLED, BuildState.RUNNING, BuildState.SUCCEEDED,
             BuildState.SUCCEEDED,
@@ -84,10 +116,98 @@ def test_the_code_of_today_works_on_rows_of_then(database: Database) -> None:
         assert get_build(session, f"{5:032x}").error is not None
 
 
-def test_a_lease_of_then_runs_out_now(database: Database) -> None:
+def test_a_lease_of_the_first_catalogue_expires(first: Database) -> None:
     """A worker of the old version died with the upgrade: its action is free again."""
-    upgrade(database.engine)
-    with database.write() as session:
-        expire(session, max_tries=Settings.model_fields["max_tries"].default)
-    with database.read() as session:
+    upgrade(first.engine)
+    with first.write() as session:
+        expire(session, max_tries=MAX_TRIES)
+    with first.read() as session:
         assert get_build(session, f"{3:032x}").state is BuildState.QUEUED
+
+
+def test_an_upgrade_from_the_last_release_keeps_every_row_and_names_quarantined_workers(
+    last_release: Database,
+) -> None:
+    upgrade(last_release.engine)
+    _assert_rows_kept(last_release.engine, _with_quarantined_state(catalogue_0006.ROWS))
+    assert drift(last_release.engine) == []
+
+
+def test_a_downgrade_to_the_last_release_restores_its_rows(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    downgrade(last_release.engine, "0006")
+    _assert_rows_kept(last_release.engine, catalogue_0006.ROWS)
+    upgrade(last_release.engine)
+    assert drift(last_release.engine) == []
+
+
+def test_foreign_keys_are_enforced_again_after_an_upgrade(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    with last_release.engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            assert connection.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
+
+
+def test_the_code_of_today_reads_the_last_release(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    with last_release.read() as session:
+        states = {worker.id: worker.state for worker in list_workers(session, include_gone=True)}
+        assert states == {
+            "w1": "live", "w2": "draining", "w3": "gone", "sick": "quarantined", "both": "quarantined",
+            "silent": "gone", "well": "live", "import": "gone",
+        }  # fmt: skip
+        assert [engine.key for engine in list_engines(session, limit=10, cursor=None).items] == [BUILD]
+        assert [removal.key for removal in removals(session, limit=9, cursor=None).items] == [
+            catalogue_0006.REMOVED_BUILD
+        ]
+        with pytest.raises(Gone, match="deleted by admin"):
+            get_engine(session, catalogue_0006.REMOVED_BUILD)
+        with pytest.raises(Gone, match="damaged"):
+            get_engine(session, catalogue_0006.IMPORTED_BUILD)
+        assert get_build(session, f"{8:032x}").asked == {"model": "hf:org/tiny"}
+
+
+def test_work_of_the_last_release_is_claimed_published_and_listed(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    add_worker(last_release, "new", queues=(catalogue_0006.CONVERT_QUEUE, catalogue_0006.BUILD_QUEUE))
+    with last_release.write() as session:
+        for refusing in ("w2", "sick", "both"):
+            assert claim_action(session, catalogue_0006.QUEUED_CONVERT, refusing, lease_seconds=30) is None
+        convert = claim_action(session, catalogue_0006.QUEUED_CONVERT, "new", lease_seconds=30)
+        assert convert is not None
+        announcements = publish_checkpoint(session, convert, manifest("weights"), facts={}, steps={})
+        assert announcements == [(catalogue_0006.WAITING_BUILD, catalogue_0006.BUILD_QUEUE)]
+        build = claim_action(session, catalogue_0006.WAITING_BUILD, "new", lease_seconds=30)
+        assert build is not None
+        publish_engine(session, build, manifest("engine"), engine=ENGINE, steps={})
+    with last_release.read() as session:
+        engines = {engine.key for engine in list_engines(session, limit=10, cursor=None).items}
+        assert engines == {BUILD, catalogue_0006.WAITING_BUILD}
+        assert get_build(session, f"{7:032x}").state is BuildState.SUCCEEDED
+
+
+def test_a_running_attempt_of_the_last_release_is_requeued_and_rebuilt(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    add_worker(last_release, "new", queues=(catalogue_0006.BUILD_QUEUE,))
+    with last_release.write() as session:
+        expire(session, max_tries=MAX_TRIES)
+        build = claim_action(session, catalogue_0006.RUNNING_BUILD, "new", lease_seconds=30)
+    assert build is not None
+    assert (build.attempt, build.checkpoint) == (2, catalogue_0001.CHECKPOINT_MANIFEST)
+
+
+def test_a_quarantine_of_the_last_release_outlives_the_upgrade_until_it_is_released(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    with last_release.write() as session:
+        [overheating] = [worker for worker in list_workers(session, include_gone=True) if worker.id == "silent"]
+    add_worker(last_release, overheating.name)  # it starts again, with the program of today
+    with last_release.write() as session:
+        assert refuses_new_work(session, overheating.name)
+        serving = {worker.id for worker in quarantined_workers_serving(session, catalogue_0006.BUILD_QUEUE)}
+        assert serving == {"sick", "both"}
+        release(session, "sick")
+        assert not refuses_new_work(session, "sick")
+
+
+def test_the_declared_revision_is_that_of_the_last_migration() -> None:
+    assert _revisions()[-1] == REVISION
