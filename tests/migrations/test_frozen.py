@@ -15,7 +15,7 @@ ALLOWED = {"__future__", "alembic", "datetime", "json", "migrations.frozen", "sq
 
 def imported_modules(source: str) -> set[str]:
     """Packages by their first name, but modules of `migrations` by their whole name."""
-    modules = set()
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
