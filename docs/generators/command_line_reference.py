@@ -29,7 +29,8 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
     rows = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None:
+        # Every command has --help, and the usage line shows the arguments.
+        if record is not None and isinstance(parameter, click.Option) and parameter.name != "help":
             flags, meaning = record
             rows.append((f"`{flags}`", " ".join(meaning.split())))
     if rows:

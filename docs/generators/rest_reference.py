@@ -1,13 +1,20 @@
-"""The reference of the REST API, from its OpenAPI document."""
+"""The reference of the REST API, from its OpenAPI document and from the scopes that its routes require."""
 
 from __future__ import annotations
 
 import logging
+import pkgutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from fastapi import FastAPI
+
+import api.routes
+from api import auth
 from api.app import create_app
 from docs.generators.json_schema import field_table, type_of
 from docs.generators.markdown import sentence, table
@@ -16,24 +23,46 @@ from models.settings import Settings
 
 Operation = dict[str, Any]
 
+# Chapters, by the first part of a path after its version.
+_CHAPTERS = {
+    "builds": "Builds",
+    "engines": "Engines",
+    "signing-keys": "Engines",
+    "gc": "Retention",
+    "removals": "Retention",
+    "blobs": "Import from another farm",
+    "workers": "Fleet",
+    "toolchains": "Fleet",
+    "healthz": "Health",
+    "readyz": "Health",
+}
+_SCOPES = {"read": auth.Reader, "submit": auth.Submitter, "admin": auth.Administrator}
+
 
 def rest_reference() -> str:
-    """Markdown: a section for each route, then one for each body."""
-    document = openapi_document()
-    sections: list[str] = []
+    """Markdown: what every route may answer, a chapter for each group of routes, then the bodies.
+
+    Raises:
+        KeyError: a route belongs to no chapter.
+    """
+    document, scopes = application().openapi(), _scopes()
+    common = _common_responses(document)
+    chapters: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
+        chapter = chapters.setdefault(_CHAPTERS[_group(path)], [])
         for method, operation in methods.items():
-            # The registry's routes answer HEAD as they answer GET.
-            if method != "head":
-                sections += _route(method.upper(), path, operation)
-    sections += ["(rest-bodies)=\n## Bodies", "Fields that a newer farm adds must be ignored by clients."]
+            chapter += _route(method.upper(), path, operation, scopes.get((method.upper(), path)), common)
+    sections = ["## What every route may answer", table(("status", "meaning"), common.items())]
+    for chapter_title, routes in chapters.items():
+        sections += [f"## {chapter_title}", *routes]
+    sections += ["## Bodies", "Clients must ignore fields that they do not know: a newer farm may add some."]
     for name, schema in sorted(document["components"]["schemas"].items()):
         sections += _body(name, schema)
     return "\n\n".join(sections)
 
 
-def openapi_document() -> dict[str, Any]:
-    """What `GET /openapi.json` answers, from an API on an empty catalogue that lives as long as this call."""
+def application() -> FastAPI:
+    """The API on an empty catalogue. It describes itself, but cannot serve: the catalogue is gone when this returns."""
     # The API warns that it has no key, which is of no interest here.
     logging.getLogger("api").addHandler(logging.NullHandler())
     with tempfile.TemporaryDirectory() as folder:
@@ -45,12 +74,45 @@ def openapi_document() -> dict[str, Any]:
             }
         )
         set_up(settings)
-        return create_app(settings).openapi()
+        return create_app(settings)
 
 
-def _route(method: str, path: str, operation: Operation) -> Iterator[str]:
-    yield f"## {method} `{path}`"
-    yield from str(operation.get("description", operation.get("summary", ""))).split("\n\n")
+def _group(path: str) -> str:
+    """`builds` of `/v1/builds:explain`."""
+    return path.removeprefix("/v1").lstrip("/").partition("/")[0].partition(":")[0]
+
+
+def _scopes() -> dict[tuple[str, str], str]:
+    """The scope that each (method, path) requires; none for routes that need no API key."""
+    by_dependency = {get_args(annotation)[1].dependency: scope for scope, annotation in _SCOPES.items()}
+    scopes = {}
+    for module in pkgutil.iter_modules(api.routes.__path__, "api.routes."):
+        for route in import_module(module.name).router.routes:
+            for dependency in route.dependant.dependencies:
+                if dependency.call in by_dependency:
+                    for method in route.methods:
+                        # OpenAPI writes a path without the converters of its parameters.
+                        scopes[method, route.path_format] = by_dependency[dependency.call]
+    return scopes
+
+
+def _common_responses(document: dict[str, Any]) -> dict[str, str]:
+    """Status and meaning of the refusals that most routes declare in the same words."""
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    counted = Counter(
+        (status, sentence(response["description"]))
+        for operation in operations
+        for status, response in operation["responses"].items()
+        if status >= "400"
+    )
+    return {status: meaning for (status, meaning), count in counted.items() if count > len(operations) / 2}
+
+
+def _route(method: str, path: str, operation: Operation, scope: str | None, common: dict[str, str]) -> Iterator[str]:
+    yield f"### {method} `{path}`"
+    description = str(operation.get("description", operation.get("summary", "")))
+    yield from (" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
+    yield f"Scope: `{scope}`." if scope else "Needs no API key."
     rows = []
     for parameter in operation.get("parameters", ()):
         kind = type_of(parameter["schema"], link_to="rest-")
@@ -60,12 +122,15 @@ def _route(method: str, path: str, operation: Operation) -> Iterator[str]:
         yield table(("parameter", "in", "type", "required", "meaning"), rows)
     if body := operation.get("requestBody"):
         yield f"Body: {_content(body['content'])}"
-    yield table(("status", "body", "meaning"), _responses(operation))
+    yield table(("status", "body", "meaning"), _responses(operation, common))
 
 
-def _responses(operation: Operation) -> Iterator[tuple[str, str, str]]:
-    for status, response in operation["responses"].items():
-        yield status, _content(response.get("content", {})), sentence(response.get("description", ""))
+def _responses(operation: Operation, common: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """The answers that are not common to all routes, by status."""
+    for status, response in sorted(operation["responses"].items()):
+        meaning = sentence(response.get("description", "")).replace("Successful Response", "Success")
+        if common.get(status) != meaning:
+            yield status, _content(response.get("content", {})), meaning
 
 
 def _content(content: dict[str, Any]) -> str:

@@ -33,5 +33,5 @@ def _aliases() -> str:
     by_dtype: dict[str, list[str]] = {}
     for alias, dtype in DTYPE_ALIASES.items():
         by_dtype.setdefault(dtype, []).append(f"`{alias}`")
-    words = "; ".join(f"{', '.join(aliases)} mean `{dtype}`" for dtype, aliases in by_dtype.items())
+    words = "; ".join(f"{', '.join(aliases)} for `{dtype}`" for dtype, aliases in by_dtype.items())
     return f"Other names of a dtype are accepted and replaced before the key is made: {words}."
