@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from docs.generators.command_line_reference import command_line_reference
 from docs.generators.error_reference import error_reference
+from docs.generators.module_map import module_map
+from docs.generators.planted_guards import planted_guards
 from docs.generators.rest_reference import rest_reference
 from docs.generators.spec_reference import spec_reference
 
@@ -15,6 +17,8 @@ MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "command-line": command_line_reference,
     "errors": error_reference,
+    "module-map": module_map,
+    "planted-guards": planted_guards,
     "rest": rest_reference,
     "spec": spec_reference,
 }

@@ -1,0 +1,44 @@
+"""The map of the modules: each folder's modules with the first sentence of their docstrings."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from docs.generators.markdown import table
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("enginefarm", "models", "toolchains", "api", "workers", "migrations", "local", "demo", "benchmarks")
+
+
+def module_map() -> str:
+    """Markdown: a chapter for each package, a table for each of its folders."""
+    sections = []
+    for package in PACKAGES:
+        sections.append(f"## {package}")
+        for folder in _folders(CHECKOUT / package):
+            rows = list(_modules(folder))
+            if rows:
+                sections += [f"### `{folder.relative_to(CHECKOUT)}/`", table(("module", "purpose"), rows)]
+    return "\n\n".join(sections)
+
+
+def _folders(package: Path) -> list[Path]:
+    """The package and its folders, but no migrations: their names say what each is."""
+    folders = {module.parent for module in package.rglob("*.py")}
+    return sorted(folder for folder in folders if folder.name not in ("versions", "__pycache__"))
+
+
+def _modules(folder: Path) -> Iterator[tuple[str, str]]:
+    for module in sorted(folder.glob("*.py")):
+        docstring = ast.get_docstring(ast.parse(module.read_text()))
+        if docstring:
+            yield f"`{module.name}`", _first_sentence(docstring)
+
+
+def _first_sentence(docstring: str) -> str:
+    """The docstring's first paragraph, cut after its first sentence. Markdown must not read its signs."""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    sentence, full_stop, _ = paragraph.partition(". ")
+    return (sentence + full_stop).strip().replace("<", "\\<").replace("*", "\\*")
