@@ -1,4 +1,4 @@
-"""SHA-256 digests in the form `sha256:<64 hex>`, and streaming ways to make them."""
+"""SHA-256 digests in the form `sha256:<64 hex>`: of bytes, of files, and of streams."""
 
 from __future__ import annotations
 
@@ -12,41 +12,53 @@ from pydantic import StringConstraints
 
 from enginefarm.contract.errors import IntegrityError
 
-CHUNK = 1 << 20  # bytes read at a time: large enough to hash at full speed, small enough to forget
+# Bytes read at a time: large enough to hash at full speed, small enough that many streams fit in memory.
+CHUNK = 1 << 20
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
-def of_bytes(data: bytes) -> Digest:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def of_bytes(content: bytes) -> Digest:
+    """Return the digest of `content`."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def of_file(path: Path) -> Digest:
+    """Return the digest of a file's content, read in pieces. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield a file's content in pieces of CHUNK bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
 
 
 def verified(chunks: Iterable[bytes], digest: Digest, size: int, *, what: str) -> Iterator[bytes]:
-    """Pass `chunks` on; raise IntegrityError as soon as they are too long, or at the end if they differ.
+    """Yield `chunks`, and check that together they have `size` bytes and this digest.
 
-    The last chunk is handed on before the digest is known: whoever consumes this must not give the
-    bytes a name until the iterator ended without an error.
+    Every chunk is yielded before the digest is known. The consumer must not give the bytes their final name until
+    the iterator has ended without an error.
+
+    Args:
+        what: names the bytes in error texts: a path, or a digest.
+
+    Raises:
+        IntegrityError: after too many bytes, or at the end if there are too few or they have another digest.
     """
-    hasher, seen = hashlib.sha256(), 0
+    hasher = hashlib.sha256()
+    length = 0  # bytes
     for chunk in chunks:
-        seen += len(chunk)
-        if seen > size:
+        length += len(chunk)
+        # Checked for each chunk, so that an endless stream cannot fill the disk.
+        if length > size:
             raise IntegrityError(f"{what}: got more than the {size} bytes that its manifest names")
         hasher.update(chunk)
         yield chunk
-    if seen != size:
-        raise IntegrityError(f"{what}: got {seen} of {size} bytes")
+    if length != size:
+        raise IntegrityError(f"{what}: got {length} of {size} bytes")
     actual = "sha256:" + hasher.hexdigest()
     if not hmac.compare_digest(actual, digest):
         raise IntegrityError(f"{what}: expected {digest}, got {actual}")

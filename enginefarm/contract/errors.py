@@ -1,27 +1,29 @@
-"""Every error the farm raises on purpose, in one tree.
+"""Every error that the farm raises on purpose, in one tree.
 
     EnginefarmError
-    ├── CallerError            the caller can mend it; never retried by the farm
+    ├── CallerError            the caller can fix it; the farm does not retry
     │   ├── InvalidSpec        422  the request does not describe something that can be built
     │   ├── InvalidRequest     400  malformed query, cursor or header
     │   ├── ModelUnavailable   422  the model source is missing, gated, or changed under the request
     │   ├── Unauthenticated    401
     │   ├── Forbidden          403
     │   ├── NotFound           404
-    │   ├── Gone               410  it was there and was taken out, with the reason
-    │   └── Conflict           409  true elsewhere, or no longer
-    ├── FarmError              the farm's fault or its surroundings'; worth another try
+    │   ├── Gone               410  it existed and was withdrawn; the detail has the reason
+    │   └── Conflict           409  the current state does not allow it
+    ├── FarmError              the fault of the farm or of a service that it depends on; a retry can help
     │   ├── StoreUnavailable   503
     │   ├── DatabaseUnavailable 503
     │   ├── BrokerUnavailable  503
     │   └── SourceUnavailable  503  the model hub did not answer
-    ├── IntegrityError         bytes are not what their digest says; never kept
+    ├── IntegrityError         bytes do not match their digest; they are never kept
     ├── PlatformMismatch       this engine does not run on this machine
     ├── BuildFailed            a build ended without an engine (the client raises it)
-    └── WaitTimedOut           the caller's own deadline passed; the build goes on (the client raises it)
+    └── WaitTimedOut           the caller's deadline passed; the build goes on (the client raises it)
 
-The class says whose fault it is. That alone decides the HTTP status, the exit code of the command
-line, and whether the farm tries again. `code` is stable; `detail` is for people.
+The class says whose fault it is. That alone decides the HTTP status, the exit code of the command line, and whether
+the farm retries. `code` is stable and for programs; `detail` is for people and may change.
+
+The client turns a problem document back into the class with the same `code`, so a new class needs a code of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +48,15 @@ class Problem(BaseModel):
 
 
 class EnginefarmError(Exception):
-    """Base of the tree. `status` is the HTTP status, `exit_code` what the command line returns."""
+    """Base of the tree.
+
+    Attributes:
+        code: stable name for programs; `title` is its meaning in a few words.
+        status: the HTTP status that the API answers with.
+        exit_code: what the command line exits with.
+        detail: what is wrong and what to do, in one line, for a person.
+        problems: for a refused request, every problem of it.
+    """
 
     code: ClassVar[str] = "error"
     title: ClassVar[str] = "Error"
@@ -60,6 +70,8 @@ class EnginefarmError(Exception):
 
 
 class CallerError(EnginefarmError):
+    """The caller can fix it; the farm does not retry."""
+
     code = "invalid_request"
     title = "The request cannot be served as it is"
     status = 400
@@ -67,28 +79,33 @@ class CallerError(EnginefarmError):
 
 
 class InvalidRequest(CallerError):
-    pass
+    """Malformed query, cursor, header, file or argument."""
 
 
 class InvalidSpec(CallerError):
-    """Carries every problem of the spec at once."""
+    """The spec describes nothing that can be built; `problems` has every reason at once."""
 
     code = "invalid_spec"
     title = "The spec does not describe something that can be built"
     status = 422
 
     def __init__(self, problems: Sequence[Problem], detail: str | None = None) -> None:
-        summary = detail or "; ".join(f"{p.pointer or '/'}: {p.detail}" for p in problems)
-        super().__init__(summary, problems=problems)
+        if detail is None:
+            detail = "; ".join(f"{problem.pointer or '/'}: {problem.detail}" for problem in problems)
+        super().__init__(detail, problems=problems)
 
 
 class ModelUnavailable(CallerError):
+    """The model source is missing, gated, or has changed since the request."""
+
     code = "model_unavailable"
     title = "The model cannot be used"
     status = 422
 
 
 class Unauthenticated(CallerError):
+    """The request has no API key, or one that the farm does not accept."""
+
     code = "unauthenticated"
     title = "An API key is needed"
     status = 401
@@ -96,6 +113,8 @@ class Unauthenticated(CallerError):
 
 
 class Forbidden(CallerError):
+    """The API key lacks the scope that the call needs."""
+
     code = "forbidden"
     title = "This API key may not do that"
     status = 403
@@ -103,6 +122,8 @@ class Forbidden(CallerError):
 
 
 class NotFound(CallerError):
+    """No build, engine or other resource has this name."""
+
     code = "not_found"
     title = "There is no such thing"
     status = 404
@@ -110,6 +131,8 @@ class NotFound(CallerError):
 
 
 class Gone(CallerError):
+    """The engine existed and was withdrawn; the detail has the reason."""
+
     code = "gone"
     title = "It was taken out"
     status = 410
@@ -117,12 +140,16 @@ class Gone(CallerError):
 
 
 class Conflict(CallerError):
+    """The current state does not allow it."""
+
     code = "conflict"
     title = "The state no longer allows that"
     status = 409
 
 
 class FarmError(EnginefarmError):
+    """The fault of the farm, or of a service that it depends on; a retry can help."""
+
     code = "unavailable"
     title = "The farm cannot do that right now"
     status = 503
@@ -130,23 +157,33 @@ class FarmError(EnginefarmError):
 
 
 class StoreUnavailable(FarmError):
+    """The object store does not answer."""
+
     code = "store_unavailable"
 
 
 class DatabaseUnavailable(FarmError):
+    """The catalogue's database does not answer."""
+
     code = "database_unavailable"
 
 
 class BrokerUnavailable(FarmError):
+    """The queue's broker does not answer."""
+
     code = "broker_unavailable"
 
 
 class SourceUnavailable(FarmError):
+    """The model hub or bucket does not answer."""
+
     code = "source_unavailable"
     title = "The model's source did not answer"
 
 
 class IntegrityError(EnginefarmError):
+    """Bytes do not match their digest, or a signature does not match what it came with; nothing of it is kept."""
+
     code = "integrity"
     title = "The bytes are not what their digest says"
     status = 502
@@ -154,6 +191,8 @@ class IntegrityError(EnginefarmError):
 
 
 class PlatformMismatch(EnginefarmError):
+    """The engine does not run on this machine."""
+
     code = "platform_mismatch"
     title = "This engine does not run on this machine"
     status = 409
@@ -161,6 +200,8 @@ class PlatformMismatch(EnginefarmError):
 
 
 class BuildFailed(EnginefarmError):
+    """A build ended without an engine. Only the client raises it."""
+
     code = "build_failed"
     title = "The build ended without an engine"
     status = 409
@@ -168,6 +209,8 @@ class BuildFailed(EnginefarmError):
 
 
 class WaitTimedOut(EnginefarmError):
+    """The caller's deadline passed; the build goes on. Only the client raises it."""
+
     code = "wait_timed_out"
     title = "The build did not end in the time given"
     status = 504

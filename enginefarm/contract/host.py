@@ -1,4 +1,4 @@
-"""What a worker or serving node reports of its machine: the platform that binds engines, facts that bind none."""
+"""A machine as it reports itself: its platform, which binds engines, and its host, which binds none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enginefarm.contract.platform import Platform
 
 
 class Host(BaseModel):
-    """Facts worth recording that bind no engine."""
+    """Facts about a machine that are recorded with what it builds. None of them enters a key."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -17,14 +17,20 @@ class Host(BaseModel):
     cores: int
     memory_gib: int
     gpus: int = 0
-    scratch_gib: int | None = Field(default=None, description="free for builds when the worker started")
-    image: str | None = Field(default=None, description="the container image that it runs in, if it was told")
+    scratch_gib: int | None = Field(
+        default=None, description="GiB of scratch disk that were free when the worker started"
+    )
+    image: str | None = Field(
+        default=None, description="the container image that it runs in; null if ENGINEFARM_IMAGE is not set"
+    )
     versions: dict[str, str] = Field(
         default_factory=dict, description="packages of interest, from their metadata; `cuda` is the toolkit's"
     )
 
 
 class Fingerprint(BaseModel):
+    """What `enginefarm fingerprint` prints and a worker registers."""
+
     model_config = ConfigDict(frozen=True)
 
     platform: Platform

@@ -1,7 +1,8 @@
 """Keys: SHA-256 over canonical JSON (RFC 8785) that *names* every field that matters.
 
-Two documents, each with its version in it. `convert` holds no shape and no GPU, so one checkpoint serves
-all shapes and all cards; `build` holds the convert key, so that a change there is a change here.
+There are two documents, each with its version in it. The convert document has no shape and no GPU, so one checkpoint
+serves all shapes and all GPUs. The build document contains the convert key, so whatever changes the checkpoint changes
+the engine's key too.
 
 A document lists what is in, never what is left out: a field added to the spec later changes no key until
 somebody names it here and raises the document's version. Frozen vectors: `tests/enginefarm/contract/golden_keys.json`.
@@ -35,11 +36,11 @@ def convert_document(
     options: Mapping[str, JsonValue],
     calibration: Mapping[str, str] | None = None,
 ) -> Document:
-    """Everything a checkpoint depends on. `model` and `calibration` are identities: no path, no moving tag.
+    """Return everything that a checkpoint depends on.
 
-    Where nothing is calibrated the document does not speak of it, so that it is what it was before it could be.
+    `model` and `calibration` are identities: a commit or digests, no path and no moving tag.
     """
-    return {
+    document: Document = {
         "document": CONVERT,
         "toolchain": {"name": toolchain, "version": version},
         "model": dict(model),
@@ -50,8 +51,11 @@ def convert_document(
         },
         "parallelism": {"tp": parallelism.tp, "pp": parallelism.pp, "cp": parallelism.cp},
         "options": dict(options),
-        **({"calibration": dict(calibration)} if calibration else {}),
     }
+    # Without calibration data the field is absent, not null: documents made before the field existed keep their keys.
+    if calibration:
+        document["calibration"] = dict(calibration)
+    return document
 
 
 def build_document(
@@ -63,7 +67,7 @@ def build_document(
     options: Mapping[str, JsonValue],
     platform: Mapping[str, JsonValue],
 ) -> Document:
-    """Everything an engine depends on. `platform` is what the engine is bound to (`Platform.bound`)."""
+    """Return everything that an engine depends on. `platform` is what the engine is bound to: see `Platform.bound`."""
     return {
         "document": BUILD,
         "convert": convert,
@@ -82,4 +86,9 @@ def build_document(
 
 
 def key_of(document: Document) -> Key:
+    """Return the key of a document: 64 hex digits.
+
+    Raises:
+        rfc8785.CanonicalizationError: the document has a value that JSON cannot state exactly.
+    """
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()

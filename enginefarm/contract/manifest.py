@@ -1,4 +1,4 @@
-"""A manifest: the sorted list of (path, digest, size) that makes a directory. Its own digest names it."""
+"""Manifests: the sorted list of (path, digest, size) that describes a directory. Its own digest identifies it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from enginefarm.contract.digest import Digest
 
 
 def _confined(path: str) -> str:
+    """Refuse a path that could lead out of the directory, or that two systems could read differently."""
     pure = PurePosixPath(path)
     if (
         not path
@@ -33,6 +34,8 @@ RelativePath = Annotated[str, AfterValidator(_confined)]
 
 
 class FileEntry(BaseModel):
+    """One file of a manifest."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: RelativePath = Field(examples=["rank0.engine"])
@@ -54,17 +57,24 @@ class Manifest(BaseModel):
         if paths != sorted(set(paths)):
             raise ValueError("files must be sorted by path, each path once")
         folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-        if clash := folders.intersection(paths):
-            raise ValueError(f"{min(clash)!r} is both a file and a folder")
+        clashes = folders.intersection(paths)
+        if clashes:
+            raise ValueError(f"{min(clashes)!r} is both a file and a folder")
         return self
 
     @classmethod
     def of(cls, entries: Iterable[FileEntry]) -> Manifest:
+        """Return the manifest of `entries`, in any order. Raises ValidationError if they make no directory."""
         return cls(files=tuple(sorted(entries, key=lambda entry: entry.path)))
 
     @classmethod
     def of_directory(cls, root: Path) -> Manifest:
-        """Hash every regular file below `root`. A link or a special file is refused: it would not travel."""
+        """Return the manifest of every regular file below `root`.
+
+        Raises:
+            ValueError: there is a symbolic link or a special file, which a manifest cannot describe.
+            OSError: a file cannot be read.
+        """
         entries = []
         for path in sorted(root.rglob("*")):
             relative = path.relative_to(root).as_posix()
@@ -81,11 +91,13 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> Digest:
+        """The digest of the manifest itself, which identifies the directory."""
         return digest.of_bytes(self.canonical())
 
     def canonical(self) -> bytes:
-        """RFC 8785 JSON: the exact bytes that `digest` names."""
+        """Return the manifest as RFC 8785 JSON: the exact bytes whose digest is `digest`."""
         return rfc8785.dumps({"files": [entry.model_dump() for entry in self.files]})
 
     def entry(self, path: str) -> FileEntry | None:
+        """Return the file at `path`; None if there is none."""
         return next((entry for entry in self.files if entry.path == path), None)

@@ -1,4 +1,8 @@
-"""What a model says of itself in `config.json`: enough to check a spec against, without its weights."""
+"""Facts that a model's `config.json` states: enough to check a spec, without its weights.
+
+Only the control plane and workers use this, and it is not in the wheel. It is in this package because `models` reads
+the facts and `toolchains` checks specs against them, and those two do not import each other.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 class Stack(BaseModel):
-    """The layers of an encoder, or of the decoder that reads it."""
+    """The layers of an encoder, or of the decoder that attends to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,8 +24,11 @@ class Stack(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """None where the config does not say. Of a model with several parts, the text part's numbers; of an
-    encoder-decoder, the decoder's."""
+    """A fact is None where the config does not state it.
+
+    The numbers are those of the text model where a model has several parts (text and vision), and those of the decoder
+    for an encoder-decoder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +47,7 @@ class ModelFacts(BaseModel):
     decoder: Stack | None = Field(default=None, description="None unless the model is an encoder-decoder")
     rope_scaling: dict[str, Any] | None = None
     quantization_config: dict[str, Any] | None = None
-    weight_bytes: Count = Field(description="of the safetensors files that count")
+    weight_bytes: Count = Field(description="size of the safetensors files that a conversion reads")
     has_safetensors: bool
     has_pickle: bool
     has_tokenizer: bool

@@ -1,7 +1,7 @@
-"""The three ways to name a model: `hf:org/name[@revision]`, `file:/absolute/path`, `s3://bucket/prefix`.
+"""References to models and data sets: `hf:org/name[@revision]`, `file:/absolute/path`, `s3://bucket/prefix`.
 
-A reference says where a model is, not which bytes it has: a branch moves and a folder changes. The
-control plane resolves it to an identity before any key is made.
+A reference states where a model is, not which bytes it has: a branch moves and a folder changes. The control plane
+resolves it to an immutable identity before it makes a key.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeAlias
 ACCEPTED = "hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix"
 
 _MAX_LENGTH = 1024
+# The hub's own rules for names and git's for revisions; a name that they refuse could also escape a path on disk.
 _HUB_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./+-]{0,253}[A-Za-z0-9_+-])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -37,7 +38,7 @@ class HubReference:
 
 @dataclass(frozen=True)
 class FileReference:
-    """A folder that the farm's own machines see under this absolute path."""
+    """A folder that the API and the workers see at the same absolute path."""
 
     path: str
 
@@ -60,34 +61,38 @@ ModelReference: TypeAlias = HubReference | FileReference | BucketReference
 
 
 def parse(text: str) -> ModelReference:
-    """Read a reference. A trailing '/' of a folder or prefix is dropped: it means the same.
+    """Parse a reference. A trailing '/' of a folder or a prefix is dropped, because it changes no meaning.
 
     Raises:
-        ValueError: saying what is wrong with `text` and which forms are accepted.
+        ValueError: `text` is no reference; the error says why, and which forms are accepted.
     """
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a model reference of {len(text)} characters: expected at most {_MAX_LENGTH}")
     if any(not c.isprintable() for c in text) or text != text.strip():
         raise _invalid(text, "has a control character, or white space around it")
-    scheme, colon, rest = text.partition(":")
-    match scheme if colon else "":
+    if not text:
+        raise _invalid(text, "is empty")
+    scheme, colon, location = text.partition(":")
+    if not colon:
+        raise _invalid(text, "has no scheme")
+    match scheme:
         case "hf":
-            return _parse_hub(text, rest)
+            return _parse_hub(text, location)
         case "file":
-            return _parse_file(text, rest)
+            return _parse_file(text, location)
         case "s3":
-            return _parse_bucket(text, rest)
+            return _parse_bucket(text, location)
         case "":
-            raise _invalid(text, "has no scheme" if text else "is empty")
+            raise _invalid(text, "has no scheme")
         case _:
             raise _invalid(text, f"has the unknown scheme {scheme!r}")
 
 
-def _parse_hub(text: str, rest: str) -> HubReference:
-    repo, at, revision = rest.partition("@")
+def _parse_hub(text: str, location: str) -> HubReference:
+    repo, at, revision = location.partition("@")
     org, slash, name = repo.partition("/")
     if not (org and slash and name):
-        raise _invalid(text, "needs an organisation and a name, as in hf:org/name")
+        raise _invalid(text, "needs an organization and a name, as in hf:org/name")
     for part in (org, name):
         if not _HUB_NAME.fullmatch(part) or "--" in part or ".." in part or part.endswith(".git"):
             raise _invalid(
@@ -100,21 +105,22 @@ def _parse_hub(text: str, rest: str) -> HubReference:
     return HubReference(repo, revision or None)
 
 
-def _parse_file(text: str, rest: str) -> FileReference:
-    if not rest.startswith("/") or rest.startswith("//"):
+def _parse_file(text: str, location: str) -> FileReference:
+    # file://host/path would name another machine.
+    if not location.startswith("/") or location.startswith("//"):
         raise _invalid(text, "needs an absolute path with one '/' in front, as in file:/models/llama")
-    return FileReference("/" + _plain_path(text, rest.removeprefix("/")))
+    return FileReference("/" + _plain_path(text, location.removeprefix("/")))
 
 
-def _parse_bucket(text: str, rest: str) -> BucketReference:
-    bucket, _, prefix = rest.removeprefix("//").partition("/")
-    if not rest.startswith("//") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
+def _parse_bucket(text: str, location: str) -> BucketReference:
+    bucket, _, prefix = location.removeprefix("//").partition("/")
+    if not location.startswith("//") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
         raise _invalid(text, f"has the bad bucket name {bucket!r}, expected as in s3://bucket/prefix")
     return BucketReference(bucket, _plain_path(text, prefix))
 
 
 def _plain_path(text: str, path: str) -> str:
-    """`path` without the '/' at its end; it must be names joined by single '/'."""
+    """Return `path` without a trailing '/', or refuse it unless it is names joined by single '/'."""
     path = path.removesuffix("/")
     if not path:
         raise _invalid(text, "names no folder")

@@ -1,4 +1,4 @@
-"""JSON that means the same to everybody who reads it, and that every database keeps."""
+"""JSON values that every JSON reader parses alike and every database stores: no NaN, no huge integer, no NUL."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import rfc8785
 from pydantic import AfterValidator, JsonValue
 from pydantic_core import PydanticCustomError
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # as canonical JSON spells it
+# NUL as canonical JSON spells it: \u0000 after an even number of backslashes. PostgreSQL's jsonb refuses it.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 J = TypeVar("J", bound=Any)
 
 
 def portable(value: J) -> J:
-    """Refuse NaN, infinities, integers beyond 2^53 - 1, lone surrogates and NUL."""
+    """Return `value`; refuse NaN, infinities, integers beyond 2^53 - 1, lone surrogates and NUL.
+
+    Raises:
+        PydanticCustomError: `not_portable`. Use it as a validator, which reports the field.
+    """
     try:
         text = rfc8785.dumps(value)
     except (ValueError, RecursionError):

@@ -1,4 +1,8 @@
-"""What a model reference turned out to be: an immutable identity, its files and its facts."""
+"""A resolved model or data set: the immutable identity behind a reference, its files, and a model's facts.
+
+Only the control plane and workers use this, and it is not in the wheel. It is in this package because `models` resolves
+references and `toolchains` reads the facts, and those two do not import each other.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from enginefarm.contract.model_facts import ModelFacts
 
 
 class ModelFile(BaseModel):
-    """One file that a worker needs. `digest` or `etag` is there when the source knows it beforehand."""
+    """One file that a worker fetches. The source states `digest` or `etag` if it knows them before the fetch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +27,7 @@ class ModelFile(BaseModel):
 
 
 class ResolvedFiles(BaseModel):
-    """A reference, pinned. Travels to the worker as JSON."""
+    """A reference pinned to an immutable identity. The API sends it to the worker as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,4 +40,6 @@ class ResolvedFiles(BaseModel):
 
 
 class ResolvedModel(ResolvedFiles):
+    """A model pinned to an immutable identity, with the facts of its `config.json`."""
+
     facts: ModelFacts

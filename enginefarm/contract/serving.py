@@ -1,8 +1,8 @@
-"""How an engine is started, in what, and how its files are laid out for a server: said by its toolchain.
+"""How an engine is served: the commands that start it, container images, and directory layouts of servers.
 
-A build leaves this as `serving.json` beside the engine, so that its bytes are in the manifest and checked like all
-others. In launch lines and in the files of a layout, `{engine}` stands for the directory that holds the engine, and
-`{layout}` for the directory that a layout was made in.
+The toolchain writes this as `serving.json` into the engine's directory, so that it is in the manifest and is verified
+like every other file. In commands and in files of a layout, `{engine}` stands for the engine's directory, and `{layout}`
+for the directory that contains the layout.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from enginefarm.contract.manifest import RelativePath
 FILE = "serving.json"
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
+    # Fields of a newer toolchain are dropped: a node must be able to serve an engine of a newer farm.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Image(_Part):
+class Image(_Section):
     """A container image in which the engine loads."""
 
     image: str = Field(examples=["nvcr.io/nvidia/tritonserver:25.12-trtllm-python-py3"])
@@ -28,30 +29,35 @@ class Image(_Part):
     source: str = Field(description="where that is stated")
 
 
-class Launch(_Part):
+class Launch(_Section):
+    """A command that starts a server or runs the engine."""
+
     what: str = Field(description="what this starts, for a person")
     argv: list[str] = Field(description="no shell reads this: one string, one argument")
 
 
-class Layout(_Part):
-    """A directory tree that a server reads: the engine in one place of it, and files around it."""
+class Layout(_Section):
+    """A directory tree that a server reads: the engine's files in one folder of it, and configuration around them."""
 
     engine: RelativePath = Field(description="where the engine's own files go", examples=["tensorrt_llm/1"])
     files: dict[RelativePath, str] = Field(description="content by path")
-    folders: list[RelativePath] = Field(default_factory=list, description="that must be there, though empty")
-    notes: list[str] = Field(default_factory=list, description="what whoever serves it should know")
+    folders: list[RelativePath] = Field(default_factory=list, description="empty folders that the server expects")
+    notes: list[str] = Field(default_factory=list, description="what the operator of the server should know")
 
 
-class Serving(_Part):
+class Serving(_Section):
+    """The content of `serving.json`."""
+
     world_size: Annotated[int, Field(ge=1, description="processes, each with a GPU of its own where there are GPUs")]
-    ranks: dict[str, int] = Field(description="how the world is divided", examples=[{"tp": 2, "pp": 1, "cp": 1}])
+    ranks: dict[str, int] = Field(description="how the ranks divide the model", examples=[{"tp": 2, "pp": 1, "cp": 1}])
     launch: dict[str, Launch]
     images: list[Image] = Field(default_factory=list)
     layouts: dict[str, Layout] = Field(default_factory=dict)
-    without: dict[str, str] = Field(default_factory=dict, description="layouts that it has not, and why")
+    without: dict[str, str] = Field(
+        default_factory=dict, description="layouts that this engine cannot have, with the reason"
+    )
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the files of the layouts: what the catalogue keeps."""
-        return self.model_dump(mode="json", exclude={"layouts"}) | {
-            "layouts": {name: {"engine": layout.engine} for name, layout in self.layouts.items()}
-        }
+        """Return what the catalogue stores: everything but the layouts' files, which can be large."""
+        layouts = {name: {"engine": layout.engine} for name, layout in self.layouts.items()}
+        return self.model_dump(mode="json", exclude={"layouts"}) | {"layouts": layouts}

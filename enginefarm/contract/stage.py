@@ -6,5 +6,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
+    """`convert` makes a checkpoint, which depends on no shape and no GPU; `build` makes an engine from it."""
+
     CONVERT = "convert"
     BUILD = "build"
