@@ -1,7 +1,7 @@
-"""The platform (the "fingerprint"): what a machine is, as far as an engine is bound to it.
+"""The platform (the "fingerprint"): the fields of a machine that an engine is bound to.
 
-`Platform` is a whole machine; `PlatformSelector` is the part of one that a request names. Which fields
-enter a key, and in which form, is decided here and nowhere else.
+`Platform` describes a complete machine; `PlatformSelector` describes the fields that a request names. This module alone
+decides which fields enter a key, and in which form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GPU_ONLY = ("sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt")
 
 
 def _plain_sm(value: object) -> object:
-    """`9.0`, `sm_90` and `90` are one compute capability."""
+    """Fold the spellings of a compute capability: `9.0`, `sm_90` and `90` mean the same."""
     if isinstance(value, str):
         return value.lower().removeprefix("sm_").removeprefix("sm").replace(".", "")
     return value
@@ -34,7 +34,7 @@ CpuIsa = Literal["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
 
 
 class PlatformSelector(BaseModel):
-    """The fields of a platform that a request insists on; `null` leaves a field to the fleet."""
+    """The platform fields that a request demands; `null` leaves a field to the fleet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,16 +62,20 @@ class PlatformSelector(BaseModel):
         return self
 
     def matches(self, platform: Platform, binding: DriverBinding) -> bool:
-        """Whether `platform` has every field that is given here."""
-        ours = self.model_dump(exclude_none=True)
-        theirs = platform.model_dump()
+        """Return whether `platform` has every field that this selector names. `binding`: how drivers compare."""
+        required = self.model_dump(exclude_none=True)
+        actual = platform.model_dump()
         if binding == "branch":
-            ours, theirs = _by_branch(ours), _by_branch(theirs)
-        return all(theirs[field] == value for field, value in ours.items())
+            required = _by_branch(required)
+            actual = _by_branch(actual)
+        return all(actual[field] == value for field, value in required.items())
 
     def missing(self, bound: frozenset[str]) -> tuple[str, ...]:
-        """Which of the fields that an engine is `bound` to must still be given before this names a machine that
-        the farm has never seen. A whole GPU (`mig` null) on Linux and x86_64 need not be said."""
+        """Return the fields that a request must add before it describes a machine that the farm has never seen.
+
+        `bound` are the fields that an engine is bound to. Linux, x86_64 and a GPU without MIG are assumed: they need
+        not be given.
+        """
         if self.cpu_isa:
             return ()
         if "gpu" not in bound:
@@ -80,15 +84,20 @@ class PlatformSelector(BaseModel):
         return tuple(name for name in needed if name in bound and getattr(self, name) is None)
 
     def complete(self) -> Platform:
-        """This selector as a whole machine; only if nothing is `missing()`."""
-        given = self.model_dump(exclude_none=True)
-        return Platform(**{"os": "linux", "arch": "aarch64" if self.cpu_isa == "aarch64" else "x86_64"} | given)
+        """Return the machine that this selector describes. Call it only if nothing is `missing()`.
+
+        Raises:
+            ValidationError: the fields describe no machine.
+        """
+        defaults = {"os": "linux", "arch": _default_arch(self.cpu_isa)}
+        return Platform(**(defaults | self.model_dump(exclude_none=True)))
 
 
 class Platform(BaseModel):
     """One machine. Without `gpu` it is a CPU machine and `cpu_isa` binds its engines."""
 
-    # A newer farm may say more of a machine than this client knows. What a caller writes is a `PlatformSelector`.
+    # Unknown fields are dropped: a newer farm may describe a machine by more fields than this client knows. What a
+    # caller writes is a `PlatformSelector`, which refuses them.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     os: Os = "linux"
@@ -104,10 +113,11 @@ class Platform(BaseModel):
     cpu_isa: CpuIsa | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Platform:
+    def _complete(self) -> Platform:
         if self.gpu is None:
-            if given := [name for name in _GPU_ONLY if getattr(self, name) is not None]:
-                raise ValueError(f"{', '.join(given)} without gpu")
+            gpu_fields = [name for name in _GPU_ONLY if getattr(self, name) is not None]
+            if gpu_fields:
+                raise ValueError(f"{', '.join(gpu_fields)} without gpu")
             if self.cpu_isa is None:
                 raise ValueError("a platform without gpu needs cpu_isa")
         elif self.sm is None:
@@ -116,68 +126,106 @@ class Platform(BaseModel):
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
+        """The device that its engines run on, by PyTorch's name."""
         return "cpu" if self.gpu is None else "cuda"
 
     def bound(self, fields: frozenset[str], binding: DriverBinding) -> dict[str, str | int | bool | None]:
-        """The part that an engine is bound to, as it enters the key.
+        """Return the fields that an engine built here is bound to, in the form in which they enter the key.
 
-        `fields` is the toolchain's choice. A CPU engine is bound to os, arch and cpu_isa; a GPU engine to
-        everything but the CPU's instruction set.
+        The toolchain chooses `fields`. Of these, a CPU engine is bound to os, arch and cpu_isa, and a GPU engine to all
+        but the CPU's instruction set.
         """
         relevant = {"os", "arch", "cpu_isa"} if self.gpu is None else set(PlatformSelector.model_fields) - {"cpu_isa"}
         document = {name: getattr(self, name) for name in sorted(relevant & fields)}
         return _by_branch(document) if binding == "branch" else document
 
     def label(self) -> str:
-        """A short name for people and queues: `h100-80gb-hbm3-sm90`, `cpu-x86-64-v3`."""
+        """Return a short name for people and queues: `h100-80gb-hbm3-sm90`, `cpu-x86-64-v3`."""
         if self.gpu is None:
             return f"cpu-{self.cpu_isa}"
         name = self.gpu.lower().removeprefix("nvidia ").replace(" ", "-")
-        return f"{name}-sm{self.sm}" + (f"-{self.mig}" if self.mig else "")
-
-
-def _by_branch(fields: dict[str, object]) -> dict:  # type: ignore[type-arg]  # a JSON object, whichever came in
-    """The driver cut to its branch: `580.159.04` → `580`. Patch releases of a branch keep engines loadable."""
-    driver = fields.get("driver")
-    return fields | {"driver": str(driver).split(".")[0]} if driver else fields
+        label = f"{name}-sm{self.sm}"
+        return f"{label}-{self.mig}" if self.mig else label
 
 
 def differences(
-    engine: Platform, here: Platform, fields: frozenset[str], binding: DriverBinding
+    engine: Platform, node: Platform, fields: frozenset[str], binding: DriverBinding
 ) -> dict[str, tuple[object, object]]:
-    """Field by field what keeps an engine for `engine` from running on `here`: (needed, found).
+    """Return what keeps an engine built on `engine` from running on `node`: (needed, actual) by field.
 
-    Instruction sets are levels: an x86-64-v3 engine runs on x86-64-v4.
+    `fields` are those that the toolchain binds engines to. Instruction sets are levels: an x86-64-v3 engine runs on
+    x86-64-v4.
     """
     needed = engine.bound(fields, binding)
-    found = here.model_dump() if binding == "exact" else _by_branch(here.model_dump())
-    unlike: dict[str, tuple[object, object]] = {
-        name: (value, found[name]) for name, value in needed.items() if found[name] != value
-    }
-    if "cpu_isa" in unlike and _level(found["cpu_isa"]) >= _level(needed["cpu_isa"]) > 0:
-        del unlike["cpu_isa"]
-    return unlike
+    actual = _comparable(node, binding)
+    unlike: dict[str, tuple[object, object]] = {}
+    for name, value in needed.items():
+        if actual[name] != value:
+            unlike[name] = (value, actual[name])
+    return _without_higher_isa(unlike)
 
 
 def selector_differences(
-    bound: Mapping[str, Any], here: PlatformSelector, binding: str
+    bound: Mapping[str, Any], node: PlatformSelector, binding: str
 ) -> tuple[dict[str, tuple[object, object]], list[str]]:
-    """What keeps an engine that is `bound` to these fields from running `here`, as in `differences`, and the fields
-    that `here` leaves open. A whole GPU (`mig` null) on Linux and x86_64 need not be said."""
-    found = here.model_dump() if binding == "exact" else _by_branch(here.model_dump())
-    on_gpu = any(found[name] is not None for name in ("gpu", *_GPU_ONLY))
-    if on_gpu or here.cpu_isa:
-        found["os"] = found["os"] or "linux"
-        found["arch"] = found["arch"] or ("aarch64" if here.cpu_isa == "aarch64" else "x86_64")
-    known = {name for name in found if found[name] is not None}
-    known |= {"mig", "cpu_isa"} if on_gpu else set()
-    known |= {"gpu", *_GPU_ONLY} if here.cpu_isa else set()
-    unlike = {name: (needed, found[name]) for name, needed in bound.items() if name in known and found[name] != needed}
-    if "cpu_isa" in unlike and _level(found["cpu_isa"]) >= _level(bound["cpu_isa"]) > 0:
-        del unlike["cpu_isa"]
-    return unlike, sorted(name for name, needed in bound.items() if name not in known and needed is not None)
+    """Compare an engine's bound fields with a node that may not name all of its own.
+
+    `bound` is what `Platform.bound` returned when the engine was built. Linux, x86_64 and a GPU without MIG are
+    assumed, as in `PlatformSelector.missing`.
+
+    Returns:
+        What keeps the engine from running on `node`, as in `differences`; and the bound fields that `node` leaves
+        open, sorted.
+    """
+    actual = _comparable(node, binding)
+    on_gpu = any(actual[name] is not None for name in ("gpu", *_GPU_ONLY))
+    if on_gpu or node.cpu_isa:
+        actual["os"] = actual["os"] or "linux"
+        actual["arch"] = actual["arch"] or _default_arch(node.cpu_isa)
+    # A field can be compared if the node names it, or if its null is an answer: a GPU node without `mig` has a whole
+    # GPU, and a CPU node has no GPU.
+    comparable = {name for name, value in actual.items() if value is not None}
+    if on_gpu:
+        comparable |= {"mig", "cpu_isa"}
+    if node.cpu_isa:
+        comparable |= {"gpu", *_GPU_ONLY}
+    unlike: dict[str, tuple[object, object]] = {}
+    unchecked = []
+    for name, needed in bound.items():
+        if name in comparable and actual[name] != needed:
+            unlike[name] = (needed, actual[name])
+        elif name not in comparable and needed is not None:
+            unchecked.append(name)
+    return _without_higher_isa(unlike), sorted(unchecked)
 
 
-def _level(isa: object) -> int:
-    """x86-64 levels are 1 to 4; anything else has no order."""
+def _comparable(machine: Platform | PlatformSelector, binding: str) -> dict[str, Any]:
+    """Return the fields of a machine in the form in which they enter a key."""
+    fields = machine.model_dump()
+    return fields if binding == "exact" else _by_branch(fields)
+
+
+def _by_branch(fields: dict[str, Any]) -> dict[str, Any]:
+    """Cut the driver to its branch: `580.159.04` → `580`. Engines load under every patch release of a branch."""
+    driver = fields.get("driver")
+    if not driver:
+        return fields
+    return fields | {"driver": str(driver).split(".")[0]}
+
+
+def _without_higher_isa(unlike: dict[str, tuple[object, object]]) -> dict[str, tuple[object, object]]:
+    """Drop the instruction set from `unlike` if the node's level is higher than the engine's."""
+    if "cpu_isa" in unlike:
+        needed, actual = unlike["cpu_isa"]
+        if _x86_level(actual) >= _x86_level(needed) > 0:
+            del unlike["cpu_isa"]
+    return unlike
+
+
+def _x86_level(isa: object) -> int:
+    """Return 1 to 4 for the levels of x86-64; 0 for anything else, which has no order."""
     return {"x86-64": 1, "x86-64-v2": 2, "x86-64-v3": 3, "x86-64-v4": 4}.get(str(isa), 0)
+
+
+def _default_arch(cpu_isa: CpuIsa | None) -> Arch:
+    return "aarch64" if cpu_isa == "aarch64" else "x86_64"

@@ -1,8 +1,8 @@
 """How an engine is served: the commands that start it, container images, and directory layouts of servers.
 
 The toolchain writes this as `serving.json` into the engine's directory, so that it is in the manifest and is verified
-like every other file. In commands and in files of a layout, `{engine}` stands for the engine's directory, and `{layout}`
-for the directory that contains the layout.
+like every other file. In commands and in files of a layout, `{engine}` stands for the engine's directory, and
+`{layout}` for the directory that contains the layout.
 """
 
 from __future__ import annotations

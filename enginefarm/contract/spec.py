@@ -1,7 +1,7 @@
-"""What to build. Unknown fields are refused, aliases folded, numbers bounded, lengths made to agree.
+"""The spec: what to build. Unknown fields are refused, aliases folded, numbers bounded, lengths made to agree.
 
-A `BuildSpec` is what a caller wrote, with the defaults that hold for every toolchain filled in. What a
-toolchain adds (its version, `dtype: auto`, its options' defaults) is filled in by the control plane.
+A `BuildSpec` is what a caller wrote, with the defaults filled in that hold for every toolchain. The control plane fills
+in what depends on the toolchain: its version, `dtype: auto`, the defaults of its options.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ DTYPE_ALIASES = {
     **dict.fromkeys(("float", "fp32", "f32"), "float32"),
 }
 _QUANTIZATION_ALIASES = {"none": None, "w8a16": "int8_wo", "w4a16": "int4_wo"}
-_EXACT = 2**53 - 1  # beyond it, readers of JSON disagree about a number
-_MAX_LENGTH = 1 << 24  # tokens; beyond any model, and far from overflowing what is computed from it
+_EXACT = 2**53 - 1  # JSON readers disagree about larger integers, because many read them as doubles
+_MAX_LENGTH = 1 << 24  # tokens; more than any model has, and small enough that products of lengths fit in 64 bits
+_DEFAULT_LENGTH = 1024  # tokens
 
 
 def _folded(aliases: dict[str, Any]) -> BeforeValidator:
+    """Return a validator that replaces an alias by its canonical name; case and a leading `torch.` do not matter."""
+
     def fold(value: object) -> object:
-        if isinstance(value, str):
-            return aliases.get(value.lower().removeprefix("torch."), value.lower().removeprefix("torch."))
-        return value
+        if not isinstance(value, str):
+            return value
+        name = value.lower().removeprefix("torch.")
+        return aliases.get(name, name)
 
     return BeforeValidator(fold)
 
@@ -52,38 +56,49 @@ Length = Annotated[int, Field(strict=True, ge=1, le=_MAX_LENGTH)]
 OptionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
+    # A misspelled field must not be ignored: the caller would get another engine than the one that they described.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ToolchainRef(_Part):
+class ToolchainRef(_Section):
+    """A compiler and its version."""
+
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(examples=["trtllm", "aoti"])
     version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")] | None = Field(
         default=None, description="null: the newest that a live worker has", examples=["1.2.1"]
     )
 
 
-class Precision(_Part):
+class Precision(_Section):
+    """Number formats of weights and activations, and of the KV cache."""
+
     dtype: Dtype = Field(default="auto", description="auto: the checkpoint's own; bf16, half, … are folded")
     quantization: Annotated[Word | None, _folded(_QUANTIZATION_ALIASES)] = None
     kv_cache: Annotated[Word | None, _folded({"none": None, "auto": None})] = None
 
 
-class Parallelism(_Part):
+class Parallelism(_Section):
+    """Ranks by which the model is divided."""
+
     tp: Annotated[int, Field(strict=True, ge=1, le=1024, description="tensor parallel ranks")] = 1
     pp: Annotated[int, Field(strict=True, ge=1, le=1024, description="pipeline parallel ranks")] = 1
     cp: Annotated[int, Field(strict=True, ge=1, le=1024, description="context parallel ranks")] = 1
 
     @property
     def world_size(self) -> int:
+        """The number of ranks, each a process with a GPU of its own."""
         return self.tp * self.pp * self.cp
 
 
-class Limits(_Part):
-    """Shape limits in sequences and tokens. `max_seq_len` is input and output together."""
+class Limits(_Section):
+    """Shape limits that the engine is compiled for, in sequences and tokens.
+
+    `max_seq_len` is input and output together. A caller gives it or `max_output_len`; the other one is filled in.
+    """
 
     max_batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 1
-    max_input_len: Length = 1024
+    max_input_len: Length = _DEFAULT_LENGTH
     max_output_len: Length | None = Field(default=None, description="1024 if max_seq_len is not given either")
     max_seq_len: Length | None = Field(default=None, description="max_input_len + max_output_len")
     max_beam_width: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
@@ -93,68 +108,82 @@ class Limits(_Part):
     @model_validator(mode="wrap")
     @classmethod
     def _agreeing_lengths(cls, data: object, validate: ModelWrapValidatorHandler[Limits]) -> Limits:
-        """Fill in whichever of max_output_len and max_seq_len is missing; refuse two that disagree, beside whatever
-        else is wrong."""
+        """Fill in max_output_len or max_seq_len, whichever is missing; refuse two that disagree.
+
+        Disagreeing lengths are reported together with every other problem of the limits, not instead of them.
+        """
         lengths = _lengths(data)
         if not isinstance(data, dict) or lengths is None:
-            return validate(data)  # the fields' own bounds say what is wrong
-        start, out, total = lengths
-        if (clash := _clash(start, out, total)) is None:
-            out = out if out is not None else 1024 if total is None else total - start
-            return validate(data | {"max_output_len": out, "max_seq_len": start + out})
-        found: list[InitErrorDetails] = [{"type": clash, "loc": (), "input": data}]
+            return validate(data)  # a length is malformed, which the fields' own bounds report
+        input_len, output_len, seq_len = lengths
+        disagreement = _disagreement(input_len, output_len, seq_len)
+        if disagreement is None:
+            if output_len is None:
+                output_len = _DEFAULT_LENGTH if seq_len is None else seq_len - input_len
+            return validate(data | {"max_output_len": output_len, "max_seq_len": input_len + output_len})
+        errors: list[InitErrorDetails] = []
         try:
             validate(data)
         except ValidationError as error:
-            found = [*map(_as_found, error.errors(include_url=False)), *found]
-        raise ValidationError.from_exception_data(cls.__name__, found)
+            errors = [_raisable(details) for details in error.errors(include_url=False)]
+        errors.append({"type": disagreement, "loc": (), "input": data})
+        raise ValidationError.from_exception_data(cls.__name__, errors)
 
     @property
     def seq_len(self) -> int:
-        assert self.max_seq_len is not None, "filled in by the validator"
+        """`max_seq_len`, which every validated `Limits` has."""
+        assert self.max_seq_len is not None, "the validator fills it in"
         return self.max_seq_len
 
 
 def _lengths(data: object) -> tuple[int, int | None, int | None] | None:
-    """max_input_len, max_output_len and max_seq_len as written, if each is a length at all."""
+    """Return (max_input_len, max_output_len, max_seq_len) as written; None if one of them is no valid length."""
     if not isinstance(data, dict):
         return None
-    start, out, total = data.get("max_input_len", 1024), data.get("max_output_len"), data.get("max_seq_len")
-    if start is None or any(
-        type(n) is not int or not 1 <= n <= _MAX_LENGTH for n in (start, out, total) if n is not None
-    ):
+    input_len = data.get("max_input_len", _DEFAULT_LENGTH)
+    output_len = data.get("max_output_len")
+    seq_len = data.get("max_seq_len")
+    if input_len is None:
         return None
-    return start, out, total
+    for length in (input_len, output_len, seq_len):
+        # `type(…) is int`: True is an instance of int, and Pydantic's strict mode refuses it.
+        if length is not None and (type(length) is not int or not 1 <= length <= _MAX_LENGTH):
+            return None
+    return input_len, output_len, seq_len
 
 
-def _clash(start: int, out: int | None, total: int | None) -> PydanticCustomError | None:
-    if total is None or (out is None and total > start) or (out is not None and start + out == total):
+def _disagreement(input_len: int, output_len: int | None, seq_len: int | None) -> PydanticCustomError | None:
+    if seq_len is None:
         return None
-    if out is None:
+    if output_len is None:
+        if seq_len > input_len:
+            return None
         return PydanticCustomError(
             "lengths_disagree",
             "max_seq_len {total} leaves no room for output after max_input_len {start}",
-            {"total": total, "start": start, "expected": f"max_seq_len > {start}"},
+            {"total": seq_len, "start": input_len, "expected": f"max_seq_len > {input_len}"},
         )
+    if input_len + output_len == seq_len:
+        return None
     return PydanticCustomError(
         "lengths_disagree",
         "max_input_len {start} + max_output_len {out} = {sum}, but max_seq_len is {total}",
         {
-            "start": start, "out": out, "total": total, "sum": start + out,
-            "expected": f"max_seq_len {start + out}, or only one of max_output_len and max_seq_len",
+            "start": input_len, "out": output_len, "total": seq_len, "sum": input_len + output_len,
+            "expected": f"max_seq_len {input_len + output_len}, or only one of max_output_len and max_seq_len",
         },
     )  # fmt: skip
 
 
-def _as_found(details: ErrorDetails) -> InitErrorDetails:
-    """A finding in the form in which it can be raised again."""
+def _raisable(details: ErrorDetails) -> InitErrorDetails:
+    """Convert an error that Pydantic reported into the form that `from_exception_data` takes."""
     return {
         "type": details["type"], "loc": details["loc"], "input": details["input"], "ctx": details.get("ctx", {}),
     }  # fmt: skip
 
 
-class BuildSpec(_Part):
-    """One engine, asked for."""
+class BuildSpec(_Section):
+    """The description of one engine, as a caller writes it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -191,22 +220,24 @@ class BuildSpec(_Part):
     )
     calibration: Annotated[str, Field(max_length=1024)] | None = Field(
         default=None,
-        description="the data set that a quantisation is calibrated on: a folder, as file:/absolute/path, or of a hub",
+        description="the data set that a quantization is calibrated on: file:/absolute/path or hf:org/name[@revision]",
         examples=["file:/data/cnn_dailymail", "hf:org/news@main"],
     )
     platform: PlatformSelector = PlatformSelector()
 
     @field_validator("model", "calibration")
     @classmethod
-    def _known_form(cls, value: str | None) -> str | None:
-        return None if value is None else str(model_reference.parse(value))
+    def _canonical_reference(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        return str(model_reference.parse(value))
 
     @classmethod
     def parse(cls, data: object) -> BuildSpec:
-        """Validate `data` (a JSON object).
+        """Return the spec that `data`, a parsed JSON object, describes.
 
         Raises:
-            InvalidSpec: with every problem of the spec, each with a JSON pointer.
+            InvalidSpec: with every problem of the spec at once, each with a JSON pointer.
         """
         try:
             return cls.model_validate(data)
@@ -214,77 +245,86 @@ class BuildSpec(_Part):
             raise InvalidSpec(problems_of(error.errors(include_url=False))) from None
 
 
-def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
-    """Pydantic's findings in the farm's words. Values are echoed only when short and plain."""
-    return [_problem(details) for details in errors]
-
-
-def _problem(details: ErrorDetails) -> Problem:
-    pointer = "".join(f"/{_escaped(part)}" for part in details["loc"])
-    kind, context = details["type"], details.get("ctx", {})
-    given = details.get("input")
-    if kind == "missing":
-        given = None
-    return Problem(
-        pointer=pointer,
-        code=kind,
-        detail=_detail(kind, details["msg"], given),
-        value=_short(given),
-        expected=_expected(kind, context),
-        remedy=_REMEDIES.get(kind),
-    )
-
-
 _REMEDIES = {
     "extra_forbidden": "remove the field, or correct its spelling; a toolchain's own options go under /options",
     "missing": "add the field",
     "lengths_disagree": "give only one of max_output_len and max_seq_len",
 }
+_EXPECTED_TYPES = {
+    "int_type": "a whole number",
+    "string_type": "a string",
+    "dict_type": "an object",
+    "bool_type": "true or false",
+}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_MAX_ECHO = 200  # characters
 
 
-def _detail(kind: str, message: str, given: object) -> str:
+def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
+    """Convert Pydantic's errors into problems: pointer, value, what is expected, and what to do.
+
+    Values are repeated only when they are short and plain, because a problem goes to logs and terminals.
+    """
+    problems = []
+    for details in errors:
+        kind = details["type"]
+        value = None if kind == "missing" else details.get("input")
+        problems.append(
+            Problem(
+                pointer="".join(f"/{_escaped(step)}" for step in details["loc"]),
+                code=kind,
+                detail=_detail(kind, details["msg"], value),
+                value=_echo(value),
+                expected=_expected(kind, details.get("ctx", {})),
+                remedy=_REMEDIES.get(kind),
+            )
+        )
+    return problems
+
+
+def _detail(kind: str, message: str, value: object) -> str:
     if kind == "extra_forbidden":
         return "unknown field"
     if kind == "missing":
         return "required field is missing"
     message = message.removeprefix("Value error, ")
-    if isinstance(given, bool | int | float):
-        return f"{message}, got {str(_short(given)).lower()}"
-    return f"{message}, got {_short(given)!r}" if isinstance(given, str) else message
+    if isinstance(value, bool | int | float):
+        return f"{message}, got {str(_echo(value)).lower()}"  # true and false, as JSON spells them
+    if isinstance(value, str):
+        return f"{message}, got {_echo(value)!r}"
+    return message
 
 
 def _expected(kind: str, context: dict[str, Any]) -> str | None:
     if "expected" in context:
         return str(context["expected"])
-    bounds = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    if found := [f"{sign} {context[name]}" for name, sign in bounds.items() if name in context]:
-        return ", ".join(found)
+    bounds = [f"{sign} {context[name]}" for name, sign in _BOUNDS.items() if name in context]
+    if bounds:
+        return ", ".join(bounds)
     if "pattern" in context:
         return f"a match of {context['pattern']}"
-    return {
-        "int_type": "a whole number",
-        "string_type": "a string",
-        "dict_type": "an object",
-        "bool_type": "true or false",
-    }.get(kind)
+    return _EXPECTED_TYPES.get(kind)
 
 
-def _short(value: object) -> object:
-    """`value` as it can be echoed: JSON that every reader takes, and never long."""
+def _echo(value: object) -> object:
+    """Return `value` in a form that every JSON reader takes, and never long."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float) and abs(value) <= _EXACT:  # false for NaN
+    if isinstance(value, int | float) and abs(value) <= _EXACT:  # false for NaN, which JSON cannot state
         return value
-    if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = _whole(str(value))
-    return text if len(text) <= 200 else text[:200] + "…"
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = _without_surrogates(str(value))
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
 
 
-def _whole(text: str) -> str:
-    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+def _without_surrogates(text: str) -> str:
+    """Escape lone surrogates, which JSON can spell and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _escaped(part: object) -> str:
-    return _whole(str(part)).replace("~", "~0").replace("/", "~1")
+def _escaped(step: object) -> str:
+    """Escape one step of a JSON pointer (RFC 6901)."""
+    return _without_surrogates(str(step)).replace("~", "~0").replace("/", "~1")
