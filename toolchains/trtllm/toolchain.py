@@ -16,19 +16,18 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from enginefarm.wire.bodies import Failure
 from toolchains.toolchain import Command, Directories, Exit, Installed, Needs, Release, Report, WarmFile
-from toolchains.trtllm import checks as rules
-from toolchains.trtllm.checks import feasibility, limits
-from toolchains.trtllm.checks import option_values as options
+from toolchains.trtllm.checks.preflight import find_problems
 from toolchains.trtllm.commands import installation, plan
 from toolchains.trtllm.commands import resources as needs
 from toolchains.trtllm.commands import timing_cache as warmth
 from toolchains.trtllm.commands.installation import Installation
-from toolchains.trtllm.context import adapters
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.options_schema import options_schema
 from toolchains.trtllm.logs import failure
 from toolchains.trtllm.logs import progress as log_line
-from toolchains.trtllm.normalization import normalize as normalisation
+from toolchains.trtllm.normalization.normalize import normalize
 from toolchains.trtllm.output import verify as output
+from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.draft_heads import draft_model_options
 from toolchains.trtllm.releases.precision_recipe import recipe_option_names
 from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, convert_option_names, find_release
@@ -42,7 +41,7 @@ class TensorRTLLM:
         ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
     )
     convert_options = convert_option_names() | recipe_option_names()
-    model_options: Mapping[str, tuple[str, ...]] = {**draft_model_options(), **adapters.adapter_model_options()}
+    model_options: Mapping[str, tuple[str, ...]] = {**draft_model_options(), **adapter_model_options()}
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
         self._discover = discover
@@ -54,19 +53,13 @@ class TensorRTLLM:
         return installation.installed(self._discover())
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
-        return options.schema(find_release(version))
+        return options_schema(find_release(version))
 
     def normalise(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> tuple[BuildSpec, Sequence[Problem]]:
-        return normalisation.normalise(_case(spec, facts, platform))
+        return normalize(_context(spec, facts, platform))
 
     def preflight(self, spec: BuildSpec, facts: ModelFacts, platform: Platform) -> Sequence[Problem]:
-        context = _case(spec, facts, platform)
-        return (
-            *options.problems(context),
-            *feasibility.problems(context),
-            *limits.problems(context),
-            *rules.problems(context),
-        )
+        return find_problems(_context(spec, facts, platform))
 
     def needs(self, job: Job) -> Needs:
         return needs.needs(job)
@@ -90,7 +83,7 @@ class TensorRTLLM:
         return failure.classify(stage, ended)
 
 
-def _case(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> BuildContext:
+def _context(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> BuildContext:
     return BuildContext(find_release(spec.toolchain.version), spec, facts, platform)
 
 

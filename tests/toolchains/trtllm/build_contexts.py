@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
-from toolchains.trtllm.context.conversion import Conversion, conversion
+from toolchains.trtllm.context.conversion import Conversion, find_conversion
 from toolchains.trtllm.releases.draft_heads import available_modes
 from toolchains.trtllm.releases.model_family import family_names
 from toolchains.trtllm.releases.release import Script, all_releases, find_release
@@ -93,7 +93,7 @@ def _value(option: Any) -> st.SearchStrategy[Any]:
 
 @cache
 def _conversion(version: str, architecture: str, draft: str | None) -> Conversion:
-    made = conversion(find_release(version), architecture, Precision(), None, draft)
+    made = find_conversion(find_release(version), architecture, Precision(), None, draft)
     assert made is not None
     return made
 
@@ -104,7 +104,7 @@ def _options(version: str, architecture: str, draft: str | None) -> st.SearchStr
     made = _conversion(version, architecture, draft)
     open_to_callers = {**find_release(version).build_options_of(architecture), **made.all_options}
     known = {name: _value(option) for name, option in open_to_callers.items()}
-    must = {name: _value(made.known[name]) for name in made.asks}
+    must = {name: _value(made.script_options[name]) for name in made.required_options}
     if made.draft_heads:
         must |= {made.draft_heads.model_option: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
         known.pop("max_draft_len")  # it is the checkpoint's

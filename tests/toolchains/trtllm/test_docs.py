@@ -10,7 +10,7 @@ from typing import Any
 
 from enginefarm.contract.spec import Parallelism, Precision
 from tests.doubles.option_parser import DATA
-from toolchains.trtllm.context.conversion import conversion
+from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.draft_heads import draft_heads_by_mode
 from toolchains.trtllm.releases.model_family import (
     ModelFamily,
@@ -64,7 +64,7 @@ def _architectures(known: ModelFamily) -> str:
 
 
 def _parallelism(release: ReleaseDescriptor, known: ModelFamily) -> str:
-    made = conversion(release, next(iter(known.architectures)), Precision(), None)
+    made = find_conversion(release, next(iter(known.architectures)), Precision(), None)
     missing = made.unsupported(Parallelism(tp=2, pp=2, cp=2)) if made else []
     return ", ".join(role for role in ("tp", "pp", "cp") if role not in missing) or "none"
 

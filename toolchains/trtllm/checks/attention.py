@@ -1,4 +1,4 @@
-"""Attention over a KV cache that it does not go with, where the release refuses instead of switching it off."""
+"""Check attention options, in releases that refuse a combination instead of switching one of them off."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from toolchains.trtllm.context.quantization import has_fp8_cache, has_fp8_workfl
 _PAGED = "use_paged_context_fmha"
 
 
-def paged(context: BuildContext) -> Iterator[Problem]:
+def paged_attention(context: BuildContext) -> Iterator[Problem]:
+    """Releases from 0.20 switch it off instead: see `normalization.attention`."""
     if not context.enabled(_PAGED):
         return
     if has_int8_cache(context):
         detail = "paged context attention does not go with an int8 KV cache"
         yield refused_option(context, "paged_fmha_int8", _PAGED, detail, "disable")
-    if has_fp8_cache(context) and not has_fp8_workflow(context, widened=False):
+    if has_fp8_cache(context) and not has_fp8_workflow(context, since_020=False):
         detail = "paged context attention over an FP8 KV cache needs FP8 weights"
         yield refused_option(context, "paged_fmha_fp8kv", _PAGED, detail, "disable, or quantization fp8")
 
 
-def streaming(context: BuildContext) -> Iterator[Problem]:
+def streamingllm(context: BuildContext) -> Iterator[Problem]:
+    """Two rules, each in force in other releases: Llama alone up to 1.1, refused for all from 1.2."""
     if not context.enabled("streamingllm"):
         return
     yield refused_option(context, "streamingllm", "streamingllm", "the release refuses it", "disable")
@@ -31,4 +33,4 @@ def streaming(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (paged, streaming)
+CHECKS: tuple[Check, ...] = (paged_attention, streamingllm)

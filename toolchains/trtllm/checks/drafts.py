@@ -1,4 +1,4 @@
-"""Drafts, and the heads that make them."""
+"""Check speculative decoding: draft lengths, draft heads, and the second model that has them."""
 
 from __future__ import annotations
 
@@ -8,55 +8,58 @@ from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 
-_EAGLE_SEQUENCES, _EAGLE_DRAFT = 512, 256
-_BY_TREES, _BY_TREES_SM = ("eagle", "explicit_draft_tokens"), 80
+# Eagle's bounds, from tensorrt_llm/builder.py @aaacc9bd.
+_EAGLE_MAX_SEQUENCES, _EAGLE_MAX_DRAFT = 512, 256
+# Modes that draft a tree. Sources: examples/eagle/README.md @585c7565, examples/redrafter/README.md @a35c38f3.
+_TREE_MODES, _TREE_MIN_SM = ("eagle", "explicit_draft_tokens"), 80
 
 
-def lengths(context: BuildContext) -> Iterator[Problem]:
-    drafted = context.number("max_draft_len")
-    if drafted and context.option_value("gather_context_logits"):
+def draft_length(context: BuildContext) -> Iterator[Problem]:
+    draft_len = context.number("max_draft_len")
+    if draft_len and context.option_value("gather_context_logits"):
         detail = "logits of the prompt cannot be gathered together with draft tokens"
         yield refused_option(context, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
-    if context.max_drafted_tokens and drafted not in (0, context.max_drafted_tokens):
-        detail = f"the draft heads of the checkpoint draft {context.max_drafted_tokens} tokens at most"
-        yield refused_option(
-            context, "draft_len_other", "max_draft_len", detail, f"{context.max_drafted_tokens}, or unset"
-        )
+    max_drafted = context.max_drafted_tokens
+    if max_drafted and draft_len not in (0, max_drafted):
+        detail = f"the draft heads of the checkpoint draft {max_drafted} tokens at most"
+        yield refused_option(context, "draft_len_other", "max_draft_len", detail, f"{max_drafted}, or unset")
 
 
 def dtype(context: BuildContext) -> Iterator[Problem]:
-    """`auto` is no dtype yet, and said elsewhere."""
-    known = context.draft_heads
-    if known and context.dtype not in (*known.dtypes, "auto"):
+    heads = context.draft_heads
+    # `checks.precision` reports an `auto` that is left.
+    if heads and context.dtype not in (*heads.dtypes, "auto"):
         yield Problem(
             pointer="/precision/dtype",
             code="draft_dtype",
-            detail=f"heads for {context.draft_mode} are not known in it",
+            detail=f"heads for {context.draft_mode} are not documented in {context.dtype}",
             value=context.dtype,
-            expected=" or ".join(known.dtypes),
+            expected=" or ".join(heads.dtypes),
         )
 
 
 def second_model(context: BuildContext) -> Iterator[Problem]:
-    """Where it was read: a worker sees it minutes later, or pads what does not fit."""
-    known = context.draft_heads
-    said = context.facts.beside.get(known.model_option) if known else None
-    if known is None or said is None:
+    """Compare the config.json of the model with the heads. A worker would see a mismatch minutes later, or pad it."""
+    heads = context.draft_heads
+    config = context.facts.beside.get(heads.model_option) if heads else None
+    if heads is None or config is None:
         return
-    unlike = [
-        f"its {name} is {said[name]}, and the model's {getattr(context.facts, name)}"
-        for name in known.shared_fields
-        if name in said and getattr(context.facts, name) not in (None, said[name])
-    ]
-    unlike += [f"its config.json has no {name}" for name in known.required_fields if name not in said]
-    if context.draft_mode == "eagle" and any("eagle3" in str(name).lower() for name in said.get("architectures") or ()):
-        unlike.append("it has heads of EAGLE-3, and the script knows those of EAGLE-1 and 2")
-    if unlike:
+    reasons = []
+    for field in heads.shared_fields:
+        of_base = getattr(context.facts, field)
+        if field in config and of_base not in (None, config[field]):
+            reasons.append(f"its {field} is {config[field]}, and the model's {of_base}")
+    missing_fields = [field for field in heads.required_fields if field not in config]
+    reasons += [f"its config.json has no {field}" for field in missing_fields]
+    architectures = config.get("architectures") or ()
+    if context.draft_mode == "eagle" and any("eagle3" in str(name).lower() for name in architectures):
+        reasons.append("it has heads of EAGLE-3, and the script takes those of EAGLE-1 and 2")
+    if reasons:
         yield Problem(
-            pointer=f"/options/{known.model_option}",
+            pointer=f"/options/{heads.model_option}",
             code="draft_model",
-            detail="; ".join(unlike),
-            value=context.option_value(known.model_option),
+            detail="; ".join(reasons),
+            value=context.option_value(heads.model_option),
             expected=f"heads for {context.draft_mode} that were trained with this model",
         )
 
@@ -64,43 +67,51 @@ def second_model(context: BuildContext) -> Iterator[Problem]:
 def eagle(context: BuildContext) -> Iterator[Problem]:
     if context.option_value("speculative_decoding_mode") != "eagle":
         return
-    if (batch := context.limits.max_batch_size) > _EAGLE_SEQUENCES:
+    if context.limits.max_batch_size > _EAGLE_MAX_SEQUENCES:
         yield Problem(
-            pointer="/limits/max_batch_size", code="eagle", detail="Eagle takes no more sequences at once",
-            value=batch, expected=f"≤ {_EAGLE_SEQUENCES}",
-        )  # fmt: skip
-    if context.number("max_draft_len") > _EAGLE_DRAFT:
-        yield refused_option(context, "eagle", "max_draft_len", "Eagle takes no longer drafts", f"≤ {_EAGLE_DRAFT}")
+            pointer="/limits/max_batch_size",
+            code="eagle",
+            detail="Eagle takes no more sequences at once",
+            value=context.limits.max_batch_size,
+            expected=f"≤ {_EAGLE_MAX_SEQUENCES}",
+        )
+    if context.number("max_draft_len") > _EAGLE_MAX_DRAFT:
+        expected = f"≤ {_EAGLE_MAX_DRAFT}"
+        yield refused_option(context, "eagle", "max_draft_len", "Eagle takes no longer drafts", expected)
 
 
-def trees(context: BuildContext) -> Iterator[Problem]:
+def draft_trees(context: BuildContext) -> Iterator[Problem]:
     mode = context.option_value("speculative_decoding_mode")
-    if mode not in _BY_TREES:
+    if mode not in _TREE_MODES:
         return
     if context.option_value("kv_cache_type") not in (None, "paged"):
-        yield refused_option(
-            context, "draft_cache", "kv_cache_type", f"{mode} needs a paged KV cache", "paged, or unset"
-        )
+        detail = f"{mode} needs a paged KV cache"
+        yield refused_option(context, "draft_cache", "kv_cache_type", detail, "paged, or unset")
     if mode != "eagle" and not context.enabled("remove_input_padding"):
         yield refused_option(context, "draft_packing", "remove_input_padding", f"{mode} needs packed input", "enable")
-    if context.platform.gpu is not None and context.sm < _BY_TREES_SM:
+    if context.platform.gpu is not None and context.sm < _TREE_MIN_SM:
         yield Problem(
-            pointer="/platform/sm", code="draft_sm", detail=f"{mode} needs SM {_BY_TREES_SM} or newer",
-            value=context.platform.sm, expected=f"SM {_BY_TREES_SM} or newer",
-        )  # fmt: skip
+            pointer="/platform/sm",
+            code="draft_sm",
+            detail=f"{mode} needs SM {_TREE_MIN_SM} or newer",
+            value=context.platform.sm,
+            expected=f"SM {_TREE_MIN_SM} or newer",
+        )
 
 
 def eagle_positions(context: BuildContext) -> Iterator[Problem]:
-    if context.draft_mode == "eagle" and context.facts.rope_scaling:
+    """Source: examples/eagle/convert_checkpoint.py @42a7b092 @65b31db1."""
+    scaling = context.facts.rope_scaling
+    if context.draft_mode == "eagle" and scaling:
         yield Problem(
             pointer="/model",
             code="eagle_rope",
             detail="the script for Eagle keeps the name of the model's rope_scaling and loses its numbers: "
             "the engine would count positions otherwise than the model",
-            value=str(context.facts.rope_scaling.get("rope_type", context.facts.rope_scaling.get("type"))),
+            value=str(scaling.get("rope_type", scaling.get("type"))),
             expected="a model without rope_scaling",
             remedy="build it without Eagle, or take a model that scales no positions",
         )
 
 
-CHECKS: tuple[Check, ...] = (lengths, dtype, second_model, eagle, trees, eagle_positions)
+CHECKS: tuple[Check, ...] = (draft_length, dtype, second_model, eagle, draft_trees, eagle_positions)

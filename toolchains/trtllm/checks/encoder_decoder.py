@@ -1,42 +1,52 @@
-"""What the script and the builder ask of the two halves of an encoder-decoder."""
+"""Check what the script and the builder need of the two engines of an encoder-decoder."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.checks.check import Check, divisors, listed, refused_option
+from toolchains.trtllm.checks.check import Check, comma_separated, divisors, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 
-_MOST_RANKS = 64  # that are worth listing
+_MAX_LISTED_RANKS = 64  # more are possible, but not worth listing
 
 
 def attention(context: BuildContext) -> Iterator[Problem]:
+    """Source: examples/models/core/enc_dec/README.md @57702ebc."""
     if context.is_encoder_decoder and context.option_value("gpt_attention_plugin") == "disable":
         detail = "a decoder that reads an encoder attends through this plugin alone"
         yield refused_option(context, "enc_dec_attention", "gpt_attention_plugin", detail, "auto, or a dtype")
 
 
-def cache(context: BuildContext) -> Iterator[Problem]:
+def kv_cache(context: BuildContext) -> Iterator[Problem]:
+    """Source: tensorrt_llm/commands/build.py @42a7b092, help of the option."""
     if context.is_encoder_decoder and context.option_value("kv_cache_type") == "disabled":
         detail = "without a cache the decoder writes its first token and no other; the encoder has none anyway"
         yield refused_option(context, "enc_dec_cache", "kv_cache_type", detail, "paged, continuous, or null")
 
 
 def widths(context: BuildContext) -> Iterator[Problem]:
-    """Its script asserts that what it splits divides; of other families a vocabulary is padded."""
+    """The script asserts that vocabulary and MLPs divide (examples/models/core/enc_dec/helper.py @dca4f2cb).
+
+    Scripts of other families pad a vocabulary that does not divide.
+    """
+    if not context.is_encoder_decoder:
+        return
     facts, tp = context.facts, context.parallelism.tp
-    halves = [half.intermediate_size for half in (facts.encoder, facts.decoder) if half]
-    split = [width for width in (facts.vocab_size, *halves) if width]
-    if context.is_encoder_decoder and any(width % tp for width in split):
-        legal = [size for size in divisors(split[0]) if all(width % size == 0 for width in split)]
+    mlps = [stack.intermediate_size for stack in (facts.encoder, facts.decoder) if stack]
+    divided = [width for width in (facts.vocab_size, *mlps) if width]
+    if any(width % tp for width in divided):
+        common = divisors(math.gcd(*divided))
+        legal = [size for size in common if size <= _MAX_LISTED_RANKS]
+        listed = comma_separated(sorted(set(divided)))
         yield Problem(
             pointer="/parallelism/tp",
             code="enc_dec_tp",
-            detail=f"vocabulary and MLPs of {listed(sorted(set(split)))} cannot all be divided among {tp} ranks",
+            detail=f"vocabulary and MLPs of {listed} cannot all be divided among {tp} ranks",
             value=tp,
-            expected=f"tp may be {listed([size for size in legal if size <= _MOST_RANKS])}",
+            expected=f"tp may be {comma_separated(legal)}",
         )
 
 
-CHECKS: tuple[Check, ...] = (attention, cache, widths)
+CHECKS: tuple[Check, ...] = (attention, kv_cache, widths)

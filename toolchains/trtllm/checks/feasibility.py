@@ -1,133 +1,144 @@
-"""What no program of the release is proven to make: precisions, ranks, draft heads, and calibration without data."""
+"""Check that a program of the release is proven to make the checkpoint: precision, ranks, calibration, draft heads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
+from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.context.conversion import Conversion, conversion
+from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.draft_heads import available_modes
-from toolchains.trtllm.releases.precision_recipe import PrecisionRecipe, precision_recipes, quantization_of
+from toolchains.trtllm.releases.precision_recipe import (
+    ModelQuantization,
+    PrecisionRecipe,
+    quantization_of,
+    recipe_table,
+)
 
-_WORDS = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
-_WITH_HEADS = ("medusa", "explicit_draft_tokens", "eagle")
-
-
-def problems(context: BuildContext) -> Iterator[Problem]:
-    if context.release.script_for(context.facts.architecture) is None:
-        return  # said elsewhere
-    if context.conversion is None:
-        yield from _no_way(context)
-    else:
-        yield from _missing_ranks(context, context.conversion)
-        yield from _missing_values(context, context.conversion)
-        yield from _calibration(context, context.conversion)
-    yield from _draft_heads(context)
+_PARALLELISM_NAMES = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
+_MODES_WITH_HEADS = ("medusa", "explicit_draft_tokens", "eagle")
 
 
-def _no_way(context: BuildContext) -> Iterator[Problem]:
-    if found := quantization_of(context.facts):
-        yield _quantized_model(context, *found)
+def precision(context: BuildContext) -> Iterator[Problem]:
+    """Name the field whose value is impossible even without the other; `kv_cache` if only both together are."""
+    script = context.release.script_for(context.facts.architecture)
+    if script is None or context.conversion is not None:
+        return  # `checks.model` reports a model without a script
+    model_quantization = quantization_of(context.facts)
+    if model_quantization:
+        yield _quantized_model(model_quantization)
         return
-    precision = context.spec.precision
-    alone = [
-        field
-        for field, other in (("quantization", "kv_cache"), ("kv_cache", "quantization"))
-        if getattr(precision, field) is not None and not _is_possible(context, **{other: None})
-    ]
-    for field in alone or ["kv_cache"]:
-        yield _precision(context, field)
+    requested = context.spec.precision
+    impossible = []
+    if requested.quantization is not None and not _is_possible(context, kv_cache=None):
+        impossible.append("quantization")
+    if requested.kv_cache is not None and not _is_possible(context, quantization=None):
+        impossible.append("kv_cache")
+    for field in impossible or ["kv_cache"]:
+        yield _impossible_precision(context, field)
 
 
-def _quantized_model(context: BuildContext, method: str, bits: int | None) -> Problem:
+def _quantized_model(model_quantization: ModelQuantization) -> Problem:
+    method, bits = model_quantization
+    described = f"{method}, {bits} bits" if bits else method
     return Problem(
         pointer="/model",
         code="quantized_model",
-        detail=f"the model is quantised already ({method}{f', {bits} bits' if bits else ''}), "
-        "and that would override what the spec says",
+        detail=f"the model is quantized already ({described}), and that would override the spec's precision",
         value=method,
-        expected="a model in float32, float16 or bfloat16, or one quantised as this release and family take it",
-        remedy="give the unquantised model, or leave precision.quantization and precision.kv_cache out",
+        expected="a model in float32, float16 or bfloat16, or one quantized as this release and family take it",
+        remedy="give the unquantized model, or leave precision.quantization and precision.kv_cache out",
     )
 
 
-def _precision(context: BuildContext, field: str) -> Problem:
-    given, release = getattr(context.spec.precision, field), context.release.version
-    known: dict[str, tuple[PrecisionRecipe, ...]] = getattr(precision_recipes(), field)
-    why = f"no conversion of {context.facts.architecture} to {field} {given} is proven for TensorRT-LLM {release}"
-    possible = [name for name in (None, *known) if _is_possible(context, **{field: name})]
-    found = context.release.family(context.facts.architecture)
-    if found and found.unquantized_reason:
-        why += f": {found.unquantized_reason}"
+def _impossible_precision(context: BuildContext, field: str) -> Problem:
+    value = getattr(context.spec.precision, field)
+    version, architecture = context.release.version, context.facts.architecture
+    detail = f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {version}"
+    recipes: dict[str, tuple[PrecisionRecipe, ...]] = getattr(recipe_table(), field)
+    possible = [name for name in (None, *recipes) if _is_possible(context, **{field: name})]
+    if context.family and context.family.unquantized_reason:
+        detail += f": {context.family.unquantized_reason}"
         possible = [None]
-    elif any(_lacks_only_data(context, recipe) for recipe in known.get(given, ())):
-        why += ": its program fetches calibration data by a name of its own, and a worker fetches nothing"
+    elif any(_lacks_only_calibration_data(context, recipe) for recipe in recipes.get(value, ())):
+        detail += ": its program downloads calibration data by a fixed name, and a worker downloads nothing"
     return Problem(
         pointer=f"/precision/{field}",
         code=field,
-        detail=why,
-        value=given,
+        detail=detail,
+        value=value,
         expected=", ".join(name or "null" for name in possible),
     )
 
 
-def _lacks_only_data(context: BuildContext, recipe: PrecisionRecipe) -> bool:
-    script = (
-        context.release.quantize
-        if recipe.program == "quantize"
-        else context.release.script_for(context.facts.architecture)
+def _lacks_only_calibration_data(context: BuildContext, recipe: PrecisionRecipe) -> bool:
+    """True if the recipe would be available, could its program read calibration data from a directory."""
+    script = context.release.script_for(context.facts.architecture)
+    if recipe.program == "quantize":
+        script = context.release.quantize
+    if script is None or not recipe.calibrates:
+        return False
+    without_data = recipe.model_copy(update={"calibrates": False})
+    return without_data.is_available(context.release.version, script.options, quantization_of(context.facts))
+
+
+def _is_possible(context: BuildContext, **changed_fields: str | None) -> bool:
+    """True if the release makes the spec's precision with these fields changed."""
+    changed = context.spec.precision.model_copy(update=changed_fields)
+    model_quantization = quantization_of(context.facts)
+    conversion = find_conversion(
+        context.release, context.facts.architecture, changed, model_quantization, context.draft_mode
     )
-    assert script, "said elsewhere"
-    calm = recipe.model_copy(update={"calibrates": False})
-    return recipe.calibrates and calm.is_open(context.release.version, script.options, quantization_of(context.facts))
+    return conversion is not None
 
 
-def _is_possible(context: BuildContext, **change: str | None) -> bool:
-    precision = context.spec.precision.model_copy(update=change)
-    return (
-        conversion(
-            context.release, context.facts.architecture, precision, quantization_of(context.facts), context.draft_mode
-        )
-        is not None
-    )
-
-
-def _missing_ranks(context: BuildContext, made: Conversion) -> Iterator[Problem]:
-    """A program that has no option for a kind of parallelism makes one rank of it."""
-    for role in made.unsupported(context.parallelism):
+def parallelism(context: BuildContext) -> Iterator[Problem]:
+    """A program without an option for a kind of parallelism makes one rank of it, whatever the spec asks for."""
+    if context.conversion is None:
+        return
+    for role in context.conversion.unsupported(context.parallelism):
         yield Problem(
             pointer=f"/parallelism/{role}",
             code=f"no_{role}",
             detail=f"the conversion of {context.facts.architecture} in TensorRT-LLM {context.release.version} "
-            f"is not known to have {_WORDS[role]} parallelism",
+            f"is not known to have {_PARALLELISM_NAMES[role]} parallelism",
             value=getattr(context.parallelism, role),
             expected="1",
         )
 
 
-def _missing_values(context: BuildContext, made: Conversion) -> Iterator[Problem]:
-    for name in made.all_asks:
+def required_options(context: BuildContext) -> Iterator[Problem]:
+    """Options whose defaults mean nothing for this model or precision."""
+    conversion = context.conversion
+    if conversion is None:
+        return
+    for name in conversion.all_required_options:
         if context.option_value(name) is None:
+            option = conversion.all_options[name]
             yield Problem(
                 pointer=f"/options/{name}",
                 code="option_missing",
-                detail=f"this conversion needs {name}: {made.all_options[name].about}",
-                expected=made.all_options[name].expected.removesuffix(" or null"),
+                detail=f"this conversion needs {name}: {option.about}",
+                expected=option.expected.removesuffix(" or null"),
                 remedy="add the option",
             )
 
 
-def _calibration(context: BuildContext, made: Conversion) -> Iterator[Problem]:
-    if made.calibrates and context.spec.calibration is None:
+def calibration(context: BuildContext) -> Iterator[Problem]:
+    """Unused calibration data is refused, because it would enter the key and change nothing."""
+    if context.conversion is None:
+        return
+    calibrates = context.conversion.calibrates
+    if calibrates and context.spec.calibration is None:
         yield Problem(
             pointer="/calibration",
             code="calibration_missing",
-            detail="this precision is calibrated on data, and a worker fetches none by itself",
+            detail="this precision is calibrated on data, and a worker downloads none by itself",
             expected="a data set, as in file:/data/cnn_dailymail or hf:org/news@main",
             remedy="add calibration",
         )
-    elif context.spec.calibration is not None and not made.calibrates:
+    elif context.spec.calibration is not None and not calibrates:
         yield Problem(
             pointer="/calibration",
             code="calibration_unused",
@@ -138,22 +149,27 @@ def _calibration(context: BuildContext, made: Conversion) -> Iterator[Problem]:
         )
 
 
-def _draft_heads(context: BuildContext) -> Iterator[Problem]:
-    """A mode whose engines draft by heads goes with a checkpoint that has them, and the other recipe round."""
+def draft_heads(context: BuildContext) -> Iterator[Problem]:
+    """A mode whose engines draft by heads needs a checkpoint that has them, and such a checkpoint needs its mode."""
+    architecture, version = context.facts.architecture, context.release.version
+    if context.release.script_for(architecture) is None:
+        return  # `checks.model` reports it
     mode = context.option_value("speculative_decoding_mode")
-    if mode == context.draft_mode or (context.draft_mode is None and mode not in _WITH_HEADS):
+    needs_no_heads = context.draft_mode is None and mode not in _MODES_WITH_HEADS
+    if mode == context.draft_mode or needs_no_heads:
         return
-    known = available_modes(context.release, context.facts.architecture)
+    available = available_modes(context.release, architecture).get(str(mode))
     if context.draft_mode is not None:
-        detail, expected = f"the checkpoint would have draft heads for {context.draft_mode}", context.draft_mode
-    elif found := known.get(str(mode)):
-        option = found[0].model_option
+        detail = f"the checkpoint would have draft heads for {context.draft_mode}"
+        expected = context.draft_mode
+    elif available:
+        heads, _ = available
         detail = f"{mode} needs a checkpoint with draft heads, which its conversion takes from a second model"
-        expected = f"{option} beside it, or another mode"
+        expected = f"{heads.model_option} beside it, or another mode"
     else:
         detail = (
-            f"{mode} needs a checkpoint with draft heads, and no conversion of {context.facts.architecture} to one is "
-            f"known to the farm for TensorRT-LLM {context.release.version}"
+            f"{mode} needs a checkpoint with draft heads, and no conversion of {architecture} to one is "
+            f"known to the farm for TensorRT-LLM {version}"
         )
         expected = "draft_tokens_external, or lookahead_decoding where the release has it"
     yield Problem(
@@ -163,3 +179,6 @@ def _draft_heads(context: BuildContext) -> Iterator[Problem]:
         value=mode,
         expected=expected,
     )
+
+
+CHECKS: tuple[Check, ...] = (precision, parallelism, required_options, calibration, draft_heads)

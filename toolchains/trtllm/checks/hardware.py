@@ -1,4 +1,4 @@
-"""What this GPU cannot do, which the builder would find out late."""
+"""Check the GPU: what it cannot do, and the builder would find out late."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Literal, NamedTuple
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.context.quantization import SCALED_PER_CHANNEL_OR_TOKEN, SMOOTH, WEIGHT_ONLY, has_int8_cache
-from toolchains.trtllm.releases.precision_recipe import precision_recipes
+from toolchains.trtllm.context.quantization import (
+    SCALED_PER_CHANNEL_OR_TOKEN,
+    SMOOTH_QUANT,
+    WEIGHT_ONLY,
+    has_int8_cache,
+)
+from toolchains.trtllm.releases.precision_recipe import recipe_table
 from toolchains.trtllm.releases.rule_table import in_force
 
-_TURING, _BLACKWELL, _AFTER_SM100 = 75, 100, 120
-_HOPPER = 90
+# Compute capabilities (SM) as numbers.
+_TURING, _ADA, _HOPPER, _BLACKWELL, _AFTER_SM100 = 75, 89, 90, 100, 120
+
+# Options that are refused on SM 100 (tensorrt_llm/plugin/plugin.py @c20322ff).
 _SM100_REFUSED = (
     "gemm_swiglu_plugin",
     "fp8_rowwise_gemm_plugin",
@@ -23,82 +30,99 @@ _SM100_REFUSED = (
 )
 
 
-class _Need(NamedTuple):
+class _PrecisionNeed(NamedTuple):
+    """The lowest SM for one value of one field of `precision`. data/rules.json has the source of each."""
+
     rule: str
     field: Literal["dtype", "quantization", "kv_cache"]
-    word: str
-    sm: int
+    value: str
+    min_sm: int
 
 
-_NEEDS = (
-    _Need("bf16_sm", "dtype", "bfloat16", 80),
-    _Need("fp8_sm", "quantization", "fp8", 89),
-    _Need("fp8_kv_sm", "kv_cache", "fp8", 89),
-    _Need("w4a8_sm", "quantization", "w4a8_awq", 89),
-    _Need("fp8_rowwise_hopper", "quantization", "fp8_rowwise", 90),
-    _Need("fp8_rowwise_sm", "quantization", "fp8_rowwise", 89),
-    _Need("nvfp4_sm", "quantization", "nvfp4", _BLACKWELL),
+_PRECISION_NEEDS = (
+    _PrecisionNeed("bf16_sm", "dtype", "bfloat16", 80),
+    _PrecisionNeed("fp8_sm", "quantization", "fp8", _ADA),
+    _PrecisionNeed("fp8_kv_sm", "kv_cache", "fp8", _ADA),
+    _PrecisionNeed("w4a8_sm", "quantization", "w4a8_awq", _ADA),
+    # Two rules, in force one after the other: 0.15 brought fp8_rowwise to Ada.
+    _PrecisionNeed("fp8_rowwise_hopper", "quantization", "fp8_rowwise", _HOPPER),
+    _PrecisionNeed("fp8_rowwise_sm", "quantization", "fp8_rowwise", _ADA),
+    _PrecisionNeed("nvfp4_sm", "quantization", "nvfp4", _BLACKWELL),
 )
 
 
 def gpu(context: BuildContext) -> Iterator[Problem]:
+    sm, version = context.platform.sm, context.release.version
     if context.platform.gpu is None:
-        detail = "TensorRT-LLM builds engines for GPUs, and this platform has none"
         yield Problem(
-            pointer="/platform", code="needs_gpu", detail=detail, value=context.platform.label(),
+            pointer="/platform",
+            code="needs_gpu",
+            detail="TensorRT-LLM builds engines for GPUs, and this platform has none",
+            value=context.platform.label(),
             expected="a platform with gpu and sm",
-        )  # fmt: skip
+        )
     elif context.sm < _TURING:
-        yield _sm(context, "volta", f"SM {context.platform.sm} is no longer supported", f"SM {_TURING} or newer")
+        yield Problem(
+            pointer="/platform/sm",
+            code="volta",
+            detail=f"SM {sm} is no longer supported by TensorRT-LLM {version}",
+            value=sm,
+            expected=f"SM {_TURING} or newer",
+        )
     elif context.sm >= _BLACKWELL:
-        yield _sm(context, "blackwell", f"SM {context.platform.sm} is newer than this release", "0.17.0 or newer")
-
-
-def _sm(context: BuildContext, rule: str, detail: str, expected: str) -> Problem:
-    detail += f" by TensorRT-LLM {context.release.version}"
-    return Problem(pointer="/platform/sm", code=rule, detail=detail, value=context.platform.sm, expected=expected)
+        yield Problem(
+            pointer="/platform/sm",
+            code="blackwell",
+            detail=f"SM {sm} is newer than TensorRT-LLM {version}",
+            value=sm,
+            expected="0.17.0 or newer",
+        )
 
 
 def precision(context: BuildContext) -> Iterator[Problem]:
     if context.platform.gpu is None:
         return
-    for need in _NEEDS:
-        if getattr(context.spec.precision, need.field) == need.word and context.sm < need.sm:
+    for need in _PRECISION_NEEDS:
+        if getattr(context.spec.precision, need.field) == need.value and context.sm < need.min_sm:
             yield Problem(
                 pointer=f"/precision/{need.field}",
                 code=need.rule,
-                detail=f"SM {context.platform.sm} has no {need.word}; it needs SM {need.sm} or newer",
-                value=need.word,
-                expected=_alternatives(context, need),
+                detail=f"SM {context.platform.sm} has no {need.value}; it needs SM {need.min_sm} or newer",
+                value=need.value,
+                expected=_possible_values(context, need.field),
             )
 
 
-def _alternatives(context: BuildContext, lacking: _Need) -> str:
-    if lacking.field == "dtype":
+def _possible_values(context: BuildContext, field: str) -> str:
+    """The values of this field that the GPU can do, in words."""
+    if field == "dtype":
         return "float16 or float32"
-    named: dict[str, tuple[object, ...]] = getattr(precision_recipes(), lacking.field)
-    beyond = {
-        need.word
-        for need in _NEEDS
-        if need.field == lacking.field and context.sm < need.sm and in_force(need.rule, context.release.version)
-    }
-    return ", ".join(["null", *(word for word in named if word not in beyond)])
+    impossible = set()
+    for need in _PRECISION_NEEDS:
+        if need.field == field and context.sm < need.min_sm and in_force(need.rule, context.release.version):
+            impossible.add(need.value)
+    recipes: dict[str, object] = getattr(recipe_table(), field)
+    return ", ".join(["null", *(value for value in recipes if value not in impossible)])
 
 
-def sm100(context: BuildContext) -> Iterator[Problem]:
+def sm100_precision(context: BuildContext) -> Iterator[Problem]:
+    """Source: tensorrt_llm/builder.py of main, about Oct 2025."""
     if not _BLACKWELL <= context.sm < _AFTER_SM100:
         return
-    word = context.spec.precision.quantization
-    if word in WEIGHT_ONLY | SCALED_PER_CHANNEL_OR_TOKEN | {SMOOTH}:
-        yield _sm100_refuses(context, "quantization", "null, fp8, nvfp4")
+    refused = []
+    if context.spec.precision.quantization in WEIGHT_ONLY | SCALED_PER_CHANNEL_OR_TOKEN | {SMOOTH_QUANT}:
+        refused.append(("quantization", "null, fp8, nvfp4"))
     if has_int8_cache(context):
-        yield _sm100_refuses(context, "kv_cache", "null, fp8")
-
-
-def _sm100_refuses(context: BuildContext, field: str, expected: str) -> Problem:
-    word = getattr(context.spec.precision, field)
-    detail = f"the builder refuses {word} on SM {context.platform.sm}"
-    return Problem(pointer=f"/precision/{field}", code="sm100_int", detail=detail, value=word, expected=expected)
+        refused.append(("kv_cache", "null, fp8"))
+    for field, expected in refused:
+        value = getattr(context.spec.precision, field)
+        yield Problem(
+            pointer=f"/precision/{field}",
+            code="sm100_int",
+            detail=f"the builder refuses {value} on SM {context.platform.sm}",
+            value=value,
+            expected=expected,
+        )
 
 
 def plugins(context: BuildContext) -> Iterator[Problem]:
@@ -106,21 +130,23 @@ def plugins(context: BuildContext) -> Iterator[Problem]:
         return
     if context.sm == _BLACKWELL:
         for name in _SM100_REFUSED:
-            if context.option_value(name) not in (None, "disable"):
-                yield refused_option(context, "sm100_plugins", name, "the release refuses it on SM 100", "disable")
-    elif context.sm != _HOPPER and context.option_value("gemm_swiglu_plugin") not in (None, "disable"):
+            if context.is_plugin_enabled(name):
+                detail = "the release refuses it on SM 100"
+                yield refused_option(context, "sm100_plugins", name, detail, "disable")
+    elif context.sm != _HOPPER and context.is_plugin_enabled("gemm_swiglu_plugin"):
         detail = f"it is for SM {_HOPPER} only, and this is SM {context.platform.sm}"
         yield refused_option(context, "swiglu_sm", "gemm_swiglu_plugin", detail, "disable")
 
 
 def fp8_attention(context: BuildContext) -> Iterator[Problem]:
-    name = "use_fp8_context_fmha"
-    if context.platform.gpu is None or context.spec.precision.quantization != "fp8" or not context.enabled(name):
+    """Two rules, in force one after the other: 0.12 brought FP8 context attention to Ada."""
+    option = "use_fp8_context_fmha"
+    if context.platform.gpu is None or context.spec.precision.quantization != "fp8" or not context.enabled(option):
         return
-    for rule, needed in (("fp8_fmha_hopper", _HOPPER), ("fp8_fmha_ada", 89)):
-        if context.sm < needed:
-            detail = f"FP8 context attention needs SM {needed} or newer, and this is SM {context.platform.sm}"
-            yield refused_option(context, rule, name, detail, "disable")
+    for rule, min_sm in (("fp8_fmha_hopper", _HOPPER), ("fp8_fmha_ada", _ADA)):
+        if context.sm < min_sm:
+            detail = f"FP8 context attention needs SM {min_sm} or newer, and this is SM {context.platform.sm}"
+            yield refused_option(context, rule, option, detail, "disable")
 
 
-CHECKS: tuple[Check, ...] = (gpu, precision, sm100, plugins, fp8_attention)
+CHECKS: tuple[Check, ...] = (gpu, precision, sm100_precision, plugins, fp8_attention)

@@ -1,21 +1,26 @@
-"""The limits that a release has no option for."""
+"""Check limits that a release has no option for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
+from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 
 
-def problems(context: BuildContext) -> Iterator[Problem]:
-    if "opt_num_tokens" in context.release.build_table.by_name or context.limits.opt_num_tokens is None:
-        return
-    yield Problem(
-        pointer="/limits/opt_num_tokens",
-        code="limit_unknown",
-        detail=f"trtllm-build of TensorRT-LLM {context.release.version} has no option for it",
-        value=context.limits.opt_num_tokens,
-        expected="null",
-        remedy="leave it out",
-    )
+def opt_num_tokens(context: BuildContext) -> Iterator[Problem]:
+    """trtllm-build of 0.8 has no such option."""
+    has_option = "opt_num_tokens" in context.release.build_table.by_name
+    if not has_option and context.limits.opt_num_tokens is not None:
+        yield Problem(
+            pointer="/limits/opt_num_tokens",
+            code="limit_unknown",
+            detail=f"trtllm-build of TensorRT-LLM {context.release.version} has no option for it",
+            value=context.limits.opt_num_tokens,
+            expected="null",
+            remedy="leave it out",
+        )
+
+
+CHECKS: tuple[Check, ...] = (opt_num_tokens,)

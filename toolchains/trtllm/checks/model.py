@@ -1,4 +1,4 @@
-"""Models that no script of the release takes."""
+"""Check the model: its architecture, the code that it brings, and the order of its weights."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from toolchains.trtllm.context.build_context import BuildContext
 
 def architecture(context: BuildContext) -> Iterator[Problem]:
     if context.release.script_for(context.facts.architecture) is None:
-        found = context.release.family(context.facts.architecture)
-        why = f": {found.unsupported_reason}" if found and found.unsupported_reason else ""
+        reason = ""
+        if context.family and context.family.unsupported_reason:
+            reason = f": {context.family.unsupported_reason}"
         yield Problem(
             pointer="/model",
             code="architecture",
             detail=f"TensorRT-LLM {context.release.version} has no conversion for {context.facts.architecture} "
-            f"in this farm{why}",
+            f"in this farm{reason}",
             value=context.facts.architecture,
             expected=", ".join(context.release.architectures),
         )
 
 
 def remote_code(context: BuildContext) -> Iterator[Problem]:
+    """The scripts load models with trust_remote_code (tensorrt_llm/models/llama/convert.py @aaacc9bd)."""
     if context.facts.remote_code and not context.facts.trusted:
         yield Problem(
             pointer="/model",
@@ -34,6 +36,7 @@ def remote_code(context: BuildContext) -> Iterator[Problem]:
 
 
 def activation_order(context: BuildContext) -> Iterator[Problem]:
+    """Source: tensorrt_llm/models/llama/config.py @aaacc9bd."""
     config = context.facts.quantization_config or {}
     if config.get("quant_method") == "gptq" and config.get("desc_act"):
         yield Problem(

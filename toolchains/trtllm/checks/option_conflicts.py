@@ -1,4 +1,4 @@
-"""Options that contradict each other, or the model."""
+"""Check options that contradict each other, the precision or the model."""
 
 from __future__ import annotations
 
@@ -9,49 +9,64 @@ from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import WEIGHT_ONLY
 
-_SWIGLU = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
+_SWIGLU_PLUGINS = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
 
 
-def profiles(context: BuildContext) -> Iterator[Problem]:
+def multiple_profiles(context: BuildContext) -> Iterator[Problem]:
     if context.enabled("multiple_profiles") and context.limits.opt_num_tokens is not None:
         detail = "several profiles have several token counts: opt_num_tokens cannot be given with them"
         yield refused_option(context, "opt_profiles", "multiple_profiles", detail, "disable, or no opt_num_tokens")
 
 
-def weights(context: BuildContext) -> Iterator[Problem]:
-    if context.option_value("weight_streaming") and context.option_value("gemm_plugin") not in (None, "disable"):
+def weight_streaming(context: BuildContext) -> Iterator[Problem]:
+    if context.option_value("weight_streaming") and context.is_plugin_enabled("gemm_plugin"):
         detail = "weights cannot be streamed to the GEMM plugin"
         yield refused_option(context, "weight_streaming", "gemm_plugin", detail, "disable")
-    plain = context.spec.precision.quantization in WEIGHT_ONLY and context.option_value(
-        "disable_weight_only_quant_plugin"
-    )
-    if plain and context.option_value("fast_build"):
-        detail = "weight-only quantisation keeps its weights beside the engine only with its plugin"
+
+
+def managed_weights(context: BuildContext) -> Iterator[Problem]:
+    """fast_build keeps the weights in files beside the engine."""
+    is_weight_only = context.spec.precision.quantization in WEIGHT_ONLY
+    without_plugin = is_weight_only and context.option_value("disable_weight_only_quant_plugin")
+    if without_plugin and context.option_value("fast_build"):
+        detail = "weight-only quantization keeps its weights beside the engine only with its plugin"
         expected = "false, or disable_weight_only_quant_plugin false"
         yield refused_option(context, "manage_weights", "fast_build", detail, expected)
 
 
-def stripping(context: BuildContext) -> Iterator[Problem]:
+def stripped_plans(context: BuildContext) -> Iterator[Problem]:
+    """trtllm-refit copies config.json and nothing else, so that other files of an engine would be lost."""
     if not context.option_value("strip_plan"):
         return
-    leaving = [name for name in ("fast_build", "lora_dir") if context.option_value(name)]
-    leaving += [word for word in ("auto_quantize",) if context.spec.precision.quantization == word]
-    if leaving:
-        detail = f"trtllm-refit carries config.json along and nothing else, and {leaving[0]} leaves files beside it"
+    with_files = [name for name in ("fast_build", "lora_dir") if context.option_value(name)]
+    if context.spec.precision.quantization == "auto_quantize":
+        with_files.append("auto_quantize")
+    if with_files:
+        detail = f"trtllm-refit carries config.json along and nothing else, and {with_files[0]} leaves files beside it"
         yield refused_option(context, "refit_side_files", "strip_plan", detail, "false")
 
 
-def plugins(context: BuildContext) -> Iterator[Problem]:
-    fused = "use_fused_mlp" not in context.available_options or context.option_value("use_fused_mlp") in (
-        True,
-        "enable",
-    )
-    for name in _SWIGLU:
-        if not fused and context.option_value(name) not in (None, "disable"):
+def swiglu_plugins(context: BuildContext) -> Iterator[Problem]:
+    # A flag in some releases, enable or disable in others. A release without the option counts as fusing the MLP.
+    has_option = "use_fused_mlp" in context.available_options
+    if not has_option or context.option_value("use_fused_mlp") in (True, "enable"):
+        return
+    for name in _SWIGLU_PLUGINS:
+        if context.is_plugin_enabled(name):
             detail = "it works on the fused MLP alone"
             yield refused_option(context, "swiglu", name, detail, "disable, or use_fused_mlp")
+
+
+def reduce_scatter(context: BuildContext) -> Iterator[Problem]:
     if context.enabled("pp_reduce_scatter") and context.facts.architecture != "MixtralForCausalLM":
         yield refused_option(context, "pp_reduce_scatter", "pp_reduce_scatter", "it is for Mixtral only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (profiles, weights, stripping, plugins)
+CHECKS: tuple[Check, ...] = (
+    multiple_profiles,
+    weight_streaming,
+    managed_weights,
+    stripped_plans,
+    swiglu_plugins,
+    reduce_scatter,
+)

@@ -1,4 +1,4 @@
-"""Precisions that this model cannot have, or that contradict themselves."""
+"""Check precisions against the documentation, and for contradictions in themselves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
-from toolchains.trtllm.releases.documented_precisions import nvfp4_architectures, undocumented
+from toolchains.trtllm.releases.documented_precisions import nvfp4_architectures, undocumented_model
 
 
 def dtype(context: BuildContext) -> Iterator[Problem]:
+    """Normalization replaces `auto` by the model's dtype. The key has to name one."""
     if context.dtype == "auto":
         yield Problem(
             pointer="/precision/dtype",
@@ -23,24 +24,32 @@ def dtype(context: BuildContext) -> Iterator[Problem]:
 
 
 def documented(context: BuildContext) -> Iterator[Problem]:
-    word, architecture = context.spec.precision.quantization, context.facts.architecture
-    if line := undocumented(architecture, word):
-        detail = f"TensorRT-LLM {context.release.version} is not documented to make {word} of {line.model}"
-        yield _quantization(context, "precision_model", detail, line.expected)
-    if word == "nvfp4" and architecture not in nvfp4_architectures():
-        detail = f"NVFP4 engines are documented for {' and '.join(nvfp4_architectures())} only"
-        yield _quantization(context, "nvfp4_model", detail, "another quantisation, or null")
+    """Source: docs/source/reference/precision.md @aaacc9bd, and @b2ae043f for NVFP4."""
+    quantization = context.spec.precision.quantization
+    architecture = context.facts.architecture
+    line = undocumented_model(architecture, quantization)
+    if line:
+        yield Problem(
+            pointer="/precision/quantization",
+            code="precision_model",
+            detail=f"TensorRT-LLM {context.release.version} is not documented to make {quantization} of {line.model}",
+            value=quantization,
+            expected=line.expected,
+        )
+    if quantization == "nvfp4" and architecture not in nvfp4_architectures():
+        yield Problem(
+            pointer="/precision/quantization",
+            code="nvfp4_model",
+            detail=f"NVFP4 engines are documented for {' and '.join(nvfp4_architectures())} only",
+            value=quantization,
+            expected="another quantization, or null",
+        )
 
 
 def auto_quantization(context: BuildContext) -> Iterator[Problem]:
     if {"fp8", "int8_sq"} <= set(auto_formats(context)):
-        detail = "fp8 and int8_sq cannot be chosen from together"
+        detail = "auto-quantization cannot choose between fp8 and int8_sq"
         yield refused_option(context, "autoq_formats", "autoq_format", detail, "one of the two")
-
-
-def _quantization(context: BuildContext, rule: str, detail: str, expected: str) -> Problem:
-    value = context.spec.precision.quantization
-    return Problem(pointer="/precision/quantization", code=rule, detail=detail, value=value, expected=expected)
 
 
 CHECKS: tuple[Check, ...] = (dtype, documented, auto_quantization)

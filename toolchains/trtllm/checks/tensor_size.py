@@ -1,4 +1,8 @@
-"""Tensors that TensorRT cannot hold: 2^31 elements are too many in one."""
+"""Check the largest tensors: TensorRT takes fewer than 2^31 elements in one, and fails after minutes otherwise.
+
+The limit is TensorRT's (issues #2422 and #2204 of NVIDIA/TensorRT-LLM), the products are our estimate. All problems
+have the code `volume`, which is TensorRT's word for the number of elements.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +13,45 @@ from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.engine_part import relative_bias_elements
 
-_TENSOR_ELEMENTS = 1 << 31
-_NARROWEST = 128  # elements a token has at least, so that tokens beyond a spec's own bound never pass
+_MAX_ELEMENTS = 1 << 31
+_MIN_WIDTH = 128  # elements of a token at least, so that a token limit above the contract's own bound never passes
 
 
 def activations(context: BuildContext) -> Iterator[Problem]:
-    width = max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _NARROWEST)
+    """Of the widest layer, for every token in flight."""
+    width = max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _MIN_WIDTH)
     if context.is_encoder_decoder:
-        yield from _inputs(context, width)
+        yield from _activations_of_encoder_decoder(context, width)
         return
-    yield from _tokens(context, width, f"{width} elements")
-    if context.option_value("gather_context_logits") and (vocabulary := context.facts.vocab_size):
-        yield from _tokens(context, vocabulary, f"{vocabulary} words of the vocabulary (gather_context_logits)")
-
-
-def _tokens(context: BuildContext, width: int, words: str) -> Iterator[Problem]:
+    widths = [(width, f"{width} elements")]
+    vocabulary = context.facts.vocab_size
+    if context.option_value("gather_context_logits") and vocabulary:
+        widths.append((vocabulary, f"{vocabulary} words of the vocabulary (gather_context_logits)"))
     limits = context.limits
     tokens = limits.max_num_tokens or limits.max_batch_size * limits.max_input_len
-    if tokens * width >= _TENSOR_ELEMENTS:
-        yield Problem(
-            pointer="/limits/max_num_tokens",
-            code="volume",
-            detail=f"{tokens} tokens × {words} is more than TensorRT's 2^31 elements a tensor",
-            value=tokens,
-            expected=f"< {-(-_TENSOR_ELEMENTS // width)}",
-            remedy="lower max_num_tokens, and max_batch_size or the lengths if it follows from them",
-        )
+    for elements, described in widths:
+        if tokens * elements >= _MAX_ELEMENTS:
+            yield Problem(
+                pointer="/limits/max_num_tokens",
+                code="volume",
+                detail=f"{tokens} tokens × {described} is more than TensorRT's 2^31 elements a tensor",
+                value=tokens,
+                expected=f"< {_too_many(elements)}",
+                remedy="lower max_num_tokens, and max_batch_size or the lengths if it follows from them",
+            )
 
 
-def _inputs(context: BuildContext, width: int) -> Iterator[Problem]:
-    """Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says."""
-    each = context.limits.max_input_len * width
-    if context.limits.max_batch_size * each >= _TENSOR_ELEMENTS:
+def _activations_of_encoder_decoder(context: BuildContext, width: int) -> Iterator[Problem]:
+    """Both engines take every input at its full length, whatever max_num_tokens is."""
+    batch_size = context.limits.max_batch_size
+    elements = context.limits.max_input_len * width
+    if batch_size * elements >= _MAX_ELEMENTS:
         yield Problem(
             pointer="/limits/max_batch_size",
             code="volume",
-            detail=f"{context.limits.max_batch_size} inputs × {each} elements are more than TensorRT's 2^31 a tensor",
-            value=context.limits.max_batch_size,
-            expected=f"< {-(-_TENSOR_ELEMENTS // each)}, or a shorter max_input_len",
+            detail=f"{batch_size} inputs × {elements} elements are more than TensorRT's 2^31 a tensor",
+            value=batch_size,
+            expected=f"< {_too_many(elements)}, or a shorter max_input_len",
         )
 
 
@@ -55,29 +60,30 @@ def unpaged_cache(context: BuildContext) -> Iterator[Problem]:
     facts, limits = context.facts, context.limits
     if context.option_value("kv_cache_type") != "continuous" or not (facts.hidden_size and facts.num_attention_heads):
         return
+    length = limits.seq_len
+    if context.is_encoder_decoder:
+        # The decoder caches its own output and, apart from it, what the encoder made of the input.
+        length = max(limits.max_input_len, limits.seq_len - limits.max_input_len)
     heads = facts.num_key_value_heads or facts.num_attention_heads
-    length = (
-        max(limits.max_input_len, limits.seq_len - limits.max_input_len)
-        if context.is_encoder_decoder
-        else limits.seq_len
-    )
-    each = 2 * -(-heads // context.parallelism.tp) * (facts.hidden_size // facts.num_attention_heads) * length
+    heads_per_rank = -(-heads // context.parallelism.tp)
+    head_size = facts.hidden_size // facts.num_attention_heads
+    elements = 2 * heads_per_rank * head_size * length  # keys and values
     sequences = limits.max_batch_size * limits.max_beam_width
-    if sequences * each >= _TENSOR_ELEMENTS:
+    if sequences * elements >= _MAX_ELEMENTS:
         yield Problem(
             pointer="/options/kv_cache_type",
             code="volume",
-            detail=f"a continuous KV cache of {sequences} sequences × {each} elements a layer "
+            detail=f"a continuous KV cache of {sequences} sequences × {elements} elements a layer "
             "is more than TensorRT's 2^31 elements a tensor",
             value="continuous",
-            expected=f"paged, or max_batch_size × max_beam_width < {-(-_TENSOR_ELEMENTS // each)}",
+            expected=f"paged, or max_batch_size × max_beam_width < {_too_many(elements)}",
         )
 
 
 def relative_bias(context: BuildContext) -> Iterator[Problem]:
-    """The decoder holds a bias for each pair of positions, unless it computes them on the fly."""
+    """The decoder has a bias for each pair of positions, unless it computes them while it runs."""
     elements = relative_bias_elements(context.facts, context.spec)
-    if elements >= _TENSOR_ELEMENTS:
+    if elements >= _MAX_ELEMENTS:
         yield Problem(
             pointer="/limits/max_output_len",
             code="volume",
@@ -85,6 +91,11 @@ def relative_bias(context: BuildContext) -> Iterator[Problem]:
             value=context.limits.max_output_len,
             expected="a shorter output, more tp, or use_implicit_relative_attention",
         )
+
+
+def _too_many(elements: int) -> int:
+    """The smallest number of items, of so many elements each, that does not fit into one tensor."""
+    return -(-_MAX_ELEMENTS // elements)
 
 
 CHECKS: tuple[Check, ...] = (activations, unpaged_cache, relative_bias)

@@ -1,4 +1,4 @@
-"""One spec under examination: for this model, on this machine, with this release."""
+"""What normalization and checks look at: one spec, for one model, on one machine, with one release."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pydantic import JsonValue
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Limits, Parallelism
-from toolchains.trtllm.context.conversion import Conversion, conversion
+from toolchains.trtllm.context.conversion import Conversion, find_conversion
 from toolchains.trtllm.releases.draft_heads import DraftHeads, requested_mode
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
+from toolchains.trtllm.releases.model_family import ModelFamily, find_family
 from toolchains.trtllm.releases.option_table import Option
 from toolchains.trtllm.releases.precision_recipe import quantization_of
 from toolchains.trtllm.releases.release import ReleaseDescriptor, convert_options
@@ -26,31 +27,12 @@ Section = Literal["precision", "options", "limits"]
 
 @dataclass(frozen=True)
 class BuildContext:
+    """A spec with the facts that decide what its values mean."""
+
     release: ReleaseDescriptor
     spec: BuildSpec
     facts: ModelFacts
     platform: Platform
-
-    @cached_property
-    def conversion(self) -> Conversion | None:
-        """None if no program of the release is proven to make this precision of this model."""
-        precision = self.spec.precision
-        return conversion(
-            self.release, self.facts.architecture, precision, quantization_of(self.facts), self.draft_mode
-        )
-
-    @cached_property
-    def draft_mode(self) -> str | None:
-        """The speculative decoding mode whose draft heads the spec names a model for, if that can be made."""
-        return requested_mode(self.release, self.facts.architecture, self.spec.options)
-
-    @cached_property
-    def available_options(self) -> Mapping[str, Option]:
-        """The options that this model's programs have for callers."""
-        if self.conversion is None:
-            heads = convert_options(self.release.draft[self.draft_mode]) if self.draft_mode else {}
-            return {**self.release.options(self.facts.architecture), **heads}
-        return {**self.release.build_options_of(self.facts.architecture), **self.conversion.all_options}
 
     @property
     def limits(self) -> Limits:
@@ -61,74 +43,120 @@ class BuildContext:
         return self.spec.parallelism
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """Whether it is an encoder-decoder: its input and its output are lengths of two engines."""
-        return is_encoder_decoder(self.facts.architecture)
+    def dtype(self) -> str:
+        """The spec's dtype; `auto` until normalization replaces it by the model's."""
+        return self.spec.precision.dtype
 
     @property
-    def dtype(self) -> str:
-        return self.spec.precision.dtype
+    def family(self) -> ModelFamily | None:
+        """None if no release has a conversion script for the model."""
+        return find_family(self.facts.architecture)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True if input and output are lengths of two engines."""
+        return is_encoder_decoder(self.facts.architecture)
 
     @cached_property
     def sm(self) -> int:
-        """Compute capability as a number, `9.0` → 90; 0 without a GPU."""
+        """Compute capability as a number: 90 for `90`, 100 for `100a`; 0 without a GPU."""
         digits = re.match(r"\d+", self.platform.sm or "")
         return int(digits.group()) if digits else 0
 
+    @cached_property
+    def conversion(self) -> Conversion | None:
+        """None if no program of the release is proven to make this precision of this model."""
+        model_quantization = quantization_of(self.facts)
+        return find_conversion(
+            self.release, self.facts.architecture, self.spec.precision, model_quantization, self.draft_mode
+        )
+
+    @cached_property
+    def draft_mode(self) -> str | None:
+        """The speculative decoding mode whose draft heads the spec names a model for; None if it names none."""
+        return requested_mode(self.release, self.facts.architecture, self.spec.options)
+
+    @property
+    def draft_heads(self) -> DraftHeads | None:
+        """The draft heads that the checkpoint gets."""
+        return self.conversion.draft_heads if self.conversion else None
+
+    @property
+    def max_drafted_tokens(self) -> int | None:
+        """How many tokens the checkpoint's draft heads draft at most; None without draft heads."""
+        if self.conversion is None or self.conversion.draft_heads is None:
+            return None
+        factors: list[JsonValue] = []
+        for name in self.conversion.draft_heads.token_count_options:
+            # Callers cannot set Eagle's max_draft_len, which trtllm-build has too: the script keeps its default, 63.
+            if name in self.conversion.options:
+                factors.append(self.number(name))
+            else:
+                factors.append(self.conversion.script_options[name].default)
+        return prod(factor for factor in factors if isinstance(factor, int))
+
+    @property
+    def architecture(self) -> str:
+        """The checkpoint's architecture, which the builder looks at. Draft heads make it another than the model's."""
+        if self.draft_heads:
+            return self.draft_heads.architectures[self.facts.architecture]
+        return self.facts.architecture
+
+    @cached_property
+    def available_options(self) -> Mapping[str, Option]:
+        """The options that callers may set for this model and precision, by name."""
+        architecture = self.facts.architecture
+        if self.conversion is not None:
+            return {**self.release.build_options_of(architecture), **self.conversion.all_options}
+        # The precision is refused already: options of the family's other precisions are not refused in addition.
+        options = dict(self.release.options(architecture))
+        if self.draft_mode:
+            options.update(convert_options(self.release.draft[self.draft_mode]))
+        return options
+
     def is_valid(self, name: str) -> bool:
-        """Whether the release has the option, and accepts the value if one is given."""
+        """True if the option is available, and its value is accepted or not given."""
         option = self.available_options.get(name)
         return option is not None and (name not in self.spec.options or option.accepts(self.spec.options[name]))
 
     def option_value(self, name: str) -> JsonValue:
-        """The value that counts. An unsound one is reported elsewhere and counts as the default here."""
+        """The option's value in this build: the spec's, or the default if the spec has no valid one.
+
+        Returns:
+            None also if the option is not available. `checks.option_values` reports invalid values.
+        """
         option = self.available_options.get(name)
         if option is None:
             return None
         return self.spec.options.get(name, option.default) if self.is_valid(name) else option.default
 
-    def number(self, name: str, otherwise: int = 0) -> int:
+    def number(self, name: str, default: int = 0) -> int:
+        """The option's value, or `default` if it is not a whole number."""
         value = self.option_value(name)
-        return value if isinstance(value, int) else otherwise
+        return value if isinstance(value, int) else default
 
     def enabled(self, name: str) -> bool:
-        """For the options that say enable or disable."""
+        """True for `enable`, of the options whose values are enable and disable."""
         return self.option_value(name) == "enable"
 
-    @property
-    def draft_heads(self) -> DraftHeads | None:
-        """How the checkpoint comes to draft heads, if it gets some."""
-        return self.conversion.draft_heads if self.conversion else None
-
-    @property
-    def architecture(self) -> str:
-        """The checkpoint's, which is what the builder looks at."""
-        given = self.facts.architecture
-        return self.draft_heads.architectures[given] if self.draft_heads else given
-
-    @property
-    def max_drafted_tokens(self) -> int | None:
-        """How many tokens the checkpoint's draft heads draft at most; None if it has none."""
-        made = self.conversion
-        if made is None or made.draft_heads is None:
-            return None
-        said = (
-            self.number(name) if name in made.options else made.known[name].default
-            for name in made.draft_heads.token_count_options
-        )
-        return prod(number for number in said if isinstance(number, int))
-
-    def with_value(self, section: Section, name: str, value: JsonValue) -> BuildContext:
-        if section == "options":
-            return self.with_options({**self.spec.options, name: value})
-        part = getattr(self.spec, section).model_copy(update={name: value})
-        return replace(self, spec=self.spec.model_copy(update={section: part}))
-
-    def with_options(self, options: Mapping[str, JsonValue]) -> BuildContext:
-        return replace(self, spec=self.spec.model_copy(update={"options": dict(options)}))
+    def is_plugin_enabled(self, name: str) -> bool:
+        """True if the option, whose values are dtypes and `disable`, turns its plugin on."""
+        return self.option_value(name) not in (None, "disable")
 
     def value(self, section: Section, name: str) -> JsonValue:
-        given: JsonValue = (
-            self.option_value(name) if section == "options" else getattr(getattr(self.spec, section), name)
-        )
-        return given
+        """The value in this build of one field of a section of the spec."""
+        if section == "options":
+            return self.option_value(name)
+        value: JsonValue = getattr(getattr(self.spec, section), name)
+        return value
+
+    def with_value(self, section: Section, name: str, value: JsonValue) -> BuildContext:
+        """A copy with another value in one field of a section of the spec."""
+        if section == "options":
+            return self.with_options({**self.spec.options, name: value})
+        changed = getattr(self.spec, section).model_copy(update={name: value})
+        return replace(self, spec=self.spec.model_copy(update={section: changed}))
+
+    def with_options(self, options: Mapping[str, JsonValue]) -> BuildContext:
+        """A copy with these options in place of all others."""
+        return replace(self, spec=self.spec.model_copy(update={"options": dict(options)}))

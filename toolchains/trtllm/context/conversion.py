@@ -1,4 +1,4 @@
-"""The program that makes the checkpoint of one precision, and what it is told."""
+"""The program that makes the checkpoint of one precision, and its arguments."""
 
 from __future__ import annotations
 
@@ -13,216 +13,240 @@ from enginefarm.contract.spec import Parallelism, Precision
 from enginefarm.contract.work import Job
 from toolchains.inputs import CALIBRATION
 from toolchains.trtllm.releases.draft_heads import DraftHeads, available_modes, requested_mode
-from toolchains.trtllm.releases.model_family import DEFAULT_ARGUMENT_NAMES, Role
+from toolchains.trtllm.releases.model_family import DEFAULT_ARGUMENT_NAMES, Role, find_family
 from toolchains.trtllm.releases.option_table import Option
 from toolchains.trtllm.releases.precision_recipe import (
     SOURCE,
     ModelQuantization,
     PrecisionRecipe,
     Program,
-    precision_recipes,
     quantization_of,
+    recipe_table,
 )
-from toolchains.trtllm.releases.release import (
-    ReleaseDescriptor,
-    Script,
-    convert_options,
-    find_release,
-)
+from toolchains.trtllm.releases.release import ReleaseDescriptor, Script, convert_options, find_release
 
-_SIZES: tuple[Role, ...] = ("tp", "pp", "cp")
+_PARALLELISM: tuple[Role, ...] = ("tp", "pp", "cp")
 
 
 @dataclass(frozen=True)
 class Conversion:
+    """One run of a conversion script or of quantize.py, and the run before it if it reads a checkpoint."""
+
     script: Script
-    names: Mapping[Role, str]  # how it names what the farm always says
-    fixed: Mapping[str, JsonValue]  # what it is told besides, unless a caller may set it
-    options: Mapping[str, Option]  # what a caller may set
-    asks: tuple[str, ...]  # what a caller must set
-    single: tuple[Role, ...]  # kinds of parallelism of which it makes one, option or not
+    argument_names: Mapping[Role, str]
+    fixed_arguments: Mapping[str, JsonValue]  # from the recipes and the family; an option of a caller replaces one
+    options: Mapping[str, Option]  # callers may set them
+    required_options: tuple[str, ...]  # callers must set them
+    limited_to_one: tuple[Role, ...]  # parallelism that the script has an option for but does not divide by
     calibrates: bool
-    draft_heads: DraftHeads | None = None  # how the checkpoint comes to draft heads, if it gets some
-    base: Conversion | None = None  # what makes the checkpoint that this one reads instead of the model
+    draft_heads: DraftHeads | None = None  # None: the checkpoint has no draft heads
+    base: Conversion | None = None  # makes the checkpoint that this one reads in place of the model
 
     @cached_property
-    def known(self) -> Mapping[str, Option]:
+    def script_options(self) -> Mapping[str, Option]:
+        """Every option of the script, by name, whether callers may set it or not."""
         return self.script.options.by_name
 
     @property
     def all_options(self) -> Mapping[str, Option]:
-        """What a caller may set, of the program that runs before it too."""
+        """The options that callers may set, those of `base` included."""
         return {**self.base.options, **self.options} if self.base else self.options
 
     @property
-    def all_asks(self) -> tuple[str, ...]:
-        return (*(self.base.asks if self.base else ()), *self.asks)
+    def all_required_options(self) -> tuple[str, ...]:
+        """The options that callers must set, those of `base` included."""
+        of_base = self.base.required_options if self.base else ()
+        return (*of_base, *self.required_options)
 
     def unsupported(self, parallelism: Parallelism) -> list[Role]:
-        """The kinds of parallelism that are asked for, and that the program does not have."""
-        before = self.base.unsupported(parallelism) if self.base else ()
-        lacking = (role for role in _SIZES if not self._divides(role) or role in before)
-        return [role for role in lacking if getattr(parallelism, role) > 1]
+        """The kinds of parallelism above 1 that this conversion or its base cannot divide by."""
+        unsupported_by_base = self.base.unsupported(parallelism) if self.base else []
+        roles = []
+        for role in _PARALLELISM:
+            unsupported = not self._divides_by(role) or role in unsupported_by_base
+            if unsupported and getattr(parallelism, role) > 1:
+                roles.append(role)
+        return roles
 
-    def _divides(self, role: Role) -> bool:
-        return self.names[role] in self.known and role not in self.single
+    def _divides_by(self, role: Role) -> bool:
+        return self.argument_names[role] in self.script_options and role not in self.limited_to_one
 
     def arguments(
         self, *, source: str, output: str, inputs: Mapping[str, str], precision: Precision, parallelism: Parallelism,
         options: Mapping[str, JsonValue], trusted: bool = False,
     ) -> Iterator[str]:  # fmt: skip
-        """Directories and dtype are always written; the rest where the program would do otherwise.
+        """The command line after the script's path.
 
-        Most scripts run a model's own code without being asked; those that ask are told so for a trusted model.
+        Directories and dtype are always written, everything else only where the program would do otherwise.
+
+        Args:
+            source: directory of the model, or of the checkpoint that `base` made.
+            inputs: directory of each input, as `toolchains.inputs` names them.
+            options: the normalized spec's, with directories in place of references to models.
+            trusted: whether an administrator lets code from the model run.
         """
-        if trusted and (option := self.known.get("trust_remote_code")):
-            yield from option.argv(True)
-        for name, value in self.fixed.items():
+        # Most scripts run a model's own code without being asked. Those with an option for it are told.
+        if trusted and "trust_remote_code" in self.script_options:
+            yield from self.script_options["trust_remote_code"].argv(True)
+        for name, value in self.fixed_arguments.items():
             if name not in self.options:
-                yield from self.known[name].argv(source if value == SOURCE else value)
-        said: dict[Role, str] = {"source": source, "output": output, "dtype": precision.dtype}
-        for role, value in said.items():
-            yield from (self.known[self.names[role]].flag, value)
-        for role in _SIZES:
-            if self._divides(role):
-                yield from self.known[self.names[role]].argv(getattr(parallelism, role))
+                yield from self.script_options[name].argv(source if value == SOURCE else value)
+        written: dict[Role, str] = {"source": source, "output": output, "dtype": precision.dtype}
+        for role, argument in written.items():
+            yield from (self.script_options[self.argument_names[role]].flag, argument)
+        for role in _PARALLELISM:
+            if self._divides_by(role):
+                yield from self.script_options[self.argument_names[role]].argv(getattr(parallelism, role))
         if self.calibrates:
-            yield from self.known[precision_recipes().calibration.option].argv(inputs.get(CALIBRATION))
+            yield from self.script_options[recipe_table().calibration.option].argv(inputs.get(CALIBRATION))
         for name, option in self.options.items():
             yield from option.argv(options.get(name, option.default), precision.dtype)
 
 
-def conversion(
+def find_conversion(
     release: ReleaseDescriptor,
     architecture: str,
     precision: Precision,
     model_quantization: ModelQuantization | None,
-    draft: str | None = None,
+    draft_mode: str | None = None,
 ) -> Conversion | None:
-    """The first program that makes both the weights and the KV cache; None if none is proven to.
+    """The first program that makes both the weights and the KV cache of this precision.
 
     Args:
-        draft: the mode whose heads the checkpoint is to have; one that is possible.
+        model_quantization: of the model's weights; None if they are not quantized.
+        draft_mode: the mode whose draft heads the checkpoint gets; one of `available_modes`.
+
+    Returns:
+        None if no program of the release is proven to make it.
     """
-    if draft is not None:
-        return _with_heads(release, architecture, precision, model_quantization, draft)
+    if draft_mode is not None:
+        return _with_draft_heads(release, architecture, precision, model_quantization, draft_mode)
     script = release.script_for(architecture)
-    if script is None:
+    family = find_family(architecture)
+    if script is None or family is None:
         return None
-    family = release.family(architecture)
-    if family and family.unquantized_reason and (model_quantization or precision.quantization or precision.kv_cache):
+    is_quantized = model_quantization or precision.quantization or precision.kv_cache
+    if family.unquantized_reason and is_quantized:
         return None
-    programs: tuple[tuple[Program, Script], ...] = (("convert", script), ("quantize", release.quantize))
-    for program, made_by in programs:
-        for parts in _parts(program, precision):
-            if _is_open(release, made_by, parts, model_quantization):
-                return _made(release, architecture, made_by, parts)
-    return None
+
+    # The family's own script is preferred to quantize.py, which takes every family.
+    recipes = _find_recipes(release, "convert", script, precision, model_quantization)
+    if recipes is not None:
+        options = dict(release.convert_options(architecture))
+        for name in family.required_options:
+            # The program's default fits one of several models, so that no default counts and a caller sets the option.
+            options[name] = script.options.by_name[name].model_copy(update={"default": None})
+        conversion = _follow(recipes, script, options)
+        return replace(
+            conversion,
+            argument_names=family.all_argument_names,
+            fixed_arguments={**family.fixed_options, **conversion.fixed_arguments},
+            required_options=(*family.required_options, *conversion.required_options),
+            limited_to_one=family.limited_to_one,
+        )
+    recipes = _find_recipes(release, "quantize", release.quantize, precision, model_quantization)
+    return _follow(recipes, release.quantize, {}) if recipes is not None else None
 
 
 def conversion_of(job: Job) -> Conversion | None:
-    release, facts, spec = find_release(job.version), job.facts, job.spec
-    draft = requested_mode(release, facts.architecture, spec.options)
-    return conversion(release, facts.architecture, spec.precision, quantization_of(facts), draft)
+    """The conversion that makes the checkpoint of this job; None if no program is proven to make it."""
+    release = find_release(job.version)
+    architecture = job.facts.architecture
+    draft_mode = requested_mode(release, architecture, job.spec.options)
+    return find_conversion(release, architecture, job.spec.precision, quantization_of(job.facts), draft_mode)
 
 
-def _with_heads(
+def _with_draft_heads(
     release: ReleaseDescriptor,
     architecture: str,
     precision: Precision,
     model_quantization: ModelQuantization | None,
-    draft: str,
+    draft_mode: str,
 ) -> Conversion | None:
-    """Of weights that are quantised already no script is proven to keep the heads."""
-    drafting, script = available_modes(release, architecture)[draft]
-    base = conversion(release, architecture, precision, None) if drafting.base_checkpoint_option else None
-    if (
-        model_quantization is not None
-        or not drafting.makes_precision(precision)
-        or (drafting.base_checkpoint_option and base is None)
-    ):
+    draft_heads, script = available_modes(release, architecture)[draft_mode]
+    # No script is proven to keep draft heads with weights that are quantized already.
+    if model_quantization is not None or not draft_heads.makes_precision(precision):
         return None
-    for parts in _parts("convert", precision):
-        if _is_open(release, script, parts, None):
-            made = _of_parts(script, parts, convert_options(script))
-            options = {name: option for name, option in made.options.items() if name not in drafting.closed_options}
-            names = {
-                **DEFAULT_ARGUMENT_NAMES,
-                "source": drafting.base_checkpoint_option or DEFAULT_ARGUMENT_NAMES["source"],
-            }
-            return replace(
-                made, names=names, options=options, single=drafting.limited_to_one, draft_heads=drafting, base=base
-            )  # fmt: skip
+    base = None
+    if draft_heads.base_checkpoint_option:
+        base = find_conversion(release, architecture, precision, None)
+        if base is None:
+            return None
+    recipes = _find_recipes(release, "convert", script, precision, None)
+    if recipes is None:
+        return None
+    conversion = _follow(recipes, script, convert_options(script))
+    source_argument = draft_heads.base_checkpoint_option or DEFAULT_ARGUMENT_NAMES["source"]
+    closed = draft_heads.closed_options
+    return replace(
+        conversion,
+        argument_names={**DEFAULT_ARGUMENT_NAMES, "source": source_argument},
+        options={name: option for name, option in conversion.options.items() if name not in closed},
+        limited_to_one=draft_heads.limited_to_one,
+        draft_heads=draft_heads,
+        base=base,
+    )
+
+
+def _find_recipes(
+    release: ReleaseDescriptor,
+    program: Program,
+    script: Script,
+    precision: Precision,
+    model_quantization: ModelQuantization | None,
+) -> tuple[PrecisionRecipe, ...] | None:
+    """The preferred recipes for weights and KV cache that this program can follow; None if it can follow none."""
+    table = recipe_table()
+    for_weights = table.plain
+    if precision.quantization is not None:
+        for_weights = table.quantization.get(precision.quantization, ())
+    combinations: Iterator[tuple[PrecisionRecipe, ...]] = product(for_weights)
+    if precision.kv_cache is not None:
+        # No table proves a quantized KV cache over weights that are quantized already.
+        if model_quantization:
+            return None
+        combinations = product(for_weights, table.kv_cache.get(precision.kv_cache, ()))
+    for recipes in combinations:
+        if all(
+            recipe.program == program and recipe.is_available(release.version, script.options, model_quantization)
+            for recipe in recipes
+        ):
+            return recipes
     return None
 
 
-def _parts(program: Program, precision: Precision) -> Iterator[tuple[PrecisionRecipe, ...]]:
-    """The ways to weights and KV cache by this program, in order of preference."""
-    known, quantization, kv_cache = precision_recipes(), precision.quantization, precision.kv_cache
-    weights = known.plain if quantization is None else known.quantization.get(quantization, ())
-    caches: tuple[PrecisionRecipe | None, ...] = (None,) if kv_cache is None else known.kv_cache.get(kv_cache, ())
-    for pair in product(weights, caches):
-        parts = tuple(recipe for recipe in pair if recipe)
-        if all(recipe.program == program for recipe in parts):
-            yield parts
+def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mapping[str, Option]) -> Conversion:
+    """The conversion by this script that follows the recipes.
 
+    Args:
+        options: the script's options that callers may set whatever the precision is.
+    """
+    fixed_arguments: dict[str, JsonValue] = {}
+    required: list[str] = []
+    allowed: set[str] = set()
+    for recipe in recipes:
+        fixed_arguments.update(recipe.arguments)
+        required += recipe.required_options
+        allowed.update(recipe.allowed_options, recipe.required_options)
+    calibrates = any(recipe.calibrates for recipe in recipes)
+    if calibrates:
+        allowed.update(recipe_table().calibration.allowed_options)
 
-def _is_open(
-    release: ReleaseDescriptor,
-    script: Script,
-    parts: tuple[PrecisionRecipe, ...],
-    model_quantization: ModelQuantization | None,
-) -> bool:
-    """Of weights that are quantised already the KV cache stays as it is: no table proves more."""
-    if model_quantization and len(parts) > 1:
-        return False
-    return all(recipe.is_open(release.version, script.options, model_quantization) for recipe in parts)
-
-
-def _made(
-    release: ReleaseDescriptor, architecture: str, script: Script, parts: tuple[PrecisionRecipe, ...]
-) -> Conversion:
-    if script is release.quantize:
-        return _of_parts(script, parts, {})
-    family = release.family(architecture)
-    assert family, "it has a script"
-    own = {name: _unset(script.options.by_name[name]) for name in family.required_options}
-    made = _of_parts(script, parts, {**release.convert_options(architecture), **own})
-    return replace(
-        made,
-        names=family.names,
-        fixed={**family.fixed_options, **made.fixed},
-        asks=(*family.required_options, *made.asks),
-        single=family.limited_to_one,
-    )
-
-
-def _of_parts(script: Script, parts: tuple[PrecisionRecipe, ...], own: Mapping[str, Option]) -> Conversion:
-    """`own`: the script's options that are open whatever the precision is."""
-    calibrates = any(recipe.calibrates for recipe in parts)
-    says = {name: value for recipe in parts for name, value in recipe.arguments.items()}
-    asks = tuple(name for recipe in parts for name in recipe.required_options)
-    opened = {*asks, *(name for recipe in parts for name in recipe.allowed_options)}
-    opened |= set(precision_recipes().calibration.allowed_options) if calibrates else set()
-    known = script.options.by_name.items()
+    all_options = dict(options)
+    for name, option in script.options.by_name.items():
+        if name not in allowed:
+            continue
+        if name in fixed_arguments:
+            # Without a caller's value the recipe's counts, and it is written even where it is the program's default.
+            all_options[name] = option.model_copy(update={"default": fixed_arguments[name], "default_sure": False})
+        else:
+            all_options[name] = option
     return Conversion(
         script=script,
-        names=DEFAULT_ARGUMENT_NAMES,
-        fixed=says,
-        options={**own, **{name: _opened(option, says) for name, option in known if name in opened}},
-        asks=asks,
-        single=(),
+        argument_names=DEFAULT_ARGUMENT_NAMES,
+        fixed_arguments=fixed_arguments,
+        options=all_options,
+        required_options=tuple(required),
+        limited_to_one=(),
         calibrates=calibrates,
     )
-
-
-def _unset(option: Option) -> Option:
-    """What the program takes when nothing is said is not what counts: a caller says it."""
-    return option.model_copy(update={"default": None})
-
-
-def _opened(option: Option, says: Mapping[str, JsonValue]) -> Option:
-    """What the recipe says is what counts when the caller says nothing."""
-    if option.name not in says:
-        return option
-    return option.model_copy(update={"default": says[option.name], "default_sure": False})

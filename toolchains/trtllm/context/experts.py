@@ -6,10 +6,18 @@ from toolchains.trtllm.context.build_context import BuildContext
 
 
 def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
-    """(tensor parallel, expert parallel) inside experts, -1 resolved; None if they do not multiply to tp."""
-    tp, inner, outer = context.parallelism.tp, context.number("moe_tp_size", -1), context.number("moe_ep_size", -1)
-    if inner == -1:
-        inner = tp if outer == -1 else tp // max(outer, 1)
-    if outer == -1:
-        outer = tp // max(inner, 1)
-    return (inner, outer) if inner * outer == tp else None
+    """Tensor parallelism inside experts, and expert parallelism: moe_tp_size and moe_ep_size with -1 resolved.
+
+    The rules are those of tensorrt_llm/mapping.py @aaacc9bd.
+
+    Returns:
+        None if the two do not multiply to tp.
+    """
+    tp = context.parallelism.tp
+    moe_tp = context.number("moe_tp_size", -1)
+    moe_ep = context.number("moe_ep_size", -1)
+    if moe_tp == -1:
+        moe_tp = tp if moe_ep == -1 else tp // max(moe_ep, 1)
+    if moe_ep == -1:
+        moe_ep = tp // max(moe_tp, 1)
+    return (moe_tp, moe_ep) if moe_tp * moe_ep == tp else None

@@ -1,21 +1,25 @@
-"""The farm's words for quantisations, by what they do to weights and KV cache."""
+"""Quantizations grouped by what they do to weights and KV cache, in the farm's names for them."""
 
 from __future__ import annotations
 
 from toolchains.trtllm.context.build_context import BuildContext
 
-# What the builder calls the FP8 workflow since 0.20; before, it is FP8 alone.
+# Weights of the builder's FP8 workflow since 0.20; before, `fp8` alone (tensorrt_llm/builder.py of main, Oct 2025).
 _FP8_WORKFLOW = frozenset({"fp8", "w4a8_awq", "nvfp4"})
 
 WEIGHT_ONLY = frozenset({"int8_wo", "int4_wo", "int8_gptq", "int4_gptq", "int4_awq"})
 SCALED_PER_CHANNEL_OR_TOKEN = frozenset({"fp8_rowwise"})
-SMOOTH = "int8_sq"
+SMOOTH_QUANT = "int8_sq"
 
 
-def has_fp8_workflow(context: BuildContext, *, widened: bool) -> bool:
-    """Whether FP8 attention can go with these weights. `widened`: from 0.20 on."""
-    word = context.spec.precision.quantization
-    return word in _FP8_WORKFLOW if widened else word == "fp8"
+def has_fp8_workflow(context: BuildContext, *, since_020: bool) -> bool:
+    """True if FP8 attention goes with the weights.
+
+    Args:
+        since_020: whether to count what 0.20 and later count as FP8 weights.
+    """
+    quantization = context.spec.precision.quantization
+    return quantization in _FP8_WORKFLOW if since_020 else quantization == "fp8"
 
 
 def has_fp8_cache(context: BuildContext) -> bool:
@@ -27,6 +31,6 @@ def has_int8_cache(context: BuildContext) -> bool:
 
 
 def auto_formats(context: BuildContext) -> tuple[str, ...]:
-    """The formats that auto-quantisation may choose from."""
-    given = context.option_value("autoq_format")
-    return tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else ()
+    """The formats that auto-quantization chooses from, by the comma-separated option autoq_format."""
+    formats = context.option_value("autoq_format")
+    return tuple(name.strip() for name in formats.split(",")) if isinstance(formats, str) else ()

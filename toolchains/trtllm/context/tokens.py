@@ -1,4 +1,7 @@
-"""How many tokens are in flight, as the builder of a release reckons it from the other limits."""
+"""max_num_tokens and opt_num_tokens, as the builder of a release derives them from the other limits.
+
+Source: tensorrt_llm/_common.py @5955b8af @250d9c29 @9bd15f19 (before 0.11) and @0fccc5b9.
+"""
 
 from __future__ import annotations
 
@@ -11,80 +14,89 @@ from toolchains.trtllm.releases.option_table import OptionTable
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of the reckoning: the rule that made it, what counts from then on, and why."""
+class TokenLimitStep:
+    """One step of the builder: the rule that it follows, both limits after it, and the reason."""
 
     rule: str
-    most: int | None  # max_num_tokens
-    best: int | None  # opt_num_tokens
-    why: str
+    max_num_tokens: int | None
+    opt_num_tokens: int | None
+    reason: str
 
 
-def takes_output_length(table: OptionTable) -> bool:
-    """Releases before 0.11 are told the output's length instead of the total, and count tokens of the input alone."""
-    return "max_seq_len" not in table.by_name
+def takes_output_length(build_table: OptionTable) -> bool:
+    """True before 0.11: trtllm-build takes the output's length, not the total, and counts tokens of the input alone."""
+    return "max_seq_len" not in build_table.by_name
 
 
-def default_max_num_tokens(limits: Limits, table: OptionTable) -> int:
-    """What trtllm-build starts from when max_num_tokens is left out."""
-    default = table.by_name["max_num_tokens"].default
+def default_max_num_tokens(limits: Limits, build_table: OptionTable) -> int:
+    """What trtllm-build starts from if max_num_tokens is left out."""
+    default = build_table.by_name["max_num_tokens"].default
     return default if isinstance(default, int) else limits.max_batch_size * limits.max_input_len
 
 
 def default_opt_num_tokens(limits: Limits) -> int:
-    """What trtllm-build takes when opt_num_tokens is left out; `limits` has its max_num_tokens."""
+    """What trtllm-build takes if opt_num_tokens is left out and max_num_tokens is that of `limits`."""
     sequences = limits.max_batch_size * limits.max_beam_width
     return min(sequences, limits.max_num_tokens or sequences)
 
 
-def steps(context: BuildContext) -> Iterator[Step]:
-    """In the builder's own order; the last one says what counts."""
+def token_limit_steps(context: BuildContext) -> Iterator[TokenLimitStep]:
+    """In the builder's own order; both limits are those of the last step."""
     if context.enabled("remove_input_padding"):
-        yield from _packed(context)
+        yield from _steps_of_packed_input(context)
     elif takes_output_length(context.release.build_table):
-        yield Step("tokens_ignored", None, None, "it is ignored without remove_input_padding")
+        yield TokenLimitStep("tokens_ignored", None, None, "it is ignored without remove_input_padding")
     else:
-        full = context.limits.max_batch_size * _each(context)
-        yield Step("no_packing", full, None, "without remove_input_padding it is max_batch_size × max_seq_len")
+        padded = context.limits.max_batch_size * _tokens_per_sequence(context)
+        reason = "without remove_input_padding it is max_batch_size × max_seq_len"
+        yield TokenLimitStep("no_packing", padded, None, reason)
 
 
-def _packed(context: BuildContext) -> Iterator[Step]:
-    """opt_num_tokens is derived before max_num_tokens is bounded, and bounded after it."""
-    limits, table = context.limits, context.release.build_table
-    output_only, best = takes_output_length(table), limits.opt_num_tokens
-    most = limits.max_num_tokens or default_max_num_tokens(limits, table)
-    yield Step("tokens_unset" if output_only else "tokens_default", most, best, "what the release takes if left out")
-    if best is None and "opt_num_tokens" in table.by_name and not context.enabled("multiple_profiles"):
-        best = limits.max_batch_size * limits.max_beam_width
-        best = best if output_only else min(best, most)
-        yield Step("opt_default", most, best, "max_batch_size × max_beam_width, no more than max_num_tokens")
-    for step in _bounds(context, most, best):
-        most = step.most or most
-        yield step
-    if best is not None and best > most:
-        best = most
-        yield Step("opt_clip", most, best, "no more than max_num_tokens")
-    if context.option_value("speculative_decoding_mode") and most < (least := _drafted(context)):
-        yield Step("spec_tokens", least, best, "at least max_batch_size × (max_draft_len + 1)")
-
-
-def _bounds(context: BuildContext, most: int, best: int | None) -> Iterator[Step]:
+def _steps_of_packed_input(context: BuildContext) -> Iterator[TokenLimitStep]:
+    """The builder derives opt_num_tokens before it bounds max_num_tokens, and bounds opt_num_tokens after that."""
     limits = context.limits
-    if most > limits.max_batch_size * _each(context):
-        most = limits.max_batch_size * _each(context)
-        yield Step("tokens_clip", most, best, "more than every sequence at its full length is never in flight")
+    table = context.release.build_table
+    is_before_011 = takes_output_length(table)
+
+    max_tokens = limits.max_num_tokens or default_max_num_tokens(limits, table)
+    opt_tokens = limits.opt_num_tokens
+    rule = "tokens_unset" if is_before_011 else "tokens_default"
+    yield TokenLimitStep(rule, max_tokens, opt_tokens, "the release's default")
+
+    has_one_profile = "opt_num_tokens" in table.by_name and not context.enabled("multiple_profiles")
+    if opt_tokens is None and has_one_profile:
+        opt_tokens = limits.max_batch_size * limits.max_beam_width
+        if not is_before_011:
+            opt_tokens = min(opt_tokens, max_tokens)
+        reason = "max_batch_size × max_beam_width, no more than max_num_tokens"
+        yield TokenLimitStep("opt_default", max_tokens, opt_tokens, reason)
+
+    all_tokens = limits.max_batch_size * _tokens_per_sequence(context)
+    if max_tokens > all_tokens:
+        max_tokens = all_tokens
+        reason = "more than every sequence at its full length is never in flight"
+        yield TokenLimitStep("tokens_clip", max_tokens, opt_tokens, reason)
     if context.enabled("context_fmha"):
-        if most < (block := context.number("tokens_per_block")):
-            yield Step("tokens_block", block, best, "at least tokens_per_block; enable chunked context to serve it")
-    elif most < limits.max_input_len:
-        yield Step("tokens_low", limits.max_input_len, best, "at least max_input_len without context_fmha")
+        block = context.number("tokens_per_block")
+        if max_tokens < block:
+            max_tokens = block
+            reason = "at least tokens_per_block; enable chunked context to serve it"
+            yield TokenLimitStep("tokens_block", max_tokens, opt_tokens, reason)
+    elif max_tokens < limits.max_input_len:
+        max_tokens = limits.max_input_len
+        yield TokenLimitStep("tokens_low", max_tokens, opt_tokens, "at least max_input_len without context_fmha")
+
+    if opt_tokens is not None and opt_tokens > max_tokens:
+        opt_tokens = max_tokens
+        yield TokenLimitStep("opt_clip", max_tokens, opt_tokens, "no more than max_num_tokens")
+    if context.option_value("speculative_decoding_mode"):
+        drafted = limits.max_batch_size * (context.number("max_draft_len") + 1)
+        if max_tokens < drafted:
+            yield TokenLimitStep("spec_tokens", drafted, opt_tokens, "at least max_batch_size × (max_draft_len + 1)")
 
 
-def _each(context: BuildContext) -> int:
-    """The tokens of one sequence; of an encoder-decoder those that the encoder reads."""
-    input_alone = takes_output_length(context.release.build_table) or context.is_encoder_decoder
-    return context.limits.max_input_len if input_alone else context.limits.seq_len
-
-
-def _drafted(context: BuildContext) -> int:
-    return context.limits.max_batch_size * (context.number("max_draft_len") + 1)
+def _tokens_per_sequence(context: BuildContext) -> int:
+    """The tokens of one sequence at its longest. Only the encoder of an encoder-decoder counts tokens, of its input."""
+    if takes_output_length(context.release.build_table) or context.is_encoder_decoder:
+        return context.limits.max_input_len
+    return context.limits.seq_len

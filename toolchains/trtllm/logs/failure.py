@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
+from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source
 
 _LONGEST_DETAIL = 300  # characters
 _OUT_OF_MEMORY = "out_of_memory"

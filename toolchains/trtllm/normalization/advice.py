@@ -1,64 +1,65 @@
-"""What is worth knowing of a normalised spec, and changes nothing."""
+"""Advice on a normalized spec: notes on what may be wrong or slow, which change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.releases.documented_precisions import undocumented
+from toolchains.trtllm.releases.documented_precisions import undocumented_model
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.rule_table import in_force
 
-_LARGE_TOKENS = 16384
-_STATED_ROPE = frozenset({"su", "longrope", "llama3"})  # their positions already hold the factor
+_MANY_TOKENS = 16384  # tensorrt_llm/_common.py @0fccc5b9 warns of more
+# Scalings whose max_position_embeddings already includes the factor (tensorrt_llm/builder.py @aaacc9bd).
+_SCALINGS_WITH_FACTOR = frozenset({"su", "longrope", "llama3"})
 
 
-def advice(context: BuildContext) -> list[Problem]:
-    found = (*_tokens(context), *_positions(context), *_input(context), *_precision(context), *_halves(context))
-    return [remark for remark in found if in_force(remark.code, context.release.version)]
-
-
-def _tokens(context: BuildContext) -> Iterator[Problem]:
-    if context.enabled("remove_input_padding") and (tokens := context.limits.max_num_tokens or 0) > _LARGE_TOKENS:
+def many_tokens(context: BuildContext) -> Iterator[Problem]:
+    tokens = context.limits.max_num_tokens or 0
+    if context.enabled("remove_input_padding") and tokens > _MANY_TOKENS:
         yield Problem(
             pointer="/limits/max_num_tokens",
             code="tokens_large",
-            detail=f"{tokens} packed tokens cost memory and rarely gain speed beyond {_LARGE_TOKENS}",
+            detail=f"{tokens} packed tokens cost memory and rarely gain speed beyond {_MANY_TOKENS}",
             value=tokens,
         )
 
 
-def _positions(context: BuildContext) -> Iterator[Problem]:
-    positions = _known_positions(context)
+def long_sequences(context: BuildContext) -> Iterator[Problem]:
+    positions = _trained_positions(context)
+    # StreamingLLM counts positions inside its window, so that they never grow beyond it.
     if positions is None or context.enabled("streamingllm"):
         return
     for part in engine_parts(context.facts.architecture):
-        length, limit = part.lengths(context.limits)["max_seq_len"]
-        if length > positions:
+        length = part.lengths(context.limits)["max_seq_len"]
+        if length.value > positions:
             yield Problem(
-                pointer=f"/limits/{limit}",
+                pointer=f"/limits/{length.limit}",
                 code="seq_too_long",
-                detail=f"the model knows {positions} positions; what it says beyond them may be nonsense",
-                value=length,
+                detail=f"the model was made for {positions} positions; tokens beyond them may be nonsense",
+                value=length.value,
                 expected=f"≤ {positions}",
             )
 
 
-def _known_positions(context: BuildContext) -> int | None:
-    """How many positions the model was made for, by the builder's own reckoning."""
-    known, scaling = context.facts.max_position_embeddings, context.facts.rope_scaling or {}
-    family = context.release.family(context.facts.architecture)
-    if family and family.relative_attention:
+def _trained_positions(context: BuildContext) -> int | None:
+    """How many positions the model was made for, as the builder computes it; None if the model has no such bound."""
+    if context.family and context.family.relative_attention:
         return None
-    if known is None or scaling.get("rope_type", scaling.get("type")) in _STATED_ROPE:
-        return known
+    positions = context.facts.max_position_embeddings
+    scaling = context.facts.rope_scaling or {}
+    if positions is None or scaling.get("rope_type", scaling.get("type")) in _SCALINGS_WITH_FACTOR:
+        return positions
     factor = scaling.get("factor", 1)
-    return int(known * factor) if isinstance(factor, int | float) and factor > 0 else known
+    if isinstance(factor, int | float) and factor > 0:
+        return int(positions * factor)
+    return positions
 
 
-def _input(context: BuildContext) -> Iterator[Problem]:
-    if not context.is_encoder_decoder and context.enabled("remove_input_padding") and context.enabled("context_fmha"):
+def input_length_without_effect(context: BuildContext) -> Iterator[Problem]:
+    is_packed = context.enabled("remove_input_padding") and context.enabled("context_fmha")
+    if is_packed and not context.is_encoder_decoder:
         yield Problem(
             pointer="/limits/max_input_len",
             code="input_ignored",
@@ -68,34 +69,56 @@ def _input(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-def _precision(context: BuildContext) -> Iterator[Problem]:
-    missing = undocumented(context.facts.architecture, context.spec.precision.quantization)
-    if missing and not in_force("precision_model", context.release.version):
+def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
+    documented = undocumented_model(context.facts.architecture, context.spec.precision.quantization)
+    # The release whose documentation has the table refuses the same (`checks.precision`).
+    if documented and not in_force("precision_model", context.release.version):
         yield Problem(
             pointer="/precision/quantization",
             code="precision_undocumented",
-            detail=f"the documentation of 0.16 does not have it for {missing.model}; later releases may take it",
+            detail=f"the documentation of 0.16 does not have it for {documented.model}; later releases may take it",
             value=context.spec.precision.quantization,
-            expected=missing.expected,
+            expected=documented.expected,
         )
 
 
-def _halves(context: BuildContext) -> Iterator[Problem]:
+def encoder_decoder_in_stages(context: BuildContext) -> Iterator[Problem]:
     if context.is_encoder_decoder and context.parallelism.pp > 1:
         yield Problem(
             pointer="/parallelism/pp",
             code="enc_dec_pp",
-            detail="only the Python runtime of the examples runs an encoder-decoder in stages: the C++ one, and so "
-            "Triton, does not",
+            detail="only the Python runtime of the examples runs an encoder-decoder in stages; the C++ runtime, and "
+            "with it Triton, does not",
             value=context.parallelism.pp,
             expected="1",
         )
-    family = context.release.family(context.facts.architecture)
-    if family and family.relative_attention and context.dtype == "float16":
+
+
+def t5_in_float16(context: BuildContext) -> Iterator[Problem]:
+    if context.family and context.family.relative_attention and context.dtype == "float16":
         yield Problem(
             pointer="/precision/dtype",
             code="t5_float16",
-            detail="Flan-T5 is known to go wrong in float16, whatever runs it",
+            detail="Flan-T5 is known to give wrong results in float16, whatever runs it",
             value="float16",
             expected="bfloat16 or float32",
         )
+
+
+_ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
+    many_tokens,
+    long_sequences,
+    input_length_without_effect,
+    undocumented_precision,
+    encoder_decoder_in_stages,
+    t5_in_float16,
+)
+
+
+def find_advice(context: BuildContext) -> list[Problem]:
+    """The notes whose rules are in force in the release."""
+    version = context.release.version
+    notes: list[Problem] = []
+    for advise in _ADVICE:
+        notes += [note for note in advise(context) if in_force(note.code, version)]
+    return notes

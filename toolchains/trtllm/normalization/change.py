@@ -1,4 +1,4 @@
-"""A value that counts instead of the one given."""
+"""A change of one value of a spec, and the functions that propose changes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from toolchains.trtllm.context.build_context import BuildContext, Section
 
 @dataclass(frozen=True)
 class Change:
-    rule: str  # as in data/rules.json, which says in which releases it counts
+    """A value that a program of the release uses in place of the spec's."""
+
+    rule: str  # id in data/rules.json, which states the releases that have it
     section: Section
     name: str
     value: JsonValue
-    why: str
-    idle: bool = False  # the option has no effect, so that its value says nothing of the engine
+    reason: str
+    is_idle: bool = False  # the option has no effect in this build, whatever its value
 
 
+# Yields changes for every release. The caller applies those whose rule is in force, and whose value differs.
 Rewrite: TypeAlias = Callable[[BuildContext], Iterator[Change]]
 
 
-def option(rule: str, name: str, value: JsonValue, why: str) -> Change:
-    return Change(rule, "options", name, value, why)
+def option_change(rule: str, name: str, value: JsonValue, reason: str) -> Change:
+    return Change(rule, "options", name, value, reason)
 
 
-def idle(context: BuildContext, rule: str, name: str, why: str) -> Iterator[Change]:
-    """An option that cannot act, whatever its value, is left at its default."""
+def idle_option(context: BuildContext, rule: str, name: str, reason: str) -> Iterator[Change]:
+    """Put an option without effect back to its default, so that its value makes no second key of the same engine."""
     if name in context.available_options:
-        yield Change(rule, "options", name, context.available_options[name].default, f"no effect: {why}", idle=True)
+        default = context.available_options[name].default
+        yield Change(rule, "options", name, default, f"no effect: {reason}", is_idle=True)

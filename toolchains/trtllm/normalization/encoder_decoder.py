@@ -1,20 +1,18 @@
-"""What becomes of options that say nothing to an encoder-decoder, or that one of its kinds cannot have."""
+"""Rewrites of options that an encoder-decoder cannot use. Source: examples/models/core/enc_dec/README.md @57702ebc."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.normalization.change import Change, option
+from toolchains.trtllm.normalization.change import Change, option_change
 
 
-def no_experts(context: BuildContext) -> Iterator[Change]:
+def disable_experts(context: BuildContext) -> Iterator[Change]:
     if context.is_encoder_decoder:
-        yield option("enc_dec_moe", "moe_plugin", "disable", "no encoder-decoder has experts")
+        yield option_change("enc_dec_moe", "moe_plugin", "disable", "no encoder-decoder has experts")
 
 
-def relative_attention(context: BuildContext) -> Iterator[Change]:
-    """Runs before the rewrites of attention, which follow from it."""
-    family = context.release.family(context.facts.architecture)
-    if family and family.relative_attention:
-        yield option("relative_fmha", "context_fmha", "disable", "no fused kernel attends by relative positions")
+def disable_fused_attention(context: BuildContext) -> Iterator[Change]:
+    if context.family and context.family.relative_attention:
+        yield option_change("relative_fmha", "context_fmha", "disable", "no fused kernel attends by relative positions")

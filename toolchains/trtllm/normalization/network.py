@@ -1,4 +1,4 @@
-"""What becomes of options that shape the network."""
+"""Rewrites of options that shape the network."""
 
 from __future__ import annotations
 
@@ -6,47 +6,50 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from toolchains.trtllm.context import adapters
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.experts import expert_sizes
 from toolchains.trtllm.context.quantization import has_fp8_cache
-from toolchains.trtllm.normalization.change import Change, idle, option
+from toolchains.trtllm.normalization.change import Change, idle_option, option_change
+from toolchains.trtllm.releases.adapters import with_joined_modules
 
 
-def fp8_typed(context: BuildContext) -> Iterator[Change]:
+def type_fp8_network(context: BuildContext) -> Iterator[Change]:
+    """Strong typing is an option before 0.11, and always on from then (rule fp8_typed)."""
     if context.spec.precision.quantization == "fp8" or has_fp8_cache(context):
-        yield option("fp8_typed", "strongly_typed", True, "FP8 needs a strongly typed network")
+        yield option_change("fp8_typed", "strongly_typed", True, "FP8 needs a strongly typed network")
 
 
-def logits(context: BuildContext) -> Iterator[Change]:
-    if context.option_value("gather_all_token_logits"):
-        for name, value in (
-            ("gather_context_logits", True),
-            ("gather_generation_logits", True),
-            ("gather_all_token_logits", False),
-        ):
-            yield option("all_logits", name, value, "gather_all_token_logits is short for the other two")
+def spell_out_logits(context: BuildContext) -> Iterator[Change]:
+    """gather_all_token_logits is short for the other two options."""
+    if not context.option_value("gather_all_token_logits"):
+        return
+    reason = "gather_all_token_logits is short for the other two"
+    yield option_change("all_logits", "gather_context_logits", True, reason)
+    yield option_change("all_logits", "gather_generation_logits", True, reason)
+    yield option_change("all_logits", "gather_all_token_logits", False, reason)
 
 
-def logits_of_generation(context: BuildContext) -> Iterator[Change]:
-    """Runs after `logits`, which may set it."""
-    why = "the network of this release does not depend on it; ask for these logits when the engine runs"
-    yield from idle(context, "generation_logits", "gather_generation_logits", why)
+def reset_generation_logits(context: BuildContext) -> Iterator[Change]:
+    reason = "the network of this release does not depend on it; ask for these logits when the engine runs"
+    yield from idle_option(context, "generation_logits", "gather_generation_logits", reason)
 
 
-def adapted_modules(context: BuildContext) -> Iterator[Change]:
-    """Without lora_plugin the option has no effect that the farm knows of."""
-    asked = context.option_value("lora_target_modules")
-    if isinstance(asked, list) and context.option_value("lora_plugin") not in (None, "disable"):
-        names: list[JsonValue] = [*adapters.with_joined_modules([str(name) for name in asked])]
-        yield option("lora_qkv", "lora_target_modules", names, "queries, keys and values are adapted together")
+def join_adapted_modules(context: BuildContext) -> Iterator[Change]:
+    """The builder adapts queries, keys and values together."""
+    modules = context.option_value("lora_target_modules")
+    # Without lora_plugin the option has no effect that the farm knows of.
+    if isinstance(modules, list) and context.is_plugin_enabled("lora_plugin"):
+        joined: list[JsonValue] = [*with_joined_modules([str(name) for name in modules])]
+        yield option_change("lora_qkv", "lora_target_modules", joined, "queries, keys and values are adapted together")
 
 
-def experts(context: BuildContext) -> Iterator[Change]:
+def reset_expert_sizes(context: BuildContext) -> Iterator[Change]:
+    """Sizes that the release derives by itself are unset; -1 in one of the two is resolved."""
     sizes = expert_sizes(context)
     if sizes is None:
         return
-    derived = not context.facts.num_experts or sizes == (context.parallelism.tp, 1)
-    why = "what the release derives anyway" if context.facts.num_experts else "the model has no experts"
+    has_experts = bool(context.facts.num_experts)
+    is_derived = not has_experts or sizes == (context.parallelism.tp, 1)
+    reason = "what the release derives by itself" if has_experts else "the model has no experts"
     for name, size in zip(("moe_tp_size", "moe_ep_size"), sizes, strict=True):
-        yield option("experts_default", name, -1 if derived else size, why)
+        yield option_change("experts_default", name, -1 if is_derived else size, reason)

@@ -1,4 +1,4 @@
-"""From the spec that was asked for to the one that counts, with a note for each value that is another."""
+"""Normalize a spec: the values that the programs will use, with a note for each one that is not the caller's."""
 
 from __future__ import annotations
 
@@ -8,70 +8,81 @@ from pydantic import JsonValue
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.spec import BuildSpec
-from toolchains.trtllm.context import adapters
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.normalization import FIRST, REWRITES, Change, Rewrite
-from toolchains.trtllm.normalization.advice import advice
+from toolchains.trtllm.normalization.advice import find_advice
+from toolchains.trtllm.normalization.change import Change, Rewrite
+from toolchains.trtllm.normalization.rewrites import PRECISION_REWRITES, REWRITES
+from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.rule_table import in_force
 
 
-def normalise(context: BuildContext) -> tuple[BuildSpec, list[Problem]]:
-    """Idempotent. What is unknown or unsound stays as it was written, for `preflight` to refuse."""
-    context, first = _rewritten(context, FIRST)
-    context, named = _one_name_each(context)
-    context, rewritten = _rewritten(_with_defaults(context), REWRITES)
-    return context.spec, [*first, *named, *rewritten, *advice(context)]
+def normalize(context: BuildContext) -> tuple[BuildSpec, list[Problem]]:
+    """Normalize the context's spec. Normalizing the result again changes nothing.
+
+    Options that the release does not have, and values that it does not accept, stay as they are: the checks report
+    them.
+
+    Returns:
+        The normalized spec, and notes: one for each change, and advice on the result.
+    """
+    context, precision_notes = _rewrite(context, PRECISION_REWRITES)
+    context, alias_notes = _replace_aliases(context)
+    context = _with_defaults(context)
+    context, rewrite_notes = _rewrite(context, REWRITES)
+    return context.spec, [*precision_notes, *alias_notes, *rewrite_notes, *find_advice(context)]
 
 
-def _rewritten(context: BuildContext, rewrites: Iterable[Rewrite]) -> tuple[BuildContext, list[Problem]]:
+def _rewrite(context: BuildContext, rewrites: Iterable[Rewrite]) -> tuple[BuildContext, list[Problem]]:
     notes = []
     for rewrite in rewrites:
+        # All changes of one rewrite look at the same context, whatever the first of them changes.
         for change in tuple(rewrite(context)):
-            if in_force(change.rule, context.release.version) and _alters(change, context):
-                notes.append(_note(change, context))
+            if not in_force(change.rule, context.release.version):
+                continue
+            if change.section == "options" and not context.is_valid(change.name):
+                continue
+            value = context.value(change.section, change.name)
+            if value != change.value:
+                notes.append(_note(change, value))
                 context = context.with_value(change.section, change.name, change.value)
     return context, notes
 
 
-def _one_name_each(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
-    options, notes = dict(context.spec.options), list[Problem]()
-    for other, name in context.release.option_aliases(context.facts.architecture).items():
-        if other in options and name in context.available_options and name not in options:
-            options[name] = options.pop(other)
-            detail = f"{other} is another name of {name}"
-            notes.append(Problem(pointer=f"/options/{other}", code="other_name", detail=detail, expected=name))
+def _note(change: Change, value: JsonValue) -> Problem:
+    before = "unset" if value is None else value
+    after = "unset" if change.value is None else change.value
+    return Problem(
+        pointer=f"/{change.section}/{change.name}",
+        code=change.rule,
+        detail=f"{before} becomes {after}: {change.reason}",
+        value=value,
+        expected=str(change.value),
+    )
+
+
+def _replace_aliases(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
+    """Give every option its own name. Both names together are left for `checks.option_values` to refuse."""
+    options = dict(context.spec.options)
+    notes = []
+    for alias, name in context.release.option_aliases(context.facts.architecture).items():
+        if alias in options and name in context.available_options and name not in options:
+            options[name] = options.pop(alias)
+            detail = f"{alias} is another name of {name}"
+            notes.append(Problem(pointer=f"/options/{alias}", code="other_name", detail=detail, expected=name))
     return context.with_options(options), notes
 
 
 def _with_defaults(context: BuildContext) -> BuildContext:
-    """Adapters that are not there are not written: keys from before there was an option for them are what they were."""
-    filled = {name: option.default for name, option in context.available_options.items()}
-    options = {**filled, **{name: _plain(context, name) for name in context.spec.options}}
-    unset = {name for name in adapters.adapter_model_options() if options.get(name) is None}
-    return context.with_options({name: value for name, value in options.items() if name not in unset})
-
-
-def _plain(context: BuildContext, name: str) -> JsonValue:
-    """JSON does not tell 32.0 from 32, a command line does."""
-    value, option = context.spec.options[name], context.available_options.get(name)
-    if option and option.type == "int" and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _alters(change: Change, context: BuildContext) -> bool:
-    if change.section == "options" and not context.is_valid(change.name):
-        return False
-    return context.value(change.section, change.name) != change.value
-
-
-def _note(change: Change, context: BuildContext) -> Problem:
-    given = context.value(change.section, change.name)
-    return Problem(
-        pointer=f"/{change.section}/{change.name}",
-        code=change.rule,
-        detail=f"{'unset' if given is None else given} becomes {'unset' if change.value is None else change.value}: "
-        + change.why,
-        value=given,
-        expected=str(change.value),
-    )
+    """Write every default out, so that a spec with the default and one without it have one key."""
+    options: dict[str, JsonValue] = {name: option.default for name, option in context.available_options.items()}
+    for name, value in context.spec.options.items():
+        option = context.available_options.get(name)
+        # JSON does not tell 32.0 from 32, a command line does.
+        if option and option.type == "int" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        options[name] = value
+    # Unset adapters are not written: the keys of specs from before the option existed stay what they were.
+    for name in adapter_model_options():
+        if options.get(name) is None:
+            options.pop(name, None)
+    return context.with_options(options)

@@ -1,4 +1,4 @@
-"""What precision really is: the model's own, where it decides."""
+"""Rewrites of the precision: the model's own, where the model decides."""
 
 from __future__ import annotations
 
@@ -6,35 +6,44 @@ from collections.abc import Iterator
 
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
-from toolchains.trtllm.normalization.change import Change, option
+from toolchains.trtllm.normalization.change import Change, option_change
 from toolchains.trtllm.releases.precision_recipe import quantization_name, quantization_of
 
-_FEWEST_BITS, _FEWEST_BITS_WITHOUT_4 = 4, 8
-_MOST_BITS = 16
+# Bounds of auto_quantize_bits, from examples/quantization/quantize.py @aaacc9bd.
+_MIN_BITS, _MIN_BITS_WITHOUT_4 = 4, 8
+_MAX_BITS = 16
 
 
-def model_precision(context: BuildContext) -> Iterator[Change]:
-    found = quantization_of(context.facts)
-    if found and context.spec.precision.quantization is None and (word := quantization_name(found)):
-        why = "the model is quantised already, and the real script lets that win over every flag"
-        yield Change("model_precision", "precision", "quantization", word, why)
-
-
-def dtype(context: BuildContext) -> Iterator[Change]:
-    if context.dtype != "auto" or context.facts.dtype is None:
+def take_model_precision(context: BuildContext) -> Iterator[Change]:
+    """The scripts follow the model's quantization_config whatever their flags say."""
+    model_quantization = quantization_of(context.facts)
+    if model_quantization is None or context.spec.precision.quantization is not None:
         return
-    found = context.facts.dtype
-    why = "the model's own dtype"
-    if found == "float32":
-        found, why = "float16", "auto turns a float32 model into float16; write float32 to keep it"
-    yield Change("dtype_auto", "precision", "dtype", found, why)
+    name = quantization_name(model_quantization)
+    if name:
+        reason = "the model is quantized already, and the script follows the model whatever its flags say"
+        yield Change("model_precision", "precision", "quantization", name, reason)
 
 
-def auto_quantize(context: BuildContext) -> Iterator[Change]:
-    bits, formats = context.option_value("auto_quantize_bits"), auto_formats(context)
+def resolve_dtype(context: BuildContext) -> Iterator[Change]:
+    """Source: examples/models/core/llama/convert_checkpoint.py @fd96a08b."""
+    model_dtype = context.facts.dtype
+    if context.dtype != "auto" or model_dtype is None:
+        return
+    if model_dtype == "float32":
+        reason = "auto turns a float32 model into float16; write float32 to keep it"
+        yield Change("dtype_auto", "precision", "dtype", "float16", reason)
+    else:
+        yield Change("dtype_auto", "precision", "dtype", model_dtype, "the model's own dtype")
+
+
+def bound_auto_quantize_bits(context: BuildContext) -> Iterator[Change]:
+    """The script takes the lower bound for any number of bits out of range, too many included."""
+    formats = auto_formats(context)
+    bits = context.option_value("auto_quantize_bits")
     if not formats or not isinstance(bits, int | float):
         return
-    fewest = _FEWEST_BITS if any("4" in name for name in formats) else _FEWEST_BITS_WITHOUT_4
-    if not fewest <= bits <= _MOST_BITS:
-        why = f"it must be {fewest} to {_MOST_BITS} bits with these formats, and the lower bound counts instead"
-        yield option("autoq_bits", "auto_quantize_bits", fewest, why)
+    min_bits = _MIN_BITS if any("4" in name for name in formats) else _MIN_BITS_WITHOUT_4
+    if not min_bits <= bits <= _MAX_BITS:
+        reason = f"these formats take {min_bits} to {_MAX_BITS} bits, and the release uses the lower bound instead"
+        yield option_change("autoq_bits", "auto_quantize_bits", min_bits, reason)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.normalization import idle_options
+from toolchains.trtllm.normalization.rewrites import idle_options
 from toolchains.trtllm.releases.engine_part import EnginePart
 
 _SIZES, _TOKENS = ("max_batch_size", "max_beam_width"), ("max_num_tokens", "opt_num_tokens")

@@ -9,12 +9,12 @@ from pydantic import JsonValue
 
 from enginefarm.contract.work import Job
 from toolchains.toolchain import InvalidOutput
-from toolchains.trtllm.context import adapters
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.output import effective_settings as effective
 from toolchains.trtllm.output import safetensors_header as shard
 from toolchains.trtllm.output import settings_match as agreement
 from toolchains.trtllm.output.rank_files import exactly, named, read_json
+from toolchains.trtllm.releases import adapters
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.release import find_release
 

@@ -1,13 +1,17 @@
-"""The precision table of the releases' documentation: which model may have which quantisation."""
+"""The precision table of TensorRT-LLM's documentation: which model has which quantization.
+
+Source: docs/source/reference/precision.md at 0.16.0.dev2024121000 (`data/documented_precisions.json` has the commit).
+NVIDIA states that its table is not exhaustive.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
 
-class Documented(FrozenModel):
+class DocumentedModel(FrozenModel):
     """One line of the table."""
 
     model: str
@@ -16,30 +20,36 @@ class Documented(FrozenModel):
 
     @property
     def expected(self) -> str:
+        """The documented quantizations in words, for the text of an error."""
         return ", ".join(["null", *self.quantizations])
 
 
-class _Table(FrozenModel):
-    description: str
-    source: Source
+class _PrecisionTable(DataFile):
     columns: tuple[str, ...]
-    nvfp4: tuple[str, ...]  # architectures; of a later table
-    models: tuple[Documented, ...]
+    nvfp4: tuple[str, ...]  # architectures; from the table of a later release, which added this column
+    models: tuple[DocumentedModel, ...]
 
 
 @cache
-def _table() -> _Table:
-    return _Table.model_validate_json((DATA / "documented_precisions.json").read_bytes())
+def _precision_table() -> _PrecisionTable:
+    return read_data_file("documented_precisions.json", _PrecisionTable)
 
 
-def undocumented(architecture: str, quantization: str | None) -> Documented | None:
-    """The model's line, if the table has a column for the quantisation and the line is empty there."""
-    lines = (line for line in _table().models if architecture in line.architectures)
-    line = next(lines, None)
-    if line is None or quantization not in _table().columns or quantization in line.quantizations:
+def undocumented_model(architecture: str, quantization: str | None) -> DocumentedModel | None:
+    """The line of a model that is documented without this quantization.
+
+    Returns:
+        None if the table has no line for the model, no column for the quantization, or documents both together.
+    """
+    table = _precision_table()
+    if quantization not in table.columns:
         return None
-    return line
+    for line in table.models:
+        if architecture in line.architectures:
+            return None if quantization in line.quantizations else line
+    return None
 
 
 def nvfp4_architectures() -> tuple[str, ...]:
-    return _table().nvfp4
+    """The architectures for which NVFP4 is documented."""
+    return _precision_table().nvfp4

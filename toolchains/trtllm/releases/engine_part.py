@@ -1,79 +1,104 @@
-"""The engines that one build makes: one, or the two of an encoder-decoder, each from a checkpoint of its own."""
+"""The engines that one build makes: one, or two for an encoder-decoder, each from a checkpoint of its own.
+
+ADR 0011 has the reasons for building both as one, with the limits that a caller means.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec, Limits
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.model_family import find_family
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 from toolchains.trtllm.releases.reserved_options import ReservedOption
 
-START = 1  # the token that a decoder begins with, before the first one of the output
+START_TOKENS = 1  # a decoder begins with one token before the first token of the output
+
+
+class Length(NamedTuple):
+    """A length that trtllm-build is told, and the limit of the spec that it follows from."""
+
+    value: int
+    limit: str
 
 
 class EnginePart(FrozenModel):
-    folder: str = ""  # of its checkpoint and of its engine; '': these directories themselves
-    architecture: str | None = None  # of its checkpoint, where every model has the same
-    fixed_options: Mapping[str, JsonValue] = {}
-    has_token_limits: bool = True
+    """One engine of a build, and the checkpoint that it is built from."""
 
-    def lengths(self, limits: Limits) -> dict[str, tuple[int, str]]:
-        """Option of trtllm-build → what it is told, and the limit of the spec that this follows from."""
-        given, total = limits.max_input_len, limits.seq_len
-        match self.folder:
-            case "encoder":
-                return {"max_input_len": (given, "max_input_len"), "max_seq_len": (given, "max_input_len")}
-            case "decoder":
-                return {
-                    "max_input_len": (START, "max_output_len"),
-                    "max_seq_len": (START + total - given, "max_output_len"),
-                    "max_encoder_input_len": (given, "max_input_len"),
-                }
-        return {"max_input_len": (given, "max_input_len"), "max_seq_len": (total, "max_seq_len")}
+    folder: str = ""  # below the checkpoint and below the engine; '' for these directories themselves
+    architecture: str | None = None  # the checkpoint's, where it is the same for every model
+    fixed_options: Mapping[str, JsonValue] = {}  # of trtllm-build; callers cannot change them
+    has_token_limits: bool = True  # whether trtllm-build is told max_num_tokens and opt_num_tokens
+
+    def lengths(self, limits: Limits) -> dict[str, Length]:
+        """Lengths in tokens, by option of trtllm-build.
+
+        An encoder reads the input and writes nothing. A decoder reads the start token, writes the output, and attends
+        to the input through the encoder (examples/models/core/enc_dec/README.md @57702ebc).
+        """
+        input_length = Length(limits.max_input_len, "max_input_len")
+        output_tokens = limits.seq_len - limits.max_input_len
+        if self.folder == "encoder":
+            return {"max_input_len": input_length, "max_seq_len": input_length}
+        if self.folder == "decoder":
+            return {
+                "max_input_len": Length(START_TOKENS, "max_output_len"),
+                "max_seq_len": Length(START_TOKENS + output_tokens, "max_output_len"),
+                "max_encoder_input_len": input_length,
+            }
+        return {"max_input_len": input_length, "max_seq_len": Length(limits.seq_len, "max_seq_len")}
 
 
-class _EnginePartTable(FrozenModel):
-    description: str
-    source: Source
+class _EncoderDecoderParts(DataFile):
     parts: tuple[EnginePart, ...]
     closed_options: Mapping[str, ReservedOption]
 
 
-_WHOLE = (EnginePart(),)
+_SINGLE_ENGINE = (EnginePart(),)
 
 
 @cache
-def _two() -> _EnginePartTable:
-    return _EnginePartTable.model_validate_json((DATA / "engine_parts.json").read_bytes())
+def _encoder_decoder_parts() -> _EncoderDecoderParts:
+    return read_data_file("engine_parts.json", _EncoderDecoderParts)
 
 
 def is_encoder_decoder(architecture: str) -> bool:
-    """Whether the input is read by an encoder, and the output written by a decoder with an engine of its own."""
-    found = find_family(architecture)
-    return found is not None and found.encoder_decoder
+    """True if one engine reads the input and another writes the output."""
+    family = find_family(architecture)
+    return family is not None and family.encoder_decoder
 
 
 def engine_parts(architecture: str) -> tuple[EnginePart, ...]:
-    """In the order in which they are built."""
-    return _two().parts if is_encoder_decoder(architecture) else _WHOLE
+    """The engines of this architecture, in the order in which they are built."""
+    if is_encoder_decoder(architecture):
+        return _encoder_decoder_parts().parts
+    return _SINGLE_ENGINE
 
 
 def closed_options(architecture: str) -> Mapping[str, ReservedOption]:
-    """Options that the programs have, and that are not for this architecture."""
-    found = find_family(architecture)
-    own = found.closed_options if found else {}
-    return {**_two().closed_options, **own} if is_encoder_decoder(architecture) else own
+    """Options that the programs have and that callers cannot set for this architecture, by name."""
+    family = find_family(architecture)
+    of_family = family.closed_options if family else {}
+    if is_encoder_decoder(architecture):
+        return {**_encoder_decoder_parts().closed_options, **of_family}
+    return of_family
 
 
 def relative_bias_elements(facts: ModelFacts, spec: BuildSpec) -> int:
-    """Of the table that the decoder holds on each rank: one for each head and pair of positions; 0 if there is none."""
-    found = find_family(facts.architecture)
-    if found is None or not found.relative_attention or spec.options.get("use_implicit_relative_attention"):
+    """Elements of the decoder's table of relative positions on each rank: one for each head and pair of positions.
+
+    Returns:
+        0 if the model has no such table, or computes it while it runs (use_implicit_relative_attention).
+        Source: tensorrt_llm/models/enc_dec/model.py @04a2cacb.
+    """
+    family = find_family(facts.architecture)
+    if family is None or not family.relative_attention or spec.options.get("use_implicit_relative_attention"):
         return 0
-    positions = START + spec.limits.seq_len - spec.limits.max_input_len + 1
-    return (facts.num_attention_heads or 0) // spec.parallelism.tp * positions**2
+    positions = START_TOKENS + spec.limits.seq_len - spec.limits.max_input_len + 1
+    heads_per_rank = (facts.num_attention_heads or 0) // spec.parallelism.tp
+    return heads_per_rank * positions**2

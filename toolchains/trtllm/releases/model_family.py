@@ -1,4 +1,4 @@
-"""Families of models as data: which architecture goes to which conversion script, and how that script is spoken to."""
+"""Model families: which conversion script takes which Hugging Face architecture, and how it names its arguments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.reserved_options import ReservedOption
 
+# What every conversion is told: directories, dtype, and the sizes of parallelism.
 Role = Literal["source", "output", "dtype", "tp", "pp", "cp"]
 
-# How most programs name what the farm always says; a family may name some otherwise.
 DEFAULT_ARGUMENT_NAMES: Mapping[Role, str] = {
     "source": "model_dir",
     "output": "output_dir",
@@ -25,46 +25,51 @@ DEFAULT_ARGUMENT_NAMES: Mapping[Role, str] = {
 
 
 class ModelFamily(FrozenModel):
-    architectures: Mapping[str, str]  # Hugging Face architecture → the release since which that is proven
-    argument_names: Mapping[Role, str] = {}
+    """Architectures that share a conversion script."""
+
+    architectures: Mapping[str, str]  # Hugging Face architecture → the first release proven to convert it
+    argument_names: Mapping[Role, str] = {}  # where the script differs from DEFAULT_ARGUMENT_NAMES
     fixed_options: Mapping[str, JsonValue] = {}
-    limited_to_one: tuple[
-        Role, ...
-    ] = ()  # kinds of parallelism of which the script makes one, although it has an option
-    required_options: tuple[str, ...] = ()  # options that a caller must set: their defaults fit one of several models
-    unsupported_reason: str | None = None  # why no release converts it here
-    encoder_decoder: bool = False  # two checkpoints and two engines: see `part`
-    relative_attention: bool = False  # it attends by relative positions
-    unquantized_reason: str | None = None  # why no quantisation of it is made
-    closed_options: Mapping[str, ReservedOption] = {}  # options that the programs have, and that are not for it
+    limited_to_one: tuple[Role, ...] = ()  # parallelism that the script parses but does not divide by
+    required_options: tuple[str, ...] = ()  # callers must set them: their defaults fit one of several models
+    unsupported_reason: str | None = None  # why no release converts it in this farm
+    encoder_decoder: bool = False  # two checkpoints and two engines: see `engine_part`
+    relative_attention: bool = False
+    unquantized_reason: str | None = None  # why it has no quantization
+    closed_options: Mapping[str, ReservedOption] = {}  # options that the programs have, but not for this family
 
     @property
-    def names(self) -> Mapping[Role, str]:
+    def all_argument_names(self) -> Mapping[Role, str]:
+        """How the script names the argument of each role."""
         return {**DEFAULT_ARGUMENT_NAMES, **self.argument_names}
 
 
-class _Families(FrozenModel):
-    description: str
-    source: Source
+class _Families(DataFile):
     families: Mapping[str, ModelFamily]
 
 
 @cache
 def families_by_name() -> Mapping[str, ModelFamily]:
-    return _Families.model_validate_json((DATA / "model_families.json").read_bytes()).families
+    """Family name → family. A release's conversion scripts are listed under the same names."""
+    return read_data_file("model_families.json", _Families).families
 
 
 @cache
 def family_names() -> Mapping[str, str]:
-    """Hugging Face architecture → family, in any release."""
-    return {architecture: name for name, family in families_by_name().items() for architecture in family.architectures}
+    """Hugging Face architecture → family name, in any release."""
+    names = {}
+    for name, family in families_by_name().items():
+        names.update(dict.fromkeys(family.architectures, name))
+    return names
 
 
 def find_family(architecture: str) -> ModelFamily | None:
-    return families_by_name().get(family_names().get(architecture, ""))
+    """None if no release has a family for the architecture."""
+    name = family_names().get(architecture)
+    return families_by_name()[name] if name else None
 
 
 def proven_since(architecture: str) -> str | None:
-    """The release since which it is proven that the family's script takes this architecture."""
-    name = family_names().get(architecture)
-    return families_by_name()[name].architectures[architecture] if name else None
+    """The first release whose script is proven to convert this architecture; None if none is."""
+    family = find_family(architecture)
+    return family.architectures[architecture] if family else None

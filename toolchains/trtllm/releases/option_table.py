@@ -1,48 +1,26 @@
-"""The options of one program of one release, as data: what is accepted, what is default, how it is written."""
+"""The command-line options of one program of one release: accepted values, defaults, and how they are written."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
-DATA = Path(__file__).parent.parent / "data"
+from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source
 
 _JSON_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean"}
-_DTYPES = frozenset({"float16", "float32", "bfloat16"})
 _PYTHON_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
-
-
-class FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(FrozenModel):
-    """Where a table was read, and how sure that makes us.
-
-    `exact`: at the release itself; `near`: at a snapshot within weeks of it; `range`: at a commit of which only a span
-    of versions is known; `inferred`: concluded from the tables around it.
-    """
-
-    repo: str | None
-    path: str | None
-    commit: str | None
-    also: tuple[str, ...] = ()
-    sure: Literal["exact", "near", "range", "inferred"]
-    how: str
-    between: tuple[str, ...] = ()  # the two tables around an inferred one
-    by_history: tuple[str, ...] = ()  # options that only one of them has, and that the history of the file proves
-    without: tuple[str, ...] = ()  # options of the snapshot that the release may not have any more
+_TYPE_WORDS = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false"}
+_DTYPES = frozenset({"float16", "float32", "bfloat16"})
 
 
 class Option(FrozenModel):
     """One option of a command line. `bool` is a flag without a value; a `None` default is "unset".
 
-    `about` and `minimum` are the farm's own (`data/glossary.json`); all else is what the program's parser says.
+    `about` and `minimum` are the farm's own (`data/glossary.json`); all else is what the program's parser states.
     """
 
     flag: str
@@ -57,24 +35,26 @@ class Option(FrozenModel):
     note: str | None = None
     minimum: int | None = None
     default_sure: bool = True  # False: the tables around this release differ, so the value is always written
-    auto_is_ours: bool = False  # the program does not know "auto"
+    auto_is_ours: bool = False  # the program does not know "auto": the farm writes the model's dtype in its place
 
     @property
     def name(self) -> str:
+        """The key under `/options` of a spec, as argparse would name the attribute."""
         return option_name(self.flag)
 
     @property
     def alias_names(self) -> tuple[str, ...]:
-        """Aliases that are words; one like -sq is no name."""
+        """The long aliases. A short one such as -sq is not accepted as a key under `/options`."""
         return tuple(option_name(alias) for alias in self.aliases if alias.startswith("--"))
 
     @property
     def for_callers(self) -> Option:
-        """Releases before 0.11 want a plugin's dtype spelt out: for callers `auto` is the model's dtype in any release.
+        """The option as callers see it: a plugin's dtype may be `auto`, the model's dtype, in every release.
 
-        Those releases take float16 where nothing is said, whatever the model is in.
+        Releases before 0.11 have no `auto` and take float16 if the option is left out, whatever the model's dtype is.
         """
-        if not set(self.choices) >= _DTYPES or "auto" in self.choices:
+        takes_dtypes = set(self.choices) >= _DTYPES
+        if not takes_dtypes or "auto" in self.choices:
             return self
         default = "auto" if self.default == "float16" else self.default
         return self.model_copy(
@@ -83,7 +63,7 @@ class Option(FrozenModel):
 
     @property
     def value_schema(self) -> dict[str, Any]:
-        """JSON Schema of the value. Where the default is unset, null says so."""
+        """JSON Schema of the value, with null if the default is unset."""
         value: dict[str, Any] = {"enum": list(self.choices)} if self.choices else {"type": _JSON_TYPES[self.type]}
         if self.minimum is not None:
             value["minimum"] = self.minimum
@@ -96,25 +76,29 @@ class Option(FrozenModel):
 
     @property
     def expected(self) -> str:
+        """The accepted values in words, for the text of an error."""
         if self.choices:
-            one = ", ".join(str(choice) for choice in self.choices)
-            words = f"one of {one}" if self.nargs != "+" else f"a list of {one}"
+            choices = ", ".join(str(choice) for choice in self.choices)
+            text = f"a list of {choices}" if self.nargs == "+" else f"one of {choices}"
         else:
-            words = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false"}[
-                self.type
-            ]
+            text = _TYPE_WORDS[self.type]
         if self.minimum is not None:
-            words += f" ≥ {self.minimum}"
-        return words + (" or null" if self.default is None else "")
+            text += f" ≥ {self.minimum}"
+        if self.default is None:
+            text += " or null"
+        return text
 
     def accepts(self, value: JsonValue) -> bool:
+        """True for the default, and for what the program's parser and the farm's minimum accept."""
+        # Identity: 1 == True and 0 == False in Python, and a number is no flag.
         if value is self.default:
             return True
         if self.nargs == "+":
-            return isinstance(value, list) and bool(value) and all(self._accepts_one(item) for item in value)
-        return self._accepts_one(value)
+            return isinstance(value, list) and bool(value) and all(self._accepts_item(item) for item in value)
+        return self._accepts_item(value)
 
-    def _accepts_one(self, value: JsonValue) -> bool:
+    def _accepts_item(self, value: JsonValue) -> bool:
+        # bool is a subclass of int, but `true` is no whole number.
         if not isinstance(value, _PYTHON_TYPES[self.type]) or isinstance(value, bool) is not (self.type == "bool"):
             return False
         if self.choices and value not in self.choices:
@@ -122,9 +106,10 @@ class Option(FrozenModel):
         return self.minimum is None or (isinstance(value, int | float) and value >= self.minimum)
 
     def argv(self, value: JsonValue, dtype: str | None = None) -> tuple[str, ...]:
-        """The option as it is written on a command line; nothing if `value` is what the program does anyway.
+        """The option on a command line; empty if the program does the same without it.
 
-        `dtype` is the model's, for an `auto` that the program does not know.
+        Args:
+            dtype: the model's, for an `auto` that the program does not know.
         """
         if self.auto_is_ours and value == "auto":
             value = dtype
@@ -137,6 +122,8 @@ class Option(FrozenModel):
 
 
 class OptionTable(FrozenModel):
+    """Every option of one program, in one release or in several that have the same."""
+
     program: str
     source: Source
     options: tuple[Option, ...]
@@ -148,20 +135,26 @@ class OptionTable(FrozenModel):
 
 @cache
 def load_table(file: str) -> OptionTable:
-    """The table with the farm's own words and bounds filled in."""
+    """Read a file of `data/tables`, with descriptions and minimums from `data/glossary.json`.
+
+    Raises:
+        KeyError: the glossary does not describe an option of the table.
+    """
     content = json.loads((DATA / "tables" / file).read_bytes())
-    words = _glossary()[content["program"]]
-    options = [words[option_name(option["flag"])] | option for option in content["options"]]
+    glossary = _glossary()[content["program"]]
+    # The table goes last: where both state a field, the program's parser is right.
+    options = [glossary[option_name(option["flag"])] | option for option in content["options"]]
     return OptionTable.model_validate_json(json.dumps(content | {"options": options}))
 
 
 @cache
 def _glossary() -> dict[str, dict[str, dict[str, JsonValue]]]:
-    """Program → option → what it does, and the farm's bound if there is one."""
+    """Program → option → what it does, and the farm's minimum if there is one."""
     programs: dict[str, dict[str, dict[str, JsonValue]]]
     programs = json.loads((DATA / "glossary.json").read_bytes())["programs"]
     return programs
 
 
 def option_name(flag: str) -> str:
+    """`--max-batch-size` and `--max_batch_size` → `max_batch_size`: releases differ in how they write a flag."""
     return flag.lstrip("-").replace("-", "_")

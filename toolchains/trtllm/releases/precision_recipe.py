@@ -1,92 +1,113 @@
-"""Recipes for precisions as data: which program is called with which arguments.
+"""Recipes for precisions as data: which program makes one, with which arguments.
 
-A release has a recipe only if its own option tables take every argument of it.
+A release has a recipe only if its own option tables take every argument of it: what no table proves is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple
 
 from packaging.version import Version
 from pydantic import JsonValue
 
 from enginefarm.contract.model_facts import ModelFacts
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Option, OptionTable, Source
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
+from toolchains.trtllm.releases.option_table import Option, OptionTable
 
 Program = Literal["convert", "quantize"]
-ModelQuantization: TypeAlias = tuple[str, int | None]  # weights that are quantised already: (method, bits)
 
-SOURCE = "{source}"  # stands for the model's directory in what a recipe says
+SOURCE = "{source}"  # stands for the model's directory in the arguments of a recipe
+
+
+class ModelQuantization(NamedTuple):
+    """How the weights of a model are quantized before any conversion, by its `quantization_config`."""
+
+    method: str
+    bits: int | None
 
 
 class PrecisionRecipe(FrozenModel):
-    """One recipe to one precision, of the weights or of the KV cache."""
+    """One way of making one precision, of the weights or of the KV cache."""
 
     program: Program
     arguments: Mapping[str, JsonValue]
-    allowed_options: tuple[str, ...] = ()
-    required_options: tuple[str, ...] = ()
+    allowed_options: tuple[str, ...] = ()  # callers may set them with this recipe only
+    required_options: tuple[str, ...] = ()  # callers must set them
     calibrates: bool = False
-    model_quantization: ModelQuantization | None = None
-    since: str = "0"
+    model_quantization: ModelQuantization | None = None  # None: for weights that are not quantized
+    since: str = "0"  # the first release for which the recipe is proven
 
-    def is_open(self, version: str, table: OptionTable, model_quantization: ModelQuantization | None) -> bool:
-        known = table.by_name
-        return (
-            self.model_quantization == model_quantization
-            and Version(self.since) <= Version(version)
-            and all(name in known and _takes(known[name], value) for name, value in self.arguments.items())
-            and all(name in known for name in self.required_options)
-            and (not self.calibrates or precision_recipes().calibration.option in known)
-        )
+    def is_available(self, version: str, table: OptionTable, model_quantization: ModelQuantization | None) -> bool:
+        """True if the release's program, whose options `table` has, can follow the recipe with such weights."""
+        if self.model_quantization != model_quantization or Version(version) < Version(self.since):
+            return False
+        options = table.by_name
+        for name, value in self.arguments.items():
+            if name not in options or not _takes_argument(options[name], value):
+                return False
+        # A program without an option for calibration data downloads a data set by name, and a worker downloads nothing.
+        if self.calibrates and recipe_table().calibration.option not in options:
+            return False
+        return all(name in options for name in self.required_options)
 
 
 class Calibration(FrozenModel):
-    option: str  # the one that names the data; a program without it fetches them by a name of its own
+    """How a program is told of calibration data."""
+
+    option: str  # names the directory with the data
     allowed_options: tuple[str, ...]
 
 
-class RecipeTable(FrozenModel):
-    description: str
-    source: Source
+class RecipeTable(DataFile):
+    """Every recipe, in order of preference: the first one that is available is used."""
+
     plain: tuple[PrecisionRecipe, ...]
     quantization: Mapping[str, tuple[PrecisionRecipe, ...]]
     kv_cache: Mapping[str, tuple[PrecisionRecipe, ...]]
     calibration: Calibration
 
-    def all(self) -> list[PrecisionRecipe]:
-        named = (*self.quantization.values(), *self.kv_cache.values())
-        return [*self.plain, *(recipe for some in named for recipe in some)]
+    def all_recipes(self) -> list[PrecisionRecipe]:
+        recipes = list(self.plain)
+        for alternatives in (*self.quantization.values(), *self.kv_cache.values()):
+            recipes.extend(alternatives)
+        return recipes
 
 
 @cache
-def precision_recipes() -> RecipeTable:
-    return RecipeTable.model_validate_json((DATA / "precision_recipes.json").read_bytes())
+def recipe_table() -> RecipeTable:
+    return read_data_file("precision_recipes.json", RecipeTable)
 
 
 def recipe_option_names() -> frozenset[str]:
-    """Every option that some recipe opens to callers."""
-    return frozenset(precision_recipes().calibration.allowed_options).union(
-        *((*recipe.allowed_options, *recipe.required_options) for recipe in precision_recipes().all())
-    )
+    """The options that callers may set only together with some recipe."""
+    names = set(recipe_table().calibration.allowed_options)
+    for recipe in recipe_table().all_recipes():
+        names.update(recipe.allowed_options, recipe.required_options)
+    return frozenset(names)
 
 
 def quantization_of(facts: ModelFacts) -> ModelQuantization | None:
-    """Of weights that are quantised already. The real scripts let what the model says win over every flag."""
+    """The quantization that the model has already; None if its weights are not quantized.
+
+    The conversion scripts follow `quantization_config` whatever their flags say
+    (examples/models/core/llama/convert_checkpoint.py @fd96a08b).
+    """
     config = facts.quantization_config
     if config is None:
         return None
-    method, bits = config.get("quant_method"), config.get("bits")
-    return str(method), bits if isinstance(bits, int) else None
+    bits = config.get("bits")
+    return ModelQuantization(str(config.get("quant_method")), bits if isinstance(bits, int) else None)
 
 
-def quantization_name(found: ModelQuantization) -> str | None:
-    """The farm's word for the quantisation that a model already has, if there is one."""
-    named = precision_recipes().quantization.items()
-    return next((name for name, some in named if any(recipe.model_quantization == found for recipe in some)), None)
+def quantization_name(model_quantization: ModelQuantization) -> str | None:
+    """The farm's name for the quantization that a model has already; None if no recipe takes such weights."""
+    for name, recipes in recipe_table().quantization.items():
+        if any(recipe.model_quantization == model_quantization for recipe in recipes):
+            return name
+    return None
 
 
-def _takes(option: Option, value: JsonValue) -> bool:
+def _takes_argument(option: Option, value: JsonValue) -> bool:
     return value == SOURCE or option.accepts(value)

@@ -1,4 +1,7 @@
-"""The releases as data. Adding one is adding it to a file of `data/releases`, and tables if its options moved."""
+"""TensorRT-LLM releases as data: their programs, and the options that callers may set.
+
+A new release is a new entry in a file of `data/releases`, and new files in `data/tables` if its options changed.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,17 @@ from collections.abc import Mapping
 from functools import cache, cached_property
 
 from packaging.version import Version
-from pydantic import TypeAdapter
 
 from enginefarm.contract.errors import InvalidSpec, Problem
+from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source, read_data_file
 from toolchains.trtllm.releases.engine_part import closed_options
-from toolchains.trtllm.releases.model_family import (
-    ModelFamily,
-    family_names,
-    find_family,
-    proven_since,
-)
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Option, OptionTable, Source, load_table
+from toolchains.trtllm.releases.model_family import family_names, proven_since
+from toolchains.trtllm.releases.option_table import Option, OptionTable, load_table
 from toolchains.trtllm.releases.reserved_options import is_reserved
 
 
 class Script(FrozenModel):
-    """A program of the examples: its path below their folder, and the file of its table."""
+    """A program of the examples: its path below their folder, and the file of its option table."""
 
     script: str
     table: str
@@ -32,7 +30,7 @@ class Script(FrozenModel):
 
 
 class ReleaseFacts(FrozenModel):
-    """One release of a series, and what it is built on (None: not stated, which is not the same as unchanged)."""
+    """One release, and what it is built on. None: its notes do not state it, which does not mean unchanged."""
 
     version: str
     commit: str | None
@@ -45,67 +43,75 @@ class ReleaseFacts(FrozenModel):
 
 
 class Programs(FrozenModel):
-    """The programs that the releases of one series have, and what they accept."""
+    """The programs of the releases of one series. `build` and `refit` are files of option tables."""
 
     build: str
     quantize: Script
-    refit: str | None  # None: the releases before 0.10, which make no plans without weights
-    convert: Mapping[str, Script]  # by family
-    draft: Mapping[str, Script] = {}  # by speculative_decoding_mode: what makes a checkpoint with draft heads
+    refit: str | None  # None before 0.10: those releases make no plans without weights
+    convert: Mapping[str, Script]  # by model family
+    draft: Mapping[str, Script] = {}  # by speculative_decoding_mode: scripts that add draft heads
 
 
 class ReleaseDescriptor(ReleaseFacts, Programs):
-    """One release: its programs, and how sure we are of their options."""
+    """One release with its programs, and how sure their options are."""
 
     source: Source
     series: str  # releases of one series have the same programs
 
     @property
     def build_table(self) -> OptionTable:
+        """The options of trtllm-build."""
         return load_table(self.build)
 
     @property
     def refit_table(self) -> OptionTable | None:
+        """The options of trtllm-refit; None if the release has no such program."""
         return load_table(self.refit) if self.refit else None
 
     @property
     def build_options(self) -> Mapping[str, Option]:
-        """What a caller may set of trtllm-build."""
+        """The options of trtllm-build that callers may set, by name."""
         return caller_options(self.build)
 
     @cached_property
     def architectures(self) -> tuple[str, ...]:
+        """The Hugging Face architectures that the release is proven to convert, sorted."""
         return tuple(sorted(name for name in family_names() if self.script_for(name)))
 
-    def family(self, architecture: str) -> ModelFamily | None:
-        return find_family(architecture)
-
     def script_for(self, architecture: str) -> Script | None:
-        """The script that is proven to take this architecture in this release."""
-        proven = proven_since(architecture)
-        if proven is None or Version(self.version) < Version(proven):
+        """The script that is proven to convert this architecture in this release; None if there is none."""
+        first_release = proven_since(architecture)
+        if first_release is None or Version(self.version) < Version(first_release):
             return None
         return self.convert.get(family_names()[architecture])
 
     def build_options_of(self, architecture: str) -> Mapping[str, Option]:
-        """Those of trtllm-build that are for this architecture."""
-        return _without(self.build_options, architecture)
+        """The options of trtllm-build that callers may set for this architecture, by name."""
+        return _without_closed(self.build_options, architecture)
 
     def convert_options(self, architecture: str) -> Mapping[str, Option]:
-        """What a caller may set of the script that takes this architecture; nothing if none does."""
+        """The options of its conversion script that callers may set, by name; empty without such a script."""
         script = self.script_for(architecture)
-        return _without(convert_options(script), architecture) if script else {}
+        return _without_closed(convert_options(script), architecture) if script else {}
 
     def options(self, architecture: str) -> Mapping[str, Option]:
-        """What a caller may set of both programs."""
+        """The options of both programs that callers may set for this architecture, by name."""
         return {**self.build_options_of(architecture), **self.convert_options(architecture)}
 
     def option_aliases(self, architecture: str) -> Mapping[str, str]:
+        """Alias of an option of either program → the option's name."""
         script = self.script_for(architecture)
-        return option_aliases(self.build, *([script.table] if script else []))
+        tables = [self.build, script.table] if script else [self.build]
+        return option_aliases(*tables)
+
+    def scripts(self) -> list[Script]:
+        """Every program that makes a checkpoint."""
+        return [self.quantize, *self.convert.values(), *self.draft.values()]
 
 
 class _Series(Programs):
+    """A file of `data/releases`."""
+
     source: Source
     releases: tuple[ReleaseFacts, ...]
 
@@ -117,10 +123,11 @@ class _Series(Programs):
 @cache
 def all_releases() -> tuple[ReleaseDescriptor, ...]:
     """Newest first."""
-    read = TypeAdapter(_Series).validate_json
-    files = (DATA / "releases").glob("*.json")
-    known = [release for path in files for release in read(path.read_bytes()).descriptors(path.stem)]
-    return tuple(sorted(known, key=lambda release: Version(release.version), reverse=True))
+    descriptors: list[ReleaseDescriptor] = []
+    for path in (DATA / "releases").glob("*.json"):
+        series = read_data_file(f"releases/{path.name}", _Series)
+        descriptors += series.descriptors(path.stem)
+    return tuple(sorted(descriptors, key=lambda release: Version(release.version), reverse=True))
 
 
 def find_release(version: str | None) -> ReleaseDescriptor:
@@ -131,72 +138,71 @@ def find_release(version: str | None) -> ReleaseDescriptor:
     for release in all_releases():
         if release.version == version:
             return release
-    raise InvalidSpec(
-        [
-            Problem(
-                pointer="/toolchain/version",
-                code="unknown_release",
-                detail=f"the farm does not know TensorRT-LLM {version}",
-                value=version,
-                expected=" or ".join(release.version for release in all_releases()),
-            )
-        ]
+    problem = Problem(
+        pointer="/toolchain/version",
+        code="unknown_release",
+        detail=f"the farm does not know TensorRT-LLM {version}",
+        value=version,
+        expected=" or ".join(release.version for release in all_releases()),
     )
+    raise InvalidSpec([problem])
 
 
 def convert_option_names() -> frozenset[str]:
-    """Every option that belongs to a conversion, in any release and family."""
-    programs = {script.table: script for release in all_releases() for script in _converting(release)}
-    return frozenset(name for script in programs.values() for name in convert_options(script))
+    """Every option that callers may set of a conversion, in any release and family."""
+    scripts = {script.table: script for release in all_releases() for script in release.scripts()}
+    names: set[str] = set()
+    for script in scripts.values():
+        names.update(convert_options(script))
+    return frozenset(names)
 
 
 @cache
 def build_option_names() -> frozenset[str]:
     """Every option of trtllm-build, in any release."""
-    return frozenset(
-        name for file in {release.build for release in all_releases()} for name in load_table(file).by_name
-    )
+    names: set[str] = set()
+    for release in all_releases():
+        names.update(release.build_table.by_name)
+    return frozenset(names)
 
 
 def releases_with_option(name: str) -> list[str]:
-    """The releases in which a program has this option, newest first."""
-    return [
-        release.version
-        for release in all_releases()
-        if any(name in load_table(file).by_name for file in _files(release))
-    ]
-
-
-def _files(release: ReleaseDescriptor) -> list[str]:
-    return [release.build, *(script.table for script in _converting(release))]
-
-
-def _converting(release: ReleaseDescriptor) -> list[Script]:
-    return [release.quantize, *release.convert.values(), *release.draft.values()]
+    """The versions in which trtllm-build or a conversion program has this option, newest first."""
+    versions = []
+    for release in all_releases():
+        tables = [release.build_table, *(script.options for script in release.scripts())]
+        if any(name in table.by_name for table in tables):
+            versions.append(release.version)
+    return versions
 
 
 @cache
 def caller_options(file: str) -> Mapping[str, Option]:
-    """The options of this table that a caller may set, by name."""
-    known = load_table(file).by_name
-    return {name: option.for_callers for name, option in known.items() if not is_reserved(name, known)}
+    """The options of this table that callers may set, by name."""
+    options = load_table(file).by_name
+    return {name: option.for_callers for name, option in options.items() if not is_reserved(name, options)}
 
 
 def convert_options(script: Script) -> Mapping[str, Option]:
-    """What a caller may set of this script.
+    """The options of this script that callers may set, by name.
 
-    A name that trtllm-build has too is its own: it would enter both keys, and what it says there wins.
+    A name that trtllm-build has too belongs to the build alone. As an option of both stages it would enter both keys,
+    and the builder's value is the one that counts.
     """
-    options = caller_options(script.table).items()
-    return {name: option for name, option in options if name not in build_option_names()}
+    options = caller_options(script.table)
+    return {name: option for name, option in options.items() if name not in build_option_names()}
 
 
-def _without(options: Mapping[str, Option], architecture: str) -> Mapping[str, Option]:
-    not_for_it = closed_options(architecture)
-    return {name: option for name, option in options.items() if name not in not_for_it}
+def _without_closed(options: Mapping[str, Option], architecture: str) -> Mapping[str, Option]:
+    closed = closed_options(architecture)
+    return {name: option for name, option in options.items() if name not in closed}
 
 
 @cache
 def option_aliases(*files: str) -> Mapping[str, str]:
-    """Other name of an option → its name."""
-    return {other: option.name for file in files for option in load_table(file).options for other in option.alias_names}
+    """Alias → name of every option of these tables."""
+    names = {}
+    for file in files:
+        for option in load_table(file).options:
+            names.update(dict.fromkeys(option.alias_names, option.name))
+    return names

@@ -1,52 +1,55 @@
-"""Options that a caller does not write under `/options`, and those that other releases had: what to do instead."""
+"""Options that callers cannot set under `/options`, and options that later releases removed: what to do instead."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from functools import cache
 
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
 
 class ReservedOption(FrozenModel):
-    """An option that exists, but that a caller does not write under `/options`."""
+    """An option that a program has and that callers do not set under `/options`."""
 
-    instead: str  # a JSON pointer, or '' for nothing
+    instead: str  # JSON pointer to what to set in its place; '' for nothing
     why: str
-    only_with: str | None = None  # only in releases that have this option, which replaces it
+    only_with: str | None = None  # reserved only in releases that have this option, which replaces it
 
 
 class FormerOption(FrozenModel):
-    """An option of an older release."""
+    """An option of older releases."""
 
-    instead: str
-    removed_in: str
+    instead: str  # JSON pointer to what to set in its place; '' for nothing
+    removed_in: str  # the first release without it
     why: str
 
 
-class _ReservedOptions(FrozenModel):
-    description: str
-    source: Source
+class _ReservedOptions(DataFile):
     options: Mapping[str, ReservedOption]
 
 
-class _FormerOptions(FrozenModel):
-    description: str
-    source: Source
+class _FormerOptions(DataFile):
     options: Mapping[str, FormerOption]
 
 
 @cache
 def reserved_options() -> Mapping[str, ReservedOption]:
-    return _ReservedOptions.model_validate_json((DATA / "reserved_options.json").read_bytes()).options
+    """By name."""
+    return read_data_file("reserved_options.json", _ReservedOptions).options
 
 
 @cache
 def former_options() -> Mapping[str, FormerOption]:
-    return _FormerOptions.model_validate_json((DATA / "former_options.json").read_bytes()).options
+    """By name."""
+    return read_data_file("former_options.json", _FormerOptions).options
 
 
-def is_reserved(name: str, known: Container[str]) -> bool:
-    """`known`: the options of the program that has `name`."""
-    hint = reserved_options().get(name)
-    return hint is not None and (hint.only_with is None or hint.only_with in known)
+def is_reserved(name: str, program_options: Container[str]) -> bool:
+    """
+    Args:
+        program_options: names of all options of the program that has `name`.
+    """
+    reserved = reserved_options().get(name)
+    if reserved is None:
+        return False
+    return reserved.only_with is None or reserved.only_with in program_options

@@ -8,8 +8,8 @@ from functools import cache
 
 from pydantic import JsonValue
 
-from toolchains.trtllm.context import adapters
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
+from toolchains.trtllm.releases import adapters
+from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source
 
 Options = Mapping[str, JsonValue]
 

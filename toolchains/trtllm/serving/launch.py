@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from enginefarm.contract.serving import Image, Launch, Layout, Serving
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import Job
+from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
-from toolchains.trtllm.releases.option_table import DATA, FrozenModel, Source
 from toolchains.trtllm.serving import decoding as speculation
 from toolchains.trtllm.serving import encoder_decoder as halves_served
 

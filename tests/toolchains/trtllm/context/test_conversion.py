@@ -18,9 +18,9 @@ from tests.doubles.option_parser import convert_parser, quantize_parser
 from tests.toolchains.trtllm.build_contexts import H100, LLAMA, facts, spec
 from toolchains.toolchain import Directories
 from toolchains.trtllm.commands.installation import Installation
-from toolchains.trtllm.context.conversion import conversion
+from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.model_family import family_names
-from toolchains.trtllm.releases.precision_recipe import precision_recipes
+from toolchains.trtllm.releases.precision_recipe import recipe_table
 from toolchains.trtllm.releases.release import all_releases
 from toolchains.trtllm.toolchain import TensorRTLLM
 
@@ -182,9 +182,9 @@ def test_an_option_of_a_way_is_for_that_way_alone() -> None:
     ("version", "architecture", "quantization", "kv_cache", "pointer", "words"),
     [
         ("0.16.0", PHI, "int8_sq", None, None, None),  # by quantize.py
-        ("0.8.0", PHI, "fp8", None, "/precision/quantization", "a worker fetches nothing"),
-        ("0.9.0", LLAMA, "fp8", None, "/precision/quantization", "a worker fetches nothing"),
-        ("0.9.0", LLAMA, None, "int8", "/precision/kv_cache", "a worker fetches nothing"),
+        ("0.8.0", PHI, "fp8", None, "/precision/quantization", "a worker downloads nothing"),
+        ("0.9.0", LLAMA, "fp8", None, "/precision/quantization", "a worker downloads nothing"),
+        ("0.9.0", LLAMA, None, "int8", "/precision/kv_cache", "a worker downloads nothing"),
         ("0.16.0", LLAMA, "nvfp4", None, "/precision/quantization", "0.16.0"),
         ("0.18.2", LLAMA, "nvfp4", None, "/precision/quantization", "0.18.2"),
         ("0.16.0", FALCON, "fp8_rowwise", None, "/precision/quantization", FALCON),
@@ -230,9 +230,9 @@ EVERY = [
     (release.version, architecture, quantization, kv_cache)
     for release in {release.series: release for release in all_releases()}.values()
     for architecture in {family_names()[name]: name for name in release.architectures}.values()
-    for quantization in (None, *precision_recipes().quantization)
-    for kv_cache in (None, *precision_recipes().kv_cache)
-    if conversion(release, architecture, Precision(quantization=quantization, kv_cache=kv_cache), None)
+    for quantization in (None, *recipe_table().quantization)
+    for kv_cache in (None, *recipe_table().kv_cache)
+    if find_conversion(release, architecture, Precision(quantization=quantization, kv_cache=kv_cache), None)
 ]
 
 

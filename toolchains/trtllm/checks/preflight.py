@@ -1,0 +1,51 @@
+"""Find everything that makes a build impossible, before a GPU is taken.
+
+Each problem's code is the id of a rule in `data/rules.json`, or one of `option_values` for an option by itself.
+"""
+
+from __future__ import annotations
+
+from enginefarm.contract.errors import Problem
+from toolchains.trtllm.checks import (
+    adapters,
+    attention,
+    drafts,
+    encoder_decoder,
+    feasibility,
+    hardware,
+    limits,
+    model,
+    option_conflicts,
+    precision,
+    ranks,
+    tensor_size,
+)
+from toolchains.trtllm.checks.check import Check
+from toolchains.trtllm.checks.option_values import find_option_problems
+from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.releases.rule_table import in_force
+
+# The order is that of the problems in an answer.
+_CHECKS: tuple[Check, ...] = (
+    *feasibility.CHECKS,
+    *limits.CHECKS,
+    *model.CHECKS,
+    *precision.CHECKS,
+    *hardware.CHECKS,
+    *ranks.CHECKS,
+    *tensor_size.CHECKS,
+    *attention.CHECKS,
+    *option_conflicts.CHECKS,
+    *drafts.CHECKS,
+    *adapters.CHECKS,
+    *encoder_decoder.CHECKS,
+)
+
+
+def find_problems(context: BuildContext) -> tuple[Problem, ...]:
+    """Everything that the release is known to refuse or to get wrong silently, at once."""
+    version = context.release.version
+    problems = list(find_option_problems(context))
+    for check in _CHECKS:
+        problems += [problem for problem in check(context) if in_force(problem.code, version)]
+    return tuple(problems)
