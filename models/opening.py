@@ -11,8 +11,8 @@ from pydantic import AnyHttpUrl, SecretStr
 
 from models.catalogue.database import Database
 from models.settings import Settings
-from models.sources import BucketSource, DataSource, FileSource, HubDataSource, HubSource, Sources
-from models.sources.database_digest_cache import CatalogueDigestCache
+from models.sources import AuxiliarySource, BucketSource, FileSource, HubAuxiliarySource, HubSource, Sources
+from models.sources.database_digest_cache import DatabaseDigestCache
 from models.sources.trust import Trust
 from models.store import S3Settings, Store, open_store_url
 from models.store.retries import RetryingPool
@@ -53,14 +53,14 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     hub_endpoint = str(settings.hf_endpoint or constants.ENDPOINT)
     hub_token = _revealed(settings.hf_token)
     trust = Trust(settings.trusted_models)
-    digests = CatalogueDigestCache(database)
+    digests = DatabaseDigestCache(database)
     bucket = None
     if settings.models_s3_endpoint is not None:
         bucket = BucketSource(_open_models_client(settings.models_s3_endpoint, settings), trust=trust)
     return Sources(
         hub=HubSource(hub_endpoint, hub_token, trust=trust),
         files=FileSource(settings.model_roots, digests, trust=trust),
-        data=DataSource(settings.model_roots, digests, HubDataSource(hub_endpoint, hub_token)),
+        auxiliary=AuxiliarySource(settings.model_roots, digests, HubAuxiliarySource(hub_endpoint, hub_token)),
         bucket=bucket,
     )
 

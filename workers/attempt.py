@@ -151,7 +151,7 @@ class Attempt:
         self.directories = replace(self.directories, inputs=inputs)
         for name, files in work.inputs.items():
             inputs[name].mkdir(parents=True)
-            self.tools.sources.data.fetch(files, inputs[name])
+            self.tools.sources.auxiliary.fetch(files, inputs[name])
         if self.job.stage is Stage.CONVERT:
             assert work.model is not None, "a convert's work has its model"
             self.tools.sources.fetch(work.model, self.directories.source)

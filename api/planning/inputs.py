@@ -51,7 +51,7 @@ def resolved(sources: Sources, spec: BuildSpec, toolchain: Toolchain, problems: 
     for mention in mentions(spec, toolchain):
         try:
             reference = model_reference.parse(mention.reference)
-            found[mention.name] = sources.data.resolve(reference, mention.selection)
+            found[mention.name] = sources.auxiliary.resolve(reference, mention.selection)
         except ValueError as error:
             problems.append(_no_reference(mention, error))
         except ModelUnavailable as error:
@@ -65,7 +65,7 @@ def settings(sources: Sources, inputs: Inputs, problems: list[Problem]) -> dict[
     for name, files in inputs.items():
         if name != CALIBRATION:
             try:
-                said[name] = dict(sources.data.settings(files))
+                said[name] = dict(sources.auxiliary.config(files))
             except ModelUnavailable as error:
                 problems.extend(_at(_pointer(name), error))
     return said

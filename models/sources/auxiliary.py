@@ -1,7 +1,7 @@
-"""What is read beside a model: data sets that a quantisation is calibrated on, and second models such as draft heads.
+"""Resolve and fetch auxiliary inputs: calibration data, and second models such as draft heads.
 
-Data are read by libraries that run a Python file that they find there, so only data are ever copied; of a second model,
-only the files that a program opens by name.
+The libraries that read calibration data run a Python file if they find one among the data, so only data files are
+copied; of a second model, only the files that a program opens by name.
 """
 
 from __future__ import annotations
@@ -10,34 +10,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
-from models.sources.auxiliary_config import SecondSettings
+from models.sources.auxiliary_config import AuxiliaryConfigs
 from models.sources.auxiliary_selection import PLAIN_DATA, Selection
-from models.sources.confined_folders import Folders
+from models.sources.confined_folders import ConfinedFolders
 from models.sources.digest_cache import DigestCache
-from models.sources.hub.auxiliary import HubDataSource
+from models.sources.hub.auxiliary import HubAuxiliarySource
 from models.sources.rejection import refusal
 
 
-class DataSource:
-    """Resolves and fetches `file:` folders below `roots`, and repositories of `hub`.
+class AuxiliarySource:
+    """Auxiliary inputs in `file:` folders below `roots`, and in repositories of `hub`.
 
-    `digests` knows what was hashed before.
+    Args:
+        digests: digests of files that were hashed before.
+        hub: None if this farm reads none from a hub.
     """
 
-    def __init__(self, roots: Sequence[Path], digests: DigestCache, hub: HubDataSource | None = None) -> None:
+    def __init__(self, roots: Sequence[Path], digests: DigestCache, hub: HubAuxiliarySource | None = None) -> None:
         self._roots = tuple(roots)
         self._digests = digests
         self._hub = hub
-        self._settings = SecondSettings(self.fetch)
+        self._configs = AuxiliaryConfigs(self.fetch)
 
     def resolve(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
-        """
+        """Pin the reference and list the selected files.
+
         Raises:
-            ModelUnavailable: missing, outside the roots, too large, or without the files that count.
+            ModelUnavailable: missing, outside the roots, too large, or without the selected files.
             SourceUnavailable: the hub does not answer.
         """
         match reference:
@@ -46,44 +48,45 @@ class DataSource:
             case FileReference():
                 return self._resolve_folder(reference, selection)
             case HubReference() | BucketReference():
-                raise _unknown(reference, selection)
+                subject = "calibration data are"
+                if selection.repository != "dataset":
+                    subject = "what is read beside a model is"
+                raise refusal(
+                    reference,
+                    "data_source_unknown",
+                    f"{subject} read from a hub and from folders of the farm's machines",
+                    expected=selection.expected,
+                    remedy="put a copy below one of the farm's model roots",
+                )
 
-    def _resolve_folder(self, folder: FileReference, selection: Selection) -> ResolvedFiles:
-        folders = Folders(self._roots, self._digests, selection.of_folder)
-        entries = folders.entries(folder, folders.look(folder))
+    def _resolve_folder(self, reference: FileReference, selection: Selection) -> ResolvedFiles:
+        folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
+        entries = folders.hash_files(reference, folders.scan(reference))
         return ResolvedFiles(
-            reference=str(folder),
+            reference=str(reference),
             identity={"source": "files", "digest": Manifest.of(entries).digest},
             files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
         )
 
-    def settings(self, model: ResolvedFiles) -> Mapping[str, Any]:
-        """What a second model says of itself. Raises as `resolve`."""
-        return self._settings.of(model)
+    def config(self, model: ResolvedFiles) -> Mapping[str, Any]:
+        """Return the JSON config of a second model; empty if it has none. Raises as `resolve`."""
+        return self._configs.read(model)
 
-    def fetch(self, data: ResolvedFiles, destination: Path) -> None:
-        """
+    def fetch(self, files: ResolvedFiles, destination: Path) -> None:
+        """Copy the files into `destination`, verified.
+
         Raises:
-            ModelUnavailable: the data are no longer what they were when they were resolved.
+            ModelUnavailable: the files changed since they were resolved.
+            SourceUnavailable: the hub does not answer.
+            IntegrityError: the hub sent other bytes than it listed.
         """
-        reference = parse(data.reference)
+        reference = parse(files.reference)
         if isinstance(reference, HubReference) and self._hub:
-            self._hub.fetch(data, destination)
+            self._hub.fetch(files, destination)
             return
         if not isinstance(reference, FileReference):
-            raise TypeError(f"{reference} is neither a folder nor of a hub")
-        folders = Folders(self._roots, self._digests, PLAIN_DATA.of_folder)
-        folder = folders.folder(reference)
-        for file in data.files:
+            raise TypeError(f"{reference} is neither a folder nor in a hub")
+        folders = ConfinedFolders(self._roots, self._digests, PLAIN_DATA.of_folder)
+        folder = folders.resolve(reference)
+        for file in files.files:
             folders.copy(reference, folder, file, destination / file.path)
-
-
-def _unknown(reference: ModelReference, selection: Selection) -> ModelUnavailable:
-    what = "calibration data are" if selection.repository == "dataset" else "what is read beside a model is"
-    return refusal(
-        reference,
-        "data_source_unknown",
-        f"{what} read from a hub and from folders of the farm's machines",
-        expected=selection.expected,
-        remedy="put a copy below one of the farm's model roots",
-    )

@@ -1,4 +1,4 @@
-"""What a second model says of itself in its JSON file, so that a spec can be checked against it at submit."""
+"""Read the JSON config of a second model, such as draft heads, so that a spec is checked against it at submit."""
 
 from __future__ import annotations
 
@@ -17,54 +17,59 @@ from models.sources.rejection import refusal
 
 Fetch = Callable[[ResolvedFiles, Path], None]
 
-_Known = tuple[str, tuple[tuple[str, str], ...]]  # reference and identity: what is in it cannot be another
+# Reference and identity: files with equal ones have equal content.
+_CacheKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class SecondSettings:
-    """`fetch` copies the files of what was resolved to a folder, verified."""
+class AuxiliaryConfigs:
+    """Reads and remembers the JSON configs of second models.
+
+    Args:
+        fetch: copies the files of a resolved model to a directory and verifies them.
+    """
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._read: TimedCache[_Known, Mapping[str, Any]] = TimedCache()
+        self._configs: TimedCache[_CacheKey, Mapping[str, Any]] = TimedCache()
 
-    def of(self, files: ResolvedFiles) -> Mapping[str, Any]:
-        """Empty if it has no JSON file.
+    def read(self, files: ResolvedFiles) -> Mapping[str, Any]:
+        """Return the first JSON file of `files` as an object; an empty one if there is no JSON file.
 
         Raises:
-            ModelUnavailable: it is no JSON object, too large, or another than when it was resolved.
+            ModelUnavailable: it is not a JSON object, is too large, or changed since it was resolved.
             SourceUnavailable: the hub does not answer.
         """
-        known = (files.reference, tuple(sorted(files.identity.items())))
-        said = self._read.get(known)
-        if said is None:
-            said = self._ask(files)
-            self._read.put(known, said, COMMIT_SECONDS)
-        return said
+        cache_key = (files.reference, tuple(sorted(files.identity.items())))
+        config = self._configs.get(cache_key)
+        if config is None:
+            config = self._fetch_config(files)
+            self._configs.put(cache_key, config, COMMIT_SECONDS)
+        return config
 
-    def _ask(self, files: ResolvedFiles) -> Mapping[str, Any]:
+    def _fetch_config(self, files: ResolvedFiles) -> Mapping[str, Any]:
         file = next((file for file in files.files if file.path.endswith(".json")), None)
         if file is None:
             return {}
         if file.size > MAX_CONFIG_BYTES:
-            raise _bad(files, file.path, f"has more than {MAX_CONFIG_BYTES} bytes")
+            raise _bad_config(files, file.path, f"has more than {MAX_CONFIG_BYTES} bytes")
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self._fetch(files.model_copy(update={"files": (file,)}), Path(folder))
-                said = json.loads((Path(folder) / file.path).read_bytes())
+                config = json.loads((Path(folder) / file.path).read_bytes())
             except IntegrityError as error:
-                raise _bad(files, file.path, f"did not arrive whole: {error}") from error
-            except (ValueError, RecursionError) as error:
-                raise _bad(files, file.path, f"is not JSON ({error})") from error
-        if not isinstance(said, dict):
-            raise _bad(files, file.path, "is not a JSON object")
-        return said
+                raise _bad_config(files, file.path, f"did not arrive whole: {error}") from error
+            except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
+                raise _bad_config(files, file.path, f"is not JSON ({error})") from error
+        if not isinstance(config, dict):
+            raise _bad_config(files, file.path, "is not a JSON object")
+        return config
 
 
-def _bad(files: ResolvedFiles, name: str, what: str) -> ModelUnavailable:
+def _bad_config(files: ResolvedFiles, name: str, defect: str) -> ModelUnavailable:
     return refusal(
         files.reference,
         "model_config_invalid",
-        f"its {name} {what}",
+        f"its {name} {defect}",
         expected=f"a {name} as the library that trained it writes it",
         remedy="upload or copy it again",
     )

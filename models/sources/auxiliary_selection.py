@@ -1,67 +1,85 @@
-"""Which files are read of what a spec names beside its model: data to calibrate on, or a second model's own.
+"""Choose the files of an auxiliary input: calibration data, or the named files of a second model.
 
-Nothing else of it is fetched, and nothing else enters its identity.
+No other file of it is fetched, and no other file enters its identity.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
 from models.sources.model_files import has_pickle
-from models.sources.plain_data import EXPECTED, EXPECTED_OF_HUB, is_data
 from models.sources.rejection import refusal
 
 Repository = Literal["dataset", "model"]
 
-FOLDER = "data/"  # where the hub's own tools put the files of a data set; others are versions of it, side by side
+# The hub's own tools put the files of a data set here. Other directories hold versions of the same data.
+HUB_DATA_FOLDER = "data/"
+
+# Formats that the `datasets` library reads without running code of the data set.
+_DATA_FILE = re.compile(r"[\w.+=@,-]+\.(?:parquet|jsonl|json|csv|txt|arrow)", re.ASCII)
+_FORMATS = ".parquet, .jsonl, .json, .csv, .txt or .arrow files"
+_EXPECTED_FOLDER = f"a folder with {_FORMATS} at its top, as in file:/data/news"
+_EXPECTED_DATASET = f"a data set with {_FORMATS} at its top or in its folder data, as in hf:org/news@main"
 
 
 class Selection(Protocol):
-    """Hashable: what was resolved is kept by it."""
+    """A rule for the files of an auxiliary input. Hashable, because resolved inputs are cached by it."""
 
     @property
     def repository(self) -> Repository:
-        """The kind of a hub's repository that has such files."""
+        """The kind of hub repository that has such files."""
 
     @property
     def expected(self) -> str:
-        """Where such files may be."""
+        """Where such files may be, for error texts."""
 
     def of_folder(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
-        """The names that count, of those at a folder's top. Raises ModelUnavailable."""
+        """Return the selected files among `names`, the files at a folder's top.
+
+        Raises:
+            ModelUnavailable: a file that the rule needs is missing.
+        """
 
     def of_hub(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
-        """The names that count, of those in a repository. Raises ModelUnavailable."""
+        """Return the selected files among `names`, the paths in a hub repository. Raises as `of_folder`."""
 
 
 @dataclass(frozen=True)
 class PlainData:
-    """All plain data at the top, or, of a hub, all in the folder of that name."""
+    """All data files at the top; in a hub repository without any, those in its folder `data`."""
 
     repository: Repository = "dataset"
-    expected: str = f"{EXPECTED}, or {EXPECTED_OF_HUB}"
+    expected: str = f"{_EXPECTED_FOLDER}, or {_EXPECTED_DATASET}"
 
     def of_folder(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
-        if found := tuple(sorted(name for name in names if is_data(name))):
-            return found
-        raise refusal(reference, "data_missing", "there are no data at its top", expected=EXPECTED)
+        """See `Selection.of_folder`."""
+        selected = _data_files(names)
+        if not selected:
+            raise refusal(reference, "data_missing", "there are no data at its top", expected=_EXPECTED_FOLDER)
+        return selected
 
     def of_hub(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
-        known = sorted(names)
-        top = tuple(name for name in known if is_data(name))
-        below = tuple(name for name in known if name.startswith(FOLDER) and is_data(name.removeprefix(FOLDER)))
-        if found := top or below:
-            return found
-        raise refusal(
-            reference,
-            "data_missing",
-            "there are no data at its top or in its folder data",
-            expected=EXPECTED_OF_HUB,
-            remedy="put the files to calibrate on below one of the farm's model roots, and give that folder",
+        """See `Selection.of_hub`."""
+        paths = sorted(names)
+        at_top = _data_files(paths)
+        if at_top:
+            return at_top
+        in_folder = _data_files(
+            path.removeprefix(HUB_DATA_FOLDER) for path in paths if path.startswith(HUB_DATA_FOLDER)
         )
+        if not in_folder:
+            raise refusal(
+                reference,
+                "data_missing",
+                "there are no data at its top or in its folder data",
+                expected=_EXPECTED_DATASET,
+                remedy="put the files to calibrate on below one of the farm's model roots, and give that folder",
+            )
+        return tuple(HUB_DATA_FOLDER + name for name in in_folder)
 
 
 PLAIN_DATA = PlainData()
@@ -69,21 +87,23 @@ PLAIN_DATA = PlainData()
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """These files at the top, every one of them: those that a program opens by name."""
+    """Exactly these files at the top, all of them: those that a program opens by name."""
 
     files: tuple[str, ...]
     repository: Repository = "model"
 
     @property
     def expected(self) -> str:
+        """See `Selection.expected`."""
         return f"hf:org/name[@revision] or file:/absolute/path, with {' and '.join(self.files)} at its top"
 
     def of_folder(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
-        known = set(names)
-        missing = [name for name in self.files if name not in known]
+        """See `Selection.of_folder`."""
+        available = set(names)
+        missing = [name for name in self.files if name not in available]
         if not missing:
             return self.files
-        pickles = [name for name in known if has_pickle([name]) and _twin(name) in missing]
+        pickles = [name for name in available if has_pickle([name]) and _safetensors_name(name) in missing]
         if pickles:
             raise refusal(
                 reference,
@@ -101,10 +121,18 @@ class NamedFiles:
         )
 
     def of_hub(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
+        """See `Selection.of_hub`."""
         return self.of_folder(reference, names)
 
 
-def _twin(name: str) -> str:
-    """What a pickle is called as safetensors."""
-    stem = PurePosixPath(name).stem
-    return {"pytorch_model": "model"}.get(stem, stem) + ".safetensors"
+def _data_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the plain data files among `names`, sorted. A path with a directory is none."""
+    return tuple(sorted(name for name in names if _DATA_FILE.fullmatch(name)))
+
+
+def _safetensors_name(pickle_name: str) -> str:
+    """Return the name that the safetensors version of a pickle has."""
+    stem = PurePosixPath(pickle_name).stem
+    if stem == "pytorch_model":
+        stem = "model"
+    return f"{stem}.safetensors"

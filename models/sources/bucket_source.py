@@ -1,7 +1,7 @@
-"""Models in S3 buckets, identified by the listing: name, size and ETag of every file that counts.
+"""Resolve and fetch `s3:` models. A model is identified by path, size and ETag of the files that are used.
 
-An ETag is a fingerprint, but one that also depends on how the file was uploaded: the same model uploaded
-with other part sizes is another identity. That costs a build, never correctness.
+An ETag is a fingerprint that also depends on how the file was uploaded: the same model uploaded with another part size
+is another identity. That costs a build, never correctness.
 """
 
 from __future__ import annotations
@@ -19,111 +19,118 @@ from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 
 from enginefarm.contract import digest
-from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import EnginefarmError, SourceUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.sources.config_facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.model_files import CONFIG, is_weights, select
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
 from models.sources.trust import NOBODY, Trust
 
-LISTING_SECONDS = 10.0  # a burst of submits lists once; what changes meanwhile is refused by `fetch`
+LISTING_SECONDS = 10.0  # a burst of submits lists once; `fetch` refuses a file that changed meanwhile
 
 
 class BucketSource:
-    """Resolves and fetches `s3:` models.
+    """`s3:` models.
 
     Args:
-        client: with the credentials that the farm reads models with.
-        trust: whose code counts as part of the model.
-        clock: seconds, for how long an answer is kept.
+        client: has the credentials that the farm reads models with.
+        trust: the models whose own code is part of the model.
+        clock: seconds, for the age of remembered answers.
     """
 
     def __init__(self, client: Minio, *, trust: Trust = NOBODY, clock: Callable[[], float] = time.monotonic) -> None:
-        self._trust = trust
         self._client = client
-        self._asking: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
-        self._answers: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
+        self._trust = trust
+        self._listing: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
+        self._resolved: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
 
     def resolve(self, reference: BucketReference) -> ResolvedModel:
-        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask, reference))
+        """See `Source.resolve`."""
+        return self.at_hand(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
 
     def at_hand(self, reference: BucketReference) -> ResolvedModel | None:
-        return self._answers.get(reference)
+        """See `Source.at_hand`."""
+        return self._resolved.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
+        """See `Source.fetch`."""
         reference = parse(model.reference)
         if not isinstance(reference, BucketReference):
             raise TypeError(f"{reference} names no bucket")
         for file in model.files:
-            with _explained(reference):
+            with _translate_errors(reference):
                 write_new(destination / file.path, self._read(reference, file))
 
-    def _ask(self, reference: BucketReference) -> ResolvedModel:
-        # A thread that missed the cache just before another one filled it need not ask again.
-        if known := self._answers.get(reference):
-            return known
-        listed = self._list(reference)
+    def _list_and_read(self, reference: BucketReference) -> ResolvedModel:
+        # Another thread may have filled the cache after this one missed it and before it got here.
+        model = self._resolved.get(reference)
+        if model is not None:
+            return model
+        objects = self._list(reference)
         trusted = self._trust.allows(reference)
-        files = tuple(_file(name, listed[name]) for name in select(reference, listed, trusted=trusted))
-        weights = [file.size for file in files if is_weights(file.path)]
-        resolved = ResolvedModel(
+        files = tuple(_model_file(name, objects[name]) for name in select(reference, objects, trusted=trusted))
+        config_file = next(file for file in files if file.path == CONFIG)
+        if config_file.size > MAX_CONFIG_BYTES:
+            raise config_too_large(reference)
+        with _translate_errors(reference):
+            config = b"".join(self._read(reference, config_file))
+        weight_sizes = [file.size for file in files if is_weights(file.path)]
+        identity = [{"path": file.path, "size": file.size, "etag": file.etag} for file in files]
+        model = ResolvedModel(
             reference=str(reference),
-            identity={"source": "s3", "digest": _identity(files)},
+            identity={"source": "s3", "digest": digest.of_bytes(rfc8785.dumps({"files": identity}))},
             files=files,
-            facts=read_facts(reference, self._config(reference, files), weights, listed, trusted=trusted),
+            facts=read_facts(reference, config, weight_sizes, objects, trusted=trusted),
         )
-        self._answers.put(reference, resolved, LISTING_SECONDS)
-        return resolved
+        self._resolved.put(reference, model, LISTING_SECONDS)
+        return model
 
     def _list(self, reference: BucketReference) -> dict[str, Object]:
+        """Return the objects directly below the prefix by their name there."""
         prefix = f"{reference.prefix}/"
-        with _explained(reference):
-            objects = list(self._client.list_objects(reference.bucket, prefix=prefix))
-        named = ((str(item.object_name).removeprefix(prefix), item) for item in objects if not item.is_dir)
-        return {name: item for name, item in named if name}  # some tools leave an empty object named like the folder
-
-    def _config(self, reference: BucketReference, files: tuple[ModelFile, ...]) -> bytes:
-        config = next(file for file in files if file.path == CONFIG)
-        if config.size > MAX_CONFIG_BYTES:
-            raise too_large(reference)
-        with _explained(reference):
-            return b"".join(self._read(reference, config))
+        objects = {}
+        with _translate_errors(reference):
+            for item in self._client.list_objects(reference.bucket, prefix=prefix):
+                name = str(item.object_name).removeprefix(prefix)
+                if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
+                    objects[name] = item
+        return objects
 
     def _read(self, reference: BucketReference, file: ModelFile) -> Iterator[bytes]:
-        """The bytes of `file`, as long as it is the one that was listed."""
+        """Yield the bytes of `file`.
+
+        Raises:
+            ModelUnavailable: the object is no longer the one that was listed.
+        """
         response = self._client.get_object(reference.bucket, f"{reference.prefix}/{file.path}")
         with closing(response):
-            etag, size = response.headers.get("ETag", "").strip('"'), response.headers.get("Content-Length")
+            etag = response.headers.get("ETag", "").strip('"')
+            size = response.headers.get("Content-Length")
             if etag != file.etag or size != str(file.size):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
             yield from response.stream(digest.CHUNK)
             response.release_conn()
 
 
-def _file(name: str, item: Object) -> ModelFile:
+def _model_file(name: str, item: Object) -> ModelFile:
     return ModelFile(path=name, size=item.size or 0, etag=(item.etag or "").strip('"'))
 
 
-def _identity(files: tuple[ModelFile, ...]) -> Digest:
-    listing = [{"path": file.path, "size": file.size, "etag": file.etag} for file in files]
-    return digest.of_bytes(rfc8785.dumps({"files": listing}))
-
-
 @contextmanager
-def _explained(reference: BucketReference) -> Iterator[None]:
+def _translate_errors(reference: BucketReference) -> Iterator[None]:
+    """Turn errors of the minio SDK into the farm's. The text of the server is not repeated: it may hold credentials."""
     try:
         yield
     except S3Error as error:
-        raise _explain(reference, error.code) from error
+        raise _error_for_code(reference, error.code) from error
     except (MinioException, urllib3.exceptions.HTTPError) as error:
         raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
 
 
-def _explain(reference: BucketReference, code: str | None) -> EnginefarmError:
+def _error_for_code(reference: BucketReference, code: str | None) -> EnginefarmError:
     match code:
         case "NoSuchBucket":
             return refusal(
@@ -147,5 +154,5 @@ def _explain(reference: BucketReference, code: str | None) -> EnginefarmError:
             return _unavailable(reference, f"answered {code}")
 
 
-def _unavailable(reference: BucketReference, what: str) -> SourceUnavailable:
-    return SourceUnavailable(f"{reference}: the S3 server {what}; try again later")
+def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:
+    return SourceUnavailable(f"{reference}: the S3 server {failure}; try again later")

@@ -1,4 +1,4 @@
-"""What `config.json` says about a model: enough to check a spec against it without loading weights."""
+"""Read the facts of a model from its `config.json`: enough to check a spec without loading weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from enginefarm.contract.spec import DTYPE_ALIASES
 from models.sources.model_files import CONFIG, has_pickle, has_safetensors, has_tokenizer
 from models.sources.rejection import refusal
 
-MAX_CONFIG_BYTES = 4 << 20  # real ones are a few KB; a larger one is no config
+MAX_CONFIG_BYTES = 4 << 20  # real ones have a few KB; the limit keeps a false one from filling the memory
 
-# Architectures of different ages call one thing by different names; the first that is there wins.
-_NAMES: dict[str, tuple[str, ...]] = {
+# Fact → keys of config.json. Architectures of different ages name one thing differently; the first key present wins.
+_KEYS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
@@ -28,8 +28,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "num_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "quantization_config": ("quantization_config",),
 }
-# The same of the two halves of an encoder-decoder: BART and its kin name each half, T5 most things once.
-_STACKS: dict[str, dict[str, tuple[str, ...]]] = {
+# The same for each stack of an encoder-decoder: BART and its kin name each stack, T5 names most things once.
+_STACK_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "encoder": {
         "num_hidden_layers": ("encoder_layers", "num_layers"),
         "num_attention_heads": ("encoder_attention_heads", "num_heads"),
@@ -41,8 +41,8 @@ _STACKS: dict[str, dict[str, tuple[str, ...]]] = {
         "intermediate_size": ("decoder_ffn_dim", "d_ff"),
     },
 }
-# Parts of a config that say such things on a level of their own: what is said outside wins.
-_PARTS = ("attn_config", "ffn_config", "text_config")
+# Sections of a config that nest such keys; a key outside the sections wins.
+_SECTIONS = ("attn_config", "ffn_config", "text_config")
 _DTYPES = frozenset({"float32", "float16", "bfloat16"})
 
 
@@ -52,21 +52,37 @@ def read_facts(
     """Parse `config.json`.
 
     Args:
-        weights: sizes in bytes of the weight files that count.
-        names: every file of the model, the ones that do not count included.
-        trusted: whether an administrator lets the model's own code run.
+        reference: the model, for error texts.
+        config: the content of `config.json`.
+        weights: sizes in bytes of the weight files that are used.
+        names: every file of the model, unused ones included.
+        trusted: True if an administrator lets the model's own code run.
 
     Raises:
-        ModelUnavailable: it is not JSON, names no architecture, or has a number that is none.
+        ModelUnavailable: it is not a JSON object, names no architecture, or has a fact of another type.
     """
-    outer = _load(reference, config)
-    settings = _flattened(outer)
-    numbers = {fact: _first(settings, keys) for fact, keys in _NAMES.items()}
     try:
-        stacks = _stacks(settings)
-        numbers |= stacks["decoder"].model_dump(exclude_none=True) if stacks else {}
+        outer = json.loads(config)
+    except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
+        raise _bad_config(reference, f"is not JSON ({error})") from error
+    if not isinstance(outer, dict):
+        raise _bad_config(reference, f"is not a JSON object but a {type(outer).__name__}")
+    match outer.get("architectures"):
+        case [str(architecture), *_]:
+            pass
+        case other:
+            raise _bad_config(reference, f"names no architecture: `architectures` is {json.dumps(other)[:80]}")
+
+    settings = _flatten(outer)
+    facts: dict[str, Any] = {fact: _first(settings, keys) for fact, keys in _KEYS.items()}
+    try:
+        if settings.get("is_encoder_decoder") is True:
+            encoder = _read_stack(settings, "encoder")
+            decoder = _read_stack(settings, "decoder")
+            # The decoder writes the tokens, so its numbers are the model's.
+            facts |= {"encoder": encoder, "decoder": decoder, **decoder.model_dump(exclude_none=True)}
         return ModelFacts(
-            architecture=_architecture(reference, outer),
+            architecture=architecture,
             model_type=outer.get("model_type"),
             dtype=_dtype(settings),
             rope_scaling=_rope_scaling(settings),
@@ -76,63 +92,49 @@ def read_facts(
             has_tokenizer=has_tokenizer(names),
             remote_code="auto_map" in outer,
             trusted=trusted,
-            **stacks,
-            **numbers,
+            **facts,
         )
     except ValidationError as error:
-        raise _bad_config(reference, _summary(error)) from error
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise _bad_config(reference, f"has a bad {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from error
 
 
-def too_large(reference: object) -> ModelUnavailable:
+def config_too_large(reference: object) -> ModelUnavailable:
+    """Return the refusal of a model whose `config.json` is larger than MAX_CONFIG_BYTES."""
     return _bad_config(reference, f"has more than {MAX_CONFIG_BYTES} bytes")
 
 
-def _load(reference: object, config: bytes) -> dict[str, Any]:
-    try:
-        settings = json.loads(config)
-    except (ValueError, RecursionError) as error:
-        raise _bad_config(reference, f"is not JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise _bad_config(reference, f"is not a JSON object but a {type(settings).__name__}")
-    return settings
-
-
-def _flattened(outer: dict[str, Any]) -> dict[str, Any]:
+def _flatten(outer: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of the sections and of `outer` on one level."""
     settings: dict[str, Any] = {}
-    for part in (*(outer.get(name) for name in _PARTS), outer):
-        settings |= part if isinstance(part, dict) else {}
-    return settings
+    for name in _SECTIONS:
+        section = outer.get(name)
+        if isinstance(section, dict):
+            settings |= section
+    return settings | outer
 
 
-def _stacks(settings: dict[str, Any]) -> dict[str, Stack]:
-    """Of the two halves of an encoder-decoder; nothing of any other model."""
-    if settings.get("is_encoder_decoder") is not True:
-        return {}
-    return {
-        half: Stack(**{fact: _first(settings, keys) for fact, keys in names.items()})
-        for half, names in _STACKS.items()
-    }  # fmt: skip
-
-
-def _architecture(reference: object, settings: dict[str, Any]) -> str:
-    match settings.get("architectures"):
-        case [str(name), *_]:
-            return name
-        case other:
-            raise _bad_config(reference, f"names no architecture: `architectures` is {json.dumps(other)[:80]}")
+def _read_stack(settings: dict[str, Any], stack: str) -> Stack:
+    return Stack(**{fact: _first(settings, keys) for fact, keys in _STACK_KEYS[stack].items()})
 
 
 def _first(settings: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    return next((settings[key] for key in keys if settings.get(key) is not None), None)
+    """Return the value of the first key that is present and not null; None if there is none."""
+    for key in keys:
+        if settings.get(key) is not None:
+            return settings[key]
+    return None
 
 
 def _dtype(settings: dict[str, Any]) -> str | None:
-    name = _first(settings, ("dtype", "torch_dtype"))
+    """Return the dtype of the weights in the spelling of a spec; None for one that a spec cannot name."""
+    name = _first(settings, ("dtype", "torch_dtype"))  # transformers 5 renamed `torch_dtype`
     if not isinstance(name, str):
         return None
     name = name.removeprefix("torch.")
-    folded = DTYPE_ALIASES.get(name, name)
-    return folded if folded in _DTYPES else None
+    dtype = DTYPE_ALIASES.get(name, name)
+    return dtype if dtype in _DTYPES else None
 
 
 def _rope_scaling(settings: dict[str, Any]) -> Any:
@@ -143,16 +145,11 @@ def _rope_scaling(settings: dict[str, Any]) -> Any:
     return scaling
 
 
-def _summary(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"has a bad {'.'.join(map(str, first['loc']))}: {first['msg']} (got {str(first['input'])[:80]!r})"
-
-
-def _bad_config(reference: object, what: str) -> ModelUnavailable:
+def _bad_config(reference: object, defect: str) -> ModelUnavailable:
     return refusal(
         reference,
         "model_config_invalid",
-        f"{CONFIG} {what}",
+        f"{CONFIG} {defect}",
         expected=f'a {CONFIG} in Hugging Face form, with "architectures": ["…ForCausalLM"]',
         remedy=f"mend {CONFIG}, for instance by saving the model again with save_pretrained",
     )

@@ -1,4 +1,8 @@
-"""Folders of the farm's own machines, below roots that the operator names: listed, hashed, copied, never left."""
+"""Read folders of the farm's own machines below roots that the operator names, and nothing outside them.
+
+Links are followed inside the roots only. A path is checked when it is listed, and the opened file is checked again:
+whoever may write below a root may replace a file by a link at any time.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
-from enginefarm.contract import digest
-from enginefarm.contract.digest import Digest
+from enginefarm.contract.digest import CHUNK, Digest, verified
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.contract.model_reference import FileReference
@@ -27,19 +30,20 @@ Select = Callable[[FileReference, Iterable[str]], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder at a glance: all names in it, and the stamps of the files that count, by name."""
+    """A folder without its content. Equal listings mean that no selected file was rewritten."""
 
-    folder: Path
-    names: tuple[str, ...]
-    stamps: tuple[tuple[str, FileStamp], ...]
+    folder: Path  # links resolved
+    names: tuple[str, ...]  # every entry
+    stamps: tuple[tuple[str, FileStamp], ...]  # of the selected files, by name
 
 
-class Folders:
-    """
+class ConfinedFolders:
+    """Folders below some roots.
+
     Args:
-        roots: folders that may be read from; a link that leads out of them is refused.
-        digests: what was hashed before.
-        select: which files of a folder count; raises ModelUnavailable.
+        roots: folders that may be read. A link that leads out of them is refused.
+        digests: digests of files that were hashed before.
+        select: returns the names of a folder's files that are used; raises ModelUnavailable.
     """
 
     def __init__(self, roots: Sequence[Path], digests: DigestCache, select: Select) -> None:
@@ -47,15 +51,20 @@ class Folders:
         self._digests = digests
         self._select = select
 
-    def folder(self, reference: FileReference) -> Path:
-        """The folder with links resolved. Outside the roots, nothing is said about what is there."""
+    def resolve(self, reference: FileReference) -> Path:
+        """Return the folder with links resolved.
+
+        Raises:
+            ModelUnavailable: it is outside the roots. The text does not tell whether it exists.
+        """
         folder = Path(os.path.realpath(reference.path))
         if not self._within_roots(folder):
+            roots = " or ".join(map(str, self._roots)) or "a folder, but none is configured"
             raise refusal(
                 reference,
                 "model_outside_roots",
                 "the path is not below a folder that this farm reads models from",
-                expected="a path below " + (" or ".join(map(str, self._roots)) or "a folder, but none is configured"),
+                expected=f"a path below {roots}",
                 remedy="move the model there, or ask the operator to add its folder to the farm's model roots",
             )
         return folder
@@ -63,105 +72,115 @@ class Folders:
     def _within_roots(self, path: Path) -> bool:
         return any(path.is_relative_to(root) for root in self._roots)
 
-    def look(self, reference: FileReference) -> Listing:
-        folder = self.folder(reference)
+    def scan(self, reference: FileReference) -> Listing:
+        """List the folder without opening a file.
+
+        Raises:
+            ModelUnavailable: missing, not readable, outside the roots, or without the files that `select` needs.
+        """
+        folder = self.resolve(reference)
         try:
-            with os.scandir(folder) as found:
-                entries = {entry.name: entry for entry in found}
+            with os.scandir(folder) as iterator:
+                entries = {entry.name: entry for entry in iterator}
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise _not_found(reference) from error
+            raise refusal(
+                reference,
+                "model_not_found",
+                "there is no such folder",
+                expected="a folder that the farm's machines see under this path",
+                remedy="check the spelling, and that the volume is mounted on the farm's machines",
+            ) from error
         except PermissionError as error:
             raise _unreadable(reference, "the folder") from error
         names = tuple(sorted(entries))
-        counting = self._select(reference, names)
-        return Listing(folder, names, tuple((name, self._stamp(reference, entries[name])) for name in counting))
+        selected = self._select(reference, names)
+        return Listing(folder, names, tuple((name, self._stamp(reference, entries[name])) for name in selected))
 
     def _stamp(self, reference: FileReference, entry: os.DirEntry[str]) -> FileStamp:
-        real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-        if real is not entry.path and not self._within_roots(Path(real)):
-            raise _escapes(reference, entry.name)
+        real_path = entry.path
+        if entry.is_symlink():
+            real_path = os.path.realpath(entry.path)
+            if not self._within_roots(Path(real_path)):
+                raise _leads_outside(reference, entry.name)
         try:
             status = entry.stat()
-        except OSError as error:
+        except OSError as error:  # a link to a file that does not exist
             raise _not_regular(reference, entry.name) from error
         if not stat.S_ISREG(status.st_mode):
             raise _not_regular(reference, entry.name)
-        return FileStamp(real, status.st_size, status.st_mtime_ns, status.st_ino)
+        return FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)
 
-    def entries(self, reference: FileReference, listing: Listing) -> list[FileEntry]:
-        """With digests; a file that was not hashed before is read whole.
+    def hash_files(self, reference: FileReference, listing: Listing) -> list[FileEntry]:
+        """Return the selected files with their digests. A file that was not hashed before is read completely.
 
         Raises:
-            ModelUnavailable: the folder is another by the time all is read.
+            ModelUnavailable: a file was written while the farm read the folder.
         """
-        entries = [
-            FileEntry(path=name, size=stamp.size, digest=self._digest(reference, name, stamp))
-            for name, stamp in listing.stamps
-        ]
-        if self.look(reference) != listing:
+        entries = []
+        for name, stamp in listing.stamps:
+            digest = self._digests.get(stamp)
+            if digest is None:
+                digest = self._hash(reference, name, stamp)
+                self._digests.put(stamp, digest)
+            entries.append(FileEntry(path=name, size=stamp.size, digest=digest))
+        if self.scan(reference) != listing:
             raise changed(reference, "its files were written while the farm read them")
         return entries
 
-    def _digest(self, reference: FileReference, name: str, stamp: FileStamp) -> Digest:
-        if known := self._digests.get(stamp):
-            return known
+    def _hash(self, reference: FileReference, name: str, stamp: FileStamp) -> Digest:
         with self.open(reference, Path(stamp.path), name) as stream:
-            made = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-        self._digests.put(stamp, made)
-        return made
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
     def copy(self, reference: FileReference, folder: Path, file: ModelFile, target: Path) -> None:
+        """Copy one resolved file of `folder` to `target`, which must not exist.
+
+        Raises:
+            ModelUnavailable: its bytes are no longer those that were resolved, or it leads out of the roots.
+            FileExistsError: `target` exists.
+        """
         assert file.digest is not None, "a folder's files are hashed when it is resolved"
         with self.open(reference, folder / file.path) as stream:
-            chunks = iter(partial(stream.read, digest.CHUNK), b"")
+            chunks = iter(partial(stream.read, CHUNK), b"")
             try:
-                write_new(target, digest.verified(chunks, file.digest, file.size, what=file.path))
+                write_new(target, verified(chunks, file.digest, file.size, what=file.path))
             except IntegrityError as error:
                 raise changed(reference, error.detail) from error
 
     @contextmanager
     def open(self, reference: FileReference, path: Path, name: str = "") -> Iterator[BufferedReader]:
-        """A regular file below the roots, for reading.
+        """Open a regular file below the roots for reading; `name` is its name in error texts.
 
-        What was opened is checked, not what was asked for: a link put in between changes nothing.
+        Raises:
+            ModelUnavailable: missing, not readable, not a regular file, or outside the roots.
         """
         name = name or path.name
         try:
-            # O_NONBLOCK: a named pipe in place of the file must not hold the farm up.
+            # O_NONBLOCK: opening a named pipe without it would wait for a writer.
             descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
             raise changed(reference, f"{name} is gone") from error
         except PermissionError as error:
             raise _unreadable(reference, name) from error
         with os.fdopen(descriptor, "rb") as stream:
+            # Check the opened file, not the path: a directory above it may have become a link meanwhile.
             if not self._within_roots(Path(f"/proc/self/fd/{descriptor}").readlink()):
-                raise _escapes(reference, name)
+                raise _leads_outside(reference, name)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _not_regular(reference, name)
             yield stream
 
 
-def _not_found(reference: FileReference) -> ModelUnavailable:
-    return refusal(
-        reference,
-        "model_not_found",
-        "there is no such folder",
-        expected="a folder that the farm's machines see under this path",
-        remedy="check the spelling, and that the volume is mounted on the farm's machines",
-    )
-
-
-def _unreadable(reference: FileReference, what: str) -> ModelUnavailable:
+def _unreadable(reference: FileReference, name: str) -> ModelUnavailable:
     return refusal(
         reference,
         "model_unreadable",
-        f"the farm may not read {what}",
+        f"the farm may not read {name}",
         expected="files that the account which runs the farm may read",
         remedy="give that account read permission",
     )
 
 
-def _escapes(reference: FileReference, name: str) -> ModelUnavailable:
+def _leads_outside(reference: FileReference, name: str) -> ModelUnavailable:
     return refusal(
         reference,
         "model_link_outside",

@@ -1,4 +1,4 @@
-"""The digests of `file:` models, kept in the catalogue: a 70 GB checkpoint is read once, not once per restart."""
+"""Keep the digests of `file:` models in the catalogue: a 70 GB model is hashed once, not once a restart."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from models.catalogue.upsert import upsert
 from models.sources.digest_cache import FileStamp, MemoryDigestCache
 
 
-class CatalogueDigestCache:
-    """A DigestCache in two layers: this process's memory, then the table."""
+class DatabaseDigestCache:
+    """A DigestCache in two layers: the memory of this process, then the catalogue."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._memory = MemoryDigestCache()
 
     def get(self, stamp: FileStamp) -> Digest | None:
-        known = self._memory.get(stamp)
-        if known is None:
-            with self._database.read() as session:
-                row = session.get(FileDigestRow, stamp.path)
-                known = row.digest if row is not None and row.stamp == _text(stamp) else None
-            if known is not None:
-                self._memory.put(stamp, known)
-        return known
+        """See `DigestCache.get`."""
+        digest = self._memory.get(stamp)
+        if digest is not None:
+            return digest
+        with self._database.read() as session:
+            row = session.get(FileDigestRow, stamp.path)
+            if row is None or row.stamp != _column_text(stamp):
+                return None
+            digest = row.digest
+        self._memory.put(stamp, digest)
+        return digest
 
     def put(self, stamp: FileStamp, digest: Digest) -> None:
+        """See `DigestCache.put`."""
         self._memory.put(stamp, digest)
         with self._database.write() as session:
-            upsert(session, FileDigestRow, {"path": stamp.path, "stamp": _text(stamp), "digest": digest})
+            upsert(session, FileDigestRow, {"path": stamp.path, "stamp": _column_text(stamp), "digest": digest})
 
 
-def _text(stamp: FileStamp) -> str:
+def _column_text(stamp: FileStamp) -> str:
     return f"{stamp.inode}:{stamp.size}:{stamp.mtime_ns}"

@@ -1,4 +1,7 @@
-"""Digests of local files, remembered so that an unchanged model is not read again."""
+"""Remember the digests of local files, so that an unchanged model is not read again.
+
+Hashing a large model takes minutes. `database_digest_cache.py` keeps digests across restarts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from enginefarm.contract.digest import Digest
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What tells, without reading, that a file is still the one that was hashed."""
+    """Metadata that changes when a file is rewritten: an equal stamp means that the file need not be read."""
 
     path: str  # absolute, links resolved
     size: int  # bytes
@@ -20,11 +23,13 @@ class FileStamp:
 
 
 class DigestCache(Protocol):
-    """One entry per path is enough: a new stamp replaces the old. Called from several threads."""
+    """Digests by stamp. One entry a path is enough: a new stamp replaces the old. Called from several threads."""
 
-    def get(self, stamp: FileStamp) -> Digest | None: ...
+    def get(self, stamp: FileStamp) -> Digest | None:
+        """Return the digest of the file with this stamp; None if it was not hashed in this state."""
 
-    def put(self, stamp: FileStamp, digest: Digest) -> None: ...
+    def put(self, stamp: FileStamp, digest: Digest) -> None:
+        """Remember the digest of the file with this stamp."""
 
 
 class MemoryDigestCache:
@@ -35,10 +40,14 @@ class MemoryDigestCache:
         self._digests: dict[str, tuple[FileStamp, Digest]] = {}
 
     def get(self, stamp: FileStamp) -> Digest | None:
+        """See `DigestCache.get`."""
         with self._lock:
-            known = self._digests.get(stamp.path)
-        return known[1] if known and known[0] == stamp else None
+            entry = self._digests.get(stamp.path)
+        if entry is None or entry[0] != stamp:
+            return None
+        return entry[1]
 
     def put(self, stamp: FileStamp, digest: Digest) -> None:
+        """See `DigestCache.put`."""
         with self._lock:
             self._digests[stamp.path] = (stamp, digest)

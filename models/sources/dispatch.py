@@ -1,4 +1,4 @@
-"""All model sources of one farm behind one door: the reference's scheme picks."""
+"""All model sources of a farm as one: the scheme of a reference picks the source."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from pathlib import Path
 
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
-from models.sources.auxiliary import DataSource
+from models.sources.auxiliary import AuxiliarySource
 from models.sources.protocol import Source
 from models.sources.rejection import refusal
 
 
 @dataclass(frozen=True)
 class Sources:
-    """`hub`, `files` and `bucket` answer for `hf:`, `file:` and `s3:` models, `data` for what is read beside a model.
-
-    Raises what a `Source` raises.
-    """
+    """The sources of `hf:`, `file:` and `s3:` models, and of auxiliary inputs. Methods raise as `Source` says."""
 
     hub: Source[HubReference]
     files: Source[FileReference]
-    data: DataSource
+    auxiliary: AuxiliarySource
     bucket: Source[BucketReference] | None = None  # None: this farm reads no models from S3
 
     def resolve(self, reference: ModelReference) -> ResolvedModel:
+        """See `Source.resolve`."""
         match reference:
             case HubReference():
                 return self.hub.resolve(reference)
             case FileReference():
                 return self.files.resolve(reference)
             case BucketReference():
-                return self._bucket(reference).resolve(reference)
+                return self._require_bucket(reference).resolve(reference)
 
     def at_hand(self, reference: ModelReference) -> ResolvedModel | None:
+        """See `Source.at_hand`."""
         match reference:
             case HubReference():
                 return self.hub.at_hand(reference)
             case FileReference():
                 return self.files.at_hand(reference)
             case BucketReference():
-                return self._bucket(reference).at_hand(reference)
+                return self._require_bucket(reference).at_hand(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
+        """See `Source.fetch`."""
         match parse(model.reference):
             case HubReference():
                 self.hub.fetch(model, destination)
             case FileReference():
                 self.files.fetch(model, destination)
             case BucketReference() as reference:
-                self._bucket(reference).fetch(model, destination)
+                self._require_bucket(reference).fetch(model, destination)
 
-    def _bucket(self, reference: BucketReference) -> Source[BucketReference]:
+    def _require_bucket(self, reference: BucketReference) -> Source[BucketReference]:
         if self.bucket is None:
             raise refusal(
                 reference,

@@ -1,8 +1,9 @@
-"""Which files of a model count: what is fetched, what enters its identity, and what nobody may load.
+"""Choose the files of a model that are fetched and enter its identity, and refuse a model without usable weights.
 
-Only files at the top count. Repositories keep second copies of the weights in folders (`original/`) and
-under other names (`consolidated.safetensors`); fetching those would double the traffic, and loaders
-that read every `*.safetensors` would find each weight twice.
+Only files at the top count. Repositories keep second copies of the weights in folders (`original/`) and under other
+names (`consolidated.safetensors`). Fetching those would double the traffic, and loaders that read every
+`*.safetensors` would find each weight twice. Pickles and Python files run code when they are loaded, so they count for
+trusted models only.
 """
 
 from __future__ import annotations
@@ -17,23 +18,7 @@ CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
-_TOKENIZER = frozenset(
-    [
-        "tokenizer.json",
-        "tokenizer.model",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "tekken.json",
-        "chat_template.json",
-        "chat_template.jinja",
-    ]
-)
+# Files from which a tokenizer can be loaded alone.
 _VOCABULARIES = frozenset(
     [
         "tokenizer.json",
@@ -45,66 +30,90 @@ _VOCABULARIES = frozenset(
         "tekken.json",
     ]
 )
+_TOKENIZER = _VOCABULARIES | {
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+}
 _SETTINGS = frozenset({CONFIG, "generation_config.json", "hf_quant_config.json", "quantize_config.json"})
+# Names with a slash are not at the top, and names with control characters or a leading space are no model's files.
 _SAFE_NAME = re.compile(r"[\w.+=@,-][\w.+=@, -]*", re.ASCII)
 _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-_PICKLED = "pytorch_model.bin"
-_PICKLED_SHARD = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+_SINGLE_PICKLE = "pytorch_model.bin"
+_PICKLE_INDEX = "pytorch_model.bin.index.json"
+_PICKLE_SHARD = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
 _PICKLE = re.compile(r".*\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 
 
 def select(reference: object, names: Iterable[str], *, trusted: bool = False) -> tuple[str, ...]:
-    """The names that count, sorted.
+    """Return the names of the files that are used, sorted.
 
     Args:
+        reference: the model, for error texts.
         names: every file of the model, relative to its top.
-        trusted: Python code counts too, and pickled weights where there are no others.
+        trusted: use Python code too, and pickled weights if there are no others.
 
     Raises:
-        ModelUnavailable: with all that keeps these files from being a model at once.
+        ModelUnavailable: the files are not a usable model; all reasons at once.
     """
     top = {name for name in names if _SAFE_NAME.fullmatch(name)}
-    weights = _weights(top) or (_pickled(top) if trusted else set())
-    code = {name for name in top if trusted and name.endswith(".py")}
-    if problems := _problems(reference, top, weights):
+    weights = _safetensors_files(top)
+    if trusted and not weights:
+        weights = _pickle_files(top)
+    problems = _find_problems(reference, top, weights)
+    if problems:
         raise ModelUnavailable(f"{reference}: " + "; ".join(p.detail for p in problems), problems=problems)
-    return tuple(
-        sorted(weights | code | (top & (_SETTINGS | _TOKENIZER)) | {n for n in top if n.endswith(".tiktoken")})
-    )
+    selected = weights | (top & (_SETTINGS | _TOKENIZER))
+    selected |= {name for name in top if name.endswith(".tiktoken")}
+    if trusted:
+        selected |= {name for name in top if name.endswith(".py")}
+    return tuple(sorted(selected))
 
 
 def is_weights(name: str) -> bool:
+    """Return True for a file of weights, pickled or not."""
     return name.endswith(".safetensors") or _PICKLE.fullmatch(name) is not None
 
 
 def has_safetensors(names: Iterable[str]) -> bool:
+    """Return True if a file of `names` holds safetensors weights."""
     return any(name.endswith(".safetensors") for name in names)
 
 
 def has_pickle(names: Iterable[str]) -> bool:
+    """Return True if a file of `names` is a pickle, by its name."""
     return any(_PICKLE.fullmatch(name) for name in names)
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:
+    """Return True if a tokenizer can be loaded from `names`: settings of a tokenizer alone are none."""
     return any(name in _VOCABULARIES or name.endswith(".tiktoken") for name in names)
 
 
-def _weights(top: Collection[str]) -> set[str]:
-    """One copy of the weights, found in the order in which Hugging Face loaders look for them."""
+def _safetensors_files(top: set[str]) -> set[str]:
+    """Return one copy of the weights, chosen in the order in which Hugging Face loaders look for them."""
     if SINGLE_WEIGHTS in top:
         return {SINGLE_WEIGHTS}
-    if shards := {name for name in top if _SHARD.fullmatch(name)}:
-        return shards | ({WEIGHTS_INDEX} & set(top))
+    shards = {name for name in top if _SHARD.fullmatch(name)}
+    if shards:
+        return shards | (top & {WEIGHTS_INDEX})
     return {name for name in top if name.endswith(".safetensors")}
 
 
-def _pickled(top: Collection[str]) -> set[str]:
-    """As transformers names them: `pytorch_model.bin`, or shards of it with their index."""
-    shards = {name for name in top if _PICKLED_SHARD.fullmatch(name)}
-    return {_PICKLED} & set(top) or shards | ({f"{_PICKLED}.index.json"} & set(top) if shards else set())
+def _pickle_files(top: set[str]) -> set[str]:
+    """Return the pickled weights under the names that transformers gives them: one file, or shards with an index."""
+    if _SINGLE_PICKLE in top:
+        return {_SINGLE_PICKLE}
+    shards = {name for name in top if _PICKLE_SHARD.fullmatch(name)}
+    if shards:
+        return shards | (top & {_PICKLE_INDEX})
+    return set()
 
 
-def _problems(reference: object, top: Collection[str], weights: Collection[str]) -> list[Problem]:
+def _find_problems(reference: object, top: Collection[str], weights: Collection[str]) -> list[Problem]:
     if not top:
         return [
             problem(
@@ -115,9 +124,9 @@ def _problems(reference: object, top: Collection[str], weights: Collection[str])
                 remedy="name the folder that holds the files themselves, not one above it",
             )
         ]
-    found = []
+    problems = []
     if CONFIG not in top:
-        found.append(
+        problems.append(
             problem(
                 reference,
                 "model_config_missing",
@@ -126,10 +135,11 @@ def _problems(reference: object, top: Collection[str], weights: Collection[str])
                 remedy="name the folder or repository with the transformers files, not original weights or a GGUF",
             )
         )
+    missing = _missing_shards(weights)
     if not weights:
-        found.append(_no_weights(reference, top))
-    elif missing := _missing_parts(weights):
-        found.append(
+        problems.append(_no_weights(reference, top))
+    elif missing:
+        problems.append(
             problem(
                 reference,
                 "model_weights_incomplete",
@@ -138,7 +148,7 @@ def _problems(reference: object, top: Collection[str], weights: Collection[str])
                 remedy="finish the upload or the download of the model, then submit again",
             )
         )
-    return found
+    return problems
 
 
 def _no_weights(reference: object, top: Collection[str]) -> Problem:
@@ -161,10 +171,11 @@ def _no_weights(reference: object, top: Collection[str]) -> Problem:
     )
 
 
-def _missing_parts(weights: Collection[str]) -> list[str]:
-    shards = [match for name in weights if (match := _SHARD.fullmatch(name))]
-    if not shards:
+def _missing_shards(weights: Collection[str]) -> list[str]:
+    """Return the shards that the names of the others announce, and their index, as far as `weights` lacks them."""
+    totals = [int(match[2]) for match in map(_SHARD.fullmatch, weights) if match]
+    if not totals:
         return []
-    total = max(int(match[2]) for match in shards)
-    announced = {f"model-{n:05}-of-{total:05}.safetensors" for n in range(1, total + 1)}
+    total = max(totals)
+    announced = {f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)}
     return sorted((announced | {WEIGHTS_INDEX}).difference(weights))

@@ -1,4 +1,8 @@
-"""The interface of a model source, and the terms on which bytes reach a worker's disk."""
+"""The interface of a model source. From a reference to files: `resolve`, then `fetch`.
+
+A source implements it for one scheme: `hub/model_source.py` (`hf:`), `folder_source.py` (`file:`), `bucket_source.py`
+(`s3:`). Each lists the model's files, lets `model_files.py` select, and reads facts with `config_facts.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +16,41 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 
 class Source(Protocol[R_contra]):
-    """One kind of place that models come from."""
+    """A kind of place that models come from, for references of the type R_contra."""
 
     def resolve(self, reference: R_contra) -> ResolvedModel:
-        """Pin the reference down, reading metadata and `config.json` only.
+        """Pin the reference to an immutable identity, reading metadata and `config.json` only.
 
         Raises:
-            ModelUnavailable: missing, not readable for the farm, or nothing that can be built.
-            SourceUnavailable: the source did not answer; worth another try.
+            ModelUnavailable: missing, not readable for the farm, or without the files of a model.
+            SourceUnavailable: the source did not answer; try again later.
         """
 
     def at_hand(self, reference: R_contra) -> ResolvedModel | None:
-        """What `resolve` would answer, if it can be known without a network and without reading files.
+        """Return what `resolve` returns if it is remembered; None if that takes a network or reading files.
 
         Raises:
             ModelUnavailable: as `resolve`.
         """
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
-        """Put the model's files into `destination`, which is made if it is not there.
+        """Copy the model's files into `destination`, which is created if it is missing.
 
-        What is there after an error is not the model: throw it away.
+        After an error, delete what was copied: it is incomplete or wrong.
 
         Raises:
-            ModelUnavailable: the model is no longer what it was when it was resolved.
+            ModelUnavailable: the model changed since it was resolved.
             SourceUnavailable: the source did not answer.
-            IntegrityError: the source sent bytes that are not what it announced.
+            IntegrityError: the source sent other bytes than it announced.
         """
 
 
 def write_new(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write `chunks` to a file that must not be there yet, so that no planted link is followed."""
+    """Write `chunks` to a file that must not exist, so that no planted link is followed.
+
+    Raises:
+        FileExistsError: there is a file or a link of this name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as stream:
         for chunk in chunks:

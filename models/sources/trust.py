@@ -1,4 +1,4 @@
-"""Models whose own Python code and pickled weights an administrator lets conversions run. None, unless named."""
+"""Models whose own Python code and pickled weights conversions may run: those that an administrator names."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from enginefarm.contract.model_reference import HubReference, ModelReference, pa
 
 
 class Trust:
-    """
+    """The set of trusted models.
+
     Args:
-        models: references; of a hub with the full commit, because a branch moves to code that nobody looked at.
+        models: references. A hub model needs its full commit, because a branch can move to code that nobody reviewed.
 
     Raises:
-        ValueError: a reference is none, or names no commit.
+        ValueError: a reference is malformed, or a hub reference lacks its commit.
     """
 
     def __init__(self, models: Iterable[str] = ()) -> None:
-        self._models = frozenset(str(_pinned(model)) for model in models)
+        references = [parse(model) for model in models]
+        for reference in references:
+            if isinstance(reference, HubReference) and reference.commit is None:
+                raise ValueError(f"a trusted model needs its full commit, as in hf:{reference.repo}@<40 hex digits>")
+        self._models = frozenset(str(reference) for reference in references)
 
     def allows(self, reference: ModelReference) -> bool:
+        """Return True if code and pickles of the model may run. A hub reference must be pinned to its commit."""
         return str(reference) in self._models
-
-
-def _pinned(text: str) -> ModelReference:
-    reference = parse(text)
-    if isinstance(reference, HubReference) and reference.commit is None:
-        raise ValueError(f"a trusted model needs its full commit, as in hf:{reference.repo}@<40 hex digits>")
-    return reference
 
 
 NOBODY = Trust()

@@ -1,4 +1,4 @@
-"""What is read beside a model, of a Hugging Face hub: pinned to the commit like its models, and only what counts."""
+"""Resolve and fetch auxiliary inputs in a Hugging Face hub, pinned to a commit as models are."""
 
 from __future__ import annotations
 
@@ -11,93 +11,97 @@ from huggingface_hub import DatasetInfo, HfApi, ModelInfo, hf_hub_url
 from pydantic import ValidationError
 
 from enginefarm.contract.model_reference import HubReference, parse
-from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
+from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
 from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import HubFiles, listed
+from models.sources.hub.files import HubFiles, model_files
 from models.sources.hub.model_source import ANSWER_SECONDS, BRANCH_SECONDS, COMMIT_SECONDS
 from models.sources.rejection import refusal
 
-MOST_BYTES = 16 << 30  # a calibration reads some hundred texts, draft heads are small, and a worker has a disk
-_IDENTITY: dict[Repository, str] = {"dataset": "hf_dataset", "model": "hf"}
+# A calibration reads some hundred texts and draft heads are small, while a worker's disk has to hold all of it.
+MAX_BYTES = 16 << 30
+_IDENTITY_SOURCE: dict[Repository, str] = {"dataset": "hf_dataset", "model": "hf"}
 
-_Asked = tuple[HubReference, Selection]
+_CacheKey = tuple[HubReference, Selection]
 
 
-class HubDataSource:
-    """Resolves and fetches `hf:` data sets, and named files of models. The arguments are those of `HubSource`."""
+class HubAuxiliarySource:
+    """`hf:` data sets, and named files of `hf:` models. The arguments are those of `HubSource`."""
 
     def __init__(self, endpoint: str, token: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
         self._errors: dict[Repository, HubErrors] = {
-            "dataset": HubErrors(endpoint, has_token=bool(token), what="data set"),
+            "dataset": HubErrors(endpoint, has_token=bool(token), kind="data set"),
             "model": HubErrors(endpoint, has_token=bool(token)),
         }
-        self._asking: SingleFlight[_Asked, ResolvedFiles] = SingleFlight()
-        self._answers: TimedCache[_Asked, ResolvedFiles] = TimedCache(clock=clock)
+        self._asking: SingleFlight[_CacheKey, ResolvedFiles] = SingleFlight()
+        self._resolved: TimedCache[_CacheKey, ResolvedFiles] = TimedCache(clock=clock)
 
     def resolve(self, reference: HubReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
-        asked = (reference, selection)
-        return self._answers.get(asked) or self._asking.run(asked, partial(self._ask, reference, selection))
+        """Pin the reference to a commit and list the selected files.
+
+        Raises:
+            ModelUnavailable: missing, not readable for the farm, too large, or without the selected files.
+            SourceUnavailable: the hub does not answer.
+        """
+        cache_key = (reference, selection)
+        return self._resolved.get(cache_key) or self._asking.run(cache_key, partial(self._ask_hub, *cache_key))
 
     def fetch(self, resolved: ResolvedFiles, destination: Path) -> None:
-        kind = next(kind for kind, source in _IDENTITY.items() if source == resolved.identity["source"])
+        """See `HubFiles.fetch`."""
+        kind: Repository = "dataset" if resolved.identity["source"] == _IDENTITY_SOURCE["dataset"] else "model"
         HubFiles(self._api, self._errors[kind], kind).fetch(parse(resolved.reference), resolved, destination)
 
-    def _ask(self, reference: HubReference, selection: Selection) -> ResolvedFiles:
+    def _ask_hub(self, reference: HubReference, selection: Selection) -> ResolvedFiles:
         errors = self._errors[selection.repository]
-        with errors.explained(reference):
-            info = self._api.repo_info(
+        with errors.translated(reference):
+            repository = self._api.repo_info(
                 reference.repo,
                 repo_type=selection.repository,
                 revision=reference.revision,
                 files_metadata=True,
                 timeout=ANSWER_SECONDS,
             )
-        pinned = HubReference(reference.repo, info.sha)
-        if pinned.commit is None or not isinstance(info, DatasetInfo | ModelInfo):
+        pinned = HubReference(reference.repo, repository.sha)
+        if pinned.commit is None or not isinstance(repository, DatasetInfo | ModelInfo):
             raise errors.unavailable(reference, "did not name the commit")
-        resolved = self._answers.get((pinned, selection)) or self._describe(reference, pinned, info, selection)
-        self._answers.put((pinned, selection), resolved, COMMIT_SECONDS)
+        files = self._resolved.get((pinned, selection))
+        if files is None:
+            files = self._read_commit(reference, pinned, repository, selection)
+        self._resolved.put((pinned, selection), files, COMMIT_SECONDS)
         if reference != pinned:
-            self._answers.put((reference, selection), resolved, BRANCH_SECONDS)
-        return resolved
+            self._resolved.put((reference, selection), files, BRANCH_SECONDS)
+        return files
 
-    def _describe(
-        self, reference: HubReference, pinned: HubReference, info: DatasetInfo | ModelInfo, selection: Selection
+    def _read_commit(
+        self, reference: HubReference, pinned: HubReference, repository: DatasetInfo | ModelInfo, selection: Selection
     ) -> ResolvedFiles:
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        kind = selection.repository
+        siblings = {sibling.rfilename: sibling for sibling in repository.siblings or ()}
+        selected = selection.of_hub(reference, siblings)
         try:
-            files = listed(siblings[name] for name in selection.of_hub(reference, siblings))
+            files = model_files(siblings[name] for name in selected)
         except ValidationError as error:
-            errors = self._errors[selection.repository]
-            raise errors.unavailable(reference, "lists a file without a proper size or digest") from error
-        _check_size(reference, files)
-        self._check_access(reference, pinned, files[0], selection.repository)
+            raise self._errors[kind].unavailable(reference, "lists a file without a proper size or digest") from error
+        size = sum(file.size for file in files)
+        if size > MAX_BYTES:
+            raise refusal(
+                reference,
+                "data_too_large",
+                f"it has {size / (1 << 30):.0f} GiB of files that count, and all of them would be fetched",
+                expected=f"at most {MAX_BYTES >> 30} GiB",
+                remedy="put a part of it below one of the farm's model roots, and give that folder",
+            )
+        # A hub lists a gated repository for everybody. Ask for one file, so that a submit learns whether the farm may
+        # read it.
+        url = hf_hub_url(
+            pinned.repo, files[0].path, repo_type=kind, revision=pinned.revision, endpoint=self._api.endpoint
+        )
+        with self._errors[kind].translated(reference):
+            self._api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS)
         return ResolvedFiles(
             reference=str(pinned),
-            identity={
-                "source": _IDENTITY[selection.repository],
-                "repo": pinned.repo,
-                "commit": pinned.revision or "",
-            },
+            identity={"source": _IDENTITY_SOURCE[kind], "repo": pinned.repo, "commit": pinned.revision or ""},
             files=files,
-        )
-
-    def _check_access(self, reference: HubReference, pinned: HubReference, file: ModelFile, kind: Repository) -> None:
-        """What a gated repository has is listed for everybody, and fetched by those who may."""
-        url = hf_hub_url(pinned.repo, file.path, repo_type=kind, revision=pinned.revision, endpoint=self._api.endpoint)
-        with self._errors[kind].explained(reference):
-            self._api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS)
-
-
-def _check_size(reference: HubReference, files: tuple[ModelFile, ...]) -> None:
-    if (size := sum(file.size for file in files)) > MOST_BYTES:
-        raise refusal(
-            reference,
-            "data_too_large",
-            f"it has {size / (1 << 30):.0f} GiB of files that count, and all of them would be fetched",
-            expected=f"at most {MOST_BYTES >> 30} GiB",
-            remedy="put a part of it below one of the farm's model roots, and give that folder",
         )

@@ -1,7 +1,7 @@
-"""What the hub's library raises, said in the farm's words.
+"""Translate errors of the hub's library into the farm's.
 
-Nothing that a server answered is passed on as text: an answer may repeat what was sent to it, and a
-token was sent. The original error stays attached as the cause.
+No text of a server is repeated: an answer may contain the token that was sent to it. The original error stays attached
+as the cause.
 """
 
 from __future__ import annotations
@@ -25,28 +25,34 @@ from enginefarm.contract.errors import EnginefarmError, ModelUnavailable, Source
 from enginefarm.contract.model_reference import HubReference
 from models.sources.rejection import refusal
 
+# The library documents no common base of what it raises.
 _RAISED = (HTTPError, OSError, RuntimeError, ValueError, TypeError, KeyError)
 
 
 class HubErrors:
-    """Translates errors of one hub. Knows whether there is a token, not which; `what` is asked for there."""
+    """Translates errors of one hub.
 
-    def __init__(self, endpoint: str, *, has_token: bool, what: str = "model") -> None:
-        self._host = urlsplit(endpoint).netloc.rpartition("@")[2]
+    Args:
+        has_token: True if requests carry a token. The token itself must not get here.
+        kind: what the repositories are called in error texts.
+    """
+
+    def __init__(self, endpoint: str, *, has_token: bool, kind: str = "model") -> None:
+        self._host = urlsplit(endpoint).netloc.rpartition("@")[2]  # without credentials
         self._has_token = has_token
-        self._what = what
+        self._kind = kind
 
     @contextmanager
-    def explained(self, reference: HubReference) -> Iterator[None]:
-        """Round calls of the hub's library, and of nothing else."""
+    def translated(self, reference: HubReference) -> Iterator[None]:
+        """Translate what the block raises; the block must hold calls of the hub's library only."""
         try:
             yield
         except _RAISED as error:
-            if _is_local(error):
+            if _is_disk_error(error):
                 raise
-            raise self._explain(reference, error) from error
+            raise self._translate(reference, error) from error
 
-    def _explain(self, reference: HubReference, error: BaseException) -> EnginefarmError:
+    def _translate(self, reference: HubReference, error: BaseException) -> EnginefarmError:
         # The library hides why it could not look a file up behind "not found on this disk".
         if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
             error = error.__cause__
@@ -60,28 +66,29 @@ class HubErrors:
             case DisabledRepoError():
                 return refusal(reference, "model_disabled", f"{self._host} has disabled this repository")
             case HfHubHTTPError():
-                return self._status(reference, error.response.status_code)
+                return self._error_for_status(reference, error.response.status_code)
             case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
                 return self.unavailable(reference, f"did not answer ({type(error).__name__})")
             case EntryNotFoundError():
                 return self.unavailable(reference, "does not have a file that it lists")
             case _:
                 return self.unavailable(
-                    reference, f"answered something that is not to be understood ({type(error).__name__})"
+                    reference, f"answered something that cannot be understood ({type(error).__name__})"
                 )
 
-    def unavailable(self, reference: HubReference, what: str) -> SourceUnavailable:
-        return SourceUnavailable(f"{reference}: the model hub at {self._host} {what}; try again later")
+    def unavailable(self, reference: HubReference, failure: str) -> SourceUnavailable:
+        """Return the error for a hub that fails; `failure` is the predicate of its text, as in "did not answer"."""
+        return SourceUnavailable(f"{reference}: the model hub at {self._host} {failure}; try again later")
 
     def _gated(self, reference: HubReference) -> ModelUnavailable:
         if self._has_token:
-            detail = f"the {self._what} is gated, and the farm's token may not read it"
+            detail = f"the {self._kind} is gated, and the farm's token may not read it"
             remedy = "ask for access on its page with the account of ENGINEFARM_HF_TOKEN"
         else:
-            detail = f"the {self._what} is gated, and the farm has no token"
+            detail = f"the {self._kind} is gated, and the farm has no token"
             remedy = "ask the operator to set ENGINEFARM_HF_TOKEN to a token of an account with access"
         return refusal(
-            reference, "model_gated", detail, expected=f"a {self._what} that the farm may read", remedy=remedy
+            reference, "model_gated", detail, expected=f"a {self._kind} that the farm may read", remedy=remedy
         )
 
     def _no_repository(self, reference: HubReference) -> ModelUnavailable:
@@ -89,12 +96,12 @@ class HubErrors:
         return refusal(
             reference,
             "model_not_found",
-            f"{self._host} has no {self._what} {reference.repo}, or it is private and {account}",
+            f"{self._host} has no {self._kind} {reference.repo}, or it is private and {account}",
             expected="a repository that the farm may read",
-            remedy="check organisation and name; for a private one give the account of ENGINEFARM_HF_TOKEN access",
+            remedy="check organization and name; for a private one give the account of ENGINEFARM_HF_TOKEN access",
         )
 
-    def _status(self, reference: HubReference, status: int) -> EnginefarmError:
+    def _error_for_status(self, reference: HubReference, status: int) -> EnginefarmError:
         if status == 401:
             return self.unavailable(
                 reference, "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
@@ -103,8 +110,8 @@ class HubErrors:
             return refusal(
                 reference,
                 "model_forbidden",
-                f"{self._host} does not let the farm's token read this {self._what} (403)",
-                expected=f"a {self._what} that the farm may read",
+                f"{self._host} does not let the farm's token read this {self._kind} (403)",
+                expected=f"a {self._kind} that the farm may read",
                 remedy="give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it",
             )
         return self.unavailable(reference, f"answered with status {status}")
@@ -120,8 +127,8 @@ def _no_revision(reference: HubReference) -> ModelUnavailable:
     )
 
 
-def _is_local(error: BaseException) -> bool:
-    """Whether this machine's disk failed (it then has an error number), not the hub."""
+def _is_disk_error(error: BaseException) -> bool:
+    """Return True if this machine's disk failed, not the hub: only an error of the disk has an error number."""
     return (
         isinstance(error, OSError)
         and error.errno is not None

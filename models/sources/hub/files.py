@@ -1,4 +1,4 @@
-"""The files of a hub's repository at one commit: as they are listed, and fetched whole or not at all."""
+"""List and fetch the files of a hub repository at one commit."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from enginefarm.contract.model_reference import HubReference
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
 from models.sources.hub.errors import HubErrors
 
-# Otherwise the first request of a process also asks the public hub what to call its user agent, which
-# takes seconds where a firewall drops it.
+# Otherwise the first request of a process also asks the public hub what to call its user agent, which takes seconds
+# where a firewall drops it.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 PARALLEL_FILES = 4
 
 
 class HubFiles:
-    """Fetches from repositories of one kind, with the token that `api` was given."""
+    """Fetches files of repositories of one kind.
+
+    Args:
+        api: has the endpoint and the token.
+    """
 
     def __init__(self, api: HfApi, errors: HubErrors, kind: Literal["model", "dataset"]) -> None:
         self._api = api
@@ -34,43 +38,46 @@ class HubFiles:
         self._kind = kind
 
     def fetch(self, reference: object, resolved: ResolvedFiles, destination: Path) -> None:
+        """Fetch the files into `destination` and compare them with the hub's listing.
+
+        Raises:
+            ModelUnavailable: the hub no longer lets the farm read them.
+            SourceUnavailable: the hub does not answer.
+            IntegrityError: a file differs from the listing.
+        """
         if not isinstance(reference, HubReference) or reference.commit is None:
             raise TypeError(f"{reference} names no commit of a hub")
         destination.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-            list(pool.map(partial(self._download, reference, destination), resolved.files))
+            list(pool.map(partial(self._fetch_file, reference, destination), resolved.files))
         shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
 
-    def _download(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
-        with self._errors.explained(reference):
+    def _fetch_file(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
+        with self._errors.translated(reference):
             self._api.hf_hub_download(
                 reference.repo, file.path, repo_type=self._kind, revision=reference.revision, local_dir=destination
             )
-        _verify(reference, destination / file.path, file)
+        # A commit cannot change, so a difference is damage on the way, or a hub that must not be trusted.
+        path = destination / file.path
+        size = path.stat().st_size
+        if size != file.size:
+            raise IntegrityError(f"{reference}: {file.path} has {size} bytes, the hub's listing says {file.size}")
+        if file.digest is not None:  # the hub names the SHA-256 of large files only
+            actual = digest.of_file(path)
+            if actual != file.digest:
+                raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")
 
 
-def listed(siblings: Iterable[RepoSibling]) -> tuple[ModelFile, ...]:
-    """
+def model_files(siblings: Iterable[RepoSibling]) -> tuple[ModelFile, ...]:
+    """Return the files of a hub's listing.
+
     Raises:
-        ValidationError: the hub names no proper size or digest.
+        ValidationError: the hub names no size or digest of the proper form.
     """
-    return tuple(_file(sibling) for sibling in siblings)
-
-
-def _file(sibling: RepoSibling) -> ModelFile:
-    return ModelFile.model_validate(
-        {
-            "path": sibling.rfilename,
-            "size": sibling.lfs.size if sibling.lfs else sibling.size,
-            "digest": f"sha256:{sibling.lfs.sha256}" if sibling.lfs else None,
-        }
-    )
-
-
-def _verify(reference: HubReference, path: Path, file: ModelFile) -> None:
-    """A commit cannot change, so what differs was damaged on the way, or the hub is not to be trusted."""
-    size = path.stat().st_size
-    if size != file.size:
-        raise IntegrityError(f"{reference}: {file.path} has {size} bytes, the hub's listing says {file.size}")
-    if file.digest and (actual := digest.of_file(path)) != file.digest:
-        raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")
+    files = []
+    for sibling in siblings:
+        fields = {"path": sibling.rfilename, "size": sibling.size, "digest": None}
+        if sibling.lfs:
+            fields |= {"size": sibling.lfs.size, "digest": f"sha256:{sibling.lfs.sha256}"}
+        files.append(ModelFile.model_validate(fields))
+    return tuple(files)

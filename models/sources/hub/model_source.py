@@ -1,7 +1,7 @@
-"""Models of a Hugging Face hub: the public one, or any that speaks its protocol.
+"""Resolve and fetch `hf:` models of a Hugging Face hub: the public one, or any that speaks its protocol.
 
-A branch or tag is turned into the commit that it names before anything else happens. The token is given
-to this object alone: nothing here reads one from the environment or from a login on the machine.
+A branch or tag is turned into the commit that it names before anything else happens. The token is given to this object
+alone: nothing here reads one from the environment or from a login on the machine.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from huggingface_hub import HfApi, ModelInfo, get_session, hf_hub_url, hf_raise_
 from pydantic import ValidationError
 
 from enginefarm.contract.model_reference import HubReference, parse
-from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
+from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.sources.config_facts import MAX_CONFIG_BYTES, read_facts, too_large
+from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import HubFiles, listed
+from models.sources.hub.files import HubFiles, model_files
 from models.sources.model_files import CONFIG, is_weights, select
 from models.sources.trust import NOBODY, Trust
 
 BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after
-COMMIT_SECONDS = 3600.0  # a commit never changes; this only bounds how long a lost permission goes unseen
-ANSWER_SECONDS = 10.0  # the control plane waits no longer than that for one answer
+COMMIT_SECONDS = 3600.0  # a commit never changes; this only bounds how long a lost permission goes unnoticed
+ANSWER_SECONDS = 10.0  # a submit waits for the answer, so a slow hub must fail soon
 
 
 class HubSource:
-    """Resolves and fetches `hf:` models.
+    """`hf:` models.
 
     Args:
         endpoint: the hub's URL.
-        token: sent as a bearer token to that endpoint; None asks as nobody in particular.
-        trust: whose code counts as part of the model.
-        clock: seconds, for how long an answer is kept.
+        token: sent as a bearer token to that endpoint; None sends none.
+        trust: the models whose own code is part of the model.
+        clock: seconds, for the age of remembered answers.
     """
 
     def __init__(
@@ -47,60 +47,64 @@ class HubSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trust = trust
+        # False, not None: with None the library would send a token of the machine.
         self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._errors = HubErrors(endpoint, has_token=bool(token))
         self._files = HubFiles(self._api, self._errors, "model")
         self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
-        self._answers: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
+        self._resolved: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
     def resolve(self, reference: HubReference) -> ResolvedModel:
-        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask, reference))
+        """See `Source.resolve`."""
+        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
 
     def at_hand(self, reference: HubReference) -> ResolvedModel | None:
-        return self._answers.get(reference)
+        """See `Source.at_hand`."""
+        return self._resolved.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
+        """See `Source.fetch`."""
         self._files.fetch(parse(model.reference), model, destination)
 
-    def _ask(self, reference: HubReference) -> ResolvedModel:
-        # A thread that missed the cache just before another one filled it need not ask again.
-        if known := self._answers.get(reference):
-            return known
-        with self._errors.explained(reference):
-            info = self._api.model_info(
+    def _ask_hub(self, reference: HubReference) -> ResolvedModel:
+        # Another thread may have filled the cache after this one missed it and before it got here.
+        model = self._resolved.get(reference)
+        if model is not None:
+            return model
+        with self._errors.translated(reference):
+            repository = self._api.model_info(
                 reference.repo, revision=reference.revision, files_metadata=True, timeout=ANSWER_SECONDS
             )
-        pinned = HubReference(reference.repo, info.sha)
+        pinned = HubReference(reference.repo, repository.sha)
         if pinned.commit is None:
             raise self._errors.unavailable(reference, "did not name the commit")
-        resolved = self._answers.get(pinned) or self._describe(reference, pinned, info)
-        self._answers.put(pinned, resolved, COMMIT_SECONDS)
+        model = self._resolved.get(pinned) or self._read_commit(reference, pinned, repository)
+        self._resolved.put(pinned, model, COMMIT_SECONDS)
         if reference != pinned:
-            self._answers.put(reference, resolved, BRANCH_SECONDS)
-        return resolved
+            self._resolved.put(reference, model, BRANCH_SECONDS)
+        return model
 
-    def _describe(self, reference: HubReference, pinned: HubReference, info: ModelInfo) -> ResolvedModel:
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    def _read_commit(self, reference: HubReference, pinned: HubReference, repository: ModelInfo) -> ResolvedModel:
+        """Select the model's files at the commit and read its `config.json`."""
+        siblings = {sibling.rfilename: sibling for sibling in repository.siblings or ()}
+        trusted = self._trust.allows(pinned)
+        selected = select(reference, siblings, trusted=trusted)
         try:
-            trusted = self._trust.allows(pinned)
-            files = listed(siblings[name] for name in select(reference, siblings, trusted=trusted))
+            files = model_files(siblings[name] for name in selected)
         except ValidationError as error:
             raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
-        config = self._config(reference, pinned, files)
-        weights = [file.size for file in files if is_weights(file.path)]
+        if any(file.path == CONFIG and file.size > MAX_CONFIG_BYTES for file in files):
+            raise config_too_large(reference)
+        url = hf_hub_url(pinned.repo, CONFIG, revision=pinned.revision, endpoint=self._api.endpoint)
+        with self._errors.translated(reference):
+            response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
+            hf_raise_for_status(response)
+            config = response.content
+        weight_sizes = [file.size for file in files if is_weights(file.path)]
         return ResolvedModel(
             reference=str(pinned),
             identity={"source": "hf", "repo": pinned.repo, "commit": pinned.revision or ""},
             files=files,
-            facts=read_facts(reference, config, weights, siblings, trusted=trusted),
+            facts=read_facts(reference, config, weight_sizes, siblings, trusted=trusted),
         )
-
-    def _config(self, reference: HubReference, pinned: HubReference, files: tuple[ModelFile, ...]) -> bytes:
-        if any(file.path == CONFIG and file.size > MAX_CONFIG_BYTES for file in files):
-            raise too_large(reference)
-        url = hf_hub_url(pinned.repo, CONFIG, revision=pinned.revision, endpoint=self._api.endpoint)
-        with self._errors.explained(reference):
-            response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
-            hf_raise_for_status(response)
-            return response.content

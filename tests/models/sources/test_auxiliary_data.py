@@ -8,7 +8,7 @@ import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_reference import parse
-from models.sources import DataSource, MemoryDigestCache
+from models.sources import AuxiliarySource, MemoryDigestCache
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(root: Path) -> DataSource:
-    return DataSource([root], MemoryDigestCache())
+def source(root: Path) -> AuxiliarySource:
+    return AuxiliarySource([root], MemoryDigestCache())
 
 
 def data(folder: Path, text: str = '{"text": "a"}') -> Path:
@@ -30,13 +30,13 @@ def data(folder: Path, text: str = '{"text": "a"}') -> Path:
     return folder
 
 
-def test_only_data_are_copied(root: Path, source: DataSource, tmp_path: Path) -> None:
+def test_only_data_are_copied(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
     resolved = source.resolve(parse(f"file:{data(root / 'news')}"))
     source.fetch(resolved, tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["train.jsonl"]
 
 
-def test_the_identity_is_what_is_in_the_folder(root: Path, source: DataSource) -> None:
+def test_the_identity_is_what_is_in_the_folder(root: Path, source: AuxiliarySource) -> None:
     one, same, other = (
         source.resolve(parse(f"file:{data(root / name, text)}")).identity
         for name, text in (("a", "x"), ("b", "x"), ("c", "y"))
@@ -44,7 +44,7 @@ def test_the_identity_is_what_is_in_the_folder(root: Path, source: DataSource) -
     assert one == same != other
 
 
-def test_what_changed_is_not_fetched(root: Path, source: DataSource, tmp_path: Path) -> None:
+def test_what_changed_is_not_fetched(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
     folder = data(root / "news")
     resolved = source.resolve(parse(f"file:{folder}"))
     (folder / "train.jsonl").write_text('{"text": "b"}')
@@ -62,7 +62,7 @@ def test_what_changed_is_not_fetched(root: Path, source: DataSource, tmp_path: P
         ("file:{root}", "data_missing"),
     ],
 )
-def test_refused(root: Path, source: DataSource, reference: str, code: str) -> None:
+def test_refused(root: Path, source: AuxiliarySource, reference: str, code: str) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(parse(reference.format(root=root)))
     assert [problem.code for problem in caught.value.problems] == [code]

@@ -8,7 +8,7 @@ import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_reference import parse
-from models.sources import DataSource, FileSource, HubSource, MemoryDigestCache, Sources
+from models.sources import AuxiliarySource, FileSource, HubSource, MemoryDigestCache, Sources
 from tests.models.sources.models import fetched, read, tiny, write
 from tests.servers.hub import Hub
 
@@ -20,7 +20,7 @@ def test_hub_and_files(tmp_path: Path) -> None:
         sources = Sources(
             HubSource(hub.url),
             FileSource([tmp_path / "models"], MemoryDigestCache()),
-            DataSource([], MemoryDigestCache()),
+            AuxiliarySource([], MemoryDigestCache()),
         )
         for text, kind in (("hf:org/tiny", "hf"), (f"file:{folder}", "files")):
             resolved = sources.resolve(parse(text))
@@ -31,7 +31,7 @@ def test_hub_and_files(tmp_path: Path) -> None:
 
 def test_a_farm_without_s3_says_so() -> None:
     sources = Sources(
-        HubSource("http://127.0.0.1:9"), FileSource([], MemoryDigestCache()), DataSource([], MemoryDigestCache())
+        HubSource("http://127.0.0.1:9"), FileSource([], MemoryDigestCache()), AuxiliarySource([], MemoryDigestCache())
     )
     with pytest.raises(ModelUnavailable, match="reads no models from S3") as caught:
         sources.resolve(parse("s3://bucket/tiny"))

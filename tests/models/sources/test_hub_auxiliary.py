@@ -9,7 +9,7 @@ import pytest
 
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference, parse
-from models.sources import DataSource, HubDataSource, MemoryDigestCache
+from models.sources import AuxiliarySource, HubAuxiliarySource, MemoryDigestCache
 from models.sources.hub import auxiliary as module
 from tests.models.sources.models import Clock, read
 from tests.servers.hub import Hub
@@ -27,7 +27,7 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def refused(source: HubDataSource) -> tuple[str, str]:
+def refused(source: HubAuxiliarySource) -> tuple[str, str]:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(NEWS)
     (problem,) = caught.value.problems
@@ -46,7 +46,7 @@ def test_only_data_are_fetched_at_the_commit(
     hub: Hub, tmp_path: Path, files: dict[str, bytes], fetched: dict[str, bytes]
 ) -> None:
     commit = hub.push(NAME, files | {"news.py": b"raise SystemExit", "README.md": b"# news"})
-    source = HubDataSource(hub.url)
+    source = HubAuxiliarySource(hub.url)
     resolved = source.resolve(NEWS)
     assert resolved.reference == f"hf:org/news@{commit}"
     assert resolved.identity == {"source": "hf_dataset", "repo": "org/news", "commit": commit}
@@ -57,12 +57,12 @@ def test_only_data_are_fetched_at_the_commit(
 
 def test_a_data_set_and_a_model_of_one_name_are_two(hub: Hub) -> None:
     hub.push("org/news", {"train.jsonl": b"a model's"})
-    assert refused(HubDataSource(hub.url))[0] == "model_not_found"
+    assert refused(HubAuxiliarySource(hub.url))[0] == "model_not_found"
 
 
 def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
     clock = Clock()
-    source = HubDataSource(hub.url, clock=clock)
+    source = HubAuxiliarySource(hub.url, clock=clock)
     first = hub.push(NAME, {"a.txt": b"one"})
     assert source.resolve(NEWS).identity["commit"] == first
     second = hub.push(NAME, {"a.txt": b"two"})
@@ -73,31 +73,34 @@ def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
 
 def test_without_data_at_its_top(hub: Hub) -> None:
     hub.push(NAME, {"3.0.0/train.parquet": b"rows", "news.py": b"code"})
-    assert refused(HubDataSource(hub.url)) == ("data_missing", "there are no data at its top or in its folder data")
+    assert refused(HubAuxiliarySource(hub.url)) == (
+        "data_missing",
+        "there are no data at its top or in its folder data",
+    )
 
 
 def test_too_much_to_fetch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 2)
+    monkeypatch.setattr(module, "MAX_BYTES", 2)
     hub.push(NAME, {"a.txt": b"one"})
-    assert refused(HubDataSource(hub.url))[0] == "data_too_large"
+    assert refused(HubAuxiliarySource(hub.url))[0] == "data_too_large"
 
 
 def test_gated_data_are_refused_at_submit(hub: Hub) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     hub.restrict(NAME, READER, gated=True)
-    assert refused(HubDataSource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
-    assert HubDataSource(hub.url, READER).resolve(NEWS).files
+    assert refused(HubAuxiliarySource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
+    assert HubAuxiliarySource(hub.url, READER).resolve(NEWS).files
 
 
 def test_a_hub_that_is_away_is_no_refusal(hub: Hub) -> None:
     hub.down = 503
     with pytest.raises(SourceUnavailable):
-        HubDataSource(hub.url).resolve(NEWS)
+        HubAuxiliarySource(hub.url).resolve(NEWS)
 
 
 def test_damaged_data_are_not_used(hub: Hub, tmp_path: Path) -> None:
     hub.push(NAME, {"a.txt": b"one"})
-    source = HubDataSource(hub.url)
+    source = HubAuxiliarySource(hub.url)
     resolved = source.resolve(NEWS)
     hub.damaged["a.txt"] = b"longer"
     with pytest.raises(IntegrityError):
@@ -106,7 +109,7 @@ def test_damaged_data_are_not_used(hub: Hub, tmp_path: Path) -> None:
 
 def test_the_scheme_of_calibration_picks_its_source(hub: Hub, tmp_path: Path) -> None:
     hub.push(NAME, {"a.txt": b"one"})
-    source = DataSource([tmp_path], MemoryDigestCache(), HubDataSource(hub.url))
+    source = AuxiliarySource([tmp_path], MemoryDigestCache(), HubAuxiliarySource(hub.url))
     source.fetch(source.resolve(parse("hf:org/news")), tmp_path / "copy")
     assert read(tmp_path / "copy") == {"a.txt": b"one"}
     with pytest.raises(ModelUnavailable) as caught:

@@ -260,7 +260,7 @@ def test_credentials_in_the_endpoint_stay_secret(hub: Hub) -> None:
 
 def test_something_that_is_no_hub(hub: Hub) -> None:
     hub.down = 200
-    with pytest.raises(SourceUnavailable, match="not to be understood"):
+    with pytest.raises(SourceUnavailable, match="cannot be understood"):
         HubSource(hub.url).resolve(TINY)
 
 
