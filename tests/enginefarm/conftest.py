@@ -1,4 +1,4 @@
-"""A farm and its store, on loopback, for each test that asks."""
+"""A farm double and its store, on loopback; each test finds them empty."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def farm(double: FarmDouble) -> Iterator[Farm]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def destination(tmp_path: Path) -> Path:
     return tmp_path / "engines" / "tiny"

@@ -1,6 +1,6 @@
-"""A farm on loopback that speaks the wire's types, and misbehaves when told to.
+"""A farm on loopback with the REST API's real bodies, which answers wrongly when told to.
 
-It is a real HTTP server, so that cut connections and redirects are real too.
+It is a real HTTP server, so that broken connections and redirects are real, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.node.detection import detect
 from enginefarm.wire.bodies import Build, Engine, EngineSummary, PhysicalFile, ProblemDocument, Worker
-from tests.enginefarm.served import Served
+from tests.enginefarm.http_double import HttpDouble
 from tests.enginefarm.store_double import StoreDouble
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -38,22 +38,22 @@ class FarmState:
     builds: dict[str, Build] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
-    refuse: Response | None = None  # the answer to everything
+    refuse: Response | None = None  # the answer to every request
     log: bytes = b""
-    log_cuts: list[int] = field(default_factory=list)  # one a request: break off before this byte of the log
-    stages: list[dict[str, Any]] = field(default_factory=list)  # what a submitted build goes through, one a look
-    page: int = 2
+    log_cuts: list[int] = field(default_factory=list)  # each request of the log breaks off before one of these bytes
+    stages: list[dict[str, Any]] = field(default_factory=list)  # a submitted build takes the next one at each request
+    page: int = 2  # items
 
 
-class FarmDouble(Served):
-    """The routes of the wire that the client uses, over whatever `state` says."""
+class FarmDouble(HttpDouble):
+    """The routes that the client uses, with answers made from `state`."""
 
     def __init__(self, store: StoreDouble) -> None:
         super().__init__()
         self.state = FarmState()
         self.store = store
-        self.key: str | None = None
-        self.refusals = 0  # requests that are answered 503 before the farm is back
+        self.key: str | None = None  # the API key that requests must have
+        self.refusals = 0  # requests that are answered 503 from now on
         get = self.app.get
         self.app.post("/v1/builds")(self._submit)
         get("/v1/builds")(self._builds)
@@ -93,9 +93,9 @@ class FarmDouble(Served):
         return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
     def add_build(self, build_id: str, **fields: Any) -> Build:
-        made = a_build(build_id, **fields)
-        self.state.builds[build_id] = made
-        return made
+        build = a_build(build_id, **fields)
+        self.state.builds[build_id] = build
+        return build
 
     def change(self, build_id: str, **fields: Any) -> None:
         self.state.builds[build_id] = a_build(build_id, **fields)
@@ -122,8 +122,8 @@ class FarmDouble(Served):
         return JSONResponse(body, 200 if cached else 202)
 
     def _builds(self, state: str | None = None, cursor: int = 0) -> dict[str, Any]:
-        found = [build for build in self.state.builds.values() if state in {None, build.state}]
-        return self._page(found, cursor)
+        builds = [build for build in self.state.builds.values() if state in {None, build.state}]
+        return self._page(builds, cursor)
 
     def _engines(self, cursor: int = 0) -> dict[str, Any]:
         return self._page([self.summary(engine) for engine in self.state.engines.values()], cursor)
@@ -134,13 +134,14 @@ class FarmDouble(Served):
         return {"items": page, "next_cursor": str(end) if end < len(items) else None}
 
     async def _build(self, build_id: str, request: Request, wait: float = 0) -> Response:
-        known, deadline = request.headers.get("if-none-match"), time.monotonic() + wait
+        client_tag = request.headers.get("if-none-match")
+        deadline = time.monotonic() + wait
         self._next_stage(build_id)
         while True:
-            body = self._found(self.state.builds, build_id, "build").model_dump_json()
+            body = self._get(self.state.builds, build_id, "build").model_dump_json()
             tag = f'"{hashlib.sha256(body.encode()).hexdigest()}"'
-            if tag != known or time.monotonic() >= deadline:
-                status = 304 if tag == known else 200
+            if tag != client_tag or time.monotonic() >= deadline:
+                status = 304 if tag == client_tag else 200
                 return Response(body if status == 200 else None, status, {"ETag": tag}, "application/json")
             await asyncio.sleep(0.01)
 
@@ -149,7 +150,7 @@ class FarmDouble(Served):
             self.change("b1", **self.state.stages.pop(0))
 
     async def _logs(self, build_id: str, offset: int = 0) -> StreamingResponse:
-        self._found(self.state.builds, build_id, "build")
+        self._get(self.state.builds, build_id, "build")
         cut = self.state.log_cuts.pop(0) if self.state.log_cuts else None
 
         async def pieces() -> AsyncIterator[bytes]:
@@ -160,12 +161,12 @@ class FarmDouble(Served):
         return StreamingResponse(pieces(), media_type="text/plain")
 
     def _cancel(self, build_id: str) -> Response:
-        self._found(self.state.builds, build_id, "build")
+        self._get(self.state.builds, build_id, "build")
         self.change(build_id, state="cancelled")
         return Response(self.state.builds[build_id].model_dump_json(), media_type="application/json")
 
     def _engine(self, key: str) -> Response:
-        engine = self._found(self.state.engines, key, "engine")
+        engine = self._get(self.state.engines, key, "engine")
         contents = [
             file.model_copy(update={"url": self.store.link(file.digest)}) if file.url.startswith("http") else file
             for file in engine.contents
@@ -175,14 +176,14 @@ class FarmDouble(Served):
         )
 
     def _file(self, key: str, path: str) -> RedirectResponse:
-        engine = self._found(self.state.engines, key, "engine")
-        return RedirectResponse(self.store.link(self._found({f.path: f.digest for f in engine.contents}, path, "file")))
+        engine = self._get(self.state.engines, key, "engine")
+        return RedirectResponse(self.store.link(self._get({f.path: f.digest for f in engine.contents}, path, "file")))
 
-    def _found(self, things: dict[str, Any], name: str, what: str) -> Any:
-        if name not in things:
-            unknown = Problem(pointer="", code="not_found", detail=f"unknown {what}", value=name, remedy="list them")
-            raise NotFound(f"there is no {what} {name}", problems=[unknown])
-        return things[name]
+    def _get(self, rows: dict[str, Any], name: str, what: str) -> Any:
+        if name not in rows:
+            reason = Problem(pointer="", code="not_found", detail=f"unknown {what}", value=name, remedy="list them")
+            raise NotFound(f"there is no {what} {name}", problems=[reason])
+        return rows[name]
 
 
 def an_engine(key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform) -> Engine:
@@ -195,11 +196,11 @@ def an_engine(key: str, manifest: Manifest, contents: list[PhysicalFile], platfo
 
 
 def a_build(build_id: str, **fields: Any) -> Build:
-    made: dict[str, Any] = {
+    build: dict[str, Any] = {
         "id": build_id, "key": "ab" * 32, "disposition": "created", "state": "queued", "model": MODEL,
         "toolchain": "aoti", "version": "2.13.0", "platform": HERE.platform.model_dump(), "created_at": NOW,
     }  # fmt: skip
-    return Build.model_validate(made | fields)
+    return Build.model_validate(build | fields)
 
 
 def problem(error: EnginefarmError, *, code: str | None = None, status: int | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""An engine to pull, and what the tests of pulling ask about it."""
+"""An engine to pull, and helpers for the tests of pulling."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ BIG = os.urandom(700_001)
 FILES = {"config.json": b"{}", "empty": b"", "rank0.engine": BIG, "tokenizer/vocab.json": b"[1, 2]"}
 
 
-def held(directory: Path) -> dict[str, bytes]:
+def files_in(directory: Path) -> dict[str, bytes]:
+    """Content by path, of every file below `directory`."""
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if not p.is_dir()}
 
 
-def staging(destination: Path, engine: Engine) -> Path:
+def staging_path(destination: Path, engine: Engine) -> Path:
     return destination.with_name(f".{destination.name}.partial-{engine.manifest[7:19]}")
 
 
-def pull_elsewhere(double: FarmDouble, engine: Engine, place: Path) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-m", "enginefarm.cli", "pull", engine.key, str(place)]
-    # A cache that no other pull has filled: from a full one it would be over before anybody sees it begin.
-    environment = {**os.environ, "ENGINEFARM_URL": double.url, "ENGINEFARM_CACHE": f"{place}.cache"}
+def pull_in_subprocess(double: FarmDouble, engine: Engine, destination: Path) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-m", "enginefarm.cli", "pull", engine.key, str(destination)]
+    # A cache that no other pull has filled: from a full one the pull would end before a test sees it begin.
+    environment = {**os.environ, "ENGINEFARM_URL": double.url, "ENGINEFARM_CACHE": f"{destination}.cache"}
     return subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

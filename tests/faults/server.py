@@ -1,4 +1,4 @@
-"""The farm and its store for a campaign: they know every case by its seed, and answer as it says."""
+"""The farm and its store in one server process. It makes every scenario from its seed, and answers accordingly."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from enginefarm.wire.bodies import Engine, PhysicalFile
 from tests.enginefarm.farm_double import an_engine
-from tests.faults.case import Case
-from tests.faults.wire import EXPIRED, FAULTS, Asked, Gone, Line, right
+from tests.faults.bad_responses import EXPIRED, FAULTS, ConnectionEnded, Line, RangeRequest, right
+from tests.faults.scenario import Scenario
 
 SIGNATURE = "c2VjcmV0"
 
 
 @contextmanager
 def served() -> Iterator[str]:
-    """The URL of a server in a process of its own, so that whoever asks stays free of threads and may fork."""
+    """Yield the URL of a server in a process of its own: the caller stays free of threads, and may fork."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         pid = os.fork()
         if pid == 0:
@@ -41,39 +41,39 @@ def served() -> Iterator[str]:
         os.waitpid(pid, 0)
 
 
-def engine_of(case: Case, url: str, valid: int) -> Engine:
+def engine_of(scenario: Scenario, url: str, valid: int) -> Engine:
     contents = [
         PhysicalFile(
             **entry.model_dump(),
-            url=f"{url}/blob/{case.seed}/{quote(entry.path)}?valid={valid}&X-Signature={SIGNATURE}",
+            url=f"{url}/blob/{scenario.seed}/{quote(entry.path)}?valid={valid}&X-Signature={SIGNATURE}",
         )
-        for entry in case.manifest.files
+        for entry in scenario.manifest.files
     ]
-    return an_engine(case.key, case.manifest, contents)
+    return an_engine(scenario.key, scenario.manifest, contents)
 
 
-class _Desk:
-    """What happened so far in one case."""
+class _ScenarioState:
+    """What happened so far in one scenario."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
         self.lifted = False
         self.valid = 0  # links of an older number are refused
-        self.asked = 0  # bytes
+        self.requested = 0  # bytes
         self._lock = threading.Lock()
-        self._faults = {path: list(names) for path, names in case.faults.items()}
-        self._away = case.farm_away
+        self._faults = {path: list(names) for path, names in scenario.faults.items()}
+        self._away = scenario.farm_away
 
     def fault(self, path: str, valid: int, length: int) -> str:
-        """What happens to the next request for `path`; "" if nothing."""
+        """The fault of the next request for `path`; "" if none."""
         with self._lock:
             if self.lifted:
                 return ""
             if valid < self.valid:
                 return "403"
-            name = self._faults[path].pop(0) if self._faults[path] else self.case.lasting
+            name = self._faults[path].pop(0) if self._faults[path] else self.scenario.lasting
             self.valid += name == EXPIRED
-            self.asked += length
+            self.requested += length
             return name
 
     def is_away(self) -> bool:
@@ -83,26 +83,26 @@ class _Desk:
 
 
 @cache
-def _desk(seed: int) -> _Desk:
-    return _Desk(Case.of(seed))
+def _state(seed: int) -> _ScenarioState:
+    return _ScenarioState(Scenario.of(seed))
 
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     request_queue_size = 256
-    # Desks are made under a lock: two threads that ask for the same one at once must get the same one.
-    opening = threading.Lock()
+    # States are made under a lock: two threads that want the same one at once must get the same one.
+    state_lock = threading.Lock()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
-    def desk(self, seed: int) -> _Desk:
-        with self.opening:
-            return _desk(seed)
+    def state(self, seed: int) -> _ScenarioState:
+        with self.state_lock:
+            return _state(seed)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is killed ends its connections: nothing to tell."""
+        """Print nothing: a client that is killed ends its connections."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -110,7 +110,7 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        with suppress(Gone):
+        with suppress(ConnectionEnded):
             while line := self.rfile.readline():
                 method, target, _ = line.decode().split(" ", 2)
                 self._answer(method, target, self._headers())
@@ -129,29 +129,29 @@ class _Handler(socketserver.StreamRequestHandler):
         match url.path.split("/")[1:]:
             case ["blob", seed, *path]:
                 valid = int(parse_qs(url.query).get("valid", ["0"])[0])
-                self._blob(self.server.desk(int(seed)), unquote("/".join(path)), valid, headers["range"])
+                self._blob(self.server.state(int(seed)), unquote("/".join(path)), valid, headers["range"])
             case ["v1", "engines", key] if method == "GET":
-                self._engine(line, self.server.desk(int(key, 16)))
+                self._engine(line, self.server.state(int(key, 16)))
             case ["lift", seed]:
-                desk = self.server.desk(int(seed))
-                desk.lifted = True
-                line.answer(200, json.dumps(desk.asked).encode())
+                state = self.server.state(int(seed))
+                state.lifted = True
+                line.answer(200, json.dumps(state.requested).encode())
             case _:
                 line.answer(404)
 
-    def _engine(self, line: Line, desk: _Desk) -> None:
-        if desk.is_away():
+    def _engine(self, line: Line, state: _ScenarioState) -> None:
+        if state.is_away():
             line.answer(503)
         else:
-            body = engine_of(desk.case, self.server.url, desk.valid).model_dump_json().encode()
+            body = engine_of(state.scenario, self.server.url, state.valid).model_dump_json().encode()
             line.answer(200, body, {"Content-Type": "application/json"})
 
-    def _blob(self, desk: _Desk, path: str, valid: int, asked_range: str) -> None:
-        whole = desk.case.files[path]
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked_range)
-        start, end = (int(found[1]), int(found[2] or len(whole) - 1) + 1) if found else (0, len(whole))
-        asked = Asked(whole, start, end, ranged=bool(found))
-        name = desk.fault(path, valid, end - start)
-        line = Line(self.connection, 0 if desk.lifted else desk.case.pace)
+    def _blob(self, state: _ScenarioState, path: str, valid: int, range_header: str) -> None:
+        content = state.scenario.files[path]
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", range_header)
+        start, end = (int(match[1]), int(match[2] or len(content) - 1) + 1) if match else (0, len(content))
+        request = RangeRequest(content, start, end, ranged=bool(match))
+        name = state.fault(path, valid, end - start)
+        line = Line(self.connection, 0 if state.lifted else state.scenario.pace)
         fault = FAULTS[name] if name else right
-        fault(line, asked, random.Random(f"{desk.case.seed} {path} {start}"))
+        fault(line, request, random.Random(f"{state.scenario.seed} {path} {start}"))

@@ -1,4 +1,4 @@
-"""One case, carried out: pulls in processes of their own, killed where the case says so, and looked after."""
+"""Run one scenario: pulls in processes of their own, killed at its times, and the checks of what they leave."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from enginefarm.contract import digest
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.pull import Transfer, pull
-from tests.enginefarm.pulling import held
-from tests.faults.case import Case
+from tests.enginefarm.pulling import files_in
+from tests.faults.scenario import Scenario
 from tests.faults.server import SIGNATURE, engine_of
 
-_HANGS = 180.0  # seconds after which a pull is taken to hang
+_HANG_SECONDS = 180.0  # a pull that takes longer hangs
 _KILLED = "killed"
 _RIGHT = "success"
 
@@ -31,45 +31,46 @@ _RIGHT = "success"
 @dataclass
 class Outcome:
     seed: int
-    ends: list[str] = field(default_factory=list)  # of each pull while there was trouble: "success" or an error
+    ends: list[str] = field(default_factory=list)  # of each pull before faults were lifted: "success" or an error
     kills: int = 0
-    wrong: list[str] = field(default_factory=list)  # what must never be
+    violations: list[str] = field(default_factory=list)  # promises that were broken
 
 
 class Trial:
     def __init__(self, seed: int, url: str, folder: Path) -> None:
-        self.case, self.url, self.folder = Case.of(seed), url, folder
+        self.scenario = Scenario.of(seed)
+        self.url, self.folder = url, folder
         self.outcome = Outcome(seed)
-        self.places = [folder / ("0" if self.case.one_place else str(n)) for n in range(self.case.pullers)]
-        self.cache = Cache(folder / "cache") if self.case.cached else None
+        self.places = [folder / ("0" if self.scenario.one_place else str(n)) for n in range(self.scenario.pullers)]
+        self.cache = Cache(folder / "cache") if self.scenario.cached else None
 
     def run(self) -> Outcome:
-        for kill_after in (*self.case.kills, None):
+        for kill_after in (*self.scenario.kills, None):
             ends = self._pulls(kill_after)
-            self._look()
+            self._check_places()
             if _KILLED not in ends:
                 break
-        asked = self._lift()
-        again = self._pulls(None, lifted=True)
-        self._look()
-        if again != [_RIGHT] * len(again):
-            self._wrong(f"with nothing in its way, it ended in {again}")
-        self._look_for_leftovers()
-        if self.case.only_killed:
-            self._look_at_what_was_asked(asked)
+        requested = self._lift()
+        ends = self._pulls(None, lifted=True)
+        self._check_places()
+        if ends != [_RIGHT] * len(ends):
+            self._violation(f"without faults, it ended in {ends}")
+        self._check_leftovers()
+        if self.scenario.only_killed:
+            self._check_requested(requested)
         return self.outcome
 
     def _pulls(self, kill_after: float | None, *, lifted: bool = False) -> list[str]:
-        """How each of the pulls ended that run at once; the first of them is killed."""
+        """Run all pulls at once and return how each ended; the first is killed after `kill_after` seconds."""
         children = [_Child(self, place, lifted) for place in self.places]
         if kill_after is not None:
             self.outcome.kills += children[0].kill(kill_after)
         ends = [child.end() for child in children]
         for end, place in zip(ends, self.places, strict=True):
             if end == _RIGHT and not place.exists():
-                self._wrong("a success without a directory")
+                self._violation("a success without a directory")
             if not self._is_clear(end, lifted):
-                self._wrong(f"an end that is no clear error: {end}")
+                self._violation(f"an end that is no clear error: {end}")
         if not lifted:
             self.outcome.ends += [end for end in ends if end != _KILLED]
         return ends
@@ -78,36 +79,37 @@ class Trial:
         kind, _, detail = end.partition(": ")
         if end in {_RIGHT, _KILLED}:
             return True
-        known = kind in {known.__name__ for known in _errors(EnginefarmError)}
-        full = kind == "OSError" and self.case.file_limit is not None and not lifted
-        return (known or full) and bool(detail) and SIGNATURE not in end
+        is_error_of_tree = kind in {error.__name__ for error in _errors(EnginefarmError)}
+        is_disk_full = kind == "OSError" and self.scenario.file_limit is not None and not lifted
+        return (is_error_of_tree or is_disk_full) and bool(detail) and SIGNATURE not in end
 
-    def _look(self) -> None:
+    def _check_places(self) -> None:
         for place in {*self.places}:
-            if place.exists() and held(place) != self.case.files:
-                self._wrong(f"{place.name} is there and is not the engine")
+            if place.exists() and files_in(place) != self.scenario.files:
+                self._violation(f"{place.name} exists and is not the engine")
         for path in self.cache.root.glob("sha256/??/[!.]*") if self.cache else ():
             if digest.of_file(path) != f"sha256:{path.name}":
-                self._wrong("wrong bytes in the cache")
+                self._violation("wrong bytes in the cache")
 
-    def _look_for_leftovers(self) -> None:
+    def _check_leftovers(self) -> None:
         left = {path.name for path in self.folder.iterdir()} - {place.name for place in self.places} - {"cache"}
         if left:
-            self._wrong(f"left behind: {sorted(left)}")
+            self._violation(f"left behind: {sorted(left)}")
 
-    def _look_at_what_was_asked(self, asked: int) -> None:
-        twice = asked - self.case.manifest.size
-        allowed = self.outcome.kills * self.case.connections * self.case.part_size
+    def _check_requested(self, requested: int) -> None:
+        """A pull that is killed loses at most one part a connection."""
+        twice = requested - self.scenario.manifest.size
+        allowed = self.outcome.kills * self.scenario.connections * self.scenario.part_size
         if twice > allowed:
-            self._wrong(f"{twice} bytes were asked for twice, after {self.outcome.kills} kills; {allowed} may be")
+            self._violation(f"{twice} bytes were requested twice, after {self.outcome.kills} kills; {allowed} may be")
 
     def _lift(self) -> int:
-        """End all trouble; returns how many bytes were asked for until now."""
-        with urllib.request.urlopen(f"{self.url}/lift/{self.case.seed}") as answer:
+        """End all faults; returns how many bytes were requested until now."""
+        with urllib.request.urlopen(f"{self.url}/lift/{self.scenario.seed}") as answer:
             return int(answer.read())
 
-    def _wrong(self, what: str) -> None:
-        self.outcome.wrong.append(what)
+    def _violation(self, text: str) -> None:
+        self.outcome.violations.append(text)
 
 
 class _Child:
@@ -125,14 +127,14 @@ class _Child:
         self._pidfd = os.pidfd_open(self.pid)
 
     def kill(self, after: float) -> bool:
-        """Says whether it was still running."""
+        """Returns whether it was still running."""
         if select.select([self._pidfd], [], [], after)[0]:
             return False
         os.kill(self.pid, signal.SIGKILL)
         return True
 
     def end(self) -> str:
-        if not select.select([self._pidfd], [], [], _HANGS)[0]:
+        if not select.select([self._pidfd], [], [], _HANG_SECONDS)[0]:
             os.kill(self.pid, signal.SIGKILL)
             os.write(2, f"pull {self.pid} hangs\n".encode())
             report = "hangs"
@@ -146,16 +148,16 @@ class _Child:
 
 
 def _pulled(trial: Trial, place: Path, lifted: bool) -> str:
-    """Runs in the child. How it ended, in one line."""
-    case = trial.case
-    # How much is asked for is counted where only kills happen: a machine under load must not add to that.
-    timeout = 30.0 if lifted or case.only_killed else 0.8
-    farm = Farm(trial.url, timeout=timeout, patience=1.0 if case.lasting and not lifted else 30.0)
-    if case.file_limit is not None and not lifted:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (case.file_limit, case.file_limit))
-    transfer = Transfer(connections=case.connections, part_size=case.part_size, cache=trial.cache)
+    """Run one pull, in the child process, and return how it ended, in one line."""
+    scenario = trial.scenario
+    # Where only kills happen, requested bytes are counted. A timeout of a machine under load would add to them.
+    timeout = 30.0 if lifted or scenario.only_killed else 0.8
+    farm = Farm(trial.url, timeout=timeout, patience=1.0 if scenario.lasting and not lifted else 30.0)
+    if scenario.file_limit is not None and not lifted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (scenario.file_limit, scenario.file_limit))
+    transfer = Transfer(connections=scenario.connections, part_size=scenario.part_size, cache=trial.cache)
     try:
-        pull(farm, engine_of(case, trial.url, 0), place, transfer=transfer, any_platform=True)
+        pull(farm, engine_of(scenario, trial.url, 0), place, transfer=transfer, any_platform=True)
     except (EnginefarmError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     except BaseException:
@@ -173,6 +175,6 @@ def run(seed: int, url: str) -> Outcome:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="enginefarm-fault-") as folder:
         outcome = Trial(seed, url, Path(folder).resolve()).run()
-    if time.monotonic() - started > _HANGS:
-        outcome.wrong.append("took too long")
+    if time.monotonic() - started > _HANG_SECONDS:
+        outcome.violations.append("took too long")
     return outcome

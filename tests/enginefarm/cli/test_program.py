@@ -90,7 +90,7 @@ class TestSubmit:
         assert result.stdout == ""
         for words in ("/model", "add the field", "/limits/max_batch_size", "-1", "expected: ≥ 1"):
             assert words in result.stderr
-        assert double.asked == []
+        assert double.requests == []
 
     def test_a_problem_as_json_is_the_farm_s_document(self, run: Run) -> None:
         result = run("submit", "--toolchain", "aoti", "--json")
@@ -283,7 +283,7 @@ class TestFleet:
     def test_fingerprint_needs_no_farm(self, run: Run, double: FarmDouble) -> None:
         assert Fingerprint.model_validate(printed(run("fingerprint", "--json"))) == detect()
         assert re.search(r"^os +linux$", run("fingerprint").stdout, re.MULTILINE)
-        assert double.asked == []
+        assert double.requests == []
 
 
 class TestExitCodes:

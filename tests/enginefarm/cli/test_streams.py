@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.enginefarm.farm_double import MODEL, FarmDouble
-from tests.enginefarm.served import until
+from tests.enginefarm.http_double import wait_until
 
 ESCAPE = "\x1b"
 FAILURE = {"cause": "out_of_memory", "fault": "caller", "detail": "80 GiB were not enough", "advice": "use tp 2"}
@@ -50,7 +50,7 @@ def test_a_reader_that_has_seen_enough(double: FarmDouble) -> None:
 def test_ctrl_c_leaves_the_build(double: FarmDouble) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background was started deaf to it
     program = spawn(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait")
-    until(lambda: "/v1/builds/b1" in double.paths())
+    wait_until(lambda: "/v1/builds/b1" in double.paths())
     program.send_signal(signal.SIGINT)
     _, err = program.communicate(timeout=120)
 

@@ -121,8 +121,8 @@ def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
     with farm.bytes("/leave", headers={}) as response:
         assert b"".join(response.chunks) == b"bytes"
 
-    assert [request.headers.get("authorization") for request in double.asked] == ["Bearer secret-key", None]
-    assert store.asked[0].headers.get("authorization") is None
+    assert [request.headers.get("authorization") for request in double.requests] == ["Bearer secret-key", None]
+    assert store.requests[0].headers.get("authorization") is None
 
 
 def test_redirects_end_in_an_error_that_shows_no_signature(farm: Farm, double: FarmDouble) -> None:
@@ -130,7 +130,7 @@ def test_redirects_end_in_an_error_that_shows_no_signature(farm: Farm, double: F
     with pytest.raises(FarmError, match="redirects more than 5 times") as caught, farm.bytes("/a", headers={}):
         pass
     assert "pa55" not in caught.value.detail
-    assert len(double.asked) == 6
+    assert len(double.requests) == 6
 
 
 @pytest.mark.parametrize("link", ["ftp://farm/a", "http://[", "http://a b/"])

@@ -32,11 +32,11 @@ SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
 
 
 @pytest.mark.parametrize("spec", [SPEC, BuildSpec.parse(SPEC)], ids=["mapping", "spec"])
-def test_submit(farm: Farm, double: FarmDouble, spec: object) -> None:
+def test_a_submit_sends_the_spec_with_the_key(farm: Farm, double: FarmDouble, spec: object) -> None:
     submitted = farm.submit(spec)  # type: ignore[arg-type]  # the parameters are of both kinds
 
     assert (submitted.id, submitted.disposition) == ("b1", Disposition.CREATED)
-    assert double.asked[0].headers["authorization"] == "Bearer secret-key"
+    assert double.requests[0].headers["authorization"] == "Bearer secret-key"
 
 
 def test_a_refused_spec_carries_every_problem(farm: Farm) -> None:
@@ -87,19 +87,19 @@ def test_a_refusal_that_is_no_problem_document_is_not_repeated(farm: Farm, doubl
     assert caught.value.detail == f"{double.url} answered 502 Bad Gateway"
 
 
-def test_no_farm_there_says_where_it_looked_and_what_sets_that() -> None:
+def test_an_unreachable_farm_is_named_with_the_setting_of_its_url() -> None:
     with Farm("http://127.0.0.1:1") as nowhere, pytest.raises(FarmError, match=r"127\.0\.0\.1:1\b.*ENGINEFARM_URL"):
         nowhere.workers()
 
 
-def test_something_else_there_is_no_farm(farm: Farm, double: FarmDouble) -> None:
+def test_a_response_of_another_program_is_a_farm_error(farm: Farm, double: FarmDouble) -> None:
     double.state.refuse = Response("<html>welcome", 200)
 
     with pytest.raises(FarmError, match="not a WorkerList"):
         farm.workers()
 
 
-def test_a_farm_that_says_nothing_is_not_waited_for_forever(double: FarmDouble) -> None:
+def test_a_silent_farm_times_out(double: FarmDouble) -> None:
     double.add_build("b1")
     with Farm(double.url, timeout=0.2) as hasty:
         first = hasty._connection.request("GET", "/v1/builds/b1")
@@ -111,7 +111,7 @@ def test_a_farm_that_says_nothing_is_not_waited_for_forever(double: FarmDouble) 
 
 
 @pytest.mark.parametrize("url", ["", "farm", "ftp://farm", "http://", "http://user:pa55@farm", "http://farm/?key=pa55"])
-def test_a_url_that_is_none_is_refused_without_repeating_it(url: str) -> None:
+def test_an_invalid_farm_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(InvalidRequest, match="ENGINEFARM_URL") as caught:
         Farm(url)
 
@@ -126,7 +126,7 @@ def test_a_key_that_cannot_be_sent_is_refused_without_repeating_it(key: str) -> 
     assert "pa55" not in str(caught.value)
 
 
-def test_the_key_goes_to_the_farm_and_to_nobody_else(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
+def test_the_key_is_sent_to_the_farm_only(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
     engine = double.publish({"a": b"a"})
 
     with farm.bytes(engine.contents[0].url, headers={}) as redirected:
@@ -134,9 +134,9 @@ def test_the_key_goes_to_the_farm_and_to_nobody_else(farm: Farm, double: FarmDou
     with farm.bytes(store.link(engine.contents[0].digest), headers={}) as direct:
         assert b"".join(direct.chunks) == b"a"
 
-    assert [asked.headers.get("authorization") for asked in double.asked] == ["Bearer secret-key"]
-    assert len(store.asked) == 2
-    assert all("secret-key" not in str(asked) for asked in store.asked)
+    assert [request.headers.get("authorization") for request in double.requests] == ["Bearer secret-key"]
+    assert len(store.requests) == 2
+    assert all("secret-key" not in str(request) for request in store.requests)
 
 
 def test_a_farm_that_moved_is_not_followed(farm: Farm, double: FarmDouble, store: StoreDouble) -> None:
@@ -145,10 +145,10 @@ def test_a_farm_that_moved_is_not_followed(farm: Farm, double: FarmDouble, store
     with pytest.raises(FarmError, match=f"redirects to {store.url}: set ENGINEFARM_URL"):
         farm.workers()
 
-    assert store.asked == []
+    assert store.requests == []
 
 
-def test_an_id_is_one_part_of_the_path(farm: Farm, double: FarmDouble) -> None:
+def test_a_build_id_stays_one_segment_of_the_path(farm: Farm, double: FarmDouble) -> None:
     for strange in ("../engines", "a?wait=1", "a b#c"):
         with pytest.raises(NotFound):
             farm.build(strange)
@@ -158,18 +158,18 @@ def test_an_id_is_one_part_of_the_path(farm: Farm, double: FarmDouble) -> None:
     assert double.paths() == ["/v1/builds/..%2Fengines", "/v1/builds/a%3Fwait%3D1", "/v1/builds/a%20b%23c"]
 
 
-def test_lists_are_read_page_after_page_and_no_further_than_needed(farm: Farm, double: FarmDouble) -> None:
+def test_lists_are_read_page_by_page_and_no_further_than_needed(farm: Farm, double: FarmDouble) -> None:
     for number in range(5):
         double.add_build(f"b{number}", state="running" if number % 2 else "queued")
 
     assert [build.id for build in farm.builds()] == ["b0", "b1", "b2", "b3", "b4"]
     assert [build.id for build in farm.builds(state="running")] == ["b1", "b3"]
-    double.asked.clear()
+    double.requests.clear()
     assert len(list(islice(farm.builds(), 2))) == 2
-    assert len(double.asked) == 1
+    assert len(double.requests) == 1
 
 
-def test_the_rest_of_the_surface(farm: Farm, double: FarmDouble) -> None:
+def test_the_other_calls_return_the_bodies_of_the_farm(farm: Farm, double: FarmDouble) -> None:
     engine = double.publish({"a": b"a"})
     double.add_build("b1")
 
@@ -182,7 +182,7 @@ def test_the_rest_of_the_surface(farm: Farm, double: FarmDouble) -> None:
 
 
 class TestWait:
-    def test_every_change_is_told_once(self, farm: Farm, double: FarmDouble) -> None:
+    def test_every_change_is_reported_once(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1")
         seen: list[tuple[str, float]] = []
         steps = [{"state": "running", "progress": 0.5}, {"state": "succeeded", "progress": 1.0}]
@@ -196,19 +196,19 @@ class TestWait:
 
         assert ended.state == "succeeded"
         assert seen == [("queued", 0.0), ("running", 0.5), ("succeeded", 1.0)]
-        assert len(double.asked) <= 6, "the farm is asked to hold its answer, not asked again and again"
+        assert len(double.requests) <= 6, "the farm is asked to hold its answer, not asked again and again"
 
-    def test_a_deadline(self, farm: Farm, double: FarmDouble) -> None:
+    def test_a_wait_ends_at_its_timeout(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1", waiting_for="a worker with sm 90")
 
         with pytest.raises(WaitTimedOut, match=r"queued \(a worker with sm 90\) after 0.3 s"):
             farm.wait("b1", timeout=0.3)
 
-    def test_a_farm_that_comes_back(self, farm: Farm, double: FarmDouble) -> None:
+    def test_a_wait_survives_a_restart_of_the_farm(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1")
 
         def restart(_: Build) -> None:
-            if len(double.asked) > 1:
+            if len(double.requests) > 1:
                 return
 
             def come_back() -> None:
@@ -220,32 +220,32 @@ class TestWait:
 
         assert farm.wait("b1", timeout=10, on_update=restart).state == "succeeded"
 
-    def test_a_farm_that_stays_away(self, double: FarmDouble) -> None:
+    def test_a_wait_ends_when_the_farm_stays_away(self, double: FarmDouble) -> None:
         double.add_build("b1")
         with Farm(double.url, patience=0.5) as farm, pytest.raises(FarmError, match="cannot reach"):
             farm.wait("b1", on_update=lambda _: double.stop())
 
-    def test_a_build_that_is_none_is_not_waited_for(self, farm: Farm) -> None:
+    def test_an_unknown_build_is_not_waited_for(self, farm: Farm) -> None:
         with pytest.raises(NotFound):
             farm.wait("b1")
 
 
 class TestLogs:
-    def test_lines(self, farm: Farm, double: FarmDouble) -> None:
+    def test_lines_come_without_their_ends_and_with_bad_bytes_replaced(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1")
         double.state.log = "one\r\n\ntwö ".encode() + b"\xff\xfe\nthree"
 
         assert list(farm.logs("b1")) == ["one", "", "twö \ufffd\ufffd", "three"]
 
-    def test_a_broken_connection_is_taken_up_at_its_byte(self, farm: Farm, double: FarmDouble) -> None:
+    def test_a_log_is_read_on_from_the_byte_where_its_connection_broke(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1")
         double.state.log = "schöne Zeilen\nund noch eine\n".encode()
         double.state.log_cuts = [4, 20]  # the first is in the middle of the ö
 
         assert list(farm.logs("b1")) == ["schöne Zeilen", "und noch eine"]
-        assert [asked.query.get("offset") for asked in double.asked] == [None, "4", "20"]
+        assert [request.query.get("offset") for request in double.requests] == [None, "4", "20"]
 
-    def test_a_stream_that_ends_before_the_build_is_followed_on(self, farm: Farm, double: FarmDouble) -> None:
+    def test_a_log_is_followed_beyond_the_end_of_a_stream(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1", state="running")
         double.state.log = b"one\ntw"
         lines = farm.logs("b1", follow=True)
@@ -264,12 +264,12 @@ class TestLogs:
         assert max(map(len, lines)) <= 1 << 16
         assert sum(map(len, lines)) == 200_000
 
-    def test_no_such_build(self, farm: Farm) -> None:
+    def test_the_log_of_an_unknown_build_is_not_found(self, farm: Farm) -> None:
         with pytest.raises(NotFound):
             list(farm.logs("b1"))
 
 
-def test_the_engine_of_a_build(double: FarmDouble) -> None:
+def test_only_a_succeeded_build_has_an_engine(double: FarmDouble) -> None:
     engine = double.summary(double.publish({"a": b"a"}))
     failure = {"cause": "out_of_memory", "fault": "caller", "detail": "80 GiB were not enough", "advice": "tp 2"}
 

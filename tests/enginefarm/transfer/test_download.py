@@ -15,8 +15,8 @@ from enginefarm.transfer.progress import Activity, Progress
 from enginefarm.transfer.pull import Transfer, pull
 from enginefarm.wire.bodies import Engine
 from tests.enginefarm.farm_double import FarmDouble
-from tests.enginefarm.pulling import BIG, FILES, held, pull_elsewhere, staging
-from tests.enginefarm.served import until
+from tests.enginefarm.http_double import wait_until
+from tests.enginefarm.pulling import BIG, FILES, files_in, pull_in_subprocess, staging_path
 from tests.enginefarm.store_double import (
     Answer,
     Fault,
@@ -24,8 +24,8 @@ from tests.enginefarm.store_double import (
     compressed,
     corrupt,
     cut,
-    deaf_and_cut,
-    deaf_to_ranges,
+    ignores_ranges,
+    ignores_ranges_and_cuts,
     other_range,
     short,
     status,
@@ -41,8 +41,8 @@ from tests.enginefarm.store_double import (
         [short],
         [corrupt],
         [too_long],
-        [cut(300_000), deaf_to_ranges],
-        [cut(300_000), deaf_and_cut],
+        [cut(300_000), ignores_ranges],
+        [cut(300_000), ignores_ranges_and_cuts],
         [cut(300_000), other_range],
         [cut(300_000), status(416)],
         [compressed],
@@ -53,47 +53,47 @@ from tests.enginefarm.store_double import (
     ],
     ids=lambda faults: f"{len(faults)}-{getattr(faults[-1], '__name__', '')}",
 )
-def test_what_goes_wrong_for_a_while(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+def test_a_pull_survives_passing_faults(
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
 ) -> None:
     engine = double.publish({"rank0.engine": BIG})
     store.faults = list(faults)
 
-    pull(farm, engine, place)
+    pull(farm, engine, destination)
 
-    assert held(place) == {"rank0.engine": BIG}
+    assert files_in(destination) == {"rank0.engine": BIG}
     assert store.faults == []
 
 
 @pytest.mark.parametrize("fault", [corrupt, too_long, other_range, status(416), compressed])
 def test_bytes_that_stay_wrong_are_never_kept(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
 ) -> None:
     engine = double.publish({"rank0.engine": BIG})
     store.always = fault
 
     with pytest.raises(IntegrityError, match=r"rank0\.engine"):
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
-    assert not place.exists()
+    assert not destination.exists()
 
 
 @pytest.mark.parametrize(("fault", "kind"), [(status(403), Forbidden), (status(404), NotFound)])
 def test_a_link_that_stays_refused_is_an_error_without_its_signature(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault, kind: type[CallerError]
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault, kind: type[CallerError]
 ) -> None:
     engine = double.publish(FILES, direct=True)
     store.always = fault
 
     with pytest.raises(kind) as caught:
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
     assert store.SIGNATURE not in str(caught.value)
-    assert not place.exists()
+    assert not destination.exists()
 
 
-def test_links_that_expired_are_asked_for_anew_and_the_rest_fetched(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+def test_expired_links_are_renewed_and_only_missing_bytes_fetched(
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"rank0.engine": BIG}, direct=True)
 
@@ -102,94 +102,96 @@ def test_links_that_expired_are_asked_for_anew_and_the_rest_fetched(
         return cut(400_000)(answer, whole)  # type: ignore[return-value]  # `cut` always answers
 
     store.faults = [expires]
-    pull(farm, engine, place)
+    pull(farm, engine, destination)
 
-    assert held(place) == {"rank0.engine": BIG}
-    assert [asked.query["number"] for asked in store.asked] == ["0", "0", "1"]
-    assert store.asked[-1].headers["range"].startswith("bytes=")
+    assert files_in(destination) == {"rank0.engine": BIG}
+    assert [request.query["number"] for request in store.requests] == ["0", "0", "1"]
+    assert store.requests[-1].headers["range"].startswith("bytes=")
 
 
-def test_links_that_expire_while_the_farm_is_away_are_renewed_once_it_is_back(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+def test_links_that_expired_during_an_outage_are_renewed_after_it(
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"rank0.engine": BIG}, direct=True)
     double.refusals = 3
     store.valid += 1
 
-    pull(farm, engine, place)
+    pull(farm, engine, destination)
 
-    assert held(place) == {"rank0.engine": BIG}
+    assert files_in(destination) == {"rank0.engine": BIG}
     assert double.refusals == 0
 
 
-def test_a_refusal_says_who_refused(farm: Farm, double: FarmDouble, store: StoreDouble, place: Path) -> None:
+def test_a_refusal_names_the_store_that_refused(
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+) -> None:
     engine = double.publish(FILES, direct=True)
     store.always = status(404)
     with pytest.raises(NotFound, match=re.escape(f"{store.url} answered 404")):
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
 
 def test_an_engine_that_changed_under_its_key_is_refused(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish(FILES)
     store.always = status(403)
     double.list_engine(engine.key, [FileEntry(path="a", digest=store.put(b"a"), size=1)])
 
     with pytest.raises(IntegrityError, match="changed"):
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
 
-def test_an_empty_file_of_another_digest_is_refused(farm: Farm, double: FarmDouble, place: Path) -> None:
+def test_an_empty_file_of_another_digest_is_refused(farm: Farm, double: FarmDouble, destination: Path) -> None:
     engine = double.list_engine("ab" * 32, [FileEntry(path="empty", digest="sha256:" + "0" * 64, size=0)])
     with pytest.raises(IntegrityError, match="empty"):
-        pull(farm, engine, place)
-    assert not place.exists()
+        pull(farm, engine, destination)
+    assert not destination.exists()
 
 
 class TestResume:
-    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+    def interrupted(self, double: FarmDouble, store: StoreDouble, destination: Path) -> Engine:
         """A pull that gave up after a part of the big file."""
         engine = double.publish(FILES)
         store.faults, store.always = [cut(400_000)], status(500)
         with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
-            pull(impatient, engine, place, transfer=Transfer(connections=1))
+            pull(impatient, engine, destination, transfer=Transfer(connections=1))
         store.always = None
-        store.asked.clear()
-        assert not place.exists()
-        assert 0 < len(held(staging(place, engine))["rank0.engine"]) < len(BIG)
+        store.requests.clear()
+        assert not destination.exists()
+        assert 0 < len(files_in(staging_path(destination, engine))["rank0.engine"]) < len(BIG)
         return engine
 
     def test_only_what_is_missing_is_fetched(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
-        engine = self.interrupted(double, store, place)
-        there = len(held(staging(place, engine))["rank0.engine"])
+        engine = self.interrupted(double, store, destination)
+        there = len(files_in(staging_path(destination, engine))["rank0.engine"])
 
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
-        assert held(place) == FILES
-        assert f"bytes={there}-" in [asked.headers.get("range") for asked in store.asked]
-        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
+        assert files_in(destination) == FILES
+        assert f"bytes={there}-" in [request.headers.get("range") for request in store.requests]
+        assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
 
-    def test_what_rotted_in_between_is_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    def test_bytes_that_were_damaged_between_two_pulls_are_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
-        engine = self.interrupted(double, store, place)
-        partial = staging(place, engine) / "rank0.engine"
+        engine = self.interrupted(double, store, destination)
+        partial = staging_path(destination, engine) / "rank0.engine"
         partial.write_bytes(b"rotten" + partial.read_bytes()[6:])
 
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
-        assert held(place) == FILES
+        assert files_in(destination) == FILES
 
-    def test_what_does_not_belong_there_is_removed_and_links_are_not_followed(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, tmp_path: Path
+    def test_strangers_in_the_staging_directory_are_removed_and_links_not_followed(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, tmp_path: Path
     ) -> None:
-        engine = self.interrupted(double, store, place)
+        engine = self.interrupted(double, store, destination)
         precious = tmp_path / "precious"
         precious.write_bytes(b"mine")
-        there = staging(place, engine)
+        there = staging_path(destination, engine)
         (there / "stranger").mkdir()
         (there / "stranger" / "file").touch()
         (there / "config.json").unlink(missing_ok=True)
@@ -198,30 +200,30 @@ class TestResume:
         (there / "empty").unlink(missing_ok=True)
         (there / "empty").mkdir()
 
-        pull(farm, engine, place)
+        pull(farm, engine, destination)
 
-        assert held(place) == FILES
-        assert sorted(p.name for p in place.iterdir() if p.is_dir()) == ["tokenizer"]
+        assert files_in(destination) == FILES
+        assert sorted(p.name for p in destination.iterdir() if p.is_dir()) == ["tokenizer"]
         assert precious.read_bytes() == b"mine"
 
-    def test_a_pull_that_was_killed_leaves_no_lock(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    def test_a_killed_pull_leaves_no_lock(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES)
         store.pace = 0.05
-        child = pull_elsewhere(double, engine, place)
-        until(lambda: (staging(place, engine) / "rank0.engine").exists())
+        child = pull_in_subprocess(double, engine, destination)
+        wait_until(lambda: (staging_path(destination, engine) / "rank0.engine").exists())
         child.send_signal(signal.SIGKILL)
         child.wait()
         store.pace = 0
 
-        assert not place.exists()
-        pull(farm, engine, place)
-        assert held(place) == FILES
+        assert not destination.exists()
+        pull(farm, engine, destination)
+        assert files_in(destination) == FILES
 
 
 def test_the_first_failure_ends_the_other_downloads(
-    farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"a": BIG, **{f"small{n}": bytes([n]) * 9 for n in range(20)}})
     store.pace = 0.05
@@ -231,10 +233,10 @@ def test_the_first_failure_ends_the_other_downloads(
 
     store.always = wrong_if_small
     with pytest.raises(IntegrityError, match="small"):
-        pull(farm, engine, place, transfer=Transfer(connections=2))
+        pull(farm, engine, destination, transfer=Transfer(connections=2))
 
-    assert len(store.asked) < 10
-    assert len(held(staging(place, engine))["a"]) < len(BIG)
+    assert len(store.requests) < 10
+    assert len(files_in(staging_path(destination, engine))["a"]) < len(BIG)
 
 
 class TestParts:
@@ -249,67 +251,67 @@ class TestParts:
             [corrupt],
             [cut(0), cut(1), cut(10_000), cut(60_000)],
             [status(503), other_range, status(416), compressed],
-            [deaf_to_ranges, deaf_to_ranges, short, too_long],
+            [ignores_ranges, ignores_ranges, short, too_long],
             [status(403), status(410), cut(10)],
         ],
         ids=lambda faults: str(len(faults)),
     )
-    def test_they_arrive_in_any_order(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, faults: list[Fault]
+    def test_parts_may_arrive_in_any_order(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
     ) -> None:
         engine = double.publish(FILES)
         store.faults = list(faults)
-        told: list[Progress] = []
+        reports: list[Progress] = []
 
-        pull(farm, engine, place, transfer=self.SMALL, progress=told.append)
+        pull(farm, engine, destination, transfer=self.SMALL, progress=reports.append)
 
-        assert held(place) == FILES
-        assert [p.name for p in place.parent.iterdir()] == ["tiny"]
-        assert told[-1] == Progress(Activity.DONE, engine.size, engine.size)
+        assert files_in(destination) == FILES
+        assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
+        assert reports[-1] == Progress(Activity.DONE, engine.size, engine.size)
 
     @pytest.mark.parametrize("fault", [corrupt, other_range, status(416)])
     def test_bytes_that_stay_wrong_are_never_kept(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, fault: Fault
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.always = fault
         with pytest.raises(IntegrityError, match=r"rank0\.engine"):
-            pull(farm, engine, place, transfer=self.SMALL)
-        assert not place.exists()
+            pull(farm, engine, destination, transfer=self.SMALL)
+        assert not destination.exists()
 
-    def interrupted(self, double: FarmDouble, store: StoreDouble, place: Path) -> Engine:
+    def interrupted(self, double: FarmDouble, store: StoreDouble, destination: Path) -> Engine:
         """A pull that gave up after five parts."""
         engine = double.publish({"rank0.engine": BIG})
         store.faults, store.always = [lambda answer, whole: answer] * 5, status(500)
         with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
-            pull(impatient, engine, place, transfer=self.SMALL)
+            pull(impatient, engine, destination, transfer=self.SMALL)
         store.always = None
-        store.asked.clear()
+        store.requests.clear()
         return engine
 
     def test_whole_parts_are_not_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
-        engine = self.interrupted(double, store, place)
-        pull(farm, engine, place, transfer=self.SMALL)
-        assert held(place) == {"rank0.engine": BIG}
-        assert len(store.asked) == 11 - 5
+        engine = self.interrupted(double, store, destination)
+        pull(farm, engine, destination, transfer=self.SMALL)
+        assert files_in(destination) == {"rank0.engine": BIG}
+        assert len(store.requests) == 11 - 5
 
-    def test_a_part_that_rotted_in_between_is_found(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+    def test_a_part_that_was_damaged_between_two_pulls_is_fetched_again(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
-        engine = self.interrupted(double, store, place)
-        path = staging(place, engine) / "rank0.engine"
+        engine = self.interrupted(double, store, destination)
+        path = staging_path(destination, engine) / "rank0.engine"
         path.write_bytes(bytes(len(BIG)))
-        pull(farm, engine, place, transfer=self.SMALL)
-        assert held(place) == {"rank0.engine": BIG}
+        pull(farm, engine, destination, transfer=self.SMALL)
+        assert files_in(destination) == {"rank0.engine": BIG}
 
     @pytest.mark.parametrize("spoil", ["gone", "torn", "other size", "nonsense"])
-    def test_a_journal_that_cannot_be_used(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path, spoil: str
+    def test_a_damaged_journal_costs_bytes_but_not_the_pull(
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, spoil: str
     ) -> None:
-        engine = self.interrupted(double, store, place)
-        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
+        engine = self.interrupted(double, store, destination)
+        journal = staging_path(destination, engine).with_name(staging_path(destination, engine).name + ".journal")
         match spoil:
             case "gone":
                 journal.unlink()
@@ -318,35 +320,35 @@ class TestParts:
             case "nonsense":
                 journal.write_bytes(journal.read_bytes() + b'["rank0.engine", 99]\n["no", 1]\n\xff\n[]\n')
         transfer = Transfer(part_size=1 << 17) if spoil == "other size" else self.SMALL
-        pull(farm, engine, place, transfer=transfer)
-        assert held(place) == {"rank0.engine": BIG}
+        pull(farm, engine, destination, transfer=transfer)
+        assert files_in(destination) == {"rank0.engine": BIG}
 
     def test_a_killed_pull_loses_no_whole_part(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, place: Path
+        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.pace = 0.02
         pid = os.fork()
         if pid == 0:  # the very code, in a process that can be killed
             with Farm(double.url) as own:
-                pull(own, engine, place, transfer=self.SMALL)
+                pull(own, engine, destination, transfer=self.SMALL)
             os._exit(0)
-        journal = staging(place, engine).with_name(staging(place, engine).name + ".journal")
-        until(lambda: journal.exists() and journal.read_bytes().count(b'["rank0.engine", ') > 4)
+        journal = staging_path(destination, engine).with_name(staging_path(destination, engine).name + ".journal")
+        wait_until(lambda: journal.exists() and journal.read_bytes().count(b'["rank0.engine", ') > 4)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         whole = len(set(re.findall(rb'"rank0.engine", \d+\]', journal.read_bytes())))
         assert whole > 2
-        store.asked.clear()
+        store.requests.clear()
         store.pace = 0
-        pull(farm, engine, place, transfer=self.SMALL)
-        assert held(place) == {"rank0.engine": BIG}
-        assert len(store.asked) <= 11 - whole
+        pull(farm, engine, destination, transfer=self.SMALL)
+        assert files_in(destination) == {"rank0.engine": BIG}
+        assert len(store.requests) <= 11 - whole
 
 
-def test_a_limited_rate_is_kept(farm: Farm, double: FarmDouble, place: Path) -> None:
+def test_a_pull_is_not_faster_than_its_limit(farm: Farm, double: FarmDouble, destination: Path) -> None:
     engine = double.publish({"rank0.engine": BIG})
     started = time.monotonic()
-    pull(farm, engine, place, transfer=Transfer(limit_rate=len(BIG) * 4))
+    pull(farm, engine, destination, transfer=Transfer(limit_rate=len(BIG) * 4))
     assert time.monotonic() - started > 0.2  # never faster; how much slower is the machine's affair
-    assert held(place) == {"rank0.engine": BIG}
+    assert files_in(destination) == {"rank0.engine": BIG}

@@ -9,7 +9,7 @@ import pytest
 from enginefarm.transfer.file_lock import locked
 
 
-def test_one_at_a_time_however_the_lock_comes_and_goes(tmp_path: Path) -> None:
+def test_one_thread_at_a_time_has_the_lock(tmp_path: Path) -> None:
     inside, most, waits = 0, 0, 0
     counting = threading.Lock()
 
@@ -35,7 +35,7 @@ def test_one_at_a_time_however_the_lock_comes_and_goes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_inside_gives_it_up(tmp_path: Path) -> None:
+def test_a_failure_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "engine", pytest.fail):
         _ = 1 / 0
 
@@ -43,7 +43,7 @@ def test_a_failure_inside_gives_it_up(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == [".engine.lock"]
 
 
-def test_a_lock_is_never_made_through_a_link(tmp_path: Path) -> None:
+def test_a_lock_file_is_never_opened_through_a_link(tmp_path: Path) -> None:
     (tmp_path / ".engine.lock").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "engine", lambda: None):

@@ -17,7 +17,7 @@ from enginefarm.contract.manifest import FileEntry
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.pull import Transfer, pull
 from tests.enginefarm.farm_double import FarmDouble
-from tests.enginefarm.pulling import BIG, FILES, held, staging
+from tests.enginefarm.pulling import BIG, FILES, files_in, staging_path
 from tests.enginefarm.store_double import StoreDouble
 
 
@@ -36,21 +36,21 @@ def test_a_second_engine_fetches_only_what_differs(
 ) -> None:
     pull(farm, double.publish(FILES), tmp_path / "one", transfer=transfer)
     other = FILES | {"more/rank1.engine": b"another"}
-    store.asked.clear()
+    store.requests.clear()
     pull(farm, double.publish(other), tmp_path / "two", transfer=transfer)
-    assert held(tmp_path / "two") == other
-    assert len(store.asked) == 1
-    shared = [(tmp_path / place / "rank0.engine").stat().st_ino for place in ("one", "two")]
+    assert files_in(tmp_path / "two") == other
+    assert len(store.requests) == 1
+    shared = [(tmp_path / destination / "rank0.engine").stat().st_ino for destination in ("one", "two")]
     assert shared[0] == shared[1]
 
 
-def test_two_names_of_the_same_bytes_are_fetched_once(
+def test_two_files_with_the_same_bytes_are_fetched_once(
     farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
     twins = {"a": b"same", "b": b"same"}
     pull(farm, double.publish(twins), tmp_path / "one", transfer=transfer)
-    assert held(tmp_path / "one") == twins
-    assert len(store.asked) == 1
+    assert files_in(tmp_path / "one") == twins
+    assert len(store.requests) == 1
 
 
 def test_eight_processes_transfer_the_bytes_once(double: FarmDouble, store: StoreDouble, tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_eight_processes_transfer_the_bytes_once(double: FarmDouble, store: Stor
     ]  # fmt: skip
     assert [done.wait(timeout=120) for done in pulls] == [0] * 8
     for number in range(8):
-        assert held(tmp_path / str(number)) == FILES
-    assert len(store.asked) == len([data for data in FILES.values() if data])
+        assert files_in(tmp_path / str(number)) == FILES
+    assert len(store.requests) == len([data for data in FILES.values() if data])
 
 
 @pytest.mark.parametrize("how", ["written", "shorter", "touched"])
-def test_a_file_that_somebody_wrote_to_is_not_handed_out(
+def test_a_cached_file_that_was_written_to_is_not_handed_out(
     farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, how: str
 ) -> None:
     engine = double.publish(FILES)
@@ -86,10 +86,10 @@ def test_a_file_that_somebody_wrote_to_is_not_handed_out(
         case "touched":
             victim.touch()
     pull(farm, engine, tmp_path / "two", transfer=transfer)
-    assert held(tmp_path / "two") == FILES
+    assert files_in(tmp_path / "two") == FILES
 
 
-def test_the_shared_bytes_are_never_written_by_a_later_pull(
+def test_a_later_pull_never_writes_to_shared_bytes(
     farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
 ) -> None:
     """A killed pull left a file that an engine shares, and the cache has lost it since."""
@@ -100,24 +100,24 @@ def test_the_shared_bytes_are_never_written_by_a_later_pull(
     os.link(whole / "rank0.engine", left / "rank0.engine")
     cache.prune(0)
     pull(farm, engine, tmp_path / "two", transfer=Transfer())
-    assert held(tmp_path / "two") == FILES
+    assert files_in(tmp_path / "two") == FILES
     assert (whole / "rank0.engine").stat().st_nlink == 1
 
 
-def test_what_was_shared_before_a_pull_was_cut_short_leaves_nothing_else_behind(
+def test_an_interrupted_pull_with_shared_files_leaves_nothing_else_behind(
     farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
     engine = double.publish(FILES)
     pull(farm, engine, tmp_path / "one", transfer=transfer)
-    begun = staging(tmp_path / "two", engine)
+    begun = staging_path(tmp_path / "two", engine)
     begun.mkdir()
     os.link(tmp_path / "one" / "rank0.engine", begun / "rank0.engine")  # as it is in the cache
 
     pull(farm, engine, tmp_path / "two", transfer=transfer)
-    assert held(tmp_path / "two") == FILES
+    assert files_in(tmp_path / "two") == FILES
 
 
-def test_a_file_that_the_cache_let_go_of_is_taken_up_again_by_any_user(
+def test_a_read_only_partial_file_is_completed_by_any_user(
     farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
 ) -> None:
     """A killed pull left a read-only file, and root would write to it all the same."""
@@ -129,11 +129,11 @@ def test_a_file_that_the_cache_let_go_of_is_taken_up_again_by_any_user(
 
     pull(farm, engine, tmp_path / "two", transfer=Transfer())
 
-    assert held(tmp_path / "two") == FILES
+    assert files_in(tmp_path / "two") == FILES
     assert (tmp_path / "two" / "rank0.engine").stat().st_mode & 0o200
 
 
-def test_what_was_not_used_for_longest_goes_first(cache: Cache, tmp_path: Path) -> None:
+def test_the_least_recently_used_file_is_pruned_first(cache: Cache, tmp_path: Path) -> None:
     def keep(data: bytes) -> FileEntry:
         source = tmp_path / "source"
         source.write_bytes(data)
@@ -150,7 +150,7 @@ def test_what_was_not_used_for_longest_goes_first(cache: Cache, tmp_path: Path) 
     assert (tmp_path / "used").read_bytes() == b"1" * 10
 
 
-def test_verify_finds_what_the_disk_did(cache: Cache, tmp_path: Path) -> None:
+def test_verify_removes_a_file_that_the_disk_damaged(cache: Cache, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(BIG)
     entry = FileEntry(path="a", digest=of_bytes(BIG), size=len(BIG))
@@ -166,16 +166,16 @@ def test_verify_finds_what_the_disk_did(cache: Cache, tmp_path: Path) -> None:
 
 
 class TestLibrary:
-    def test_by_key_into_the_cache(self, double: FarmDouble) -> None:
+    def test_an_engine_is_pulled_by_key_into_the_cache(self, double: FarmDouble) -> None:
         engine = double.publish(FILES)
-        assert held(library.pull(engine.key, farm=Farm(double.url))) == FILES
-        assert held(library.pull(engine.key[:10], farm=Farm(double.url))) == FILES
+        assert files_in(library.pull(engine.key, farm=Farm(double.url))) == FILES
+        assert files_in(library.pull(engine.key[:10], farm=Farm(double.url))) == FILES
 
-    def test_to_a_place(self, double: FarmDouble, tmp_path: Path) -> None:
+    def test_an_engine_is_pulled_to_a_given_directory(self, double: FarmDouble, tmp_path: Path) -> None:
         engine = double.publish(FILES)
         assert library.pull(engine.key, tmp_path / "here", farm=Farm(double.url)) == tmp_path / "here"
 
-    def test_neither_nor(self, double: FarmDouble) -> None:
+    def test_a_pull_without_key_and_spec_is_refused(self, double: FarmDouble) -> None:
         with pytest.raises(InvalidRequest, match="not both"):
             library.pull(farm=Farm(double.url))
 

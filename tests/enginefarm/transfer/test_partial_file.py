@@ -25,7 +25,7 @@ def partial(tmp_path: Path) -> Iterator[PartialFile]:
         file.close()
 
 
-def test_a_part_whose_answer_goes_on_is_not_hashed(partial: PartialFile) -> None:
+def test_a_part_whose_response_goes_on_is_not_hashed(partial: PartialFile) -> None:
     """Else it could be found right, found too long by its own connection, and overwritten with nobody looking again."""
     for number, data in enumerate(PARTS):
         partial.append(number, data)
@@ -41,7 +41,7 @@ def test_a_part_whose_answer_goes_on_is_not_hashed(partial: PartialFile) -> None
         partial.verify(lambda: False)
 
 
-def test_parts_are_hashed_in_their_order_whatever_order_they_came_in(partial: PartialFile) -> None:
+def test_parts_are_hashed_in_order_whatever_order_they_arrive_in(partial: PartialFile) -> None:
     for number in (2, 0, 1):
         assert not partial.verify(lambda: False)
         partial.append(number, PARTS[number])
@@ -49,7 +49,7 @@ def test_parts_are_hashed_in_their_order_whatever_order_they_came_in(partial: Pa
     assert partial.verify(lambda: False)
 
 
-def test_after_a_restart_every_part_must_come_again(partial: PartialFile) -> None:
+def test_after_a_restart_every_part_is_missing(partial: PartialFile) -> None:
     for number in partial.part_numbers:
         partial.append(number, PARTS[number])
         partial.finish_part(number)

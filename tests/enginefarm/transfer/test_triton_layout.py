@@ -12,7 +12,7 @@ from enginefarm.contract.serving import FILE, Layout, Serving
 from enginefarm.transfer.triton_layout import pull_layout
 from enginefarm.wire.bodies import Engine
 from tests.enginefarm.farm_double import FarmDouble
-from tests.enginefarm.pulling import held
+from tests.enginefarm.pulling import files_in
 
 LAYOUT = Layout(
     engine="model/1",
@@ -32,47 +32,50 @@ def publish(double: FarmDouble, serving: Serving | None = SERVING, said: object 
     return found
 
 
-def test_the_tree_is_whole_and_names_its_place(double: FarmDouble, farm: Farm, place: Path) -> None:
+def test_a_layout_is_complete_and_names_its_own_path(double: FarmDouble, farm: Farm, destination: Path) -> None:
     engine = publish(double)
     for _ in range(2):  # the second time it is there, and only checked
-        assert pull_layout(farm, engine, "triton", place) == place.resolve()
-    found = held(place)
+        assert pull_layout(farm, engine, "triton", destination) == destination.resolve()
+    found = files_in(destination)
     assert set(found) == {"model/config", "pre/1/run.py", "model/1/rank0.engine", f"model/1/{FILE}"}
-    assert found["model/config"].decode() == f"engine={place.resolve()}/model/1 all={place.resolve()} {{other}}"
-    assert (place / "ens" / "1").is_dir()
-    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert (
+        found["model/config"].decode()
+        == f"engine={destination.resolve()}/model/1 all={destination.resolve()} {{other}}"
+    )
+    assert (destination / "ens" / "1").is_dir()
+    assert [path.name for path in destination.parent.iterdir()] == [destination.name]
 
 
 @pytest.mark.parametrize("file", ["model/config", "model/1/rank0.engine"])
-def test_a_tree_that_was_changed_is_refused(double: FarmDouble, farm: Farm, place: Path, file: str) -> None:
+def test_a_tree_that_was_changed_is_refused(double: FarmDouble, farm: Farm, destination: Path, file: str) -> None:
     engine = publish(double)
-    pull_layout(farm, engine, "triton", place)
-    (place / file).write_text("something else")
+    pull_layout(farm, engine, "triton", destination)
+    (destination / file).write_text("something else")
     with pytest.raises(Conflict):
-        pull_layout(farm, engine, "triton", place)
+        pull_layout(farm, engine, "triton", destination)
 
 
-def test_a_folder_that_is_there_is_left_alone(double: FarmDouble, farm: Farm, place: Path) -> None:
-    place.mkdir(parents=True)
+def test_an_existing_folder_is_left_alone(double: FarmDouble, farm: Farm, destination: Path) -> None:
+    destination.mkdir(parents=True)
     with pytest.raises(Conflict):
-        pull_layout(farm, publish(double), "triton", place)
-    assert list(place.iterdir()) == []
+        pull_layout(farm, publish(double), "triton", destination)
+    assert list(destination.iterdir()) == []
 
 
-def test_what_the_farm_says_must_be_in_the_engine(double: FarmDouble, farm: Farm, place: Path) -> None:
+def test_the_farms_summary_must_agree_with_the_engines_file(double: FarmDouble, farm: Farm, destination: Path) -> None:
     for serving, said in ((None, None), (SERVING, "other/1"), (SERVING, "../outside"), (SERVING, "/etc")):
         with pytest.raises(IntegrityError):
-            pull_layout(farm, publish(double, serving, said), "triton", place)
-        assert not place.exists()
-    assert not (place.parent / "outside").exists()
+            pull_layout(farm, publish(double, serving, said), "triton", destination)
+        assert not destination.exists()
+    assert not (destination.parent / "outside").exists()
 
 
-def test_what_cannot_be_laid_out(double: FarmDouble, farm: Farm, place: Path) -> None:
+def test_an_impossible_layout_is_refused_with_its_reason(double: FarmDouble, farm: Farm, destination: Path) -> None:
     with pytest.raises(NotFound, match="those that it has: triton"):
-        pull_layout(farm, publish(double), "ollama", place)
+        pull_layout(farm, publish(double), "ollama", destination)
     bare = Serving(world_size=1, ranks={"tp": 1}, launch={}, without={"triton": "it has two engines"})
     engine = publish(double, bare).model_copy(update={"provenance": {"serving": bare.summary()}})
     with pytest.raises(NotFound, match="has no layout 'triton': it has two engines"):
-        pull_layout(farm, engine, "triton", place)
+        pull_layout(farm, engine, "triton", destination)
     with pytest.raises(CallerError, match="quotes"):
-        pull_layout(farm, publish(double), "triton", place.with_name('a"b'))
+        pull_layout(farm, publish(double), "triton", destination.with_name('a"b'))

@@ -1,4 +1,4 @@
-"""One pull and what is done to it, all of it from a seed."""
+"""One pull and its faults, all chosen by a seed."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from functools import cached_property
 
 from enginefarm.contract import digest
 from enginefarm.contract.manifest import FileEntry, Manifest
-from tests.faults.wire import EXPIRED, FAULTS, LOUD
+from tests.faults.bad_responses import EXPIRED, FAULTS, LOUD
 
 _PART_SIZES = (1 << 12, 1 << 14, 1 << 16)
-_LASTING = sorted({*FAULTS} - {EXPIRED, "stall"})  # a stall each try would take as long as the patience lasts
+_LASTING = sorted({*FAULTS} - {EXPIRED, "stall"})  # a stall at every try would take as long as the patience lasts
 
 
 @dataclass(frozen=True)
-class Case:
+class Scenario:
     seed: int
     part_size: int
     connections: int
     files: dict[str, bytes]
-    faults: dict[str, list[str]]  # by path; "" is an answer without one
-    lasting: str  # what happens to every request after those, until the trial lifts it; "" is nothing
-    farm_away: int  # answers to requests for new links that are 503
-    kills: tuple[float, ...]  # seconds after each start
+    faults: dict[str, list[str]]  # names by path, one for each request; "" is a right response
+    lasting: str  # the fault of every request after those, until the trial lifts it; "" is none
+    farm_away: int  # requests for new links that are answered 503
+    kills: tuple[float, ...]  # seconds from each start to SIGKILL
     pullers: int
-    one_place: bool  # all pullers want the same directory, else each its own
+    one_place: bool  # all pullers have the same destination, else each its own
     cached: bool
-    file_limit: int | None  # bytes, the kernel's limit for a file: as a full disk
-    pace: float  # seconds, after each piece that the server sends
+    file_limit: int | None  # bytes: the kernel's limit for a file, which acts like a full disk
+    pace: float  # seconds after each piece that the server sends
 
     @classmethod
-    def of(cls, seed: int) -> Case:
+    def of(cls, seed: int) -> Scenario:
         chance = random.Random(seed)
         part_size = chance.choice(_PART_SIZES)
         files = _files(chance, part_size)
@@ -65,10 +65,10 @@ class Case:
 
     @property
     def only_killed(self) -> bool:
-        """Nothing but kills happens to it: how much is fetched twice is then known."""
-        return bool(self.kills) and not any(any(names) for names in self.faults.values()) and not (
-            self.lasting or self.cached or self.file_limit or self.pullers > 1
-        )  # fmt: skip
+        """Whether kills are its only faults: how many bytes may be fetched twice is then known."""
+        has_faults = any(any(names) for names in self.faults.values())
+        has_other_causes = self.lasting or self.cached or self.file_limit or self.pullers > 1
+        return bool(self.kills) and not has_faults and not has_other_causes
 
 
 def _files(chance: random.Random, part_size: int) -> dict[str, bytes]:
@@ -81,10 +81,15 @@ def _files(chance: random.Random, part_size: int) -> dict[str, bytes]:
 
 
 def _faults(chance: random.Random) -> list[str]:
-    """Of the first requests for a file. Those that cannot be noticed at once are rarer: each costs the whole file."""
+    """Faults of the first requests for a file. Silent ones are rarer: each costs the whole file."""
     if chance.random() < 0.25:
         return []
-    return [
-        "" if chance.random() < 0.4 else chance.choice([*LOUD, EXPIRED] if chance.random() < 0.7 else [*FAULTS])
-        for _ in range(chance.randint(1, 8))
-    ]
+    names = []
+    for _ in range(chance.randint(1, 8)):
+        if chance.random() < 0.4:
+            names.append("")
+        elif chance.random() < 0.7:
+            names.append(chance.choice([*LOUD, EXPIRED]))
+        else:
+            names.append(chance.choice([*FAULTS]))
+    return names

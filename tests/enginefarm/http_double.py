@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread, which remembers what it was asked."""
+"""A real HTTP server in a thread that remembers its requests."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 
 @dataclass
-class Asked:
-    """One request that a server saw."""
+class ReceivedRequest:
+    """One request that a server received."""
 
     method: str
     path: str
@@ -24,11 +24,11 @@ class Asked:
     headers: Mapping[str, str]
 
 
-class Served:
-    """An app on a port of 127.0.0.1. It can be stopped and started again on the same port."""
+class HttpDouble:
+    """An app on a port of 127.0.0.1, which can be stopped and started again on the same port."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.app = FastAPI()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -40,7 +40,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def paths(self, method: str = "GET") -> list[str]:
-        return [asked.path for asked in self.asked if asked.method == method]
+        return [request.path for request in self.requests if request.method == method]
 
     def start(self) -> None:
         config = uvicorn.Config(
@@ -49,11 +49,11 @@ class Served:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        until(lambda: self._server is not None and self._server.started)
+        wait_until(lambda: self._server is not None and self._server.started)
 
     def reset(self) -> None:
-        """As new, and running, whatever the last test did."""
-        self.asked.clear()
+        """Forget all requests and run, whatever the last test did."""
+        self.requests.clear()
         if not self._server:
             self.start()
 
@@ -71,20 +71,20 @@ class Served:
         self.stop()
 
     def answer(self, request: Request) -> Response | None:
-        """An answer that comes before any route has a say."""
+        """A response that is sent instead of any route's; None to let the route answer."""
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Below the framework's own middleware, which would end a broken stream properly.
+        # Below the framework's own middleware, which would end properly a stream that is to break off.
         request = Request(scope)
-        self.asked.append(
-            Asked(request.method, scope["raw_path"].decode(), dict(request.query_params), request.headers)
+        self.requests.append(
+            ReceivedRequest(request.method, scope["raw_path"].decode(), dict(request.query_params), request.headers)
         )
         await (self.answer(request) or self.app)(scope, receive, send)
 
 
-def until(true: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Look again until `true`, and fail after `seconds`."""
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up, "waited in vain"
+def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    """Return once `condition` is true; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition is not true after {seconds:g} s"
         time.sleep(0.01)
