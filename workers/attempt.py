@@ -27,8 +27,9 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.database import Database
+from models.lifecycle.blobs import damaged_blobs
 from models.lifecycle.leases import Claim
-from models.lifecycle.publication import damaged_among, read_manifest
+from models.lifecycle.publication import blob_sizes, read_manifest
 from models.sources import Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
@@ -212,7 +213,7 @@ class Attempt:
 
     def _upload(self, manifest: Manifest) -> frozenset[Digest]:
         with self.tools.database.read() as session:
-            damaged = frozenset(damaged_among(session, manifest))
+            damaged = frozenset(damaged_blobs(session, blob_sizes(manifest)))
         for entry in manifest.files:
             self._check_stop()
             source, anew = self.directories.output / entry.path, entry.digest in damaged

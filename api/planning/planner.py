@@ -88,7 +88,7 @@ class Planner:
         if draft.findings or draft.request is None:
             raise InvalidSpec(draft.findings)
         asked = spec.model_dump(mode="json", exclude_unset=True)
-        return Plan(replace(draft.request, asked=asked), draft.spec, draft.notes)
+        return Plan(replace(draft.request, spec_as_written=asked), draft.spec, draft.notes)
 
     def plan_at_hand(self, spec: BuildSpec) -> Plan | None:
         """As `plan`, if that takes no network and no reading of files; the same spec is planned once a second.

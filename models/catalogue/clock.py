@@ -1,4 +1,7 @@
-"""The database's clock. Leases are compared on one clock only: the one that every worker and API shares."""
+"""The database's clock and the type of its times.
+
+Leases are compared on one clock only, the database's: the clocks of workers and APIs differ.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from sqlalchemy.sql.expression import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time. SQLite keeps no time zone, so it is taken off on the way in and put back on the way out."""
+    """An aware UTC time. SQLite stores no time zone, so it is removed before a write and added after a read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -22,9 +25,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"a time without a zone: {value}")
-        value = value.astimezone(UTC)
-        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+            raise ValueError(f"{value} has no time zone: the catalogue stores aware times only")
+        in_utc = value.astimezone(UTC)
+        return in_utc if dialect.name == "postgresql" else in_utc.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
@@ -33,10 +36,13 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function that it is
-    """The database's time, `seconds` from now. PostgreSQL's moves on within a transaction (clock_timestamp)."""
+    """The database's time, `seconds` from now; negative seconds are in the past.
+
+    PostgreSQL's own now() is the start of the transaction; this is clock_timestamp(), which moves on within it.
+    """
 
     type = UtcDateTime()
-    inherit_cache = True  # the seconds are a parameter: without this each statement would be compiled each time
+    inherit_cache = True  # the seconds are a parameter; without this SQLAlchemy compiles the statement at each use
 
     def __init__(self, seconds: float = 0) -> None:
         super().__init__(*([literal(float(seconds), Float())] if seconds else []))
@@ -51,7 +57,7 @@ def _postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(now, "sqlite")
 def _sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
-    # Six decimals, because that is how SQLAlchemy writes a datetime: SQLite compares them as text.
+    # Six decimals, because SQLAlchemy writes a datetime so and SQLite compares times as text.
     shift = ""
     if len(element.clauses):
         shift = f", printf('%+.3f seconds', {compiler.process(element.clauses, **kw)})"

@@ -1,4 +1,4 @@
-"""Engines and transactions. A transaction opens and closes at the edge: a route, a task, a sweep."""
+"""Connections and transactions. A transaction opens and closes at the edge: a route, a task, a sweep."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from enginefarm.contract.errors import DatabaseUnavailable
 
-_SQLITE_BUSY_SECONDS = 30
-_TRUSTED_SECONDS = 1.0  # a PostgreSQL connection that was put back less long ago is not pinged before use
+_SQLITE_BUSY_SECONDS = 30  # one writer at a time: as long as several transactions of a busy farm may queue
+_PING_IDLE_SECONDS = 1.0  # a PostgreSQL connection that was idle for longer is pinged before use
 
-# libpq's, after its words: how soon a server is taken for gone of which nothing is heard. TCP alone waits 15 minutes.
-_GONE = {
+# libpq parameters: when a silent server counts as unreachable. TCP alone would wait 15 minutes.
+_TIMEOUTS = {
     "connect_timeout": 10,  # seconds
     "tcp_user_timeout": 15_000,  # milliseconds
     "keepalives_idle": 10,  # seconds
@@ -36,20 +36,19 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
         postgresql = make_url(url).get_backend_name() == "postgresql"
         self.engine = _postgresql(url, pool_size) if postgresql else _sqlite(url)
-        # SQLite takes its write lock at BEGIN: a read that turns into a write could not wait for it.
+        # SQLite must take its write lock at BEGIN: a transaction that reads first and then writes fails at once if
+        # another writer came between, without waiting for it.
         self._writer = self.engine.execution_options(begin="IMMEDIATE")
-        # PostgreSQL (READ COMMITTED) gives each statement its own snapshot anyway: what neither locks nor writes twice
-        # saves the round trips of BEGIN and COMMIT. SQLite has no round trips, and a snapshot for the whole block.
-        autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._reader = autocommit if postgresql else self.engine
-        self._snapshots = (
-            self.engine.execution_options(isolation_level="REPEATABLE READ") if postgresql else self.engine
-        )
-        self._single_writer = autocommit if postgresql else self._writer
+        self._reader = self._snapshots = self.engine
+        if postgresql:
+            # READ COMMITTED gives each statement its own snapshot anyway, so a reader without locks saves the round
+            # trips of BEGIN and COMMIT. SQLite has no round trips, and one snapshot for the transaction.
+            self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction: committed when the block ends, undone if it raises.
+        """A transaction: committed when the block ends, rolled back if it raises.
 
         Raises:
             DatabaseUnavailable: the database cannot be reached.
@@ -58,25 +57,29 @@ class Database:
             yield session
 
     @contextmanager
-    def write_one(self) -> Iterator[Session]:
-        """A transaction of a single statement."""
-        with _translated(), Session(self._single_writer, expire_on_commit=False) as session, session.begin():
-            yield session
-
-    @contextmanager
     def read(self) -> Iterator[Session]:
-        """Changes nothing. On PostgreSQL each statement sees what was committed before it: see `snapshot`."""
+        """Statements that change nothing. On PostgreSQL each sees what was committed before it: see `snapshot`.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+        """
         with _translated(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """As `read`, but all statements see one state of the catalogue: a build and its action, for example, which
-        another transaction may end between two statements."""
+        """As `read`, but all statements see one state of the catalogue.
+
+        Reading a build and its action needs it: another transaction may end both between two statements.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached.
+        """
         with _translated(), Session(self._snapshots, expire_on_commit=False) as session:
             yield session
 
     def ping(self) -> None:
+        """Raises DatabaseUnavailable if the database does not answer."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
 
@@ -86,7 +89,7 @@ class Database:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Say "unreachable" in the farm's words. Programming errors and refused rows pass through."""
+    """Raise the farm's own error for a database that cannot be reached. Programming errors and refused rows pass."""
     try:
         yield
     except OperationalError as error:
@@ -98,13 +101,14 @@ def _translated() -> Iterator[None]:
 
 
 def _json(value: Any) -> str:
-    """A tenth of the time that the standard library takes."""
-    return to_json(value).decode()
+    return to_json(value).decode()  # ten times as fast as the standard library's json
 
 
 def _reason(error: DBAPIError) -> str:
-    """The driver's first line: it names host and port, never the password."""
-    return str(error.orig).strip().splitlines()[0][:200] if error.orig else type(error).__name__
+    """The first line of the driver's message: it names host and port, never the password."""
+    if error.orig is None:
+        return type(error).__name__
+    return str(error.orig).strip().splitlines()[0][:200]
 
 
 def _postgresql(url: str, pool_size: int) -> Engine:
@@ -113,27 +117,25 @@ def _postgresql(url: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         json_serializer=_json,
-        connect_args={"application_name": "enginefarm", **_GONE},
+        connect_args={"application_name": "enginefarm", **_TIMEOUTS},
     )
-    _ping_what_lay_idle(engine)
-    return engine
-
-
-def _ping_what_lay_idle(engine: Engine) -> None:
-    """As pool_pre_ping, but a connection that was in use just now is not asked: that would be one more round trip
-    for each statement of a busy farm."""
+    # Like pool_pre_ping, but without a ping for a connection that was in use a moment ago: that would be one more
+    # round trip for each statement of a busy farm.
 
     @event.listens_for(engine, "checkin")
-    def _put_back(_connection: Any, record: ConnectionPoolEntry) -> None:
-        record.info["put_back"] = time.monotonic()
+    def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["returned_at"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _take(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
-        if time.monotonic() - record.info.get("put_back", math.inf) > _TRUSTED_SECONDS:
+    def _ping_if_idle(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        idle_seconds = time.monotonic() - record.info.get("returned_at", math.inf)
+        if idle_seconds > _PING_IDLE_SECONDS:
             try:
                 engine.dialect.do_ping(connection)
             except psycopg.OperationalError as error:
-                raise InvalidatePoolError from error  # and SQLAlchemy takes a new connection
+                raise InvalidatePoolError from error  # SQLAlchemy then opens a new connection
+
+    return engine
 
 
 def _sqlite(url: str) -> Engine:
@@ -142,7 +144,7 @@ def _sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.isolation_level = None  # the driver must not emit BEGIN: `_begin` chooses its mode
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 

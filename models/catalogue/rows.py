@@ -1,8 +1,10 @@
-"""The catalogue's tables. What may be half-done is said at each table; CHECKs refuse what must never be.
+"""The catalogue's tables. Each table says what may be half-done; CHECKs refuse what must never be.
 
-A row of `checkpoints` or `engines` is written in the same transaction that ends the action that made it,
-after its bytes were uploaded and verified: there is no name without bytes. Blobs that were uploaded by an
-attempt that was then fenced have no row; they are garbage and harmless, because nothing refers to them.
+A row of `checkpoints` or `engines` is written by the transaction that ends the action that made it, after its bytes
+were uploaded and verified: no name exists without bytes. A blob that a fenced attempt uploaded has no row. Such a
+blob is harmless, because no row refers to it, and the blob garbage collection deletes it.
+
+A column whose name older programs share keeps that name; its attribute may have a better one.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerS
 
 REVISION = "0007"  # of the migration that leads to these tables
 
-_Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts only INTEGER PRIMARY KEY by itself
+_Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
 
 
@@ -57,7 +59,7 @@ class Row(DeclarativeBase):
 class ActionRow(Row):
     """One keyed stage to run: the unit of de-duplication, leasing, retry and logging.
 
-    `attempt` is the fencing token: it grows with every claim and never shrinks, whatever happens to the row.
+    `attempt` is the fencing token: every claim increments it and nothing ever decrements it.
     """
 
     __tablename__ = "actions"
@@ -87,15 +89,16 @@ class ActionRow(Row):
     depends_on: Mapped[str | None] = mapped_column(ForeignKey("actions.key"), index=True)
     state: Mapped[str] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)
-    tries: Mapped[int] = mapped_column(default=0)  # attempts since it was last opened: what the retry cap counts
+    tries: Mapped[int] = mapped_column(default=0)  # attempts since it was last opened; the retry cap counts these
     worker_id: Mapped[str | None] = mapped_column(ForeignKey("workers.id"))
     lease_expires_at: Mapped[datetime | None]
     progress: Mapped[float] = mapped_column(default=0.0)
     message: Mapped[str | None] = mapped_column(Text)
     failure: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
     queued_at: Mapped[datetime] = mapped_column(server_default=now())
-    not_before: Mapped[datetime | None]  # a retry waits until then
-    avoid_worker: Mapped[str | None] = mapped_column(String(32))  # it failed there: others first, until `avoid_until`
+    not_before: Mapped[datetime | None]  # a retry waits until this time
+    # The last attempt failed on this worker: until `avoid_until` only other workers may claim the action.
+    avoid_worker: Mapped[str | None] = mapped_column(String(32))
     avoid_until: Mapped[datetime | None]
     announced_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=now())
@@ -120,15 +123,14 @@ class AttemptRow(Row):
     ended_at: Mapped[datetime | None]
     failure: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
     steps: Mapped[_Json] = mapped_column(default=dict)  # seconds by step
-    warmth: Mapped[_Json | None] = mapped_column(
-        JSON(none_as_null=True)
-    )  # a warm file it started from: see WarmFileRow
-    log_digest: Mapped[str | None] = mapped_column(String(71), index=True)  # the whole log, once it is in the store
+    # The warm file that it started from and the seconds that saved: see WarmFileRow.
+    warmth: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
+    log_digest: Mapped[str | None] = mapped_column(String(71), index=True)  # the complete log, once it is in the store
     log_size: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class LogChunkRow(Row):
-    """A piece of the log of a running attempt. Removed once the whole log is a blob."""
+    """A piece of the log of a running attempt. Removed by the transaction that records the complete log as a blob."""
 
     __tablename__ = "log_chunks"
     __table_args__ = (
@@ -142,7 +144,7 @@ class LogChunkRow(Row):
 
 
 class BuildRow(Row):
-    """One caller's request. `state` is `open` while its action is still to end."""
+    """One caller's request. `state` is `open` until its action ends or the caller cancels."""
 
     __tablename__ = "builds"
     __table_args__ = (
@@ -154,13 +156,13 @@ class BuildRow(Row):
         Index("ix_builds_open", "key", postgresql_where=text("state = 'open'"), sqlite_where=text("state = 'open'")),
     )  # fmt: skip
 
-    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)  # newest first, without clocks
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)  # orders builds without a clock
     id: Mapped[str] = mapped_column(String(32), unique=True)
     key: Mapped[str] = mapped_column(String(64), index=True)
     disposition: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
-    spec: Mapped[_Json]  # normalised
-    asked: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))  # as the caller wrote it
+    spec: Mapped[_Json]  # normalized
+    spec_as_written: Mapped[_Json | None] = mapped_column("asked", JSON(none_as_null=True))  # None: older than 0005
     model: Mapped[str] = mapped_column(Text)
     toolchain: Mapped[str] = mapped_column(String(32))
     version: Mapped[str] = mapped_column(String(32))
@@ -173,9 +175,9 @@ class BuildRow(Row):
 
 
 class BlobRow(Row):
-    """A file in the store. The row is written only after the bytes were verified there, or found there without a row:
-    then it is doomed. The bytes are deleted only by who holds a doomed row that nothing refers to, and the row with
-    them: see models.garbage."""
+    """A file in the store. Its row is written after the bytes were verified in the store, or when garbage collection
+    finds bytes without a row; then it is marked for removal from the start. Only a transaction that holds a marked row
+    that nothing refers to deletes the bytes, and the row with them: see models.retention.blob_gc."""
 
     __tablename__ = "blobs"
     __table_args__ = (CheckConstraint("size >= 0", name="size_not_negative"),)
@@ -183,19 +185,24 @@ class BlobRow(Row):
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     verified_at: Mapped[datetime] = mapped_column(server_default=now())
-    damaged_at: Mapped[datetime | None]  # the store holds other bytes now: the next upload must write it again
-    doomed_at: Mapped[datetime | None]  # nothing refers to it; a publication that does takes the mark off
+    damaged_at: Mapped[datetime | None]  # the store has wrong bytes: the next upload must write them again
+    # Nothing referred to it at this time; a publication that refers to it removes the mark.
+    marked_for_removal_at: Mapped[datetime | None] = mapped_column("doomed_at")
 
 
 class ManifestRow(Row):
+    """A list of files that makes a directory. Engines and checkpoints with equal files share one."""
+
     __tablename__ = "manifests"
 
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
-    size: Mapped[int] = mapped_column(BigInteger)  # of all files together
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes of all files
     files: Mapped[int]
 
 
 class ManifestFileRow(Row):
+    """A file of a manifest. It refers to its blob, and so keeps the blob from being removed."""
+
     __tablename__ = "manifest_files"
 
     manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), primary_key=True)
@@ -204,7 +211,7 @@ class ManifestFileRow(Row):
 
 
 class CheckpointRow(Row):
-    """What `convert` produced. One per key, written by the transaction that ended the action."""
+    """What `convert` produced: one per key, written by the transaction that ended the action."""
 
     __tablename__ = "checkpoints"
 
@@ -213,9 +220,10 @@ class CheckpointRow(Row):
     attempt: Mapped[int]
     facts: Mapped[_Json] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(server_default=now())
-    quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
+    quarantined_at: Mapped[datetime | None]  # withdrawn: readers ask models.catalogue.visibility
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
-    doomed_at: Mapped[datetime | None]  # to be removed after a grace: see models.removal
+    # Removed after a grace, unless something keeps it again: see models.retention.removal.
+    marked_for_removal_at: Mapped[datetime | None] = mapped_column("doomed_at")
 
 
 class EngineRow(Row):
@@ -229,21 +237,22 @@ class EngineRow(Row):
     model: Mapped[str] = mapped_column(Text, index=True)
     toolchain: Mapped[str] = mapped_column(String(32))
     version: Mapped[str] = mapped_column(String(32))
-    platform: Mapped[_Json]  # the whole machine that built it, not only what binds the engine
+    platform: Mapped[_Json]  # every fact of the machine that built it, not only those that bind the engine
     bound_to: Mapped[_Json]
     driver_binding: Mapped[str] = mapped_column(String(16))
     spec: Mapped[_Json]
     provenance: Mapped[_Json]
     pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
-    quarantined_at: Mapped[datetime | None]  # taken out: see models.published, which every reader asks
+    quarantined_at: Mapped[datetime | None]  # withdrawn: readers ask models.catalogue.visibility
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
-    doomed_at: Mapped[datetime | None]  # to be removed after a grace; served until then: see models.removal
-    pulled_at: Mapped[datetime | None]  # when a link to one of its files was last given out, to the minute
+    # Removed after a grace, and served until then: see models.retention.removal.
+    marked_for_removal_at: Mapped[datetime | None] = mapped_column("doomed_at")
+    pulled_at: Mapped[datetime | None]  # when the API last issued a link to one of its files, to the minute
 
 
 class ImportRow(Row):
-    """An attempt that ran nothing: the engine came from another farm, with this signed statement. Kept for ever."""
+    """An attempt that ran nothing: another farm built the engine and signed this statement. Never removed."""
 
     __tablename__ = "imports"
     __table_args__ = (
@@ -252,14 +261,14 @@ class ImportRow(Row):
 
     action_key: Mapped[str] = mapped_column(String(64), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    envelope: Mapped[_Json]  # as it came: the original statement with the original signature
+    envelope: Mapped[_Json]  # the original statement with the original signature, unchanged
     signer: Mapped[str] = mapped_column(String(64))  # id of the trusted key that signed it
     imported_by: Mapped[str | None] = mapped_column(String(64))
     imported_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class RemovalRow(Row):
-    """An engine or a checkpoint that was removed, and why. Kept for ever: it is what readers are told."""
+    """An engine or a checkpoint that was removed, and why. Never removed: readers of the engine get the reason."""
 
     __tablename__ = "removals"
     __table_args__ = (CheckConstraint("kind IN ('engine', 'checkpoint')", name="kind_known"),)
@@ -268,7 +277,7 @@ class RemovalRow(Row):
     kind: Mapped[str] = mapped_column(String(16))
     key: Mapped[str] = mapped_column(String(64), index=True)
     manifest: Mapped[str] = mapped_column(String(71))
-    size: Mapped[int] = mapped_column(BigInteger)  # bytes of all its files; some may be in other engines too
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes of all its files; other engines may share some
     model: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     removed_by: Mapped[str | None] = mapped_column(String(64))
@@ -276,13 +285,13 @@ class RemovalRow(Row):
 
 
 class WarmFileRow(Row):
-    """A file that makes a stage faster, as the last good run left it. Losing it costs time and nothing else."""
+    """A file that makes a stage faster, as the last successful run wrote it. Losing it costs time and nothing else."""
 
     __tablename__ = "warm_files"
     __table_args__ = (CheckConstraint("length(key) = 64", name="key_is_sha256"),)
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of `document`
-    document: Mapped[_Json]  # everything that the file depends on
+    document: Mapped[_Json]  # names everything that the file depends on
     blob: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
     updated_at: Mapped[datetime] = mapped_column(server_default=now())
 
@@ -315,7 +324,7 @@ class WorkerRow(Row):
 
 
 class FileDigestRow(Row):
-    """The digest of a file of a `file:` model, good for as long as its stamp (inode, size, mtime) stays."""
+    """The digest of a file of a `file:` model, valid while the file's stamp (inode, size, mtime) stays the same."""
 
     __tablename__ = "file_digests"
 

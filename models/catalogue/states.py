@@ -1,4 +1,4 @@
-"""The allowed moves of an action, and the one way to make them."""
+"""The states of rows, and the moves that an action may make. models.lifecycle.transitions makes them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class ActionState(StrEnum):
 
 
 class BuildRowState(StrEnum):
+    """A build has no state of its own while it is open: readers see that of its action."""
+
     OPEN = "open"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -31,7 +33,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     LOST = "lost"  # its lease ran out
     CANCELLED = "cancelled"
-    HANDED_BACK = "handed_back"  # its worker was told to stop
+    HANDED_BACK = "handed_back"  # its worker was stopped; the try does not count
 
 
 class WorkerState(StrEnum):
@@ -47,8 +49,8 @@ _S = ActionState
 IN_FLIGHT = frozenset({_S.WAITING, _S.QUEUED, _S.RUNNING})
 CLOSED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 
-# to → from. A closed action is opened again when somebody asks for what it no longer has or never made; one that was
-# to start from a checkpoint waits again when that is taken out.
+# Target state → the states that may move there. A submit opens a closed action again if its output is missing. A build
+# action waits again if the checkpoint that it starts from is withdrawn.
 MOVES: Mapping[ActionState, frozenset[ActionState]] = {
     _S.WAITING: CLOSED | {_S.QUEUED, _S.RUNNING},
     _S.QUEUED: CLOSED | {_S.WAITING, _S.RUNNING},
@@ -60,11 +62,15 @@ MOVES: Mapping[ActionState, frozenset[ActionState]] = {
 
 
 class Fenced(Exception):
-    """The row was not in the state, or not in the attempt, that the move needs: somebody else owns it now."""
+    """The row is not in the state or attempt that the move needs: another worker or transaction owns it now."""
 
 
 def sources(to: ActionState, among: Iterable[ActionState]) -> list[str]:
-    """The states of `among` from which `to` may be reached, for a WHERE clause."""
+    """The states of `among` that may move to `to`, for a WHERE clause.
+
+    Raises:
+        ValueError: none may; the caller's code is wrong.
+    """
     allowed = [str(state) for state in among if state in MOVES[to]]
     if not allowed:
         raise ValueError(f"no move to {to} from any of {list(among)}")

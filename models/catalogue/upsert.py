@@ -13,31 +13,35 @@ from models.catalogue.rows import Row
 
 
 def insert_new(session: Session, row: type[Row], values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
-    """Insert what is not there yet; returns how many rows that were. Waits for a concurrent insert to end."""
+    """Insert the rows whose primary key is new; returns how many were.
+
+    `values` are by attribute. A concurrent insert of the same key is waited for until its transaction ends.
+    """
     if not values:
         return 0
     rows = [values] if isinstance(values, Mapping) else values
     statement = _insert(session, row).values([_by_column(row, each) for each in rows]).on_conflict_do_nothing()
-    # Counted by what comes back: the drivers disagree on rowcount for an INSERT.
+    # Count the returned keys: the drivers disagree on rowcount for an INSERT.
     return len(session.execute(statement.returning(*row.__table__.primary_key)).all())
 
 
 def upsert(session: Session, row: type[Row], values: Mapping[str, Any]) -> None:
-    """Insert, or replace every given column of the row with the same primary key."""
+    """Insert the row, or replace every given attribute of the row with the same primary key."""
     keys = [column.name for column in row.__table__.primary_key]
     columns = _by_column(row, values)
-    rest = {name: value for name, value in columns.items() if name not in keys}
-    session.execute(_insert(session, row).values(columns).on_conflict_do_update(index_elements=keys, set_=rest))
+    replaced = {name: value for name, value in columns.items() if name not in keys}
+    session.execute(_insert(session, row).values(columns).on_conflict_do_update(index_elements=keys, set_=replaced))
 
 
 def _by_column(row: type[Row], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` by the names of columns: an attribute may be named otherwise than its column."""
+    """The dialects' INSERT takes names of columns, which differ from those of some attributes."""
     columns = inspect(row).columns
     return {columns[name].name: value for name, value in values.items()}
 
 
 def _insert(session: Session, row: type[Row]) -> postgresql.Insert:
-    dialect = session.get_bind().dialect.name
     table = row.__table__
     assert isinstance(table, Table)
-    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)  # type: ignore[return-value]  # the same methods
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)  # type: ignore[return-value]  # it has the same methods

@@ -1,4 +1,4 @@
-"""Which engines and checkpoints count. Every reader asks here, so that none can serve what was taken out."""
+"""Which engines and checkpoints count. Every reader uses these conditions, so none serves a withdrawn engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ USABLE = CheckpointRow.quarantined_at.is_(None)
 
 
 def engine_exists(session: Session, key: str) -> bool:
+    """True if an engine of this key is published and not withdrawn."""
     return session.execute(select(EngineRow.key).where(EngineRow.key == key, SERVED)).first() is not None
 
 
 def checkpoint_of(session: Session, key: str) -> CheckpointRow | None:
-    """The checkpoint that a build may start from."""
+    """The checkpoint that a build may start from; None if there is none, or it was withdrawn."""
     return session.execute(select(CheckpointRow).where(CheckpointRow.key == key, USABLE)).scalar_one_or_none()

@@ -1,4 +1,4 @@
-"""Recall: a sick host or a bad release poisons every cache silently. What it built is taken out by where and when."""
+"""Recall: withdraw what a sick host or a bad release built, by where and when it was built."""
 
 from __future__ import annotations
 
@@ -17,73 +17,66 @@ from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queue.names import Announcement
 
 
-def recall(session: Session, wanted: Recall) -> tuple[WithdrawalResult, list[Announcement]]:
-    """Take out all that matches, and every engine that was built from a checkpoint that does.
+def recall(session: Session, criteria: Recall) -> tuple[WithdrawalResult, list[Announcement]]:
+    """Withdraw every engine and checkpoint that matches, and every engine that was built from such a checkpoint.
 
-    A worker that is recalled is quarantined, and what runs there is queued again: it would publish more of the same.
+    A recalled worker is quarantined, and its running actions are queued again: it would publish more of the same.
 
     Raises:
         NotFound: there never was such a worker.
     """
-    workers = worker_ids(session, wanted.worker) if wanted.worker is not None else []
-    checkpoints = _matching(session, CheckpointRow, wanted, USABLE)
-    _hold_converts(session, workers, checkpoints)
-    announcements = _stop_running(session, workers)
-    built = _matching(session, EngineRow, wanted, SERVED)
-    engines = sorted({*built, *_built_from(session, checkpoints)})
+    workers = worker_ids(session, criteria.worker) if criteria.worker is not None else []
+    checkpoints = _matching(session, CheckpointRow, criteria, USABLE)
+    running = ActionRow.worker_id.in_(workers) & (ActionRow.state == ActionState.RUNNING)
+    # Lock all convert actions before the first build action: see the lock order in models.lifecycle.transitions.
+    converts = or_(ActionRow.key.in_(checkpoints), running & (ActionRow.stage == Stage.CONVERT))
+    session.execute(select(ActionRow.key).where(converts).order_by(ActionRow.key).with_for_update(key_share=True))
+    announcements = _requeue_running(session, running)
+    matching_engines = _matching(session, EngineRow, criteria, SERVED)
+    engines = sorted({*matching_engines, *_engines_built_from(session, checkpoints)})
     for key in checkpoints:
-        announcements += withdraw_checkpoint(session, key, wanted.reason)
-    taken = [key for key in engines if withdraw_engine(session, key, wanted.reason)]
-    if wanted.worker is not None:
-        quarantine(session, wanted.worker, wanted.reason)
-    return WithdrawalResult(engines=taken, checkpoints=checkpoints, workers=workers), announcements
+        announcements += withdraw_checkpoint(session, key, criteria.reason)
+    withdrawn = [key for key in engines if withdraw_engine(session, key, criteria.reason)]
+    if criteria.worker is not None:
+        quarantine(session, criteria.worker, criteria.reason)
+    return WithdrawalResult(engines=withdrawn, checkpoints=checkpoints, workers=workers), announcements
 
 
-def _hold_converts(session: Session, workers: list[str], checkpoints: list[str]) -> None:
-    """All that will be touched, before the first build is: see the lock order in models.actions."""
-    running = _running_on(workers) & (ActionRow.stage == Stage.CONVERT)
-    held = select(ActionRow.key).where(or_(ActionRow.key.in_(checkpoints), running))
-    session.execute(held.order_by(ActionRow.key).with_for_update(key_share=True))
-
-
-def _running_on(workers: list[str]) -> ColumnElement[bool]:
-    return ActionRow.worker_id.in_(workers) & (ActionRow.state == ActionState.RUNNING)
-
-
-def _stop_running(session: Session, workers: list[str]) -> list[Announcement]:
-    running = select(ActionRow.key, ActionRow.attempt).where(_running_on(workers))
+def _requeue_running(session: Session, running: ColumnElement[bool]) -> list[Announcement]:
+    query = select(ActionRow.key, ActionRow.attempt).where(running).order_by(ActionRow.key)
     announcements = []
-    for row in session.execute(running.order_by(ActionRow.key).with_for_update(key_share=True)).all():
+    for row in session.execute(query.with_for_update(key_share=True)).all():
         announcements.append(requeue(session, row.key, attempt=row.attempt))
         end_attempt(session, row.key, row.attempt, Outcome.CANCELLED)
     return announcements
 
 
 def _matching(
-    session: Session, row: type[CheckpointRow | EngineRow], wanted: Recall, counts: ColumnElement[bool]
+    session: Session, row: type[CheckpointRow | EngineRow], criteria: Recall, visible: ColumnElement[bool]
 ) -> list[str]:
+    """The keys of the rows that all given criteria fit, in order."""
     query = (
         select(row.key, ActionRow.work)
         .join(ActionRow, ActionRow.key == row.key)
         .join(AttemptRow, (AttemptRow.action_key == row.key) & (AttemptRow.number == row.attempt))
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
-        .where(counts)
+        .where(visible)
     )
-    if wanted.worker is not None:
-        query = query.where(or_(WorkerRow.id == wanted.worker, WorkerRow.name == wanted.worker))
-    if wanted.since is not None:
-        query = query.where(row.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(row.created_at < wanted.until)
+    if criteria.worker is not None:
+        query = query.where(or_(WorkerRow.id == criteria.worker, WorkerRow.name == criteria.worker))
+    if criteria.since is not None:
+        query = query.where(row.created_at >= criteria.since)
+    if criteria.until is not None:
+        query = query.where(row.created_at < criteria.until)
     keys = []
     for key, work in session.execute(query.order_by(row.key)).all():
         toolchain = toolchain_of(work)
-        if wanted.toolchain not in (None, toolchain.toolchain) or wanted.version not in (None, toolchain.version):
+        if criteria.toolchain not in (None, toolchain.toolchain) or criteria.version not in (None, toolchain.version):
             continue
         keys.append(key)
     return keys
 
 
-def _built_from(session: Session, checkpoints: list[str]) -> list[str]:
+def _engines_built_from(session: Session, checkpoints: list[str]) -> list[str]:
     query = select(EngineRow.key).join(ActionRow, ActionRow.key == EngineRow.key)
     return list(session.execute(query.where(SERVED, ActionRow.depends_on.in_(checkpoints))).scalars())

@@ -1,14 +1,14 @@
-"""Damage in the store: found by reading, taken out of the catalogue, mended by building anew.
+"""Repair: find damaged bytes in the store by reading them, withdraw what has them, and let it be built anew.
 
-Bytes are never deleted for being wrong. Their blob's row is marked instead: the next upload of that blob writes it
-again although the store has something under its name, and nothing that refers to it is published before.
+Wrong bytes are not deleted. Their blob's row is marked as damaged instead: the next upload of that blob writes it again
+although the store has a file of its name, and nothing that refers to it is published before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest
@@ -18,9 +18,9 @@ from enginefarm.wire.bodies import Failure
 from enginefarm.wire.recall import WithdrawalResult
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BlobRow, CheckpointRow, EngineRow, ManifestFileRow
-from models.catalogue.states import ActionState, Fenced, Outcome
+from models.catalogue.states import Outcome
 from models.catalogue.visibility import SERVED, USABLE
-from models.lifecycle.leases import Claim, fail_attempt
+from models.lifecycle.leases import Claim, fail_attempt, require_lease
 from models.lifecycle.publication import read_manifest
 from models.lifecycle.transitions import end_attempt, lock_action
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
@@ -31,29 +31,35 @@ REASON = "its bytes in the store are damaged"
 
 
 def manifests_of(session: Session, key: str) -> tuple[Manifest, Manifest | None]:
-    """What an engine is made of, and the checkpoint that it was built from if that is there; taken out or not.
+    """The manifests of an engine and of the checkpoint that it was built from, withdrawn or not.
+
+    The second is None if the checkpoint was removed.
 
     Raises:
-        NotFound
+        NotFound: there is no such engine.
     """
     engine = session.get(EngineRow, key)
     if engine is None:
-        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
+        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists the engines")
     depends_on = session.get_one(ActionRow, key).depends_on
     checkpoint = session.get(CheckpointRow, depends_on) if depends_on else None
-    return read_manifest(session, engine.manifest), read_manifest(session, checkpoint.manifest) if checkpoint else None
+    engine_manifest = read_manifest(session, engine.manifest)
+    if checkpoint is None:
+        return engine_manifest, None
+    return engine_manifest, read_manifest(session, checkpoint.manifest)
 
 
 def damaged_files(store: Store, files: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those of `files` whose bytes in the store are missing or wrong. Reads all of them.
+    """The files whose bytes in the store are missing or wrong. Reads all bytes of `files`.
 
     Raises:
-        StoreUnavailable: then nothing can be said.
+        StoreUnavailable: the store does not answer, so nothing is known of the bytes.
     """
-    return [entry for entry in files if not (_whole(store, entry) or _whole(store, entry))]
+    # Twice: a read that went wrong once must not withdraw an engine.
+    return [entry for entry in files if not _is_intact(store, entry) and not _is_intact(store, entry)]
 
 
-def _whole(store: Store, entry: FileEntry) -> bool:
+def _is_intact(store: Store, entry: FileEntry) -> bool:
     try:
         store.verify(entry.digest, entry.size)
     except (NotFound, IntegrityError):
@@ -62,54 +68,46 @@ def _whole(store: Store, entry: FileEntry) -> bool:
 
 
 def withdraw_damaged(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalResult, list[Announcement]]:
-    """Mark the blobs as damaged, and take out every engine and checkpoint that has one of them."""
-    _mark(session, digests)
+    """Mark the blobs as damaged, and withdraw every engine and checkpoint that has one of them."""
+    _mark_damaged(session, digests)
     manifests = select(ManifestFileRow.manifest).where(ManifestFileRow.blob.in_(digests))
-    checkpoints = _keys(session, select(CheckpointRow.key).where(USABLE, CheckpointRow.manifest.in_(manifests)))
-    engines = _keys(session, select(EngineRow.key).where(SERVED, EngineRow.manifest.in_(manifests)))
+    damaged_checkpoints = select(CheckpointRow.key).where(USABLE, CheckpointRow.manifest.in_(manifests))
+    damaged_engines = select(EngineRow.key).where(SERVED, EngineRow.manifest.in_(manifests))
+    # Sorted: several rows of one kind are locked by key.
+    checkpoints = sorted(session.execute(damaged_checkpoints).scalars())
+    engines = sorted(session.execute(damaged_engines).scalars())
     announcements = []
     for key in checkpoints:
         announcements += withdraw_checkpoint(session, key, REASON)
-    taken = [key for key in engines if withdraw_engine(session, key, REASON)]
-    return WithdrawalResult(engines=taken, checkpoints=checkpoints), announcements
+    withdrawn = [key for key in engines if withdraw_engine(session, key, REASON)]
+    return WithdrawalResult(engines=withdrawn, checkpoints=checkpoints), announcements
 
 
-def _mark(session: Session, digests: Collection[Digest]) -> None:
-    held = select(BlobRow.digest).where(BlobRow.digest.in_(digests)).order_by(BlobRow.digest)
-    session.execute(held.with_for_update(key_share=True))
+def _mark_damaged(session: Session, digests: Collection[Digest]) -> None:
+    lock = select(BlobRow.digest).where(BlobRow.digest.in_(digests)).order_by(BlobRow.digest)
+    session.execute(lock.with_for_update(key_share=True))
     session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(damaged_at=now()))
 
 
-def _keys(session: Session, query: Select[str]) -> Sequence[str]:
-    return sorted(session.execute(query).scalars())
-
-
 def withdraw_damaged_checkpoint(
-    session: Session, held: Claim, digest: Digest, failure: Failure, *, max_tries: int, steps: dict[str, float]
+    session: Session, claim: Claim, digest: Digest, failure: Failure, *, max_tries: int, steps: dict[str, float]
 ) -> list[Announcement]:
-    """A build found the checkpoint that it starts from damaged: take it out, and let the build wait for a new one.
+    """End a build attempt that found a file of its checkpoint damaged: the build waits for a new checkpoint.
+
+    With no tries left, the action fails with `failure`.
 
     Raises:
         Fenced: the lease was lost before.
     """
-    _mark(session, [digest])
-    _hold_convert(session, held)
-    if held.tries >= max_tries:
-        fail_attempt(session, held, failure, max_tries=max_tries, steps=steps)
-    else:
-        _require(session, held)
-        end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
-    return withdraw_damaged(session, [digest])[1]
-
-
-def _hold_convert(session: Session, held: Claim) -> None:
-    """Before the build is touched: see the lock order in models.actions."""
-    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == held.key)).scalar_one()
+    _mark_damaged(session, [digest])
+    # Lock the convert action before the build is touched: see the lock order in models.lifecycle.transitions.
+    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == claim.key)).scalar_one()
     if depends_on is not None:
         lock_action(session, depends_on)
-
-
-def _require(session: Session, held: Claim) -> None:
-    ours = (ActionRow.key == held.key, ActionRow.attempt == held.attempt, ActionRow.state == ActionState.RUNNING)
-    if session.execute(select(ActionRow.key).where(*ours)).first() is None:
-        raise Fenced(f"the lease on {held.key[:12]}, attempt {held.attempt}, is lost")
+    if claim.tries >= max_tries:
+        fail_attempt(session, claim, failure, max_tries=max_tries, steps=steps)
+    else:
+        require_lease(session, claim)
+        end_attempt(session, claim.key, claim.attempt, Outcome.FAILED, failure=failure, steps=steps)
+    _result, announcements = withdraw_damaged(session, [digest])
+    return announcements

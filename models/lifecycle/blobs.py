@@ -1,8 +1,9 @@
-"""Rows of blobs, as whoever gives bytes a name writes them: safe against bytes being collected meanwhile.
+"""Record blobs before something refers to them, safely against a garbage collection that runs meanwhile.
 
-A publisher first makes its rows (`record_blobs`), which from then on keep the collector out, and then looks whether the
-bytes are there still (`require_stored`): those that it found in the store, and so did not send, may have been collected
-before. Only what passes both is published. See ADR 0008.
+A publisher first writes the rows (`record_blobs`) and holds them, which stops the collector from deleting their bytes.
+Then it checks that the store still has the bytes (`require_stored`): a blob that the store had already was not
+uploaded again, and the collector may have deleted it before the row was held. Only after both may the publisher
+commit. See ADR 0008.
 """
 
 from __future__ import annotations
@@ -21,47 +22,56 @@ from models.store import Store
 
 
 class NotStored(IntegrityError):
-    """Bytes that were in the store are there no more: upload them again, and publish then."""
+    """The store no longer has a blob that it had: upload it again, then publish."""
 
 
 def record_blobs(session: Session, sizes: Mapping[Digest, int]) -> None:
-    """A row for every blob, held until the transaction ends, and none of them doomed.
+    """Write and hold a row for every blob (bytes by digest) until the transaction ends; none is marked for removal.
 
     Rows are inserted and then locked in the order of their digests, so that no two writers wait for each other.
     """
-    rows = [{"digest": digest, "size": sizes[digest]} for digest in sorted(sizes)]
-    held = select(BlobRow.digest, BlobRow.doomed_at).where(BlobRow.digest.in_(sizes)).order_by(BlobRow.digest)
+    new_rows = [{"digest": digest, "size": sizes[digest]} for digest in sorted(sizes)]
+    lock = (
+        select(BlobRow.digest, BlobRow.marked_for_removal_at)
+        .where(BlobRow.digest.in_(sizes))
+        .order_by(BlobRow.digest)
+        .with_for_update()
+    )
     while True:
-        insert_new(session, BlobRow, rows)
-        found = session.execute(held.with_for_update()).all()
-        if len(found) == len(rows):  # else the collector, which we waited for, removed one
+        insert_new(session, BlobRow, new_rows)
+        locked_rows = session.execute(lock).all()
+        if len(locked_rows) == len(new_rows):
             break
-    for digest in (row.digest for row in found if row.doomed_at is not None):
-        values = {"doomed_at": None, "size": sizes[digest], "verified_at": now()}  # its size was only the store's word
-        session.execute(update(BlobRow).where(BlobRow.digest == digest).values(**values))
+        # The lock waited for the collector, which removed a row: insert it again.
+    for row in locked_rows:
+        if row.marked_for_removal_at is not None:
+            # A marked row may have its size from the store's listing, not from verified bytes.
+            values = {"marked_for_removal_at": None, "size": sizes[row.digest], "verified_at": now()}
+            session.execute(update(BlobRow).where(BlobRow.digest == row.digest).values(**values))
 
 
 def damaged_blobs(session: Session, digests: Collection[Digest]) -> set[Digest]:
-    """Those that are known to be damaged in the store."""
-    found = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
-    return set(session.execute(found).scalars())
+    """The blobs of `digests` that are known to be damaged in the store."""
+    query = select(BlobRow.digest).where(BlobRow.damaged_at.is_not(None), BlobRow.digest.in_(digests))
+    return set(session.execute(query).scalars())
 
 
 def mark_rewritten(session: Session, digests: Collection[Digest]) -> None:
-    """They were written again, and are right now."""
+    """Note that correct bytes were written over damaged ones."""
     values = {"damaged_at": None, "verified_at": now()}
     session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(**values))
 
 
 def require_stored(store: Store, sizes: Mapping[Digest, int]) -> None:
-    """
+    """Check that the store has every blob, in its size (bytes by digest). Reads no contents.
+
     Raises:
         NotStored: a blob is not in the store, or not in this size.
-        StoreUnavailable
+        StoreUnavailable: the store does not answer.
     """
     for digest, size in sizes.items():
-        if (found := store.stat(digest)) != size:
-            is_there = (
-                "is not in the store any more" if found is None else f"has {found} bytes in the store, not {size}"
-            )
-            raise NotStored(f"{digest} {is_there}")
+        stored_size = store.stat(digest)
+        if stored_size is None:
+            raise NotStored(f"{digest} is not in the store any more")
+        if stored_size != size:
+            raise NotStored(f"{digest} has {stored_size} bytes in the store, not {size}")

@@ -1,7 +1,7 @@
-"""An engine of another farm enters the catalogue: as an attempt, the work of a worker that stands for that farm's key.
+"""Import an engine of another farm: an attempt by a worker that stands for that farm's signing key.
 
-It claims and publishes in one transaction, so all that is true of what was built here is true of it: the moves,
-the fence, recalls by that worker's name. Nothing here commits.
+It claims and publishes in one transaction. So all rules for engines that were built here apply to it: the moves, the
+fence, and recalls by that worker's name. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -31,57 +31,75 @@ from models.queue.names import build_queue, convert_queue
 _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=0)
 
 
-def publish_import(session: Session, came: VerifiedRecord, *, imported_by: str | None) -> bool:
-    """Make the engine visible, and end every build that waits for it. False: there is one already; nothing changed.
+def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: str | None) -> bool:
+    """Publish the engine of another farm, and end every build that waits for it.
 
-    Whoever builds it right now is fenced. Before it commits, the caller asks `require_stored` for its bytes.
+    A worker that builds the engine now is fenced. Before it commits, the caller asks `require_stored` for its bytes.
+
+    Returns False if the engine exists already; then nothing changed.
 
     Raises:
-        Conflict: what this key signed was recalled.
-        IntegrityError: one of its blobs was found damaged in the store.
+        Conflict: what the signing key signed was recalled.
+        IntegrityError: one of the engine's blobs is damaged in the store.
     """
-    manifest, key = came.record.manifest, came.record.key
-    _require_not_recalled(session, came.signer)
-    record_manifest(session, manifest)
-    build = _held(session, came)
+    key = imported.record.key
+    manifest = imported.record.manifest
+    _require_not_recalled(session, imported.signer)
+    record_manifest(session, manifest)  # blobs first: the lock order
+    build = _lock_actions(session, imported)
     if engine_exists(session, key):  # published while we waited for the lock
         return False
-    _free(session, build)
-    worker = _worker(session, came)
-    held = claim_action(session, key, worker, lease_seconds=0)
-    assert held is not None, "it is queued, held by us, and due"
-    publish_engine(session, held, manifest, engine=_columns(came), steps={})
+    _queue_at_once(session, build)
+    worker_id = _insert_worker(session, imported)
+    claim = claim_action(session, key, worker_id, lease_seconds=0)
+    assert claim is not None, "the action is queued and due, and we hold its lock"
+    engine = {
+        "model": imported.spec["model"],
+        "toolchain": imported.toolchain,
+        "version": imported.version,
+        "platform": imported.platform.model_dump(),
+        "bound_to": imported.bound_to,
+        "driver_binding": imported.driver_binding,
+        "spec": imported.spec,
+        "provenance": imported.facts,
+    }
+    publish_engine(session, claim, manifest, engine=engine, steps={})
     session.add(
-        ImportRow(action_key=key, attempt=held.attempt, envelope=came.record.attestation, signer=came.signer,
+        ImportRow(action_key=key, attempt=claim.attempt, envelope=imported.record.attestation, signer=imported.signer,
                   imported_by=imported_by)
     )  # fmt: skip
-    _say_when(session, came, held.attempt)
-    cancel_if_unneeded(session, came.document["convert"])
+    # The attempt lasts as long as the other farm's: estimates then know how long a build here would take.
+    attempt = (AttemptRow.action_key == key, AttemptRow.number == claim.attempt)
+    times = {"started_at": imported.started_at, "ended_at": imported.ended_at}
+    session.execute(update(AttemptRow).where(*attempt).values(**times))
+    cancel_if_unneeded(session, imported.document["convert"])
     return True
 
 
 def original_envelope(session: Session, engine: EngineRow) -> dict[str, Any] | None:
-    """The signed statement that the engine came with; None if it was built here."""
+    """The signed statement that the engine was imported with; None if this farm built it."""
     row = session.get(ImportRow, (engine.key, engine.attempt))
     return row.envelope if row is not None else None
 
 
 def import_worker_name(signer: str) -> str:
-    """Of the worker that stands for all that this key signed."""
+    """The name of the worker that stands for the farm with this key: a recall by that name withdraws its engines."""
     return f"import-{signer[:12]}"
 
 
-def _held(session: Session, came: VerifiedRecord) -> ActionRow:
-    """Both actions, made if they were not there, and held: the convert first, as the lock order says."""
-    work = ImportedWork(job=ToolchainVersion(toolchain=came.toolchain, version=came.version))
-    # Nobody asked for them here, and nobody waits.
-    convert_key = came.document["convert"]
+def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
+    """Insert both actions if they are new, and lock them: the convert action first, as the lock order says.
+
+    Returns the build action. New ones are cancelled, because no build waits for them.
+    """
+    work = ImportedWork(job=ToolchainVersion(toolchain=imported.toolchain, version=imported.version))
+    convert_key = imported.document["convert"]
     insert_action(
         session,
         convert_key,
         stage=Stage.CONVERT,
-        queue=convert_queue(came.toolchain, came.version, on_gpu=False),
-        document=came.record.checkpoint_document,
+        queue=convert_queue(imported.toolchain, imported.version, on_gpu=False),
+        document=imported.record.checkpoint_document,
         work=work,
         depends_on=None,
         state=ActionState.CANCELLED,
@@ -89,21 +107,21 @@ def _held(session: Session, came: VerifiedRecord) -> ActionRow:
     lock_action(session, convert_key)
     insert_action(
         session,
-        came.record.key,
+        imported.record.key,
         stage=Stage.BUILD,
-        queue=build_queue(came.toolchain, came.version, came.platform, came.bound_to),
-        document=came.document,
+        queue=build_queue(imported.toolchain, imported.version, imported.platform, imported.bound_to),
+        document=imported.document,
         work=work,
         depends_on=convert_key,
         state=ActionState.CANCELLED,
     )
-    row = lock_action(session, came.record.key)
-    assert row is not None, "just inserted by us or by somebody else, and never deleted"
+    row = lock_action(session, imported.record.key)
+    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     return row
 
 
-def _free(session: Session, build: ActionRow) -> None:
-    """Queue it, to be claimed at once: a worker that has it is fenced, and kills its programs at the next heartbeat."""
+def _queue_at_once(session: Session, build: ActionRow) -> None:
+    """Make the action claimable now. A worker that runs it is fenced, and kills its programs at the next heartbeat."""
     if build.state == ActionState.RUNNING:
         end_attempt(session, build.key, build.attempt, Outcome.CANCELLED)
     if build.state != ActionState.QUEUED:
@@ -112,11 +130,12 @@ def _free(session: Session, build: ActionRow) -> None:
     session.execute(update(ActionRow).where(ActionRow.key == build.key).values(**at_once))
 
 
-def _worker(session: Session, came: VerifiedRecord) -> str:
-    """The worker that stands for the machine of the other farm; never there, so that nothing is sent to it."""
-    name, platform = import_worker_name(came.signer), came.platform.model_dump()
-    host = (came.host or _UNKNOWN_HOST).model_dump()
-    worker_id = hashlib.sha256(rfc8785.dumps([came.signer, platform, host])).hexdigest()[:32]
+def _insert_worker(session: Session, imported: VerifiedRecord) -> str:
+    """Record the other farm's machine as a worker, if it is new; returns its id. It is gone, and so takes no work."""
+    name = import_worker_name(imported.signer)
+    platform = imported.platform.model_dump()
+    host = (imported.host or _UNKNOWN_HOST).model_dump()
+    worker_id = hashlib.sha256(rfc8785.dumps([imported.signer, platform, host])).hexdigest()[:32]
     values = {
         "id": worker_id,
         "name": name,
@@ -133,26 +152,8 @@ def _worker(session: Session, came: VerifiedRecord) -> str:
 def _require_not_recalled(session: Session, signer: str) -> None:
     name = import_worker_name(signer)
     recalled = select(WorkerRow.quarantine_reason).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
-    if (reason := session.execute(recalled.limit(1)).scalar_one_or_none()) is not None:
+    reason = session.execute(recalled.limit(1)).scalar_one_or_none()
+    if reason is not None:
         raise Conflict(
-            f"what key {signer[:12]} signed was recalled ({reason}): `enginefarm workers release {name}` takes it again"
+            f"what key {signer[:12]} signed was recalled ({reason}): `enginefarm workers release {name}` allows it"
         )
-
-
-def _columns(came: VerifiedRecord) -> dict[str, Any]:
-    return {
-        "model": came.spec["model"],
-        "toolchain": came.toolchain,
-        "version": came.version,
-        "platform": came.platform.model_dump(),
-        "bound_to": came.bound_to,
-        "driver_binding": came.driver_binding,
-        "spec": came.spec,
-        "provenance": came.facts,
-    }
-
-
-def _say_when(session: Session, came: VerifiedRecord, attempt: int) -> None:
-    """How long it took there is how long it would take here: estimates may count it."""
-    which = (AttemptRow.action_key == came.record.key, AttemptRow.number == attempt)
-    session.execute(update(AttemptRow).where(*which).values(started_at=came.started_at, ended_at=came.ended_at))

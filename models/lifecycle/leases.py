@@ -1,4 +1,7 @@
-"""Leases: how a worker claims an action, keeps it, and loses it. The attempt number is the fencing token."""
+"""Leases: a worker claims an action, renews its lease, and ends or loses it. The attempt number is the fencing token.
+
+Nothing here commits.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from models.queue.names import Announcement
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt, owned. Everything a worker does to the row carries `attempt`."""
+    """One attempt, leased to a worker. Every later change that the worker makes names `attempt`."""
 
     key: str
     attempt: int
@@ -46,9 +49,12 @@ class Claim:
 
 
 def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
-    """Take a queued action whose time has come. None: somebody has it, it no longer needs doing,
-    others go first, or this worker takes nothing new."""
-    taken = session.execute(
+    """Claim a queued action whose time has come, and start its next attempt.
+
+    Returns None if the action is not queued, must wait, is reserved for other workers, or if this worker refuses new
+    work: see `reserved_for_others`.
+    """
+    row = session.execute(
         update(ActionRow)
         .where(
             ActionRow.key == key,
@@ -71,30 +77,32 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
         .returning(ActionRow)
         .execution_options(populate_existing=True)
     ).scalar_one_or_none()
-    if taken is None:
+    if row is None:
         return None
-    session.add(AttemptRow(action_key=key, number=taken.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
-    checkpoint = checkpoint_of(session, taken.depends_on) if taken.depends_on else None
+    session.add(AttemptRow(action_key=key, number=row.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
+    checkpoint = checkpoint_of(session, row.depends_on) if row.depends_on else None
     return Claim(
         key=key,
-        attempt=taken.attempt,
-        tries=taken.tries,
-        stage=taken.stage,
-        queue=taken.queue,
-        document=taken.document,
-        stored_work=taken.work,
+        attempt=row.attempt,
+        tries=row.tries,
+        stage=row.stage,
+        queue=row.queue,
+        document=row.document,
+        stored_work=row.work,
         checkpoint=checkpoint.manifest if checkpoint else None,
         worker_id=worker_id,
     )
 
 
 def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcement | None:
-    """The action, if this worker could not claim it only because others go first, or because it takes nothing new:
-    tell them again."""
-    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due())
-    ours = or_(~_not_avoiding(worker_id), refusal_of(worker_id))
-    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where, ours)).one_or_none()
-    return (row.key, row.queue) if row is not None else None
+    """Return the action to announce again if it is queued and due but this worker may not claim it.
+
+    That is so while other workers go first, or while this worker refuses new work. None: nobody has to be told.
+    """
+    refused = or_(~_not_avoiding(worker_id), refusal_of(worker_id))
+    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due(), refused)
+    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
+    return Announcement(row.key, row.queue) if row is not None else None
 
 
 def _due() -> ColumnElement[bool]:
@@ -102,66 +110,93 @@ def _due() -> ColumnElement[bool]:
 
 
 def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
-    return or_(
-        ActionRow.avoid_worker.is_(None), ActionRow.avoid_worker != worker_id, ActionRow.avoid_until <= now()
-    )  # fmt: skip
+    return or_(ActionRow.avoid_worker.is_(None), ActionRow.avoid_worker != worker_id, ActionRow.avoid_until <= now())
 
 
 def renew(
-    session: Session, held: Claim, *, lease_seconds: float, progress: float | None = None, message: str | None = None
+    session: Session, claim: Claim, *, lease_seconds: float, progress: float | None = None, message: str | None = None
 ) -> None:
-    """Keep the lease, and say how far the stage is.
+    """Extend the lease, and record the stage's progress (0 to 1) and message.
 
     Raises:
-        Fenced: the lease is lost: it ran out, or the action was cancelled. Kill the child.
+        Fenced: the lease is lost: it expired, or the action was cancelled. The worker must kill its programs.
     """
     values: dict[str, Any] = {"lease_expires_at": now(lease_seconds)}
     if progress is not None:
         values["progress"] = min(max(progress, 0.0), 1.0)
     if message is not None:
         values["message"] = message[:500]
-    done = session.execute(update(ActionRow).where(*_held(held)).values(**values))
-    if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
-        raise Fenced(f"the lease on {held.key[:12]}, attempt {held.attempt}, is lost")
+    result = session.execute(update(ActionRow).where(*_leased(claim)).values(**values))
+    if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+        raise lost_lease(claim)
 
 
-def _held(held: Claim) -> tuple[Any, ...]:
-    return (ActionRow.key == held.key, ActionRow.state == ActionState.RUNNING, ActionRow.attempt == held.attempt)
+def require_lease(session: Session, claim: Claim) -> None:
+    """
+    Raises:
+        Fenced: the lease is lost.
+    """
+    if session.execute(select(ActionRow.key).where(*_leased(claim))).first() is None:
+        raise lost_lease(claim)
 
 
-def was_published(session: Session, held: Claim) -> bool:
-    """Whether this very attempt succeeded: a fenced writer may have been fenced by its own first, unanswered commit."""
-    ours = (ActionRow.key == held.key, ActionRow.attempt == held.attempt, ActionRow.state == ActionState.SUCCEEDED)
-    return session.execute(select(ActionRow.key).where(*ours)).first() is not None
+def lost_lease(claim: Claim) -> Fenced:
+    return Fenced(f"the lease on {claim.key[:12]}, attempt {claim.attempt}, is lost")
 
 
-def hand_back(session: Session, held: Claim) -> Announcement:
-    """The worker was told to stop: the action goes back, and this try does not count."""
-    announcement = requeue(session, held.key, attempt=held.attempt, tries=ActionRow.tries - 1)
-    end_attempt(session, held.key, held.attempt, Outcome.HANDED_BACK)
-    return announcement
+def _leased(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (ActionRow.key == claim.key, ActionRow.state == ActionState.RUNNING, ActionRow.attempt == claim.attempt)
 
 
-def fail_attempt(session: Session, held: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]) -> None:
-    """End the attempt with its failure: queue the action again if that can help, else fail it.
+def was_published(session: Session, claim: Claim) -> bool:
+    """True if this very attempt succeeded.
+
+    A fenced publisher asks this: its first commit may have succeeded without an answer, and so fenced its second.
+    """
+    succeeded = (
+        ActionRow.key == claim.key,
+        ActionRow.attempt == claim.attempt,
+        ActionRow.state == ActionState.SUCCEEDED,
+    )
+    return session.execute(select(ActionRow.key).where(*succeeded)).first() is not None
+
+
+def hand_back(session: Session, claim: Claim) -> Announcement:
+    """Queue the action again because the worker is being stopped; this try does not count.
 
     Raises:
         Fenced: the lease was lost before.
     """
-    tries_left = held.tries < max_tries
-    if killed_for_memory(failure) and tries_left and (queue := larger_queue(session, held.queue, held.worker_id)):
-        requeue(session, held.key, attempt=held.attempt, queue=queue)
-    elif failure.retryable and tries_left:
-        avoid = held.worker_id if others_serve(session, held.queue, held.worker_id) else None
-        requeue(session, held.key, attempt=held.attempt, delay_seconds=backoff(held.tries), avoid=avoid)
+    announcement = requeue(session, claim.key, attempt=claim.attempt, tries=ActionRow.tries - 1)
+    end_attempt(session, claim.key, claim.attempt, Outcome.HANDED_BACK)
+    return announcement
+
+
+def fail_attempt(session: Session, claim: Claim, failure: Failure, *, max_tries: int, steps: dict[str, float]) -> None:
+    """End the attempt with its failure: queue the action again if that can help, else fail the action.
+
+    `steps` are seconds by step.
+
+    Raises:
+        Fenced: the lease was lost before.
+    """
+    tries_left = claim.tries < max_tries
+    memory_queue = None
+    if tries_left and killed_for_memory(failure):
+        memory_queue = larger_queue(session, claim.queue, claim.worker_id)
+    if memory_queue is not None:
+        requeue(session, claim.key, attempt=claim.attempt, queue=memory_queue)
+    elif tries_left and failure.retryable:
+        avoid = claim.worker_id if others_serve(session, claim.queue, claim.worker_id) else None
+        requeue(session, claim.key, attempt=claim.attempt, delay_seconds=backoff(claim.tries), avoid=avoid)
     else:
-        reason = with_history(session, held.key, failure, tries=held.tries)
-        fail_action(session, held.key, reason, attempt=held.attempt)
-    end_attempt(session, held.key, held.attempt, Outcome.FAILED, failure=failure, steps=steps)
+        reason = with_history(session, claim.key, failure, tries=claim.tries)
+        fail_action(session, claim.key, reason, attempt=claim.attempt)
+    end_attempt(session, claim.key, claim.attempt, Outcome.FAILED, failure=failure, steps=steps)
 
 
 def expire(session: Session, *, max_tries: int) -> list[Announcement]:
-    """Take back every lease that ran out. Safe with many sweeps at once: each row moves once."""
+    """Take back every lease that expired. Safe with many sweeps at once: each row moves once."""
     overdue = session.execute(
         select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id, ActionRow.queue)
         .where(ActionRow.state == ActionState.RUNNING, ActionRow.lease_expires_at < now())
@@ -177,7 +212,7 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
             retryable=True,
         )
         if row.tries < max_tries:
-            # No further pause: the lease was one, and a lost worker's action is promised again within 30 s.
+            # No further pause: the lease was one, and a lost worker's action must be leased again within 30 s.
             avoid = row.worker_id if others_serve(session, row.queue, row.worker_id) else None
             announcements.append(requeue(session, row.key, attempt=row.attempt, avoid=avoid))
         else:

@@ -1,7 +1,7 @@
 """The log of a build: its convert attempts, then its build attempts, as one stream of bytes.
 
-While an attempt runs, its output is in `log_chunks`; afterwards, whole, in the store. The bytes at an offset
-are the same in both, so that a reader can follow across the change.
+While an attempt runs, its output is in `log_chunks`; afterwards the store has it as one blob. The bytes at an offset
+are the same in both, so that a reader can follow the log across the change.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class LogSegment:
 
     action_key: str
     attempt: int
-    size: int  # bytes that there are now
+    size: int  # bytes so far
     digest: str | None  # of the blob, once it is in the store
     ended: bool
 
 
 def append(session: Session, key: str, attempt: int, start: int, data: bytes) -> None:
-    """Add bytes at offset `start`. Sent twice, it is there once."""
+    """Add bytes at offset `start` of a running attempt's log. A repeated call changes nothing."""
     insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "data": data})
 
 
 def segments(session: Session, build_id: str) -> list[LogSegment]:
-    """The attempts whose output belongs to this build, in order."""
+    """The attempts whose output belongs to this build: those of the convert action first, each action's in order."""
     key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
-    keys = [held for held in (depends_on, key) if held is not None]
+    keys = [action_key for action_key in (depends_on, key) if action_key is not None]
     live = (
         select(
             LogChunkRow.action_key,
@@ -51,12 +51,19 @@ def segments(session: Session, build_id: str) -> list[LogSegment]:
         .outerjoin(live, (live.c.action_key == AttemptRow.action_key) & (live.c.attempt == AttemptRow.number))
         .where(AttemptRow.action_key.in_(keys))
     ).all()
-    found = [
-        LogSegment(row.action_key, row.number, row.log_size if row.log_digest else int(size or 0), row.log_digest,
-              row.ended_at is not None)
-        for row, size in rows
-    ]  # fmt: skip
-    return sorted(found, key=lambda piece: (keys.index(piece.action_key), piece.attempt))
+    log_segments = []
+    for attempt, live_size in rows:
+        stored_size = attempt.log_size if attempt.log_digest else None
+        log_segments.append(
+            LogSegment(
+                action_key=attempt.action_key,
+                attempt=attempt.number,
+                size=stored_size if stored_size is not None else int(live_size or 0),
+                digest=attempt.log_digest,
+                ended=attempt.ended_at is not None,
+            )
+        )
+    return sorted(log_segments, key=lambda segment: (keys.index(segment.action_key), segment.attempt))
 
 
 def read_live(session: Session, key: str, attempt: int, start: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Give bytes a name. The transaction that ends an attempt is the one that makes its output visible."""
+"""Publish a stage's output. The transaction that ends an attempt is the one that makes its output visible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from models.queue.names import Announcement
 
 def publish_checkpoint(
     session: Session,
-    held: Claim,
+    claim: Claim,
     manifest: Manifest,
     *,
     facts: dict[str, Any],
@@ -32,23 +32,26 @@ def publish_checkpoint(
 ) -> list[Announcement]:
     """End a convert attempt with its checkpoint, and queue the builds that wait for it.
 
-    The caller uploaded and verified every file of `manifest` before; of those that were known to be damaged in the
-    store, it wrote `rewritten` (digests) anew. Before it commits it asks `require_stored` whether all are there still.
+    The caller uploaded and verified every file of `manifest` before. `rewritten` are the digests of the files that were
+    known to be damaged in the store and that it wrote again. `steps` are seconds by step. Before it commits, the caller
+    asks `require_stored` whether the store still has all files.
+
+    Returns the builds to announce.
 
     Raises:
         Fenced: the lease was lost; nothing becomes visible.
-        IntegrityError: a file that was in the store already was found damaged meanwhile.
+        IntegrityError: a file is damaged in the store and was not written again.
     """
     digest = record_manifest(session, manifest, rewritten)
-    _end(session, held, steps)
-    values = {"key": held.key, "manifest": digest, "attempt": held.attempt, "facts": facts}
-    upsert(session, CheckpointRow, values | _back())
-    return release_dependents(session, held.key)
+    _end_claim(session, claim, steps)
+    values = {"key": claim.key, "manifest": digest, "attempt": claim.attempt, "facts": facts}
+    upsert(session, CheckpointRow, values | _published_anew())
+    return release_dependents(session, claim.key)
 
 
 def publish_engine(
     session: Session,
-    held: Claim,
+    claim: Claim,
     manifest: Manifest,
     *,
     engine: dict[str, Any],
@@ -57,65 +60,66 @@ def publish_engine(
 ) -> None:
     """End a build attempt with its engine, and every build that waits for it.
 
-    `engine` holds the columns of EngineRow that only the worker knows.
+    `engine` has the attributes of EngineRow that only the worker knows; for the others see `publish_checkpoint`.
 
     Raises:
         Fenced: the lease was lost; nothing becomes visible.
-        IntegrityError: as above.
+        IntegrityError: a file is damaged in the store and was not written again.
     """
     digest = record_manifest(session, manifest, rewritten)
-    _end(session, held, steps)
-    upsert(session, EngineRow, {"key": held.key, "manifest": digest, "attempt": held.attempt} | engine | _back())
-    end_builds(session, held.key, BuildRowState.SUCCEEDED)
+    _end_claim(session, claim, steps)
+    values = {"key": claim.key, "manifest": digest, "attempt": claim.attempt}
+    upsert(session, EngineRow, values | engine | _published_anew())
+    end_builds(session, claim.key, BuildRowState.SUCCEEDED)
 
 
-def _end(session: Session, held: Claim, steps: dict[str, float]) -> None:
-    """The fence: it undoes what was written before, the rows of blobs, whose locks come before that of the action."""
-    move(session, held.key, ActionState.SUCCEEDED, attempt=held.attempt, progress=1.0, message=None)
-    end_attempt(session, held.key, held.attempt, Outcome.SUCCEEDED, steps=steps)
+def _end_claim(session: Session, claim: Claim, steps: dict[str, float]) -> None:
+    """The fence. It comes after the rows of blobs because their locks come before that of the action; if it raises, the
+    transaction is rolled back with them."""
+    move(session, claim.key, ActionState.SUCCEEDED, attempt=claim.attempt, progress=1.0, message=None)
+    end_attempt(session, claim.key, claim.attempt, Outcome.SUCCEEDED, steps=steps)
 
 
-def _back() -> dict[str, Any]:
-    """What was taken out, or was to be removed, comes back new."""
-    return {"created_at": now(), "quarantined_at": None, "quarantine_reason": None, "doomed_at": None}
-
-
-def damaged_among(session: Session, manifest: Manifest) -> set[str]:
-    """The blobs of `manifest` that are known to be damaged in the store."""
-    return damaged_blobs(session, blob_sizes(manifest))
+def _published_anew() -> dict[str, Any]:
+    """Publishing over an old row ends its withdrawal and its mark for removal."""
+    return {"created_at": now(), "quarantined_at": None, "quarantine_reason": None, "marked_for_removal_at": None}
 
 
 def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[str] = ()) -> str:
-    """The rows of a manifest and its blobs. They are held until the transaction ends: nothing removes them before,
-    and what refers to them afterwards keeps them."""
+    """Write the rows of a manifest and its blobs, and hold them until the transaction ends; returns its digest.
+
+    While they are held, nothing removes them; afterwards the rows that refer to them keep them.
+
+    Raises:
+        IntegrityError: a file is damaged in the store and is not among `rewritten`.
+    """
     digest = manifest.digest
-    record_blobs(session, blob_sizes(manifest))
+    sizes = blob_sizes(manifest)
+    record_blobs(session, sizes)
     if rewritten:
         mark_rewritten(session, rewritten)
-    if damaged := damaged_among(session, manifest):
-        raise IntegrityError(f"{min(damaged)} was found damaged in the store: it must be written again")
+    damaged = damaged_blobs(session, sizes)
+    if damaged:
+        raise IntegrityError(f"{min(damaged)} is damaged in the store: write it again")
     row = {"digest": digest, "size": manifest.size, "files": len(manifest.files)}
     files = [{"manifest": digest, "path": entry.path, "blob": entry.digest} for entry in manifest.files]
-    while not _hold(session, digest):
+    lock = select(ManifestRow.digest).where(ManifestRow.digest == digest).with_for_update(read=True, key_share=True)
+    # Repeat: between the insert and the lock, a clean-up may remove a manifest that nothing refers to yet.
+    while session.execute(lock).first() is None:
         if insert_new(session, ManifestRow, row):
             insert_new(session, ManifestFileRow, files)
     return digest
 
 
-def _hold(session: Session, digest: str) -> bool:
-    held = select(ManifestRow.digest).where(ManifestRow.digest == digest).with_for_update(read=True, key_share=True)
-    return session.execute(held).first() is not None
-
-
 def blob_sizes(manifest: Manifest) -> dict[Digest, int]:
-    """The bytes of each blob of a manifest."""
+    """The bytes of each blob of a manifest, by digest."""
     return {entry.digest: entry.size for entry in manifest.files}
 
 
 def read_manifest(session: Session, digest: str) -> Manifest:
     """
     Raises:
-        NotFound: what it belonged to was removed a moment ago.
+        NotFound: the manifest was removed a moment ago, with the engine or checkpoint that had it.
     """
     rows = session.execute(
         select(ManifestFileRow.path, BlobRow.digest, BlobRow.size)
@@ -123,5 +127,5 @@ def read_manifest(session: Session, digest: str) -> Manifest:
         .where(ManifestFileRow.manifest == digest)
     ).all()
     if not rows:
-        raise NotFound(f"{digest} was removed a moment ago; GET /v1/engines lists what there is")
+        raise NotFound(f"{digest} was removed a moment ago; GET /v1/engines lists the engines")
     return Manifest.of(FileEntry(path=row.path, digest=row.digest, size=row.size) for row in rows)

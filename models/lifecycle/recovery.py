@@ -1,4 +1,4 @@
-"""What the sweep does to rows: release what waits for nothing, and find what nobody was told about.
+"""The sweep's updates: queue builds whose checkpoint exists, and announce actions whose message was lost.
 
 Each is a conditional UPDATE, so that any number of control planes may sweep at once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from models.catalogue.clock import now
@@ -17,12 +17,15 @@ from models.catalogue.visibility import USABLE
 from models.fleet.worker_states import IS_LIVE
 from models.queue.names import Announcement
 
-_QUIET_SECONDS = 10.0  # an action is announced at most once in so long
+# An action is announced at most once in this time, so that sweeps of several control planes do not flood the queue.
+_QUIET_SECONDS = 10.0
 
 
 def queue_released_builds(session: Session) -> None:
-    """Queue waiting actions whose checkpoint is there. The transaction that published it did so already; this
-    mends rows that came from a restored backup."""
+    """Queue waiting actions whose checkpoint is published.
+
+    The transaction that publishes a checkpoint does so already; this repairs rows of a restored backup.
+    """
     published = select(CheckpointRow.key).where(USABLE)
     session.execute(
         update(ActionRow)
@@ -32,7 +35,7 @@ def queue_released_builds(session: Session) -> None:
 
 
 def count_due_by_queue(session: Session) -> Mapping[str, int]:
-    """How many actions each queue should hold a message for: queued, due, and served by a live worker."""
+    """Messages that each queue should hold: one for each action that is queued, due, and served by a live worker."""
     served: set[str] = set()
     for queues in session.execute(select(WorkerRow.queues).where(IS_LIVE)).scalars():
         served.update(queues)
@@ -46,27 +49,30 @@ def count_due_by_queue(session: Session) -> Mapping[str, int]:
 
 
 def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announcement]:
-    """Up to `count` due actions of the queue, oldest first, that were not announced just now; marks them."""
+    """Mark up to `count` due actions of the queue as announced, the oldest first; returns them.
+
+    Actions that were announced a moment ago are left out: their message may still be on its way.
+    """
     oldest = (
         select(ActionRow.key)
         .where(ActionRow.queue == queue, *_due(), *_quiet())
         .order_by(ActionRow.queued_at)
         .limit(count)
-        .with_for_update(skip_locked=True, key_share=True)  # whoever has one is doing something about it
+        .with_for_update(skip_locked=True, key_share=True)  # a locked action is being claimed or swept already
     )
-    taken = session.execute(
+    marked = session.execute(
         update(ActionRow)
         .where(ActionRow.key.in_(oldest), *_quiet())
         .values(announced_at=now())
         .returning(ActionRow.key, ActionRow.queue)
     )
-    return [(row.key, row.queue) for row in taken]
+    return [Announcement(row.key, row.queue) for row in marked]
 
 
-def _due() -> tuple:  # type: ignore[type-arg]  # clauses
-    waits_no_more = or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
-    return (ActionRow.state == ActionState.QUEUED, waits_no_more)
+def _due() -> tuple[ColumnElement[bool], ...]:
+    pause_over = or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
+    return (ActionRow.state == ActionState.QUEUED, pause_over)
 
 
-def _quiet() -> tuple:  # type: ignore[type-arg]  # clauses
+def _quiet() -> tuple[ColumnElement[bool], ...]:
     return (or_(ActionRow.announced_at.is_(None), ActionRow.announced_at < now(-_QUIET_SECONDS)),)

@@ -1,7 +1,8 @@
-"""What becomes of an action whose attempt failed: by the cause, never by hope.
+"""Decide from the cause of a failure whether, when and where an action is tried again.
 
-The caller's fault is never tried again. What may pass (a lost worker, a store that was away, a broken device) is,
-with growing pauses, and elsewhere if there is an elsewhere. A kill for memory is tried once, on workers with more.
+A caller's mistake is never tried again. A fault that may pass (a lost worker, a store that is away, a broken device)
+is, with growing pauses, and on another worker if one serves the queue. A kill for memory is tried once, on workers
+with more memory.
 """
 
 from __future__ import annotations
@@ -15,37 +16,51 @@ from models.catalogue.states import Outcome
 from models.fleet.roster import workers_serving
 from models.queue.names import larger_memory_queue
 
+_FIRST_PAUSE_SECONDS = 5.0  # a store or a database that restarts is often back by then
+_PAUSE_FACTOR = 3.0  # 5, 15, 45, … seconds: the default of three tries outlasts a restart of a minute
+_LONGEST_PAUSE_SECONDS = 600.0  # minutes more are little beside a build of 10 to 40, but an operator looks meanwhile
+
 
 def backoff(tries: int) -> float:
-    """Seconds to wait before the next try: 5, 15, 45, … up to ten minutes."""
-    return float(min(5 * 3 ** (tries - 1), 600))
+    """Seconds to wait after the failed try number `tries`, which counts from 1."""
+    return min(_FIRST_PAUSE_SECONDS * _PAUSE_FACTOR ** (tries - 1), _LONGEST_PAUSE_SECONDS)
 
 
 def killed_for_memory(failure: Failure) -> bool:
+    """True if the worker's machine had too little memory for the action."""
     return failure.cause == OUT_OF_MEMORY and failure.fault is Fault.WORKER
 
 
 def larger_queue(session: Session, queue: str, worker_id: str) -> str | None:
-    """Where live workers with more memory than this one listen; None if there are none, or if it was there already."""
+    """The queue of workers with more memory than this one.
+
+    None if no live worker consumes it, or if `queue` is such a queue already: a kill for memory moves an action once.
+    """
     worker = session.get(WorkerRow, worker_id)
-    larger = larger_memory_queue(queue, worker.host["memory_gib"]) if worker is not None else None
-    return larger if larger is not None and workers_serving(session, larger) else None
+    if worker is None:
+        return None
+    larger = larger_memory_queue(queue, worker.host["memory_gib"])
+    if larger is None or not workers_serving(session, larger):
+        return None
+    return larger
 
 
 def others_serve(session: Session, queue: str, worker_id: str) -> bool:
+    """True if another live worker consumes the queue."""
     return any(worker.id != worker_id for worker in workers_serving(session, queue))
 
 
 def with_history(session: Session, key: str, failure: Failure, *, tries: int) -> Failure:
-    """The last failure, and in a few words those before it since the action was opened."""
+    """The last failure; its detail also names the causes of the earlier tries since the action was opened."""
     if tries <= 1:
         return failure
-    rows = session.execute(
+    earlier = session.execute(
         select(AttemptRow.failure, WorkerRow.name)
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(AttemptRow.action_key == key, AttemptRow.outcome.in_([Outcome.FAILED, Outcome.LOST]))
         .order_by(AttemptRow.number.desc())
         .limit(tries - 1)
     ).all()
-    before = ", ".join(f"{row.failure['cause']} on {row.name}" for row in reversed(rows) if row.failure)
-    return failure.model_copy(update={"detail": f"{failure.detail} (try {tries}; before: {before or 'nothing said'})"})
+    causes = [f"{row.failure['cause']} on {row.name}" for row in reversed(earlier) if row.failure]
+    history = ", ".join(causes) or "no cause recorded"
+    return failure.model_copy(update={"detail": f"{failure.detail} (try {tries}; before: {history})"})

@@ -1,4 +1,7 @@
-"""A request arrives: cached, joined or created. One transaction; nothing here commits."""
+"""Submit and cancel builds. A request finds an engine (cached), an action in flight (joined), or creates one.
+
+Each function belongs in one transaction of its caller; nothing here commits.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from models.queue.names import Announcement
 
 @dataclass(frozen=True)
 class NewAction:
-    """An action as the planner made it, not yet in the catalogue."""
+    """An action as the planner made it; it may be new to the catalogue."""
 
     key: Key
     stage: Stage
@@ -43,44 +46,51 @@ class Request:
     model: str
     toolchain: str
     version: str
-    spec: dict[str, Any]  # normalised
+    spec: dict[str, Any]  # normalized
     platform: dict[str, Any]
     platform_label: str
     requested_by: str | None
-    asked: dict[str, Any] | None = None  # as the caller wrote it
+    spec_as_written: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Accepted:
+    """A recorded build, and the actions to announce after the commit."""
+
     id: str
     disposition: Disposition
     announcements: list[Announcement] = field(default_factory=list)
 
 
 def submit(session: Session, request: Request) -> Accepted:
-    """Find the engine, join the action that makes it, or create that action."""
+    """Find the engine, join the action that makes it, or create that action; record the caller's build."""
     if engine_exists(session, request.build.key):
-        [id_] = record_builds(session, [request], Disposition.CACHED)
-        return Accepted(id_, Disposition.CACHED)
+        [build_id] = record_builds(session, [request], Disposition.CACHED)
+        return Accepted(build_id, Disposition.CACHED)
     announcements = _ensure_convert(session, request.convert)
-    # The checkpoint may have been published while we waited for the convert action's lock: look only now.
-    ready = checkpoint_of(session, request.convert.key) is not None
-    disposition = _ensure_build(session, request, ready=ready)
-    if disposition is Disposition.CREATED and ready:
-        announcements.append((request.build.key, request.build.queue))
-    [id_] = record_builds(session, [request], disposition)
-    return Accepted(id_, disposition, announcements)
+    # Only now: the checkpoint may have been published while we waited for the convert action's lock.
+    checkpoint_exists = checkpoint_of(session, request.convert.key) is not None
+    disposition = _ensure_build(session, request, checkpoint_exists=checkpoint_exists)
+    if disposition is Disposition.CREATED and checkpoint_exists:
+        announcements.append(Announcement(request.build.key, request.build.queue))
+    [build_id] = record_builds(session, [request], disposition)
+    return Accepted(build_id, disposition, announcements)
 
 
 def can_submit_again(session: Session, key: Key) -> bool:
-    """Not what was imported and never asked for here: a key says what the model is, not where it can be fetched."""
+    """False for an engine that was imported and never submitted here: its key says what the model is, but not where it
+    can be fetched."""
     build = session.get_one(ActionRow, key)
     convert = session.get_one(ActionRow, build.depends_on)
     return not is_imported(build.work) and not is_imported(convert.work)
 
 
 def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Accepted:
-    """Ask once more for what an earlier build asked for: its engine was taken out."""
+    """Submit the last request for this key again, because its engine was withdrawn.
+
+    Raises:
+        UnreadableWork: its work is of a release that this program does not know.
+    """
     last = session.execute(
         select(BuildRow).where(BuildRow.key == key).order_by(BuildRow.seq.desc()).limit(1)
     ).scalar_one()
@@ -98,7 +108,7 @@ def submit_again(session: Session, key: Key, *, requested_by: str | None) -> Acc
             platform=last.platform,
             platform_label=last.platform_label,
             requested_by=requested_by,
-            asked=last.asked,
+            spec_as_written=last.spec_as_written,
         ),
     )
 
@@ -108,42 +118,48 @@ def _as_new(row: ActionRow) -> NewAction:
 
 
 def cancel(session: Session, build_id: str) -> bool:
-    """Cancel one caller's build; its action too if nobody else waits for it. False if it had ended before."""
+    """Cancel one caller's build, and its action if no other build waits for it. False if the build had ended before."""
     key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
-    for held in (depends_on, key):
-        if held is not None:
-            lock_action(session, held)
-    done = session.execute(
+    for action_key in (depends_on, key):  # the convert action first: the lock order
+        if action_key is not None:
+            lock_action(session, action_key)
+    result = session.execute(
         update(BuildRow)
         .where(BuildRow.id == build_id, BuildRow.state == BuildRowState.OPEN)
         .values(state=str(BuildRowState.CANCELLED), ended_at=now())
     )
-    if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+    if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
         return False
     cancel_if_unneeded(session, key)
     return True
 
 
 def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
-    """The convert action in flight, unless its checkpoint is there. Holds its row."""
+    """Make sure that the convert action is in flight or its checkpoint exists, and lock its row.
+
+    Returns the action if it must be announced.
+    """
     if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
-        return [(action.key, action.queue)]
+        return [Announcement(action.key, action.queue)]
     row = lock_action(session, action.key)
-    assert row is not None, "just inserted by us or by somebody else, and never deleted"
+    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
         return []
     _reopen(session, action, ActionState.QUEUED)
-    return [(action.key, action.queue)]
+    return [Announcement(action.key, action.queue)]
 
 
-def _ensure_build(session: Session, request: Request, *, ready: bool) -> Disposition:
-    """The build action in flight, or its engine there. Holds its row, so that it cannot end before we are recorded."""
-    state = ActionState.QUEUED if ready else ActionState.WAITING
+def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool) -> Disposition:
+    """Make sure that the build action is in flight or its engine exists.
+
+    Locks its row, so that the action cannot end before the caller's build is recorded.
+    """
+    state = ActionState.QUEUED if checkpoint_exists else ActionState.WAITING
     if _insert(session, request.build, depends_on=request.convert.key, state=state):
         return Disposition.CREATED
     row = lock_action(session, request.build.key)
-    assert row is not None, "just inserted by us or by somebody else, and never deleted"
+    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     if row.state in IN_FLIGHT:
         return Disposition.JOINED
     if engine_exists(session, request.build.key):  # published while we waited for the lock
@@ -187,13 +203,13 @@ def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
     )  # fmt: skip
 
 
-_ADD = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]  # SQLAlchemy calls a table a FromClause here
+_INSERT_BUILDS = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]  # typed as a FromClause, is a table
 
 
 def record_builds(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
-    """The builds' own rows; returns their ids."""
+    """Insert a row for each build; returns their ids, in the order of `requests`."""
     cached = disposition is Disposition.CACHED
-    adding = _ADD.values(ended_at=now()) if cached else _ADD
+    insert_builds = _INSERT_BUILDS.values(ended_at=now()) if cached else _INSERT_BUILDS
     rows: list[dict[str, Any]] = [
         {
             "id": secrets.token_hex(10),
@@ -201,7 +217,7 @@ def record_builds(session: Session, requests: Sequence[Request], disposition: Di
             "disposition": str(disposition),
             "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
             "spec": request.spec,
-            "asked": request.asked,
+            "asked": request.spec_as_written,
             "model": request.model,
             "toolchain": request.toolchain,
             "version": request.version,
@@ -211,5 +227,6 @@ def record_builds(session: Session, requests: Sequence[Request], disposition: Di
         }
         for request in requests
     ]
-    session.connection().execute(adding, rows)
+    # By the table instead of the ORM: cached submits record many builds at once, and unit-of-work costs more than SQL.
+    session.connection().execute(insert_builds, rows)
     return [row["id"] for row in rows]

@@ -1,7 +1,7 @@
-"""Moves of an action's row: each is one conditional UPDATE, and zero rows is an error.
+"""Moves of an action's row: each is one conditional UPDATE, and an UPDATE of no row is an error.
 
-Lock order, everywhere: blobs, convert actions, the build actions that depend on them, builds, workers; of one kind
-by key. Nothing here commits.
+Lock order, everywhere: blobs, convert actions, the build actions that depend on them, builds, workers; several of one
+kind by key. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.catalogue.states import IN_FLIGHT, ActionState, BuildRowState, Fence
 from models.lifecycle.blobs import record_blobs
 from models.queue.names import Announcement
 
-_OTHERS_FIRST_SECONDS = 15.0  # longer would keep a build from the only worker that is free
+_OTHERS_FIRST_SECONDS = 15.0  # a longer time would keep a build from the only worker that is free
 
 
 def move(
@@ -31,7 +31,9 @@ def move(
     attempt: int | None = None,
     **values: Any,
 ) -> None:
-    """Move one action to `to`, if it is in one of `among` that may go there and, if given, in `attempt`.
+    """Move one action to `to` and set `values`.
+
+    The action must be in a state of `among` that may move to `to` and, if given, in `attempt`.
 
     Raises:
         Fenced: it is not; nothing was changed.
@@ -39,19 +41,20 @@ def move(
     where = [ActionRow.key == key, ActionRow.state.in_(sources(to, among))]
     if attempt is not None:
         where.append(ActionRow.attempt == attempt)
-    done = session.execute(update(ActionRow).where(*where).values(state=str(to), **leaving(to), **values))
-    if done.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+    result = session.execute(update(ActionRow).where(*where).values(state=str(to), **leaving(to), **values))
+    if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
         raise Fenced(f"{key[:12]} cannot move to {to} (attempt {attempt})")
 
 
 def lock_action(session: Session, key: str) -> ActionRow | None:
-    """The row as it is now, held until the transaction ends (SQLite holds the whole database already).
+    """The row as it is now, locked until the transaction ends; None if there is none. SQLite locks all rows at BEGIN.
 
-    Not against those who only refer to it (NO KEY UPDATE): PostgreSQL looks at `depends_on` when a row is updated for
-    the second time in a transaction, and would then wait for this lock with the dependent row in its hands.
+    The lock does not stop transactions that only refer to the row (NO KEY UPDATE): PostgreSQL checks `depends_on` when
+    a row is updated for the second time in a transaction. With a full lock, such a transaction would wait for this one
+    while it holds the dependent row.
     """
-    held = select(ActionRow).where(ActionRow.key == key).with_for_update(key_share=True)
-    return session.execute(held.execution_options(populate_existing=True)).scalar_one_or_none()
+    query = select(ActionRow).where(ActionRow.key == key).with_for_update(key_share=True)
+    return session.execute(query.execution_options(populate_existing=True)).scalar_one_or_none()
 
 
 def end_attempt(
@@ -64,23 +67,27 @@ def end_attempt(
     steps: dict[str, float] | None = None,
     log: tuple[str, int] | None = None,
 ) -> None:
-    """Close the attempt; with its `log` (digest, bytes) in the store, the live pieces of it go."""
+    """Close the attempt if it runs. `steps` are seconds by step; `log` is the stored log's digest and size in bytes."""
     values: dict[str, Any] = {"outcome": str(outcome), "ended_at": now()}
     if failure is not None:
         values["failure"] = failure.model_dump(mode="json")
     if steps is not None:
         values["steps"] = steps
-    which = (AttemptRow.action_key == key, AttemptRow.number == number)
-    session.execute(update(AttemptRow).where(*which, AttemptRow.outcome == Outcome.RUNNING).values(**values))
+    running = (AttemptRow.action_key == key, AttemptRow.number == number, AttemptRow.outcome == Outcome.RUNNING)
+    session.execute(update(AttemptRow).where(*running).values(**values))
     if log is not None:
         record_log(session, key, number, log)
 
 
 def record_log(session: Session, key: str, number: int, log: tuple[str, int]) -> None:
-    """Name the whole log of an attempt, fenced or not: what it wrote is worth reading all the same."""
-    record_blobs(session, dict([log]))
-    which = (AttemptRow.action_key == key, AttemptRow.number == number)
-    session.execute(update(AttemptRow).where(*which).values(log_digest=log[0], log_size=log[1]))
+    """Record the complete stored log (digest, bytes) of an attempt and remove its live pieces.
+
+    A fenced attempt has its log recorded as well: a person who looks into it needs its output.
+    """
+    digest, size = log
+    record_blobs(session, {digest: size})
+    attempt = (AttemptRow.action_key == key, AttemptRow.number == number)
+    session.execute(update(AttemptRow).where(*attempt).values(log_digest=digest, log_size=size))
     session.execute(delete(LogChunkRow).where(LogChunkRow.action_key == key, LogChunkRow.attempt == number))
 
 
@@ -94,27 +101,27 @@ def end_builds(session: Session, key: str, state: BuildRowState, failure: Failur
 
 
 def release_dependents(session: Session, key: str) -> list[Announcement]:
-    """The checkpoint is there: queue every build action that waits for it."""
-    freed = session.execute(
+    """Queue every build action that waits for this convert action, whose checkpoint is published."""
+    queued = session.execute(
         update(ActionRow)
         .where(ActionRow.depends_on == key, ActionRow.state == ActionState.WAITING)
         .values(state=str(ActionState.QUEUED), queued_at=now())
         .returning(ActionRow.key, ActionRow.queue)
     )
-    return [(row.key, row.queue) for row in freed]
+    return [Announcement(row.key, row.queue) for row in queued]
 
 
 def fail_action(session: Session, key: str, failure: Failure, *, attempt: int | None = None) -> None:
-    """End an action, its builds, and everything that waits for it, with the reason.
+    """End an action, its builds, and all actions that wait for it, with the failure.
 
     Raises:
-        Fenced: that attempt does not run any more; without one, the action has ended.
+        Fenced: `attempt` does not run any more; without `attempt`, the action has ended.
     """
     among = IN_FLIGHT if attempt is None else [ActionState.RUNNING]
     move(session, key, ActionState.FAILED, among=among, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
-    for waiting in waiting_dependents(session, key):
-        fail_action(session, waiting, failure)
+    for dependent in waiting_dependents(session, key):
+        fail_action(session, dependent, failure)
 
 
 def requeue(
@@ -126,9 +133,12 @@ def requeue(
     avoid: str | None = None,
     **values: Any,
 ) -> Announcement:
-    """Give a running action back to its queue, to be tried again after `delay_seconds`.
+    """Queue a running action again, to be tried after `delay_seconds`.
 
-    The worker `avoid` leaves it to others for a while longer.
+    The worker with the id `avoid` may claim it only some seconds after other workers.
+
+    Raises:
+        Fenced: `attempt` does not run any more.
     """
     not_before = now(delay_seconds) if delay_seconds else None
     avoid_until = now(delay_seconds + _OTHERS_FIRST_SECONDS) if avoid else None
@@ -137,20 +147,21 @@ def requeue(
         queued_at=now(), not_before=not_before, announced_at=None, progress=0.0, message=None,
         avoid_worker=avoid, avoid_until=avoid_until, **values,
     )  # fmt: skip
-    return key, session.execute(select(ActionRow.queue).where(ActionRow.key == key)).scalar_one()
+    queue = session.execute(select(ActionRow.queue).where(ActionRow.key == key)).scalar_one()
+    return Announcement(key, queue)
 
 
 def cancel_if_unneeded(session: Session, key: str) -> None:
-    """Cancel an action that no open build and no other action waits for; then look at what it waited for."""
+    """Cancel an action that no open build and no other action waits for; then do the same for what it waited for."""
     row = session.get(ActionRow, key)
     if row is not None and row.depends_on is not None:
-        lock_action(session, row.depends_on)  # before the row that depends on it, as the lock order says
+        lock_action(session, row.depends_on)  # before the row that depends on it: the lock order
     row = lock_action(session, key)
     if row is None or row.state not in IN_FLIGHT or _needed(session, key):
         return
-    running = row.state == ActionState.RUNNING
+    was_running = row.state == ActionState.RUNNING
     move(session, key, ActionState.CANCELLED)
-    if running:  # its worker finds out at the next heartbeat and kills the child
+    if was_running:  # its worker is fenced at the next heartbeat and kills its programs
         end_attempt(session, key, row.attempt, Outcome.CANCELLED)
     if row.depends_on is not None:
         cancel_if_unneeded(session, row.depends_on)
@@ -162,5 +173,6 @@ def _needed(session: Session, key: str) -> bool:
 
 
 def waiting_dependents(session: Session, key: str) -> Sequence[str]:
+    """The keys of the build actions that wait for this convert action, in order."""
     where = (ActionRow.depends_on == key, ActionRow.state == ActionState.WAITING)
     return session.execute(select(ActionRow.key).where(*where).order_by(ActionRow.key)).scalars().all()

@@ -1,4 +1,4 @@
-"""Warm files: found before a stage runs, replaced by the last good run, and what they saved. Nothing here commits."""
+"""Warm files: files of an earlier run that make a stage faster, and the time that they saved. Nothing here commits."""
 
 from __future__ import annotations
 
@@ -16,50 +16,52 @@ from models.catalogue.upsert import upsert
 from models.lifecycle.blobs import record_blobs
 from models.lifecycle.leases import Claim
 
-_SAMPLES = 20
+_SAMPLES = 20  # recent attempts: enough for a stable median, few enough to follow a new machine or release
 
 
 @dataclass(frozen=True)
 class StoredWarmFile:
     digest: str
-    size: int
+    size: int  # bytes
 
 
 def find_warm_file(session: Session, key: str) -> StoredWarmFile | None:
+    """The warm file of this key, which is the SHA-256 of everything that it depends on."""
     query = select(BlobRow.digest, BlobRow.size).join(WarmFileRow, WarmFileRow.blob == BlobRow.digest)
-    found = session.execute(query.where(WarmFileRow.key == key)).first()
-    return StoredWarmFile(found.digest, found.size) if found else None
+    row = session.execute(query.where(WarmFileRow.key == key)).first()
+    return StoredWarmFile(row.digest, row.size) if row else None
 
 
-def save_warm_file(session: Session, key: str, document: dict[str, Any], kept: StoredWarmFile) -> None:
-    """The last good run wins. The caller uploaded the bytes before."""
-    record_blobs(session, {kept.digest: kept.size})
-    upsert(session, WarmFileRow, {"key": key, "document": document, "blob": kept.digest, "updated_at": now()})
+def save_warm_file(session: Session, key: str, document: dict[str, Any], file: StoredWarmFile) -> None:
+    """Replace the warm file by that of the last successful run, whose bytes are in the store already."""
+    record_blobs(session, {file.digest: file.size})
+    upsert(session, WarmFileRow, {"key": key, "document": document, "blob": file.digest, "updated_at": now()})
 
 
-def record_warmth(session: Session, held: Claim, start: StoredWarmFile, *, seconds: float) -> None:
-    """Note on the attempt what it started from, and how much faster its stage was than usual."""
-    usual = cold_seconds(session, held)
-    warmth = {"file": start.digest, "saved_seconds": None if usual is None else round(usual - seconds, 3)}
-    which = (AttemptRow.action_key == held.key, AttemptRow.number == held.attempt)
-    session.execute(update(AttemptRow).where(*which).values(warmth=warmth))
+def record_warmth(session: Session, claim: Claim, start: StoredWarmFile, *, seconds: float) -> None:
+    """Record on the attempt which warm file its stage started from, and how much faster than usual it was."""
+    usual_seconds = _cold_seconds(session, claim)
+    saved_seconds = None if usual_seconds is None else round(usual_seconds - seconds, 3)
+    warmth = {"file": start.digest, "saved_seconds": saved_seconds}
+    attempt = (AttemptRow.action_key == claim.key, AttemptRow.number == claim.attempt)
+    session.execute(update(AttemptRow).where(*attempt).values(warmth=warmth))
 
 
-def cold_seconds(session: Session, held: Claim) -> float | None:
-    """The median of what other attempts took without a warm file, from the same checkpoint in the same queue."""
-    checkpoint = select(ActionRow.depends_on).where(ActionRow.key == held.key).scalar_subquery()
-    rows = session.execute(
+def _cold_seconds(session: Session, claim: Claim) -> float | None:
+    """The median time of the stage without a warm file, from the same checkpoint in the same queue."""
+    checkpoint = select(ActionRow.depends_on).where(ActionRow.key == claim.key).scalar_subquery()
+    steps_of_attempts = session.execute(
         select(AttemptRow.steps)
         .join(ActionRow, ActionRow.key == AttemptRow.action_key)
         .where(
-            ActionRow.queue == held.queue,
+            ActionRow.queue == claim.queue,
             ActionRow.depends_on == checkpoint,
             AttemptRow.outcome == Outcome.SUCCEEDED,
             AttemptRow.warmth.is_(None),
-            or_(AttemptRow.action_key != held.key, AttemptRow.number != held.attempt),
+            or_(AttemptRow.action_key != claim.key, AttemptRow.number != claim.attempt),
         )
         .order_by(AttemptRow.ended_at.desc())
         .limit(_SAMPLES)
     ).scalars()
-    took = [steps[held.stage] for steps in rows if held.stage in steps]
-    return median(took) if took else None
+    seconds = [steps[claim.stage] for steps in steps_of_attempts if claim.stage in steps]
+    return median(seconds) if seconds else None

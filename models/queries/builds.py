@@ -112,7 +112,7 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         created_at=row.created_at,
         ended_at=row.ended_at,
         spec=row.spec,
-        asked=row.asked,
+        asked=row.spec_as_written,
         attempts=_attempts(session, action) if whole and action is not None else [],
         error=row.failure if engine is not None or state is not BuildState.SUCCEEDED else _taken_out(session, row.key),
         engine=engine,

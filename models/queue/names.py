@@ -1,51 +1,64 @@
-"""The queues' names, derived in one place, so that a sender and a worker cannot disagree."""
+"""The names of the queues, derived in one place, so that a sender and a worker cannot disagree."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import rfc8785
 
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.stage import Stage
 
-_CLASSES = tuple(1 << power for power in range(2, 14))  # GiB: 4 GiB to 8 TiB
-_LARGER = re.compile(r"\.over\d+$")
-
+# GiB, powers of two from 4 GiB to 8 TiB: a class per doubling keeps the number of queues of a worker small.
+_MEMORY_CLASSES = tuple(1 << power for power in range(2, 14))
+_LARGER_MEMORY = re.compile(r"\.over\d+$")
 _ON_GPU = ".gpu"
 
 TASK = "enginefarm.run"  # the one task; its one argument is an action key
 
 
+class Announcement(NamedTuple):
+    """A message to send after the commit: this action can be claimed."""
+
+    key: str
+    queue: str
+
+
 def convert_queue(toolchain: str, version: str, *, on_gpu: bool) -> str:
-    """A checkpoint depends on no platform: any worker with the toolchain may make it, or any that has a GPU."""
+    """The queue of all workers with the toolchain, or of those with a GPU: a checkpoint depends on no platform."""
     return f"{Stage.CONVERT}.{toolchain}.{version}" + (_ON_GPU if on_gpu else "")
 
 
 def converts_on_gpu(queue: str) -> bool:
-    """Whether it is such a queue of workers that have a GPU."""
+    """True for a convert queue that only GPU workers consume."""
     return queue.startswith(f"{Stage.CONVERT}.") and queue.endswith(_ON_GPU)
 
 
 def build_queue(toolchain: str, version: str, platform: Platform, bound: Mapping[str, Any]) -> str:
-    """`bound` is what the engine is bound to (`Platform.bound`): two drivers of one branch share a queue."""
+    """The queue of the workers that can build an engine bound to `bound` (see `Platform.bound`).
+
+    Two drivers of one branch share a queue, because an engine is bound to the branch.
+    """
     digest = hashlib.sha256(rfc8785.dumps(dict(bound))).hexdigest()[:12]
     return f"{Stage.BUILD}.{toolchain}.{version}.{platform.label()}.{digest}"
 
 
 def larger_memory_queue(queue: str, memory_gib: float) -> str | None:
-    """The queue of workers with more memory than one with `memory_gib`; None if `queue` is such a queue already."""
-    if _LARGER.search(queue):
+    """The queue of workers with more memory than a worker with `memory_gib`.
+
+    None if `queue` is such a queue already, or no class is large enough.
+    """
+    if _LARGER_MEMORY.search(queue):
         return None
-    return next((f"{queue}.over{size}" for size in _CLASSES if size >= memory_gib), None)
+    return next((f"{queue}.over{size}" for size in _MEMORY_CLASSES if size >= memory_gib), None)
 
 
 def queues_by_memory(queue: str, memory_gib: float) -> list[str]:
-    """`queue`, and its queues for what was killed for memory on smaller workers than one with `memory_gib`."""
-    return [queue, *(f"{queue}.over{size}" for size in _CLASSES if size < memory_gib)]
+    """The queues that a worker with `memory_gib` consumes for `queue`.
 
-
-Announcement = tuple[str, str]  # (action key, queue): sent after the commit
+    They are `queue` itself, and those for actions that were killed for memory on smaller workers.
+    """
+    return [queue, *(f"{queue}.over{size}" for size in _MEMORY_CLASSES if size < memory_gib)]

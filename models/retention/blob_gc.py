@@ -29,8 +29,12 @@ _REFERRED = or_(
 
 def mark_unreferenced(session: Session) -> None:
     """Doom the rows that nothing refers to; spare those that something refers to by now."""
-    session.execute(update(BlobRow).where(BlobRow.doomed_at.is_not(None), _REFERRED).values(doomed_at=None))
-    session.execute(update(BlobRow).where(BlobRow.doomed_at.is_(None), ~_REFERRED).values(doomed_at=now()))
+    session.execute(
+        update(BlobRow).where(BlobRow.marked_for_removal_at.is_not(None), _REFERRED).values(marked_for_removal_at=None)
+    )
+    session.execute(
+        update(BlobRow).where(BlobRow.marked_for_removal_at.is_(None), ~_REFERRED).values(marked_for_removal_at=now())
+    )
 
 
 def orphans(session: Session, found: Mapping[Digest, int]) -> dict[Digest, int]:
@@ -45,7 +49,9 @@ def adopt(session: Session, found: Mapping[Digest, int]) -> None:
     """Give orphans a row, doomed from the start. Who is uploading one right now takes the mark off in publishing."""
     rows = orphans(session, found)
     insert_new(
-        session, BlobRow, [{"digest": digest, "size": rows[digest], "doomed_at": now()} for digest in sorted(rows)]
+        session,
+        BlobRow,
+        [{"digest": digest, "size": rows[digest], "marked_for_removal_at": now()} for digest in sorted(rows)],
     )
 
 
@@ -56,7 +62,7 @@ def removable(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
 
 def total_in_grace(session: Session, *, grace_seconds: float) -> FileTotals:
     """What nothing refers to and is still in its grace."""
-    return _sum(session, ~_REFERRED & or_(BlobRow.doomed_at.is_(None), ~_over(grace_seconds)))
+    return _sum(session, ~_REFERRED & or_(BlobRow.marked_for_removal_at.is_(None), ~_over(grace_seconds)))
 
 
 def total_removable(session: Session, *, grace_seconds: float) -> FileTotals:
@@ -85,7 +91,7 @@ def remove(session: Session, store: Store, digest: Digest, *, grace_seconds: flo
 
 
 def _over(grace_seconds: float) -> ColumnElement[bool]:
-    return BlobRow.doomed_at <= now(-grace_seconds)
+    return BlobRow.marked_for_removal_at <= now(-grace_seconds)
 
 
 def _sum(session: Session, which: ColumnElement[bool]) -> FileTotals:

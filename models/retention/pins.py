@@ -16,5 +16,5 @@ def set_pin(session: Session, key: str, *, pinned: bool) -> None:
     """
     values: dict[str, object] = {"pinned": pinned}
     if pinned:
-        values["doomed_at"] = None  # a pin also saves an engine that was marked for removal already
+        values["marked_for_removal_at"] = None  # a pin also saves an engine that was marked for removal already
     session.execute(update(EngineRow).where(EngineRow.key == key).values(**values))

@@ -45,7 +45,7 @@ def engines_to_remove(session: Session, policies: Sequence[Policy], *, link_seco
         if reason and not row.pinned and not (row.pulled_at and row.pulled_at > pulled_now):
             going.append(
                 RemovalCandidate(kind="engine", key=row.key, model=row.model, platform=label, size=size, reason=reason,
-                      since=row.doomed_at)
+                      since=row.marked_for_removal_at)
             )  # fmt: skip
     return going
 
@@ -92,7 +92,7 @@ def checkpoints_to_remove(session: Session, engines: Sequence[str], *, keep_days
         .order_by(CheckpointRow.created_at.desc(), CheckpointRow.key)
     )
     return [
-        RemovalCandidate(kind="checkpoint", key=row.key, size=size, since=row.doomed_at,
+        RemovalCandidate(kind="checkpoint", key=row.key, size=size, since=row.marked_for_removal_at,
               reason=f"taken out: {row.quarantine_reason}" if row.quarantined_at
               else f"no engine is left that was built from it, and it is older than {keep_days:g} days")
         for row, size in session.execute(query)

@@ -19,7 +19,7 @@ from models.catalogue.states import IN_FLIGHT
 from models.lifecycle.transitions import lock_action
 from models.lifecycle.withdrawal import withdraw_engine
 
-_PULLED_SINCE = EngineRow.pulled_at >= EngineRow.doomed_at
+_PULLED_SINCE = EngineRow.pulled_at >= EngineRow.marked_for_removal_at
 
 
 def mark(session: Session, going: Sequence[RemovalCandidate]) -> None:
@@ -29,11 +29,15 @@ def mark(session: Session, going: Sequence[RemovalCandidate]) -> None:
     """
     for row, kind in ((EngineRow, "engine"), (CheckpointRow, "checkpoint")):
         keys = [found.key for found in going if found.kind == kind]
-        unmarked: ColumnElement[bool] = row.doomed_at.is_(None)
+        unmarked: ColumnElement[bool] = row.marked_for_removal_at.is_(None)
         if row is EngineRow:
             unmarked = or_(unmarked, _PULLED_SINCE)
-        session.execute(update(row).where(row.doomed_at.is_not(None), row.key.not_in(keys)).values(doomed_at=None))
-        session.execute(update(row).where(unmarked, row.key.in_(keys)).values(doomed_at=now()))
+        session.execute(
+            update(row)
+            .where(row.marked_for_removal_at.is_not(None), row.key.not_in(keys))
+            .values(marked_for_removal_at=None)
+        )
+        session.execute(update(row).where(unmarked, row.key.in_(keys)).values(marked_for_removal_at=now()))
 
 
 def due(session: Session, *, grace_seconds: float) -> set[str]:
@@ -41,7 +45,7 @@ def due(session: Session, *, grace_seconds: float) -> set[str]:
     return {
         key
         for row in (EngineRow, CheckpointRow)
-        for key in session.execute(select(row.key).where(row.doomed_at <= now(-grace_seconds))).scalars()
+        for key in session.execute(select(row.key).where(row.marked_for_removal_at <= now(-grace_seconds))).scalars()
     }
 
 
@@ -51,11 +55,16 @@ def remove(session: Session, found: RemovalCandidate, *, grace_seconds: float, r
         if not _lock_unwanted(session, found.key):
             return False
         row: type[EngineRow | CheckpointRow] = CheckpointRow
-        which = [row.key == found.key, row.doomed_at <= now(-grace_seconds)]
+        which = [row.key == found.key, row.marked_for_removal_at <= now(-grace_seconds)]
     else:
         row = EngineRow
         unused = or_(EngineRow.pulled_at.is_(None), ~_PULLED_SINCE)
-        which = [row.key == found.key, row.doomed_at <= now(-grace_seconds), EngineRow.pinned.is_(False), unused]
+        which = [
+            row.key == found.key,
+            row.marked_for_removal_at <= now(-grace_seconds),
+            EngineRow.pinned.is_(False),
+            unused,
+        ]
     manifest = session.execute(delete(row).where(*which).returning(row.manifest)).scalar_one_or_none()
     if manifest is None:
         return False
@@ -101,5 +110,7 @@ def request_removal(session: Session, key: str, reason: str) -> None:
         raise Conflict(f"engine {key[:12]} is pinned: `enginefarm pin {key[:12]} --remove` first")
     withdraw_engine(session, key, reason)
     session.execute(
-        update(EngineRow).where(EngineRow.key == key, EngineRow.doomed_at.is_(None)).values(doomed_at=now())
+        update(EngineRow)
+        .where(EngineRow.key == key, EngineRow.marked_for_removal_at.is_(None))
+        .values(marked_for_removal_at=now())
     )

@@ -45,7 +45,9 @@ def a_day_passes(farm: Published) -> None:
     yesterday = now(-90000)
     with farm.database.write() as session:
         for row in (EngineRow, CheckpointRow, BlobRow):
-            session.execute(update(row).where(row.doomed_at.is_not(None)).values(doomed_at=yesterday))
+            session.execute(
+                update(row).where(row.marked_for_removal_at.is_not(None)).values(marked_for_removal_at=yesterday)
+            )
 
 
 def blobs(folder: Path) -> set[str]:

@@ -29,7 +29,7 @@ GUARDS = (
     ),
     Guard(
         "a lost lease cannot be renewed", "models/lifecycle/leases.py",
-        "update(ActionRow).where(*_held(held))", "update(ActionRow).where(ActionRow.key == held.key)",
+        "update(ActionRow).where(*_leased(claim))", "update(ActionRow).where(ActionRow.key == claim.key)",
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
@@ -40,7 +40,7 @@ GUARDS = (
     ),
     Guard(
         "tries are counted", "models/lifecycle/leases.py",
-        "tries_left = held.tries < max_tries", "tries_left = True",
+        "tries_left = claim.tries < max_tries", "tries_left = True",
         "tests/models/lifecycle/test_retry_policy.py tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
@@ -55,7 +55,7 @@ GUARDS = (
     ),
     Guard(
         "an engine that is there is not built again", "models/lifecycle/submission.py",
-        "if engine_exists(session, request.build.key):\n        [id_]", "if False:\n        [id_]",
+        "if engine_exists(session, request.build.key):\n        [build_id]", "if False:\n        [build_id]",
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(

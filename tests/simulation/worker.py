@@ -22,7 +22,7 @@ from models.catalogue.states import Fenced
 from models.fleet.registration import register
 from models.fleet.worker_control import quarantine_if_sick
 from models.incidents.repair import withdraw_damaged_checkpoint
-from models.lifecycle.blobs import NotStored, require_stored
+from models.lifecycle.blobs import NotStored, damaged_blobs, require_stored
 from models.lifecycle.leases import (
     Claim,
     claim_action,
@@ -32,9 +32,9 @@ from models.lifecycle.leases import (
     reserved_for_others,
     was_published,
 )
-from models.lifecycle.publication import blob_sizes, damaged_among, publish_checkpoint, publish_engine, read_manifest
+from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine, read_manifest
 from models.lifecycle.transitions import record_log
-from models.queue.names import queues_by_memory
+from models.queue.names import Announcement, queues_by_memory
 from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
@@ -182,7 +182,7 @@ class Worker:
     def _upload(self, files: dict[str, bytes], manifest: Manifest) -> Generator[str, None, frozenset[str]]:
         """Returns what was known to be damaged, and is written anew."""
         with self.parts.database.read() as session:
-            damaged = frozenset(damaged_among(session, manifest))
+            damaged = frozenset(damaged_blobs(session, blob_sizes(manifest)))
         for entry in manifest.files:
             self._check()
             source = self._file(files[entry.path])
@@ -232,8 +232,8 @@ class Worker:
 
     def _publish(
         self, held: Claim, manifest: Manifest, rewritten: frozenset[str], log: tuple[str, int]
-    ) -> list[tuple[str, str]]:
-        announcements: list[tuple[str, str]] = []
+    ) -> list[Announcement]:
+        announcements: list[Announcement] = []
         with self.parts.database.write() as session:
             if held.stage == Stage.CONVERT:
                 announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=rewritten)
@@ -250,7 +250,7 @@ class Worker:
         if not published:
             yield from self._save_log(held)
 
-    def _hand_back(self, held: Claim) -> list[tuple[str, str]]:
+    def _hand_back(self, held: Claim) -> list[Announcement]:
         with self.parts.database.write() as session:
             return [hand_back(session, held)]
 
@@ -270,7 +270,7 @@ class Worker:
         except EnginefarmError as error:
             yield f"its log is not kept: {error.detail}"
 
-    def _ended(self, write: Callable[[], list[tuple[str, str]]]) -> Iterator[str]:
+    def _ended(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
         try:
             yield from self._until_answered(write)
         except Fenced:
@@ -278,8 +278,8 @@ class Worker:
         except DatabaseUnavailable:
             yield "its end stays unsaid"
 
-    def _record(self, held: Claim, error: Exception, failure: Failure) -> list[tuple[str, str]]:
-        announcements: list[tuple[str, str]] = []
+    def _record(self, held: Claim, error: Exception, failure: Failure) -> list[Announcement]:
+        announcements: list[Announcement] = []
         with self.parts.database.write() as session:
             if isinstance(error, StartDamaged):
                 announcements = withdraw_damaged_checkpoint(
@@ -290,7 +290,7 @@ class Worker:
             quarantine_if_sick(session, self.name, after=_QUARANTINE_AFTER)
         return announcements
 
-    def _until_answered(self, write: Callable[[], list[tuple[str, str]]]) -> Iterator[str]:
+    def _until_answered(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
         """Write, again and again; then, unless it is killed between the two, announce."""
         while True:
             try:

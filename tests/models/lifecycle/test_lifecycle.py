@@ -22,6 +22,7 @@ from models.lifecycle.transitions import fail_action
 from models.lifecycle.withdrawal import withdraw_checkpoint
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
+from models.queue.names import Announcement
 from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
 
 LOST = Failure(cause="killed", fault=Fault.WORKER, detail="gone", retryable=True)
@@ -43,7 +44,7 @@ def count(database: Database, row: type) -> int:
         return session.execute(select(func.count()).select_from(row)).scalar_one()
 
 
-def convert_done(database: Database, key: str) -> list[tuple[str, str]]:
+def convert_done(database: Database, key: str) -> list[Announcement]:
     held = claimed(database, key)
     with database.write() as session:
         return publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})

@@ -138,7 +138,7 @@ def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore
     assert collected(database, store) == []
     with database.read() as session:
         row = session.get_one(BlobRow, BLOB)
-    assert (row.doomed_at, row.size) == (None, len(DATA))
+    assert (row.marked_for_removal_at, row.size) == (None, len(DATA))
 
 
 def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Database, store: DirectoryStore) -> None:
@@ -150,7 +150,7 @@ def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Data
     with database.write() as session:
         assert garbage.remove(session, store, BLOB, grace_seconds=0) is None
         garbage.mark_unreferenced(session)
-        assert session.execute(select(BlobRow.doomed_at)).scalar_one() is None
+        assert session.execute(select(BlobRow.marked_for_removal_at)).scalar_one() is None
 
 
 def test_a_publisher_who_found_bytes_that_are_gone_by_now_is_told(database: Database, store: DirectoryStore) -> None:

@@ -162,11 +162,11 @@ def test_the_grace_begins_anew_after_a_pull(database: Database) -> None:
     key = built_as(database, "a")
     found = going(database, ALL)
     marked(database, found)
-    aged(database, key, doomed_at=3, pulled_at=2)
+    aged(database, key, marked_for_removal_at=3, pulled_at=2)
     assert not removed(database, found[0], grace=86400)
     marked(database, found)
     assert not removed(database, found[0], grace=86400)
-    aged(database, key, doomed_at=1.5)
+    aged(database, key, marked_for_removal_at=1.5)
     assert removed(database, found[0], grace=86400)
 
 
