@@ -56,8 +56,9 @@ def block(page: str) -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text()
-    PAGE.write_text(page.replace(block(page), import_rules()))
+    before, after_begin = PAGE.read_text().split(BEGIN)
+    _, after = after_begin.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{import_rules()}\n{END}{after}")
 
 
 if __name__ == "__main__":
