@@ -9,6 +9,7 @@ from docs.generators.command_line_reference import command_line_reference
 from docs.generators.error_reference import error_reference
 from docs.generators.module_map import module_map
 from docs.generators.planted_guards import planted_guards
+from docs.generators.python_reference import python_reference
 from docs.generators.rest_reference import rest_reference
 from docs.generators.spec_reference import spec_reference
 
@@ -19,6 +20,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "errors": error_reference,
     "module-map": module_map,
     "planted-guards": planted_guards,
+    "python": python_reference,
     "rest": rest_reference,
     "spec": spec_reference,
 }
