@@ -1,4 +1,4 @@
-"""A server that the farm stands on, taken away for a while and brought back."""
+"""A server that the farm depends on (database, broker, store), taken down for a while and brought back."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 from tests.servers.server import Server
 
-_REST = 4.0  # seconds after its return in which nothing else happens to it
+_CALM_SECONDS = 4.0  # after its return; no other fault hits it meanwhile
 
 
 @dataclass
 class Outage:
-    part: str
+    server: str
     begun: float  # time.monotonic()
     ended: float | None = None
 
 
-class Part:
+class BackingServer:
     def __init__(self, name: str, server: Server) -> None:
         self.name, self.server = name, server
         self.outages: list[Outage] = []
-        self._back_at = 0.0
-        self._back: Callable[[], None] = server.start
+        self._up_at = 0.0
+        self._bring_up: Callable[[], None] = server.start
 
     @property
     def up(self) -> bool:
@@ -31,24 +31,26 @@ class Part:
 
     @property
     def calm(self) -> bool:
-        """Up, and for a while: no fault falls into the recovery from another."""
+        """True if it has been up for a while, so that no fault falls into the recovery from another."""
         last = self.outages[-1].ended if self.outages else 0.0
-        return last is not None and time.monotonic() > last + _REST
+        return last is not None and time.monotonic() > last + _CALM_SECONDS
 
     def take_away(self, seconds: float, *, kill: bool) -> None:
-        self.stall(seconds, self.server.kill if kill else self.server.stop, self.server.start)
+        self.interrupt(seconds, self.server.kill if kill else self.server.stop, self.server.start)
 
-    def stall(self, seconds: float, away: Callable[[], None], back: Callable[[], None]) -> None:
+    def interrupt(self, seconds: float, take_down: Callable[[], None], bring_up: Callable[[], None]) -> None:
+        """Call `take_down` now and `bring_up` after `seconds`."""
         begun = time.monotonic()
-        away()
+        take_down()
         self.outages.append(Outage(self.name, begun))
-        self._back, self._back_at = back, time.monotonic() + seconds
+        self._bring_up = bring_up
+        self._up_at = time.monotonic() + seconds
 
     def tend(self) -> None:
-        if not self.up and time.monotonic() >= self._back_at:
+        if not self.up and time.monotonic() >= self._up_at:
             self.bring_back()
 
     def bring_back(self) -> None:
         if not self.up:
-            self._back()
+            self._bring_up()
             self.outages[-1].ended = time.monotonic()

@@ -1,4 +1,4 @@
-"""The farm under fire: its servers, two control planes, some workers, and what became of those that were lost."""
+"""The farm that the chaos run attacks: backing servers, two API processes, workers, and the attempts it lost."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import ActionState
 from models.settings import PREFIX
-from tests.chaos.backing_server import Part
-from tests.chaos.supervised_process import Kept
+from tests.chaos.backing_server import BackingServer
+from tests.chaos.supervised_process import SupervisedProcess
 from tests.farm.running_farm import RunningFarm, answers, s3_settings
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
@@ -28,9 +28,10 @@ from tests.servers.s3 import Swift
 from tests.servers.server import Server, free_port, new_data_dir
 
 _SETTINGS = {
-    # Killed programs and workers must not fail builds by their number: what is asked is that each comes to its end.
+    # Kills count as tries and as failures of a worker. The run asks that every build ends well, however many kills
+    # it meets, so neither limit may end it.
     "MAX_TRIES": "100", "QUARANTINE_AFTER": "1000",
-    # Collection takes what is ten seconds old, in the middle of everything else.
+    # Garbage collection removes blobs that are ten seconds old, while builds run.
     "GC_GRACE_SECONDS": "0", "LINK_SECONDS": "10",
 }  # fmt: skip
 
@@ -38,29 +39,35 @@ S = TypeVar("S", bound=Server)
 
 
 @dataclass(frozen=True)
-class Held:
-    """An attempt that a worker has."""
+class RunningAttempt:
+    """An attempt whose lease a worker holds."""
 
     key: str
-    attempt: int
+    number: int
     tries: int
 
 
 @dataclass(frozen=True)
 class Loss:
-    """An attempt that lost its worker."""
+    """An attempt that lost its worker to a fault."""
 
-    held: Held
-    how: str
-    at: datetime  # the database's clock
-    moment: float  # time.monotonic()
+    attempt: RunningAttempt
+    fault: str  # killed or frozen
+    lost_at: datetime  # by the database's clock
+    lost_at_monotonic: float  # time.monotonic()
 
 
 class Farm:
-    """Everything is started by the thread that makes it, for the kernel ends the servers with that thread."""
+    """Servers and processes start in the thread that creates this object: the kernel kills the servers when that
+    thread ends (PR_SET_PDEATHSIG)."""
 
-    def __init__(self, base: RunningFarm, database: Part, broker: Part, store: Part, *, workers: int) -> None:
-        self.base, self.database, self.broker, self.store = base, database, broker, store
+    def __init__(
+        self, base: RunningFarm, database: BackingServer, broker: BackingServer, store: BackingServer, *, workers: int
+    ) -> None:
+        self.base = base
+        self.database = database
+        self.broker = broker
+        self.store = store
         self.losses: list[Loss] = []
         ports = [free_port() for _ in range(2)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
@@ -68,24 +75,28 @@ class Farm:
         self.workers = [self._worker(f"w{number}") for number in range(workers)]
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def servers(self) -> Sequence[BackingServer]:
         return (self.database, self.broker, self.store)
 
     @property
-    def processes(self) -> Sequence[Kept]:
+    def processes(self) -> Sequence[SupervisedProcess]:
         return (*self.apis, *self.workers)
 
     def tend(self) -> None:
-        """Bring back what is due; to be called often."""
-        for part in self.parts:
-            part.tend()
+        """Bring back what is due. Call it often."""
+        for server in self.servers:
+            server.tend()
         for process in self.processes:
             process.tend()
 
     def bring_back(self, *, seconds: float = 120) -> None:
-        """All of it, and wait until it works."""
-        for part in self.parts:
-            part.bring_back()
+        """Bring every server and process back, and wait until all of them work.
+
+        Raises:
+            StartFailedError: one is not ready after `seconds`.
+        """
+        for server in self.servers:
+            server.bring_back()
         deadline = time.monotonic() + seconds
         while not_ready := [process.name for process in self.processes if not process.calm]:
             if time.monotonic() > deadline:
@@ -93,20 +104,32 @@ class Farm:
             self.tend()
             time.sleep(0.1)
 
-    def held_by(self, worker: Kept) -> Held | None:
-        """Raises DatabaseUnavailable."""
+    def attempt_of(self, worker: SupervisedProcess) -> RunningAttempt | None:
+        """The attempt that `worker` runs; None if it runs none.
+
+        Raises:
+            DatabaseUnavailable
+        """
         query = (
             select(ActionRow.key, ActionRow.attempt, ActionRow.tries)
             .join(WorkerRow, WorkerRow.id == ActionRow.worker_id)
             .where(WorkerRow.name == worker.name, ActionRow.state == ActionState.RUNNING)
         )
-        known = {(loss.held.key, loss.held.attempt) for loss in self.losses}  # held by those that had the name before
+        # A worker that was started again has the same name: attempts that its predecessor lost are not its own.
+        lost_before = {(loss.attempt.key, loss.attempt.number) for loss in self.losses}
         with self.base.database.read() as session:
-            rows = [Held(*row) for row in session.execute(query)]
-        return next((held for held in rows if (held.key, held.attempt) not in known), None)
+            for row in session.execute(query):
+                attempt = RunningAttempt(*row)
+                if (attempt.key, attempt.number) not in lost_before:
+                    return attempt
+        return None
 
     def clock(self) -> datetime:
-        """The database's. Raises DatabaseUnavailable."""
+        """The database's clock.
+
+        Raises:
+            DatabaseUnavailable
+        """
         with self.base.database.read() as session:
             return session.execute(select(now())).scalar_one()
 
@@ -114,33 +137,35 @@ class Farm:
         for process in self.processes[::-1]:
             process.close()
 
-    def _api(self, name: str, port: int) -> Kept:
+    def _api(self, name: str, port: int) -> SupervisedProcess:
         url = f"http://127.0.0.1:{port}"
-        return self._kept(name, "api", {"PORT": str(port)}, lambda _: answers(url))
+        return self._supervised(name, "api", {"PORT": str(port)}, lambda _: answers(url))
 
-    def _worker(self, name: str) -> Kept:
-        return self._kept(name, "workers", {"WORKER_NAME": name}, lambda log: "listening on" in log.read_text())
+    def _worker(self, name: str) -> SupervisedProcess:
+        return self._supervised(name, "workers", {"WORKER_NAME": name}, lambda log: "listening on" in log.read_text())
 
-    def _kept(self, name: str, module: str, settings: Mapping[str, str], ready: Callable[[Path], bool]) -> Kept:
+    def _supervised(
+        self, name: str, module: str, settings: Mapping[str, str], ready: Callable[[Path], bool]
+    ) -> SupervisedProcess:
         environment = self.base.environment | {PREFIX + key: value for key, value in settings.items()}
-        return Kept(name, [sys.executable, "-m", module], environment, self.base.state / "logs", ready)
+        return SupervisedProcess(name, [sys.executable, "-m", module], environment, self.base.state / "logs", ready)
 
 
 @contextmanager
 def farm(state: Path, settings: Mapping[str, str], *, workers: int) -> Iterator[Farm]:
-    """A farm on servers of its own, which works when the block begins."""
+    """Run a farm on its own servers; it works when the block begins and is gone when it ends."""
     with ExitStack() as stack:
         postgres = _serve(stack, Postgres)
         valkey = _serve(stack, Valkey)
         swift = _serve(stack, Swift)
-        where = {"DATABASE_URL": postgres.create_database(), "BROKER_URL": valkey.url, **s3_settings(swift)}
-        base = RunningFarm(state, {**where, **_SETTINGS, **settings})
+        addresses = {"DATABASE_URL": postgres.create_database(), "BROKER_URL": valkey.url, **s3_settings(swift)}
+        base = RunningFarm(state, {**addresses, **_SETTINGS, **settings})
         stack.callback(base.close)
-        parts = (Part("database", postgres), Part("broker", valkey), Part("store", swift))
-        made = Farm(base, *parts, workers=workers)
-        stack.callback(made.close)
-        made.bring_back()
-        yield made
+        servers = (BackingServer("database", postgres), BackingServer("broker", valkey), BackingServer("store", swift))
+        target = Farm(base, *servers, workers=workers)
+        stack.callback(target.close)
+        target.bring_back()
+        yield target
 
 
 def _serve(stack: ExitStack, kind: type[S]) -> S:

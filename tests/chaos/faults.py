@@ -1,4 +1,4 @@
-"""The table of faults, and the deck from which they are dealt."""
+"""The table of faults, and the deck that deals them in their proportions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ import psutil
 import redis
 
 from enginefarm.contract.errors import DatabaseUnavailable
-from tests.chaos.backing_server import Part
+from tests.chaos.backing_server import BackingServer
 from tests.chaos.farm import Farm, Loss
-from tests.chaos.supervised_process import Kept
+from tests.chaos.supervised_process import SupervisedProcess
 
-_PROGRAM, _GUARD = "quick_program.py", "guard.py"
-_TRIES = 2  # of an action whose programs are killed: the pause before its next try grows threefold each time
+_PROGRAM = "quick_program.py"
+_GUARD = "guard.py"
+# Programs are killed only in the first two tries of an action: the pause before the next try grows threefold each time,
+# and the run would spend its minutes waiting.
+_MAX_TRIES = 2
 
 
 @dataclass(frozen=True)
 class Fault:
-    what: str
-    times: int  # in a deck
-    strike: Callable[[Farm, Random], bool]  # False: not now
+    name: str
+    cards: int  # how many of it are in one deck
+    strike: Callable[[Farm, Random], bool]  # returns False if the fault cannot happen now
 
 
 def _kill_worker(farm: Farm, random: Random) -> bool:
@@ -35,34 +38,34 @@ def _kill_worker(farm: Farm, random: Random) -> bool:
 
 
 def _freeze_worker(farm: Farm, random: Random) -> bool:
-    """For longer than its lease; then it goes on as if nothing had been, and must publish nothing."""
+    """Freeze it past the end of its lease. When it thaws, it continues its attempt and must publish nothing."""
     lease = float(farm.base.environment["ENGINEFARM_LEASE_SECONDS"])
     return _lose(farm, random, "frozen", lambda worker: worker.freeze(1.5 * lease))
 
 
-def _lose(farm: Farm, random: Random, how: str, deed: Callable[[Kept], None]) -> bool:
-    """One that has an attempt rather than one that has none."""
-    calm = [worker for worker in farm.workers if worker.calm]
-    random.shuffle(calm)
+def _lose(farm: Farm, random: Random, fault: str, strike: Callable[[SupervisedProcess], None]) -> bool:
+    """Strike a worker, one that runs an attempt if there is one, and record the attempt that it loses."""
+    workers = [worker for worker in farm.workers if worker.calm]
+    random.shuffle(workers)
     with suppress(DatabaseUnavailable):
-        calm.sort(key=lambda worker: farm.held_by(worker) is None)
-    if not calm:
+        workers.sort(key=lambda worker: farm.attempt_of(worker) is None)
+    if not workers:
         return False
-    at = None
+    lost_at = None
     with suppress(DatabaseUnavailable):
-        at = farm.clock()
-    deed(calm[0])
+        lost_at = farm.clock()
+    strike(workers[0])
     with suppress(DatabaseUnavailable):
-        held = farm.held_by(calm[0])
-        if held is not None and at is not None:
-            farm.losses.append(Loss(held, how, at, time.monotonic()))
+        attempt = farm.attempt_of(workers[0])
+        if attempt is not None and lost_at is not None:
+            farm.losses.append(Loss(attempt, fault, lost_at, time.monotonic()))
     return True
 
 
 def _tell_worker_to_stop(farm: Farm, random: Random) -> bool:
     calm = [worker for worker in farm.workers if worker.calm]
     if calm:
-        random.choice(calm).tell_to_stop()
+        random.choice(calm).request_stop()
     return bool(calm)
 
 
@@ -74,13 +77,13 @@ def _kill_guard(farm: Farm, random: Random) -> bool:
     return _kill_child(farm, random, lambda argv: _ends_in(argv[3:4], _GUARD))
 
 
-def _kill_child(farm: Farm, random: Random, wanted: Callable[[list[str]], bool]) -> bool:
+def _kill_child(farm: Farm, random: Random, matches: Callable[[list[str]], bool]) -> bool:
     for worker in random.sample(farm.workers, len(farm.workers)):
         with suppress(DatabaseUnavailable, psutil.NoSuchProcess):
-            held = farm.held_by(worker)
-            if held is not None and held.tries <= _TRIES:
+            attempt = farm.attempt_of(worker)
+            if attempt is not None and attempt.tries <= _MAX_TRIES:
                 for child in worker.descendants():
-                    if wanted(child.cmdline()):
+                    if matches(child.cmdline()):
                         child.kill()
                         return True
     return False
@@ -91,7 +94,7 @@ def _ends_in(arguments: list[str], name: str) -> bool:
 
 
 def _kill_api(farm: Farm, random: Random) -> bool:
-    """One of two, so that the other answers."""
+    """Kill one of the two API processes only while both work, so that the other one answers."""
     if not all(api.calm for api in farm.apis):
         return False
     random.choice(farm.apis).kill()
@@ -123,18 +126,20 @@ def _kill_store(farm: Farm, random: Random) -> bool:
 
 
 def _stall_store(farm: Farm, random: Random) -> bool:
-    """Connected and silent for a while: the fault that a closed port does not show."""
+    """Freeze the store: connections stay open and nothing is answered, unlike with a closed port."""
     if not farm.store.calm:
         return False
     pid = farm.store.server.pid
-    farm.store.stall(random.uniform(1, 4), lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT))
+    farm.store.interrupt(
+        random.uniform(1, 4), lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT)
+    )
     return True
 
 
-def _take_away(part: Part, random: Random, *, kill: bool) -> bool:
-    if not part.calm:
+def _take_away(server: BackingServer, random: Random, *, kill: bool) -> bool:
+    if not server.calm:
         return False
-    part.take_away(random.uniform(0.5, 6), kill=kill)
+    server.take_away(random.uniform(0.5, 6), kill=kill)
     return True
 
 
@@ -155,7 +160,8 @@ FAULTS = (
 
 
 class Deck:
-    """Every fault in its proportion, in an order that the seed decides; one whose time is not now stays in hand."""
+    """Deals every fault in its proportion, in an order that the seed decides. A fault that cannot happen now stays in
+    hand and is tried again."""
 
     def __init__(self, random: Random) -> None:
         self.struck: Counter[str] = Counter()
@@ -164,16 +170,16 @@ class Deck:
 
     @property
     def dealt_once(self) -> bool:
-        return all(self.struck[fault.what] for fault in FAULTS)
+        return all(self.struck[fault.name] for fault in FAULTS)
 
     def strike(self, farm: Farm) -> Fault | None:
-        """The next fault that can happen now; None if none can."""
+        """Cause the next fault that can happen now, and return it; None if none can."""
         if len(self._hand) < len(FAULTS):
-            more = [fault for fault in FAULTS for _ in range(fault.times)]
-            self._hand += self._random.sample(more, len(more))
+            cards = [fault for fault in FAULTS for _ in range(fault.cards)]
+            self._hand += self._random.sample(cards, len(cards))
         for fault in dict.fromkeys(self._hand):
             if fault.strike(farm, self._random):
                 self._hand.remove(fault)
-                self.struck[fault.what] += 1
+                self.struck[fault.name] += 1
                 return fault
         return None

@@ -1,4 +1,4 @@
-"""A stream of callers: most ask for what others ask for too, some change their mind, one collects garbage."""
+"""Callers of the farm: most submit a spec that others submitted too, some cancel, one runs garbage collection."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import httpx
 
 from enginefarm.node.detection import cpu_isa
 
-_SAME = 0.7  # of all submits ask for what was asked for a moment ago
-_REFUSED = 0.04  # of new specs are made to fail
-_CANCELLED = 0.05  # of accepted builds are cancelled by their caller
-_COLLECT_SECONDS = 7.0
-_SIZES = (1, 64, 512, 2048, 9000)  # KiB of an engine; the last goes in parts
+_REPEATED_SHARE = 0.7  # of all submits repeat a recent spec
+_FAILING_SHARE = 0.04  # of new specs make the toolchain fail
+_CANCELLED_SHARE = 0.05  # of accepted builds are cancelled by their caller
+_GC_SECONDS = 7.0  # between two garbage collections
+_SIZES = (1, 64, 512, 2048, 9000)  # KiB of an engine; the last is large enough for a multipart upload
 _SIZE_WEIGHTS = (30, 30, 25, 13, 2)
 
 
 @dataclass
 class Book:
-    """What the farm has said yes to. Only that counts: an answer that never came promised nothing."""
+    """What the farm accepted. A request without an answer promised nothing, so it is only counted."""
 
-    accepted: dict[str, bool] = field(default_factory=dict)  # build → whether it was made to fail
-    cancelled: set[str] = field(default_factory=set)  # asked to be, whether or not the answer came
+    accepted: dict[str, bool] = field(default_factory=dict)  # build id → True if its spec makes the toolchain fail
+    cancelled: set[str] = field(default_factory=set)  # cancel was requested, answered or not
     dispositions: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
     collections: int = 0
-    wrong: list[str] = field(default_factory=list)
+    wrong_answers: list[str] = field(default_factory=list)
 
 
 class Load:
-    """Threads that ask for builds of `models` until `stop`."""
+    """Threads that submit builds of `models` until `stop`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Load:
             thread.start()
 
     def stop(self) -> Book:
-        """Let them end; returns what was accepted."""
+        """Stop the threads, and return what the farm accepted."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
@@ -80,26 +80,26 @@ class Load:
         if answer.status_code not in {200, 202}:
             self.book.dispositions[f"refused with {answer.status_code}"] += 1
             if answer.status_code != 503:
-                self.book.wrong.append(f"a submit was answered {answer.status_code}: {answer.text[:300]}")
+                self.book.wrong_answers.append(f"a submit was answered {answer.status_code}: {answer.text[:300]}")
             return
-        said = answer.json()
-        self.book.accepted[said["id"]] = "behave" in spec["options"]
-        self.book.dispositions[said["disposition"]] += 1
-        if random.random() < _CANCELLED:
-            self.book.cancelled.add(said["id"])
-            client.delete(f"{random.choice(self._urls)}/v1/builds/{said['id']}")
+        build = answer.json()
+        self.book.accepted[build["id"]] = "behave" in spec["options"]
+        self.book.dispositions[build["disposition"]] += 1
+        if random.random() < _CANCELLED_SHARE:
+            self.book.cancelled.add(build["id"])
+            client.delete(f"{random.choice(self._urls)}/v1/builds/{build['id']}")
 
     def _spec(self, random: Random) -> dict[str, Any]:
-        if self._recent and random.random() < _SAME:
+        if self._recent and random.random() < _REPEATED_SHARE:
             return random.choice(list(self._recent))
         (kib,) = random.choices(_SIZES, _SIZE_WEIGHTS)
         options: dict[str, Any] = {
             "salt": f"{random.getrandbits(64):x}", "seconds": round(random.uniform(0.2, 2 * self._build_seconds), 2),
             "convert_seconds": random.choice([0.3, 1.0, 2.0]), "kib": kib,
         }  # fmt: skip
-        if random.random() < _REFUSED:
+        if random.random() < _FAILING_SHARE:
             options["behave"] = "refuse"
-        # The platform is named: while all workers are away, it could not be completed from those that are there.
+        # The spec names its platform: the API completes one from the live workers, and chaos may have killed them all.
         spec = {
             "model": random.choice(self._models), "toolchain": {"name": "quick"}, "options": options,
             "platform": {"cpu_isa": cpu_isa()},
@@ -109,7 +109,7 @@ class Load:
 
     def _collect(self) -> None:
         random = Random(self._seed)
-        while not self._stopped.wait(_COLLECT_SECONDS):
+        while not self._stopped.wait(_GC_SECONDS):
             try:
                 answer = httpx.post(f"{random.choice(self._urls)}/v1/gc", json={}, timeout=60)
                 self.book.collections += answer.status_code == 200

@@ -1,4 +1,4 @@
-"""One run: the farm, its callers, faults until the time is over, then quiet and the verdict."""
+"""One chaos run: start the farm and its callers, cause faults until the time is over, wait for the builds, judge."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.chaos.load import Book, Load
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
 from tests.promises import broken
 
-_TICK = 0.05
-_LOOK_SECONDS = 2.0  # between two questions to the catalogue
+_TICK_SECONDS = 0.05
+_CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
 
 
 @dataclass(frozen=True)
 class Plan:
     """
     Args:
-        seconds: of faults; longer, up to three times, until every fault has happened.
-        pause_seconds: between two faults, in the mean.
-        settings: of the farm, without ENGINEFARM_.
-        settle_seconds: given to the builds to end when all is well again.
+        seconds: how long faults happen; up to three times as long, until every kind of fault has happened.
+        pause_seconds: between two faults, on average.
+        settings: of the farm, names without ENGINEFARM_.
+        settle_seconds: how long the builds may take to end after the last fault.
     """
 
     seed: int
@@ -49,59 +49,64 @@ class Result:
     verdict: Verdict
     recoveries: list[tuple[Loss, float]]
     outages: list[Outage]
-    looks: int  # at the promises, under fire
+    checks: int  # of the promises, while faults happened
 
     def undisturbed(self) -> list[float]:
-        """Of the recoveries, those during which database and broker were there."""
-        parts = [outage for outage in self.outages if outage.part != "store"]
-        return [
-            took
-            for loss, took in self.recoveries
-            if not any(
-                out.begun < loss.moment + took and (out.ended is None or out.ended > loss.moment) for out in parts
-            )
-        ]
+        """Seconds of the recoveries during which the database and the broker were up."""
+        outages = [outage for outage in self.outages if outage.server != "store"]
+        undisturbed = []
+        for loss, seconds in self.recoveries:
+            begun = loss.lost_at_monotonic
+            overlapping = [o for o in outages if o.begun < begun + seconds and (o.ended is None or o.ended > begun)]
+            if not overlapping:
+                undisturbed.append(seconds)
+        return undisturbed
 
 
 def run(plan: Plan, state: Path, *, tell: Callable[[str], object] = lambda _: None) -> Result:
-    """Nothing but the farm may be in `state`."""
+    """Run `plan` in the folder `state`, which must be empty. `tell` gets a line for each fault."""
     random = Random(plan.seed)
-    with farm(state, plan.settings, workers=plan.workers) as under_fire:
-        models = [under_fire.base.add_model(f"m{n}", random.randbytes(50_000)) for n in range(4)]
+    with farm(state, plan.settings, workers=plan.workers) as target:
+        models = [target.base.add_model(f"m{n}", random.randbytes(50_000)) for n in range(4)]
         load = Load(
-            under_fire.urls, models, plan.seed, callers=plan.callers, pause_seconds=plan.ask_seconds * plan.callers,
+            target.urls, models, plan.seed, callers=plan.callers, pause_seconds=plan.ask_seconds * plan.callers,
             build_seconds=plan.build_seconds,
         )  # fmt: skip
         load.start()
         try:
-            deck, looks, found = _fire(under_fire, plan, random, tell)
-            under_fire.bring_back()
+            deck, checks, findings = _cause_faults(target, plan, random, tell)
+            target.bring_back()
         finally:
             book = load.stop()
         tell("quiet: waiting for the builds to end")
-        _settle(under_fire, plan.settle_seconds)
-        tell("collecting, and asking")
-        verdict = judge(under_fire, book)
-        verdict.broken.extend(found)
-        outages = [outage for part in under_fire.parts for outage in part.outages]
-        return Result(deck.struck, book, verdict, recoveries(under_fire), outages, looks)
+        _settle(target, plan.settle_seconds)
+        tell("collecting garbage, then judging")
+        verdict = judge(target, book)
+        verdict.broken.extend(findings)
+        outages = [outage for server in target.servers for outage in server.outages]
+        return Result(deck.struck, book, verdict, recoveries(target), outages, checks)
 
 
-def _fire(farm: Farm, plan: Plan, random: Random, tell: Callable[[str], object]) -> tuple[Deck, int, list[str]]:
-    deck, looks, found = Deck(random), 0, list[str]()
+def _cause_faults(farm: Farm, plan: Plan, random: Random, tell: Callable[[str], object]) -> tuple[Deck, int, list[str]]:
+    deck = Deck(random)
+    checks = 0
+    findings: list[str] = []
     begun = time.monotonic()
-    next_fault = next_look = begun + 1
-    while _goes_on(time.monotonic() - begun, plan, deck) and not found:
+    next_fault = next_check = begun + 1
+    while _goes_on(time.monotonic() - begun, plan, deck) and not findings:
         farm.tend()
         now = time.monotonic()
-        if now >= next_fault and (struck := deck.strike(farm)) is not None:
-            tell(f"{now - begun:7.1f} s  {struck.what}")
-            next_fault = time.monotonic() + plan.pause_seconds * random.uniform(0.5, 1.5)
-        if now >= next_look and farm.database.up:
-            looks, next_look = looks + 1, now + _LOOK_SECONDS
-            found = [f"under fire: {what}" for what in _broken_now(farm)]
-        time.sleep(_TICK)
-    return deck, looks, found
+        if now >= next_fault:
+            fault = deck.strike(farm)
+            if fault is not None:
+                tell(f"{now - begun:7.1f} s  {fault.name}")
+                next_fault = time.monotonic() + plan.pause_seconds * random.uniform(0.5, 1.5)
+        if now >= next_check and farm.database.up:
+            checks += 1
+            next_check = now + _CHECK_SECONDS
+            findings = [f"while faults happened: {finding}" for finding in _broken_now(farm)]
+        time.sleep(_TICK_SECONDS)
+    return deck, checks, findings
 
 
 def _goes_on(spent: float, plan: Plan, deck: Deck) -> bool:
@@ -117,7 +122,7 @@ def _broken_now(farm: Farm) -> list[str]:
 
 
 def _settle(farm: Farm, seconds: float) -> None:
-    """Until every build has ended, every worker rests, or the time is over: the verdict says what has not."""
+    """Wait until every build has ended and every worker is idle, at most `seconds`; `judge` reports open builds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and (open_builds(farm) or _busy(farm)):
         farm.tend()

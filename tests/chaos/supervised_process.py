@@ -1,4 +1,4 @@
-"""A process of the farm, kept running as a supervisor would: whatever ends it, it is started again a moment later."""
+"""A process of the farm under supervision: after it ends for any reason, it starts again half a second later."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import psutil
 
 from local.process import Process
 
-_PAUSE = 0.5  # seconds until it is started again
-_PATIENCE = 90.0  # seconds from SIGTERM until it must have ended
+_RESTART_SECONDS = 0.5  # from its end until it starts again
+_STOP_SECONDS = 90.0  # from SIGTERM until it must have ended
 
 
-class Kept:
-    """Started at once, not waited for. `ready` looks at the log of this start and says whether it does its work.
+class SupervisedProcess:
+    """Starts the program at once and does not wait for it.
 
     Args:
-        argv: the program.
-        logs: a folder; every start writes a log of its own there.
+        argv: the program and its arguments.
+        logs: a folder; every start writes its own log file there.
+        ready: given the log file of the current start, returns True once the process does its work.
     """
 
     def __init__(
         self, name: str, argv: Sequence[str], environment: Mapping[str, str], logs: Path, ready: Callable[[Path], bool]
     ) -> None:
         self.name = name
-        self.deaths: list[str] = []  # by itself, after it was ready
+        self.unexpected_ends: list[str] = []  # ends that no fault caused, after it was ready
         self._argv, self._environment, self._logs, self._ready = argv, environment, logs, ready
         self._starts = 0
         self._told_at = self._thaws_at = self._back_at = 0.0
@@ -42,22 +43,22 @@ class Kept:
 
     @property
     def calm(self) -> bool:
-        """It does its work, and no fault is on its way through it."""
-        if self._told_at or self._thaws_at or self._back_at or self._process.ended():
+        """True if it does its work and no fault is in progress on it."""
+        if self._stop_requested_at or self._thaws_at or self._restart_at or self._process.ended():
             return False
         self._was_ready = self._was_ready or self._ready(self._process.log)
         return self._was_ready
 
     def kill(self) -> None:
         self._process.kill()
-        self._back_at = time.monotonic() + _PAUSE
+        self._restart_at = time.monotonic() + _RESTART_SECONDS
 
-    def tell_to_stop(self) -> None:
+    def request_stop(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
-        self._told_at = time.monotonic()
+        self._stop_requested_at = time.monotonic()
 
     def freeze(self, seconds: float) -> None:
-        """It alone, not what it started."""
+        """Stop this process with SIGSTOP, but not its children."""
         os.kill(self.pid, signal.SIGSTOP)
         self._thaws_at = time.monotonic() + seconds
 
@@ -68,19 +69,21 @@ class Kept:
             return []
 
     def tend(self) -> None:
-        """Do what is due: thaw it, insist on its end, start it again."""
+        """Do what is due now: thaw it, kill it if it ignored SIGTERM, start it again."""
         now = time.monotonic()
         if self._thaws_at and now >= self._thaws_at:
             self.thaw()
-        if self._told_at and now > self._told_at + _PATIENCE:
-            self.deaths.append(f"{self.name} did not stop within {_PATIENCE:.0f} s of SIGTERM: {self._process.log}")
+        if self._stop_requested_at and now > self._stop_requested_at + _STOP_SECONDS:
+            self.unexpected_ends.append(
+                f"{self.name} did not stop within {_STOP_SECONDS:.0f} s of SIGTERM: {self._process.log}"
+            )
             self.kill()
-        if self._back_at and now >= self._back_at:
+        if self._restart_at and now >= self._restart_at:
             self._start()
-        elif not self._back_at and self._process.ended():
-            if self._was_ready and not self._told_at:
-                self.deaths.append(f"{self.name} ended by itself: {self._process.log}")
-            self._back_at = now + _PAUSE
+        elif not self._restart_at and self._process.ended():
+            if self._was_ready and not self._stop_requested_at:
+                self.unexpected_ends.append(f"{self.name} ended by itself: {self._process.log}")
+            self._restart_at = now + _RESTART_SECONDS
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -93,7 +96,7 @@ class Kept:
 
     def _start(self) -> None:
         self._starts += 1
-        self._told_at = self._thaws_at = self._back_at = 0.0
+        self._stop_requested_at = self._thaws_at = self._restart_at = 0.0
         self._was_ready = False
         log = self._logs / f"{self.name}-{self._starts}.log"
         self._process = Process(self.name, self._argv, self._environment, log)

@@ -1,4 +1,4 @@
-"""What is asked of the catalogue and of the bucket when the fire is out."""
+"""What the chaos run checks in the catalogue and the bucket after the last fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from enginefarm.contract.errors import IntegrityError, NotFound
 from models.catalogue.rows import AttemptRow, BlobRow, BuildRow, CheckpointRow, EngineRow, ManifestFileRow, Row
 from models.catalogue.states import BuildRowState, Outcome
 from models.opening import open_store
-from models.retention import blob_gc as garbage
+from models.retention import blob_gc
 from models.settings import Settings
 from models.store import Store
 from tests.chaos.farm import Farm, Loss
@@ -25,16 +25,16 @@ from tests.chaos.load import Book
 from tests.promises import broken
 
 _COLLECTIONS = 2
-_GRACE_SECONDS = 11.0  # a little more than what the farm gives to what nothing refers to
+_GRACE_SECONDS = 11.0  # a little more than the farm's grace for blobs that nothing refers to
 
 
 @dataclass
 class Verdict:
-    lost: list[str] = field(default_factory=list)  # accepted builds that did not end as they must (I4, I6)
+    lost: list[str] = field(default_factory=list)  # accepted builds that did not end as their spec says (I4, I6)
     twice: list[str] = field(default_factory=list)  # actions that were published more than once (I1, I3)
-    unverified: list[str] = field(default_factory=list)  # names over bytes that are not theirs (I2, I5)
-    orphans: list[str] = field(default_factory=list)  # bytes without a name, after collection
-    broken: list[str] = field(default_factory=list)  # of the promises as questions to the catalogue, and all else
+    unverified: list[str] = field(default_factory=list)  # manifests whose bytes are missing or wrong (I2, I5)
+    orphans: list[str] = field(default_factory=list)  # blobs that nothing refers to, after garbage collection
+    broken: list[str] = field(default_factory=list)  # answers of tests.promises, and every other finding
     engines: int = 0
     checkpoints: int = 0
     attempts: dict[str, int] = field(default_factory=dict)  # by outcome
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def judge(farm: Farm, book: Book) -> Verdict:
-    """When every build has ended, and nothing is asked of the farm any more."""
+    """Check the farm. Call it after every build has ended and the callers have stopped."""
     store = open_store(Settings.from_environment(farm.base.environment), link_secret=b"s" * 32)
     by_outcome = select(AttemptRow.outcome, func.count().label("attempts")).group_by(AttemptRow.outcome)
     _collect(farm)
@@ -55,7 +55,13 @@ def judge(farm: Farm, book: Book) -> Verdict:
             twice=list(_twice(session)),
             unverified=list(_unverified(session, store)),
             orphans=list(_orphans(session, store)),
-            broken=[*broken(session), *book.wrong, *_deaths(farm), *_left_running(farm), *_left_in_scratch(farm)],
+            broken=[
+                *broken(session),
+                *book.wrong_answers,
+                *_unexpected_ends(farm),
+                *_left_running(farm),
+                *_left_in_scratch(farm),
+            ],
             engines=_count(session, EngineRow),
             checkpoints=_count(session, CheckpointRow),
             attempts={row.outcome: row.attempts for row in session.execute(by_outcome)},
@@ -68,16 +74,18 @@ def open_builds(farm: Farm) -> int:
 
 
 def recoveries(farm: Farm) -> list[tuple[Loss, float]]:
-    """Of each lost attempt, the seconds until its action was leased again, by the database's clock. Not of those that
-    had ended in the moment of the loss, nor of those that nobody wanted any more."""
-    found = []
+    """Each lost attempt, and the seconds until its action was leased again, by the database's clock.
+
+    Attempts that had already ended at the fault are left out, and those whose builds were cancelled.
+    """
+    recoveries_ = []
     with farm.base.database.read() as session:
         for loss in farm.losses:
-            lost = session.get_one(AttemptRow, (loss.held.key, loss.held.attempt))
-            again = session.get(AttemptRow, (loss.held.key, loss.held.attempt + 1))
+            lost = session.get_one(AttemptRow, (loss.attempt.key, loss.attempt.number))
+            again = session.get(AttemptRow, (loss.attempt.key, loss.attempt.number + 1))
             if lost.outcome == Outcome.LOST and again is not None:
-                found.append((loss, (again.started_at - loss.at).total_seconds()))
-    return found
+                recoveries_.append((loss, (again.started_at - loss.lost_at).total_seconds()))
+    return recoveries_
 
 
 def percentiles(seconds: list[float]) -> str:
@@ -92,7 +100,7 @@ def _count(session: Session, rows: type[Row]) -> int:
 
 
 def _collect(farm: Farm) -> None:
-    """What nothing refers to is marked first and goes a grace later."""
+    """The first collection marks blobs that nothing refers to; the second, a grace later, deletes them."""
     for number in range(_COLLECTIONS):
         if number:
             time.sleep(_GRACE_SECONDS)
@@ -100,13 +108,13 @@ def _collect(farm: Farm) -> None:
 
 
 def _lost(session: Session, book: Book) -> Iterator[str]:
-    """An accepted build succeeds, unless it was made to fail or its caller cancelled it."""
+    """An accepted build succeeds, unless its spec makes it fail or its caller cancelled it."""
     states = {row.id: row for row in session.execute(select(BuildRow)).scalars()}
-    for build, made_to_fail in book.accepted.items():
+    for build, fails in book.accepted.items():
         if (row := states.get(build)) is None:
             yield f"build {build} was accepted and is not in the catalogue"
             continue
-        allowed = {BuildRowState.FAILED if made_to_fail else BuildRowState.SUCCEEDED}
+        allowed = {BuildRowState.FAILED if fails else BuildRowState.SUCCEEDED}
         allowed |= {BuildRowState.CANCELLED} if build in book.cancelled else set()
         if row.state not in allowed:
             yield f"build {build} of {row.key[:12]} is {row.state}, not {' or '.join(sorted(allowed))}: {row.failure}"
@@ -114,7 +122,7 @@ def _lost(session: Session, book: Book) -> Iterator[str]:
 
 
 def _twice(session: Session) -> Iterator[str]:
-    """Nothing was taken out in this farm, so that nothing had to be made again."""
+    """No engine was withdrawn in this farm, so no action has a reason to succeed twice."""
     counted = (
         select(AttemptRow.action_key, func.count())
         .where(AttemptRow.outcome == Outcome.SUCCEEDED)
@@ -126,7 +134,7 @@ def _twice(session: Session) -> Iterator[str]:
 
 
 def _unverified(session: Session, store: Store) -> Iterator[str]:
-    """Every byte of everything that is served, and of every log that has a name."""
+    """Check every byte of every engine, checkpoint and log that the catalogue names."""
     files = select(BlobRow.digest, BlobRow.size).join(ManifestFileRow, ManifestFileRow.blob == BlobRow.digest)
     for served in (EngineRow, CheckpointRow):
         files_of = files.join(served, served.manifest == ManifestFileRow.manifest).where(
@@ -142,32 +150,32 @@ def _damaged(store: Store, blobs: set[tuple[str, int]]) -> Iterator[str]:
         try:
             store.verify(digest, size)
         except (NotFound, IntegrityError) as error:
-            yield f"named, and not in the store: {error.detail}"
+            yield f"in the catalogue, but not in the store: {error.detail}"
 
 
 def _orphans(session: Session, store: Store) -> Iterator[str]:
-    found = dict(store.list())
-    yield from (f"an orphan in the store: {digest}" for digest in garbage.orphans(session, found))
-    unreferred = (
-        garbage.total_in_grace(session, grace_seconds=0).files + garbage.total_removable(session, grace_seconds=0).files
-    )
+    stored = dict(store.list())
+    for digest in blob_gc.orphans(session, stored):
+        yield f"an orphan in the store: {digest}"
+    unreferred = blob_gc.total_in_grace(session, grace_seconds=0).files
+    unreferred += blob_gc.total_removable(session, grace_seconds=0).files
     if unreferred:
         yield f"{unreferred} blobs that nothing refers to were not collected"
     if parts := store.abort_stale(timedelta(0)):
         yield f"{parts} uploads in parts were left unfinished"
 
 
-def _deaths(farm: Farm) -> Iterator[str]:
+def _unexpected_ends(farm: Farm) -> Iterator[str]:
     for process in farm.processes:
-        yield from process.deaths
+        yield from process.unexpected_ends
 
 
 def _left_running(farm: Farm) -> Iterator[str]:
-    """Programs of toolchains, when no action runs."""
-    mine = str(farm.base.state)
+    """Find toolchain programs that run although no action does."""
+    state = str(farm.base.state)
     for process in psutil.process_iter(["pid", "cmdline"]):
         argv = " ".join(process.info["cmdline"] or ())
-        if mine in argv:
+        if state in argv:
             yield f"process {process.pid} still runs: {argv[:200]}"
 
 
