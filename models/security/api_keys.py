@@ -1,4 +1,7 @@
-"""API keys: made here, shown once, kept as a hash."""
+"""API keys: created here, shown once, stored as a SHA-256 hash.
+
+A fast hash is enough, because the secret is 256 random bits and not a password that could be guessed.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from models.catalogue.rows import ApiKeyRow
 
 
 class Scope(StrEnum):
+    """What a key allows. ADMIN includes the others, SUBMIT includes READ."""
+
     READ = "read"
     SUBMIT = "submit"
     ADMIN = "admin"
 
 
-# What a scope allows besides itself.
 _INCLUDES = {
     Scope.READ: frozenset({Scope.READ}),
     Scope.SUBMIT: frozenset({Scope.READ, Scope.SUBMIT}),
@@ -33,17 +37,18 @@ _PREFIX = "ef"
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and what they may do."""
+    """The sender of a request; `name` is that of the key, None without a key."""
 
     name: str | None
     scopes: frozenset[Scope]
 
 
-OPEN = Caller(None, frozenset(Scope))  # a farm on loopback without any key
+# A farm without any key, which listens on loopback only: everybody on the machine may do everything.
+OPEN = Caller(None, frozenset(Scope))
 
 
 def create(session: Session, name: str, scopes: Iterable[Scope]) -> str:
-    """A new key `ef_<id>_<secret>`. It cannot be shown again."""
+    """Store a new key and return it as `ef_<id>_<secret>`. It cannot be shown again."""
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     row = ApiKeyRow(id=key_id, name=name, secret_hash=_hash(secret), scopes=[str(scope) for scope in scopes])
     session.add(row)
@@ -51,25 +56,34 @@ def create(session: Session, name: str, scopes: Iterable[Scope]) -> str:
 
 
 def revoke(session: Session, name: str) -> bool:
+    """Revoke all keys of this name; returns False if there is none."""
     where = (ApiKeyRow.name == name, ApiKeyRow.revoked_at.is_(None))
-    done = session.execute(update(ApiKeyRow).where(*where).values(revoked_at=now()))
-    return bool(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+    result = session.execute(update(ApiKeyRow).where(*where).values(revoked_at=now()))
+    return bool(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
 
 
 def any_key(session: Session) -> bool:
+    """Return True if a key was ever created, revoked ones included.
+
+    Revoking the last key must not open the farm to everybody.
+    """
     return bool(session.execute(select(func.count()).select_from(ApiKeyRow)).scalar_one())
 
 
 def authenticate(session: Session, key: str) -> Caller | None:
-    """Whose key this is; None if it is nobody's. Compares in constant time, also when the id is unknown."""
-    prefix, _, rest = key.partition("_")
-    key_id, _, secret = rest.partition("_")
+    """Return the caller whose key this is; None if the key is unknown, revoked or wrong."""
+    prefix, _, id_and_secret = key.partition("_")
+    key_id, _, secret = id_and_secret.partition("_")  # the id has no underscore, the secret may have some
     row = session.get(ApiKeyRow, key_id) if prefix == _PREFIX and key_id.isalnum() else None
+    # Compare in constant time, and with an unknown id too: the time of an answer must not tell which ids exist.
     expected = row.secret_hash if row is not None and row.revoked_at is None else _hash("")
     matches = hmac.compare_digest(_hash(secret), expected)
     if row is None or row.revoked_at is not None or not matches:
         return None
-    return Caller(row.name, frozenset().union(*(_INCLUDES[Scope(scope)] for scope in row.scopes)))
+    scopes: frozenset[Scope] = frozenset()
+    for scope in row.scopes:
+        scopes |= _INCLUDES[Scope(scope)]
+    return Caller(row.name, scopes)
 
 
 def _hash(secret: str) -> str:

@@ -21,13 +21,19 @@ from enginefarm.trust.attestation import PAYLOAD_TYPE, Statement
 
 
 class SigningKey:
+    """Signs statements about engines; `public` is what others check them with."""
+
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._signer = CryptoSigner(private)
         self.public: Ed25519PublicKey = private.public_key()
 
     @classmethod
     def of_file(cls, path: Path) -> SigningKey:
-        """Raises ValueError, which never quotes the file."""
+        """Read the key of a PEM file.
+
+        Raises:
+            ValueError: it cannot be read or holds no Ed25519 private key. The text does not quote the file.
+        """
         try:
             private = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
@@ -42,25 +48,30 @@ class SigningKey:
         return cls(private)
 
     def sign(self, statement: Statement) -> dict[str, Any]:
-        """A DSSE envelope. Ed25519 is deterministic: the same statement gives the same envelope."""
+        """Return a signed DSSE envelope. Ed25519 is deterministic: the same statement gives the same envelope."""
         envelope = Envelope(statement.payload(), PAYLOAD_TYPE, {})
         envelope.sign(self._signer)
         signed: dict[str, Any] = envelope.to_dict()
         return signed
 
     def countersign(self, envelope: dict[str, Any]) -> dict[str, Any]:
-        """The same statement with the signatures that it has, and this one."""
-        opened = Envelope.from_dict(deepcopy(envelope))  # it takes apart what it is given
+        """Return the envelope with one more signature; those that it has stay valid."""
+        opened = Envelope.from_dict(deepcopy(envelope))  # from_dict changes its argument
         opened.sign(self._signer)
         signed: dict[str, Any] = opened.to_dict()
         return signed
 
 
 def create(path: Path) -> SigningKey:
-    """A new key in a new file that only its owner can read. Raises FileExistsError."""
+    """Create a key in a new file that only its owner can read.
+
+    Raises:
+        FileExistsError: `path` exists; a key is never overwritten.
+    """
     private = Ed25519PrivateKey.generate()
-    data = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    # O_EXCL with the mode: there is no moment in which others could open the file, and no link is followed.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
+        stream.write(pem)
     return SigningKey(private)

@@ -1,4 +1,4 @@
-"""The content-addressed object store: one interface, a folder or an S3 bucket behind it."""
+"""The content-addressed object store: one interface, implemented by a folder and by an S3 bucket."""
 
 from models.store.directory import DirectoryStore
 from models.store.links import Links

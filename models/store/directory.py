@@ -1,4 +1,7 @@
-"""A store in a folder that every process sees: `blobs/sha256/ab/<hex>`, and `staging/` for what is on its way."""
+"""A store in a folder that every process of the farm sees.
+
+Blobs are `blobs/sha256/ab/<hex>`; a file that is being written is in `staging/` on the same file system.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _REMEDIES = {
 
 
 class DirectoryStore(Store):
-    """A folder that is missing, perhaps because its volume is not mounted, is never made again in passing."""
+    """A store in the folder `root`; `links` signs its links, which the API serves."""
 
     def __init__(self, root: Path, links: Links) -> None:
         self._root = root
@@ -37,7 +40,8 @@ class DirectoryStore(Store):
         self._links = links
 
     def prepare(self) -> None:
-        with self._explained():
+        with self._translate_errors():
+            # All 256 directories at once, so that a write never creates one and need not sync its name.
             self._staging.mkdir(parents=True, exist_ok=True)
             for shard in range(256):
                 (self._blobs / f"{shard:02x}").mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ class DirectoryStore(Store):
                 sync_directory(folder)
 
     def ping(self) -> None:
-        with self._explained():
+        with self._translate_errors():
             self._blobs.stat()
             probe = self._staging / f".{secrets.token_hex(16)}.probe"
             probe.touch(exist_ok=False)
@@ -53,38 +57,40 @@ class DirectoryStore(Store):
 
     def stat(self, digest: Digest) -> int | None:
         path = self._path(digest)
-        with self._explained():
+        with self._translate_errors():
             try:
                 return path.stat().st_size
             except FileNotFoundError:
-                path.parent.stat()  # as in `_open`
+                path.parent.stat()  # raises if the volume is not mounted: then nothing is known about the blob
                 return None
 
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
         end = end_of_range(start, length)
-        with self._explained(), self._open(digest) as stream:
+        with self._translate_errors(), self._open(digest) as stream:
             stream.seek(start)
-            while wanted := CHUNK if end is None else min(CHUNK, end - stream.tell()):
-                if not (chunk := stream.read(wanted)):
+            while True:
+                length = CHUNK if end is None else min(CHUNK, end - stream.tell())
+                chunk = stream.read(length)
+                if not chunk:
                     return
                 yield chunk
 
     def delete(self, digest: Digest) -> None:
         path = self._path(digest)
-        with self._explained():
+        with self._translate_errors():
             path.unlink(missing_ok=True)
             sync_directory(path.parent)
 
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        blob_name(digest)
+        blob_name(digest)  # raises for a string that is not a digest
         return self._links.make(digest, filename=filename, expires=expires)
 
     def check_link(self, digest: Digest, *, filename: str, expires: int, signature: str) -> Path:
-        """The file to serve for a link that `link` made.
+        """Return the file to serve for a link that `link` made.
 
         Raises:
-            Forbidden: it did not, or the link has expired.
-            NotFound: the blob is gone.
+            Forbidden: `link` did not make it, or it has expired.
+            NotFound: the blob does not exist any more.
         """
         self._links.check(digest, filename=filename, expires=expires, signature=signature)
         if self.stat(digest) is None:
@@ -92,25 +98,29 @@ class DirectoryStore(Store):
         return self._path(digest)
 
     def list(self) -> Iterator[tuple[Digest, int]]:
-        with self._explained():
+        with self._translate_errors():
             self._blobs.stat()
             for path in self._blobs.glob("??/*"):
                 digest = blob_digest(path.relative_to(self._root).as_posix())
-                if digest is not None and (size := self.stat(digest)) is not None:
+                if digest is None:
+                    continue
+                size = self.stat(digest)
+                if size is not None:  # it was deleted meanwhile
                     yield digest, size
 
     def abort_stale(self, age: timedelta) -> int:
-        limit, removed = time.time() - age.total_seconds(), 0
-        with self._explained():
+        oldest_allowed = time.time() - age.total_seconds()
+        removed = 0
+        with self._translate_errors():
             for path in self._staging.iterdir():
-                with suppress(FileNotFoundError):  # its writer has just named or removed it
-                    if path.stat().st_mtime < limit:
+                with suppress(FileNotFoundError):  # its writer renamed or removed it meanwhile
+                    if path.stat().st_mtime < oldest_allowed:
                         path.unlink()
                         removed += 1
         return removed
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        with self._explained():
+        with self._translate_errors():
             write_atomically(chunks, self._path(digest), staging=self._staging)
 
     def _open(self, digest: Digest) -> BinaryIO:
@@ -118,14 +128,14 @@ class DirectoryStore(Store):
         try:
             return path.open("rb")
         except FileNotFoundError:
-            path.parent.stat()  # "no such blob" is only true while the store itself is there
+            path.parent.stat()  # raises if the volume is not mounted: only then is "no such blob" not true
             raise NotFound(f"blob {digest} is not in the store") from None
 
     def _path(self, digest: Digest) -> Path:
         return self._root / blob_name(digest)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Links that let whoever holds one read one blob for a while: how they are signed and checked."""
+"""Sign and check links to blobs of a folder store. Whoever has a link can read its blob until it expires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import Forbidden, InvalidRequest
 
-LONGEST = timedelta(days=7)  # what S3 grants
+LONGEST = timedelta(days=7)  # the limit of S3, so that both kinds of store accept the same
 _SHORTEST_SECRET = 16  # bytes
 
 
@@ -31,10 +31,10 @@ class Links:
         self._clock = clock
 
     def make(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        """Path and query of a link that is good for the duration `expires`.
+        """Return path and query of a link that is valid for the duration `expires`.
 
         Raises:
-            InvalidRequest: `filename` is no plain file name.
+            InvalidRequest: `filename` is not a plain file name.
             ValueError: `expires` is not between a second and a week.
         """
         until = int(self._clock()) + seconds(expires)
@@ -42,27 +42,42 @@ class Links:
         return f"/v1/blobs/{digest}?{urlencode({'filename': filename, 'expires': until, 'signature': signature})}"
 
     def check(self, digest: Digest, *, filename: str, expires: int, signature: str) -> None:
-        """Raise Forbidden unless `make` gave out exactly this link and its time (`expires`, since 1970) is not over."""
+        """Return if `make` made exactly this link and it has not expired.
+
+        Args:
+            expires: seconds since 1970, as the link says.
+
+        Raises:
+            Forbidden: otherwise.
+        """
         if not hmac.compare_digest(self._sign(digest, filename, expires).encode(), signature.encode()):
             raise Forbidden("this link was not made by this farm, or was changed: ask the farm for a new one")
         if self._clock() >= expires:
             raise Forbidden("this link has expired: ask the farm for a new one")
 
     def _sign(self, digest: Digest, filename: str, expires: int) -> str:
-        # The filename comes last: whatever it holds, it cannot pass for another field.
+        # The caller chooses the filename. It comes last, so that no choice can be read as another field.
         message = f"enginefarm blob link 1\n{digest}\n{expires}\n{filename}"
         return hmac.new(self._secret, message.encode(), hashlib.sha256).hexdigest()
 
 
 def seconds(expires: timedelta) -> int:
-    """Whole seconds that a link is good for. Raises ValueError unless that is between a second and a week."""
+    """Return the validity of a link in whole seconds.
+
+    Raises:
+        ValueError: it is not between a second and a week.
+    """
     if not timedelta(seconds=1) <= expires <= LONGEST:
         raise ValueError(f"a link cannot be good for {expires}: expected between one second and {LONGEST}")
     return int(expires.total_seconds())
 
 
 def attachment(filename: str) -> str:
-    """`filename` as a Content-Disposition (RFC 6266). Raises InvalidRequest for anything but a plain file name."""
+    """Return a Content-Disposition header (RFC 6266) that proposes `filename`.
+
+    Raises:
+        InvalidRequest: it is not a plain file name.
+    """
     plain(filename)
     if filename.isascii() and not set('"\\%').intersection(filename):
         return f'attachment; filename="{filename}"'
@@ -70,7 +85,11 @@ def attachment(filename: str) -> str:
 
 
 def plain(filename: str) -> str:
-    """`filename` itself. Raises InvalidRequest if it could be a path or upset a header."""
+    """Return `filename` itself.
+
+    Raises:
+        InvalidRequest: it could be a path, or break a header.
+    """
     if filename in {"", ".", ".."} or "/" in filename or not filename.isprintable() or len(filename.encode()) > 255:
         raise InvalidRequest(
             f"{filename!r} is not a plain file name: expected 1 to 255 bytes of printable text without '/'"

@@ -1,10 +1,10 @@
-"""From a URL to a store."""
+"""Open the store that a URL names."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from models.store.directory import DirectoryStore
 from models.store.links import Links
@@ -17,37 +17,35 @@ _PREFIX = re.compile(r"([\w.=-]+/)*[\w.=-]+", re.ASCII)
 
 
 def open_store_url(url: str, *, s3: S3Settings | None, link_secret: bytes) -> Store:
-    """The store at `file:///folder` or `s3://bucket[/prefix]`. Neither looked for nor made.
+    """Return the store at `file:///folder` or `s3://bucket[/prefix]`. It is neither looked for nor created.
 
     Args:
         s3: how to reach the S3 server; only for `s3:`.
         link_secret: signs links; only for `file:`.
 
     Raises:
-        ValueError: the URL is neither, or what it needs is missing.
+        ValueError: the URL has another form, or `s3` is missing or has no usable keys.
     """
-    parts = urlsplit(url)
-    match parts.scheme:
+    url_parts = urlsplit(url)
+    match url_parts.scheme:
         case "file":
-            return DirectoryStore(_folder(parts), Links(link_secret))
+            folder = Path(unquote(url_parts.path))
+            has_more = url_parts.netloc or url_parts.query or url_parts.fragment
+            if has_more or not folder.is_absolute() or ".." in folder.parts:
+                raise ValueError(f"{url!r} names no folder: expected file:/// and an absolute path without '..'")
+            return DirectoryStore(folder, Links(link_secret))
         case "s3":
             if s3 is None:
                 raise ValueError("a store in an S3 bucket needs an endpoint")
-            return S3Store(*_bucket(parts), s3)
-    raise ValueError(f"a store is file:///folder or s3://bucket/prefix; {parts.scheme or 'no'!r} scheme is not known")
-
-
-def _folder(parts: SplitResult) -> Path:
-    folder = Path(unquote(parts.path))
-    if parts.netloc or parts.query or parts.fragment or not folder.is_absolute() or ".." in folder.parts:
-        raise ValueError(f"{parts.geturl()!r} names no folder: expected file:/// and an absolute path without '..'")
-    return folder
-
-
-def _bucket(parts: SplitResult) -> tuple[str, str]:
-    prefix = parts.path.strip("/")
-    dotted = {".", ".."}.intersection(prefix.split("/"))
-    if not _BUCKET.fullmatch(parts.netloc) or parts.query or dotted or (prefix and not _PREFIX.fullmatch(prefix)):
-        # Not repeated: credentials may have been put where they do not belong.
-        raise ValueError("an S3 store is s3://bucket or s3://bucket/prefix, with plain names and no credentials")
-    return parts.netloc, prefix
+            prefix = url_parts.path.strip("/")
+            has_dots = {".", ".."}.intersection(prefix.split("/"))
+            bad_prefix = has_dots or (prefix and not _PREFIX.fullmatch(prefix))
+            if not _BUCKET.fullmatch(url_parts.netloc) or url_parts.query or bad_prefix:
+                # The text does not repeat the URL: somebody may have put credentials into it.
+                raise ValueError(
+                    "an S3 store is s3://bucket or s3://bucket/prefix, with plain names and no credentials"
+                )
+            return S3Store(url_parts.netloc, prefix, s3)
+    raise ValueError(
+        f"a store is file:///folder or s3://bucket/prefix; {url_parts.scheme or 'no'!r} scheme is not known"
+    )

@@ -1,6 +1,6 @@
-"""What the farm asks of a store: blobs named by their digest, checked on the way in and on the way out.
+"""The interface of a store: blobs named by their SHA-256, verified when they are put and when they are fetched.
 
-The rules that keep bytes honest are written here, once. A store brings only the primitives.
+Verification is written here once. An implementation brings only the primitives, so it cannot forget to verify.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from enginefarm.transfer.atomic_file import write_atomically
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
+# Called from any thread with the number of bytes that were sent since the last call. An exception ends the upload.
 Watch = Callable[[int], None]
 
 
@@ -27,41 +28,46 @@ def ignore_progress(_: int) -> None:
 
 
 class Store(ABC):
-    """Safe to share between threads. Blobs stream: memory does not grow with their size.
+    """A store of blobs. Safe to share between threads. Blobs stream: memory does not grow with their size.
 
-    Every method may raise StoreUnavailable, whose text says what to do and holds no secret. A method
-    that is given something else than a digest raises InvalidRequest.
+    Every method may raise StoreUnavailable, whose text says what to do and contains no secret. A method that gets
+    another string than a digest raises InvalidRequest.
     """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make the folders or the bucket, where missing. For set-up: nothing else here creates them."""
+        """Create the folders or the bucket if they are missing. Only set-up calls this.
+
+        No other method creates them: a volume that is not mounted must be an outage, not an empty store.
+        """
 
     @abstractmethod
     def ping(self) -> None:
-        """Return if the store can be used right now. Answers within seconds and tries once."""
+        """Return if the store can be used now. Tries once and answers within seconds, for readiness probes."""
 
     @abstractmethod
     def stat(self, digest: Digest) -> int | None:
-        """Size in bytes; None if there is no such blob."""
+        """Return the size of the blob in bytes; None if there is no such blob."""
 
     @abstractmethod
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
-        """Bytes from `start`, at most `length`, unchecked; nothing at or beyond the end. Close it if you stop early.
+        """Yield at most `length` bytes from `start`, unverified; nothing at or beyond the end of the blob.
+
+        Close the generator if you stop early.
 
         Raises:
-            NotFound: no such blob. It comes with the first chunk, for nothing happens before.
+            NotFound: no such blob. Raised with the first chunk, because a generator does nothing before.
         """
 
     @abstractmethod
     def delete(self, digest: Digest) -> None:
-        """Remove the blob; nothing happens if there is none."""
+        """Remove the blob if it exists."""
 
     @abstractmethod
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
-        """Where anybody can read the blob for a while, ranges included, to be saved as `filename`.
+        """Return a URL, or a path of this farm's API, that serves the blob to anybody until it expires.
 
-        A URL, or a path of this farm's API. The blob is not looked for.
+        It serves ranges and proposes `filename` as the name to save to. Whether the blob exists is not checked.
 
         Raises:
             InvalidRequest: `filename` is no plain file name.
@@ -70,29 +76,32 @@ class Store(ABC):
 
     @abstractmethod
     def list(self) -> Iterator[tuple[Digest, int]]:
-        """Every blob and its size, in no order. What comes or goes meanwhile may be missed."""
+        """Yield every blob and its size in bytes, in no order. Changes during the listing may be missed."""
 
     @abstractmethod
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        """Give the bytes their name once `chunks` has ended without an error and they are durable; else leave nothing.
+        """Store `chunks`: name the blob after `chunks` ended without an error and the bytes are durable.
 
-        `chunks` raises IntegrityError at the latest instead of ending, if these are not the bytes of `digest`.
+        If the bytes are not those of `digest`, `chunks` raises IntegrityError instead of ending. After an error nothing
+        may be left under the blob's name.
         """
 
     @abstractmethod
     def abort_stale(self, age: timedelta) -> int:
-        """Remove what uploads that began longer ago than `age` left behind without a name; returns how many."""
+        """Remove the remains of uploads that started longer than `age` ago and never finished; returns how many."""
 
     def put(
         self, source: Path, digest: Digest, size: int, watch: Watch = ignore_progress, *, anew: bool = False
     ) -> None:
-        """Store a file. When this returns the blob is durable; putting it again costs one look.
+        """Store a file. When this returns, the blob is durable. A blob that exists costs one `stat`.
 
-        `watch` hears of bytes that have left, as a number each time, from any thread. What it raises ends the upload.
-        `anew` writes it even so: what the store has under that name is known to be damaged.
+        Args:
+            size: of `source`, in bytes.
+            watch: is told of the bytes that were sent.
+            anew: write the blob even if it exists, because the stored one is known to be damaged.
 
         Raises:
-            IntegrityError: `source` is not what `digest` and `size` say, or did not arrive as it left.
+            IntegrityError: `source` does not have this digest and size, or the store received other bytes.
             FarmError: `source` cannot be read.
         """
         if anew or self.stat(digest) != size:
@@ -103,15 +112,15 @@ class Store(ABC):
         self._write(chunks, digest, size)
 
     def put_stream(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
-        """Store what `chunks` brings, whatever is there already under that name.
+        """Store `chunks`, replacing a blob of this name.
 
         Raises:
-            IntegrityError: they are not what `digest` and `size` say; nothing is kept of them.
+            IntegrityError: the bytes do not have this digest and size; nothing of them is stored.
         """
         self._write(verified(chunks, digest, size, what=f"blob {digest}"), digest, size)
 
     def fetch(self, digest: Digest, size: int, destination: Path) -> None:
-        """Bring the blob to `destination`: whole, checked and durable, or not at all.
+        """Write the blob to `destination`: complete, verified and durable, or not at all.
 
         Raises:
             NotFound: no such blob.
@@ -124,7 +133,7 @@ class Store(ABC):
             )
 
     def verify(self, digest: Digest, size: int) -> None:
-        """Read all of the blob again.
+        """Read the complete blob and compare it with its digest.
 
         Raises:
             NotFound: no such blob.
@@ -136,20 +145,29 @@ class Store(ABC):
 
 
 def blob_name(digest: Digest) -> str:
-    """`blobs/sha256/ab/<hex>`: the blob's name in every store. Raises InvalidRequest for anything but a digest."""
-    if not (match := _DIGEST.fullmatch(digest)):
+    """Return `blobs/sha256/ab/<hex>`, the blob's name in every store.
+
+    Raises:
+        InvalidRequest: `digest` is not one, so it cannot lead to another file.
+    """
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
         raise InvalidRequest(f"{digest!r} is not a digest: expected 'sha256:' and 64 lower-case hex digits")
     return f"blobs/sha256/{match[1][:2]}/{match[1]}"
 
 
 def blob_digest(name: str) -> Digest | None:
-    """The digest that `name` stands for; None if it is not the name of a blob."""
+    """Return the digest of the blob with this name; None if it is not the name of a blob."""
     match = _BLOB_NAME.fullmatch(name)
     return f"sha256:{match[2]}" if match else None
 
 
 def end_of_range(start: int, length: int | None) -> int | None:
-    """Where a read ends, exclusive; None for wherever the blob ends. Raises ValueError for negative numbers."""
+    """Return the exclusive end of a read; None for the end of the blob.
+
+    Raises:
+        ValueError: a number is negative.
+    """
     if start < 0 or (length is not None and length < 0):
         raise ValueError(f"cannot read {length} bytes from byte {start}: expected no negative numbers")
     return None if length is None else start + length
@@ -162,7 +180,11 @@ def _watched(chunks: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
 
 
 def file_chunks(source: Path) -> Iterator[bytes]:
-    """Chunks of `source`. Its own troubles must not pass for the store's."""
+    """Yield the content of `source`.
+
+    Raises:
+        FarmError: it cannot be read. An OSError would look like a failure of the store's folder.
+    """
     try:
         yield from read_chunks(source)
     except OSError as error:
