@@ -1,4 +1,4 @@
-"""Whether an engine runs on this machine."""
+"""Decide whether an engine runs on a machine."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from enginefarm.contract.platform import Platform, differences
 from enginefarm.wire.bodies import Engine
 
 
-def misfits(engine: Engine, here: Platform) -> dict[str, tuple[object, object]]:
-    """Field by field what keeps `engine` from running `here`: (needed, found). Empty if it fits."""
-    return differences(engine.platform, here, frozenset(engine.bound_to), engine.driver_binding)
+def misfits(engine: Engine, node: Platform) -> dict[str, tuple[object, object]]:
+    """Return what keeps `engine` from running on `node`: (needed, actual) by platform field; empty if it fits."""
+    return differences(engine.platform, node, frozenset(engine.bound_to), engine.driver_binding)
 
 
-def require_fit(engine: Engine, here: Platform) -> None:
-    """Raise PlatformMismatch, naming every field, unless `engine` runs `here`."""
-    if found := misfits(engine, here):
-        fields = "; ".join(
-            f"{name} must be {shown(needed)}, here it is {shown(ours)}" for name, (needed, ours) in found.items()
-        )
-        raise PlatformMismatch(f"engine {engine.key[:12]} is for {engine.platform.label()}: {fields}")
+def require_fit(engine: Engine, node: Platform) -> None:
+    """Return if `engine` runs on `node`.
+
+    Raises:
+        PlatformMismatch: it does not; the error names every field that is unlike.
+    """
+    unlike = misfits(engine, node)
+    if unlike:
+        fields = [
+            f"{name} must be {field_text(needed)}, here it is {field_text(actual)}"
+            for name, (needed, actual) in unlike.items()
+        ]
+        raise PlatformMismatch(f"engine {engine.key[:12]} is for {engine.platform.label()}: {'; '.join(fields)}")
 
 
-def shown(value: object) -> str:
-    """A field of a platform, for a person."""
+def field_text(value: object) -> str:
+    """Return the value of a platform field for a person."""
     return "none" if value is None else str(value)

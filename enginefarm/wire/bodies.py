@@ -1,4 +1,4 @@
-"""The bodies that travel over REST: what the control plane answers and the client reads."""
+"""REST bodies: what the control plane answers and the client reads. Requests of one route have modules of their own."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ Time = AwareDatetime
 
 
 class Body(BaseModel):
-    # A client must survive a newer farm: fields it does not know are dropped, not refused.
+    # An older client must survive a newer farm: fields that it does not know are dropped, not refused.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Disposition(StrEnum):
+    """What a submit did: found the engine, joined a build of it, or created one."""
+
     CACHED = "cached"
     JOINED = "joined"
     CREATED = "created"
 
 
 class BuildState(StrEnum):
+    """The state of one caller's request."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -39,11 +43,12 @@ class BuildState(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """Whether the build will never change again."""
         return self in {BuildState.SUCCEEDED, BuildState.FAILED, BuildState.CANCELLED}
 
 
 class Fault(StrEnum):
-    """Whose fault a failure is; that decides whether another try can help."""
+    """Whose fault a failure is; this decides whether a retry can help."""
 
     CALLER = "caller"
     TOOLCHAIN = "toolchain"
@@ -51,11 +56,11 @@ class Fault(StrEnum):
     FARM = "farm"
 
 
-OUT_OF_MEMORY = "out_of_memory"  # the cause of a kill for memory, whatever the toolchain
+OUT_OF_MEMORY = "out_of_memory"  # the cause when the kernel killed a program for memory, in every toolchain
 
 
 class Failure(Body):
-    """Why an attempt or a build failed, in words that a person can act on."""
+    """Why an attempt or a build failed, and what a person can do about it."""
 
     cause: str = Field(examples=["out_of_memory"])
     fault: Fault
@@ -65,14 +70,17 @@ class Failure(Body):
 
 
 class PhysicalFile(FileEntry):
-    """A file of an engine, with the link under which the farm serves it."""
+    """A file of an engine, with the URL under which the farm serves it."""
 
-    model_config = ConfigDict(extra="ignore")  # as `Body`: it is no part of a manifest's digest
+    # As in `Body`; a manifest's own entries refuse unknown fields, because all of their fields enter its digest.
+    model_config = ConfigDict(extra="ignore")
 
     url: str
 
 
 class EngineSummary(Body):
+    """An engine in a list."""
+
     key: Key
     model: str
     toolchain: str
@@ -86,17 +94,17 @@ class EngineSummary(Body):
 
 
 class Difference(Body):
-    """One field in which an engine is not what was asked for."""
+    """One field in which an engine differs from the request."""
 
     pointer: str = Field(description="JSON pointer into the spec", examples=["/limits/max_batch_size"])
     wanted: JsonValue
-    has: JsonValue = Field(description="what the engine has; null where it has no such field")
+    has: JsonValue = Field(description="the engine's value; null if it has no such field")
 
 
 class Engine(EngineSummary):
-    """An engine with everything a serving node needs to fetch it and to decide whether it fits."""
+    """An engine with everything that a serving node needs to decide whether it fits, and to fetch it."""
 
-    spec: dict[str, JsonValue] = Field(description="the normalised spec")
+    spec: dict[str, JsonValue] = Field(description="the normalized spec")
     document: dict[str, JsonValue] = Field(description="the document whose SHA-256 is the key")
     checkpoint_document: dict[str, JsonValue] = Field(
         default_factory=dict, description="the document whose SHA-256 is `document.convert`"
@@ -105,10 +113,11 @@ class Engine(EngineSummary):
     driver_binding: Literal["branch", "exact"]
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     effective: dict[str, JsonValue] = Field(
-        default_factory=dict, description="how the engine itself says that it was built"
+        default_factory=dict, description="the build settings that the engine's own config.json states"
     )
     differences: list[Difference] = Field(
-        default_factory=list, description="where that is not the normalised spec; empty if all was foreseen"
+        default_factory=list,
+        description="where `effective` differs from the normalized spec",
     )
     contents: list[PhysicalFile]
 
@@ -116,30 +125,34 @@ class Engine(EngineSummary):
 class VerificationKey(Body):
     """An Ed25519 public key that checks this farm's attestations."""
 
-    id: str = Field(description="how an envelope names it")
+    id: str = Field(description="the id by which an envelope names it")
     public_key: str = Field(description="PEM")
 
 
 class SigningKeyList(Body):
+    """The answer to GET /v1/signing-keys."""
+
     items: list[VerificationKey]
 
 
 class Attempt(Body):
+    """One try of one stage by one worker."""
+
     stage: Stage
     number: int
     worker: str
     platform: Platform | None = Field(default=None, description="the worker's machine")
-    host: Host | None = Field(default=None, description="its image and the versions found there")
+    host: Host | None = Field(default=None, description="its container image and the versions of its packages")
     outcome: str
     started_at: Time
     ended_at: Time | None = None
     failure: Failure | None = None
     steps: dict[str, float] = Field(default_factory=dict, description="seconds by step")
     warm: bool = Field(
-        default=False, description="it started from what an earlier run had found out, as kernel timings"
+        default=False, description="it started with warm files of an earlier run, such as kernel timings"
     )
     saved_seconds: float | None = Field(
-        default=None, description="how much faster than the median without a warm start; null: not known"
+        default=None, description="how much faster it was than the median without warm files; null if unknown"
     )
 
 
@@ -152,22 +165,24 @@ class Submitted(Body):
     state: BuildState
     engine: EngineSummary | None = None
     waiting_for: str | None = Field(default=None, description="why it does not start at once; null if it does")
-    notes: list[Problem] = Field(default_factory=list, description="what was changed or is worth knowing; not errors")
+    notes: list[Problem] = Field(default_factory=list, description="changes to the spec and advice; not errors")
 
     @property
     def status(self) -> int:
-        """The HTTP status of this answer."""
+        """The HTTP status of this answer: 200 for an engine that exists, 202 for one that will be built."""
         return 200 if self.disposition is Disposition.CACHED else 202
 
 
 class Build(Body):
+    """One caller's request, with its progress."""
+
     id: str
     key: Key
     disposition: Disposition
     state: BuildState
     stage: Stage | None = Field(default=None, description="the stage that runs or is next; null when ended")
     progress: Progress = 0.0
-    message: str | None = Field(default=None, description="what the stage is doing, in the toolchain's words")
+    message: str | None = Field(default=None, description="what the stage is doing, as the toolchain's log states it")
     eta_seconds: float | None = None
     queue_position: int | None = None
     waiting_for: str | None = Field(default=None, description="why a queued build waits")
@@ -178,9 +193,9 @@ class Build(Body):
     requested_by: str | None = None
     created_at: Time
     ended_at: Time | None = None
-    spec: dict[str, JsonValue] = Field(default_factory=dict, description="normalised")
+    spec: dict[str, JsonValue] = Field(default_factory=dict, description="the normalized spec")
     asked: dict[str, JsonValue] | None = Field(
-        default=None, description="the spec as the caller wrote it, with both lengths; null where that was not kept"
+        default=None, description="the spec as the caller wrote it, with both lengths; null if it was not stored"
     )
     attempts: list[Attempt] = Field(default_factory=list)
     error: Failure | None = None
@@ -188,19 +203,25 @@ class Build(Body):
 
 
 class Page(Body):
+    """One page of a list."""
+
     next_cursor: str | None = Field(default=None, description="pass as ?cursor= for the next page; null at the end")
 
 
 class BuildPage(Page):
+    """The answer to GET /v1/builds."""
+
     items: list[Build]
 
 
 class EnginePage(Page):
+    """The answer to GET /v1/engines."""
+
     items: list[EngineSummary]
 
 
 class Capability(Body):
-    """One toolchain version that a worker really has, and the stages it can run."""
+    """One toolchain version that is installed on a worker, and the stages that the worker can run."""
 
     toolchain: str
     version: str
@@ -208,6 +229,8 @@ class Capability(Body):
 
 
 class Worker(Body):
+    """A worker of the fleet."""
+
     id: str
     name: str
     state: Literal["live", "draining", "quarantined", "gone"]
@@ -222,10 +245,14 @@ class Worker(Body):
 
 
 class WorkerList(Body):
+    """The answer to GET /v1/workers."""
+
     items: list[Worker]
 
 
 class ToolchainVersion(Body):
+    """One version of a toolchain, with the schema of its options."""
+
     version: str
     available: bool = Field(description="a live worker has it")
     notes: str | None = None
@@ -233,29 +260,38 @@ class ToolchainVersion(Body):
 
 
 class Toolchain(Body):
+    """A compiler that the farm can run."""
+
     name: str
     title: str
     versions: list[ToolchainVersion]
 
 
 class ToolchainList(Body):
+    """The answer to GET /v1/toolchains."""
+
     items: list[Toolchain]
 
 
 class Dependency(Body):
-    """One thing the control plane depends on."""
+    """One service that the control plane depends on: its database, broker or store."""
 
     ok: bool
     detail: str | None = None
 
 
 class Readiness(Body):
+    """The answer to GET /readyz."""
+
     ok: bool
     parts: dict[str, Dependency]
 
 
 class ProblemDocument(Body):
-    """application/problem+json (RFC 9457), with `code` and, for a bad spec, all `errors` at once."""
+    """The body of every error: application/problem+json (RFC 9457), with a stable `code`.
+
+    For a refused spec, `errors` has all of its problems at once.
+    """
 
     type: str = "about:blank"
     title: str
@@ -267,6 +303,7 @@ class ProblemDocument(Body):
 
     @classmethod
     def of(cls, error: EnginefarmError) -> ProblemDocument:
+        """Return the document for `error`."""
         return cls(
             title=error.title,
             status=error.status,

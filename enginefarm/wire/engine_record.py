@@ -1,4 +1,4 @@
-"""An engine as it moves from farm to farm: its manifest, what its farm signed, and what hashes to what was signed."""
+"""REST bodies for moving engines between farms: an engine's record, and what an import sends and answers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from enginefarm.wire.bodies import Body, EngineSummary
 
 
 class EngineRecord(BaseModel):
-    """Everything of an engine but its bytes."""
+    """An engine without its bytes: enough for another farm to verify and publish it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: Key
     manifest: Manifest
-    checkpoint_document: dict[str, JsonValue] = Field(description="the document of the checkpoint it was built from")
-    attestation: dict[str, JsonValue] = Field(description="the signed DSSE envelope, as the farm that built it gave it")
+    checkpoint_document: dict[str, JsonValue] = Field(description="the document of its checkpoint")
+    attestation: dict[str, JsonValue] = Field(description="the signed DSSE envelope of the farm that built it")
 
     @property
     def sizes(self) -> dict[Digest, int]:
-        """Bytes of each blob."""
+        """Bytes of each blob, by digest. Files with equal content are one blob."""
         return {entry.digest: entry.size for entry in self.manifest.files}
 
 
 class ImportRequest(BaseModel):
-    """An engine to take into the catalogue. Its bytes are in the store already."""
+    """POST /v1/engines:import: an engine to publish. Its blobs must be in the store already."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,17 +40,17 @@ class ImportRequest(BaseModel):
 
 
 class ImportResult(Body):
-    """What became of it."""
+    """What an import did."""
 
     outcome: Literal["imported", "there", "kept"] = Field(
-        description="there: it was there before, nothing changed. kept: the farm has another engine under this key, "
-        "built by itself, and goes on serving that"
+        description="there: the farm had it, nothing changed. kept: the farm serves another engine under this key, "
+        "which it built itself, and keeps it"
     )
     engine: EngineSummary
 
 
 class BlobSizes(BaseModel):
-    """Blobs that somebody would send."""
+    """POST /v1/blobs:missing: blobs that an import would send."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,4 +58,6 @@ class BlobSizes(BaseModel):
 
 
 class MissingBlobs(Body):
-    items: list[Digest] = Field(description="those to be sent: the store lacks them, or holds them damaged")
+    """The answer to POST /v1/blobs:missing."""
+
+    items: list[Digest] = Field(description="blobs to send: the store lacks them, or its copies are damaged")

@@ -1,4 +1,4 @@
-"""Many specs in one: every list in a spec is an axis, and every combination a cell."""
+"""Build matrices: in a spec with lists, every list is an axis, and every combination of values a cell."""
 
 from __future__ import annotations
 
@@ -16,65 +16,69 @@ MAX_CELLS = 256
 
 
 class Cell(Body):
-    """One combination: either accepted or refused, whatever became of the others."""
+    """One combination. It is accepted or refused on its own."""
 
     axes: dict[str, JsonValue] = Field(
         description="the value of each list, by its JSON pointer", examples=[{"/limits/max_batch_size": 8}]
     )
-    status: int = Field(description="what POST /v1/builds would have answered for this cell alone")
+    status: int = Field(description="the HTTP status that POST /v1/builds would have answered for this cell alone")
     submitted: Submitted | None = None
     problem: ProblemDocument | None = None
 
 
 class Matrix(Body):
+    """The answer to POST /v1/builds:matrix."""
+
     cells: list[Cell]
 
 
 def cells(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, JsonValue], dict[str, Any]]]:
-    """(axes, spec) of every cell, the last axis moving fastest. A list inside a list is a value, no axis.
+    """Yield (axes, spec) of every cell, the last axis moving fastest. A list inside a list is a value, no axis.
 
     Raises:
         InvalidSpec: a list is empty, or there are more than MAX_CELLS cells.
     """
     axes = dict(_axes(spec, ""))
-    if empty := [pointer for pointer, values in axes.items() if not values]:
-        raise InvalidSpec(
-            [
+    problems = []
+    for pointer, values in axes.items():
+        if not values:
+            problems.append(
                 Problem(pointer=pointer, code="empty_axis", detail="an empty list makes no cell", expected="a value")
-                for pointer in empty
-            ]
-        )
+            )
+    if problems:
+        raise InvalidSpec(problems)
+    # Counted before any cell is made: eight lists of a thousand values would fill the memory.
     count = math.prod(len(values) for values in axes.values())
     if count > MAX_CELLS:
-        raise InvalidSpec([_too_many(count)])
-    for values in product(*axes.values()):
-        cell = dict(zip(axes, values, strict=True))
+        too_many = Problem(
+            pointer="", code="too_many_cells", detail=f"the lists make {count} cells", value=count,
+            expected=f"≤ {MAX_CELLS}", remedy="send several smaller matrices",
+        )  # fmt: skip
+        raise InvalidSpec([too_many])
+    for combination in product(*axes.values()):
+        cell = dict(zip(axes, combination, strict=True))
         yield cell, _filled(spec, "", cell)
 
 
-def _too_many(count: int) -> Problem:
-    return Problem(
-        pointer="", code="too_many_cells", detail=f"the lists make {count} cells", value=count,
-        expected=f"≤ {MAX_CELLS}", remedy="send several smaller matrices",
-    )  # fmt: skip
-
-
-def _axes(part: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, list[JsonValue]]]:
-    for name, value in part.items():
-        below = f"{pointer}/{_escaped(name)}"
+def _axes(section: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, list[JsonValue]]]:
+    """Yield (JSON pointer, values) of every list in `section`, which is at `pointer` in the spec."""
+    for name, value in section.items():
+        field = f"{pointer}/{_escaped(name)}"
         if isinstance(value, list):
-            yield below, value
+            yield field, value
         elif isinstance(value, dict):
-            yield from _axes(value, below)
+            yield from _axes(value, field)
 
 
-def _filled(part: Mapping[str, Any], pointer: str, cell: Mapping[str, JsonValue]) -> dict[str, Any]:
+def _filled(section: Mapping[str, Any], pointer: str, cell: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Return a copy of `section` with the cell's value in place of each list."""
     filled: dict[str, Any] = {}
-    for name, value in part.items():
-        below = f"{pointer}/{_escaped(name)}"
-        filled[name] = cell.get(below, value)
+    for name, value in section.items():
+        field = f"{pointer}/{_escaped(name)}"
         if isinstance(value, dict):
-            filled[name] = _filled(value, below, cell)
+            filled[name] = _filled(value, field, cell)
+        else:
+            filled[name] = cell.get(field, value)
     return filled
 
 

@@ -1,4 +1,4 @@
-"""What an administrator takes out, and what the farm finds damaged."""
+"""REST bodies of recalls and repairs: withdraw engines by their origin, and inspect an engine's bytes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from enginefarm.wire.bodies import Body
 
 
 class Recall(BaseModel):
-    """Everything that was built where and when all that is given here says; at least one thing must be."""
+    """POST /v1/engines:recall: withdraw everything that meets all of these conditions; at least one must be given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     worker: str | None = Field(default=None, description="name or id of the worker that built it")
     toolchain: str | None = Field(default=None, description="name of the toolchain that built it")
-    version: str | None = Field(default=None, description="of the toolchain")
-    since: AwareDatetime | None = Field(default=None, description="published then or later")
-    until: AwareDatetime | None = Field(default=None, description="published before then")
+    version: str | None = Field(default=None, description="version of the toolchain")
+    since: AwareDatetime | None = Field(default=None, description="published at this time or later")
+    until: AwareDatetime | None = Field(default=None, description="published before this time")
     reason: str = Field(default="recalled", min_length=1, max_length=500, description="what readers are told")
-    rebuild: bool = Field(default=False, description="build all of it anew now, not only when somebody asks")
+    rebuild: bool = Field(default=False, description="rebuild now, instead of at the next request")
 
     @model_validator(mode="after")
     def _narrow(self) -> Self:
-        if all(given is None for given in (self.worker, self.toolchain, self.since, self.until)):
+        conditions = (self.worker, self.toolchain, self.since, self.until)
+        if all(condition is None for condition in conditions):
             raise ValueError("give a worker, a toolchain, or a time: a recall of everything is most often a mistake")
         if self.version is not None and self.toolchain is None:
             raise ValueError("give the toolchain whose version this is")
@@ -33,20 +34,20 @@ class Recall(BaseModel):
 
 
 class WithdrawalResult(Body):
-    """What is no longer served. It stays in the catalogue; publishing it anew brings it back."""
+    """What a recall or a repair withdrew. The rows stay in the catalogue; publishing the same key again restores it."""
 
     engines: list[Key] = Field(default_factory=list)
     checkpoints: list[Key] = Field(default_factory=list)
-    workers: list[str] = Field(default_factory=list, description="ids of the workers that were quarantined with it")
-    builds: list[str] = Field(default_factory=list, description="ids of the builds that make it anew")
+    workers: list[str] = Field(default_factory=list, description="ids of the workers that were quarantined")
+    builds: list[str] = Field(default_factory=list, description="ids of the builds that rebuild it")
     not_rebuilt: list[Key] = Field(
         default_factory=list,
-        description="imported, and never asked for here: import them again, or submit their specs",
+        description="imported and never submitted here: import them again, or submit their specs",
     )
 
 
 class Damage(BaseModel):
-    """A client found the bytes of these files wrong."""
+    """POST /v1/engines/{key}:damaged: a client received wrong bytes for these files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,8 +55,8 @@ class Damage(BaseModel):
 
 
 class Inspection(Body):
-    """What the farm found when it read an engine's files in the store again."""
+    """The result of reading an engine's files in the store again."""
 
     key: Key
-    damaged: list[str] = Field(description="paths whose bytes are missing or wrong; empty if all is well")
+    damaged: list[str] = Field(description="paths whose bytes are missing or wrong; empty if all are right")
     taken_out: WithdrawalResult

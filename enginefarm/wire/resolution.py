@@ -1,4 +1,4 @@
-"""Which engine a node should load: what it asks, and what the farm answers to POST /v1/engines:resolve."""
+"""POST /v1/engines:resolve: what a serving node requires of an engine, and the best engine for it."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from enginefarm.wire.bodies import Body, Difference, Engine
 
 
 class EngineRequirements(BaseModel):
-    """What an engine must be able to do, and where. A spec is one, too; what is left out does not matter."""
+    """What an engine must be able to do, and where. Every spec is a valid value; omitted fields match all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
         max_length=1024,
-        description="as in a spec; without a revision, what the newest engine of this model was made from",
+        description="as in a spec; without a revision, that of the newest engine of this model",
     )
     toolchain: ToolchainRef | None = None
-    precision: Precision | None = Field(default=None, description="dtype auto: any")
+    precision: Precision | None = Field(default=None, description="dtype `auto` matches any")
     parallelism: Parallelism | None = None
     limits: Limits = Field(default_factory=Limits, description="at least these; defaults as in a spec")
     options: dict[OptionName, JsonValue] = Field(
         default_factory=dict,
-        description="those that must be so; any that names adapters or draft heads is null unless it is here",
+        description="options that must have these values; options for adapters and draft heads must be null if omitted",
         max_length=256,
     )
     platform: PlatformSelector = Field(
-        default_factory=PlatformSelector, description="the node; fields that are left out are not checked"
+        default_factory=PlatformSelector, description="the node's platform; omitted fields are not checked"
     )
 
     @field_validator("model")
     @classmethod
-    def _known_form(cls, value: str) -> str:
+    def _canonical_reference(cls, value: str) -> str:
         return str(model_reference.parse(value))
 
     @classmethod
     def parse(cls, data: object) -> EngineRequirements:
-        """Raises InvalidSpec with every problem, each with a JSON pointer."""
+        """Return the requirements that `data`, a parsed JSON object, states.
+
+        Raises:
+            InvalidSpec: with every problem at once, each with a JSON pointer.
+        """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -48,11 +52,11 @@ class EngineRequirements(BaseModel):
 
 
 class Resolution(Body):
-    """The best engine that runs there: one of exactly these limits, else the smallest that covers them."""
+    """The best engine that runs on the platform: one with exactly these limits, else the smallest that covers them."""
 
     engine: Engine
-    exact: bool = Field(description="its limits are the ones asked for, none larger")
-    differences: list[Difference] = Field(default_factory=list, description="the limits that are larger")
+    exact: bool = Field(description="its limits equal the requested ones")
+    differences: list[Difference] = Field(default_factory=list, description="limits that are larger than requested")
     unchecked: list[str] = Field(
-        default_factory=list, description="platform fields that the engine is bound to and the request left out"
+        default_factory=list, description="platform fields that the engine is bound to and the request omits"
     )

@@ -1,4 +1,4 @@
-"""What a farm keeps, what it removes, and what a clean-up says of both."""
+"""REST bodies of garbage collection: retention policies, what a run did, and the list of removals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _Days = Annotated[float, Field(ge=0)]
 
 
 class Policy(BaseModel):
-    """Which engines are meant, and what keeps one of them: any of the things given. Pinned engines stay anyhow."""
+    """Which engines the policy covers (`model`, `platform`), and what keeps one of them: any of the `keep_` fields.
+
+    Pinned engines are always kept.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,30 +23,32 @@ class Policy(BaseModel):
         default=None, description="without the revision; * and ? stand for any text", examples=["hf:org/*"]
     )
     platform: str | None = Field(default=None, description="a GPU's name, or a platform's label")
-    keep_last: int | None = Field(default=None, ge=0, description="the newest so many of a model and platform")
-    keep_days: _Days | None = Field(default=None, description="what was published in the last days")
-    keep_pulled_days: _Days | None = Field(default=None, description="what was pulled in the last days")
+    keep_last: int | None = Field(default=None, ge=0, description="keep the N newest of each model and platform")
+    keep_days: _Days | None = Field(default=None, description="keep engines published in this many last days")
+    keep_pulled_days: _Days | None = Field(default=None, description="keep engines pulled in this many last days")
 
     @model_validator(mode="after")
     def _keeps_something(self) -> Self:
-        if all(given is None for given in (self.keep_last, self.keep_days, self.keep_pulled_days)):
+        # An empty policy more likely is a mistake than the wish to delete everything, which 0 states.
+        rules = (self.keep_last, self.keep_days, self.keep_pulled_days)
+        if all(rule is None for rule in rules):
             raise ValueError("say what is kept: keep_last, keep_days or keep_pulled_days; 0 keeps nothing")
         return self
 
 
 class CleanUpRequest(BaseModel):
-    """A request to clean up."""
+    """POST /v1/gc: run garbage collection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policies: tuple[Policy, ...] | None = Field(
-        default=None, description="the first that means an engine decides on it; null: the farm's own"
+        default=None, description="the first policy that covers an engine decides; null for the farm's own policies"
     )
-    dry_run: bool = Field(default=False, description="only say what would happen")
+    dry_run: bool = Field(default=False, description="report what would happen, change nothing")
 
 
 class RemovalCandidate(Body):
-    """An engine or a checkpoint that is to be removed, or was."""
+    """An engine or a checkpoint that no policy keeps: to be removed, or just removed."""
 
     kind: Literal["engine", "checkpoint"]
     key: str
@@ -51,12 +56,12 @@ class RemovalCandidate(Body):
     platform: str | None = None
     size: int = Field(description="bytes of all its files; some may be in what stays, too")
     reason: str
-    since: Time | None = Field(default=None, description="when it was marked; null: not before this clean-up")
-    removed: bool = Field(default=False, description="its grace is over, and this clean-up removes it")
+    since: Time | None = Field(default=None, description="when it was marked; null if not before this run")
+    removed: bool = Field(default=False, description="its grace period is over, and this run removes it")
 
 
 class Removal(Body):
-    """An engine or a checkpoint that clean-ups removed."""
+    """An engine or a checkpoint that garbage collection removed."""
 
     kind: Literal["engine", "checkpoint"]
     key: str
@@ -64,26 +69,30 @@ class Removal(Body):
     manifest: str
     size: int = Field(description="bytes of all its files; some may be in what stayed, too")
     reason: str
-    by: str | None = Field(default=None, description="name of the API key; null: nobody's")
+    by: str | None = Field(default=None, description="name of the API key; null if the farm ran on its own")
     at: Time
 
 
 class RemovalPage(Page):
+    """The answer to GET /v1/removals."""
+
     items: list[Removal]
 
 
 class FileTotals(Body):
+    """How many files, and their bytes together."""
+
     files: int = 0
     size: int = 0
 
 
 class CleanUpResult(Body):
-    """What a clean-up did; or would do, of a dry run."""
+    """What garbage collection did, or would do in a dry run."""
 
     dry_run: bool
     going: list[RemovalCandidate] = Field(default_factory=list)
-    frees: int = Field(default=0, description="bytes that nothing else needs once all of `going` is removed")
+    frees: int = Field(default=0, description="bytes that nothing refers to once all of `going` is removed")
     deleted: FileTotals = Field(default_factory=FileTotals, description="files whose bytes are deleted")
-    waiting: FileTotals = Field(default_factory=FileTotals, description="files that nothing refers to, in their grace")
+    waiting: FileTotals = Field(default_factory=FileTotals, description="unreferenced files in their grace period")
     uploads: int = Field(default=0, description="abandoned uploads that were removed")
-    grace_seconds: float = Field(description="between a mark and what it announces")
+    grace_seconds: float = Field(description="seconds between a mark and the removal")

@@ -16,7 +16,7 @@ from enginefarm.cli.transfer import transfer_shown
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.contract.errors import CallerError, PlatformMismatch
 from enginefarm.node.detection import detect
-from enginefarm.node.fit import misfits, shown
+from enginefarm.node.fit import field_text, misfits
 from enginefarm.transfer import pull as fetch
 from enginefarm.transfer.triton_layout import pull_layout
 from enginefarm.trust.signature_policy import require_signed
@@ -132,7 +132,7 @@ def check(settings: Settings, name: str, as_json: bool) -> None:
         unlike = {field: {"needed": needed, "found": ours} for field, (needed, ours) in found.items()}
         print_json({"key": engine.key, "fits": not found, "differences": unlike})
     elif found:
-        rows = ((field, shown(needed), shown(ours)) for field, (needed, ours) in found.items())
+        rows = ((field, field_text(needed), field_text(ours)) for field, (needed, ours) in found.items())
         show(table(("FIELD", "ENGINE NEEDS", "THIS MACHINE HAS"), rows))
     else:
         click.echo(f"engine {words.short(engine.key)} runs on this machine ({here.label()})")
