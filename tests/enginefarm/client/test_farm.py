@@ -33,7 +33,7 @@ SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
 
 @pytest.mark.parametrize("spec", [SPEC, BuildSpec.parse(SPEC)], ids=["mapping", "spec"])
 def test_a_submit_sends_the_spec_with_the_key(farm: Farm, double: FarmDouble, spec: object) -> None:
-    submitted = farm.submit(spec)  # type: ignore[arg-type]  # the parameters are of both kinds
+    submitted = farm.submit(spec)  # type: ignore[arg-type]  # one of the parameters is a mapping, one a BuildSpec
 
     assert (submitted.id, submitted.disposition) == ("b1", Disposition.CREATED)
     assert double.requests[0].headers["authorization"] == "Bearer secret-key"
@@ -104,7 +104,7 @@ def test_a_silent_farm_times_out(double: FarmDouble) -> None:
     with Farm(double.url, timeout=0.2) as hasty:
         first = hasty._connection.request("GET", "/v1/builds/b1")
         with pytest.raises(FarmError, match="did not answer in time"):
-            # Asks the farm to hold its answer, and does not allow for it.
+            # Asks the farm to delay its response, without adding that to the timeout.
             hasty._connection.request(
                 "GET", "/v1/builds/b1", params={"wait": 5}, headers={"If-None-Match": first.headers["etag"]}
             )
@@ -149,9 +149,9 @@ def test_a_farm_that_moved_is_not_followed(farm: Farm, double: FarmDouble, store
 
 
 def test_a_build_id_stays_one_segment_of_the_path(farm: Farm, double: FarmDouble) -> None:
-    for strange in ("../engines", "a?wait=1", "a b#c"):
+    for odd_id in ("../engines", "a?wait=1", "a b#c"):
         with pytest.raises(NotFound):
-            farm.build(strange)
+            farm.build(odd_id)
     with pytest.raises(NotFound):
         farm.build("..")
 
@@ -174,7 +174,7 @@ def test_the_other_calls_return_the_bodies_of_the_farm(farm: Farm, double: FarmD
     double.add_build("b1")
 
     assert farm.engine(engine.key) == engine
-    assert [found.key for found in farm.engines()] == [engine.key]
+    assert [summary.key for summary in farm.engines()] == [engine.key]
     assert farm.toolchains()[0].versions[0].available
     assert farm.workers() == []
     assert farm.cancel("b1").state == "cancelled"
@@ -184,19 +184,19 @@ def test_the_other_calls_return_the_bodies_of_the_farm(farm: Farm, double: FarmD
 class TestWait:
     def test_every_change_is_reported_once(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1")
-        seen: list[tuple[str, float]] = []
+        updates: list[tuple[str, float]] = []
         steps = [{"state": "running", "progress": 0.5}, {"state": "succeeded", "progress": 1.0}]
 
         def on_update(build: Build) -> None:
-            seen.append((build.state, build.progress))
+            updates.append((build.state, build.progress))
             if steps:
                 threading.Timer(0.05, double.change, ["b1"], steps.pop(0)).start()
 
         ended = farm.wait("b1", timeout=10, on_update=on_update)
 
         assert ended.state == "succeeded"
-        assert seen == [("queued", 0.0), ("running", 0.5), ("succeeded", 1.0)]
-        assert len(double.requests) <= 6, "the farm is asked to hold its answer, not asked again and again"
+        assert updates == [("queued", 0.0), ("running", 0.5), ("succeeded", 1.0)]
+        assert len(double.requests) <= 6, "the farm delays its responses: it is not asked in a tight loop"
 
     def test_a_wait_ends_at_its_timeout(self, farm: Farm, double: FarmDouble) -> None:
         double.add_build("b1", waiting_for="a worker with sm 90")

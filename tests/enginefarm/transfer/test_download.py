@@ -97,9 +97,9 @@ def test_expired_links_are_renewed_and_only_missing_bytes_fetched(
 ) -> None:
     engine = double.publish({"rank0.engine": BIG}, direct=True)
 
-    def expires(answer: Answer, whole: bytes) -> Answer:
+    def expires(answer: Answer, blob: bytes) -> Answer:
         store.valid += 1
-        return cut(400_000)(answer, whole)  # type: ignore[return-value]  # `cut` always answers
+        return cut(400_000)(answer, blob)  # type: ignore[return-value]  # `cut` always answers
 
     store.faults = [expires]
     pull(farm, engine, destination)
@@ -166,12 +166,12 @@ class TestResume:
         self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
-        there = len(files_in(staging_path(destination, engine))["rank0.engine"])
+        resumed_at = len(files_in(staging_path(destination, engine))["rank0.engine"])
 
         pull(farm, engine, destination)
 
         assert files_in(destination) == FILES
-        assert f"bytes={there}-" in [request.headers.get("range") for request in store.requests]
+        assert f"bytes={resumed_at}-" in [request.headers.get("range") for request in store.requests]
         assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
 
     def test_bytes_that_were_damaged_between_two_pulls_are_fetched_again(
@@ -191,14 +191,14 @@ class TestResume:
         engine = self.interrupted(double, store, destination)
         precious = tmp_path / "precious"
         precious.write_bytes(b"mine")
-        there = staging_path(destination, engine)
-        (there / "stranger").mkdir()
-        (there / "stranger" / "file").touch()
-        (there / "config.json").unlink(missing_ok=True)
-        (there / "config.json").symlink_to(precious)
-        (there / "rank0.engine").write_bytes(BIG + b"more")
-        (there / "empty").unlink(missing_ok=True)
-        (there / "empty").mkdir()
+        partial_directory = staging_path(destination, engine)
+        (partial_directory / "stranger").mkdir()
+        (partial_directory / "stranger" / "file").touch()
+        (partial_directory / "config.json").unlink(missing_ok=True)
+        (partial_directory / "config.json").symlink_to(precious)
+        (partial_directory / "rank0.engine").write_bytes(BIG + b"more")
+        (partial_directory / "empty").unlink(missing_ok=True)
+        (partial_directory / "empty").mkdir()
 
         pull(farm, engine, destination)
 
@@ -228,8 +228,8 @@ def test_the_first_failure_ends_the_other_downloads(
     engine = double.publish({"a": BIG, **{f"small{n}": bytes([n]) * 9 for n in range(20)}})
     store.pace = 0.05
 
-    def wrong_if_small(answer: Answer, whole: bytes) -> Answer:
-        return corrupt(answer, whole) if len(whole) < 10 else answer
+    def wrong_if_small(answer: Answer, blob: bytes) -> Answer:
+        return corrupt(answer, blob) if len(blob) < 10 else answer
 
     store.always = wrong_if_small
     with pytest.raises(IntegrityError, match="small"):
@@ -282,7 +282,7 @@ class TestParts:
     def interrupted(self, double: FarmDouble, store: StoreDouble, destination: Path) -> Engine:
         """A pull that gave up after five parts."""
         engine = double.publish({"rank0.engine": BIG})
-        store.faults, store.always = [lambda answer, whole: answer] * 5, status(500)
+        store.faults, store.always = [lambda answer, blob: answer] * 5, status(500)
         with Farm(double.url, patience=0.2) as impatient, pytest.raises(FarmError):
             pull(impatient, engine, destination, transfer=self.SMALL)
         store.always = None
@@ -306,14 +306,14 @@ class TestParts:
         pull(farm, engine, destination, transfer=self.SMALL)
         assert files_in(destination) == {"rank0.engine": BIG}
 
-    @pytest.mark.parametrize("spoil", ["gone", "torn", "other size", "nonsense"])
+    @pytest.mark.parametrize("spoil", ["missing", "torn", "other size", "nonsense"])
     def test_a_damaged_journal_costs_bytes_but_not_the_pull(
         self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, spoil: str
     ) -> None:
         engine = self.interrupted(double, store, destination)
         journal = staging_path(destination, engine).with_name(staging_path(destination, engine).name + ".journal")
         match spoil:
-            case "gone":
+            case "missing":
                 journal.unlink()
             case "torn":
                 journal.write_bytes(journal.read_bytes()[:-3])
@@ -337,18 +337,18 @@ class TestParts:
         wait_until(lambda: journal.exists() and journal.read_bytes().count(b'["rank0.engine", ') > 4)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        whole = len(set(re.findall(rb'"rank0.engine", \d+\]', journal.read_bytes())))
-        assert whole > 2
+        recorded = len(set(re.findall(rb'"rank0.engine", \d+\]', journal.read_bytes())))
+        assert recorded > 2
         store.requests.clear()
         store.pace = 0
         pull(farm, engine, destination, transfer=self.SMALL)
         assert files_in(destination) == {"rank0.engine": BIG}
-        assert len(store.requests) <= 11 - whole
+        assert len(store.requests) <= 11 - recorded
 
 
 def test_a_pull_is_not_faster_than_its_limit(farm: Farm, double: FarmDouble, destination: Path) -> None:
     engine = double.publish({"rank0.engine": BIG})
     started = time.monotonic()
     pull(farm, engine, destination, transfer=Transfer(limit_rate=len(BIG) * 4))
-    assert time.monotonic() - started > 0.2  # never faster; how much slower is the machine's affair
+    assert time.monotonic() - started > 0.2  # never faster; how much slower depends on the machine
     assert files_in(destination) == {"rank0.engine": BIG}

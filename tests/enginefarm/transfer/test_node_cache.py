@@ -1,4 +1,4 @@
-"""One node, many engines and processes: each file is fetched once, and never handed out wrong."""
+"""Many engines and processes on one node: each file is fetched once, and never handed out with wrong bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm import sdk as library
+from enginefarm import sdk
 from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import InvalidRequest
@@ -35,10 +35,10 @@ def test_a_second_engine_fetches_only_what_differs(
     farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
     pull(farm, double.publish(FILES), tmp_path / "one", transfer=transfer)
-    other = FILES | {"more/rank1.engine": b"another"}
+    files = FILES | {"more/rank1.engine": b"another"}
     store.requests.clear()
-    pull(farm, double.publish(other), tmp_path / "two", transfer=transfer)
-    assert files_in(tmp_path / "two") == other
+    pull(farm, double.publish(files), tmp_path / "two", transfer=transfer)
+    assert files_in(tmp_path / "two") == files
     assert len(store.requests) == 1
     shared = [(tmp_path / destination / "rank0.engine").stat().st_ino for destination in ("one", "two")]
     assert shared[0] == shared[1]
@@ -67,7 +67,7 @@ def test_eight_processes_transfer_the_bytes_once(double: FarmDouble, store: Stor
     assert [done.wait(timeout=120) for done in pulls] == [0] * 8
     for number in range(8):
         assert files_in(tmp_path / str(number)) == FILES
-    assert len(store.requests) == len([data for data in FILES.values() if data])
+    assert len(store.requests) == len([content for content in FILES.values() if content])
 
 
 @pytest.mark.parametrize("how", ["written", "shorter", "touched"])
@@ -94,14 +94,14 @@ def test_a_later_pull_never_writes_to_shared_bytes(
 ) -> None:
     """A killed pull left a file that an engine shares, and the cache has lost it since."""
     engine = double.publish(FILES)
-    whole = pull(farm, engine, tmp_path / "one", transfer=transfer)
-    left = tmp_path / f".two.partial-{engine.manifest[7:19]}"
-    left.mkdir()
-    os.link(whole / "rank0.engine", left / "rank0.engine")
+    directory = pull(farm, engine, tmp_path / "one", transfer=transfer)
+    partial_directory = tmp_path / f".two.partial-{engine.manifest[7:19]}"
+    partial_directory.mkdir()
+    os.link(directory / "rank0.engine", partial_directory / "rank0.engine")
     cache.prune(0)
     pull(farm, engine, tmp_path / "two", transfer=Transfer())
     assert files_in(tmp_path / "two") == FILES
-    assert (whole / "rank0.engine").stat().st_nlink == 1
+    assert (directory / "rank0.engine").stat().st_nlink == 1
 
 
 def test_an_interrupted_pull_with_shared_files_leaves_nothing_else_behind(
@@ -109,9 +109,9 @@ def test_an_interrupted_pull_with_shared_files_leaves_nothing_else_behind(
 ) -> None:
     engine = double.publish(FILES)
     pull(farm, engine, tmp_path / "one", transfer=transfer)
-    begun = staging_path(tmp_path / "two", engine)
-    begun.mkdir()
-    os.link(tmp_path / "one" / "rank0.engine", begun / "rank0.engine")  # as it is in the cache
+    partial_directory = staging_path(tmp_path / "two", engine)
+    partial_directory.mkdir()
+    os.link(tmp_path / "one" / "rank0.engine", partial_directory / "rank0.engine")  # as it is in the cache
 
     pull(farm, engine, tmp_path / "two", transfer=transfer)
     assert files_in(tmp_path / "two") == FILES
@@ -122,10 +122,10 @@ def test_a_read_only_partial_file_is_completed_by_any_user(
 ) -> None:
     """A killed pull left a read-only file, and root would write to it all the same."""
     engine = double.publish(FILES)
-    left = tmp_path / f".two.partial-{engine.manifest[7:19]}"
-    left.mkdir()
-    (left / "rank0.engine").write_bytes(BIG[:-1])
-    (left / "rank0.engine").chmod(0o444)
+    partial_directory = tmp_path / f".two.partial-{engine.manifest[7:19]}"
+    partial_directory.mkdir()
+    (partial_directory / "rank0.engine").write_bytes(BIG[:-1])
+    (partial_directory / "rank0.engine").chmod(0o444)
 
     pull(farm, engine, tmp_path / "two", transfer=Transfer())
 
@@ -134,10 +134,10 @@ def test_a_read_only_partial_file_is_completed_by_any_user(
 
 
 def test_the_least_recently_used_file_is_pruned_first(cache: Cache, tmp_path: Path) -> None:
-    def keep(data: bytes) -> FileEntry:
+    def keep(content: bytes) -> FileEntry:
         source = tmp_path / "source"
-        source.write_bytes(data)
-        entry = FileEntry(path="a", digest=of_bytes(data), size=len(data))
+        source.write_bytes(content)
+        entry = FileEntry(path="a", digest=of_bytes(content), size=len(content))
         cache.keep(source, entry)
         source.unlink()
         return entry
@@ -165,19 +165,19 @@ def test_verify_removes_a_file_that_the_disk_damaged(cache: Cache, tmp_path: Pat
     assert cache.entries() == []
 
 
-class TestLibrary:
+class TestSdk:
     def test_an_engine_is_pulled_by_key_into_the_cache(self, double: FarmDouble) -> None:
         engine = double.publish(FILES)
-        assert files_in(library.pull(engine.key, farm=Farm(double.url))) == FILES
-        assert files_in(library.pull(engine.key[:10], farm=Farm(double.url))) == FILES
+        assert files_in(sdk.pull(engine.key, farm=Farm(double.url))) == FILES
+        assert files_in(sdk.pull(engine.key[:10], farm=Farm(double.url))) == FILES
 
     def test_an_engine_is_pulled_to_a_given_directory(self, double: FarmDouble, tmp_path: Path) -> None:
         engine = double.publish(FILES)
-        assert library.pull(engine.key, tmp_path / "here", farm=Farm(double.url)) == tmp_path / "here"
+        assert sdk.pull(engine.key, tmp_path / "here", farm=Farm(double.url)) == tmp_path / "here"
 
     def test_a_pull_without_key_and_spec_is_refused(self, double: FarmDouble) -> None:
         with pytest.raises(InvalidRequest, match="not both"):
-            library.pull(farm=Farm(double.url))
+            sdk.pull(farm=Farm(double.url))
 
 
 def test_the_command_line_lists_prunes_and_verifies(double: FarmDouble, tmp_path: Path) -> None:

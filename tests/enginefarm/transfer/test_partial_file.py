@@ -1,4 +1,4 @@
-"""When the bytes of a file may be called right."""
+"""When a partial file is verified."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PARTS = (b"one!", b"two!", b"3")
 
 @pytest.fixture
 def partial(tmp_path: Path) -> Iterator[PartialFile]:
-    data = b"".join(PARTS)
-    entry = FileEntry(path="a", digest=of_bytes(data), size=len(data))
+    content = b"".join(PARTS)
+    entry = FileEntry(path="a", digest=of_bytes(content), size=len(content))
     with Journal(tmp_path / "journal", part_size=4) as journal:
         file = PartialFile(tmp_path / "a", entry, journal, 4, on_bytes=lambda count: None)
         yield file
@@ -26,9 +26,9 @@ def partial(tmp_path: Path) -> Iterator[PartialFile]:
 
 
 def test_a_part_whose_response_goes_on_is_not_hashed(partial: PartialFile) -> None:
-    """Else it could be found right, found too long by its own connection, and overwritten with nobody looking again."""
-    for number, data in enumerate(PARTS):
-        partial.append(number, data)
+    """Else the file could be verified first, and then overwritten because the response turned out to be too long."""
+    for number, part in enumerate(PARTS):
+        partial.append(number, part)
     partial.finish_part(1)
     partial.finish_part(2)
 

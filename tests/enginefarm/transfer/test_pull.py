@@ -76,7 +76,7 @@ class TestDestination:
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.pace = 0.02
-        others = [pull_in_subprocess(double, engine, destination) for _ in range(2)]
+        processes = [pull_in_subprocess(double, engine, destination) for _ in range(2)]
         reports: list[Progress] = []
         threads = [
             threading.Thread(target=pull, args=(farm, engine, destination), kwargs={"progress": reports.append})
@@ -87,7 +87,7 @@ class TestDestination:
         for thread in threads:
             thread.join()
 
-        assert [other.wait(timeout=120) for other in others] == [0, 0]
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
         assert files_in(destination) == {"rank0.engine": BIG}
         assert len(store.requests) == 1
         assert Activity.WAITING in {progress.activity for progress in reports}

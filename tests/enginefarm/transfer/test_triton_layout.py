@@ -1,4 +1,4 @@
-"""An engine in the tree that a server reads: whole or not at all, and nothing of it on the farm's word alone."""
+"""An engine in the directory tree that a server reads: complete or absent, and verified in every part."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ LAYOUT = Layout(
 SERVING = Serving(world_size=1, ranks={"tp": 1}, launch={}, layouts={"triton": LAYOUT})
 
 
-def publish(double: FarmDouble, serving: Serving | None = SERVING, said: object = None) -> Engine:
-    """An engine with a layout; the farm's word on it may differ from what is in its files."""
+def publish(double: FarmDouble, serving: Serving | None = SERVING, stated_path: object = None) -> Engine:
+    """An engine with a layout; the farm's summary of it may differ from what is in its files."""
     files = {"rank0.engine": b"plan"} | ({FILE: serving.model_dump_json().encode()} if serving else {})
     engine = double.publish(files)
-    summary = SERVING.summary() if said is None else {"layouts": {"triton": {"engine": said}}}
-    found = engine.model_copy(update={"provenance": {"serving": summary}})
-    double.state.engines[engine.key] = found
-    return found
+    summary = SERVING.summary() if stated_path is None else {"layouts": {"triton": {"engine": stated_path}}}
+    engine = engine.model_copy(update={"provenance": {"serving": summary}})
+    double.state.engines[engine.key] = engine
+    return engine
 
 
 def test_a_layout_is_complete_and_names_its_own_path(double: FarmDouble, farm: Farm, destination: Path) -> None:
     engine = publish(double)
-    for _ in range(2):  # the second time it is there, and only checked
+    for _ in range(2):  # the second time it exists, and is only checked
         assert pull_layout(farm, engine, "triton", destination) == destination.resolve()
-    found = files_in(destination)
-    assert set(found) == {"model/config", "pre/1/run.py", "model/1/rank0.engine", f"model/1/{FILE}"}
+    files = files_in(destination)
+    assert set(files) == {"model/config", "pre/1/run.py", "model/1/rank0.engine", f"model/1/{FILE}"}
     assert (
-        found["model/config"].decode()
+        files["model/config"].decode()
         == f"engine={destination.resolve()}/model/1 all={destination.resolve()} {{other}}"
     )
     assert (destination / "ens" / "1").is_dir()
@@ -63,9 +63,9 @@ def test_an_existing_folder_is_left_alone(double: FarmDouble, farm: Farm, destin
 
 
 def test_the_farms_summary_must_agree_with_the_engines_file(double: FarmDouble, farm: Farm, destination: Path) -> None:
-    for serving, said in ((None, None), (SERVING, "other/1"), (SERVING, "../outside"), (SERVING, "/etc")):
+    for serving, stated_path in ((None, None), (SERVING, "other/1"), (SERVING, "../outside"), (SERVING, "/etc")):
         with pytest.raises(IntegrityError):
-            pull_layout(farm, publish(double, serving, said), "triton", destination)
+            pull_layout(farm, publish(double, serving, stated_path), "triton", destination)
         assert not destination.exists()
     assert not (destination.parent / "outside").exists()
 
