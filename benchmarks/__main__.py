@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME…]`: the farm beside baselines measured in the same run, on this machine.
+"""`python -m benchmarks [NAME…]`: the farm compared with baselines that are measured in the same run.
 
 Read the ratios: seconds depend on the machine and on what else it does.
 """

@@ -1,7 +1,7 @@
 """`python -m benchmarks.bare_route PORT POSTGRES`: the fastest route that does the least a cached submit must do.
 
-It validates the same body, hashes it and asks the same catalogue for one row by its primary key: async
-from end to end, on the driver itself, without an ORM, a pool's bookkeeping, an API key or anything written.
+It validates the same body, hashes it and selects one row of the same catalogue by its primary key. It is async
+throughout, on the driver itself, without an ORM, a pool, an API key or a write.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def application(postgres: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        made = [await psycopg.AsyncConnection.connect(postgres, autocommit=True) for _ in range(_CONNECTIONS)]
-        for connection in made:
+        connections = [await psycopg.AsyncConnection.connect(postgres, autocommit=True) for _ in range(_CONNECTIONS)]
+        for connection in connections:
             idle.put_nowait(connection)
         yield
-        for connection in made:
+        for connection in connections:
             await connection.close()
 
     app = FastAPI(lifespan=lifespan)
@@ -41,10 +41,11 @@ def application(postgres: str) -> FastAPI:
         key = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
         connection = await idle.get()
         try:
-            found = await (await connection.execute(_QUERY, [key])).fetchone()
+            row = await (await connection.execute(_QUERY, [key])).fetchone()
         finally:
             idle.put_nowait(connection)
-        return Response(f'{{"key":"{key}","found":{str(found is not None).lower()}}}', media_type="application/json")
+        exists = str(row is not None).lower()
+        return Response(f'{{"key":"{key}","found":{exists}}}', media_type="application/json")
 
     return app
 

@@ -1,4 +1,4 @@
-"""How many submits a second one API process answers from the catalogue, beside the barest route that could."""
+"""Submits per second that one API process answers from the catalogue, compared with a bare route that could."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from tests.farm.running_farm import CHECKOUT
 
 CONNECTIONS = 32
 _SECONDS = 6.0
-_ENGINES = 8  # asked for in turn
-_ROUNDS = 3  # of each, in turn: a busy machine slows both alike; the best of each counts
+_ENGINES = 8  # requested in turn
+_ROUNDS = 3  # of each server, alternating: a busy machine slows both alike, and the best round of each counts
 
 
 def run(ground: Ground) -> Table:
     bodies = _built(ground)
     port, _ = ground.bare_route
-    ours = int(ground.farm.urls[0].rpartition(":")[2])
+    farm_port = int(ground.farm.urls[0].rpartition(":")[2])
     farm, bare = [], []
     for _ in range(_ROUNDS):
-        farm.append(_load(ours, bodies, {"Authorization": f"Bearer {ground.key}"}, '"disposition":"cached"'))
+        farm.append(_load(farm_port, bodies, {"Authorization": f"Bearer {ground.key}"}, '"disposition":"cached"'))
         bare.append(_load(port, bodies, {}, '"found":false'))
-    best, barest = (max(rounds, key=lambda figures: figures["per_second"]) for rounds in (farm, bare))
+    best = max(farm, key=_per_second)
+    barest = max(bare, key=_per_second)
     return Table(
         f"Cached submits, one API process, {CONNECTIONS} keep-alive connections",
         "bare route",
@@ -37,7 +38,7 @@ def run(ground: Ground) -> Table:
 
 
 def _built(ground: Ground) -> list[str]:
-    """Bodies of requests whose engines are there."""
+    """Build engines; return bodies of requests for them."""
     specs = [ground.farm.spec(ground.model, salt=f"cached {number}") for number in range(_ENGINES)]
     for build in [ground.client.submit(spec) for spec in specs]:
         ended = ground.client.wait(build.id, timeout=120)
@@ -47,9 +48,13 @@ def _built(ground: Ground) -> list[str]:
 
 def _load(port: int, bodies: list[str], headers: dict[str, str], expect: str) -> dict[str, float]:
     argv = [sys.executable, "-m", "benchmarks.load", str(port), "/v1/builds", str(_SECONDS), str(CONNECTIONS)]
-    given = json.dumps({"headers": headers, "bodies": bodies, "expect": expect})
-    done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False, cwd=CHECKOUT)
-    if done.returncode != 0:
-        raise RuntimeError(f"the load ended with status {done.returncode}:\n{done.stderr[-2000:]}")
-    figures: dict[str, float] = json.loads(done.stdout)
+    requests = json.dumps({"headers": headers, "bodies": bodies, "expect": expect})
+    process = subprocess.run(argv, input=requests, capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    if process.returncode != 0:
+        raise RuntimeError(f"the load ended with status {process.returncode}:\n{process.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(process.stdout)
     return figures
+
+
+def _per_second(figures: dict[str, float]) -> float:
+    return figures["per_second"]

@@ -12,18 +12,19 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    directory, count, ids = sys.argv[1], int(sys.argv[2]), [int(text) for text in sys.argv[3:]]
+    directory, count = sys.argv[1], int(sys.argv[2])
+    prompt_ids = [int(text) for text in sys.argv[3:]]
     model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype="auto").cuda().eval()
-    given = torch.tensor([ids], device="cuda")
+    prompt = torch.tensor([prompt_ids], device="cuda")
 
     def generate() -> tuple[list[int], float]:
         torch.cuda.synchronize()
         started = time.monotonic()
-        out = model.generate(given, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
+        output = model.generate(prompt, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
         torch.cuda.synchronize()
-        return out[0, given.shape[1] :].tolist(), time.monotonic() - started
+        return output[0, prompt.shape[1] :].tolist(), time.monotonic() - started
 
-    generate()  # the first one loads kernels
+    generate()  # the first run loads kernels
     tokens, seconds = generate()
     print(json.dumps({"tokens": tokens, "seconds": seconds}))
 

@@ -1,4 +1,4 @@
-"""What every benchmark runs on: PostgreSQL, Valkey, one API and one worker, and bare programs to compare with."""
+"""The servers of every benchmark: PostgreSQL, Valkey, one API, one worker, and bare programs to compare with."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.server import free_port, new_data_dir
 
-# As a farm in production has them; the tests' farm is more impatient.
-_PATIENT = {
+# The defaults of production: the farm of the tests has shorter ones.
+_PRODUCTION = {
     name.upper(): str(Settings.model_fields[name].default)
     for name in ("lease_seconds", "sweep_seconds", "worker_seconds", "kill_seconds")
 }
 
 
 class Ground:
-    """A context. The farm is started with it, a bare program when it is first asked for.
+    """A context. The farm starts with it, a bare program when it is first used.
 
-    PostgreSQL is durable (fsync on): what a submit costs in production is what is measured. The farm has an API
-    key, as every farm that a network can reach has. Its toolchain is the tests' own, which takes no time: all that
-    is left is the farm's.
+    PostgreSQL is durable (fsync on), because a submit in production pays for that. The farm has an API key, as every
+    farm has that a network can reach. Its toolchain is the tests' own and takes no time: the time that is measured is
+    the farm's.
     """
 
     def __enter__(self) -> Ground:
@@ -52,12 +52,12 @@ class Ground:
         self.postgres = self._stack.enter_context(Postgres(self._new_folder("postgres"), durable=True))
         self.valkey = self._stack.enter_context(Valkey(self._new_folder("valkey")))
         self.database_url = self.postgres.create_database()
-        where = {
+        addresses = {
             "DATABASE_URL": self.database_url,
             "BROKER_URL": self.valkey.url,
             "STORE_URL": f"file://{self._folder}/store",
         }
-        self.farm = RunningFarm(self._folder, {**_PATIENT, **where})
+        self.farm = RunningFarm(self._folder, {**_PRODUCTION, **addresses})
         self._stack.callback(self.farm.close)
         with self.farm.database.write() as session:
             self.key = create(session, "benchmark", [Scope.SUBMIT])

@@ -34,14 +34,14 @@ def run(_: Ground | None = None) -> Table:
     with _serve() as url:
         rounds = [{client: _measure(client, url) for client in _CLIENTS} for _ in range(_ROUNDS)]
     lines = []
-    for what, unit, aim in (
+    for name, unit, aim in (
         ("import, CPU", "ms", "ratio < 1"),
         ("JSON call on a kept connection, CPU", "µs", "ratio < 1"),
         ("log line of a followed stream, CPU", "µs", "ratio < 1"),
         ("download, CPU", "s/GiB", "ratio < 1"),
     ):
-        urllib3_cost, httpx_cost = (min(round_[client][what] for round_ in rounds) for client in _CLIENTS)
-        lines.append(Line(what, unit, urllib3_cost, httpx_cost, aim))
+        urllib3_cost, httpx_cost = (min(round_[client][name] for round_ in rounds) for client in _CLIENTS)
+        lines.append(Line(name, unit, urllib3_cost, httpx_cost, aim))
     return Table("HTTP client of the wheel: urllib3 (first column) and httpx", "httpx", tuple(lines))
 
 

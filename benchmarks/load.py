@@ -1,8 +1,8 @@
-"""`python -m benchmarks.load PORT PATH SECONDS CONNECTIONS < REQUESTS`: keep a server busy, count what it answers.
+"""`python -m benchmarks.load PORT PATH SECONDS CONNECTIONS < REQUESTS`: keep a server busy and count its answers.
 
 Each connection sends the next request as soon as the last is answered. REQUESTS is JSON: {"headers": {…},
-"bodies": [text, …], "expect": text}; an answer that is not 200, or without the expected text, ends the run. A
-program of its own on a bare asyncio protocol, because a real HTTP client would cost more than the server.
+"bodies": [text, …], "expect": text}; an answer that is not 200, or without the expected text, ends the run. It is a
+program of its own on a bare asyncio protocol: a real HTTP client would use more CPU time than the server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Connection(asyncio.Protocol):
         self._failed = failed
         self._received = b""
         self._sent = 0.0
-        self.answered: list[tuple[float, float]] = []  # when, and after how long
+        self.answered: list[tuple[float, float]] = []  # (when, seconds since its request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods, not by its class
@@ -38,10 +38,10 @@ class _Connection(asyncio.Protocol):
         self._sent = time.perf_counter()
         self._transport.write(next(self._requests))
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found or len(body) < _length(head):
+    def data_received(self, chunk: bytes) -> None:
+        self._received += chunk
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator or len(body) < _length(head):
             return
         if not head.startswith(b"HTTP/1.1 200") or self._expect not in body:
             self._fail(f"not the answer expected: {self._received[:600]!r}")
@@ -54,16 +54,16 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._fail("the server closed a connection")
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         if not self._failed.done():
-            self._failed.set_exception(RuntimeError(why))
+            self._failed.set_exception(RuntimeError(reason))
 
 
 def _length(head: bytes) -> int:
     return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
 
 
-def _written(path: str, headers: dict[str, str], body: str) -> bytes:
+def _request(path: str, headers: dict[str, str], body: str) -> bytes:
     payload = body.encode()
     fixed = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(payload))}
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in (fixed | headers).items())]
@@ -74,29 +74,32 @@ def _same(connection: _Connection) -> _Connection:
     return connection
 
 
-async def load(port: int, path: str, seconds: float, connections: int, given: dict[str, Any]) -> dict[str, float]:
+async def load(port: int, path: str, seconds: float, connections: int, settings: dict[str, Any]) -> dict[str, float]:
     """Answers a second, and the median and 95th percentile of an answer's time in milliseconds."""
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
-    requests = [_written(path, given["headers"], body) for body in given["bodies"]]
-    made = []
+    requests = [_request(path, settings["headers"], body) for body in settings["bodies"]]
+    protocols = []
     for number in range(connections):
-        turned = requests[number % len(requests) :] + requests[: number % len(requests)]
-        connection = _Connection(turned, given["expect"].encode(), failed)
+        # Each connection begins with another request, so that they do not all want the same engine at once.
+        first = number % len(requests)
+        connection = _Connection(requests[first:] + requests[:first], settings["expect"].encode(), failed)
         await loop.create_connection(partial(_same, connection), "127.0.0.1", port)
-        made.append(connection)
+        protocols.append(connection)
     begin = time.perf_counter() + _WARM_UP
     await asyncio.wait([failed], timeout=_WARM_UP + seconds)
     if failed.done():
         failed.result()
     end = time.perf_counter()
     failed.cancel()
-    took = [spent for connection in made for at, spent in connection.answered if at >= begin]
-    cuts = quantiles(took, n=20)
-    return {"per_second": len(took) / (end - begin), "median_ms": cuts[9] * 1000, "p95_ms": cuts[18] * 1000}
+    latencies = []
+    for connection in protocols:
+        latencies += [seconds for at, seconds in connection.answered if at >= begin]
+    cuts = quantiles(latencies, n=20)
+    return {"per_second": len(latencies) / (end - begin), "median_ms": cuts[9] * 1000, "p95_ms": cuts[18] * 1000}
 
 
 if __name__ == "__main__":
-    where, what, how_long, how_many = sys.argv[1:]
-    run = load(int(where), what, float(how_long), int(how_many), json.load(sys.stdin))
+    port, path, seconds, connections = sys.argv[1:]
+    run = load(int(port), path, float(seconds), int(connections), json.load(sys.stdin))
     print(json.dumps(uvloop.run(run)))

@@ -1,7 +1,7 @@
-"""What each process of the farm holds when it has nothing to do, beside a bare one of its kind.
+"""Memory of each idle process of the farm, compared with a bare process of its kind.
 
-The sweep runs in the API. Memory shared with other processes (libraries, PostgreSQL's buffers) counts in RSS and
-not in USS.
+The sweep runs in the API. Memory that is shared with other processes (libraries, PostgreSQL's buffers) counts in RSS
+and not in USS.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ def run(ground: Ground) -> Table:
     return Table("Memory", "bare route", tuple(lines))
 
 
-def _lines(what: str, farm: int, bare: int | None = None) -> list[Line]:
-    ours, theirs = _memory(farm), _memory(bare) if bare is not None else None
-    return [Line(f"{what}, {kind}", "MiB", ours[kind], theirs[kind] if theirs is not None else None) for kind in ours]
+def _lines(name: str, farm_pid: int, bare_pid: int | None = None) -> list[Line]:
+    baseline = {} if bare_pid is None else _memory(bare_pid)
+    lines = []
+    for kind, used in _memory(farm_pid).items():
+        lines.append(Line(f"{name}, {kind}", "MiB", used, baseline.get(kind)))
+    return lines
 
 
 def _memory(pid: int) -> dict[str, float]:
     """MiB of a process and all that it started."""
     process = psutil.Process(pid)
-    held = [each.memory_full_info() for each in (process, *process.children(recursive=True))]
-    return {"RSS": sum(each.rss for each in held) / _MIB, "USS": sum(each.uss for each in held) / _MIB}
+    rss = uss = 0
+    for member in (process, *process.children(recursive=True)):
+        usage = member.memory_full_info()
+        rss += usage.rss
+        uss += usage.uss
+    return {"RSS": rss / _MIB, "USS": uss / _MIB}

@@ -1,4 +1,4 @@
-"""What a benchmark prints: figures of the farm beside the baseline's of the same run, and their ratio."""
+"""The table that a benchmark prints: figures of the farm, of a baseline in the same run, and their ratio."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    what: str
+    name: str
     unit: str
     farm: float
     baseline: float | None = None
-    aim: str = ""  # what the figure should be, for the reader
+    aim: str = ""  # what the figure should be
 
     def cells(self) -> tuple[str, ...]:
         if self.baseline is None:
-            return self.what, self.unit, _short(self.farm), "", "", self.aim
-        return self.what, self.unit, _short(self.farm), _short(self.baseline), f"{self.ratio:.2f}", self.aim
+            return self.name, self.unit, _short(self.farm), "", "", self.aim
+        return self.name, self.unit, _short(self.farm), _short(self.baseline), f"{self.ratio:.2f}", self.aim
 
     @property
     def ratio(self) -> float:
@@ -34,11 +34,14 @@ class Table:
         """Markdown, so that it can go into docs/measurements.md as it is."""
         rows = [("", "unit", "farm", self.baseline, "ratio", "aim"), *(line.cells() for line in self.lines)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        written = [
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-        ]
+        header, *body = (_row(row, widths) for row in rows)
         rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        return "\n".join([f"### {self.title}", "", written[0], rule, *written[1:]])
+        return "\n".join([f"### {self.title}", "", header, rule, *body])
+
+
+def _row(cells: tuple[str, ...], widths: list[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+    return "| " + " | ".join(padded) + " |"
 
 
 def _short(value: float) -> str:

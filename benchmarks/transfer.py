@@ -1,6 +1,6 @@
-"""`python -m benchmarks.transfer WHAT PATH WHERE`: one transfer, for `benchmarks.transfers`.
+"""`python -m benchmarks.transfer KIND PATH SERVER`: one transfer, for `benchmarks.transfers`.
 
-Prints its seconds and its peak memory in bytes.
+Prints its seconds and its peak memory in bytes. SERVER is JSON with the addresses and keys that KIND needs.
 """
 
 from __future__ import annotations
@@ -24,45 +24,47 @@ _BUCKET = "enginefarm"
 _BARE = "bare/rank0.engine"
 
 
-def _client(where: dict[str, str]) -> Minio:
-    endpoint = urlsplit(where["endpoint"]).netloc
-    client = Minio(endpoint, where["access"], where["secret"], secure=False, region="us-east-1")
+def _client(server: dict[str, str]) -> Minio:
+    endpoint = urlsplit(server["endpoint"]).netloc
+    client = Minio(endpoint, server["access"], server["secret"], secure=False, region="us-east-1")
     if not client.bucket_exists(_BUCKET):
         client.make_bucket(_BUCKET)
     return client
 
 
-def _upload_bare(path: Path, where: dict[str, str]) -> Callable[[], Any]:
-    client = _client(where)
+def _upload_bare(path: Path, server: dict[str, str]) -> Callable[[], Any]:
+    client = _client(server)
     return lambda: client.fput_object(_BUCKET, _BARE, str(path))
 
 
-def _download_bare(path: Path, where: dict[str, str]) -> Callable[[], Any]:
-    client = _client(where)
+def _download_bare(path: Path, server: dict[str, str]) -> Callable[[], Any]:
+    client = _client(server)
     return lambda: client.fget_object(_BUCKET, _BARE, str(path))
 
 
-def _upload(path: Path, where: dict[str, str]) -> Callable[[], Any]:
-    store = S3Store(_BUCKET, "engines", S3Settings(where["endpoint"], where["access"], where["secret"]))
+def _upload(path: Path, server: dict[str, str]) -> Callable[[], Any]:
+    store = S3Store(_BUCKET, "engines", S3Settings(server["endpoint"], server["access"], server["secret"]))
     # The farm's worker knows the digest from writing the manifest; it is checked again while the bytes leave.
     name = digest.of_file(path)
     return lambda: store.put(path, name, path.stat().st_size)
 
 
-def _pull(path: Path, where: dict[str, str]) -> Callable[[], Any]:
-    farm = Farm(where["url"])
-    engine = farm.engine(where["key"])
+def _pull(path: Path, server: dict[str, str]) -> Callable[[], Any]:
+    farm = Farm(server["url"])
+    engine = farm.engine(server["key"])
     return lambda: pull(farm, engine, path, transfer=Transfer(), any_platform=True)
 
 
 def main() -> None:
-    what, path, where = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    kind, path = sys.argv[1], Path(sys.argv[2])
+    server = json.loads(sys.argv[3])
     transfers = {"upload": _upload, "upload_bare": _upload_bare, "pull": _pull, "download_bare": _download_bare}
-    ready = transfers[what](path, where)
+    # Clients are made and digests computed before the clock starts.
+    transfer = transfers[kind](path, server)
     started = time.monotonic()
-    ready()
+    transfer()
     seconds = time.monotonic() - started
-    # Not getrusage: that counts what the parent had in memory before this program took its place.
+    # Not getrusage: its peak includes what the parent had in memory before this program replaced its copy.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     print(seconds, int(peak.split()[1]) * 1024)
 

@@ -1,7 +1,7 @@
-"""Bytes: the farm's verified upload and pull beside the bare SDK's and curl's, which verify nothing, of the same file.
+"""The farm's verified upload and pull, compared with the SDK and curl, which verify nothing, for the same file.
 
-`ENGINEFARM_BENCH_GIB` is the file's size. Everything is on one machine, the servers too: with two cores they, and not
-the network, are the bound.
+`ENGINEFARM_BENCH_GIB` is the file's size. The servers run on the same machine: with two cores they are the limit, and
+not the network.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _ROUNDS = 3 if _GIB <= 1 else 1
 class Spent:
     wall: float  # seconds
     cpu: float  # seconds, of the transferring process alone
-    rss: int = 0  # bytes, at its peak; not known of a foreign program
+    rss: int = 0  # bytes, at its peak; 0 for programs that do not report it
 
 
 def run(ground: Ground) -> Table:
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # on a disk, and our own
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # /tmp may be in memory, and a disk is to be measured
         root = Path(folder)
         source = root / "rank0.engine"
         _random_file(source, int(_GIB * (1 << 30)))
@@ -51,22 +51,22 @@ def _on_s3(root: Path, source: Path) -> Iterator[Line]:
     root.mkdir()
     with _swift() as swift:
         parts = urlsplit(swift.url)
-        where = {
+        server = {
             "endpoint": f"http://{parts.hostname}:{parts.port}",
             "access": unquote(parts.username or ""),
             "secret": unquote(parts.password or ""),
         }
-        sdk = _spent("upload_bare", source, where)
-        ours = _spent("upload", source, where)
-        yield _rate("upload to S3, beside the SDK's fput_object", ours, sdk, "≥ 0.9")
-        yield Line("upload: CPU s/GiB", "s", ours.cpu / _GIB, sdk.cpu / _GIB)
-        yield Line("upload: peak RSS", "MiB", ours.rss / (1 << 20), sdk.rss / (1 << 20), "≤ 150")
+        sdk = _spent("upload_bare", source, server)
+        farm_upload = _spent("upload", source, server)
+        yield _rate("upload to S3, beside the SDK's fput_object", farm_upload, sdk, "≥ 0.9")
+        yield Line("upload: CPU s/GiB", "s", farm_upload.cpu / _GIB, sdk.cpu / _GIB)
+        yield Line("upload: peak RSS", "MiB", farm_upload.rss / (1 << 20), sdk.rss / (1 << 20), "≤ 150")
         settings: dict[str, Any] = {
-            "STORE_URL": "s3://enginefarm/engines", "S3_ENDPOINT": where["endpoint"],
-            "S3_ACCESS_KEY": where["access"], "S3_SECRET_KEY": where["secret"],
+            "STORE_URL": "s3://enginefarm/engines", "S3_ENDPOINT": server["endpoint"],
+            "S3_ACCESS_KEY": server["access"], "S3_SECRET_KEY": server["secret"],
         }  # fmt: skip
         with published(root, files={"rank0.engine": source}, **settings) as farm:
-            yield from _pulls(farm, root, "S3", lambda: _bare_download(root / "bare", where))
+            yield from _pulls(farm, root, "S3", lambda: _bare_download(root / "bare", server))
 
 
 def _in_a_folder(root: Path, source: Path) -> Iterator[Line]:
@@ -76,37 +76,54 @@ def _in_a_folder(root: Path, source: Path) -> Iterator[Line]:
         yield _shared(farm, root)
 
 
-def _pulls(farm: Published, root: Path, store: str, sdk: Callable[[], Spent] | None = None) -> Iterator[Line]:
-    """Each in turn, round after round, because the machine is not the same from one minute to the next."""
-    rounds = [_round(farm, root, sdk) for _ in range(_ROUNDS)]
-    ours, curl, by_hand, *bare = (_middle(several) for several in zip(*rounds, strict=True))
-    yield _rate(f"pull from {store}, beside curl, sha256sum and sync", ours, by_hand)
-    yield _rate(f"pull from {store}, beside curl", ours, curl, "≥ 0.9")
-    for theirs in bare:
-        yield _rate(f"pull from {store}, beside the SDK's fget_object", ours, theirs, "≥ 0.9")
-    yield Line(f"pull from {store}: CPU s/GiB", "s", ours.cpu / _GIB, curl.cpu / _GIB)
-    rss = bare[0].rss / (1 << 20) if bare else None
-    yield Line(f"pull from {store}: peak RSS", "MiB", ours.rss / (1 << 20), rss, "≤ 150")
+@dataclass(frozen=True)
+class _Round:
+    pull: Spent
+    curl: Spent
+    verified_curl: Spent  # curl, and what it leaves undone: sync and sha256sum
+    sdk: Spent | None
 
 
-def _round(farm: Published, root: Path, sdk: Callable[[], Spent] | None) -> list[Spent]:
-    """The pull; curl; curl and what it leaves undone: the digest, and bytes that are on the disk; the SDK."""
-    link, curled = f"{farm.url}/v1/engines/{farm.key}/files/rank0.engine", root / "curled"
-    ours = _spent("pull", root / "pulled", {"url": farm.url, "key": farm.key})
+def _pulls(
+    farm: Published, root: Path, store: str, download_by_sdk: Callable[[], Spent] | None = None
+) -> Iterator[Line]:
+    """Lines for pulls from one store."""
+    # Alternated, because the machine is not the same from one minute to the next; the median of each counts.
+    rounds = [_round(farm, root, download_by_sdk) for _ in range(_ROUNDS)]
+    pull = _median([round_.pull for round_ in rounds])
+    curl = _median([round_.curl for round_ in rounds])
+    verified_curl = _median([round_.verified_curl for round_ in rounds])
+    yield _rate(f"pull from {store}, beside curl, sha256sum and sync", pull, verified_curl)
+    yield _rate(f"pull from {store}, beside curl", pull, curl, "≥ 0.9")
+    sdk_rounds = [round_.sdk for round_ in rounds if round_.sdk is not None]
+    sdk_rss = None
+    if sdk_rounds:
+        sdk = _median(sdk_rounds)
+        sdk_rss = sdk.rss / (1 << 20)
+        yield _rate(f"pull from {store}, beside the SDK's fget_object", pull, sdk, "≥ 0.9")
+    yield Line(f"pull from {store}: CPU s/GiB", "s", pull.cpu / _GIB, curl.cpu / _GIB)
+    yield Line(f"pull from {store}: peak RSS", "MiB", pull.rss / (1 << 20), sdk_rss, "≤ 150")
+
+
+def _round(farm: Published, root: Path, download_by_sdk: Callable[[], Spent] | None) -> _Round:
+    pull = _spent("pull", root / "pulled", {"url": farm.url, "key": farm.key})
     shutil.rmtree(root / "pulled")
+    link = f"{farm.url}/v1/engines/{farm.key}/files/rank0.engine"
+    curled = root / "curled"
     curl = _timed(["curl", "--silent", "--show-error", "--location", "--output", str(curled), link])
-    rest = [_timed([program, str(curled)]) for program in ("sync", "sha256sum")]
+    sync = _timed(["sync", str(curled)])
+    sha256sum = _timed(["sha256sum", str(curled)])
     curled.unlink()
-    by_hand = Spent(curl.wall + sum(one.wall for one in rest), curl.cpu + sum(one.cpu for one in rest))
-    return [ours, curl, by_hand, *([sdk()] if sdk else [])]
+    verified_curl = Spent(curl.wall + sync.wall + sha256sum.wall, curl.cpu + sync.cpu + sha256sum.cpu)
+    return _Round(pull, curl, verified_curl, download_by_sdk() if download_by_sdk else None)
 
 
-def _middle(several: Sequence[Spent]) -> Spent:
-    return sorted(several, key=lambda spent: spent.wall)[len(several) // 2]
+def _median(rounds: Sequence[Spent]) -> Spent:
+    return sorted(rounds, key=lambda spent: spent.wall)[len(rounds) // 2]
 
 
 def _shared(farm: Published, root: Path) -> Line:
-    """Eight processes of one node at once; each its own directory."""
+    """Pull with eight processes of one node at once, each to its own directory."""
     environment = {**os.environ, "ENGINEFARM_URL": farm.url, "ENGINEFARM_CACHE": str(root / "cache")}
     program = [sys.executable, "-m", "enginefarm.cli", "pull", farm.key, "--any-platform"]
     running = [
@@ -115,24 +132,24 @@ def _shared(farm: Published, root: Path) -> Line:
         )
         for n in range(_READERS)
     ]
-    assert [done.wait() for done in running] == [0] * _READERS
+    assert [process.wait() for process in running] == [0] * _READERS
     inodes = {(root / f"node{n}" / "rank0.engine").stat().st_ino for n in range(_READERS)}
     return Line(f"{_READERS} processes pull it at once: copies on the disk", "", len(inodes), None, "1")
 
 
-def _bare_download(target: Path, where: dict[str, str]) -> Spent:
-    spent = _spent("download_bare", target, where)
+def _bare_download(target: Path, server: dict[str, str]) -> Spent:
+    spent = _spent("download_bare", target, server)
     target.unlink()
     return spent
 
 
-def _rate(what: str, ours: Spent, theirs: Spent, aim: str = "") -> Line:
-    return Line(what, "MiB/s", 1024 * _GIB / ours.wall, 1024 * _GIB / theirs.wall, aim)
+def _rate(name: str, farm: Spent, baseline: Spent, aim: str = "") -> Line:
+    return Line(name, "MiB/s", 1024 * _GIB / farm.wall, 1024 * _GIB / baseline.wall, aim)
 
 
-def _spent(what: str, path: Path, where: dict[str, str]) -> Spent:
-    """One transfer in a process of its own, which prints the seconds of the transfer alone: without imports."""
-    spent, output = _measured([sys.executable, "-m", "benchmarks.transfer", what, str(path), json.dumps(where)])
+def _spent(kind: str, path: Path, server: dict[str, str]) -> Spent:
+    """Run one transfer in a process of its own, which prints the seconds of the transfer alone, without imports."""
+    spent, output = _measured([sys.executable, "-m", "benchmarks.transfer", kind, str(path), json.dumps(server)])
     seconds, peak = output.split()
     return Spent(float(seconds), spent.cpu, int(peak))
 
