@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.callers import Callers
-from api.planning.cached_submits import Hits
+from api.planning.cached_submits import CachedSubmits
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
 from models.catalogue.database import Database
@@ -31,7 +31,7 @@ class ControlPlane:
     planner: Planner
     fleet: FleetView
     callers: Callers
-    hits: Hits
+    cached_submits: CachedSubmits
     signing_key: SigningKey | None = None
     open_to_all: bool = False  # on loopback, without any API key
 
@@ -45,8 +45,9 @@ class ControlPlane:
 def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:
     database = Database(settings.database_url.get_secret_value())
     fleet = FleetView(database)
-    planner = Planner(settings, open_sources(settings, database), fleet)
-    hits = Hits(planner, database)
+    sources = open_sources(settings, database)
+    planner = Planner(settings, sources, fleet)
+    cached_submits = CachedSubmits(planner, sources, fleet, database)
     try:
         yield ControlPlane(
             settings=settings,
@@ -56,12 +57,12 @@ def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlP
             planner=planner,
             fleet=fleet,
             callers=Callers(database),
-            hits=hits,
+            cached_submits=cached_submits,
             signing_key=SigningKey.of_file(settings.signing_key) if settings.signing_key else None,
             open_to_all=open_to_all,
         )
     finally:
-        hits.close()
+        cached_submits.close()
         database.close()
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from cachetools import TLRUCache
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -47,22 +49,21 @@ class SingleFlight(Generic[K, V]):
 
 
 class TimedCache(Generic[K, V]):
-    """Values that stay good for a stated time. Bounded: the oldest entry leaves when it is full."""
+    """Values that expire: cachetools' TLRUCache behind a lock. When full, the least recently used value leaves."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, capacity: int = 1024) -> None:
-        self._clock = clock
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._entries: dict[K, tuple[float, V]] = {}
+        self._lock = threading.Lock()  # also to read: cachetools orders its entries anew when one is read
+        self._entries: TLRUCache[K, tuple[V, float]] = TLRUCache(capacity, _expires_at, timer=clock)
 
     def get(self, key: K) -> V | None:
         with self._lock:
-            expires, value = self._entries.get(key, (None, None))
-        return value if expires is not None and self._clock() < expires else None
+            entry = self._entries.get(key)
+        return entry[0] if entry is not None else None
 
     def put(self, key: K, value: V, seconds: float) -> None:
         with self._lock:
-            self._entries.pop(key, None)
-            self._entries[key] = (self._clock() + seconds, value)
-            if len(self._entries) > self._capacity:
-                del self._entries[next(iter(self._entries))]
+            self._entries[key] = (value, seconds)
+
+
+def _expires_at(_key: object, entry: tuple[object, float], now: float) -> float:
+    return now + entry[1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from api.builds.capacity import too_small
-from api.planning.completion import shown
+from api.planning.completion import platform_text
 from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
@@ -57,7 +57,7 @@ def _remaining(session: Session, request: Request, found: Sequence[NewAction]) -
 def _no_worker(request: Request, action: NewAction, fleet: Sequence[WorkerRow]) -> Problem:
     what = f"{request.toolchain} {request.version}"
     platforms = {
-        worker.name: shown(platform_of(worker))
+        worker.name: platform_text(platform_of(worker))
         for worker in fleet
         if has_toolchain(worker, request.toolchain, request.version, action.stage)
     }

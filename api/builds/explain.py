@@ -32,7 +32,7 @@ def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
     if draft.request is None:
         return _explanation(draft, Verdict.MISS)
     with control.database.read() as session:
-        remarks = too_small_for(session, draft.request, control.fleet.workers())
+        remarks = too_small_for(session, draft.request, control.fleet.live_workers())
         return _keyed(session, replace(draft, notes=(*draft.notes, *remarks)), draft.request)
 
 

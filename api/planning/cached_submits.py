@@ -1,108 +1,170 @@
-"""Submits whose engines are there, answered from the catalogue many at once."""
+"""The fast path of POST /v1/builds: submits whose engine exists are answered many at a time.
+
+It takes no network call and reads no model file: a spec is planned from cached answers of its model source, and its
+plan is reused while the fleet and the model stay the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+from cachetools import TTLCache
+
+from api.planning.fleet_view import FleetView
+from api.planning.inputs import input_references
 from api.planning.planner import Plan, Planner
+from enginefarm.contract import model_reference
 from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.resolved_files import ResolvedModel
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database
+from models.catalogue.rows import WorkerRow
 from models.lifecycle.submission import Request, record_builds
 from models.queries.engines import find_engines
+from models.sources import Sources
+from toolchains.registry import all_toolchains
 
-_GATHERED = 0.001  # seconds: a batch of one costs the database as much as one of thirty
+_GATHER_SECONDS = 0.001  # a batch of one costs the database as much as one of thirty
+_MAX_PLANS = 1024
+_MAX_PLAN_SECONDS = 60.0  # frees memory; the fleet view renews itself long before, and its plans with it
 
-Asked = tuple[BuildSpec, str | None]  # and by whom
+
+@dataclass(frozen=True)
+class Submit:
+    """One POST: a spec and the name of the API key that sent it."""
+
+    spec: BuildSpec
+    requested_by: str | None
+
+
+@dataclass(frozen=True)
+class _CachedPlan:
+    """A plan, valid while planning would see the same fleet and the same model."""
+
+    plan: Plan
+    fleet: Sequence[WorkerRow]
+    model: ResolvedModel
+
+
 _Answer = asyncio.Future[Submitted | None]
 
 
-class Hits:
-    """One thread answers whoever waits, with two statements for all of them.
+class CachedSubmits:
+    """Gathers the submits of a millisecond; one thread answers all of them with two statements.
 
     A thread for each submit would spend most of its time waiting for its turn at the interpreter, and the database
     most of its own on transactions of one row.
     """
 
-    def __init__(self, planner: Planner, database: Database) -> None:
+    def __init__(self, planner: Planner, sources: Sources, fleet: FleetView, database: Database) -> None:
         self._planner = planner
+        self._sources = sources
+        self._fleet = fleet
         self._database = database
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hits")
-        self._waiting: list[tuple[Asked, _Answer]] = []
-        self._work: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cached-submits")
+        # No lock: only the one thread uses it.
+        self._plans: TTLCache[str, _CachedPlan] = TTLCache(_MAX_PLANS, _MAX_PLAN_SECONDS)
+        self._queue: list[tuple[Submit, _Answer]] = []
+        self._answering: asyncio.Task[None] | None = None
 
     def close(self) -> None:
         self._thread.shutdown()
 
-    async def answer(self, spec: BuildSpec, name: str | None) -> Submitted | None:
-        """None: it takes more than a look. The engine is not there, the spec has faults, or its model is not known yet.
+    async def answer(self, submit: Submit) -> Submitted | None:
+        """Answer from the catalogue, and record the build.
+
+        None if the full submit path is needed: no engine, an invalid spec, or a model that is not resolved yet.
 
         Raises:
-            DatabaseUnavailable
+            DatabaseUnavailable: for all submits that were answered together.
         """
         answer: _Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(((spec, name), answer))
-        if self._work is None:
-            self._work = asyncio.create_task(self._answer_all())
+        self._queue.append((submit, answer))
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer_all())
         return await answer
 
     async def _answer_all(self) -> None:
-        """Whoever comes while some are answered is answered with the next."""
+        """Until the queue is empty. What arrives while a batch is answered makes the next batch."""
         try:
-            while self._waiting:
-                await asyncio.sleep(_GATHERED)
-                some, self._waiting = self._waiting, []
-                asked = [asked for asked, _ in some]
-                done = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, asked)
-                await asyncio.wait([done])
-                for place, (_, answer) in enumerate(some):
+            while self._queue:
+                await asyncio.sleep(_GATHER_SECONDS)
+                batch, self._queue = self._queue, []
+                submits = [submit for submit, _ in batch]
+                answers = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, submits)
+                await asyncio.wait([answers])
+                error = answers.exception()
+                for position, (_, answer) in enumerate(batch):
                     if answer.cancelled():
-                        continue  # who asked has gone
-                    if error := done.exception():
+                        continue  # its client disconnected
+                    if error is not None:
                         answer.set_exception(error)
                     else:
-                        answer.set_result(done.result()[place])
+                        answer.set_result(answers.result()[position])
         finally:
-            self._work = None
+            self._answering = None
 
-    def _answers(self, asked: Sequence[Asked]) -> list[Submitted | None]:
-        plans = [self._plan(spec) for spec, _ in asked]
-        requests = [(plan, plan.asked_by(name)) for plan, (_, name) in zip(plans, asked, strict=True) if plan]
-        answers = iter(cached(self._database, requests))
-        return [next(answers) if plan else None for plan in plans]
+    def _answers(self, submits: Sequence[Submit]) -> list[Submitted | None]:
+        """One answer for each submit, in their order."""
+        plans = [self._plan(submit.spec) for submit in submits]
+        planned = []
+        for submit, plan in zip(submits, plans, strict=True):
+            if plan is not None:
+                planned.append((plan, plan.requested_by(submit.requested_by)))
+        recorded = iter(record_cached(self._database, planned))
+        return [next(recorded) if plan is not None else None for plan in plans]
 
     def _plan(self, spec: BuildSpec) -> Plan | None:
+        """The plan, if it takes no network call and reads no model file; the same spec is planned once a second."""
+        toolchain = all_toolchains().get(spec.toolchain.name)
+        if toolchain is None or any(input_references(spec, toolchain)):
+            return None
         try:
-            return self._planner.plan_at_hand(spec)
+            model = self._sources.cached_model(model_reference.parse(spec.model))
+            if model is None:
+                return None
+            as_written, fleet = spec.model_dump_json(exclude_unset=True), self._fleet.present_workers()
+            cached = self._plans.get(as_written)
+            if cached is not None and cached.fleet is fleet and cached.model == model:
+                return cached.plan
+            plan = self._planner.plan(spec)
         except EnginefarmError:
-            return None  # said by whoever plans it in full
+            return None  # the full path plans the spec again and raises this to its caller
+        self._plans[as_written] = _CachedPlan(plan, fleet, model)
+        return plan
 
 
-def cached(database: Database, asked: Sequence[tuple[Plan, Request]]) -> list[Submitted | None]:
-    """The answer for each whose engine is there, else None; what is answered is recorded.
+def record_cached(database: Database, planned: Sequence[tuple[Plan, Request]]) -> list[Submitted | None]:
+    """For each request whose engine exists, record a build that has succeeded; None for each other one.
 
     A published engine does not change, so nothing is locked.
     """
     with database.read() as session:
-        engines = find_engines(session, {request.build.key for _, request in asked})
-    hits = [request for _, request in asked if request.build.key in engines]
-    if not hits:
-        return [None] * len(asked)
+        engines = find_engines(session, {request.build.key for _, request in planned})
+    cached = [request for _, request in planned if request.build.key in engines]
+    if not cached:
+        return [None] * len(planned)
+    # Committed before anybody is answered: an answered build must not be lost.
     with database.write() as session:
-        ids = iter(record_builds(session, hits, Disposition.CACHED))
-    return [
-        Submitted(
-            id=next(ids),
-            key=request.build.key,
-            disposition=Disposition.CACHED,
-            state=BuildState.SUCCEEDED,
-            engine=engines[request.build.key],
-            notes=list(plan.notes),
+        ids = iter(record_builds(session, cached, Disposition.CACHED))
+    answers: list[Submitted | None] = []
+    for plan, request in planned:
+        engine = engines.get(request.build.key)
+        if engine is None:
+            answers.append(None)
+            continue
+        answers.append(
+            Submitted(
+                id=next(ids),
+                key=request.build.key,
+                disposition=Disposition.CACHED,
+                state=BuildState.SUCCEEDED,
+                engine=engine,
+                notes=list(plan.notes),
+            )
         )
-        if request.build.key in engines
-        else None
-        for plan, request in asked
-    ]
+    return answers

@@ -1,10 +1,12 @@
-"""The live fleet as a request sees it, at most a second old: a burst of submits asks the catalogue once."""
+"""The fleet as requests see it, at most a second old: a burst of submits asks the catalogue once."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
+
+from cachetools import TTLCache
 
 from models.catalogue.database import Database
 from models.catalogue.rows import WorkerRow
@@ -17,18 +19,23 @@ _SECONDS = 1.0
 class FleetView:
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
-        self._clock = clock
+        # Held while the catalogue is asked, so that others wait for the answer instead of asking too.
         self._lock = threading.Lock()
-        self._seen: tuple[float, Sequence[WorkerRow]] | None = None
+        self._cache: TTLCache[str, Sequence[WorkerRow]] = TTLCache(1, _SECONDS, timer=clock)
 
-    def workers(self) -> Sequence[WorkerRow]:
-        """Those that take work."""
-        return [worker for worker in self.there() if worker.state == WorkerState.LIVE]
+    def live_workers(self) -> Sequence[WorkerRow]:
+        """The workers that take new actions."""
+        return [worker for worker in self.present_workers() if worker.state == WorkerState.LIVE]
 
-    def there(self) -> Sequence[WorkerRow]:
-        """Also those that take nothing new: what they are says which platforms the farm has."""
+    def present_workers(self) -> Sequence[WorkerRow]:
+        """Also the workers that take nothing new: their platforms are platforms of this farm.
+
+        Returns the same object until the catalogue is asked again.
+        """
         with self._lock:
-            if self._seen is None or self._clock() - self._seen[0] > _SECONDS:
+            workers = self._cache.get("workers")
+            if workers is None:
                 with self._database.read() as session:
-                    self._seen = (self._clock(), present_workers(session))
-            return self._seen[1]
+                    workers = present_workers(session)
+                self._cache["workers"] = workers
+            return workers

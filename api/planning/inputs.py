@@ -1,4 +1,7 @@
-"""What a spec names beside its model, pinned: it enters the key by what it is, never by where it was found."""
+"""Auxiliary inputs: calibration data and second models that a spec names besides its model.
+
+An input is pinned as the model is. It enters a key by its identity, never by the place where it is found.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from api.planning.findings import Findings
 from enginefarm.contract import model_reference
-from enginefarm.contract.errors import ModelUnavailable, Problem
+from enginefarm.contract.errors import Problem
+from enginefarm.contract.resolved_files import ResolvedFiles
 from enginefarm.contract.spec import BuildSpec
-from models.sources import ResolvedFiles, Sources
+from models.sources import Sources
 from models.sources.auxiliary_selection import PLAIN_DATA, NamedFiles, Selection
 from toolchains.inputs import CALIBRATION, option_of, references, substitute
 from toolchains.registry import all_toolchains
@@ -21,95 +26,97 @@ Inputs = Mapping[str, ResolvedFiles]  # by the names of `toolchains.inputs`
 
 
 @dataclass(frozen=True)
-class Mention:
-    """One place of a spec that names something to read."""
+class InputReference:
+    """One place of a spec that names an input: `name` as in `toolchains.inputs`, `selection` the files to read."""
 
     name: str
     reference: str
     selection: Selection
 
-    @property
-    def pointer(self) -> str:
-        return _pointer(self.name)
+
+def input_references(spec: BuildSpec, toolchain: Toolchain) -> Iterator[InputReference]:
+    """Every input that the spec names."""
+    if spec.calibration is not None:
+        yield InputReference(CALIBRATION, spec.calibration, PLAIN_DATA)
+    for option, files in toolchain.model_options.items():
+        for name, reference in references(option, spec.options.get(option)):
+            yield InputReference(name, reference, NamedFiles(files))
+
+
+def pin_inputs(sources: Sources, spec: BuildSpec, toolchain: Toolchain, findings: Findings) -> Inputs:
+    """The inputs that can be pinned; `findings` gets the problems of the others.
+
+    Raises:
+        SourceUnavailable: a source did not answer.
+    """
+    inputs = {}
+    for reference in input_references(spec, toolchain):
+        pointer = _pointer(reference.name)
+        try:
+            parsed = model_reference.parse(reference.reference)
+        except ValueError as error:
+            findings.add(
+                Problem(
+                    pointer=pointer,
+                    code="model_reference",
+                    detail=str(error),
+                    value=reference.reference,
+                    expected="hf:org/name[@revision] or file:/absolute/path",
+                    remedy="name the model in one of these forms",
+                )
+            )
+            continue
+        with findings.collect(pointer):
+            inputs[reference.name] = sources.auxiliary.resolve(parsed, reference.selection)
+    return inputs
+
+
+def auxiliary_configs(sources: Sources, inputs: Inputs, findings: Findings) -> dict[str, dict[str, Any]]:
+    """The JSON config of each second model, by input: the toolchain checks the spec against it.
+
+    Raises:
+        SourceUnavailable: a source did not answer.
+    """
+    configs = {}
+    for name, files in inputs.items():
+        if name != CALIBRATION:
+            with findings.collect(_pointer(name)):
+                configs[name] = dict(sources.auxiliary.config(files))
+    return configs
 
 
 def _pointer(name: str) -> str:
     return f"/{CALIBRATION}" if name == CALIBRATION else "/options/" + name.replace(".", "/")
 
 
-def mentions(spec: BuildSpec, toolchain: Toolchain) -> Iterator[Mention]:
-    if spec.calibration is not None:
-        yield Mention(CALIBRATION, spec.calibration, PLAIN_DATA)
-    for option, files in toolchain.model_options.items():
-        for name, reference in references(option, spec.options.get(option)):
-            yield Mention(name, reference, NamedFiles(files))
+def with_pinned_references(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
+    """Options as the normalized spec has them: each reference names a commit, as the model does."""
+    return substitute(options, {name: files.reference for name, files in inputs.items()})
 
 
-def resolved(sources: Sources, spec: BuildSpec, toolchain: Toolchain, problems: list[Problem]) -> Inputs:
-    """All that could be; `problems` gets what is wrong with the others. Raises SourceUnavailable."""
-    found = {}
-    for mention in mentions(spec, toolchain):
-        try:
-            reference = model_reference.parse(mention.reference)
-            found[mention.name] = sources.auxiliary.resolve(reference, mention.selection)
-        except ValueError as error:
-            problems.append(_no_reference(mention, error))
-        except ModelUnavailable as error:
-            problems.extend(_at(mention.pointer, error))
-    return found
-
-
-def settings(sources: Sources, inputs: Inputs, problems: list[Problem]) -> dict[str, dict[str, Any]]:
-    """What each second model says of itself, for the toolchain to look at. Raises SourceUnavailable."""
-    said = {}
-    for name, files in inputs.items():
-        if name != CALIBRATION:
-            try:
-                said[name] = dict(sources.auxiliary.config(files))
-            except ModelUnavailable as error:
-                problems.extend(_at(_pointer(name), error))
-    return said
-
-
-def _at(pointer: str, error: ModelUnavailable) -> Iterator[Problem]:
-    for problem in error.problems or [Problem(pointer="", code=error.code, detail=error.detail)]:
-        yield problem.model_copy(update={"pointer": pointer})
-
-
-def _no_reference(mention: Mention, error: ValueError) -> Problem:
-    return Problem(
-        pointer=mention.pointer,
-        code="model_reference",
-        detail=str(error),
-        value=mention.reference,
-        expected="hf:org/name[@revision] or file:/absolute/path",
-        remedy="name the model in one of these forms",
-    )
-
-
-def pinned(spec: BuildSpec, inputs: Inputs) -> dict[str, JsonValue]:
-    """The spec's options with pinned references, as its model is."""
-    return substitute(spec.options, {name: files.reference for name, files in inputs.items()})
-
-
-def keyed(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
+def with_identities(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
     """Options as they enter a key."""
     return substitute(options, {name: dict(files.identity) for name, files in inputs.items()})
 
 
-def with_none_unasked(options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """`options`, and null for each other one that names second models: what is made of more is for those who ask."""
-    known = (toolchain.model_options for toolchain in all_toolchains().values())
-    return {**dict.fromkeys(name for names in known for name in names), **options}
+def without_second_models(options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """`options`, with null for each option that can name second models and is not among them.
+
+    A node that names no second model is served no engine that was built from one.
+    """
+    absent: dict[str, JsonValue] = {}
+    for toolchain in all_toolchains().values():
+        absent |= dict.fromkeys(toolchain.model_options)
+    return absent | dict(options)
 
 
-def of_convert(inputs: Inputs, toolchain: Toolchain) -> Inputs:
-    return {name: files for name, files in inputs.items() if _converted(name, toolchain)}
+def inputs_of_convert(inputs: Inputs, toolchain: Toolchain) -> dict[str, ResolvedFiles]:
+    return {name: files for name, files in inputs.items() if _is_read_by_convert(name, toolchain)}
 
 
-def of_build(inputs: Inputs, toolchain: Toolchain) -> Inputs:
-    return {name: files for name, files in inputs.items() if not _converted(name, toolchain)}
+def inputs_of_build(inputs: Inputs, toolchain: Toolchain) -> dict[str, ResolvedFiles]:
+    return {name: files for name, files in inputs.items() if not _is_read_by_convert(name, toolchain)}
 
 
-def _converted(name: str, toolchain: Toolchain) -> bool:
+def _is_read_by_convert(name: str, toolchain: Toolchain) -> bool:
     return name == CALIBRATION or option_of(name) in toolchain.convert_options

@@ -1,239 +1,134 @@
-"""From a spec to keyed actions: resolve the model, complete, normalise, check, key. Nothing is written here."""
+"""Plan a build: from a spec to a request with two keyed actions. Planning writes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from api.planning import inputs
+from api.planning.actions import CompletedSpec, build_action, convert_action
 from api.planning.completion import complete_platform, complete_version
+from api.planning.findings import Findings
 from api.planning.fleet_view import FleetView
+from api.planning.inputs import auxiliary_configs, pin_inputs, with_pinned_references
 from enginefarm.contract import model_reference
-from enginefarm.contract.errors import InvalidSpec, ModelUnavailable, Problem
-from enginefarm.contract.key import build_document, convert_document, key_of
-from enginefarm.contract.model_facts import ModelFacts
-from enginefarm.contract.platform import Platform, PlatformSelector
+from enginefarm.contract.errors import InvalidSpec, Problem
+from enginefarm.contract.platform import PlatformSelector
 from enginefarm.contract.spec import BuildSpec, ToolchainRef
-from enginefarm.contract.stage import Stage
-from enginefarm.contract.work import Job, Work
-from models.caching import TimedCache
-from models.catalogue.rows import WorkerRow
-from models.lifecycle.submission import NewAction, Request
-from models.queue.names import build_queue, convert_queue
+from models.lifecycle.submission import Request
 from models.settings import Settings
-from models.sources import ResolvedModel, Sources
-from toolchains.inputs import CALIBRATION
+from models.sources import Sources
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Toolchain
-
-_PLANNED_SECONDS = 60.0  # the fleet, as a request sees it, is another long before
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A request ready to be submitted, and what was changed on the way."""
+    """A request ready to be submitted, and a note for each change that normalizing made to the spec."""
 
     request: Request
-    spec: BuildSpec  # normalised
+    spec: BuildSpec  # normalized
     notes: tuple[Problem, ...]
 
-    def asked_by(self, name: str | None) -> Request:
+    def requested_by(self, name: str | None) -> Request:
+        """The request in the name of a caller; None if the farm asks for no API keys."""
         return replace(self.request, requested_by=name)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A request that may have faults. `request` is there if the spec was whole enough to have a key."""
+    """How far planning came. `request` is None if the findings leave the spec without keys."""
 
-    spec: BuildSpec  # normalised as far as it could be
+    spec: BuildSpec  # normalized as far as possible
     request: Request | None = None
     notes: tuple[Problem, ...] = ()
     findings: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a build reads, pinned."""
-
-    model: ResolvedModel
-    beside: inputs.Inputs
-    said: Mapping[str, dict[str, Any]]  # by the second models among them
-
-    @property
-    def facts(self) -> ModelFacts:
-        """Of the model, and of what is read beside it."""
-        return self.model.facts.model_copy(update={"beside": self.said})
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A plan, and what it was made from beside the spec."""
-
-    fleet: Sequence[WorkerRow]
-    model: ResolvedModel
-    plan: Plan
-
-
 class Planner:
+    """Plans specs against the model sources and the live fleet."""
+
     def __init__(self, settings: Settings, sources: Sources, fleet: FleetView) -> None:
         self._settings = settings
         self._sources = sources
         self._fleet = fleet
-        self._planned: TimedCache[str, _Planned] = TimedCache()
 
     def plan(self, spec: BuildSpec) -> Plan:
-        """Raises InvalidSpec with everything that is wrong, SourceUnavailable if the model's source is away."""
+        """
+        Raises:
+            InvalidSpec: with everything that is wrong with the spec.
+            SourceUnavailable: a model's source did not answer.
+        """
         draft = self.draft(spec)
         if draft.findings or draft.request is None:
             raise InvalidSpec(draft.findings)
-        asked = spec.model_dump(mode="json", exclude_unset=True)
-        return Plan(replace(draft.request, spec_as_written=asked), draft.spec, draft.notes)
-
-    def plan_at_hand(self, spec: BuildSpec) -> Plan | None:
-        """As `plan`, if that takes no network and no reading of files; the same spec is planned once a second.
-
-        Raises InvalidSpec.
-        """
-        toolchain = all_toolchains().get(spec.toolchain.name)
-        if toolchain is None or any(inputs.mentions(spec, toolchain)):
-            return None
-        resolved = self._sources.at_hand(model_reference.parse(spec.model))
-        if resolved is None:
-            return None
-        asked, fleet = spec.model_dump_json(exclude_unset=True), self._fleet.there()
-        known = self._planned.get(asked)
-        if known and known.fleet is fleet and known.model == resolved:
-            return known.plan
-        plan = self.plan(spec)
-        self._planned.put(asked, _Planned(fleet, resolved, plan), _PLANNED_SECONDS)
-        return plan
+        as_written = spec.model_dump(mode="json", exclude_unset=True)
+        return Plan(replace(draft.request, spec_as_written=as_written), draft.spec, draft.notes)
 
     def draft(self, spec: BuildSpec) -> Draft:
-        """Plan as far as it goes; say what is in the way. Raises SourceUnavailable if the model's source is away."""
+        """Plan as far as possible. The findings of all steps are collected, so that a caller can mend them at once.
+
+        Raises:
+            SourceUnavailable: a model's source did not answer.
+        """
+        findings = Findings()
+        toolchain = all_toolchains().get(spec.toolchain.name)
+        if toolchain is None:
+            findings.add(_unknown_toolchain(spec.toolchain.name))
+            return Draft(spec, findings=findings.problems)
+
+        # Complete what the spec leaves to the farm.
+        fleet, binding = self._fleet.present_workers(), self._settings.driver_binding
+        version = complete_version(spec.toolchain, toolchain, fleet, findings)
+        platform = None
+        if version is not None:
+            platform = complete_platform(spec.platform, toolchain, version, fleet, binding, findings)
+
+        # Pin everything that a worker will read.
+        model = None
+        with findings.collect("/model"):
+            model = self._sources.resolve(model_reference.parse(spec.model))
+        inputs = pin_inputs(self._sources, spec, toolchain, findings)
+        configs = auxiliary_configs(self._sources, inputs, findings)
+        if findings or version is None or platform is None or model is None:
+            return Draft(spec, findings=findings.problems)
+
+        # Normalize and check. A spec that cannot be normalized has no keys; one that fails a check has.
+        completed = spec.model_copy(
+            update={
+                "model": model.reference,
+                "options": with_pinned_references(spec.options, inputs),
+                "toolchain": ToolchainRef(name=toolchain.name, version=version),
+                "platform": PlatformSelector(**platform.model_dump()),
+            }
+        )
+        facts = model.facts.model_copy(update={"beside": configs})
         try:
-            toolchain = _toolchain(spec.toolchain.name)
-            version = complete_version(spec.toolchain, toolchain, self._fleet.there())
+            normalized, notes = toolchain.normalise(completed, facts, platform)
+            findings.add(*toolchain.preflight(normalized, facts, platform))
         except InvalidSpec as error:
-            return Draft(spec, findings=error.problems)
-        findings: list[Problem] = []
-        platform: Platform | Problem | None = None
-        if isinstance(version, Problem):
-            findings.append(version)
-        else:
-            platform = self._platform(spec, toolchain, version)
-            findings += [platform] if isinstance(platform, Problem) else []
-        resolved = self._resolve(spec.model, findings)
-        beside = inputs.resolved(self._sources, spec, toolchain, findings)
-        said = inputs.settings(self._sources, beside, findings)
-        if findings or resolved is None or not isinstance(platform, Platform) or isinstance(version, Problem):
-            return Draft(spec, findings=tuple(findings))
-        read = _Inputs(resolved, beside, said)
-        return self._draft(_completed(spec, read, version, platform), toolchain, version, read, platform)
+            return Draft(completed, findings=error.problems)
 
-    def _platform(self, spec: BuildSpec, toolchain: Toolchain, version: str) -> Platform | Problem:
-        fleet, binding = self._fleet.there(), self._settings.driver_binding
-        return complete_platform(spec.platform, toolchain, version, fleet, binding)
-
-    def _resolve(self, reference: str, problems: list[Problem]) -> ResolvedModel | None:
-        try:
-            return self._sources.resolve(model_reference.parse(reference))
-        except ModelUnavailable as error:
-            problems.extend(error.problems or [Problem(pointer="/model", code=error.code, detail=error.detail)])
-            return None
-
-    def _draft(self, asked: BuildSpec, toolchain: Toolchain, version: str, read: _Inputs, platform: Platform) -> Draft:
-        resolved, facts = read.model, read.facts
-        try:
-            spec, notes = toolchain.normalise(asked, facts, platform)
-            findings = toolchain.preflight(spec, facts, platform)
-        except InvalidSpec as error:
-            return Draft(asked, findings=error.problems)
-        convert = _convert_action(spec, toolchain, version, read)
-        bound = platform.bound(toolchain.binds_to, self._settings.driver_binding)
+        bound_platform = platform.bound(toolchain.binds_to, binding)
+        planned = CompletedSpec(normalized, toolchain, version, platform, bound_platform, model, inputs)
+        convert = convert_action(planned)
         request = Request(
             convert=convert,
-            build=_build_action(spec, toolchain, version, read, platform, convert=convert.key, bound=bound),
-            model=resolved.reference,
+            build=build_action(planned, convert.key),
+            model=model.reference,
             toolchain=toolchain.name,
             version=version,
-            spec=spec.model_dump(mode="json"),
+            spec=normalized.model_dump(mode="json"),
             platform=platform.model_dump(),
             platform_label=platform.label(),
             requested_by=None,
         )
-        return Draft(spec, request, tuple(notes), tuple(findings))
+        return Draft(normalized, request, tuple(notes), findings.problems)
 
 
-def _toolchain(name: str) -> Toolchain:
-    known = all_toolchains()
-    if name not in known:
-        raise InvalidSpec(
-            [
-                Problem(
-                    pointer="/toolchain/name", code="unknown_toolchain", detail=f"there is no toolchain {name!r}",
-                    value=name, expected=" or ".join(sorted(known)), remedy="GET /v1/toolchains lists them",
-                )
-            ]
-        )  # fmt: skip
-    return known[name]
-
-
-def _completed(spec: BuildSpec, read: _Inputs, version: str, platform: Platform) -> BuildSpec:
-    return spec.model_copy(
-        update={
-            "model": read.model.reference,
-            "options": inputs.pinned(spec, read.beside),
-            "toolchain": ToolchainRef(name=spec.toolchain.name, version=version),
-            "platform": PlatformSelector(**platform.model_dump()),
-        }
+def _unknown_toolchain(name: str) -> Problem:
+    return Problem(
+        pointer="/toolchain/name",
+        code="unknown_toolchain",
+        detail=f"there is no toolchain {name!r}",
+        value=name,
+        expected=" or ".join(sorted(all_toolchains())),
+        remedy="GET /v1/toolchains lists them",
     )
-
-
-def _convert_action(spec: BuildSpec, toolchain: Toolchain, version: str, read: _Inputs) -> NewAction:
-    resolved, beside = read.model, inputs.of_convert(read.beside, toolchain)
-    options = {name: value for name, value in spec.options.items() if name in toolchain.convert_options}
-    data = beside.get(CALIBRATION)
-    document = convert_document(
-        toolchain=toolchain.name,
-        version=version,
-        model=resolved.identity,
-        precision=spec.precision,
-        parallelism=spec.parallelism,
-        options=inputs.keyed(options, beside),
-        calibration=data.identity if data else None,
-    )
-    job = Job(
-        stage=Stage.CONVERT, toolchain=toolchain.name, version=version, spec=spec, facts=resolved.facts, platform=None
-    )
-    work = Work(job=job, model=resolved, inputs=dict(beside))
-    queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
-    return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
-
-
-def _build_action(
-    spec: BuildSpec,
-    toolchain: Toolchain,
-    version: str,
-    read: _Inputs,
-    platform: Platform,
-    *,
-    convert: str,
-    bound: dict[str, Any],
-) -> NewAction:
-    beside = inputs.of_build(read.beside, toolchain)
-    options = {name: value for name, value in spec.options.items() if name not in toolchain.convert_options}
-    document = build_document(
-        convert=convert,
-        toolchain=toolchain.name,
-        version=version,
-        limits=spec.limits,
-        options=inputs.keyed(options, beside),
-        platform=bound,
-    )
-    job = Job(
-        stage=Stage.BUILD, toolchain=toolchain.name, version=version, spec=spec, facts=read.model.facts,
-        platform=platform,
-    )  # fmt: skip
-    queue = build_queue(toolchain.name, version, platform, bound)
-    return NewAction(key_of(document), Stage.BUILD, queue, document, Work(job=job, inputs=dict(beside)))

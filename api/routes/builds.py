@@ -12,6 +12,7 @@ from api.auth import Reader, Submitter
 from api.builds import streaming as following
 from api.builds.submit import submit_spec
 from api.control import Control
+from api.planning.cached_submits import Submit
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted
 from models.lifecycle.submission import cancel
@@ -35,7 +36,7 @@ async def submit_build(
     spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
 ) -> Response:
     """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
-    submitted = await control.hits.answer(spec, caller.name)
+    submitted = await control.cached_submits.answer(Submit(spec, caller.name))
     if submitted is None:
         submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
     where = {"Location": control.public(f"/v1/builds/{submitted.id}")}

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
-from api.planning.inputs import with_none_unasked
+from api.planning.inputs import without_second_models
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
@@ -49,7 +49,7 @@ def resolve_engine(wanted: EngineRequirements, control: Control, _: Reader) -> R
 
     One with adapters or draft heads only if its options are asked for.
     """
-    alone = wanted.model_copy(update={"options": with_none_unasked(wanted.options)})
+    alone = wanted.model_copy(update={"options": without_second_models(wanted.options)})
     with control.database.read() as session:
         return resolve(session, alone)
 

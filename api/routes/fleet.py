@@ -54,7 +54,7 @@ def toolchains(control: Control, _: Reader) -> ToolchainList:
 
 
 def _toolchain(found: interface.Toolchain, control: Control) -> Toolchain:
-    fleet = control.fleet.workers()
+    fleet = control.fleet.live_workers()
     versions = [
         ToolchainVersion(
             version=release.version,

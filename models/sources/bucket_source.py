@@ -49,10 +49,10 @@ class BucketSource:
 
     def resolve(self, reference: BucketReference) -> ResolvedModel:
         """See `Source.resolve`."""
-        return self.at_hand(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
+        return self.cached_model(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
 
-    def at_hand(self, reference: BucketReference) -> ResolvedModel | None:
-        """See `Source.at_hand`."""
+    def cached_model(self, reference: BucketReference) -> ResolvedModel | None:
+        """See `Source.cached_model`."""
         return self._resolved.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:

@@ -31,15 +31,15 @@ class Sources:
             case BucketReference():
                 return self._require_bucket(reference).resolve(reference)
 
-    def at_hand(self, reference: ModelReference) -> ResolvedModel | None:
-        """See `Source.at_hand`."""
+    def cached_model(self, reference: ModelReference) -> ResolvedModel | None:
+        """See `Source.cached_model`."""
         match reference:
             case HubReference():
-                return self.hub.at_hand(reference)
+                return self.hub.cached_model(reference)
             case FileReference():
-                return self.files.at_hand(reference)
+                return self.files.cached_model(reference)
             case BucketReference():
-                return self._require_bucket(reference).at_hand(reference)
+                return self._require_bucket(reference).cached_model(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:
         """See `Source.fetch`."""

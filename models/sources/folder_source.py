@@ -50,8 +50,8 @@ class FileSource:
         # Another path may have led to the same folder.
         return model.model_copy(update={"reference": str(reference)})
 
-    def at_hand(self, reference: FileReference) -> ResolvedModel | None:
-        """See `Source.at_hand`."""
+    def cached_model(self, reference: FileReference) -> ResolvedModel | None:
+        """See `Source.cached_model`."""
         model = self._unchanged(self._folders.scan(reference))
         if model is None:
             return None

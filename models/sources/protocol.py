@@ -26,7 +26,7 @@ class Source(Protocol[R_contra]):
             SourceUnavailable: the source did not answer; try again later.
         """
 
-    def at_hand(self, reference: R_contra) -> ResolvedModel | None:
+    def cached_model(self, reference: R_contra) -> ResolvedModel | None:
         """Return what `resolve` returns if it is remembered; None if that takes a network or reading files.
 
         Raises:

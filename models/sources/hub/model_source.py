@@ -57,10 +57,10 @@ class HubSource:
 
     def resolve(self, reference: HubReference) -> ResolvedModel:
         """See `Source.resolve`."""
-        return self.at_hand(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
+        return self.cached_model(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
 
-    def at_hand(self, reference: HubReference) -> ResolvedModel | None:
-        """See `Source.at_hand`."""
+    def cached_model(self, reference: HubReference) -> ResolvedModel | None:
+        """See `Source.cached_model`."""
         return self._resolved.get(reference)
 
     def fetch(self, model: ResolvedModel, destination: Path) -> None:

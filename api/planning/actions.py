@@ -1,0 +1,84 @@
+"""The two keyed actions of a planned build: each has a key document, a queue, and the work that a worker does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from api.planning.inputs import Inputs, inputs_of_build, inputs_of_convert, with_identities
+from enginefarm.contract.key import Key, build_document, convert_document, key_of
+from enginefarm.contract.platform import Platform
+from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.spec import BuildSpec
+from enginefarm.contract.stage import Stage
+from enginefarm.contract.work import Job, Work
+from models.lifecycle.submission import NewAction
+from models.queue.names import build_queue, convert_queue
+from toolchains.inputs import CALIBRATION
+from toolchains.toolchain import Toolchain
+
+
+@dataclass(frozen=True)
+class CompletedSpec:
+    """A spec that leaves nothing open, with everything that a build of it reads."""
+
+    spec: BuildSpec  # normalized
+    toolchain: Toolchain
+    version: str
+    platform: Platform
+    bound_platform: dict[str, Any]  # the fields of `platform` that the engine is bound to, as they enter the key
+    model: ResolvedModel
+    inputs: Inputs
+
+
+def convert_action(completed: CompletedSpec) -> NewAction:
+    """The action that makes the checkpoint. Its key has no limits and no platform: many builds share a checkpoint."""
+    spec, toolchain, version = completed.spec, completed.toolchain, completed.version
+    inputs = inputs_of_convert(completed.inputs, toolchain)
+    options = {name: value for name, value in spec.options.items() if name in toolchain.convert_options}
+    calibration = inputs.get(CALIBRATION)
+    document = convert_document(
+        toolchain=toolchain.name,
+        version=version,
+        model=completed.model.identity,
+        precision=spec.precision,
+        parallelism=spec.parallelism,
+        options=with_identities(options, inputs),
+        calibration=calibration.identity if calibration else None,
+    )
+    job = Job(
+        stage=Stage.CONVERT,
+        toolchain=toolchain.name,
+        version=version,
+        spec=spec,
+        facts=completed.model.facts,
+        platform=None,
+    )
+    queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
+    work = Work(job=job, model=completed.model, inputs=inputs)
+    return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
+
+
+def build_action(completed: CompletedSpec, convert: Key) -> NewAction:
+    """The action that makes the engine from the checkpoint of the action `convert`."""
+    spec, toolchain, version = completed.spec, completed.toolchain, completed.version
+    inputs = inputs_of_build(completed.inputs, toolchain)
+    options = {name: value for name, value in spec.options.items() if name not in toolchain.convert_options}
+    document = build_document(
+        convert=convert,
+        toolchain=toolchain.name,
+        version=version,
+        limits=spec.limits,
+        options=with_identities(options, inputs),
+        platform=completed.bound_platform,
+    )
+    job = Job(
+        stage=Stage.BUILD,
+        toolchain=toolchain.name,
+        version=version,
+        spec=spec,
+        facts=completed.model.facts,
+        platform=completed.platform,
+    )
+    queue = build_queue(toolchain.name, version, completed.platform, completed.bound_platform)
+    return NewAction(key_of(document), Stage.BUILD, queue, document, Work(job=job, inputs=inputs))
