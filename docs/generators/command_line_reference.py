@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from docs.generators.markdown import code_block, table
+from docs.generators.markdown import code_block, escaped, table
 from enginefarm.cli import main as program
 from enginefarm.cli.exits import table as exit_codes
 
@@ -43,4 +43,4 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
 def _paragraphs(help_text: str) -> Iterator[str]:
     """Click's help, as Markdown: braces and other signs of the text stay as they are."""
     for paragraph in help_text.replace("\b", "").split("\n\n"):
-        yield " ".join(paragraph.split()).replace("<", "\\<").replace("*", "\\*")
+        yield escaped(paragraph)

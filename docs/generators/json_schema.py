@@ -34,7 +34,7 @@ def field_table(schema: Schema, *, link_to: str = "") -> str:
     required = set(schema.get("required", ()))
     rows = []
     for name, field in schema["properties"].items():
-        default = "required" if name in required else _default(field)
+        default = "required" if name in required else default_of(field)
         rows.append((f"`{name}`", type_of(field, link_to=link_to), default, _meaning(field)))
     return table(("field", "type", "default", "meaning"), rows)
 
@@ -86,7 +86,8 @@ def _each_once(words: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _default(field: Schema) -> str:
+def default_of(field: Schema) -> str:
+    """The default as JSON; a dash if the field has none."""
     if "default" not in field:
         return "–"
     default = field["default"]

@@ -16,6 +16,15 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(escaped) + " |"
 
 
+def escaped(text: str) -> str:
+    """The text on one line, so that Markdown reads none of its signs but backquotes, which mark code."""
+    pieces = " ".join(text.split()).split("`")
+    # Every second piece is code, where a backslash would be shown.
+    for number in range(0, len(pieces), 2):
+        pieces[number] = pieces[number].replace("<", "\\<").replace("*", "\\*").replace("[", "\\[")
+    return "`".join(pieces)
+
+
 def code_block(text: str, language: str) -> str:
     return f"```{language}\n{text.rstrip()}\n```"
 

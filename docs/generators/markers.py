@@ -12,6 +12,7 @@ from docs.generators.planted_guards import planted_guards
 from docs.generators.python_reference import python_reference
 from docs.generators.rest_reference import rest_reference
 from docs.generators.spec_reference import spec_reference
+from docs.generators.trtllm_options import trtllm_options
 
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
@@ -23,6 +24,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "python": python_reference,
     "rest": rest_reference,
     "spec": spec_reference,
+    "trtllm-options": trtllm_options,
 }
 
 

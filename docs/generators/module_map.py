@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from docs.generators.markdown import table
+from docs.generators.markdown import escaped, table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("enginefarm", "models", "toolchains", "api", "workers", "migrations", "local", "demo", "benchmarks")
@@ -38,7 +38,7 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _first_sentence(docstring: str) -> str:
-    """The docstring's first paragraph, cut after its first sentence. Markdown must not read its signs."""
+    """The docstring's first paragraph, cut after its first sentence."""
     paragraph = " ".join(docstring.split("\n\n")[0].split())
     sentence, full_stop, _ = paragraph.partition(". ")
-    return (sentence + full_stop).strip().replace("<", "\\<").replace("*", "\\*")
+    return escaped((sentence + full_stop).strip())
