@@ -1,7 +1,7 @@
 """The farm's settings: one frozen, typed object per process, read where the process starts.
 
-Every setting is an environment variable `ENGINEFARM_<NAME>`. A name that nobody knows is refused: a misspelt
-setting that silently keeps its default is the worst kind of outage.
+Every setting is an environment variable `ENGINEFARM_<NAME>`. An unknown name is refused: a misspelt setting would
+silently keep its default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from models.store.s3_settings import Addressing
 
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.
-_OTHERS = frozenset({"URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"})
+_NOT_OF_SERVERS = frozenset(
+    {"URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"}
+)
 
 
 class Settings(BaseSettings):
@@ -125,42 +127,56 @@ class Settings(BaseSettings):
 
     @field_validator("model_roots", mode="before")
     @classmethod
-    def _paths(cls, value: object) -> object:
-        return tuple(Path(part) for part in value.split(":") if part) if isinstance(value, str) else value
+    def _split_at_colons(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(Path(path) for path in value.split(":") if path)
 
     @field_validator("retention", mode="before")
     @classmethod
-    def _json(cls, value: object) -> object:
+    def _parse_json(cls, value: object) -> object:
         return from_json(value) if isinstance(value, str) else value
 
     @field_validator("trusted_models", mode="before")
     @classmethod
-    def _references(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    def _split_at_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        references = (reference.strip() for reference in value.split(","))
+        return tuple(reference for reference in references if reference)
 
     @field_validator("trusted_models")
     @classmethod
-    def _pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        Trust(value)
+    def _require_pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Trust(value)  # raises ValueError for a hub model without a commit: its code could change
         return value
 
     @field_validator("model_roots")
     @classmethod
-    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        if relative := [str(path) for path in value if not path.is_absolute()]:
+    def _require_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        relative = [str(path) for path in value if not path.is_absolute()]
+        if relative:
             raise ValueError(f"expected absolute paths, got {', '.join(relative)}")
         return value
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read and check. Raises ValueError naming every setting that is unknown, missing or bad, never its value."""
-        given = os.environ if environment is None else environment
-        ours = {name.removeprefix(PREFIX): value for name, value in given.items() if name.startswith(PREFIX)}
-        known = {name.upper() for name in cls.model_fields}
-        if unknown := sorted(set(ours) - known - _OTHERS):
-            raise ValueError(
-                f"unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(PREFIX + name for name in unknown)}: "
-                "docs/settings.md lists all of them"
-            )
-        values: dict[str, Any] = {name.lower(): value for name, value in ours.items() if name in known}
-        return cls(**{"hf_endpoint": given.get("HF_ENDPOINT") or None} | values)
+        """Read the settings from `environment` (default: the process's) and check them.
+
+        Raises:
+            ValueError: settings are unknown, missing or invalid. It names every one, but no value: that may be secret.
+        """
+        variables = os.environ if environment is None else environment
+        # huggingface_hub's own variable is the default, because nodes that use a mirror have it set already.
+        field_by_variable = {PREFIX + name.upper(): name for name in cls.model_fields}
+        values: dict[str, Any] = {"hf_endpoint": variables.get("HF_ENDPOINT") or None}
+        unknown = []
+        for variable, value in sorted(variables.items()):
+            if variable in field_by_variable:
+                values[field_by_variable[variable]] = value
+            elif variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in _NOT_OF_SERVERS:
+                unknown.append(variable)
+        if unknown:
+            plural = "s" if len(unknown) > 1 else ""
+            raise ValueError(f"unknown setting{plural} {', '.join(unknown)}: docs/settings.md lists all of them")
+        return cls(**values)

@@ -1,6 +1,8 @@
-"""The catalogue as the outside sees it: rows in, wire types out. Reads only."""
+"""Builds as REST bodies: one build with its attempts, and the listing. Reads only."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -8,14 +10,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import NotFound, Problem
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.bodies import (
-    Attempt,
-    Build,
-    BuildPage,
-    BuildState,
-    Failure,
-    Fault,
-)
+from enginefarm.wire.bodies import Attempt, Build, BuildPage, BuildState, Failure, Fault
 from models.catalogue.pagination import from_cursor, to_cursor
 from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, EngineRow, WorkerRow
 from models.catalogue.states import ActionState, BuildRowState
@@ -29,7 +24,7 @@ def get_build(session: Session, build_id: str) -> Build:
     """One build with its attempts.
 
     Raises:
-        NotFound
+        NotFound: there is no such build.
     """
     row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one_or_none()
     if row is None:
@@ -37,62 +32,79 @@ def get_build(session: Session, build_id: str) -> Build:
             f"there is no build {build_id!r}",
             problems=[
                 Problem(
-                    pointer="", code="not_found", detail="unknown build id", value=build_id,
+                    pointer="",
+                    code="not_found",
+                    detail="unknown build id",
+                    value=build_id,
                     remedy="`enginefarm status` or GET /v1/builds lists the builds",
                 )
             ],
-        )  # fmt: skip
-    return _build(session, row, whole=True)
+        )
+    return _build(session, row, with_attempts=True)
 
 
 def build_state(session: Session, build_id: str) -> BuildState:
-    """The state of a build that is there."""
+    """The state of an existing build, cheaper than `get_build`."""
     row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one()
     action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN else None
-    return _state(row, _current(session, action) if action is not None else None)
+    current = _current_action(session, action) if action is not None else None
+    return _state(row, current)
 
 
 def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: str | None) -> BuildPage:
-    """Newest first. Filters: state, model, toolchain, platform (label or GPU name), requested_by, key."""
+    """The builds, newest first. Filters: state, model, toolchain, platform (label or GPU name), requested_by, key.
+
+    Raises:
+        InvalidRequest: the cursor is none of this farm.
+    """
     query = select(BuildRow).where(*_filters(filters)).order_by(BuildRow.seq.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(BuildRow.seq < from_cursor(cursor))
-    rows = session.execute(query).scalars().all()
-    items = [_build(session, row, whole=False) for row in rows[:limit]]
+    rows = session.execute(query).scalars().all()  # one more than `limit`, to see whether a page follows
+    items = [_build(session, row, with_attempts=False) for row in rows[:limit]]
     return BuildPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
 
 
 def _filters(filters: dict[str, str | None]) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = []
     for name, value in filters.items():
         if value is None:
             continue
         if name == "state":
-            found.append(_state_is(BuildState(value)))
+            conditions.append(_state_is(BuildState(value)))
         elif name == "platform":
-            found.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
+            conditions.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
         elif name == "model":
-            found.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
+            conditions.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
         else:
-            found.append(getattr(BuildRow, name) == value)
-    return found
+            conditions.append(getattr(BuildRow, name) == value)
+    return conditions
 
 
 def _state_is(state: BuildState) -> ColumnElement[bool]:
-    """`queued` and `running` are states of the actions that an open build waits for."""
+    """An open build is `queued` or `running` as the action is that it waits for: its own, or the convert before it."""
     if state.ended:
         return BuildRow.state == str(state)
-    busy = select(ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
-    behind = select(ActionRow.key).where(ActionRow.depends_on.in_(busy), ActionRow.state == ActionState.WAITING)
-    running = or_(BuildRow.key.in_(busy), BuildRow.key.in_(behind))
-    return (BuildRow.state == BuildRowState.OPEN) & (running if state is BuildState.RUNNING else ~running)
+    running_actions = select(ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
+    waiting_for_these = select(ActionRow.key).where(
+        ActionRow.depends_on.in_(running_actions), ActionRow.state == ActionState.WAITING
+    )
+    running = or_(BuildRow.key.in_(running_actions), BuildRow.key.in_(waiting_for_these))
+    if state is BuildState.RUNNING:
+        return (BuildRow.state == BuildRowState.OPEN) & running
+    return (BuildRow.state == BuildRowState.OPEN) & ~running
 
 
-def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
-    action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN or whole else None
-    current = _current(session, action) if action is not None and row.state == BuildRowState.OPEN else None
+def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
+    is_open = row.state == BuildRowState.OPEN
+    # A listing reads no action of an ended build: that would be one more query a row.
+    action = session.get(ActionRow, row.key) if is_open or with_attempts else None
+    current = _current_action(session, action) if is_open and action is not None else None
     state = _state(row, current)
     engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
+    failure: Failure | dict[str, Any] | None = row.failure
+    if state is BuildState.SUCCEEDED and engine is None:
+        failure = _why_engine_is_missing(session, row.key)
     return Build(
         id=row.id,
         key=row.key,
@@ -113,8 +125,8 @@ def _build(session: Session, row: BuildRow, *, whole: bool) -> Build:
         ended_at=row.ended_at,
         spec=row.spec,
         asked=row.spec_as_written,
-        attempts=_attempts(session, action) if whole and action is not None else [],
-        error=row.failure if engine is not None or state is not BuildState.SUCCEEDED else _taken_out(session, row.key),
+        attempts=_attempts(session, action) if with_attempts and action is not None else [],
+        error=failure,
         engine=engine,
     )
 
@@ -129,23 +141,25 @@ def _waiting_for(
     return why_checkpoint_waits(session, action) if current is not action else None
 
 
-def _taken_out(session: Session, key: str) -> Failure | None:
-    """What became of the engine of a build that succeeded; None where the engine is there."""
+def _why_engine_is_missing(session: Session, key: str) -> Failure | None:
+    """Why a build that succeeded has no engine now; None if no reason was recorded."""
     engine = session.get(EngineRow, key)
-    why = engine.quarantine_reason if engine is not None else why_removed(session, key)
-    if why is None:
+    if engine is not None:
+        cause, event, reason = "engine_taken_out", "withdrawn", engine.quarantine_reason
+    else:
+        cause, event, reason = "engine_removed", "removed", why_removed(session, key)
+    if reason is None:
         return None
-    what = "removed" if engine is None else "taken_out"
     return Failure(
-        cause=f"engine_{what}",
+        cause=cause,
         fault=Fault.FARM,
-        detail=f"its engine was {what.replace('_', ' ')}: {why}",
+        detail=f"its engine was {event}: {reason}",
         advice="submit it again: it is built anew",
     )
 
 
-def _current(session: Session, action: ActionRow) -> ActionRow:
-    """The action that the build waits for right now: its own, or the convert before it."""
+def _current_action(session: Session, action: ActionRow) -> ActionRow:
+    """The action that the build waits for now: its own, or the convert before it."""
     if action.state == ActionState.WAITING and action.depends_on is not None:
         return session.get_one(ActionRow, action.depends_on)
     return action
@@ -158,11 +172,12 @@ def _state(row: BuildRow, current: ActionRow | None) -> BuildState:
 
 
 def _progress(current: ActionRow | None) -> float:
-    """Of the whole build: converting is the first fifth, building the rest."""
+    """The progress of both stages together: a conversion counts as the first fifth."""
     if current is None:
         return 0.0
-    share = (0.0, 0.2) if current.stage == Stage.CONVERT else (0.2, 0.8)
-    return round(share[0] + share[1] * current.progress, 4)
+    if current.stage == Stage.CONVERT:
+        return round(0.2 * current.progress, 4)
+    return round(0.2 + 0.8 * current.progress, 4)
 
 
 def _attempts(session: Session, action: ActionRow) -> list[Attempt]:

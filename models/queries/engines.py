@@ -24,34 +24,40 @@ MAX_PAGE = 200
 
 
 def find_engine(session: Session, key: str) -> EngineSummary | None:
-    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
-    return EngineSummary(**found._mapping) if found else None
+    """The served engine of this key; None if there is none."""
+    row = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
+    return EngineSummary(**row._mapping) if row else None
 
 
 def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
-    found = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys))) if keys else ()
-    return {row.key: EngineSummary(**row._mapping) for row in found}
+    """The served engines of these keys, by key."""
+    if not keys:
+        return {}
+    rows = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys)))
+    return {row.key: EngineSummary(**row._mapping) for row in rows}
 
 
 def get_engine(session: Session, key: str) -> Engine:
     """An engine with its manifest.
 
     Raises:
-        NotFound
-        Gone: it was taken out, or removed.
+        NotFound: there never was such an engine.
+        Gone: it was withdrawn or removed; the text says why.
     """
-    found = session.execute(_SUMMARIES.where(EngineRow.key == key)).one_or_none()
+    summary = session.execute(_SUMMARIES.where(EngineRow.key == key)).one_or_none()
     row = session.get(EngineRow, key)
-    if row is None and (why := why_removed(session, key)):
-        raise Gone(f"engine {key[:12]} was removed: {why}; submit its spec again to build it anew")
-    if row is None or found is None:
-        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists what there is")
+    if row is None or summary is None:
+        removal_reason = why_removed(session, key)
+        if removal_reason is not None:
+            raise Gone(f"engine {key[:12]} was removed: {removal_reason}; submit its spec again to build it anew")
+        raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists the engines")
     if row.quarantined_at is not None:
-        raise Gone(f"engine {key[:12]} was taken out: {row.quarantine_reason}; submit its spec again to build it anew")
-    facts, action = row.provenance.get("facts", {}), session.get_one(ActionRow, key)
+        raise Gone(f"engine {key[:12]} was withdrawn: {row.quarantine_reason}; submit its spec again to build it anew")
+    facts = row.provenance.get("facts", {})
+    action = session.get_one(ActionRow, key)
     convert = session.get(ActionRow, action.depends_on) if action.depends_on else None
     return Engine(
-        **found._mapping,
+        **summary._mapping,
         spec=row.spec,
         document=action.document,
         checkpoint_document=convert.document if convert is not None else {},
@@ -68,7 +74,11 @@ def get_engine(session: Session, key: str) -> Engine:
 
 
 def list_engines(session: Session, *, limit: int, cursor: str | None, model: str | None = None) -> EnginePage:
-    """Newest first."""
+    """The served engines, newest first; of `model` at any revision if it has none.
+
+    Raises:
+        InvalidRequest: the cursor is none of this farm.
+    """
     query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))

@@ -1,4 +1,4 @@
-"""How long it will still take: from what attempts of the same queue took, else from the stage's own progress."""
+"""Estimate how long an action will take: by its own progress, else by recent attempts of the same queue."""
 
 from __future__ import annotations
 
@@ -11,47 +11,54 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.catalogue.states import ActionState, Outcome
 
-_SAMPLES = 20
-_TRUSTED_PROGRESS = 0.1  # below that a stage's own progress says next to nothing about the rest
+_SAMPLES = 20  # recent attempts: enough for a stable median, few enough to follow a new machine or release
+_TRUSTED_PROGRESS = 0.1  # below it, a stage is still loading and its progress says little about its end
 
 
 def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> float | None:
-    """Seconds until the engine is there; None where nothing is known, or while it is still queued."""
+    """Seconds until the engine of `action` exists, while `current` is the action that its build waits for.
+
+    None while `current` is queued, or if nothing comparable ran before.
+    """
     if current.state != ActionState.RUNNING:
         return None
-    left = _left(session, current)
-    if left is None or current.key == action.key:
-        return left
+    remaining = _remaining_seconds(session, current)
+    if remaining is None or current.key == action.key:
+        return remaining
     build = usual_seconds(session, action.queue, checkpoint=action.depends_on)
-    return None if build is None else left + build
+    return None if build is None else remaining + build
 
 
 def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None) -> float | None:
-    """The median of what recent attempts of the queue took; those from the same checkpoint count alone if there are
-    any, because they are of the same model."""
-    if checkpoint is not None and (took := _took(session, ActionRow.depends_on == checkpoint, queue=queue)):
-        return median(took)
-    took = _took(session, queue=queue)
-    return median(took) if took else None
+    """The median time of recent attempts of the queue; None without any.
+
+    If some started from the same checkpoint (the key of a convert action), only these count: they are of one model.
+    """
+    seconds: list[float] = []
+    if checkpoint is not None:
+        seconds = _attempt_seconds(session, queue, ActionRow.depends_on == checkpoint)
+    if not seconds:
+        seconds = _attempt_seconds(session, queue)
+    return median(seconds) if seconds else None
 
 
-def _took(session: Session, *where: ColumnElement[bool], queue: str) -> list[float]:
+def _attempt_seconds(session: Session, queue: str, *conditions: ColumnElement[bool]) -> list[float]:
     rows = session.execute(
         select(AttemptRow.started_at, AttemptRow.ended_at)
         .join(ActionRow, ActionRow.key == AttemptRow.action_key)
-        .where(ActionRow.queue == queue, AttemptRow.outcome == Outcome.SUCCEEDED, *where)
+        .where(ActionRow.queue == queue, AttemptRow.outcome == Outcome.SUCCEEDED, *conditions)
         .order_by(AttemptRow.ended_at.desc())
         .limit(_SAMPLES)
     )
     return [(row.ended_at - row.started_at).total_seconds() for row in rows]
 
 
-def _left(session: Session, running: ActionRow) -> float | None:
+def _remaining_seconds(session: Session, running: ActionRow) -> float | None:
     attempt = session.get(AttemptRow, (running.key, running.attempt))
     if attempt is None:
         return None
-    spent = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
+    elapsed = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
     if running.progress >= _TRUSTED_PROGRESS:
-        return max(0.0, spent * (1 - running.progress) / running.progress)
+        return max(0.0, elapsed * (1 - running.progress) / running.progress)
     usual = usual_seconds(session, running.queue, checkpoint=running.depends_on)
-    return None if usual is None else max(0.0, usual - spent)
+    return None if usual is None else max(0.0, usual - elapsed)

@@ -1,7 +1,7 @@
-"""An engine as an OCI artifact: what a registry client sees of it.
+"""An engine as an OCI artifact, which registry clients pull.
 
-Every file is a layer, stored as it is and titled with its path, so that the digests are the farm's own and
-`oras pull` lays the directory out. The documents are functions of the engine alone: the same bytes each time.
+Every file is a layer: its bytes unchanged, its title the path. So the digests are the farm's own, and `oras pull`
+restores the directory. The documents depend on the engine only, and so have the same bytes each time.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Artifact:
 
 
 def artifact(engine: Engine) -> Artifact:
+    """The artifact's two documents, by the OCI image specification 1.1 (`artifactType`)."""
     config = _json(_config(engine))
     manifest = {
         "schemaVersion": 2,
@@ -57,10 +58,12 @@ def repository(model: str, toolchain: str) -> str:
 
     The revision is not in it: a repository holds the engines of all revisions, as a tag each.
     """
-    scheme, _, rest = model.partition(":")
-    path = rest.partition("@")[0] if scheme == "hf" else rest.rstrip("/").rpartition("/")[2]
-    parts = [_component(part) for part in (toolchain, *path.split("/"))]
-    return "/".join(filter(None, parts))
+    scheme, _, location = model.partition(":")
+    path = location.partition("@")[0]
+    if scheme != "hf":
+        path = location.rstrip("/").rpartition("/")[2]  # the last folder: where it lies is no matter of clients
+    components = [_component(name) for name in (toolchain, *path.split("/"))]
+    return "/".join(component for component in components if component)
 
 
 def _component(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The catalogue as a registry sees it: repositories, tags, and which engine a digest belongs to. Reads only."""
+"""The catalogue as an OCI registry: repositories, tags, and the engine that a digest belongs to. Reads only."""
 
 from __future__ import annotations
 
@@ -18,50 +18,57 @@ from models.queries.oci import Artifact, artifact, repository
 
 
 def repositories(session: Session) -> list[str]:
-    found = session.execute(select(EngineRow.model, EngineRow.toolchain).where(SERVED).distinct())
-    return sorted({repository(model, toolchain) for model, toolchain in found})
+    """The names of all repositories with a served engine, in lexical order."""
+    rows = session.execute(select(EngineRow.model, EngineRow.toolchain).where(SERVED).distinct())
+    return sorted({repository(model, toolchain) for model, toolchain in rows})
 
 
 def tags(session: Session, name: str) -> list[str]:
     """The tags of a repository, in lexical order: every engine's key.
 
     Raises:
-        NotFound: no engine was ever published under this name.
+        NotFound: the repository has no served engine.
     """
-    found = sorted(_keys(session, name))
-    if not found:
-        raise NotFound(f"there is no repository {name!r}; GET /v2/_catalog lists what there is")
-    return found
+    keys = sorted(_keys(session, name))
+    if not keys:
+        raise NotFound(f"there is no repository {name!r}; GET /v2/_catalog lists the repositories")
+    return keys
 
 
 def find_artifact(session: Session, name: str, reference: str) -> Artifact:
     """The engine that a tag, or the digest of its OCI manifest, names.
 
     Raises:
-        NotFound
+        NotFound: no engine of the repository has this tag or digest.
     """
     for engine in _candidates(session, name, reference):
-        found = artifact(engine)
-        if reference in {engine.key, found.digest}:
-            return found
+        candidate = artifact(engine)
+        if reference in {engine.key, candidate.digest}:
+            return candidate
     raise NotFound(f"there is no {reference[:80]!r} in {name!r}; GET /v2/{name}/tags/list lists its tags")
 
 
 def find_document(session: Session, name: str, digest: Digest) -> bytes | None:
-    """The configuration with this digest. It is no blob of the store: it is made from the catalogue."""
-    configs = (artifact(engine).config for engine in _engines(session, name))
-    return next((config for config in configs if of_bytes(config) == digest), None)
+    """The configuration with this digest; None if no engine of the repository has it.
+
+    A configuration is no blob of the store: it is made from the catalogue each time.
+    """
+    for engine in _engines(session, name):
+        config = artifact(engine).config
+        if of_bytes(config) == digest:
+            return config
+    return None
 
 
 def holds_file(session: Session, name: str, digest: Digest) -> bool:
-    """Whether an engine of this repository has a file with this digest."""
-    found = session.execute(
+    """True if an engine of this repository has a file with this digest."""
+    rows = session.execute(
         select(EngineRow.model, EngineRow.toolchain)
         .join(ManifestFileRow, ManifestFileRow.manifest == EngineRow.manifest)
         .where(SERVED, ManifestFileRow.blob == digest)
         .distinct()
     )
-    return any(repository(model, toolchain) == name for model, toolchain in found)
+    return any(repository(model, toolchain) == name for model, toolchain in rows)
 
 
 def _candidates(session: Session, name: str, reference: str) -> Iterator[Engine]:
@@ -72,13 +79,13 @@ def _candidates(session: Session, name: str, reference: str) -> Iterator[Engine]
 
 
 def _engines(session: Session, name: str) -> Iterator[Engine]:
-    """Newest first: what is asked for by digest was most often just asked for by tag."""
+    """Newest first: a client that asks by digest has mostly just asked by the tag of a new engine."""
     for key in _keys(session, name):
         yield get_engine(session, key)
 
 
 def _keys(session: Session, name: str) -> list[Key]:
-    found = session.execute(
+    rows = session.execute(
         select(EngineRow.key, EngineRow.model, EngineRow.toolchain).where(SERVED).order_by(EngineRow.created_at.desc())
     )
-    return [row.key for row in found if repository(row.model, row.toolchain) == name]
+    return [row.key for row in rows if repository(row.model, row.toolchain) == name]

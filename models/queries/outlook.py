@@ -1,4 +1,4 @@
-"""What a stage can expect, in the catalogue or not yet: who could take it, how long, what it waits for."""
+"""The outlook of a stage, in the catalogue or not yet: which workers could run it, how long, and what it waits for."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from models.queries.estimates import usual_seconds
 
 
 def outlook(session: Session, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
-    """`checkpoint` is the key of the convert action that a build starts from."""
+    """The outlook of an action. `checkpoint` is the key of the convert action that a build starts from."""
     row = session.get(ActionRow, action.key)
-    converting = action.stage is Stage.CONVERT
-    done = checkpoint_of(session, action.key) is not None if converting else engine_exists(session, action.key)
+    if action.stage is Stage.CONVERT:
+        has_output = checkpoint_of(session, action.key) is not None
+    else:
+        has_output = engine_exists(session, action.key)
     return Outlook(
         stage=action.stage,
         key=action.key,
         queue=action.queue,
-        done=done,
+        done=has_output,
         workers=[worker.name for worker in workers_serving(session, action.queue)],
-        waiting_for=None if done else _waits(session, action.queue, row),
-        seconds=0.0 if done else usual_seconds(session, action.queue, checkpoint=checkpoint),
+        waiting_for=None if has_output else _what_it_waits_for(session, action.queue, row),
+        seconds=0.0 if has_output else usual_seconds(session, action.queue, checkpoint=checkpoint),
     )
 
 
 def why_waiting(session: Session, action: ActionRow) -> str:
     """Why a queued action is not running yet."""
-    serving = workers_serving(session, action.queue)
-    if not serving:
-        return _unserved(session, action.queue)
+    workers = workers_serving(session, action.queue)
+    if not workers:
+        return _why_unserved(session, action.queue)
     if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
         return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
-    return _line(queue_position(session, action), serving)
+    return _queue_line(queue_position(session, action), workers)
 
 
 def queue_position(session: Session, action: ActionRow) -> int:
-    """How many actions of this queue go first."""
+    """How many actions of the same queue go first."""
     ahead = select(func.count()).where(
         ActionRow.queue == action.queue,
         ActionRow.state == ActionState.QUEUED,
@@ -54,21 +56,26 @@ def queue_position(session: Session, action: ActionRow) -> int:
     return session.execute(ahead).scalar_one()
 
 
-def _waits(session: Session, queue: str, row: ActionRow | None) -> str | None:
-    """Also of an action that is not in the catalogue, or would be opened again: as if it were queued now."""
+def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> str | None:
+    """What an action waits for; None while it runs, or would start at once.
+
+    An action that is not in the catalogue, or closed, is treated as if it were queued now.
+    """
     if row is not None and row.state == ActionState.RUNNING:
         return None
     if row is not None and row.state == ActionState.QUEUED:
         return why_waiting(session, row)
-    serving = workers_serving(session, queue)
-    if not serving:
-        return _unserved(session, queue)
+    workers = workers_serving(session, queue)
+    if not workers:
+        return _why_unserved(session, queue)
     if row is not None and row.state in IN_FLIGHT:
         return why_checkpoint_waits(session, row) or "its checkpoint"
     ahead = session.execute(
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
-    return _line(ahead, serving) if ahead or _all_busy(session, serving) else None
+    if ahead == 0 and not _all_busy(session, workers):
+        return None
+    return _queue_line(ahead, workers)
 
 
 def _all_busy(session: Session, workers: Sequence[WorkerRow]) -> bool:
@@ -77,22 +84,28 @@ def _all_busy(session: Session, workers: Sequence[WorkerRow]) -> bool:
 
 
 def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:
-    """Who makes the checkpoint that an action waits for; None while nobody does."""
+    """Which worker makes the checkpoint that an action waits for; None while none does."""
     convert = session.get(ActionRow, waiting.depends_on) if waiting.depends_on else None
-    worker = session.get(WorkerRow, convert.worker_id) if convert is not None and convert.worker_id else None
+    if convert is None or convert.worker_id is None:
+        return None
+    worker = session.get(WorkerRow, convert.worker_id)
     return f"its checkpoint is being converted by {worker.name}" if worker is not None else None
 
 
-def _unserved(session: Session, queue: str) -> str:
-    out = quarantined_workers_serving(session, queue)
-    names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in out)
-    return f"{no_worker_serves(queue)}; quarantined: {names}" if out else no_worker_serves(queue)
+def _why_unserved(session: Session, queue: str) -> str:
+    quarantined = quarantined_workers_serving(session, queue)
+    if not quarantined:
+        return no_worker_serves(queue)
+    names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in quarantined)
+    return f"{no_worker_serves(queue)}; quarantined: {names}"
 
 
 def no_worker_serves(queue: str) -> str:
+    """The text for a queue that no live worker consumes."""
     return f"no live worker serves {queue}: start one, or cancel the build"
 
 
-def _line(ahead: int, serving: Sequence[WorkerRow]) -> str:
-    who = f"{len(serving)} worker{'s' if len(serving) > 1 else ''}"
-    return f"{ahead} ahead of it for {who}" if ahead else f"next in line for {who}"
+def _queue_line(ahead: int, workers: Sequence[WorkerRow]) -> str:
+    plural = "s" if len(workers) > 1 else ""
+    position = f"{ahead} ahead of it" if ahead else "next in line"
+    return f"{position} for {len(workers)} worker{plural}"

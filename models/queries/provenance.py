@@ -1,4 +1,4 @@
-"""What the catalogue knows of how an engine came to be, as an in-toto statement."""
+"""The provenance of an engine, as an in-toto statement from the catalogue's rows. Reads only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, WorkerRow
 
 
 def statement_of(session: Session, key: Key) -> Statement:
-    """The statement about a published engine; the same for as long as the engine is."""
+    """The statement about a published engine. It stays the same until the engine is published anew."""
     engine = session.get_one(EngineRow, key)
     build = session.get_one(ActionRow, key)
     assert build.depends_on is not None, "an engine is built from a checkpoint"
@@ -25,7 +25,16 @@ def statement_of(session: Session, key: Key) -> Statement:
                 "buildType": BUILD_TYPE,
                 "externalParameters": {"spec": engine.spec},
                 "internalParameters": {"document": build.document, "platform": engine.platform},
-                "resolvedDependencies": [_model(convert), _checkpoint(convert.key, engine)],
+                "resolvedDependencies": [
+                    # The model by what enters the key, not by where it was fetched: that may be a path of the farm.
+                    {"name": "model", "annotations": convert.document.get("model", {})},
+                    # The checkpoint of this engine, from its provenance: it may have been converted anew since then.
+                    {
+                        "name": "checkpoint",
+                        "digest": {"sha256": _hex(engine.provenance["checkpoint"])},
+                        "annotations": {"key": convert.key},
+                    },
+                ],
             },
             "runDetails": {
                 "builder": {"id": "urn:enginefarm:farm", "version": {engine.toolchain: engine.version}},
@@ -39,21 +48,6 @@ def statement_of(session: Session, key: Key) -> Statement:
 
 def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
-
-
-def _model(convert: ActionRow) -> dict[str, Any]:
-    """The model by what enters the key. Where it was fetched from may be a path of the farm, and stays there."""
-    identity = convert.document.get("model", {})
-    return {"name": "model", "annotations": identity}
-
-
-def _checkpoint(key: Key, engine: EngineRow) -> dict[str, Any]:
-    """The checkpoint that this engine was built from, even if it was converted anew since then."""
-    return {
-        "name": "checkpoint",
-        "digest": {"sha256": _hex(engine.provenance["checkpoint"])},
-        "annotations": {"key": key},
-    }
 
 
 def _times(session: Session, key: Key, attempt: int) -> dict[str, Any]:
@@ -71,5 +65,7 @@ def _log(session: Session, key: Key, attempt: int) -> dict[str, Any]:
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(AttemptRow.action_key == key, AttemptRow.number == attempt)
     ).one()
-    digest = {"digest": {"sha256": _hex(row.log_digest)}} if row.log_digest else {}
-    return {"name": "log", "annotations": {"worker": worker, "attempt": attempt}} | digest
+    log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker, "attempt": attempt}}
+    if row.log_digest:
+        log["digest"] = {"sha256": _hex(row.log_digest)}
+    return log

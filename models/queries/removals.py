@@ -1,4 +1,4 @@
-"""Why an engine that was there is there no more."""
+"""Why engines were removed, and the list of removals. Reads only."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ from models.catalogue.rows import RemovalRow
 
 
 def why_removed(session: Session, key: str) -> str | None:
-    """The reason of the last removal of the engine; None if there was none. It may have been built since."""
+    """The reason of the last removal of the engine; None if it never was. It may have been built again since."""
     query = select(RemovalRow.reason).where(RemovalRow.kind == "engine", RemovalRow.key == key)
     return session.execute(query.order_by(RemovalRow.seq.desc()).limit(1)).scalar_one_or_none()
 
 
 def removals(session: Session, *, limit: int, cursor: str | None) -> RemovalPage:
-    """Newest first."""
-    query = select(RemovalRow).order_by(RemovalRow.seq.desc()).limit(limit + 1)
+    """The removals, newest first.
+
+    Raises:
+        InvalidRequest: the cursor is none of this farm.
+    """
+    query = select(RemovalRow).order_by(RemovalRow.seq.desc()).limit(limit + 1)  # one more shows whether a page follows
     if cursor is not None:
         query = query.where(RemovalRow.seq < from_cursor(cursor))
     rows = session.execute(query).scalars().all()
     items = [
         Removal(
-            kind=row.kind, key=row.key, model=row.model, manifest=row.manifest, size=row.size, reason=row.reason,
-            by=row.removed_by, at=row.removed_at,
+            kind=row.kind,
+            key=row.key,
+            model=row.model,
+            manifest=row.manifest,
+            size=row.size,
+            reason=row.reason,
+            by=row.removed_by,
+            at=row.removed_at,
         )
         for row in rows[:limit]
-    ]  # fmt: skip
+    ]
     return RemovalPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)

@@ -1,4 +1,4 @@
-"""Choose among the engines that are there: the one of exactly these limits, else the smallest that covers them."""
+"""Choose the engine that a serving node should load: one of the requested limits, or the smallest that covers them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from models.catalogue.visibility import SERVED
 from models.queries.engines import get_engine
 from models.queries.similarity import any_revision_of
 
-_LOOKED_AT = 1000  # engines of one model, the newest
-_SHOWN = 3
-_COVERED = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
+_ENGINES_EXAMINED = 1000  # of one model, the newest: bounds the time of one request
+_NEAREST_SHOWN = 3  # more problems than a person reads
+_COVERED_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,23 @@ class _Candidate:
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """What grows an engine's memory, the most important first."""
+        """What makes an engine take more memory, the most important first."""
         limits = self.row.spec["limits"]
         tokens = limits["max_batch_size"] * limits["max_seq_len"] * limits["max_beam_width"]
         return len(self.larger) > 0, tokens, limits["max_num_tokens"] or 0, limits["max_input_len"]
 
 
-def resolve(session: Session, wanted: EngineRequirements) -> Resolution:
-    """
+def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
+    """The best engine that meets the requirements.
+
     Raises:
-        NotFound: no engine serves; its problems say what is in the way of the nearest ones.
+        NotFound: no engine does; its problems name what differs in the nearest ones.
     """
-    candidates = [_candidate(row, wanted) for row in _engines(session, wanted)]
+    candidates = [_candidate(row, requirements) for row in _engines_of_model(session, requirements)]
     serving = [candidate for candidate in candidates if not candidate.obstacles]
     if not serving:
-        raise _nothing(wanted, candidates)
-    best = min(serving, key=lambda candidate: candidate.extent)  # the newest among equals: they come in that order
+        raise _not_found(requirements, candidates)
+    best = min(serving, key=lambda candidate: candidate.extent)  # the newest among equals: candidates are in that order
     return Resolution(
         engine=get_engine(session, best.row.key),
         exact=not best.larger,
@@ -56,83 +57,106 @@ def resolve(session: Session, wanted: EngineRequirements) -> Resolution:
     )
 
 
-def _engines(session: Session, wanted: EngineRequirements) -> Iterator[EngineRow]:
-    """Newest first. A folder or a branch may hold other weights by now: only engines of the newest ones count."""
+def _engines_of_model(session: Session, requirements: EngineRequirements) -> Iterator[EngineRow]:
+    """The engines of the model, newest first.
+
+    Without a revision, a folder or a branch may have other weights by now: then only engines of the same weights as
+    the newest one count.
+    """
     convert = aliased(ActionRow)
-    revised = wanted.model.startswith("hf:") and "@" in wanted.model
+    if requirements.model.startswith("hf:") and "@" in requirements.model:
+        of_model = EngineRow.model == requirements.model
+    else:
+        of_model = any_revision_of(requirements.model)
     query = (
         select(EngineRow, convert.document)
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(SERVED, EngineRow.model == wanted.model if revised else any_revision_of(wanted.model))
+        .where(SERVED, of_model)
         .order_by(EngineRow.created_at.desc(), EngineRow.key)
-        .limit(_LOOKED_AT)
+        .limit(_ENGINES_EXAMINED)
     )
-    newest: Mapping[str, Any] | None = None
+    newest_identity: Mapping[str, Any] | None = None
     for row, document in session.execute(query):
         identity = (document or {}).get("model")
-        newest = newest or identity
-        if identity == newest:
+        newest_identity = newest_identity or identity
+        if identity == newest_identity:
             yield row
 
 
-def _candidate(row: EngineRow, wanted: EngineRequirements) -> _Candidate:
-    unlike, unchecked = selector_differences(row.bound_to, wanted.platform, row.driver_binding)
-    elsewhere = [
-        Difference(pointer=f"/platform/{name}", wanted=here, has=bound) for name, (bound, here) in unlike.items()
+def _candidate(row: EngineRow, requirements: EngineRequirements) -> _Candidate:
+    unlike, unchecked = selector_differences(row.bound_to, requirements.platform, row.driver_binding)
+    platform = [
+        Difference(pointer=f"/platform/{name}", wanted=of_node, has=bound) for name, (bound, of_node) in unlike.items()
     ]
-    limits = list(_limits(row.spec["limits"], wanted, _own(row)))
-    too_small = [found for found in limits if found.has < found.wanted]  # type: ignore[operator]  # both are numbers
-    larger = tuple(found for found in limits if found not in too_small)
-    return _Candidate(row, (*elsewhere, *_build(row, wanted), *too_small), larger, tuple(unchecked))
+    too_small: list[Difference] = []
+    larger: list[Difference] = []
+    for limit in _different_limits(row, requirements):
+        if limit.has < limit.wanted:  # type: ignore[operator]  # both are numbers
+            too_small.append(limit)
+        else:
+            larger.append(limit)
+    obstacles = (*platform, *_build_differences(row, requirements), *too_small)
+    return _Candidate(row, obstacles, tuple(larger), tuple(unchecked))
 
 
-def _own(row: EngineRow) -> frozenset[str]:
-    """Limits that this engine has each by itself, as its toolchain says: of most, a longer input leaves less output."""
+def _different_limits(row: EngineRow, requirements: EngineRequirements) -> Iterator[Difference]:
+    """Every requested limit that is another number in the engine. An absent limit does not restrict the engine."""
+    limits = row.spec["limits"]
+    compared = {*_COVERED_LIMITS, *_independent_limits(row)}
+    for name, requested in requirements.limits.model_dump(include=compared).items():
+        actual = limits.get(name)
+        if requested is not None and actual is not None and actual != requested:
+            yield Difference(pointer=f"/limits/{name}", wanted=requested, has=actual)
+
+
+def _independent_limits(row: EngineRow) -> frozenset[str]:
+    """Limits that this engine has separately, as its toolchain reports: in most, a longer input leaves less output."""
     match row.provenance.get("facts"):
         case {"own_limits": [*names]}:
             return frozenset(map(str, names))
     return frozenset()
 
 
-def _limits(has: Mapping[str, int | None], wanted: EngineRequirements, own: frozenset[str]) -> Iterator[Difference]:
-    """Every limit that is another number; one that the engine does not know limits nothing."""
-    for name, asked in wanted.limits.model_dump(include={*_COVERED, *own}).items():
-        if asked is not None and (there := has.get(name)) is not None and there != asked:
-            yield Difference(pointer=f"/limits/{name}", wanted=asked, has=there)
-
-
-def _build(row: EngineRow, wanted: EngineRequirements) -> Iterator[Difference]:
-    """What must be exactly as asked, where it was asked."""
-    asked: dict[str, Any] = {}
-    has: dict[str, Any] = {"/toolchain/name": row.toolchain, "/toolchain/version": row.version}
-    if wanted.toolchain is not None:
-        asked |= {"/toolchain/name": wanted.toolchain.name}
-        asked |= {"/toolchain/version": wanted.toolchain.version} if wanted.toolchain.version else {}
+def _build_differences(row: EngineRow, requirements: EngineRequirements) -> Iterator[Difference]:
+    """The requested fields that must be equal in the engine and are not."""
+    requested: dict[str, Any] = {}
+    actual: dict[str, Any] = {"/toolchain/name": row.toolchain, "/toolchain/version": row.version}
+    if requirements.toolchain is not None:
+        requested["/toolchain/name"] = requirements.toolchain.name
+        if requirements.toolchain.version:
+            requested["/toolchain/version"] = requirements.toolchain.version
+    sections: dict[str, dict[str, Any]] = {"options": requirements.options}
+    if requirements.precision is not None:
+        sections["precision"] = requirements.precision.model_dump()
+    if requirements.parallelism is not None:
+        sections["parallelism"] = requirements.parallelism.model_dump()
     for section in ("precision", "parallelism", "options"):
-        part = getattr(wanted, section)
-        given = part if isinstance(part, dict) else part.model_dump() if part is not None else {}
-        asked |= {f"/{section}/{name}": value for name, value in given.items()}
-        has |= {f"/{section}/{name}": value for name, value in row.spec[section].items()}
-    for pointer, value in asked.items():
-        if value != has.get(pointer) and (pointer, value) != ("/precision/dtype", "auto"):
-            yield Difference(pointer=pointer, wanted=value, has=has.get(pointer))
+        for name, value in sections.get(section, {}).items():
+            requested[f"/{section}/{name}"] = value
+        for name, value in row.spec[section].items():
+            actual[f"/{section}/{name}"] = value
+    for pointer, value in requested.items():
+        any_dtype = (pointer, value) == ("/precision/dtype", "auto")
+        if value != actual.get(pointer) and not any_dtype:
+            yield Difference(pointer=pointer, wanted=value, has=actual.get(pointer))
 
 
-def _nothing(wanted: EngineRequirements, candidates: list[_Candidate]) -> NotFound:
+def _not_found(requirements: EngineRequirements, candidates: list[_Candidate]) -> NotFound:
+    model = requirements.model
     if not candidates:
-        return NotFound(
-            f"the farm has no engine of {wanted.model}: submit a build, or name the model as GET /v1/engines lists it"
-        )
-    nearest = sorted(candidates, key=lambda candidate: len(candidate.obstacles))[:_SHOWN]
+        return NotFound(f"the farm has no engine of {model}: submit a build, or name the model as GET /v1/engines does")
+    nearest = sorted(candidates, key=lambda candidate: len(candidate.obstacles))[:_NEAREST_SHOWN]
     problems = [
         Problem(
-            pointer=found.pointer, code="engine_differs", detail=f"engine {candidate.row.key[:12]} has {found.has!r}",
-            value=found.wanted, expected=str(found.has), remedy="submit a build of what is wanted",
+            pointer=obstacle.pointer,
+            code="engine_differs",
+            detail=f"engine {candidate.row.key[:12]} has {obstacle.has!r}",
+            value=obstacle.wanted,
+            expected=str(obstacle.has),
+            remedy="submit a build with the requested value",
         )
         for candidate in nearest
-        for found in candidate.obstacles
-    ]  # fmt: skip
-    return NotFound(
-        f"none of {len(candidates)} engines of {wanted.model} serves; the nearest differ in:", problems=problems
-    )
+        for obstacle in candidate.obstacles
+    ]
+    return NotFound(f"none of {len(candidates)} engines of {model} serves; the nearest differ in:", problems=problems)

@@ -1,6 +1,6 @@
-"""Celery, used for what it is good at: waking the right worker. The catalogue is the truth.
+"""Celery wakes a worker of the right kind; the catalogue decides what it runs.
 
-Every setting that matters for stages of 10 to 40 minutes stands beside its reason.
+Each setting that matters for stages of 10 to 40 minutes has its reason as a comment.
 """
 
 from __future__ import annotations
@@ -17,48 +17,49 @@ from models.queue.names import TASK, Announcement
 log = logging.getLogger(__name__)
 
 _REDIS = {
-    # Redis has no broken-connection signal of its own: without these a worker may wait for ever on a dead socket.
+    # A Redis client does not notice a broken connection: without these a worker may wait on a dead socket for ever.
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,
-    # Redelivery by age would run a long task twice. Messages are acknowledged at receipt, so nothing is left to
-    # redeliver; this only bounds the instant between taking a message and acknowledging it.
+    # Redelivery by age would run a long task twice. Messages are acknowledged on receipt, so none is left to be
+    # redelivered; this only bounds the instant between receiving a message and acknowledging it.
     "visibility_timeout": 3600,
-    # Whoever asks or announces finds out at once that the broker is away: the default waits six seconds on every probe
-    # and submit. A worker's own reconnecting is not bound by these.
+    # A probe or a submit must fail at once if the broker is away: by default each would wait six seconds. These do not
+    # bound a worker that reconnects.
     "max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1,
 }  # fmt: skip
 
 
 def celery_app(broker_url: str) -> Celery:
+    """The Celery application of senders and workers; it has no task until a worker adds it."""
     app = Celery("enginefarm", broker=broker_url, set_as_current=False)
     app.conf.update(
-        # The message is a hint: take it, acknowledge it, ask the catalogue. A lost one is sent again by the sweep.
+        # The message is a hint: acknowledge it, then ask the catalogue. The sweep sends a lost one again.
         task_acks_late=False,
-        # A build must not wait behind another one in a busy worker's pocket while an idle worker could take it.
+        # A busy worker must not reserve a message that an idle worker could take.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         # A dropped connection must not kill a stage that is 30 minutes in: its lease, not the socket, decides.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # No time limits of Celery's: a thread cannot be killed, and a stage's own limits end its programs.
+        # No time limits of Celery: it cannot kill a thread, and a stage's own limits end its programs.
         task_time_limit=None,
         task_soft_time_limit=None,
         # Results live in the catalogue.
         task_ignore_result=True,
-        # A result of a duplicate announcement is a no-op, so a message may be old; but it must never pile up.
+        # Redis need not write messages to disk: the sweep sends again those that a restart of the broker loses.
         task_default_delivery_mode="transient",
-        # Queues are named by models.queues; a message must not create others.
+        # The queues depend on the workers that exist (models.queue.names), so Celery declares a queue on its first use.
         task_create_missing_queues=True,
         task_serializer="json",
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=_REDIS,
-        # Nobody listens to Celery's own gossip; the fleet is in the catalogue.
+        # No program reads Celery's events: the catalogue has the fleet.
         worker_enable_remote_control=False,
         worker_send_task_events=False,
-        # A sender must find out within seconds that the broker is away: the sweep will send again.
+        # A submit must not wait for a broker that is away: the sweep sends the message later.
         task_publish_retry=False,
         worker_hijack_root_logger=False,
     )
@@ -66,12 +67,14 @@ def celery_app(broker_url: str) -> Celery:
 
 
 class Announcer:
-    """Says that an action can be taken. Never raises for a broker that is away: the row is committed."""
+    """Sends announcements: an action can be claimed."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
     def announce(self, announcements: Iterable[Announcement]) -> None:
+        """Send a message for each action. A broker that is away raises nothing: the rows are committed, so the sweep
+        announces them later."""
         for key, queue in announcements:
             try:
                 self._app.send_task(TASK, args=[key], queue=queue)
@@ -92,5 +95,5 @@ class Announcer:
             raise BrokerUnavailable(f"the broker does not answer ({type(error).__name__})") from error
 
     def ping(self) -> None:
-        """Raises BrokerUnavailable."""
+        """Raises BrokerUnavailable if the broker does not answer."""
         self.depth("enginefarm.ping")

@@ -1,9 +1,9 @@
-"""Bytes that nothing refers to: found, marked as doomed, and deleted after a grace.
+"""Garbage collection of blobs: find bytes that nothing refers to, mark them, and delete them after a grace.
 
-A blob's row is the lock on its bytes. They are deleted by a transaction that holds the row, saw that it is doomed and
-that nothing refers to it, and removes the row with them; a publisher holds the row from before it looks for the bytes
-until what refers to them is committed (models.blobs). So neither can slip in between the other's look and its deed.
-Bytes without a row, left by attempts that never published, first get one.
+A blob's row is the lock on its bytes. The collector deletes them in a transaction that holds the row, saw that it is
+marked and that nothing refers to it, and deletes the row too. A publisher holds the row from before it looks for the
+bytes until the commit of what refers to them (models.lifecycle.blobs). So neither acts on what it saw before the
+other acted. Bytes without a row, from attempts that never published, get a row first. See ADR 0008.
 """
 
 from __future__ import annotations
@@ -25,64 +25,63 @@ _REFERRED = or_(
     exists().where(WarmFileRow.blob == BlobRow.digest),
     exists().where(AttemptRow.log_digest == BlobRow.digest),
 )
+_MARKED = BlobRow.marked_for_removal_at.is_not(None)
 
 
 def mark_unreferenced(session: Session) -> None:
-    """Doom the rows that nothing refers to; spare those that something refers to by now."""
-    session.execute(
-        update(BlobRow).where(BlobRow.marked_for_removal_at.is_not(None), _REFERRED).values(marked_for_removal_at=None)
-    )
-    session.execute(
-        update(BlobRow).where(BlobRow.marked_for_removal_at.is_(None), ~_REFERRED).values(marked_for_removal_at=now())
-    )
+    """Mark the rows that nothing refers to, and unmark those that something refers to by now."""
+    session.execute(update(BlobRow).where(_MARKED, _REFERRED).values(marked_for_removal_at=None))
+    session.execute(update(BlobRow).where(~_MARKED, ~_REFERRED).values(marked_for_removal_at=now()))
 
 
-def orphans(session: Session, found: Mapping[Digest, int]) -> dict[Digest, int]:
-    """Those of `found` in the store (bytes by digest) that the catalogue knows nothing of."""
-    known: set[Digest] = set(session.execute(select(BlobRow.digest).where(BlobRow.digest.in_(found))).scalars())
-    logs = select(AttemptRow.log_digest).where(AttemptRow.log_digest.in_(found))
-    known.update(digest for digest in session.execute(logs).scalars() if digest)
-    return {digest: size for digest, size in found.items() if digest not in known}
+def orphans(session: Session, stored: Mapping[Digest, int]) -> dict[Digest, int]:
+    """The blobs of `stored`, from the store's listing (bytes by digest), that no row of the catalogue names."""
+    recorded: set[Digest] = set(session.execute(select(BlobRow.digest).where(BlobRow.digest.in_(stored))).scalars())
+    logs = select(AttemptRow.log_digest).where(AttemptRow.log_digest.in_(stored))
+    recorded.update(digest for digest in session.execute(logs).scalars() if digest)
+    return {digest: size for digest, size in stored.items() if digest not in recorded}
 
 
-def adopt(session: Session, found: Mapping[Digest, int]) -> None:
-    """Give orphans a row, doomed from the start. Who is uploading one right now takes the mark off in publishing."""
-    rows = orphans(session, found)
-    insert_new(
-        session,
-        BlobRow,
-        [{"digest": digest, "size": rows[digest], "marked_for_removal_at": now()} for digest in sorted(rows)],
-    )
+def adopt(session: Session, stored: Mapping[Digest, int]) -> None:
+    """Insert a row for every orphan of `stored`, marked from the start.
+
+    An attempt that is uploading such a blob now removes the mark when it publishes.
+    """
+    sizes = orphans(session, stored)
+    rows = [{"digest": digest, "size": sizes[digest], "marked_for_removal_at": now()} for digest in sorted(sizes)]
+    insert_new(session, BlobRow, rows)
 
 
 def removable(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
-    """Doomed for so long, and nothing refers to it."""
-    return session.execute(select(BlobRow.digest).where(_over(grace_seconds), ~_REFERRED)).scalars().all()
+    """The blobs that were marked at least `grace_seconds` ago and that nothing refers to."""
+    return session.execute(select(BlobRow.digest).where(_grace_over(grace_seconds), ~_REFERRED)).scalars().all()
 
 
 def total_in_grace(session: Session, *, grace_seconds: float) -> FileTotals:
-    """What nothing refers to and is still in its grace."""
-    return _sum(session, ~_REFERRED & or_(BlobRow.marked_for_removal_at.is_(None), ~_over(grace_seconds)))
+    """The number and bytes of the blobs that nothing refers to and that are unmarked or in their grace."""
+    in_grace = or_(~_MARKED, ~_grace_over(grace_seconds))
+    return _total(session, ~_REFERRED & in_grace)
 
 
 def total_removable(session: Session, *, grace_seconds: float) -> FileTotals:
-    return _sum(session, ~_REFERRED & _over(grace_seconds))
+    """The number and bytes of `removable`."""
+    return _total(session, ~_REFERRED & _grace_over(grace_seconds))
 
 
 def remove(session: Session, store: Store, digest: Digest, *, grace_seconds: float) -> int | None:
-    """Delete a condemned blob, bytes and row; returns how many bytes. None: it is not condemned any more, or in use.
+    """Delete a removable blob, bytes and row; returns its size. None if it is not removable any more, or is locked.
 
-    The bytes go while the row is held. If the transaction is then undone, a doomed row is left without bytes: the next
-    clean-up repeats this, and a publisher sends the bytes again.
+    The bytes are deleted while the row is held. If the transaction is rolled back afterwards, a marked row without
+    bytes is left: the next clean-up repeats this, and a publisher uploads the bytes again.
 
     Raises:
-        StoreUnavailable
+        StoreUnavailable: the store does not answer.
     """
-    over = select(BlobRow.size).where(BlobRow.digest == digest, _over(grace_seconds))
-    size = session.execute(over.with_for_update(skip_locked=True)).scalar_one_or_none()
+    lock = select(BlobRow.size).where(BlobRow.digest == digest, _grace_over(grace_seconds))
+    size = session.execute(lock.with_for_update(skip_locked=True)).scalar_one_or_none()
     if size is None:
         return None
-    # A second statement: it sees what was committed by whoever held the row until a moment ago.
+    # A second statement: it sees what was committed by a transaction that held the row until a moment ago.
     if session.execute(select(BlobRow.digest).where(BlobRow.digest == digest, _REFERRED)).first() is not None:
         return None
     store.delete(digest)
@@ -90,12 +89,12 @@ def remove(session: Session, store: Store, digest: Digest, *, grace_seconds: flo
     return size
 
 
-def _over(grace_seconds: float) -> ColumnElement[bool]:
+def _grace_over(grace_seconds: float) -> ColumnElement[bool]:
     return BlobRow.marked_for_removal_at <= now(-grace_seconds)
 
 
-def _sum(session: Session, which: ColumnElement[bool]) -> FileTotals:
+def _total(session: Session, condition: ColumnElement[bool]) -> FileTotals:
     files, size = session.execute(
-        select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).select_from(BlobRow).where(which)
+        select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).select_from(BlobRow).where(condition)
     ).one()
     return FileTotals(files=files, size=int(size))

@@ -1,9 +1,9 @@
-"""Which engines and checkpoints are to go, and why. Reads only."""
+"""Decide by the retention policies which engines and checkpoints to remove, and why. Reads only."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
@@ -25,46 +25,68 @@ from models.catalogue.rows import (
 )
 from models.catalogue.states import IN_FLIGHT
 
-LINKS_NOTED_SECONDS = 60.0  # `pulled_at` may be behind by so much
+# Pulls are noted at most once in this time, so `pulled_at` may be that much too old.
+LINKS_NOTED_SECONDS = 60.0
 
 
 def engines_to_remove(session: Session, policies: Sequence[Policy], *, link_seconds: float) -> list[RemovalCandidate]:
-    """Engines that no rule keeps, oldest last. Never one that is pinned, or to which somebody holds a good link."""
+    """Engines that no rule keeps, the newest first.
+
+    The first policy that fits an engine decides. A withdrawn engine goes without any policy. A pinned engine stays, and
+    so does one with a link that may still be valid: links are valid for `link_seconds`.
+    """
     time = session.execute(select(now())).scalar_one()
-    pulled_now = time - timedelta(seconds=link_seconds + LINKS_NOTED_SECONDS)
+    links_expired_before = time - timedelta(seconds=link_seconds + LINKS_NOTED_SECONDS)
     query = select(EngineRow, ManifestRow.size).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)
-    newer: Counter[tuple[str, str]] = Counter()
-    going = []
+    newer_engines: Counter[tuple[str, str]] = Counter()  # by model and platform, of those that were seen so far
+    candidates = []
     for row, size in session.execute(query.order_by(EngineRow.created_at.desc(), EngineRow.key)):
-        name, label = _name(row.model), Platform.model_validate(row.platform).label()
-        reason = f"taken out: {row.quarantine_reason}" if row.quarantined_at else None
-        if reason is None:
-            policy = next((policy for policy in policies if _means(policy, name, label, row.platform["gpu"])), None)
-            reason = _not_kept(policy, row, newer[name, label], time) if policy else None
-            newer[name, label] += 1
-        if reason and not row.pinned and not (row.pulled_at and row.pulled_at > pulled_now):
-            going.append(
-                RemovalCandidate(kind="engine", key=row.key, model=row.model, platform=label, size=size, reason=reason,
-                      since=row.marked_for_removal_at)
-            )  # fmt: skip
-    return going
+        model_name = _without_revision(row.model)
+        platform_label = Platform.model_validate(row.platform).label()
+        reason = None
+        if row.quarantined_at is not None:
+            reason = f"withdrawn: {row.quarantine_reason}"
+        else:
+            policy = _first_fitting(policies, model_name, platform_label, row.platform["gpu"])
+            if policy is not None:
+                reason = _reason_to_remove(policy, row, newer_engines[model_name, platform_label], time)
+            newer_engines[model_name, platform_label] += 1
+        link_may_be_valid = row.pulled_at is not None and row.pulled_at > links_expired_before
+        if reason is None or row.pinned or link_may_be_valid:
+            continue
+        candidates.append(
+            RemovalCandidate(
+                kind="engine",
+                key=row.key,
+                model=row.model,
+                platform=platform_label,
+                size=size,
+                reason=reason,
+                since=row.marked_for_removal_at,
+            )
+        )
+    return candidates
 
 
-def _name(model: str) -> str:
+def _without_revision(model: str) -> str:
     return model.partition("@")[0]
 
 
-def _means(policy: Policy, name: str, label: str, gpu: str | None) -> bool:
-    return (policy.model is None or fnmatchcase(name, _name(policy.model))) and policy.platform in {None, label, gpu}
+def _first_fitting(policies: Sequence[Policy], model_name: str, label: str, gpu: str | None) -> Policy | None:
+    for policy in policies:
+        fits_model = policy.model is None or fnmatchcase(model_name, _without_revision(policy.model))
+        if fits_model and policy.platform in {None, label, gpu}:
+            return policy
+    return None
 
 
-def _not_kept(policy: Policy, row: EngineRow, newer: int, time: datetime) -> str | None:
-    """Why nothing in `policy` keeps the engine, which `newer` of its model and platform are newer than; None: it is."""
+def _reason_to_remove(policy: Policy, row: EngineRow, newer_engines: int, time: datetime) -> str | None:
+    """Why no rule of `policy` keeps the engine; None if one does. `newer_engines` are of its model and platform."""
     reasons = []
     if policy.keep_last is not None:
-        if newer < policy.keep_last:
+        if newer_engines < policy.keep_last:
             return None
-        reasons.append(f"{newer} of its model and platform are newer")
+        reasons.append(f"{newer_engines} of its model and platform are newer")
     if policy.keep_days is not None:
         if time - row.created_at < timedelta(days=policy.keep_days):
             return None
@@ -76,45 +98,54 @@ def _not_kept(policy: Policy, row: EngineRow, newer: int, time: datetime) -> str
     return ", ".join(reasons)
 
 
-def checkpoints_to_remove(session: Session, engines: Sequence[str], *, keep_days: float) -> list[RemovalCandidate]:
-    """Checkpoints from which no engine is left but `engines`, which go; none that a build is to start from.
+def checkpoints_to_remove(
+    session: Session, engines_removed: Sequence[str], *, keep_days: float
+) -> list[RemovalCandidate]:
+    """Checkpoints that no engine was built from except `engines_removed`, and that no action in flight starts from.
 
-    Those that were taken out go at once, others when they are older than `keep_days`.
+    Withdrawn ones go at once, others when they are older than `keep_days`.
     """
     build = aliased(ActionRow)
-    left = select(EngineRow.key).join(build, build.key == EngineRow.key).where(build.depends_on == CheckpointRow.key)
-    wanted = exists().where(ActionRow.depends_on == CheckpointRow.key, ActionRow.state.in_(IN_FLIGHT))
+    remaining_engines = (
+        select(EngineRow.key)
+        .join(build, build.key == EngineRow.key)
+        .where(build.depends_on == CheckpointRow.key, EngineRow.key.not_in(engines_removed))
+    )
+    needed = exists().where(ActionRow.depends_on == CheckpointRow.key, ActionRow.state.in_(IN_FLIGHT))
     query = (
         select(CheckpointRow, ManifestRow.size)
         .join(ManifestRow, ManifestRow.digest == CheckpointRow.manifest)
-        .where(~wanted, ~left.where(EngineRow.key.not_in(engines)).exists())
+        .where(~needed, ~remaining_engines.exists())
         .where((CheckpointRow.quarantined_at.is_not(None)) | (CheckpointRow.created_at <= now(-keep_days * 86400)))
         .order_by(CheckpointRow.created_at.desc(), CheckpointRow.key)
     )
-    return [
-        RemovalCandidate(kind="checkpoint", key=row.key, size=size, since=row.marked_for_removal_at,
-              reason=f"taken out: {row.quarantine_reason}" if row.quarantined_at
-              else f"no engine is left that was built from it, and it is older than {keep_days:g} days")
-        for row, size in session.execute(query)
-    ]  # fmt: skip
+    candidates = []
+    for row, size in session.execute(query):
+        if row.quarantined_at is not None:
+            reason = f"withdrawn: {row.quarantine_reason}"
+        else:
+            reason = f"no engine is left that was built from it, and it is older than {keep_days:g} days"
+        candidates.append(
+            RemovalCandidate(kind="checkpoint", key=row.key, size=size, reason=reason, since=row.marked_for_removal_at)
+        )
+    return candidates
 
 
-def freed_bytes(session: Session, going: Sequence[RemovalCandidate]) -> int:
-    """Bytes that nothing else refers to once all of `going` is removed."""
-    kept = [*_manifests(session, going, stay=True)]
-    lost = [*_manifests(session, going, stay=False)]
+def freed_bytes(session: Session, candidates: Sequence[RemovalCandidate]) -> int:
+    """Bytes of the blobs that nothing refers to after all candidates are removed."""
+    removed_keys = {candidate.key for candidate in candidates}
+    kept_manifests: list[str] = []
+    removed_manifests: list[str] = []
+    for row in (EngineRow, CheckpointRow):
+        for key, manifest in session.execute(select(row.key, row.manifest)):
+            if key in removed_keys:
+                removed_manifests.append(manifest)
+            else:
+                kept_manifests.append(manifest)
     query = select(func.coalesce(func.sum(BlobRow.size), 0)).where(
-        exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(lost)),
-        ~exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(kept)),
+        exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(removed_manifests)),
+        ~exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(kept_manifests)),
         ~exists().where(WarmFileRow.blob == BlobRow.digest),
         ~exists().where(AttemptRow.log_digest == BlobRow.digest),
     )
     return int(session.execute(query).scalar_one())
-
-
-def _manifests(session: Session, going: Sequence[RemovalCandidate], *, stay: bool) -> Iterator[str]:
-    keys = {found.key for found in going}
-    for row in (EngineRow, CheckpointRow):
-        for key, manifest in session.execute(select(row.key, row.manifest)):
-            if (key in keys) is not stay:
-                yield manifest

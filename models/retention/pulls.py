@@ -1,4 +1,4 @@
-"""When engines were last pulled: links to their files are given out, and that keeps them for a while."""
+"""Record when engines were pulled: the API issues links to their files, and a pulled engine is kept for a while."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from models.catalogue.clock import now
 from models.catalogue.rows import EngineRow, ManifestFileRow
 from models.retention.policies import LINKS_NOTED_SECONDS
 
-_UNNOTED = or_(EngineRow.pulled_at.is_(None), EngineRow.pulled_at < now(-LINKS_NOTED_SECONDS))
+_NOT_NOTED_RECENTLY = or_(EngineRow.pulled_at.is_(None), EngineRow.pulled_at < now(-LINKS_NOTED_SECONDS))
 
 
 def without_recent_pull(session: Session, keys: Collection[str]) -> list[str]:
-    """Those of `keys` whose last noted pull is more than a minute ago: an engine of many files is noted once."""
-    return list(session.execute(select(EngineRow.key).where(EngineRow.key.in_(keys), _UNNOTED)).scalars())
+    """The engines of `keys` whose last noted pull is more than a minute old.
+
+    Only these need a write: an engine of a thousand files is noted once, not a thousand times.
+    """
+    return list(session.execute(select(EngineRow.key).where(EngineRow.key.in_(keys), _NOT_NOTED_RECENTLY)).scalars())
 
 
 def engines_with_file(session: Session, digest: str) -> list[str]:
@@ -26,6 +29,6 @@ def engines_with_file(session: Session, digest: str) -> list[str]:
 
 
 def record_pull(session: Session, keys: Collection[str]) -> bool:
-    """Before the link is given out. False: an engine was removed meanwhile."""
-    done = session.execute(update(EngineRow).where(EngineRow.key.in_(keys)).values(pulled_at=now()))
-    return bool(done.rowcount == len(keys))  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
+    """Record a pull of the engines, before a link is issued. False if one of them was removed meanwhile."""
+    result = session.execute(update(EngineRow).where(EngineRow.key.in_(keys)).values(pulled_at=now()))
+    return bool(result.rowcount == len(keys))  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult

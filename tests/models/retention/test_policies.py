@@ -179,7 +179,7 @@ def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database
         with pytest.raises(Conflict, match="pinned"):
             removal.request_removal(session, other, "deleted by admin")
     (found,) = going(database)
-    assert (found.key, found.reason) == (key, "taken out: deleted by admin")
+    assert (found.key, found.reason) == (key, "withdrawn: deleted by admin")
     assert removed(database, found)
 
 
