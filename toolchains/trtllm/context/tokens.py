@@ -61,7 +61,7 @@ def _steps_of_packed_input(context: BuildContext) -> Iterator[TokenLimitStep]:
     max_tokens = limits.max_num_tokens or default_max_num_tokens(limits, table)
     opt_tokens = limits.opt_num_tokens
     rule = "tokens_unset" if is_before_011 else "tokens_default"
-    yield TokenLimitStep(rule, max_tokens, opt_tokens, "the release's default")
+    yield TokenLimitStep(rule, max_tokens, opt_tokens, "what the release takes if left out")
 
     has_one_profile = "opt_num_tokens" in table.by_name and not context.enabled("multiple_profiles")
     if opt_tokens is None and has_one_profile:
