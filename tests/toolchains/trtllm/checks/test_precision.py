@@ -1,0 +1,35 @@
+"""Specs that preflight refuses: precisions."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.toolchains.trtllm.build_contexts import FACTS, facts
+from tests.toolchains.trtllm.checks.refusals import B200, Refusal, assert_rule, quantized
+
+REFUSALS = [
+    Refusal(
+        "dtype_unknown", "/precision/dtype", {"precision": {}}, facts(dtype=None),
+        expected="bfloat16, float16 or float32", allowed_model=FACTS,
+    ),
+    Refusal(
+        "precision_model", "/precision/quantization", quantized("fp8"), facts(architecture="Qwen2ForCausalLM"),
+        expected="null, int8_sq, int8_wo, int4_wo, int4_awq, int4_gptq", version="0.16.0", allowed_in="1.2.1",
+        allowed_fields=quantized("int4_awq"),
+    ),
+    Refusal(
+        "nvfp4_model", "/precision/quantization", quantized("nvfp4"), facts(architecture="Qwen2ForCausalLM"), B200,
+        allowed_model=FACTS,
+    ),
+    Refusal(
+        "autoq_formats", "/options/autoq_format",
+        quantized("auto_quantize", options={"autoq_format": "fp8,int8_sq", "auto_quantize_bits": 8}),
+        expected="one of the two",
+        allowed_fields=quantized("auto_quantize", options={"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 8}),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_broken_rule_is_refused(refusal: Refusal) -> None:
+    assert_rule(refusal)
