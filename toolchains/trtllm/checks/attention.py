@@ -16,6 +16,7 @@ def paged_attention(context: BuildContext) -> Iterator[Problem]:
     """Releases from 0.20 switch it off instead: see `normalization.attention`."""
     if not context.enabled(_PAGED):
         return
+    # Both combinations are asserted in tensorrt_llm/builder.py @9bd15f19 @aaacc9bd (0.10 to before 0.20).
     if has_int8_cache(context):
         detail = "paged context attention does not go with an int8 KV cache"
         yield refused_option(context, "paged_fmha_int8", _PAGED, detail, "disable")
@@ -25,10 +26,11 @@ def paged_attention(context: BuildContext) -> Iterator[Problem]:
 
 
 def streamingllm(context: BuildContext) -> Iterator[Problem]:
-    """Two rules, each in force in other releases: Llama alone up to 1.1, refused for all from 1.2."""
     if not context.enabled("streamingllm"):
         return
+    # Two rules, one in force after the other. From 1.2: tensorrt_llm/commands/build.py @65f1d153.
     yield refused_option(context, "streamingllm", "streamingllm", "the release refuses it", "disable")
+    # Up to 1.1: tensorrt_llm/commands/build.py @aaacc9bd.
     if context.architecture != "LlamaForCausalLM":
         yield refused_option(context, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
 

@@ -16,9 +16,11 @@ _TREE_MODES, _TREE_MIN_SM = ("eagle", "explicit_draft_tokens"), 80
 
 def draft_length(context: BuildContext) -> Iterator[Problem]:
     draft_len = context.number("max_draft_len")
+    # trtllm-build asserts it since 0.9 (tensorrt_llm/commands/build.py @008b2b8d).
     if draft_len and context.option_value("gather_context_logits"):
         detail = "logits of the prompt cannot be gathered together with draft tokens"
         yield refused_option(context, "logits_draft", "gather_context_logits", detail, "false, or max_draft_len 0")
+    # Our rule: the heads draft what the checkpoint states, whatever length the builder is told.
     max_drafted = context.max_drafted_tokens
     if max_drafted and draft_len not in (0, max_drafted):
         detail = f"the draft heads of the checkpoint draft {max_drafted} tokens at most"
@@ -45,10 +47,13 @@ def second_model(context: BuildContext) -> Iterator[Problem]:
     if heads is None or config is None:
         return
     reasons = []
+    # The heads read the base model's hidden states, and the loader pads weights of another shape with a warning alone
+    # (tensorrt_llm/models/eagle/model.py @06255cb7, tensorrt_llm/models/model_weights_loader.py @04a2cacb).
     for field in heads.shared_fields:
         of_base = getattr(context.facts, field)
         if field in config and of_base not in (None, config[field]):
             reasons.append(f"its {field} is {config[field]}, and the model's {of_base}")
+    # The script reads these without a default (examples/redrafter/convert_checkpoint.py @31a9cd42).
     missing_fields = [field for field in heads.required_fields if field not in config]
     reasons += [f"its config.json has no {field}" for field in missing_fields]
     architectures = config.get("architectures") or ()
@@ -84,9 +89,12 @@ def draft_trees(context: BuildContext) -> Iterator[Problem]:
     mode = context.option_value("speculative_decoding_mode")
     if mode not in _TREE_MODES:
         return
+    # Eagle's network asserts a paged cache (tensorrt_llm/models/eagle/model.py @06255cb7). ReDrafter is documented with
+    # one (examples/redrafter/README.md @a35c38f3).
     if context.option_value("kv_cache_type") not in (None, "paged"):
         detail = f"{mode} needs a paged KV cache"
         yield refused_option(context, "draft_cache", "kv_cache_type", detail, "paged, or unset")
+    # ReDrafter's network is for packed input (tensorrt_llm/models/redrafter/model.py @1d263f15).
     if mode != "eagle" and not context.enabled("remove_input_padding"):
         yield refused_option(context, "draft_packing", "remove_input_padding", f"{mode} needs packed input", "enable")
     if context.platform.gpu is not None and context.sm < _TREE_MIN_SM:
@@ -100,8 +108,8 @@ def draft_trees(context: BuildContext) -> Iterator[Problem]:
 
 
 def eagle_positions(context: BuildContext) -> Iterator[Problem]:
-    """Source: examples/eagle/convert_checkpoint.py @42a7b092 @65b31db1."""
     scaling = context.facts.rope_scaling
+    # Source: examples/eagle/convert_checkpoint.py @42a7b092 @65b31db1.
     if context.draft_mode == "eagle" and scaling:
         yield Problem(
             pointer="/model",

@@ -13,24 +13,22 @@ _MAX_LISTED_RANKS = 64  # more are possible, but not worth listing
 
 
 def attention(context: BuildContext) -> Iterator[Problem]:
-    """Source: examples/models/core/enc_dec/README.md @57702ebc."""
+    # Source: examples/models/core/enc_dec/README.md @57702ebc.
     if context.is_encoder_decoder and context.option_value("gpt_attention_plugin") == "disable":
         detail = "a decoder that reads an encoder attends through this plugin alone"
         yield refused_option(context, "enc_dec_attention", "gpt_attention_plugin", detail, "auto, or a dtype")
 
 
 def kv_cache(context: BuildContext) -> Iterator[Problem]:
-    """Source: tensorrt_llm/commands/build.py @42a7b092, help of the option."""
+    # Source: tensorrt_llm/commands/build.py @42a7b092, help of the option.
     if context.is_encoder_decoder and context.option_value("kv_cache_type") == "disabled":
         detail = "without a cache the decoder writes its first token and no other; the encoder has none anyway"
         yield refused_option(context, "enc_dec_cache", "kv_cache_type", detail, "paged, continuous, or null")
 
 
 def widths(context: BuildContext) -> Iterator[Problem]:
-    """The script asserts that vocabulary and MLPs divide (examples/models/core/enc_dec/helper.py @dca4f2cb).
-
-    Scripts of other families pad a vocabulary that does not divide.
-    """
+    # The script asserts it (examples/models/core/enc_dec/helper.py @dca4f2cb). Scripts of other families pad a
+    # vocabulary that does not divide.
     if not context.is_encoder_decoder:
         return
     facts, tp = context.facts, context.parallelism.tp

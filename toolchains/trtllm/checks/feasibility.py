@@ -10,7 +10,6 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.draft_heads import available_modes
 from toolchains.trtllm.releases.precision_recipe import (
-    ModelQuantization,
     PrecisionRecipe,
     quantization_of,
     recipe_table,
@@ -20,14 +19,31 @@ _PARALLELISM_NAMES = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
 _MODES_WITH_HEADS = ("medusa", "explicit_draft_tokens", "eagle")
 
 
+def quantized_model(context: BuildContext) -> Iterator[Problem]:
+    """Weights that are quantized already and that no recipe of the release takes, or not in the spec's precision."""
+    script = context.release.script_for(context.facts.architecture)
+    model_quantization = quantization_of(context.facts)
+    if script is None or context.conversion is not None or model_quantization is None:
+        return  # `checks.model` reports a model without a script
+    method, bits = model_quantization
+    described = f"{method}, {bits} bits" if bits else method
+    yield Problem(
+        pointer="/model",
+        code="quantized_model",
+        detail=f"the model is quantized already ({described}), and that would override the spec's precision",
+        value=method,
+        expected="a model in float32, float16 or bfloat16, or one quantized as this release and family take it",
+        remedy="give the unquantized model, or leave precision.quantization and precision.kv_cache out",
+    )
+
+
 def precision(context: BuildContext) -> Iterator[Problem]:
     """Name the field whose value is impossible even without the other; `kv_cache` if only both together are."""
     script = context.release.script_for(context.facts.architecture)
     if script is None or context.conversion is not None:
-        return  # `checks.model` reports a model without a script
-    model_quantization = quantization_of(context.facts)
-    if model_quantization:
-        yield _quantized_model(model_quantization)
+        return
+    # The scripts follow quantization_config whatever their flags are: then the model is the cause, not the spec.
+    if quantization_of(context.facts):
         return
     requested = context.spec.precision
     impossible = []
@@ -37,19 +53,6 @@ def precision(context: BuildContext) -> Iterator[Problem]:
         impossible.append("kv_cache")
     for field in impossible or ["kv_cache"]:
         yield _impossible_precision(context, field)
-
-
-def _quantized_model(model_quantization: ModelQuantization) -> Problem:
-    method, bits = model_quantization
-    described = f"{method}, {bits} bits" if bits else method
-    return Problem(
-        pointer="/model",
-        code="quantized_model",
-        detail=f"the model is quantized already ({described}), and that would override the spec's precision",
-        value=method,
-        expected="a model in float32, float16 or bfloat16, or one quantized as this release and family take it",
-        remedy="give the unquantized model, or leave precision.quantization and precision.kv_cache out",
-    )
 
 
 def _impossible_precision(context: BuildContext, field: str) -> Problem:
@@ -79,6 +82,7 @@ def _lacks_only_calibration_data(context: BuildContext, recipe: PrecisionRecipe)
         script = context.release.quantize
     if script is None or not recipe.calibrates:
         return False
+    # A recipe that does not calibrate needs no option for the data.
     without_data = recipe.model_copy(update={"calibrates": False})
     return without_data.is_available(context.release.version, script.options, quantization_of(context.facts))
 
@@ -94,7 +98,7 @@ def _is_possible(context: BuildContext, **changed_fields: str | None) -> bool:
 
 
 def parallelism(context: BuildContext) -> Iterator[Problem]:
-    """A program without an option for a kind of parallelism makes one rank of it, whatever the spec asks for."""
+    # A program without an option for a kind of parallelism makes one rank of it, whatever the spec asks for.
     if context.conversion is None:
         return
     for role in context.conversion.unsupported(context.parallelism):
@@ -126,7 +130,6 @@ def required_options(context: BuildContext) -> Iterator[Problem]:
 
 
 def calibration(context: BuildContext) -> Iterator[Problem]:
-    """Unused calibration data is refused, because it would enter the key and change nothing."""
     if context.conversion is None:
         return
     calibrates = context.conversion.calibrates
@@ -138,6 +141,7 @@ def calibration(context: BuildContext) -> Iterator[Problem]:
             expected="a data set, as in file:/data/cnn_dailymail or hf:org/news@main",
             remedy="add calibration",
         )
+    # Our rule: unused data would enter the key and change nothing.
     elif context.spec.calibration is not None and not calibrates:
         yield Problem(
             pointer="/calibration",
@@ -181,4 +185,4 @@ def draft_heads(context: BuildContext) -> Iterator[Problem]:
     )
 
 
-CHECKS: tuple[Check, ...] = (precision, parallelism, required_options, calibration, draft_heads)
+CHECKS: tuple[Check, ...] = (quantized_model, precision, parallelism, required_options, calibration, draft_heads)

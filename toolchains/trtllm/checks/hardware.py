@@ -62,6 +62,7 @@ def gpu(context: BuildContext) -> Iterator[Problem]:
             expected="a platform with gpu and sm",
         )
     elif context.sm < _TURING:
+        # Since 0.16 (docs/source/reference/support-matrix.md @aaacc9bd).
         yield Problem(
             pointer="/platform/sm",
             code="volta",
@@ -70,6 +71,7 @@ def gpu(context: BuildContext) -> Iterator[Problem]:
             expected=f"SM {_TURING} or newer",
         )
     elif context.sm >= _BLACKWELL:
+        # Before 0.17 (docs/source/release-notes.md @001eaece).
         yield Problem(
             pointer="/platform/sm",
             code="blackwell",
@@ -82,6 +84,7 @@ def gpu(context: BuildContext) -> Iterator[Problem]:
 def precision(context: BuildContext) -> Iterator[Problem]:
     if context.platform.gpu is None:
         return
+    # The builder itself fails late, after minutes on the GPU (issues #1428 and #2229 of NVIDIA/TensorRT-LLM).
     for need in _PRECISION_NEEDS:
         if getattr(context.spec.precision, need.field) == need.value and context.sm < need.min_sm:
             yield Problem(
@@ -97,6 +100,7 @@ def _possible_values(context: BuildContext, field: str) -> str:
     """The values of this field that the GPU can do, in words."""
     if field == "dtype":
         return "float16 or float32"
+    # A value is offered if its rule is not in force in this release, or the GPU is new enough for it.
     impossible = set()
     for need in _PRECISION_NEEDS:
         if need.field == field and context.sm < need.min_sm and in_force(need.rule, context.release.version):
@@ -106,7 +110,7 @@ def _possible_values(context: BuildContext, field: str) -> str:
 
 
 def sm100_precision(context: BuildContext) -> Iterator[Problem]:
-    """Source: tensorrt_llm/builder.py of main, about Oct 2025."""
+    # Source: tensorrt_llm/builder.py of main, about Oct 2025. It does not refuse them from SM 120.
     if not _BLACKWELL <= context.sm < _AFTER_SM100:
         return
     refused = []
@@ -133,13 +137,15 @@ def plugins(context: BuildContext) -> Iterator[Problem]:
             if context.is_plugin_enabled(name):
                 detail = "the release refuses it on SM 100"
                 yield refused_option(context, "sm100_plugins", name, detail, "disable")
+    # Source: docs/source/reference/support-matrix.md @aaacc9bd.
     elif context.sm != _HOPPER and context.is_plugin_enabled("gemm_swiglu_plugin"):
         detail = f"it is for SM {_HOPPER} only, and this is SM {context.platform.sm}"
         yield refused_option(context, "swiglu_sm", "gemm_swiglu_plugin", detail, "disable")
 
 
 def fp8_attention(context: BuildContext) -> Iterator[Problem]:
-    """Two rules, in force one after the other: 0.12 brought FP8 context attention to Ada."""
+    # Two rules, in force one after the other: 0.12 brought FP8 context attention to Ada
+    # (docs/source/release-notes.md @001eaece; issues #1864 and #2855 of NVIDIA/TensorRT-LLM).
     option = "use_fp8_context_fmha"
     if context.platform.gpu is None or context.spec.precision.quantization != "fp8" or not context.enabled(option):
         return

@@ -11,6 +11,7 @@ from toolchains.trtllm.context.build_context import BuildContext
 
 def architecture(context: BuildContext) -> Iterator[Problem]:
     if context.release.script_for(context.facts.architecture) is None:
+        # A family without a script in any release states what it lacks, such as weights that no script reads.
         reason = ""
         if context.family and context.family.unsupported_reason:
             reason = f": {context.family.unsupported_reason}"
@@ -25,7 +26,7 @@ def architecture(context: BuildContext) -> Iterator[Problem]:
 
 
 def remote_code(context: BuildContext) -> Iterator[Problem]:
-    """The scripts load models with trust_remote_code (tensorrt_llm/models/llama/convert.py @aaacc9bd)."""
+    # The scripts load models with trust_remote_code (tensorrt_llm/models/llama/convert.py @aaacc9bd).
     if context.facts.remote_code and not context.facts.trusted:
         yield Problem(
             pointer="/model",
@@ -36,7 +37,7 @@ def remote_code(context: BuildContext) -> Iterator[Problem]:
 
 
 def activation_order(context: BuildContext) -> Iterator[Problem]:
-    """Source: tensorrt_llm/models/llama/config.py @aaacc9bd."""
+    # Source: tensorrt_llm/models/llama/config.py @aaacc9bd.
     config = context.facts.quantization_config or {}
     if config.get("quant_method") == "gptq" and config.get("desc_act"):
         yield Problem(

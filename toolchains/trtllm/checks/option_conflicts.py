@@ -13,6 +13,7 @@ _SWIGLU_PLUGINS = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
 
 
 def multiple_profiles(context: BuildContext) -> Iterator[Problem]:
+    # Since 0.9 (tensorrt_llm/commands/build.py @008b2b8d).
     if context.enabled("multiple_profiles") and context.limits.opt_num_tokens is not None:
         detail = "several profiles have several token counts: opt_num_tokens cannot be given with them"
         yield refused_option(context, "opt_profiles", "multiple_profiles", detail, "disable, or no opt_num_tokens")
@@ -25,7 +26,7 @@ def weight_streaming(context: BuildContext) -> Iterator[Problem]:
 
 
 def managed_weights(context: BuildContext) -> Iterator[Problem]:
-    """fast_build keeps the weights in files beside the engine."""
+    # fast_build keeps the weights in a file beside each engine.
     is_weight_only = context.spec.precision.quantization in WEIGHT_ONLY
     without_plugin = is_weight_only and context.option_value("disable_weight_only_quant_plugin")
     if without_plugin and context.option_value("fast_build"):
@@ -35,10 +36,11 @@ def managed_weights(context: BuildContext) -> Iterator[Problem]:
 
 
 def stripped_plans(context: BuildContext) -> Iterator[Problem]:
-    """trtllm-refit copies config.json and nothing else, so that other files of an engine would be lost."""
+    # trtllm-refit copies config.json and nothing else, so that other files of an engine would be lost.
     if not context.option_value("strip_plan"):
         return
     with_files = [name for name in ("fast_build", "lora_dir") if context.option_value(name)]
+    # quant_cfg.json lists the precision of each layer.
     if context.spec.precision.quantization == "auto_quantize":
         with_files.append("auto_quantize")
     if with_files:

@@ -24,9 +24,10 @@ def dtype(context: BuildContext) -> Iterator[Problem]:
 
 
 def documented(context: BuildContext) -> Iterator[Problem]:
-    """Source: docs/source/reference/precision.md @aaacc9bd, and @b2ae043f for NVFP4."""
     quantization = context.spec.precision.quantization
     architecture = context.facts.architecture
+    # Refused in 0.16 alone, whose table was read (docs/source/reference/precision.md @aaacc9bd). In other releases
+    # `normalization.advice` mentions it.
     line = undocumented_model(architecture, quantization)
     if line:
         yield Problem(
@@ -36,6 +37,7 @@ def documented(context: BuildContext) -> Iterator[Problem]:
             value=quantization,
             expected=line.expected,
         )
+    # Since 0.17 (docs/source/reference/precision.md @b2ae043f).
     if quantization == "nvfp4" and architecture not in nvfp4_architectures():
         yield Problem(
             pointer="/precision/quantization",
@@ -47,6 +49,7 @@ def documented(context: BuildContext) -> Iterator[Problem]:
 
 
 def auto_quantization(context: BuildContext) -> Iterator[Problem]:
+    # Source: examples/quantization/quantize.py @aaacc9bd.
     if {"fp8", "int8_sq"} <= set(auto_formats(context)):
         detail = "auto-quantization cannot choose between fp8 and int8_sq"
         yield refused_option(context, "autoq_formats", "autoq_format", detail, "one of the two")

@@ -15,11 +15,12 @@ from toolchains.trtllm.releases.model_family import family_names
 def heads(context: BuildContext) -> Iterator[Problem]:
     counts = _counts_in_stacks(context, "num_attention_heads")
     kv_heads, tp = context.facts.num_key_value_heads, context.parallelism.tp
+    # The attention layer asserts both (issues #2200, #2310 and #2198 of NVIDIA/TensorRT-LLM).
     undivided = [count for count in counts if count % tp]
     if undivided:
         detail = f"{undivided[0]} attention heads cannot be divided among {tp} ranks"
         yield _tensor_parallel_problem(context, "heads_tp", detail)
-    # With more ranks than key/value heads each head is duplicated, which needs the inverse division.
+    # With more ranks than key/value heads, each head is duplicated, so that the ranks must divide among the heads.
     if kv_heads and kv_heads % tp and tp % kv_heads:
         detail = f"{kv_heads} key/value heads can be neither divided among nor duplicated over {tp} ranks"
         yield _tensor_parallel_problem(context, "kv_heads_tp", detail)
@@ -44,11 +45,8 @@ def _tensor_parallel_problem(context: BuildContext, rule: str, detail: str) -> P
 
 
 def layers(context: BuildContext) -> Iterator[Problem]:
-    """0.16 gives each stage floor(layers / pp) layers, and later releases spread them unevenly.
-
-    The first would lose layers without an error, and no runtime is proven to take the second
-    (tensorrt_llm/mapping.py pp_layers @aaacc9bd @05ebebb2).
-    """
+    # 0.16 gives each stage floor(layers / pp) layers and would lose the rest without an error (our reading). Later
+    # releases spread them unevenly, which no runtime is proven to take (tensorrt_llm/mapping.py @aaacc9bd @05ebebb2).
     counts = _counts_in_stacks(context, "num_hidden_layers")
     pp = context.parallelism.pp
     undivided = [count for count in counts if count % pp]
@@ -67,7 +65,6 @@ def layers(context: BuildContext) -> Iterator[Problem]:
 
 
 def experts(context: BuildContext) -> Iterator[Problem]:
-    """Source: tensorrt_llm/mapping.py ep_experts @aaacc9bd @05ebebb2."""
     tp, cp = context.parallelism.tp, context.parallelism.cp
     sizes = expert_sizes(context)
     if sizes is None:
@@ -79,11 +76,12 @@ def experts(context: BuildContext) -> Iterator[Problem]:
     _, expert_parallel = sizes
     count = context.facts.num_experts
     if count and count % expert_parallel:
-        # The release divides with floor, as it does with layers.
+        # Floor division again (ep_experts of tensorrt_llm/mapping.py @aaacc9bd @05ebebb2).
         detail = f"{count} experts do not divide into {expert_parallel} ranks, and the release would lose some silently"
         legal = [size for size in divisors(count) if tp % size == 0]
         expected = f"moe_ep_size may be {comma_separated(legal)}"
         yield _expert_parallel_problem("experts_ep", detail, expert_parallel, expected)
+    # Since 0.12 (tensorrt_llm/mapping.py @aaacc9bd).
     if cp > 1 and expert_parallel > 1:
         detail = f"expert parallelism ({expert_parallel}) and context parallelism ({cp}) exclude each other"
         yield _expert_parallel_problem("cp_moe", detail, expert_parallel, "moe_ep_size 1, or cp 1")
@@ -94,7 +92,7 @@ def _expert_parallel_problem(rule: str, detail: str, value: object, expected: st
 
 
 def packed_input(context: BuildContext) -> Iterator[Problem]:
-    """Source: tensorrt_llm/models/modeling_utils.py @aaacc9bd."""
+    # Since 0.16 (tensorrt_llm/models/modeling_utils.py @aaacc9bd).
     if context.parallelism.cp > 1 and not context.enabled("remove_input_padding"):
         detail = "context parallelism needs packed input"
         yield refused_option(context, "cp_packing", "remove_input_padding", detail, "enable")

@@ -19,10 +19,10 @@ _MIN_WIDTH = 128  # elements of a token at least, so that a token limit above th
 
 def activations(context: BuildContext) -> Iterator[Problem]:
     """Of the widest layer, for every token in flight."""
-    width = max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _MIN_WIDTH)
     if context.is_encoder_decoder:
-        yield from _activations_of_encoder_decoder(context, width)
         return
+    width = _widest_layer(context)
+    # The logits of every token of the prompt are one tensor too, if they are gathered.
     widths = [(width, f"{width} elements")]
     vocabulary = context.facts.vocab_size
     if context.option_value("gather_context_logits") and vocabulary:
@@ -41,10 +41,14 @@ def activations(context: BuildContext) -> Iterator[Problem]:
             )
 
 
-def _activations_of_encoder_decoder(context: BuildContext, width: int) -> Iterator[Problem]:
-    """Both engines take every input at its full length, whatever max_num_tokens is."""
+def encoder_decoder_activations(context: BuildContext) -> Iterator[Problem]:
+    """Of the widest layer, for every input of a batch."""
+    if not context.is_encoder_decoder:
+        return
+    # Both engines take every input at its full length, whatever max_num_tokens is
+    # (tensorrt_llm/models/enc_dec/model.py @04a2cacb).
     batch_size = context.limits.max_batch_size
-    elements = context.limits.max_input_len * width
+    elements = context.limits.max_input_len * _widest_layer(context)
     if batch_size * elements >= _MAX_ELEMENTS:
         yield Problem(
             pointer="/limits/max_batch_size",
@@ -93,9 +97,14 @@ def relative_bias(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def _widest_layer(context: BuildContext) -> int:
+    """Elements of one token in the widest layer, as far as the model states its sizes."""
+    return max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _MIN_WIDTH)
+
+
 def _too_many(elements: int) -> int:
     """The smallest number of items, of so many elements each, that does not fit into one tensor."""
     return -(-_MAX_ELEMENTS // elements)
 
 
-CHECKS: tuple[Check, ...] = (activations, unpaged_cache, relative_bias)
+CHECKS: tuple[Check, ...] = (activations, encoder_decoder_activations, unpaged_cache, relative_bias)

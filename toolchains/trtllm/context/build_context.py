@@ -60,6 +60,7 @@ class BuildContext:
     @cached_property
     def sm(self) -> int:
         """Compute capability as a number: 90 for `90`, 100 for `100a`; 0 without a GPU."""
+        # Some architectures have a suffix, as in 100a, which changes no rule.
         digits = re.match(r"\d+", self.platform.sm or "")
         return int(digits.group()) if digits else 0
 
@@ -116,6 +117,7 @@ class BuildContext:
 
     def is_valid(self, name: str) -> bool:
         """True if the option is available, and its value is accepted or not given."""
+        # A missing value is valid: the default counts.
         option = self.available_options.get(name)
         return option is not None and (name not in self.spec.options or option.accepts(self.spec.options[name]))
 

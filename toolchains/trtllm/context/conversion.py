@@ -88,6 +88,7 @@ class Conversion:
         # Most scripts run a model's own code without being asked. Those with an option for it are told.
         if trusted and "trust_remote_code" in self.script_options:
             yield from self.script_options["trust_remote_code"].argv(True)
+        # A fixed argument that callers may replace is the default of their option, and is written below with it.
         for name, value in self.fixed_arguments.items():
             if name not in self.options:
                 yield from self.script_options[name].argv(source if value == SOURCE else value)
@@ -176,6 +177,7 @@ def _with_draft_heads(
     if recipes is None:
         return None
     conversion = _follow(recipes, script, convert_options(script))
+    # The script that reads a checkpoint of the base model has no argument for the model itself.
     source_argument = draft_heads.base_checkpoint_option or DEFAULT_ARGUMENT_NAMES["source"]
     closed = draft_heads.closed_options
     return replace(
@@ -206,6 +208,7 @@ def _find_recipes(
         if model_quantization:
             return None
         combinations = product(for_weights, table.kv_cache.get(precision.kv_cache, ()))
+    # Both recipes must be for one program: a checkpoint is written by one run.
     for recipes in combinations:
         if all(
             recipe.program == program and recipe.is_available(release.version, script.options, model_quantization)

@@ -16,6 +16,7 @@ def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
     tp = context.parallelism.tp
     moe_tp = context.number("moe_tp_size", -1)
     moe_ep = context.number("moe_ep_size", -1)
+    # max(…, 1): a size of 0 must not divide. Its product is not tp either, so that it is refused.
     if moe_tp == -1:
         moe_tp = tp if moe_ep == -1 else tp // max(moe_ep, 1)
     if moe_ep == -1:

@@ -58,14 +58,17 @@ def _steps_of_packed_input(context: BuildContext) -> Iterator[TokenLimitStep]:
     table = context.release.build_table
     is_before_011 = takes_output_length(table)
 
+    # A spec without the limit starts from the program's own default, as the builder does.
     max_tokens = limits.max_num_tokens or default_max_num_tokens(limits, table)
     opt_tokens = limits.opt_num_tokens
     rule = "tokens_unset" if is_before_011 else "tokens_default"
     yield TokenLimitStep(rule, max_tokens, opt_tokens, "what the release takes if left out")
 
+    # Several profiles have several token counts, so that no single one is derived for them.
     has_one_profile = "opt_num_tokens" in table.by_name and not context.enabled("multiple_profiles")
     if opt_tokens is None and has_one_profile:
         opt_tokens = limits.max_batch_size * limits.max_beam_width
+        # Releases before 0.11 bound it later, together with a given one.
         if not is_before_011:
             opt_tokens = min(opt_tokens, max_tokens)
         reason = "max_batch_size × max_beam_width, no more than max_num_tokens"
@@ -76,6 +79,7 @@ def _steps_of_packed_input(context: BuildContext) -> Iterator[TokenLimitStep]:
         max_tokens = all_tokens
         reason = "more than every sequence at its full length is never in flight"
         yield TokenLimitStep("tokens_clip", max_tokens, opt_tokens, reason)
+    # At least one block of the paged cache, or one whole prompt, has to be in flight.
     if context.enabled("context_fmha"):
         block = context.number("tokens_per_block")
         if max_tokens < block:
@@ -90,6 +94,7 @@ def _steps_of_packed_input(context: BuildContext) -> Iterator[TokenLimitStep]:
         opt_tokens = max_tokens
         yield TokenLimitStep("opt_clip", max_tokens, opt_tokens, "no more than max_num_tokens")
     if context.option_value("speculative_decoding_mode"):
+        # One token of the base model for each sequence, and the draft (tensorrt_llm/builder.py @aaacc9bd).
         drafted = limits.max_batch_size * (context.number("max_draft_len") + 1)
         if max_tokens < drafted:
             yield TokenLimitStep("spec_tokens", drafted, opt_tokens, "at least max_batch_size × (max_draft_len + 1)")

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.positions import trained_positions
 from toolchains.trtllm.releases.documented_precisions import undocumented_model
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.rule_table import in_force
 
 _MANY_TOKENS = 16384  # tensorrt_llm/_common.py @0fccc5b9 warns of more
-# Scalings whose max_position_embeddings already includes the factor (tensorrt_llm/builder.py @aaacc9bd).
-_SCALINGS_WITH_FACTOR = frozenset({"su", "longrope", "llama3"})
 
 
 def many_tokens(context: BuildContext) -> Iterator[Problem]:
@@ -27,7 +26,7 @@ def many_tokens(context: BuildContext) -> Iterator[Problem]:
 
 
 def long_sequences(context: BuildContext) -> Iterator[Problem]:
-    positions = _trained_positions(context)
+    positions = trained_positions(context)
     # StreamingLLM counts positions inside its window, so that they never grow beyond it.
     if positions is None or context.enabled("streamingllm"):
         return
@@ -43,21 +42,8 @@ def long_sequences(context: BuildContext) -> Iterator[Problem]:
             )
 
 
-def _trained_positions(context: BuildContext) -> int | None:
-    """How many positions the model was made for, as the builder computes it; None if the model has no such bound."""
-    if context.family and context.family.relative_attention:
-        return None
-    positions = context.facts.max_position_embeddings
-    scaling = context.facts.rope_scaling or {}
-    if positions is None or scaling.get("rope_type", scaling.get("type")) in _SCALINGS_WITH_FACTOR:
-        return positions
-    factor = scaling.get("factor", 1)
-    if isinstance(factor, int | float) and factor > 0:
-        return int(positions * factor)
-    return positions
-
-
 def input_length_without_effect(context: BuildContext) -> Iterator[Problem]:
+    # Source: tensorrt_llm/builder.py @aaacc9bd.
     is_packed = context.enabled("remove_input_padding") and context.enabled("context_fmha")
     if is_packed and not context.is_encoder_decoder:
         yield Problem(
@@ -83,6 +69,7 @@ def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
 
 
 def encoder_decoder_in_stages(context: BuildContext) -> Iterator[Problem]:
+    # Source: examples/models/core/enc_dec/README.md @57702ebc.
     if context.is_encoder_decoder and context.parallelism.pp > 1:
         yield Problem(
             pointer="/parallelism/pp",
@@ -95,6 +82,7 @@ def encoder_decoder_in_stages(context: BuildContext) -> Iterator[Problem]:
 
 
 def t5_in_float16(context: BuildContext) -> Iterator[Problem]:
+    # Source: examples/enc_dec/README.md @14e801da.
     if context.family and context.family.relative_attention and context.dtype == "float16":
         yield Problem(
             pointer="/precision/dtype",

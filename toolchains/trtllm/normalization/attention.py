@@ -29,6 +29,7 @@ def switch_context_attention(context: BuildContext) -> Iterator[Change]:
 
 
 def _changes_before_020(context: BuildContext) -> Iterator[Change]:
+    # Source: tensorrt_llm/builder.py @9bd15f19 @aaacc9bd.
     if not has_fp8_workflow(context, since_020=False):
         yield from idle_option(context, "fp8_fmha_plain", _FP8, "no weights are FP8")
     elif has_fp8_cache(context) and context.enabled(_PAGED):
@@ -38,6 +39,7 @@ def _changes_before_020(context: BuildContext) -> Iterator[Change]:
 
 def _changes_since_020(context: BuildContext) -> Iterator[Change]:
     """One condition decides, in the builder's order; streaming and an int8 KV cache act in addition to it."""
+    # Source: tensorrt_llm/builder.py of main, about Oct 2025.
     is_paged = context.enabled(_PAGED)
     if context.enabled("streamingllm") and in_force("streamingllm_paged", context.release.version):
         is_paged = False

@@ -10,6 +10,7 @@ from toolchains.trtllm.normalization.change import Change, option_change
 
 
 def set_draft_length(context: BuildContext) -> Iterator[Change]:
+    # Source: tensorrt_llm/builder.py @aaacc9bd.
     if context.max_drafted_tokens and not context.number("max_draft_len"):
         reason = "as many as the checkpoint's draft heads draft"
         yield option_change("draft_len", "max_draft_len", context.max_drafted_tokens, reason)

@@ -14,7 +14,7 @@ from toolchains.trtllm.releases.adapters import with_joined_modules
 
 
 def type_fp8_network(context: BuildContext) -> Iterator[Change]:
-    """Strong typing is an option before 0.11, and always on from then (rule fp8_typed)."""
+    # An option before 0.11, always on from then (tensorrt_llm/commands/build.py @5955b8af, builder.py @9bd15f19).
     if context.spec.precision.quantization == "fp8" or has_fp8_cache(context):
         yield option_change("fp8_typed", "strongly_typed", True, "FP8 needs a strongly typed network")
 
@@ -23,6 +23,7 @@ def spell_out_logits(context: BuildContext) -> Iterator[Change]:
     """gather_all_token_logits is short for the other two options."""
     if not context.option_value("gather_all_token_logits"):
         return
+    # Source: tensorrt_llm/commands/build.py @5955b8af @008b2b8d.
     reason = "gather_all_token_logits is short for the other two"
     yield option_change("all_logits", "gather_context_logits", True, reason)
     yield option_change("all_logits", "gather_generation_logits", True, reason)
@@ -30,6 +31,7 @@ def spell_out_logits(context: BuildContext) -> Iterator[Change]:
 
 
 def reset_generation_logits(context: BuildContext) -> Iterator[Change]:
+    # Since 1.2 (tensorrt_llm/builder.py of main, about Oct 2025).
     reason = "the network of this release does not depend on it; ask for these logits when the engine runs"
     yield from idle_option(context, "generation_logits", "gather_generation_logits", reason)
 
@@ -48,6 +50,7 @@ def reset_expert_sizes(context: BuildContext) -> Iterator[Change]:
     sizes = expert_sizes(context)
     if sizes is None:
         return
+    # Both unset mean moe_tp_size = tp and moe_ep_size = 1 (tensorrt_llm/mapping.py @aaacc9bd).
     has_experts = bool(context.facts.num_experts)
     is_derived = not has_experts or sizes == (context.parallelism.tp, 1)
     reason = "what the release derives by itself" if has_experts else "the model has no experts"

@@ -13,6 +13,7 @@ _FUSES_REDUCTIONS = frozenset({"LlamaForCausalLM", "MedusaForCausalLM"})
 
 def name_model_dtype_auto(context: BuildContext) -> Iterator[Change]:
     """A plugin's dtype that is the model's is written as `auto`: both make the same engine."""
+    # Source: tensorrt_llm/plugin/plugin.py @c20322ff.
     for name, value in context.spec.options.items():
         option = context.available_options.get(name)
         if option and value == context.dtype and "auto" in option.choices:
@@ -20,6 +21,7 @@ def name_model_dtype_auto(context: BuildContext) -> Iterator[Change]:
 
 
 def reset_nccl_plugin(context: BuildContext) -> Iterator[Change]:
+    # On with the model's dtype if there are several ranks (tensorrt_llm/builder.py @aaacc9bd).
     yield from idle_option(context, "nccl", "nccl_plugin", "the builder decides it by the number of ranks")
 
 
@@ -30,6 +32,7 @@ def reset_fusion(context: BuildContext) -> Iterator[Change]:
     if in_force("norm_quant_fusion", context.release.version):
         architectures = architectures | {"Gemma2ForCausalLM"}
     can_fuse = context.parallelism.tp > 1 and context.architecture in architectures
+    # The builder switches it off with a warning (tensorrt_llm/builder.py @aaacc9bd).
     if not can_fuse:
         reason = "it joins tensor parallel ranks of a Llama, and this is none or tp is 1"
         yield from idle_option(context, "reduce_fusion", "reduce_fusion", reason)
@@ -43,6 +46,7 @@ def reset_fusion(context: BuildContext) -> Iterator[Change]:
 
 
 def use_nvfp4_gemm(context: BuildContext) -> Iterator[Change]:
+    # Since 0.20 (tensorrt_llm/builder.py of main, about Oct 2025).
     if context.spec.precision.quantization == "nvfp4" and context.option_value("gemm_plugin") != "disable":
         reason = "NVFP4 weights go through this plugin unless it is disabled"
         yield option_change("nvfp4_gemm", "gemm_plugin", "nvfp4", reason)

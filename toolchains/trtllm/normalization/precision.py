@@ -15,7 +15,7 @@ _MAX_BITS = 16
 
 
 def take_model_precision(context: BuildContext) -> Iterator[Change]:
-    """The scripts follow the model's quantization_config whatever their flags say."""
+    # Source: tensorrt_llm/models/llama/config.py @aaacc9bd.
     model_quantization = quantization_of(context.facts)
     if model_quantization is None or context.spec.precision.quantization is not None:
         return
@@ -26,7 +26,7 @@ def take_model_precision(context: BuildContext) -> Iterator[Change]:
 
 
 def resolve_dtype(context: BuildContext) -> Iterator[Change]:
-    """Source: examples/models/core/llama/convert_checkpoint.py @fd96a08b."""
+    # Source: examples/models/core/llama/convert_checkpoint.py @fd96a08b.
     model_dtype = context.facts.dtype
     if context.dtype != "auto" or model_dtype is None:
         return

@@ -1,0 +1,22 @@
+"""How many positions a model was made for."""
+
+from __future__ import annotations
+
+from toolchains.trtllm.context.build_context import BuildContext
+
+# Scalings whose max_position_embeddings already includes the factor (tensorrt_llm/builder.py @aaacc9bd).
+_SCALINGS_WITH_FACTOR = frozenset({"su", "longrope", "llama3"})
+
+
+def trained_positions(context: BuildContext) -> int | None:
+    """How many positions the model was made for, as the builder computes it; None if the model has no such bound."""
+    if context.family and context.family.relative_attention:
+        return None
+    positions = context.facts.max_position_embeddings
+    scaling = context.facts.rope_scaling or {}
+    if positions is None or scaling.get("rope_type", scaling.get("type")) in _SCALINGS_WITH_FACTOR:
+        return positions
+    factor = scaling.get("factor", 1)
+    if isinstance(factor, int | float) and factor > 0:
+        return int(positions * factor)
+    return positions

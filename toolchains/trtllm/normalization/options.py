@@ -1,0 +1,37 @@
+"""Give options their own names, and write their defaults out."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from enginefarm.contract.errors import Problem
+from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.releases.adapters import adapter_model_options
+
+
+def replace_aliases(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
+    """Give every option its own name. Both names together are left for `checks.option_values` to refuse."""
+    options = dict(context.spec.options)
+    notes = []
+    for alias, name in context.release.option_aliases(context.facts.architecture).items():
+        if alias in options and name in context.available_options and name not in options:
+            options[name] = options.pop(alias)
+            detail = f"{alias} is another name of {name}"
+            notes.append(Problem(pointer=f"/options/{alias}", code="other_name", detail=detail, expected=name))
+    return context.with_options(options), notes
+
+
+def with_defaults(context: BuildContext) -> BuildContext:
+    """Write every default out, so that a spec with the default and one without it have one key."""
+    options: dict[str, JsonValue] = {name: option.default for name, option in context.available_options.items()}
+    for name, value in context.spec.options.items():
+        option = context.available_options.get(name)
+        # JSON does not tell 32.0 from 32, a command line does.
+        if option and option.type == "int" and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        options[name] = value
+    # Unset adapters are not written: the keys of specs from before the option existed stay what they were.
+    for name in adapter_model_options():
+        if options.get(name) is None:
+            options.pop(name, None)
+    return context.with_options(options)
