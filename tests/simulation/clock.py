@@ -1,4 +1,4 @@
-"""The catalogue on SQLite in memory, with a clock that a schedule moves and commits whose answers get lost."""
+"""The catalogue on SQLite in memory, a clock that a schedule moves, and commits that fail or lose their answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS = re.compile(r"([+-][0-9.]+) seconds")
 
 
 class Clock:
-    """The database's time: `models.clock.now` asks SQLite's `strftime`, which each connection has replaced by this."""
+    """The database's time: `now()` of the catalogue calls SQLite's `strftime`, which this clock replaces."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,14 +30,14 @@ class Clock:
         self.time += timedelta(seconds=seconds)
 
     def strftime(self, form: str, _now: str, moved: str = "+0 seconds") -> str:
-        found = _SECONDS.fullmatch(moved)
-        assert found is not None, f"only models.catalogue.clock asks for the time, not in the form {moved!r}"
+        shift = _SECONDS.fullmatch(moved)
+        assert shift is not None, f"only models.catalogue.clock may ask for the time; {moved!r} is not its form"
         assert form == "%Y-%m-%d %H:%M:%f"
-        return (self.time + timedelta(seconds=float(found[1]))).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        return (self.time + timedelta(seconds=float(shift[1]))).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 class FaultyDatabase(Database):
-    """With `faults`, some transactions are refused before the commit, and some are done but not answered."""
+    """A share `faults` of the transactions fails: half of them before the commit, half after it."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__("sqlite://")
@@ -63,46 +63,47 @@ class FaultyDatabase(Database):
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Nothing that is committed in the block stays."""
+        """Undo everything that is committed in the block."""
         engines = {name: value for name, value in vars(self).items() if isinstance(value, Engine) and name != "engine"}
         with self.engine.connect() as connection:
-            whole = connection.begin()
-            connection.begin_nested()  # inside of one, what SQLAlchemy calls a commit is the end of another
+            outer = connection.begin()
+            # Inside a savepoint, what SQLAlchemy calls a commit releases another savepoint and writes nothing.
+            connection.begin_nested()
             vars(self).update(dict.fromkeys(engines, connection))
             try:
                 yield
             finally:
                 vars(self).update(engines)
-                whole.rollback()
+                outer.rollback()
 
     def ask(self, question: str) -> list[tuple[Any, ...]]:
-        """What has been committed, without the detour that takes ten times as long as SQLite."""
+        """Read what is committed. Plain sqlite3, because SQLAlchemy takes ten times as long here."""
         return self._connection.execute(question).fetchall()
 
     @property
     def changes(self) -> int:
-        """Rows ever written; as long as it stays, all stays."""
+        """How many rows were ever written: if the number is unchanged, the database is unchanged."""
         return self._connection.total_changes
 
     def copy(self) -> sqlite3.Connection:
-        """All that is in it, now."""
-        made = sqlite3.connect(":memory:")
-        self._connection.backup(made)
-        return made
+        """A copy of the whole database."""
+        copy = sqlite3.connect(":memory:")
+        self._connection.backup(copy)
+        return copy
 
     def restore(self, copy: sqlite3.Connection) -> None:
         copy.backup(self._connection)
 
 
 class State:
-    """What an object is now; containers that it has are copied, and what they contain is not."""
+    """The attributes of an object, to be restored later. Lists, dicts and sets are copied, their elements are not."""
 
-    def __init__(self, thing: object) -> None:
-        self._thing = thing
-        self._values = {name: self._copied(value) for name, value in vars(thing).items()}
+    def __init__(self, instance: object) -> None:
+        self._instance = instance
+        self._values = {name: self._copied(value) for name, value in vars(instance).items()}
 
     def restore(self) -> None:
-        vars(self._thing).update(self._values)
+        vars(self._instance).update(self._values)
 
     @staticmethod
     def _copied(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The promises, asked after every step: of the catalogue alone, and of what only the simulation can see."""
+"""The promises, checked after every move: questions to the catalogue, and checks that only the simulation can make."""
 
 from __future__ import annotations
 
@@ -22,64 +22,69 @@ _REFERRED = """
 
 
 class Broken(AssertionError):
-    """A promise was broken; the text says which, and by which keys."""
+    """A promise was broken; the text names the promise and the keys."""
 
 
 @dataclass
 class Invariants:
-    """Remembers what was published, so that a second publication of what is still served is seen."""
+    """Remembers what was published, so that it notices a second publication of a key that is still served."""
 
     database: FaultyDatabase
     store: MemoryStore
     clock: Clock
     cancelled: set[str] = field(default_factory=set)  # builds that the schedule cancelled
     pinned: set[str] = field(default_factory=set)  # keys of engines
-    _links: dict[str, datetime] = field(default_factory=dict)  # blobs that somebody may read, and until when
-    _seen: tuple[int, int] | None = None  # what was changed when all was well
+    _links: dict[str, datetime] = field(default_factory=dict)  # blob → the time until which a link to it is valid
+    _checked: tuple[int, int] | None = None  # change counters of database and store at the last good check
     _published: dict[str, tuple[int, bool]] = field(default_factory=dict)
 
     def check(self) -> None:
         state = self.database.changes, self.store.changes
-        if state == self._seen:
+        if state == self._checked:
             return
         ask = self.database.ask
         broken = promises.told(ask(promises.QUESTION))
-        broken += [f"I2, I5: {who} without its bytes: {blob}" for who, blob in ask(_REFERRED) if not self._there(blob)]
-        broken += [f"I5: a good link to nothing: {blob}" for blob in self._linked() if not self._there(blob)]
-        broken += [f"I5: pinned, and gone: {key}" for key in self.pinned - {key for (key,) in ask(_ENGINES)}]
+        broken += [
+            f"I2, I5: {referrer} without its bytes: {blob}"
+            for referrer, blob in ask(_REFERRED)
+            if not self._stored(blob)
+        ]
+        broken += [f"I5: a valid link to a missing blob: {blob}" for blob in self._linked() if not self._stored(blob)]
+        broken += [f"I5: a pinned engine was removed: {key}" for key in self.pinned - {key for (key,) in ask(_ENGINES)}]
         broken += self._published_twice(ask(_NAMED))
-        found = {row[0] for row in ask("SELECT id FROM builds WHERE state = 'cancelled'")}
-        broken += [f"I6: nobody cancelled {build}" for build in found - self.cancelled]
+        cancelled = {row[0] for row in ask("SELECT id FROM builds WHERE state = 'cancelled'")}
+        broken += [f"I6: nobody cancelled {build}" for build in cancelled - self.cancelled]
         if broken:
             raise Broken("; ".join(broken))
-        self._seen = state
+        self._checked = state
 
-    def left(self) -> list[str]:
+    def unreferenced_blobs(self) -> list[str]:
         """Blobs in the store or the catalogue that nothing refers to."""
-        there = self.store.blobs.keys() | {blob for (blob,) in self.database.ask("SELECT digest FROM blobs")}
-        return sorted(there - {blob for _, blob in self.database.ask(_REFERRED)})
+        existing = self.store.blobs.keys() | {blob for (blob,) in self.database.ask("SELECT digest FROM blobs")}
+        return sorted(existing - {blob for _, blob in self.database.ask(_REFERRED)})
 
     def link(self, blobs: set[str], *, seconds: float) -> None:
-        """From now on, anybody may read them for so long."""
-        self._seen = None
+        """Give out links to `blobs` that are valid for `seconds`."""
+        self._checked = None
         self._links |= dict.fromkeys(blobs, self.clock.time + timedelta(seconds=seconds))
 
     def _linked(self) -> list[str]:
         return [blob for blob, until in self._links.items() if until > self.clock.time]
 
-    def _there(self, blob: str) -> bool:
-        """Bytes that rot afterwards are not the catalogue's fault: finding them is another promise."""
+    def _stored(self, blob: str) -> bool:
+        """True if the store has the bytes, or had them before the simulation damaged them on purpose."""
         return self.store.intact(blob) or blob in self.store.rotten
 
     def _published_twice(self, named: list[tuple[Any, ...]]) -> list[str]:
         broken = []
-        for key in self._published.keys() - {row[0] for row in named}:  # removed: it may be made again
+        for key in self._published.keys() - {row[0] for row in named}:  # it was removed, so it may be built again
             self._published[key] = (self._published[key][0], True)
-        for key, attempt, out, latest in named:
-            before = self._published.get(key)
-            if before is not None and before[0] != attempt and not before[1]:
-                broken.append(f"I1: {key} published by attempt {attempt} while that of {before[0]} was served")
-            if (before is None or before[0] != attempt) and attempt != latest:
+        for key, attempt, withdrawn, latest in named:
+            published_attempt, replaceable = self._published.get(key, (None, True))
+            is_new = published_attempt != attempt
+            if is_new and not replaceable:
+                broken.append(f"I1: {key} published by attempt {attempt} while that of {published_attempt} was served")
+            if is_new and attempt != latest:
                 broken.append(f"I3: {key} published by attempt {attempt} when {latest} had the lease")
-            self._published[key] = (attempt, bool(out))
+            self._published[key] = (attempt, bool(withdrawn))
         return broken

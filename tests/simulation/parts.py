@@ -1,4 +1,4 @@
-"""A broker that drops, repeats and reorders, and a store that stops half-way, answers late and rots."""
+"""A broker that drops, repeats and reorders messages, and a store that fails half-way and damages blobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.store import Store
 
 
 class Broker(Announcer):
-    """What `announce` says may be lost, said twice, or heard in any order."""
+    """A message that `announce` sends may be lost, delivered twice, or delivered in any order."""
 
     def __init__(self) -> None:
         self.random = random.Random(0)
@@ -35,17 +35,17 @@ class Broker(Announcer):
         return sum(queue == waiting for _, waiting in self.messages)
 
     def take(self, queues: Iterable[str]) -> str | None:
-        """Any message of these queues, not the oldest: order is not promised."""
-        heard = [message for message in self.messages if message[1] in set(queues)]
-        if self.away or not heard:
+        """Take a random message of these queues, not the oldest: a broker promises no order."""
+        messages = [message for message in self.messages if message[1] in set(queues)]
+        if self.away or not messages:
             return None
-        taken = self.random.choice(heard)
-        self.messages.remove(taken)
-        return taken[0]
+        message = self.random.choice(messages)
+        self.messages.remove(message)
+        return message[0]
 
 
 class MemoryStore(Store):
-    """`rotten` are blobs whose bytes changed after they were written, until they are written again."""
+    """`rotten` holds the blobs that `rot` damaged, until they are written again."""
 
     def __init__(self) -> None:
         self.random = random.Random(0)
@@ -79,7 +79,7 @@ class MemoryStore(Store):
         yield self.blobs[digest][start : None if length is None else start + length]
 
     def delete(self, digest: Digest) -> None:
-        """The answer may be lost before and after."""
+        """The call may fail before the blob is deleted, and after."""
         self._answer()
         self.changes += 1
         self.blobs.pop(digest, None)
@@ -102,7 +102,7 @@ class MemoryStore(Store):
         chance = self.random.random()
         if chance < self.faults / 3:
             raise StoreUnavailable("simulated: nothing arrived")
-        if chance < 2 * self.faults / 3:  # a store that names what is not whole; its size gives it away
+        if chance < 2 * self.faults / 3:  # a store that lists a partial object; only its size shows it
             self.blobs[digest] = data[: len(data) // 2]
             raise StoreUnavailable("simulated: half of it arrived")
         self.blobs[digest] = data

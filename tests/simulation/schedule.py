@@ -1,4 +1,4 @@
-"""One schedule: chance decides what happens next, move by move; then the faults end, and all must come to an end."""
+"""One schedule: random moves of callers, workers, sweep and faults; then the faults stop and every build must end."""
 
 from __future__ import annotations
 
@@ -22,24 +22,28 @@ from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.upkeep import Upkeep
 from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Parts, Worker
 
-Move = Callable[[], str | None]  # what was done; None if there was nothing to do
-_ROUNDS = 100  # of the sweep, five seconds apart: more than any retry and lease takes
-_FAULTS = 0.06
-_GRACES = (0, 0, 5)  # seconds: mostly none, so that only the collector's second look protects what is in use
-_COLLECTIONS = 4  # marked, removed, its bytes marked, deleted
-_CLEAN_UPS = 0.3  # of a worker's steps at the end
-_TASTES = (0.2, 1, 4)
-_LONG = 100.0  # seconds: no link is good for so long, no grace, no checkpoint kept, no pull remembered
-_LATE_STEPS = 30  # more than a stage has; with the store away, a worker tries again until its heartbeat ends it
-_WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, GiB, how fast its clock runs
+# A move makes one thing happen. It returns a line that says what it did, or None if there was nothing to do.
+Move = Callable[[], str | None]
+_ROUNDS = 100  # of the sweep at the end, five seconds apart: more than all retries and leases take together
+_FAULTS = 0.06  # the share of calls to database, broker and store that fail
+# Seconds. Mostly none, so that only the collector's second look at a blob protects what is in use.
+_GRACES = (0, 0, 5)
+# An engine is marked, then removed, then its blobs are marked, then they are deleted: four garbage collections.
+_COLLECTIONS = 4
+_CLEAN_UPS = 0.3  # the share of a worker's steps at the end of a schedule that a garbage collection follows
+_WEIGHT_FACTORS = (0.2, 1, 4)
+_LONG = 100.0  # seconds: longer than every link, grace, kept checkpoint and remembered pull of the simulation
+# More steps than a stage has: while the store is away, a worker repeats its upload until its heartbeat ends it.
+_LATE_STEPS = 30
+_WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, memory in GiB, speed of its clock
 
 
 class Schedule:
     def __init__(self, parts: Parts, tell: Callable[[str], None]) -> None:
         self.parts = parts
         self.tell = tell
-        self.done = 0  # moves, those that were undone among them
-        self._still = set[Iterator[str]]()
+        self.moves_made = 0  # moves that were undone count too
+        self._frozen = set[Iterator[str]]()  # steps that must not continue inside `undone`
         self.workers = [Worker(parts, *made) for made in _WORKERS]
         self.invariants = Invariants(parts.database, parts.store, parts.clock)
         grace = parts.random.choice(_GRACES)
@@ -50,7 +54,7 @@ class Schedule:
         self.control: Any = SimpleNamespace(
             settings=settings, database=parts.database, announcer=parts.broker, store=parts.store
         )
-        self.upkeep = upkeep = Upkeep(parts, self.control, self.invariants, self._wanted)
+        self.upkeep = upkeep = Upkeep(parts, self.control, self.invariants, self._random_request)
         moves: dict[Move, float] = {
             self.submit: 5, self.cancel: 2, self.deliver: 12, self.work: 30, self.beat: 6, self.pass_time: 6,
             self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.lose_messages: 1,
@@ -58,8 +62,8 @@ class Schedule:
             upkeep.clean_up: 4, self.go_on: 12, upkeep.die: 0.5, upkeep.pin: 1, upkeep.pull: 1,
             self.stand_still: 2,
         }  # fmt: skip
-        # What is rare in one schedule is common in another: so what is rare meets what is rare.
-        self._moves = {move: weight * parts.random.choice(_TASTES) for move, weight in moves.items()}
+        # Each schedule weighs the moves differently, so that in some schedules two rare moves are common and meet.
+        self._moves = {move: weight * parts.random.choice(_WEIGHT_FACTORS) for move, weight in moves.items()}
 
     def begin(self) -> None:
         for worker in self.workers:
@@ -68,35 +72,46 @@ class Schedule:
         self._checked(self.submit)
 
     def move(self, name: str, *, times: int = 1) -> None:
-        """Any moves; which, and what comes of them, depends on the name. Raises Broken."""
-        self._name(name)
+        """Make `times` random moves. They depend on `name` alone, so that a schedule can be repeated.
+
+        Raises:
+            Broken: a promise does not hold after one of them.
+        """
+        self._seed(name)
         for _ in range(times):
             while not self._checked(self._any_move()):
-                pass  # there was nothing to do for it: another
+                pass  # there was nothing to do for that move: choose another
 
-    def _name(self, name: str) -> None:
+    def _seed(self, name: str) -> None:
         self.tell(name)
         self.parts.random.seed(name)
 
     def end(self, name: str) -> None:
-        """There are no faults any more, and all must come to an end. Raises Broken."""
-        self._name(name)
+        """Stop all faults; then every build must end and every blob without a reference must be deleted.
+
+        Raises:
+            Broken: a promise does not hold.
+        """
+        self._seed(name)
         self._faults(0)
         self._come_to_an_end()
         self._collect()
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Whoever was under way at the beginning stands still: what a generator did cannot be undone."""
+        """Undo every move that is made in the block.
+
+        What ran when the block began does not continue inside it: a generator's progress cannot be undone.
+        """
         parts, upkeep = self.parts, self.upkeep
-        self._still = {*upkeep.under_way, *(worker.running for worker in self.workers if worker.running is not None)}
-        things = (*self.workers, parts.clock, parts.broker, parts.store, upkeep, self.invariants)
-        states = [State(thing) for thing in things]
+        self._frozen = {*upkeep.under_way, *(worker.running for worker in self.workers if worker.running is not None)}
+        objects = (*self.workers, parts.clock, parts.broker, parts.store, upkeep, self.invariants)
+        states = [State(changed) for changed in objects]
         try:
             with parts.database.undone():
                 yield
         finally:
-            self._still = set()
+            self._frozen = set()
             for state in states:
                 state.restore()
 
@@ -104,16 +119,16 @@ class Schedule:
         return self.parts.random.choices(list(self._moves), list(self._moves.values()))[0]
 
     def _checked(self, move: Move) -> bool:
-        """Make the move; False if there was nothing to do."""
-        told: str | None
+        """Make the move and check the promises; return False if there was nothing to do."""
+        line: str | None
         try:
-            told = move()
-        except EnginefarmError as error:  # a route would answer with it, a sweep would log it
-            told = error.detail
-        if told is None:
+            line = move()
+        except EnginefarmError as error:  # a route would answer with it, the sweep would log it
+            line = error.detail
+        if line is None:
             return False
-        self.done += 1
-        self.tell(f"{self.parts.clock.time:%H:%M:%S} {move.__name__}: {told}")
+        self.moves_made += 1
+        self.tell(f"{self.parts.clock.time:%H:%M:%S} {move.__name__}: {line}")
         self.invariants.check()
         return True
 
@@ -123,43 +138,44 @@ class Schedule:
         parts.stages_fail = 4 * share
 
     def _come_to_an_end(self) -> None:
-        """I4: once nothing breaks any more, every build ends, within bounded time."""
+        """I4: after the last fault, every build ends within bounded time."""
         self.parts.broker.away = self.parts.store.away = False
         for _ in range(_ROUNDS):
             if not self._open_builds():
                 return
             self.parts.clock.move(5)
-            for move in (self._staff, self.sweep, self._work_off):
+            for move in (self._start_all_workers, self.sweep, self._work_off):
                 self._checked(move)
         raise Broken(f"I4: {self._open_builds()} builds are open, {_ROUNDS} rounds after the last fault")
 
     def _collect(self) -> None:
-        """I5: once all has ended, nothing is left in the store that nothing refers to."""
+        """I5: after every build has ended, garbage collection deletes every blob that nothing refers to."""
         self._checked(self._work_off)
         for _ in range(_COLLECTIONS):
             self.tell(f"at the end: {clean_up(self.control, CleanUpRequest(), by=None)}")
             self.invariants.check()
-            if not (left := self.invariants.left()):
+            unreferenced = self.invariants.unreferenced_blobs()
+            if not unreferenced:
                 return
             self.parts.clock.move(_LONG)
-        raise Broken(f"I5: left in the store, and nothing refers to it: {left}")
+        raise Broken(f"I5: nothing refers to these blobs, and they were not deleted: {unreferenced}")
 
     def _open_builds(self) -> int:
         with self.parts.database.read() as session:
             return session.execute(select(func.count()).where(BuildRow.state == "open")).scalar_one()
 
-    def _staff(self) -> str:
+    def _start_all_workers(self) -> str:
         for worker in self.workers:
             worker.leaving = False
             worker.start()
             with self.parts.database.write() as session:
                 release(session, worker.name)
-        return "all there"
+        return "all workers started"
 
     def _work_off(self) -> str:
-        """Whoever is busy ends; then messages are taken for as long as there are any."""
+        """Let every busy worker finish; then deliver messages until there are none."""
         busy = 0
-        for worker in [*self.workers, *self.workers]:  # the second time for what the others left to the first
+        for worker in [*self.workers, *self.workers]:  # twice: a later worker may leave an action to an earlier one
             for _ in range(1 + len(self.parts.broker.messages)):
                 busy += self._finish(worker)
                 if (key := self.parts.broker.take(worker.queues)) is not None:
@@ -180,31 +196,31 @@ class Schedule:
         return steps
 
     def submit(self) -> str:
-        """The announcement may die with the API."""
-        chance, wanted = self.parts.random, self._wanted()
+        """Submit a request. Sometimes the API dies after the commit, before it announces."""
+        request_ = self._random_request()
         with self.parts.database.write() as session:
-            accepted = submit(session, wanted)
-        if chance.random() > _FAULTS:
+            accepted = submit(session, request_)
+        if self.parts.random.random() > _FAULTS:
             self.parts.broker.announce(accepted.announcements)
-        return f"{wanted.build.key[:6]} {accepted.disposition}"
+        return f"{request_.build.key[:6]} {accepted.disposition}"
 
-    def _wanted(self) -> Request:
-        """Few different requests, so that many are identical."""
-        chance = self.parts.random
-        return request(chance.choice(["llama", "qwen"]), chance.choice(["small", "large"]))
+    def _random_request(self) -> Request:
+        """One of four different requests, so that many submits are identical."""
+        random = self.parts.random
+        return request(random.choice(["llama", "qwen"]), random.choice(["small", "large"]))
 
     def cancel(self) -> str | None:
         with self.parts.database.read() as session:
-            there = session.execute(select(BuildRow.id).order_by(BuildRow.seq)).scalars().all()
-        if not there:
+            builds = session.execute(select(BuildRow.id).order_by(BuildRow.seq)).scalars().all()
+        if not builds:
             return None
-        build = self.parts.random.choice(there)
+        build = self.parts.random.choice(builds)
         self.invariants.cancelled.add(build)
         with self.parts.database.write() as session:
-            return f"the build at {there.index(build)}: {cancel(session, build)}"
+            return f"the build at {builds.index(build)}: {cancel(session, build)}"
 
     def deliver(self) -> str | None:
-        """A message, to a worker that does nothing."""
+        """Deliver a message to an idle worker."""
         worker = self._any(lambda worker: worker.alive and worker.running is None and not worker.leaving)
         key = self.parts.broker.take(worker.queues) if worker else None
         if worker is None or key is None:
@@ -213,30 +229,32 @@ class Schedule:
         return f"{worker.name} {worker.step()}"
 
     def work(self) -> str | None:
-        worker = self._any(lambda worker: worker.running is not None and worker.running not in self._still)
-        return self._some(lambda: worker.step() if worker and worker.running else None)
+        worker = self._any(lambda worker: worker.running is not None and worker.running not in self._frozen)
+        return self._several_steps(lambda: worker.step() if worker and worker.running else None)
 
     def beat(self) -> str | None:
         worker = self._any(lambda worker: worker.held is not None)
         return f"{worker.name} {worker.beat()}" if worker else None
 
     def pass_time(self) -> str:
-        """Sometimes longer than a lease."""
-        self.parts.clock.move(seconds := self.parts.random.choice([1, 3, 10, 10, 25, 90]))
+        """Move the clock, sometimes past the end of a lease."""
+        seconds = self.parts.random.choice([1, 3, 10, 10, 25, 90])
+        self.parts.clock.move(seconds)
         return f"{seconds} s"
 
     def go_on(self) -> str | None:
-        return self._some(lambda: self.upkeep.go_on(self._still))
+        return self._several_steps(lambda: self.upkeep.go_on(self._frozen))
 
-    def _some(self, step: Move) -> str | None:
-        """A few steps at once: where a schedule does not change hands, it gets further."""
-        told = []
+    def _several_steps(self, step: Move) -> str | None:
+        """Make several steps of one actor in a row, so that a schedule of limited length reaches later stages."""
+        lines = []
         for _ in range(self.parts.random.choice([1, 1, 3, 15])):
-            if (did := step()) is None:
+            line = step()
+            if line is None:
                 break
-            told.append(did)
+            lines.append(line)
             self.invariants.check()
-        return ", ".join(told) or None
+        return ", ".join(lines) or None
 
     def sweep(self) -> str:
         return f"{sweep_once(self.control)} announced"
@@ -249,23 +267,23 @@ class Schedule:
         return worker.name
 
     def stand_still(self) -> str | None:
-        """A worker does nothing for longer than its lease; it goes on as if nothing had been, beside its successor."""
-        late = self._any(lambda worker: worker.held is not None and worker.running not in self._still)
+        """Freeze a worker past the end of its lease; then it continues while its successor works on the same action."""
+        late = self._any(lambda worker: worker.held is not None and worker.running not in self._frozen)
         if late is None:
             return None
         self.parts.clock.move(LEASE_SECONDS + 1)
         for move in (self.start, self.sweep, self.deliver):
             self._checked(move)
-        told = []
+        lines = []
         for _ in range(_LATE_STEPS):
             if late.running is None:
                 break
-            told.append(late.step())
+            lines.append(late.step())
             self.invariants.check()
-        return f"{late.name} goes on: {', '.join(told)}"
+        return f"{late.name} goes on: {', '.join(lines)}"
 
     def leave(self) -> str | None:
-        """SIGTERM: what runs is handed back at the next step."""
+        """Send SIGTERM to a worker: it hands its action back at the next step."""
         worker = self._any(lambda worker: worker.alive)
         if worker is None:
             return None
@@ -280,16 +298,17 @@ class Schedule:
         return worker.name
 
     def part_away(self) -> str:
-        """The broker or the store goes, or comes back."""
+        """Take the broker or the store down, or bring it back."""
         part: Any = self.parts.random.choice([self.parts.broker, self.parts.store])
         part.away = not part.away
         return f"{type(part).__name__} {'away' if part.away else 'back'}"
 
     def lose_messages(self) -> str:
-        """The broker is emptied."""
-        lost, self.parts.broker.messages = len(self.parts.broker.messages), []
+        """Empty the broker."""
+        lost = len(self.parts.broker.messages)
+        self.parts.broker.messages = []
         return f"{lost} lost"
 
-    def _any(self, which: Callable[[Worker], bool]) -> Worker | None:
-        fitting = [worker for worker in self.workers if which(worker)]
-        return self.parts.random.choice(fitting) if fitting else None
+    def _any(self, matches: Callable[[Worker], bool]) -> Worker | None:
+        workers = [worker for worker in self.workers if matches(worker)]
+        return self.parts.random.choice(workers) if workers else None

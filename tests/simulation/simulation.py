@@ -1,4 +1,4 @@
-"""Schedules, one after another on one database, each from a scene: an empty farm, or one that has built something."""
+"""Run schedules one after another on one database, each from an empty farm or from one that has built engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.worker import Parts
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a schedule begins."""
+    """The state of the farm at the beginning of a schedule."""
 
     database: sqlite3.Connection
     time: datetime
@@ -37,17 +37,20 @@ class Simulation:
         self._built = self._after_builds()
 
     def run(self, seeds: range, tell: Callable[[str], None] = lambda _: None) -> int:
-        """Schedules of one tree: the moves that were made. Raises Found, at the first find.
+        """Run the schedules of one tree and return how many moves they made.
 
-        Every other tree begins with a farm that has built something.
+        Every other tree begins with a farm that has built engines.
+
+        Raises:
+            BrokenSchedule: at the first schedule that breaks a promise.
         """
-        which = tree.number(seeds[0])
-        schedule = self.schedule(which, tell, built=which % 2 == 1)
+        number = tree.number(seeds[0])
+        schedule = self.schedule(number, tell, built=number % 2 == 1)
         tree.run(schedule, seeds)
-        return schedule.done
+        return schedule.moves_made
 
     def schedule(self, seed: int, tell: Callable[[str], None] = lambda _: None, *, built: bool = False) -> Schedule:
-        """At its beginning, with no worker started."""
+        """A schedule at its beginning, with no worker started."""
         scene = self._built if built else self._empty
         self._database.faults = 0
         self._database.restore(scene.database)

@@ -1,5 +1,4 @@
-"""Twenty thousand schedules; `make simulate SEEDS=…` runs more. A seed that fails replays by itself:
-`python -m tests.simulation --seed N`."""
+"""Twenty thousand schedules; `make simulate SEEDS=…` runs more. `python -m tests.simulation --seed N` replays one."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from tests.simulation.upkeep import in_steps
 from tests.simulation.worker import LEASE_SECONDS
 
 _PARTS, _TREES = 5, 50
-_UNTIL_CONDEMNED = 6  # transactions of a clean-up until it knows what it will delete
+_UNTIL_CHOSEN = 6  # transactions of a garbage collection until it has chosen what to delete
 
 
 @pytest.mark.parametrize("part", range(_PARTS))
@@ -37,29 +36,32 @@ def test_no_schedule_breaks_a_promise(tmp_path: Path, part: int) -> None:
 
 @pytest.mark.parametrize("tree", [6, 7])
 def test_a_seed_replays(tmp_path: Path, tree: int) -> None:
-    """What is run before it, and the leaves that are tried on its way, change nothing of a schedule."""
+    """A schedule makes the same moves alone as inside its tree, after others and between leaves."""
     simulation, stem = Simulation(tmp_path), tree * TREE
-    whole = _told(simulation, range(stem, stem + TREE))
+    in_tree = _lines_by_part(simulation, range(stem, stem + TREE))
     for seed in (stem, stem + 7, stem + TREE - 1):
-        alone = _told(simulation, range(seed, seed + 1))
-        assert alone == {part: lines for part, lines in whole.items() if part in alone}
+        alone = _lines_by_part(simulation, range(seed, seed + 1))
+        assert alone == {part: lines for part, lines in in_tree.items() if part in alone}
         assert f"leaf {seed}" in alone or seed == stem
 
 
-def _told(simulation: Simulation, seeds: range) -> dict[str, list[str]]:
-    """By the name of the move, what was done."""
-    said, told = list[str](), dict[str, list[str]]()
-    simulation.run(seeds, tell=said.append)
-    for line in said:
+def _lines_by_part(simulation: Simulation, seeds: range) -> dict[str, list[str]]:
+    """The printed lines of each named part of the schedules."""
+    printed: list[str] = []
+    simulation.run(seeds, tell=printed.append)
+    lines_by_part: dict[str, list[str]] = {}
+    part = ""
+    for line in printed:
         if line.startswith(("stem", "leaf")):
-            told[line] = []
-        elif told:
-            told[[*told][-1]].append(line)
-    return told
+            part = line
+            lines_by_part[part] = []
+        elif part:
+            lines_by_part[part].append(line)
+    return lines_by_part
 
 
 def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The questions are worth asking only if a farm without the guard fails them."""
+    """The checks prove something only if a farm without the fence fails them."""
     fenced = transitions.move
 
     def unfenced(session: Any, key: str, to: Any, *, attempt: int | None = None, **values: Any) -> None:
@@ -103,7 +105,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     while worker.step() != "uploaded its log":
         pass
     cleaning = in_steps(schedule.control, CleanUpRequest())
-    for _ in range(_UNTIL_CONDEMNED):
+    for _ in range(_UNTIL_CHOSEN):
         next(cleaning)
     assert worker.step() == "committed"
     schedule.invariants.check()

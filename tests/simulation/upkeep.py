@@ -1,6 +1,6 @@
-"""What others do while the farm builds: clean-ups, imports, repairs, recalls, pins, pulls, and bytes that rot.
+"""Operations beside building: garbage collection, imports, repairs, recalls, pins, pulls, and damaged blobs.
 
-What takes more than one transaction goes on step by step: in between, anything may happen, and it may be killed.
+An operation of several transactions runs step by step: between two steps any other move may happen, and it may die.
 """
 
 from __future__ import annotations
@@ -49,22 +49,23 @@ class Upkeep:
         self.under_way: list[Iterator[str]] = []
 
     def go_on(self, but: Collection[Iterator[str]] = ()) -> str | None:
-        """One of what is under way, but for these, makes its next step."""
+        """Let one running operation, not one of `but`, make its next step."""
         tasks = [task for task in self.under_way if task not in but]
         if not tasks:
             return None
         task = self.parts.random.choice(tasks)
         try:
             return next(task)
-        except BaseException as error:  # an error too is its end
+        except BaseException as error:  # an error ends the operation too
             self.under_way.remove(task)
             if isinstance(error, StopIteration):
                 return "ended"
             raise
 
     def die(self) -> str | None:
-        """The control plane is killed, with all that it was doing."""
-        killed, self.under_way = len(self.under_way), []
+        """Kill the control plane, with all operations that it runs."""
+        killed = len(self.under_way)
+        self.under_way = []
         return f"{killed} under way" if killed else None
 
     def clean_up(self) -> str | None:
@@ -84,7 +85,7 @@ class Upkeep:
         return "begun"
 
     def _repair(self) -> Iterator[str]:
-        """As the route does: read everything that is served, outside of any transaction; then take out."""
+        """As the route does: read every served file outside a transaction, then withdraw the damaged engines."""
         with self.parts.database.read() as session:
             manifests = session.execute(select(EngineRow.manifest).order_by(EngineRow.key)).scalars().all()
             files = [entry for manifest in manifests for entry in read_manifest(session, manifest).files]
@@ -92,12 +93,12 @@ class Upkeep:
         if damaged:
             yield f"{len(damaged)} blobs are damaged"
             with self.parts.database.write() as session:
-                taken, announcements = withdraw_damaged(session, damaged)
+                withdrawn, announcements = withdraw_damaged(session, damaged)
             self.parts.broker.announce(announcements)
-            yield f"{len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints taken out"
+            yield f"{len(withdrawn.engines)} engines, {len(withdrawn.checkpoints)} checkpoints withdrawn"
 
     def _bring(self, wanted: Request) -> Iterator[str]:
-        """From another farm, as the client and the routes do it: bytes first, then one transaction."""
+        """Import an engine from another farm, as client and routes do: bytes first, then one transaction."""
         came = arriving(wanted)
         for digest in missing(self.control, came.record.sizes):
             yield f"{digest} is missing"
@@ -106,25 +107,26 @@ class Upkeep:
                 self.parts.store.put_stream(iter([b"engine"]), digest, size)
             with self.parts.database.write() as session:
                 mark_rewritten(session, [digest])
-        yield "all is sent"
+        yield "every blob is uploaded"
         with self.parts.database.write() as session:
             published = publish_import(session, came, imported_by=None)
             require_stored(self.parts.store, came.record.sizes)
-        yield f"{came.record.key[:6]} {'imported' if published else 'was there'}"
+        yield f"{came.record.key[:6]} {'imported' if published else 'existed'}"
 
     def rot(self) -> str | None:
-        whole = [digest for digest in self.parts.store.blobs if self.parts.store.intact(digest)]
-        if not whole:
+        intact = [digest for digest in self.parts.store.blobs if self.parts.store.intact(digest)]
+        if not intact:
             return None
-        self.parts.store.rot(digest := self.parts.random.choice(whole))
+        digest = self.parts.random.choice(intact)
+        self.parts.store.rot(digest)
         return digest
 
     def recall(self) -> str:
         name = self.parts.random.choice(["w1", "w2", "w3"])
         with self.parts.database.write() as session:
-            taken, announcements = recall(session, Recall(worker=name, reason="simulated"))
+            withdrawn, announcements = recall(session, Recall(worker=name, reason="simulated"))
         self.parts.broker.announce(announcements)
-        return f"{name}: {len(taken.engines)} engines, {len(taken.checkpoints)} checkpoints"
+        return f"{name}: {len(withdrawn.engines)} engines, {len(withdrawn.checkpoints)} checkpoints"
 
     def drain_or_release(self) -> str:
         name = self.parts.random.choice(["w1", "w2", "w3"])
@@ -134,8 +136,9 @@ class Upkeep:
         return f"{decide.__name__} {name}"
 
     def pin(self) -> str | None:
-        """Or unpin. Without an answer, nobody knows which it is."""
-        if (engine := self._any_engine()) is None:
+        """Pin or unpin an engine. If the database fails, nobody knows whether it is pinned, so no check expects it."""
+        engine = self._any_engine()
+        if engine is None:
             return None
         pinned = self.parts.random.random() < 0.5
         self.invariants.pinned.discard(engine.key)
@@ -147,8 +150,9 @@ class Upkeep:
         return f"{engine.key[:6]} {'pinned' if pinned else 'unpinned'}"
 
     def pull(self) -> str | None:
-        """Links to all files of an engine: each is good for a while, whatever becomes of the engine."""
-        if (engine := self._any_engine()) is None:
+        """Give out links to all files of an engine; each stays valid for a while, whatever happens to the engine."""
+        engine = self._any_engine()
+        if engine is None:
             return None
         with self.parts.database.read() as session:
             files = read_manifest(session, engine.manifest).files
@@ -163,7 +167,7 @@ class Upkeep:
 
 
 def in_steps(control: Any, wanted: CleanUpRequest) -> Iterator[str]:
-    """The farm's own clean-up, which stops before each of its transactions."""
+    """Run the farm's garbage collection, stopping before each of its transactions."""
     stopping = type(control)(**{**vars(control), "database": _Stopping(control.database)})
     running = greenlet(clean_up)
     done = running.switch(stopping, wanted, by=None)
@@ -191,7 +195,7 @@ class _Stopping:
 
 
 def _stop() -> None:
-    """Back to who made the step. What is dropped here is never gone on with: it was killed."""
+    """Switch back to the schedule. If the schedule never switches here again, the collection was killed."""
     schedule = getcurrent().parent
     assert schedule is not None
     schedule.switch()
