@@ -17,33 +17,32 @@ from enginefarm.contract.work import Job
 from enginefarm.wire.bodies import Failure
 from toolchains.toolchain import Command, Directories, Exit, Installed, Needs, Release, Report, WarmFile
 from toolchains.trtllm.checks.preflight import find_problems
-from toolchains.trtllm.commands import installation, plan
-from toolchains.trtllm.commands import resources as needs
-from toolchains.trtllm.commands import timing_cache as warmth
+from toolchains.trtllm.commands import installation, plan, resources, timing_cache
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.options_schema import options_schema
-from toolchains.trtllm.logs import failure
-from toolchains.trtllm.logs import progress as log_line
+from toolchains.trtllm.logs import failure, progress
 from toolchains.trtllm.normalization.normalize import normalize
-from toolchains.trtllm.output import verify as output
+from toolchains.trtllm.output import verify
 from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.draft_heads import draft_model_options
 from toolchains.trtllm.releases.precision_recipe import recipe_option_names
 from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, convert_option_names, find_release
-from toolchains.trtllm.serving import launch as serving
+from toolchains.trtllm.serving import launch
 
 
 class TensorRTLLM:
+    """Implements `toolchains.toolchain.Toolchain`, which documents the methods."""
+
     name = "trtllm"
     title = "TensorRT-LLM"
-    binds_to = frozenset(
-        ["os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"],
-    )
+    # Not cpu_isa: an engine has no code for the CPU.
+    binds_to = frozenset({"os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"})
     convert_options = convert_option_names() | recipe_option_names()
     model_options: Mapping[str, tuple[str, ...]] = {**draft_model_options(), **adapter_model_options()}
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
+        """`discover` finds the programs of this machine; tests give their own."""
         self._discover = discover
 
     def releases(self) -> Sequence[Release]:
@@ -62,22 +61,22 @@ class TensorRTLLM:
         return find_problems(_context(spec, facts, platform))
 
     def needs(self, job: Job) -> Needs:
-        return needs.needs(job)
+        return resources.needs(job)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         return plan.commands(job, directories, self._discover())
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
-        return output.check(job, directories)
+        return verify.check(job, directories)
 
     def warm_file(self, job: Job) -> WarmFile | None:
-        return warmth.warm_file(job)
+        return timing_cache.warm_file(job)
 
     def serving(self, job: Job) -> Serving | None:
-        return serving.serving(job)
+        return launch.serving(job)
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
-        return log_line.read(stage, line)
+        return progress.read(stage, line)
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
         return failure.classify(stage, ended)
@@ -88,14 +87,18 @@ def _context(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> BuildCon
 
 
 def _notes(release: ReleaseDescriptor) -> str:
-    """What it is built on, as far as its own notes say, and how sure its options are."""
-    parts = {
+    """The versions that the release's own notes state, and how sure its option tables are."""
+    notes = []
+    if release.notes:
+        notes.append(release.notes)
+    versions = {
         "TensorRT": release.tensorrt,
         "CUDA": release.cuda,
         "PyTorch": release.torch,
         "NVIDIA PyTorch container": release.container,
         "ModelOpt": release.modelopt,
     }
-    stated = [f"{part} {version or 'not stated'}" for part, version in parts.items()]
-    source = release.source
-    return "; ".join([*([release.notes] if release.notes else []), *stated, f"{source.how} ({source.sure})"])
+    for package, version in versions.items():
+        notes.append(f"{package} {version or 'not stated'}")
+    notes.append(f"{release.source.how} ({release.source.sure})")
+    return "; ".join(notes)

@@ -1,4 +1,4 @@
-"""The doubles refuse what the real programs refuse: their own table of options, and nothing else."""
+"""The doubles refuse what the real programs refuse: options outside their release's table, and impossible shapes."""
 
 from __future__ import annotations
 
@@ -47,26 +47,30 @@ def run(installation: Path, *argv: str) -> subprocess.CompletedProcess[str]:
         (("quantize", "--calib_size", "many"), "invalid int value"),
     ],
 )
-def test_refused_with_status_2(installation: Path, argv: tuple[str, ...], complaint: str) -> None:
+def test_a_wrong_command_line_is_refused_with_status_2(
+    installation: Path, argv: tuple[str, ...], complaint: str
+) -> None:
     ended = run(installation, *argv)
     assert ended.returncode == 2
     assert complaint in ended.stderr
 
 
-def test_unambiguous_prefixes_are_taken_as_the_real_ones_take_them(installation: Path, tmp_path: Path) -> None:
+def test_an_unambiguous_prefix_of_an_option_is_accepted_as_the_real_program_does(
+    installation: Path, tmp_path: Path
+) -> None:
     model = make_tiny_llama(tmp_path / "model")
     ended = run(installation, "convert", "--model", str(model), "--out", str(tmp_path / "out"), "--dtype", "float16")
     assert ended.returncode == 0, ended.stderr
 
 
-def test_ranks_that_do_not_divide_the_heads_fail(installation: Path, tmp_path: Path) -> None:
+def test_a_tensor_parallelism_that_does_not_divide_the_heads_fails(installation: Path, tmp_path: Path) -> None:
     model = make_tiny_llama(tmp_path / "model")
     ended = run(installation, "convert", "--model_dir", str(model), "--output_dir", "out", "--tp_size", "3")
     assert ended.returncode == 1
     assert "divisible by tp_size" in ended.stderr
 
 
-def test_equal_inputs_give_equal_bytes_and_others_do_not(installation: Path, tmp_path: Path) -> None:
+def test_engines_have_equal_bytes_only_for_equal_inputs(installation: Path, tmp_path: Path) -> None:
     engines = {}
     for name, seed, batch in (("a", 0, "4"), ("same", 0, "4"), ("weights", 1, "4"), ("shape", 0, "8")):
         model, out = make_tiny_llama(tmp_path / name, seed=seed), tmp_path / f"{name}-out"
@@ -78,7 +82,7 @@ def test_equal_inputs_give_equal_bytes_and_others_do_not(installation: Path, tmp
     assert len(set(engines.values())) == 3
 
 
-def test_hang_hangs_until_it_is_killed(installation: Path) -> None:
+def test_a_program_that_is_told_to_hang_runs_until_it_is_killed(installation: Path) -> None:
     order(installation, VERSION, build={"mode": "hang"})
     with subprocess.Popen(["trtllm-build"], stdout=subprocess.PIPE, env=dict(os.environ)) as process:
         assert process.stdout is not None

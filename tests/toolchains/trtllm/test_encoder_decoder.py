@@ -17,7 +17,7 @@ from tests.doubles import tensors
 from tests.doubles.installation import order
 from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, T5, VERSION, spec
-from tests.toolchains.trtllm.commands.test_plan import CACHE, HERE, one_line, planned
+from tests.toolchains.trtllm.commands.test_plan import CACHE, TRTLLM, one_line, planned
 from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter, python_model
 from tests.toolchains.trtllm.test_end_to_end import TINY, Road, travelled
 from toolchains.toolchain import InvalidOutput, Needs
@@ -41,7 +41,7 @@ TINY_BART = HALF.model_copy(update={"architecture": "BartForConditionalGeneratio
 
 
 def told(stage: Stage, model: ModelFacts, version: str = VERSION, **parts: Any) -> list[str]:
-    normal, _ = HERE.normalise(spec(version, **{"limits": LIMITS} | parts), model, H100)
+    normal, _ = TRTLLM.normalise(spec(version, **{"limits": LIMITS} | parts), model, H100)
     return [one_line(argv) for argv in planned(stage, normal, model)[:-1]]
 
 
@@ -104,7 +104,7 @@ def test_tokens_in_flight_are_the_encoders() -> None:
     ],
 )
 def test_tokens_are_bounded_by_the_input_alone(asked: dict[str, int], counts: int, rule: str) -> None:
-    normal, notes = HERE.normalise(spec(limits=LIMITS | asked), T5, H100)
+    normal, notes = TRTLLM.normalise(spec(limits=LIMITS | asked), T5, H100)
     assert normal.limits.max_num_tokens == counts
     assert rule in {note.code for note in notes}
 
@@ -124,15 +124,15 @@ def test_tokens_are_bounded_by_the_input_alone(asked: dict[str, int], counts: in
     ],
 )
 def test_what_is_not_for_them_is_refused_with_a_reason(model: ModelFacts, name: str, value: object, words: str) -> None:
-    normal, _ = HERE.normalise(spec(limits=LIMITS, options={name: value}), model, H100)
-    (problem,) = HERE.preflight(normal, model, H100)
+    normal, _ = TRTLLM.normalise(spec(limits=LIMITS, options={name: value}), model, H100)
+    (problem,) = TRTLLM.preflight(normal, model, H100)
     assert (problem.pointer, problem.code, problem.remedy) == (f"/options/{name}", "reserved_option", words)
 
 
 def test_weight_only_would_be_forgotten_and_is_refused() -> None:
     asked = spec(limits=LIMITS, precision={"dtype": "bfloat16", "quantization": "int8_wo", "kv_cache": "int8"})
-    normal, _ = HERE.normalise(asked, T5, H100)
-    found = HERE.preflight(normal, T5, H100)
+    normal, _ = TRTLLM.normalise(asked, T5, H100)
+    found = TRTLLM.preflight(normal, T5, H100)
     assert {(problem.pointer, problem.expected) for problem in found} == {
         ("/precision/quantization", "null"), ("/precision/kv_cache", "null"),
     }  # fmt: skip
@@ -238,7 +238,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("stage", "name", "content", "complaint"),
     [
         (Stage.CONVERT, "decoder/config.json", b"{", "decoder: config.json is not JSON"),
-        (Stage.CONVERT, "encoder/rank0.safetensors", b"x", "encoder: rank0.safetensors is not a whole"),
+        (Stage.CONVERT, "encoder/rank0.safetensors", b"x", "encoder: rank0.safetensors is not a complete"),
         (Stage.CONVERT, "decoder/rank1.safetensors", b"x", r"decoder: .* ranks \[1\], but only 1"),
         (Stage.CONVERT, "encoder", None, "encoder: there is no config.json"),
         (Stage.BUILD, "decoder", None, "decoder: there is no config.json"),

@@ -343,7 +343,7 @@ def test_status_zero_proves_nothing(
         (Stage.CONVERT, "config.json", b'{"dtype": "bfloat16"}', "lacks architecture"),
         (Stage.CONVERT, "rank1.safetensors", b"", r"ranks \[1\], but only 1"),
         (Stage.CONVERT, "rank0.safetensors", b"", "is empty"),
-        (Stage.CONVERT, "rank0.safetensors", b"x", "not a whole"),
+        (Stage.CONVERT, "rank0.safetensors", b"x", "not a complete"),
         (Stage.CONVERT, "tokenizer.json", None, "tokenizer"),
         (Stage.BUILD, "config.json", b'{"pretrained_config": {}}', "no build_config"),
         (Stage.BUILD, "config.json", b'{"pretrained_config": {}, "build_config": {}, "version": "0.9"}', "not 1.2.1"),

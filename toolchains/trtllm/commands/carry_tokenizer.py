@@ -1,7 +1,7 @@
-"""Copy the tokenizer of a model beside what was made from it: `carry_tokenizer.py SOURCE OUTPUT`.
+"""Copy a model's tokenizer to the checkpoint or engine that was made from it: `carry_tokenizer.py SOURCE OUTPUT`.
 
-Whoever serves the engine needs it, and neither program of TensorRT-LLM carries it along. Only plain files at
-the top of SOURCE are copied; what OUTPUT already has is left as it is.
+Serving an engine needs the tokenizer, and neither program of TensorRT-LLM copies it. Only plain files at the top of
+SOURCE are copied; files that OUTPUT already has are not replaced.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# Each of these alone can be a tokenizer; the settings are nothing without one.
+# Each of these files alone can be a tokenizer. The settings below are useless without one of them.
 VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -32,22 +32,26 @@ SETTINGS = (
 
 
 def carry(source: Path, output: Path) -> list[str]:
-    """Returns the names of the files that were copied."""
-    present = [source / name for name in VOCABULARIES + SETTINGS] + sorted(source.glob("*.tiktoken"))
-    wanted = [path for path in present if path.is_file() and not path.is_symlink()]
-    copied = [path for path in wanted if not (output / path.name).exists()]
-    for path in copied:
-        shutil.copyfile(path, output / path.name)
-    return [path.name for path in copied]
+    """Copy the tokenizer files of `source` to `output`; return the names of the copied files."""
+    copied = []
+    candidates = [source / name for name in VOCABULARIES + SETTINGS] + sorted(source.glob("*.tiktoken"))
+    for path in candidates:
+        # A link in a checkpoint could point to any file of the worker.
+        is_plain_file = path.is_file() and not path.is_symlink()
+        if is_plain_file and not (output / path.name).exists():
+            shutil.copyfile(path, output / path.name)
+            copied.append(path.name)
+    return copied
 
 
 def main(arguments: list[str]) -> int:
+    """Copy, and print the names of the copied files; return the exit status."""
     if len(arguments) != 2:
         sys.stderr.write("usage: carry_tokenizer.py SOURCE OUTPUT\n")
         return 2
     source, output = map(Path, arguments)
     copied = carry(source, output)
-    sys.stdout.write(f"tokenizer files carried along: {', '.join(copied) or 'none'}\n")
+    sys.stdout.write(f"tokenizer files copied: {', '.join(copied) or 'none'}\n")
     return 0
 
 

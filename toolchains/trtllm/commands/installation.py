@@ -1,4 +1,4 @@
-"""What is installed on this machine, from package metadata and the file system: importing it would take a GPU."""
+"""Find the TensorRT-LLM of this machine in package metadata and the file system: importing it would need a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enginefarm.contract.errors import InvalidSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.node.detection import detect
 from toolchains.toolchain import Installed
-from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
+from toolchains.trtllm.releases.release import find_release
 
 EXAMPLES_VARIABLE = "ENGINEFARM_TRTLLM_EXAMPLES"
 _RELEASE_IMAGE_EXAMPLES = "/app/tensorrt_llm/examples"
@@ -20,62 +20,61 @@ _RELEASE_IMAGE_EXAMPLES = "/app/tensorrt_llm/examples"
 
 @dataclass(frozen=True)
 class Installation:
-    """The programs of one TensorRT-LLM, by the names or paths under which they are started."""
+    """The programs of one TensorRT-LLM, by the names or paths that start them."""
 
-    examples: Path
+    examples: Path  # the folder of conversion scripts
     python: str = "python3"
     build_program: str = "trtllm-build"
     refit_program: str = "trtllm-refit"
-    version: str | None = None  # None: no TensorRT-LLM here, as on the control plane
-    gpus: int = 1  # that its programs see; ranks are built side by side, one a GPU
+    version: str | None = None  # None: TensorRT-LLM is not installed, as on the control plane
+    gpus: int = 1  # GPUs that the programs see; trtllm-build builds as many ranks at once
 
 
 def discover() -> Installation:
-    """What this environment has; where it has nothing, the places of NVIDIA's release image."""
+    """The installation of this environment; the paths of NVIDIA's release image if there is none."""
     examples = Path(os.environ.get(EXAMPLES_VARIABLE) or _RELEASE_IMAGE_EXAMPLES)
     try:
-        found = version("tensorrt_llm").split("+")[0]
+        installed_version = version("tensorrt_llm").split("+")[0]
     except PackageNotFoundError:
         return Installation(examples)
-    return Installation(examples, version=found, gpus=_visible_gpus())
+    # The builder sees the GPUs of CUDA_VISIBLE_DEVICES, or all if the variable is not set. An empty one hides all.
+    visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible_devices is None:
+        gpus = detect().host.gpus
+    else:
+        gpus = sum(1 for device in visible_devices.split(",") if device.strip())
+    return Installation(examples, version=installed_version, gpus=gpus)
 
 
-def _visible_gpus() -> int:
-    """As the builder counts them: what is shown to it, or all that there are."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None:
-        return detect().host.gpus
-    return len([one for one in shown.split(",") if one.strip()])
-
-
-def installed(here: Installation) -> tuple[Installed, ...]:
-    if here.version is None:
+def installed(installation: Installation) -> tuple[Installed, ...]:
+    """The installed version and the stages that can run; empty if TensorRT-LLM is not installed."""
+    if installation.version is None:
         return ()
     try:
-        release = find_release(here.version)
+        release = find_release(installation.version)
     except InvalidSpec as error:
-        return (Installed(here.version, stages=(), missing=(error.detail,)),)
-    lacking = {Stage.CONVERT: _missing_for_convert(here, release), Stage.BUILD: _missing_for_build(here, release)}
-    return (
-        Installed(
-            here.version,
-            stages=tuple(stage for stage, missing in lacking.items() if not missing),
-            missing=tuple(f"{stage}: {missing}" for stage, missing in lacking.items() if missing),
-        ),
-    )
+        return (Installed(installation.version, stages=(), missing=(error.detail,)),)
+    stages = []
+    missing = []
 
+    # One script is enough: each is for other architectures, and images may leave some out.
+    scripts = [installation.examples / script.script for script in release.convert.values()]
+    if shutil.which(installation.python) is None:
+        missing.append(f"{Stage.CONVERT}: no {installation.python} on PATH")
+    elif not any(script.is_file() for script in scripts):
+        names = ", ".join(map(str, scripts))
+        remedy = f"set {EXAMPLES_VARIABLE} to the examples folder of the release"
+        missing.append(f"{Stage.CONVERT}: none of {names}: {remedy}")
+    else:
+        stages.append(Stage.CONVERT)
 
-def _missing_for_convert(here: Installation, release: ReleaseDescriptor) -> str | None:
-    if shutil.which(here.python) is None:
-        return f"no {here.python} on PATH"
-    scripts = [here.examples / script.script for script in release.convert.values()]
-    if not any(script.is_file() for script in scripts):
-        return f"none of {', '.join(map(str, scripts))}: set {EXAMPLES_VARIABLE} to the examples folder of the release"
-    return None
-
-
-def _missing_for_build(here: Installation, release: ReleaseDescriptor) -> str | None:
-    """Any build may ask for a plan that is refitted, so a worker without that program takes none."""
-    programs = [here.build_program, *([here.refit_program] if release.refit else [])]
-    lacking = [program for program in programs if shutil.which(program) is None]
-    return f"no {' and no '.join(lacking)} on PATH" if lacking else None
+    # Any build may ask for an engine that is refitted, so a worker without that program runs no build.
+    programs = [installation.build_program]
+    if release.refit:
+        programs.append(installation.refit_program)
+    missing_programs = [program for program in programs if shutil.which(program) is None]
+    if missing_programs:
+        missing.append(f"{Stage.BUILD}: no {' and no '.join(missing_programs)} on PATH")
+    else:
+        stages.append(Stage.BUILD)
+    return (Installed(installation.version, tuple(stages), tuple(missing)),)

@@ -1,15 +1,12 @@
-"""The commands of each stage. Only what the release's tables know gets onto a command line."""
+"""Write the commands of each stage. Every option of a command line comes from the release's option tables."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import JsonValue
-
-from enginefarm.contract.spec import BuildSpec, Limits
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from toolchains.inputs import substitute
@@ -18,141 +15,129 @@ from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, conversion_of
 from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
-from toolchains.trtllm.releases.option_table import Option, OptionTable
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
-TIMING_CACHE = "model.cache"
+TIMING_CACHE = "model.cache"  # below the scratch directory
 
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
-    release, environment = find_release(job.version), _environment(directories)
-    if job.stage is Stage.BUILD and job.spec.options.get("strip_plan"):
-        there = replace(directories, output=stripped(directories))
-        programs = [*_builds(job, there, release, installation), _refit(directories, release, installation)]
-        made = [Command(argv, environment) for argv in programs]
+    """The programs of a stage, in order; the last copies the tokenizer."""
+    release = find_release(job.version)
+    is_stripped = job.stage is Stage.BUILD and bool(job.spec.options.get("strip_plan"))
+    if job.stage is Stage.CONVERT:
+        programs = _convert(job, directories, installation)
+    elif is_stripped:
+        # Engines without weights first, then the same engines with weights.
+        without_weights = replace(directories, output=stripped_engine(directories))
+        programs = list(_build(job, without_weights, release, installation))
+        programs.append(_refit(directories, release, installation))
     else:
-        convert = job.stage is Stage.CONVERT
-        alike = (
-            _convert(job, directories, installation) if convert else _builds(job, directories, release, installation)
-        )
-        made = list(_in_turn(list(alike), environment))
-    return (*made, _carry_tokenizer(directories))
+        programs = list(_build(job, directories, release, installation))
+
+    # Caches in the home directory go to scratch. Nothing is fetched: the model's files are complete.
+    environment = {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
+    # Each program reports its own progress from 0 to 1, so each gets an equal part of the stage. trtllm-refit is short,
+    # and its log lines are read as the last hundredths of a build.
+    share = 1.0 if is_stripped else 1 / len(programs)
+    planned = []
+    for index, argv in enumerate(programs):
+        start = 0.0 if is_stripped else index * share
+        end = 1.0 if is_stripped else (index + 1) * share
+        planned.append(Command(argv, environment, (start, end)))
+    # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
+    copy_argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
+    return (*planned, Command(copy_argv))
 
 
-def _in_turn(programs: list[tuple[str, ...]], environment: Mapping[str, str]) -> Iterator[Command]:
-    """Each says of itself that it begins and ends: together they are the stage."""
-    share = 1 / len(programs)
-    for place, argv in enumerate(programs):
-        yield Command(argv, environment, (place * share, (place + 1) * share))
-
-
-def stripped(directories: Directories) -> Path:
-    """Where plans are before their weights are put in."""
+def stripped_engine(directories: Directories) -> Path:
+    """The directory of an engine built without weights, before trtllm-refit adds them."""
     return directories.scratch / "stripped"
 
 
-def _convert(job: Job, directories: Directories, here: Installation) -> Iterator[tuple[str, ...]]:
-    """One program, or two where the one that adds draft heads reads a checkpoint of the base model."""
-    made = conversion_of(job)
-    assert made, "preflight lets nothing else through"
-    if made.base:
-        between = directories.scratch / "base"
-        yield _script(made.base, job, replace(directories, output=between), here)
-        directories = replace(directories, source=between)
-    yield _script(made, job, directories, here)
+def _convert(job: Job, directories: Directories, installation: Installation) -> list[tuple[str, ...]]:
+    """One conversion script, or two: one for draft heads may read a checkpoint of the base model."""
+    conversion = conversion_of(job)
+    assert conversion is not None, "preflight refuses specs that no script converts"
+    programs = []
+    if conversion.base:
+        base_checkpoint = directories.scratch / "base"
+        programs.append(_script(conversion.base, job, replace(directories, output=base_checkpoint), installation))
+        directories = replace(directories, source=base_checkpoint)
+    programs.append(_script(conversion, job, directories, installation))
+    return programs
 
 
-def _script(made: Conversion, job: Job, directories: Directories, here: Installation) -> tuple[str, ...]:
-    spec, inputs = job.spec, _inputs(directories)
-    return (
-        *(here.python, str(here.examples / made.script.script)),
-        *made.arguments(
-            source=str(directories.source), output=str(directories.output), inputs=inputs,
-            precision=spec.precision, parallelism=spec.parallelism,
-            options=substitute(spec.options, inputs),
-            trusted=job.facts.trusted,
-        ),
+def _script(conversion: Conversion, job: Job, directories: Directories, installation: Installation) -> tuple[str, ...]:
+    inputs = _input_directories(directories)
+    arguments = conversion.arguments(
+        source=str(directories.source), output=str(directories.output), inputs=inputs,
+        precision=job.spec.precision, parallelism=job.spec.parallelism,
+        options=substitute(job.spec.options, inputs),
+        trusted=job.facts.trusted,
     )  # fmt: skip
+    return (installation.python, str(installation.examples / conversion.script.script), *arguments)
 
 
-def _inputs(directories: Directories) -> dict[str, str]:
-    return {name: str(path) for name, path in directories.inputs.items()}
-
-
-def _builds(
-    job: Job, directories: Directories, release: ReleaseDescriptor, here: Installation
+def _build(
+    job: Job, directories: Directories, release: ReleaseDescriptor, installation: Installation
 ) -> Iterator[tuple[str, ...]]:
-    """One for each engine. They share the timing cache: the second starts with what the first one timed."""
-    known, spec = release.build_options_of(job.facts.architecture), job.spec
-    options = substitute(spec.options, _inputs(directories))
+    """One trtllm-build for each part of the engine. The second starts with the timing cache that the first wrote."""
+    spec = job.spec
+    table = release.build_table.by_name
+    options = substitute(spec.options, _input_directories(directories))
     for part in engine_parts(job.facts.architecture):
-        source, output = (path / part.folder for path in (directories.source, directories.output))
-        yield (
-            *(here.build_program, "--checkpoint_dir", str(source), "--output_dir", str(output)),
-            *_options(known, {**options, **part.fixed_options}, spec.precision.dtype),
-            *_limits(spec, release.build_table, part),
-            *_timing_cache(release.build_table, directories),
-            *release.build_table.by_name["workers"].argv(max(1, min(here.gpus, spec.parallelism.world_size))),
-        )
+        argv = [installation.build_program]
+        argv += ["--checkpoint_dir", str(directories.source / part.folder)]
+        argv += ["--output_dir", str(directories.output / part.folder)]
+
+        for name, option in release.build_options_of(job.facts.architecture).items():
+            value = part.fixed_options.get(name, options.get(name, option.default))
+            argv += option.argv(value, spec.precision.dtype)
+        argv += _limit_arguments(job, release, part)
+
+        # The cache is read at the start, if it exists, and written at the end. Before 0.9 one option names both files.
+        cache_options = ["timing_cache"]
+        if "input_timing_cache" in table:
+            cache_options = ["input_timing_cache", "output_timing_cache"]
+        for name in cache_options:
+            argv += [table[name].flag, str(directories.scratch / TIMING_CACHE)]
+
+        # One rank a GPU: a second builder on the same GPU would take its memory.
+        workers = max(1, min(installation.gpus, spec.parallelism.world_size))
+        argv += table["workers"].argv(workers)
+        yield tuple(argv)
 
 
-def _refit(directories: Directories, release: ReleaseDescriptor, here: Installation) -> tuple[str, ...]:
-    """The weights of the same checkpoint that the plans were built from: trtllm-build strips on that assumption."""
-    table = release.refit_table
-    assert table, "preflight lets nothing else through"
-    said = {
-        "checkpoint_dir": directories.source,
-        "engine_dir": stripped(directories),
-        "output_dir": directories.output,
-    }
-    return (
-        here.refit_program,
-        *(part for name, path in said.items() for part in (table.by_name[name].flag, str(path))),
-    )
-
-
-def _limits(spec: BuildSpec, table: OptionTable, part: EnginePart) -> Iterator[str]:
-    """The lengths that make the shape are always written; the others where the program would do otherwise."""
-    limits, known = spec.limits, table.by_name
-    for name, value in (("max_batch_size", limits.max_batch_size), *_lengths(limits, table, part)):
-        yield from (known[name].flag, str(value))
-    yield from known["max_beam_width"].argv(limits.max_beam_width)
+def _limit_arguments(job: Job, release: ReleaseDescriptor, part: EnginePart) -> Iterator[str]:
+    """Batch size and lengths are always written; other limits only if trtllm-build would choose another value."""
+    limits = job.spec.limits
+    table = release.build_table
+    yield from (table.by_name["max_batch_size"].flag, str(limits.max_batch_size))
+    for name, length in part.lengths(limits).items():
+        if name == "max_seq_len" and takes_output_length(table):
+            yield from (table.by_name["max_output_len"].flag, str(limits.max_output_len))
+        else:
+            yield from (table.by_name[name].flag, str(length.value))
+    yield from table.by_name["max_beam_width"].argv(limits.max_beam_width)
     if not part.has_token_limits:
         return
     if limits.max_num_tokens != default_max_num_tokens(limits, table):
-        yield from known["max_num_tokens"].argv(limits.max_num_tokens)
+        yield from table.by_name["max_num_tokens"].argv(limits.max_num_tokens)
     if limits.opt_num_tokens not in (None, default_opt_num_tokens(limits)):
-        yield from known["opt_num_tokens"].argv(limits.opt_num_tokens)
+        yield from table.by_name["opt_num_tokens"].argv(limits.opt_num_tokens)
 
 
-def _lengths(limits: Limits, table: OptionTable, part: EnginePart) -> Iterator[tuple[str, int | None]]:
-    """Releases before 0.11 count the output alone."""
-    for name, (value, _) in part.lengths(limits).items():
-        if name == "max_seq_len" and takes_output_length(table):
-            yield "max_output_len", limits.max_output_len
-        else:
-            yield name, value
+def _refit(directories: Directories, release: ReleaseDescriptor, installation: Installation) -> tuple[str, ...]:
+    """Add weights to an engine that was built without. They must be those of the checkpoint that it was built from."""
+    table = release.refit_table
+    assert table is not None, "preflight refuses strip_plan for releases without trtllm-refit"
+    argv = [installation.refit_program]
+    argv += [table.by_name["checkpoint_dir"].flag, str(directories.source)]
+    argv += [table.by_name["engine_dir"].flag, str(stripped_engine(directories))]
+    argv += [table.by_name["output_dir"].flag, str(directories.output)]
+    return tuple(argv)
 
 
-def _timing_cache(table: OptionTable, directories: Directories) -> Iterator[str]:
-    """Read at the start, if it is there, and written at the end. One option for both ways before 0.9."""
-    both = ("input_timing_cache", "output_timing_cache")
-    for name in both if both[0] in table.by_name else ("timing_cache",):
-        yield from (table.by_name[name].flag, str(directories.scratch / TIMING_CACHE))
-
-
-def _options(known: Mapping[str, Option], said: Mapping[str, JsonValue], dtype: str) -> Iterator[str]:
-    for name, option in known.items():
-        yield from option.argv(said.get(name, option.default), dtype)
-
-
-def _carry_tokenizer(directories: Directories) -> Command:
-    """Isolated (`-I`), because the worker's own interpreter runs it next to files from anywhere."""
-    argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
-    return Command(argv)
-
-
-def _environment(directories: Directories) -> Mapping[str, str]:
-    """Caches go to scratch, and nothing is fetched: the model is here, whole."""
-    return {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
+def _input_directories(directories: Directories) -> dict[str, str]:
+    return {name: str(path) for name, path in directories.inputs.items()}

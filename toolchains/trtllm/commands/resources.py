@@ -1,15 +1,14 @@
-"""What a stage takes of a machine, estimated from the model and the limits.
+"""Estimate the memory and disk of a stage from the model and the limits.
 
-Measured cases that the constants stand for: a 49B model at tp 2 took 133 GB of host memory and 12 GB in children
-(NVIDIA/TensorRT-LLM#4375); an 8B one 40 GB; calibrating a 70B one to FP8 about 210 GB of GPU memory (its docs,
-workflow.md); 7B in 16 bits 14.5 GB of weights and 3 GB of activations on the GPU (#1397).
+Measurements behind the constants: a 49B model at tp 2 took 133 GB of host memory and 12 GB in child processes
+(NVIDIA/TensorRT-LLM#4375); an 8B model 40 GB; calibrating a 70B model to FP8 about 210 GB of GPU memory (its docs,
+workflow.md); a 7B model in 16 bits 14.5 GB of weights and 3 GB of activations on the GPU (#1397).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from enginefarm.contract.spec import Limits
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from toolchains.toolchain import Needs
@@ -18,17 +17,17 @@ from toolchains.trtllm.releases.engine_part import is_encoder_decoder, relative_
 from toolchains.trtllm.releases.precision_recipe import quantization_of
 
 _GIB = 1 << 30
-_LIBRARIES = 3 * _GIB  # of the host: kernels of the builder and Python's own
-_CONTEXT = _GIB // 2  # of a GPU: CUDA's own
-_HOST_PER_SHARD = 2.7  # the builder holds the weights of a rank more than once
-_CALIBRATION = 1.5  # of the weights, on all GPUs together
-_COPIES_ON_DISK = 3  # source, result, and what is being written or uploaded
-_LOGIT = 4  # bytes
+_LIBRARIES = 3 * _GIB  # host memory of the builder's kernels and of Python
+_CUDA_CONTEXT = _GIB // 2  # memory of one GPU
+_HOST_PER_SHARD = 2.7  # the builder loads the weights of a rank more than once
+_CALIBRATION = 1.5  # GPU memory of calibration, on all GPUs together, in multiples of the weights
+_COPIES_ON_DISK = 3  # source, result, and the file that is being written or uploaded
+_LOGIT_BYTES = 4
 
-_BITS: Mapping[str, float] = {
+_QUANTIZED_BITS: Mapping[str, float] = {
     **dict.fromkeys(("int8_wo", "int8_sq", "int8_gptq", "fp8", "fp8_rowwise"), 8),
     "int4_wo": 4,
-    **dict.fromkeys(("int4_awq", "int4_gptq", "w4a8_awq"), 4.25),  # with a scale for each group
+    **dict.fromkeys(("int4_awq", "int4_gptq", "w4a8_awq"), 4.25),  # with a scale for each group of weights
     "nvfp4": 4.5,
     "auto_quantize": 8,
 }
@@ -36,81 +35,94 @@ _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 
 def needs(job: Job) -> Needs:
-    return _convert(job) if job.stage is Stage.CONVERT else _build(job)
+    """The memory and disk of a stage, in bytes."""
+    return _convert_needs(job) if job.stage is Stage.CONVERT else _build_needs(job)
 
 
-def _convert(job: Job) -> Needs:
-    """The whole model is loaded, and one rank at a time is written, unless it is loaded shard by shard."""
-    weights, shard = job.facts.weight_bytes, _shard(job)
-    loaded = 0 if job.spec.options.get("load_by_shard") else weights
-    if is_encoder_decoder(job.facts.architecture):  # each half is made from a converted copy of the whole
-        loaded += 2 * _checkpoint(job)
-    made = conversion_of(job)
-    calibrates = made is not None and made.calibrates
-    return Needs(
-        host_memory=_LIBRARIES + loaded + shard,
-        gpu_memory=_CONTEXT if calibrates else 0,
-        gpu_memory_in_all=round(_CALIBRATION * weights) if calibrates else 0,
-        scratch=_COPIES_ON_DISK * weights
-        + _repeated(job)
-        + (_checkpoint(job) if made is not None and made.base else 0),
-    )
+def _convert_needs(job: Job) -> Needs:
+    """A script loads the whole model and writes one rank at a time, unless it is told to load shard by shard."""
+    weights = job.facts.weight_bytes
+    checkpoint = checkpoint_bytes(job)
+    host_memory = _LIBRARIES + _bytes_of_rank(job)
+    if not job.spec.options.get("load_by_shard"):
+        host_memory += weights
+    # Encoder and decoder are each made from a converted copy of the whole model.
+    if is_encoder_decoder(job.facts.architecture):
+        host_memory += 2 * checkpoint
+
+    gpu_memory = 0
+    gpu_memory_in_all = 0
+    scratch = _COPIES_ON_DISK * weights + _repeated_embeddings(job)
+    conversion = conversion_of(job)
+    if conversion is not None and conversion.calibrates:
+        gpu_memory = _CUDA_CONTEXT
+        gpu_memory_in_all = round(_CALIBRATION * weights)
+    # Draft heads may be added to a checkpoint of the base model, which is written first.
+    if conversion is not None and conversion.base:
+        scratch += checkpoint
+    return Needs(host_memory=host_memory, gpu_memory=gpu_memory, gpu_memory_in_all=gpu_memory_in_all, scratch=scratch)
 
 
-def _build(job: Job) -> Needs:
-    """Of one rank at a time: with more GPUs more ranks are built side by side, and then more is there, too."""
-    shard = _shard(job)
-    on_gpu = 0 if job.spec.options.get("weight_streaming") else shard
+def _build_needs(job: Job) -> Needs:
+    """The needs of one rank. A machine with more GPUs builds more ranks at once, but has more memory too."""
+    shard = _bytes_of_rank(job)
+    gpu_memory = _CUDA_CONTEXT + _activations(job)
+    # With weight streaming the weights stay in host memory.
+    if not job.spec.options.get("weight_streaming"):
+        gpu_memory += shard
     return Needs(
         host_memory=_LIBRARIES + round(_HOST_PER_SHARD * shard),
-        gpu_memory=_CONTEXT + on_gpu + _activations(job),
+        gpu_memory=gpu_memory,
         gpu_memory_in_all=0,
-        scratch=_COPIES_ON_DISK * _checkpoint(job),
+        scratch=_COPIES_ON_DISK * checkpoint_bytes(job),
     )
 
 
-def _checkpoint(job: Job) -> int:
-    """Bytes of the converted weights of all ranks, and of both halves if there are two: an upper bound for each."""
-    facts, precision = job.facts, job.spec.precision
+def checkpoint_bytes(job: Job) -> int:
+    """Upper bound of the checkpoint's size: the converted weights of all ranks, of encoder and decoder together."""
+    facts = job.facts
+    precision = job.spec.precision
+    # A model that is quantized already keeps its weights.
     if quantization_of(facts):
         return facts.weight_bytes
-    before = _DTYPE_BITS.get(facts.dtype or "", 16)
-    after = _BITS.get(precision.quantization or "", _DTYPE_BITS.get(precision.dtype, 16))
-    return round(facts.weight_bytes * after / before) + _repeated(job)
+    bits_before = _DTYPE_BITS.get(facts.dtype or "", 16)
+    bits_after = _QUANTIZED_BITS.get(precision.quantization or "", _DTYPE_BITS.get(precision.dtype, 16))
+    return round(facts.weight_bytes * bits_after / bits_before) + _repeated_embeddings(job)
 
 
-def _repeated(job: Job) -> int:
-    """An encoder-decoder may store its embeddings once; encoder, decoder and the decoder's head each get them whole."""
+def _repeated_embeddings(job: Job) -> int:
+    """Bytes of embeddings that a model stores once, but encoder, decoder and the decoder's head each get."""
     facts = job.facts
     if not is_encoder_decoder(facts.architecture):
         return 0
-    return 2 * (facts.vocab_size or 0) * (facts.hidden_size or 0) * _element(job)
+    return 2 * (facts.vocab_size or 0) * (facts.hidden_size or 0) * _element_bytes(job)
 
 
-def _shard(job: Job) -> int:
-    return -(-_checkpoint(job) // (job.spec.parallelism.tp * job.spec.parallelism.pp))
+def _bytes_of_rank(job: Job) -> int:
+    """Bytes of one rank's weights, rounded up."""
+    ranks = job.spec.parallelism.tp * job.spec.parallelism.pp
+    return -(-checkpoint_bytes(job) // ranks)
 
 
 def _activations(job: Job) -> int:
-    """Of the widest layer at once, for every token in flight, and the logits."""
-    facts, limits, tp = job.facts, job.spec.limits, job.spec.parallelism.tp
-    tokens, hidden = _tokens(job), facts.hidden_size or 0
-    wide = 4 * hidden + 3 * (facts.intermediate_size or 4 * hidden) // tp
-    answered = tokens if job.spec.options.get("gather_context_logits") else _sequences(limits)
-    held = tokens * wide + relative_bias_elements(facts, job.spec)
-    return held * _element(job) + answered * (facts.vocab_size or 0) * _LOGIT
-
-
-def _tokens(job: Job) -> int:
-    """Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says."""
+    """GPU memory in bytes for the widest layer, for every token in flight, and for the logits."""
+    facts = job.facts
     limits = job.spec.limits
-    every = limits.max_batch_size * limits.max_input_len
-    return every if is_encoder_decoder(job.facts.architecture) else limits.max_num_tokens or every
+    # Both engines of an encoder-decoder take every input at its full length, whatever max_num_tokens says.
+    tokens = limits.max_batch_size * limits.max_input_len
+    if limits.max_num_tokens and not is_encoder_decoder(facts.architecture):
+        tokens = limits.max_num_tokens
+
+    hidden = facts.hidden_size or 0
+    width = 4 * hidden + 3 * (facts.intermediate_size or 4 * hidden) // job.spec.parallelism.tp
+    elements = tokens * width + relative_bias_elements(facts, job.spec)
+
+    # An engine computes logits for the last token of each sequence, or on request for all tokens.
+    logit_rows = limits.max_batch_size * limits.max_beam_width
+    if job.spec.options.get("gather_context_logits"):
+        logit_rows = tokens
+    return elements * _element_bytes(job) + logit_rows * (facts.vocab_size or 0) * _LOGIT_BYTES
 
 
-def _element(job: Job) -> int:
+def _element_bytes(job: Job) -> int:
     return _DTYPE_BITS.get(job.spec.precision.dtype, 16) // 8
-
-
-def _sequences(limits: Limits) -> int:
-    return limits.max_batch_size * limits.max_beam_width

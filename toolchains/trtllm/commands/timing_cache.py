@@ -1,4 +1,4 @@
-"""What a timing cache is good for: TensorRT ties one to device, CUDA, its own version and the builder's settings."""
+"""What the timing cache of a build depends on: TensorRT binds one to device, CUDA, its version and builder settings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from toolchains.toolchain import WarmFile
 from toolchains.trtllm.commands.plan import TIMING_CACHE
 from toolchains.trtllm.releases.release import find_release
 
-_TRAITS = ("arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda")
+_PLATFORM_FIELDS = ("arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda")
 # The options that become flags of TensorRT's builder.
-_FLAGS = (
+_BUILDER_OPTIONS = (
     "strongly_typed",
     "weight_sparsity",
     "weight_streaming",
@@ -22,16 +22,18 @@ _FLAGS = (
 
 
 def warm_file(job: Job) -> WarmFile | None:
+    """The timing cache of a build; None for a convert stage."""
     if job.stage is not Stage.BUILD or job.platform is None:
         return None
-    platform, options = job.platform.model_dump(), job.spec.options
+    platform = job.platform.model_dump()
     return WarmFile(
         path=TIMING_CACHE,
         good_for={
-            "platform": {name: platform[name] for name in _TRAITS},
+            "platform": {name: platform[name] for name in _PLATFORM_FIELDS},
             "tensorrt": platform["tensorrt"] or find_release(job.version).tensorrt,
-            "version": job.version,  # its image fixes TensorRT where nothing states it
+            # If no source states the TensorRT version, the release's image fixes it.
+            "version": job.version,
             "precision": job.spec.precision.model_dump(),
-            "flags": {name: options.get(name) for name in _FLAGS},
+            "flags": {name: job.spec.options.get(name) for name in _BUILDER_OPTIONS},
         },
     )

@@ -1,4 +1,4 @@
-"""Why a program failed, from how it ended and from the last of what it said. The messages are data."""
+"""Classify a failed program by how it ended and by the end of its output. `data/failures.json` has the messages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from functools import cache, cached_property
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
-from toolchains.trtllm.releases.data_file import DATA, FrozenModel, Source
+from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
 _LONGEST_DETAIL = 300  # characters
 _OUT_OF_MEMORY = "out_of_memory"
 
 
 class Message(FrozenModel):
-    """A line that means one cause, as a pattern, with the line itself and where it was seen."""
+    """A pattern of lines that have one cause, with an example and where it was seen."""
 
     pattern: str
     says: str
@@ -25,15 +25,19 @@ class Message(FrozenModel):
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
+        """The compiled pattern."""
         return re.compile(self.pattern)
 
     def line_of(self, text: str) -> str | None:
-        """The last line that says so: what came before it may be the story of another rank."""
-        return next((line.strip() for line in reversed(text.splitlines()) if self.regex.search(line)), None)
+        """The last line that matches, None if no line does. Earlier lines may be of another rank."""
+        for line in reversed(text.splitlines()):
+            if self.regex.search(line):
+                return line.strip()
+        return None
 
 
 class Cause(FrozenModel):
-    """`retryable` only where another try, perhaps elsewhere, can end otherwise."""
+    """A cause of failure. `retryable`: another try, perhaps on another worker, can succeed."""
 
     cause: str
     fault: Fault
@@ -43,9 +47,15 @@ class Cause(FrozenModel):
     messages: tuple[Message, ...]
 
     def line_of(self, text: str) -> str | None:
-        return next((line for message in self.messages if (line := message.line_of(text))), None)
+        """The line that shows this cause; None if there is none."""
+        for message in self.messages:
+            line = message.line_of(text)
+            if line:
+                return line
+        return None
 
     def failure(self, detail: str) -> Failure:
+        """The failure with this cause; `detail` is shortened to one line's length."""
         return Failure(
             cause=self.cause,
             fault=self.fault,
@@ -55,58 +65,49 @@ class Cause(FrozenModel):
         )
 
 
-class _Failures(FrozenModel):
-    description: str
-    source: Source
+class _Failures(DataFile):
     causes: tuple[Cause, ...]
 
 
 @cache
 def causes(stage: Stage) -> tuple[Cause, ...]:
-    known = _Failures.model_validate_json((DATA / "failures.json").read_bytes()).causes
-    return tuple(cause for cause in known if stage in cause.stages)
+    """The causes that a stage can have. Their order decides if the output shows several."""
+    all_causes = read_data_file("failures.json", _Failures).causes
+    return tuple(cause for cause in all_causes if stage in cause.stages)
 
 
 def classify(stage: Stage, ended: Exit) -> Failure:
+    """Why a program failed. The most certain sign decides: the kernel, a line of output, a signal, the exit status."""
+    by_name = {cause.cause: cause for cause in causes(stage)}
     if ended.oom_killed:
         peak = f", having used {ended.peak_memory / 2**30:.1f} GiB" if ended.peak_memory else ""
-        return _out_of_memory(stage).failure(f"the kernel killed {stage} for memory{peak}")
+        return by_name[_OUT_OF_MEMORY].failure(f"the kernel killed {stage} for memory{peak}")
     for cause in causes(stage):
-        if line := cause.line_of(ended.tail):
+        line = cause.line_of(ended.tail)
+        if line:
             return cause.failure(line)
-    if _signal_of(ended.status) == signal.SIGKILL:
-        return _killed(stage)
-    return _generic(stage, ended)
 
-
-def _out_of_memory(stage: Stage) -> Cause:
-    return next(cause for cause in causes(stage) if cause.cause == _OUT_OF_MEMORY)
-
-
-def _killed(stage: Stage) -> Failure:
-    return Failure(
-        cause="killed",
-        fault=Fault.WORKER,
-        detail=f"{stage} was killed from outside; with nothing said before, that is most often a lack of memory",
-        advice=_out_of_memory(stage).advice,
-        retryable=True,
-    )
-
-
-def _generic(stage: Stage, ended: Exit) -> Failure:
-    number = _signal_of(ended.status)
-    how = f"ended with status {ended.status}" if number is None else f"was ended by {signal.Signals(number).name}"
-    last = next((line.strip() for line in reversed(ended.tail.splitlines()) if line.strip()), "")
+    # Python reports a program killed by signal 9 as -9; a shell in between makes 137 of it.
+    number = -ended.status if ended.status < 0 else ended.status - 128
+    if number == signal.SIGKILL:
+        return Failure(
+            cause="killed",
+            fault=Fault.WORKER,
+            detail=f"{stage} was killed from outside and printed no reason; most often the machine lacks memory",
+            advice=by_name[_OUT_OF_MEMORY].advice,
+            retryable=True,
+        )
+    was_signaled = number in set(signal.Signals)
+    event = f"ended with status {ended.status}"
+    if was_signaled:
+        event = f"was ended by {signal.Signals(number).name}"
+    lines = [line.strip() for line in ended.tail.splitlines() if line.strip()]
+    last_line = f": {lines[-1][:_LONGEST_DETAIL]}" if lines else ""
     return Failure(
         cause="toolchain_failed",
         fault=Fault.TOOLCHAIN,
-        detail=f"{stage} {how}" + (f": {last[:_LONGEST_DETAIL]}" if last else ""),
-        advice="the log says more",
-        retryable=number is not None,
+        detail=f"{stage} {event}{last_line}",
+        advice="the log has the full output",
+        # A crash may depend on the machine; a program that exits by itself would do so again.
+        retryable=was_signaled,
     )
-
-
-def _signal_of(status: int) -> int | None:
-    """The signal that ended a program: -9 as Python says it, 137 as a shell in between does."""
-    number = -status if status < 0 else status - 128
-    return number if number in set(signal.Signals) else None

@@ -1,4 +1,4 @@
-"""Is a directory a whole checkpoint? config.json is written before the shards, so it proves nothing alone."""
+"""Check that a directory contains a complete checkpoint. A script writes config.json first, so it proves nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.work import Job
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.conversion import conversion_of
-from toolchains.trtllm.output import safetensors_header as shard
-from toolchains.trtllm.output import settings_match as agreement
-from toolchains.trtllm.output.rank_files import exactly, named, read_json
+from toolchains.trtllm.output import safetensors_header, settings_match
+from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks, read_json
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 
-_FIELDS = (
+_REQUIRED_FIELDS = (
     "architecture",
     "dtype",
     "vocab_size",
@@ -26,62 +25,71 @@ _FIELDS = (
     "num_attention_heads",
     "hidden_act",
 )
-_SAME = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_FIELDS_OF_MODEL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 def check(job: Job, output: Path) -> dict[str, JsonValue]:
-    """
+    """Check every part of a checkpoint: settings, sizes, draft heads, and one shard for each rank.
+
     Returns:
-        Its architecture; of an encoder-decoder one for each folder.
+        `architecture`: the checkpoint's; of an encoder-decoder one for each folder.
 
     Raises:
-        InvalidOutput
+        InvalidOutput: a file is missing or broken, or the checkpoint is not what the spec asks for.
     """
-    found = dict[str, JsonValue]()
+    architectures: dict[str, JsonValue] = {}
     for part in engine_parts(job.facts.architecture):
-        with named(part.folder):
-            found[part.folder] = _check_one(job, part, output / part.folder)
-    return {"architecture": found.get("", found)}
+        with errors_in(part.folder):
+            architectures[part.folder] = _check_part(job, part, output / part.folder)
+    return {"architecture": architectures.get("", architectures)}
 
 
-def _check_one(job: Job, part: EnginePart, output: Path) -> str:
-    """Ranks of context parallelism share a shard, so there are tp × pp of them."""
+def _check_part(job: Job, part: EnginePart, output: Path) -> str:
+    """Check the checkpoint of one engine; return its architecture."""
     config = read_json(output / "config.json")
-    if absent := [field for field in _FIELDS if field not in config]:
+    absent = [field for field in _REQUIRED_FIELDS if field not in config]
+    if absent:
         raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
-    agreement.check(config, job.spec, "checkpoint")
+    settings_match.check(config, job.spec, "checkpoint")
     _check_sizes(config, job.facts, part)
-    agreement.check_mixed(config, output)
-    _check_heads(config, job)
-    sizes = job.spec.parallelism
-    for path in exactly(output, sizes.tp * sizes.pp, ".safetensors"):
-        shard.check(path)
+    settings_match.check_mixed_precision(config, output)
+    _check_draft_heads(config, job)
+    # Ranks of context parallelism share a shard.
+    shards = job.spec.parallelism.tp * job.spec.parallelism.pp
+    for path in files_of_ranks(output, shards, ".safetensors"):
+        safetensors_header.check(path)
     return str(config["architecture"])
-
-
-def _check_heads(config: Mapping[str, Any], job: Job) -> None:
-    """A script that was not told of the heads, or did not find them, makes a checkpoint of the base model alone."""
-    made = conversion_of(job)
-    if made is None or made.draft_heads is None:
-        return
-    said = {field: job.spec.options.get(option) for field, option in made.draft_heads.repeated_options.items()}
-    wanted = {
-        "architecture": made.draft_heads.architectures[job.facts.architecture],
-        **{field: value for field, value in said.items() if value},
-    }
-    if unlike := [
-        f"{field} is {config.get(field)}, not {value}" for field, value in wanted.items() if config.get(field) != value
-    ]:
-        raise InvalidOutput(f"the checkpoint has not the draft heads that were asked for: {'; '.join(unlike)}")
 
 
 def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:
     if part.architecture not in (None, config["architecture"]):
         raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {part.architecture}")
-    stack = facts.encoder if part.folder == "encoder" else None
-    for name in _SAME:
-        known = getattr(stack, name, None) or getattr(facts, name)
-        if known is not None and config[name] != known:
-            raise InvalidOutput(f"{name} of the checkpoint is {config[name]}, but the model has {known}")
-    if facts.vocab_size is not None and config["vocab_size"] < facts.vocab_size:  # it may be padded
+    # An encoder may have other sizes than the decoder; `facts` has the decoder's.
+    encoder = facts.encoder if part.folder == "encoder" else None
+    for name in _FIELDS_OF_MODEL:
+        size = getattr(encoder, name, None) or getattr(facts, name)
+        if size is not None and config[name] != size:
+            raise InvalidOutput(f"{name} of the checkpoint is {config[name]}, but the model has {size}")
+    # Scripts may pad the vocabulary.
+    if facts.vocab_size is not None and config["vocab_size"] < facts.vocab_size:
         raise InvalidOutput(f"the checkpoint has {config['vocab_size']} words, but the model {facts.vocab_size}")
+
+
+def _check_draft_heads(config: Mapping[str, Any], job: Job) -> None:
+    """Require the draft heads: a script that does not find them converts the base model alone and succeeds."""
+    conversion = conversion_of(job)
+    if conversion is None or conversion.draft_heads is None:
+        return
+    expected_fields: dict[str, Any] = {
+        "architecture": conversion.draft_heads.architectures[job.facts.architecture],
+    }
+    for field, option in conversion.draft_heads.repeated_options.items():
+        value = job.spec.options.get(option)
+        if value:
+            expected_fields[field] = value
+    mismatches = []
+    for field, expected in expected_fields.items():
+        if config.get(field) != expected:
+            mismatches.append(f"{field} is {config.get(field)}, not {expected}")
+    if mismatches:
+        raise InvalidOutput(f"the checkpoint lacks the draft heads of the spec: {'; '.join(mismatches)}")

@@ -1,6 +1,7 @@
-"""What an engine really is, by its own config.json, against what was asked for.
+"""Compare an engine's own settings, from its config.json, with the spec.
 
-The builder rewrites values. Normalisation foresees what is known of that; what it does not foresee is reported.
+trtllm-build rewrites values. Normalization predicts the rewrites that are known; differences that it does not predict
+are reported with the engine.
 """
 
 from __future__ import annotations
@@ -14,62 +15,82 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.normalization.rewrites import idle_options
 from toolchains.trtllm.releases.engine_part import EnginePart
 
-_SIZES, _TOKENS = ("max_batch_size", "max_beam_width"), ("max_num_tokens", "opt_num_tokens")
-_ELSEWHERE = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
-_NOT_COMPARED = frozenset({"speculative_decoding_mode", "lora_dir"})  # an enumeration there, and places of its own
-_PATHS = ("input_timing_cache", "output_timing_cache", "visualize_network")  # of the worker's scratch directory
+_SIZE_LIMITS = ("max_batch_size", "max_beam_width")
+_TOKEN_LIMITS = ("max_num_tokens", "opt_num_tokens")
+_CONFIG_NAMES = {"fast_build": "manage_weights", "strip_plan": "use_strip_plan"}  # option → its name in config.json
+# config.json has a number for the mode, and the engine's own directories of adapters.
+_NOT_COMPARED = frozenset({"speculative_decoding_mode", "lora_dir"})
+_SCRATCH_PATHS = ("input_timing_cache", "output_timing_cache", "visualize_network")
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """What the engine says of how it was built, and of what."""
-    build = {name: value for name, value in config["build_config"].items() if name not in _PATHS}
+    """The part of an engine's config.json for the catalogue: how it was built, and from what."""
+    # Paths of the worker's scratch directory mean nothing to anybody else.
+    build = {name: value for name, value in config["build_config"].items() if name not in _SCRATCH_PATHS}
     model = {name: config["pretrained_config"].get(name) for name in ("architecture", "dtype", "quantization")}
     return {"build_config": build, "pretrained_config": model}
 
 
 def differences(context: BuildContext, part: EnginePart, config: Mapping[str, Any]) -> list[JsonValue]:
-    """As of `enginefarm.wire.Difference`. What was left to the builder is no difference."""
+    """Limits and options that differ from the spec, as `enginefarm.wire.bodies.Difference`.
+
+    A value that the spec leaves to the builder is no difference.
+    """
     build = config["build_config"]
-    found = (*_limits(context, part, build), *_options(context, part, build))
-    return [{"pointer": pointer, "wanted": wanted, "has": has} for pointer, wanted, has in found]
+    rows: list[JsonValue] = []
+    for pointer, requested, actual in (*_limits(context, part, build), *_options(context, part, build)):
+        rows.append({"pointer": pointer, "wanted": requested, "has": actual})
+    return rows
 
 
 def _limits(
     context: BuildContext, part: EnginePart, build: Mapping[str, Any]
 ) -> Iterator[tuple[str, JsonValue, JsonValue]]:
-    """Each under the limit that it follows from."""
-    alike = (*_SIZES, *_TOKENS) if part.has_token_limits else _SIZES
-    told = {name: (getattr(context.limits, name), name) for name in alike} | part.lengths(context.limits)
-    for name, (wanted, limit) in told.items():
-        has = build.get(name)
-        if name in build and wanted is not None and has != wanted + _grows(context, name):
-            yield f"/limits/{limit}", wanted, has
+    """Yield (pointer, requested, actual) for every limit in build_config that differs."""
+    names = (*_SIZE_LIMITS, *_TOKEN_LIMITS) if part.has_token_limits else _SIZE_LIMITS
+    # name in build_config → (requested value, the spec's limit that it follows from)
+    requests: dict[str, tuple[int | None, str]] = {name: (getattr(context.limits, name), name) for name in names}
+    requests.update(part.lengths(context.limits))
+    for name, (requested, limit) in requests.items():
+        if name not in build or requested is None:
+            continue
+        expected = requested
+        if name == "max_seq_len":
+            expected += _draft_tokens(context)
+        if build[name] != expected:
+            yield f"/limits/{limit}", requested, build[name]
 
 
-def _grows(context: BuildContext, name: str) -> int:
-    """Drafts need room that no sequence of the caller's may use."""
-    if name != "max_seq_len" or context.option_value("speculative_decoding_mode") is None:
+def _draft_tokens(context: BuildContext) -> int:
+    """The tokens by which the builder extends max_seq_len: room for drafts that no sequence of a caller may use."""
+    if context.option_value("speculative_decoding_mode") is None:
         return 0
-    beside = context.draft_heads.sequence_length_option if context.draft_heads else None
-    return context.number("max_draft_len") + (context.number(beside) if beside else 0)
+    tokens = context.number("max_draft_len")
+    if context.draft_heads and context.draft_heads.sequence_length_option:
+        tokens += context.number(context.draft_heads.sequence_length_option)
+    return tokens
 
 
 def _options(
     context: BuildContext, part: EnginePart, build: Mapping[str, Any]
 ) -> Iterator[tuple[str, JsonValue, JsonValue]]:
-    places = [part for part in (build, build.get("plugin_config"), build.get("lora_config")) if isinstance(part, dict)]
+    """Yield (pointer, requested, actual) for every build option that differs."""
+    # Options of plugins and of adapters are in sections of their own; old releases lack some sections.
+    sections = [build, build.get("plugin_config"), build.get("lora_config")]
     skipped = _NOT_COMPARED | idle_options(context)
     for name in context.release.build_options_of(context.facts.architecture):
-        wanted, theirs = part.fixed_options.get(name, context.option_value(name)), _ELSEWHERE.get(name, name)
-        place = next((part for part in places if theirs in part), None)
-        if place is None or wanted is None or name in skipped:
+        requested = part.fixed_options.get(name, context.option_value(name))
+        config_name = _CONFIG_NAMES.get(name, name)
+        section = next((section for section in sections if isinstance(section, dict) and config_name in section), None)
+        if section is None or requested is None or name in skipped:
             continue
-        if _plain(wanted, context.dtype) != _plain(place[theirs], context.dtype):
-            yield f"/options/{name}", wanted, place[theirs]
+        actual = section[config_name]
+        if _normalize(requested, context.dtype) != _normalize(actual, context.dtype):
+            yield f"/options/{name}", requested, actual
 
 
-def _plain(value: Any, dtype: str) -> Any:
-    """A command line says enable, a dtype or auto where config.json says true, or the dtype itself."""
+def _normalize(value: Any, dtype: str) -> Any:
+    """One form for what a command line and config.json write differently: enable and true, auto and the dtype."""
     if isinstance(value, bool) or value is None:
         return "enable" if value else "disable"
     if isinstance(value, str):

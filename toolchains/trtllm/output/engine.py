@@ -1,4 +1,4 @@
-"""Is a directory a whole engine? Files are written in place, so a build that was killed leaves some of them."""
+"""Check that a directory contains a complete engine. Files are written in place: a killed build leaves some of them."""
 
 from __future__ import annotations
 
@@ -10,78 +10,83 @@ from pydantic import JsonValue
 from enginefarm.contract.work import Job
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.output import effective_settings as effective
-from toolchains.trtllm.output import safetensors_header as shard
-from toolchains.trtllm.output import settings_match as agreement
-from toolchains.trtllm.output.rank_files import exactly, named, read_json
+from toolchains.trtllm.output import effective_settings, safetensors_header, settings_match
+from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks, read_json
 from toolchains.trtllm.releases import adapters
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.release import find_release
 
 
 def check(job: Job, output: Path) -> dict[str, JsonValue]:
-    """
+    """Check every part of an engine: version, settings, one file for each rank, weights outside plans, and adapters.
+
     Returns:
-        Its version, the effective settings (of an encoder-decoder those of each folder), where they differ from what
-        was asked for, and the limits that it has each by itself: input and output of two engines do not share a length.
+        version: of TensorRT-LLM.
+        effective: the settings that the engine was built with; of an encoder-decoder those of each folder.
+        differences: where these settings differ from the spec.
+        own_limits: for an encoder-decoder, the limits that belong to one engine alone: input and output do not share
+            a length.
 
     Raises:
-        InvalidOutput
+        InvalidOutput: a file is missing or broken, or the engine is not what the spec asks for.
     """
-    assert job.platform is not None, "a build is bound to a platform"
+    assert job.platform is not None, "a build job has a platform"
     context = BuildContext(find_release(job.version), job.spec, job.facts, job.platform)
-    effects, unlike = dict[str, JsonValue](), list[JsonValue]()
+    settings: dict[str, JsonValue] = {}
+    differences: list[JsonValue] = []
     for part in engine_parts(job.facts.architecture):
-        with named(part.folder):
-            config = _check_one(job, output / part.folder)
-        effects[part.folder] = effective.settings(config)
-        unlike += effective.differences(context, part, config)
-    return {
+        with errors_in(part.folder):
+            config = _check_part(job, output / part.folder)
+        settings[part.folder] = effective_settings.settings(config)
+        differences += effective_settings.differences(context, part, config)
+    facts: dict[str, JsonValue] = {
         "version": job.version,
-        "effective": effects.get("", effects),
-        "differences": unlike,
-        **({"own_limits": ["max_output_len"]} if context.is_encoder_decoder else {}),
+        "effective": settings.get("", settings),
+        "differences": differences,
     }
+    if context.is_encoder_decoder:
+        facts["own_limits"] = ["max_output_len"]
+    return facts
 
 
-def _check_one(job: Job, output: Path) -> dict[str, Any]:
+def _check_part(job: Job, output: Path) -> dict[str, Any]:
+    """Check one engine; return its config.json."""
     config = read_json(output / "config.json")
-    for part in ("pretrained_config", "build_config"):
-        if not isinstance(config.get(part), dict):
-            raise InvalidOutput(f"config.json of the engine has no {part}")
+    for section in ("pretrained_config", "build_config"):
+        if not isinstance(config.get(section), dict):
+            raise InvalidOutput(f"config.json of the engine has no {section}")
     version = config.get("version")
+    # The local part of a version, such as +cu130, names no other release.
     if str(version).split("+")[0] != job.version:
-        raise InvalidOutput(f"the engine says it was built by TensorRT-LLM {version}, not {job.version}")
-    agreement.check(config["pretrained_config"], job.spec, "engine")
-    exactly(output, job.spec.parallelism.world_size, ".engine")
-    _check_side_files(job, config, output)
+        raise InvalidOutput(f"the engine was built by TensorRT-LLM {version}, not {job.version}")
+    settings_match.check(config["pretrained_config"], job.spec, "engine")
+    ranks = job.spec.parallelism.world_size
+    files_of_ranks(output, ranks, ".engine")
+    settings_match.check_mixed_precision(config["pretrained_config"], output)
+    # A fast build writes the weights to files of their own.
+    if job.spec.options.get("fast_build"):
+        for path in files_of_ranks(output, ranks, "_managed_weights.safetensors"):
+            safetensors_header.check(path)
+    _check_adapters(job, config, output)
     return config
 
 
-def _check_side_files(job: Job, config: dict[str, Any], output: Path) -> None:
-    agreement.check_mixed(config["pretrained_config"], output)
-    if job.spec.options.get("fast_build"):
-        for path in exactly(output, job.spec.parallelism.world_size, "_managed_weights.safetensors"):
-            shard.check(path)
-    _check_adapters(job, config, output)
-
-
 def _check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
-    """Each where the engine says that it is, whole, and as many as were asked for."""
-    said = config["build_config"].get("lora_config")
-    named = [str(place) for place in said.get("lora_dir") or []] if isinstance(said, dict) else []
-    if named != (
-        wanted := [
-            f"{adapters.ADAPTERS_DIRECTORY}/{number}" for number in range(adapters.count_adapters(job.spec.options))
-        ]
-    ):
-        raise InvalidOutput(f"the engine names the adapters {named}, not {wanted}")
-    for place in named:
+    """Require as many adapters as the spec names, each complete and at the place that config.json names."""
+    lora_config = config["build_config"].get("lora_config")
+    directories = []
+    if isinstance(lora_config, dict):
+        directories = [str(directory) for directory in lora_config.get("lora_dir") or []]
+    count = adapters.count_adapters(job.spec.options)
+    expected = [f"{adapters.ADAPTERS_DIRECTORY}/{number}" for number in range(count)]
+    if directories != expected:
+        raise InvalidOutput(f"the engine names the adapters {directories}, not {expected}")
+    for directory in directories:
         for name in adapters.adapter_table().files:
-            path = output / place / name
+            path = output / directory / name
             if not path.is_file():
-                raise InvalidOutput(f"the engine needs {name} of the adapter {place}, which is not beside it")
+                raise InvalidOutput(f"the engine needs {name} of the adapter {directory}, but the file is missing")
             if path.suffix == ".safetensors":
-                shard.check(path)
+                safetensors_header.check(path)
             else:
                 read_json(path)

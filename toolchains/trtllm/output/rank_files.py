@@ -1,4 +1,4 @@
-"""The files that a stage leaves: one JSON of settings, and one file a rank."""
+"""Read the files of a checkpoint or an engine: JSON files, and one file for each rank."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from toolchains.toolchain import InvalidOutput
 
 
 @contextmanager
-def named(folder: str) -> Iterator[None]:
-    """What is found wrong inside is said to be of this folder; '' is the whole."""
+def errors_in(folder: str) -> Iterator[None]:
+    """Prefix the message of an InvalidOutput with the folder's name; '' is the output directory itself."""
     try:
         yield
     except InvalidOutput as error:
@@ -22,9 +22,10 @@ def named(folder: str) -> Iterator[None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """
+    """The JSON object in a file.
+
     Raises:
-        InvalidOutput: it is not there, or no JSON object.
+        InvalidOutput: the file is missing or contains no JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -37,23 +38,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def exactly(output: Path, count: int, ending: str) -> list[Path]:
-    """The files `rank<N><ending>`, in order of rank.
+def files_of_ranks(output: Path, count: int, ending: str) -> list[Path]:
+    """The files `rank<N><ending>` of ranks 0 to `count` - 1, in order of rank.
 
     Raises:
-        InvalidOutput: one is missing or empty, or there is one too many.
+        InvalidOutput: a file is missing or empty, or there is a file of another rank.
     """
-    found = _ranks(output, ending)
-    if missing := sorted(set(range(count)) - set(found)):
-        raise InvalidOutput(f"ranks {missing} of {count} have no {ending} file")
-    if extra := sorted(set(found) - set(range(count))):
-        raise InvalidOutput(f"there are {ending} files of ranks {extra}, but only {count} ranks")
-    if empty := next((path for path in found.values() if path.stat().st_size == 0), None):
-        raise InvalidOutput(f"{empty.name} is empty")
-    return [found[rank] for rank in range(count)]
-
-
-def _ranks(output: Path, ending: str) -> dict[int, Path]:
+    # int() would accept a leading zero, but the runtime opens rank1.engine and not rank01.engine.
     pattern = re.compile(rf"rank(0|[1-9]\d*){re.escape(ending)}")
-    found = ((pattern.fullmatch(path.name), path) for path in output.iterdir())
-    return {int(match.group(1)): path for match, path in found if match and path.is_file()}
+    files: dict[int, Path] = {}
+    for path in output.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and path.is_file():
+            files[int(match.group(1))] = path
+
+    missing = sorted(set(range(count)) - set(files))
+    if missing:
+        raise InvalidOutput(f"ranks {missing} of {count} have no {ending} file")
+    extra = sorted(set(files) - set(range(count)))
+    if extra:
+        raise InvalidOutput(f"there are {ending} files of ranks {extra}, but only {count} ranks")
+    for path in files.values():
+        if path.stat().st_size == 0:
+            raise InvalidOutput(f"{path.name} is empty")
+    return [files[rank] for rank in range(count)]

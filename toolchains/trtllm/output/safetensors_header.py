@@ -1,6 +1,6 @@
-"""Whether a file is a whole safetensors file, from its header alone: no weight is read, no numpy needed.
+"""Check from its header that a safetensors file is complete. Reads no weights and needs no numpy.
 
-The format: 8 bytes with the header's length (little endian), the header as JSON, the tensors end to end.
+The format: 8 bytes with the header's length (little-endian), the header as JSON, then the tensors end to end.
 """
 
 from __future__ import annotations
@@ -16,41 +16,43 @@ _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 def check(path: Path) -> None:
-    """
+    """Require a safetensors file whose tensors fill it exactly.
+
     Raises:
-        InvalidOutput: the file is cut short, too long, or no safetensors file at all.
+        InvalidOutput: the file is truncated, too long, or no safetensors file.
     """
-    tensors, data_length = _read_header(path)
+    tensors, tensor_bytes = _read_header(path)
     if not tensors:
-        raise InvalidOutput(f"{path.name} holds no tensor")
+        raise InvalidOutput(f"{path.name} contains no tensor")
+    extents = []
+    for name, tensor in tensors.items():
+        match tensor:
+            case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(stop)]}:
+                extents.append((start, stop))
+            case _:
+                raise InvalidOutput(f"{path.name} is no safetensors file: {name} has no dtype, shape and offsets")
     end = 0
-    for start, stop in sorted(_extent(path, name, tensor) for name, tensor in tensors.items()):
+    for start, stop in sorted(extents):
         if start != end or stop < start:
             raise InvalidOutput(f"{path.name} is no safetensors file: its tensors do not lie end to end")
         end = stop
-    if end != data_length:
-        raise InvalidOutput(f"{path.name} is not whole: it has {data_length} bytes of tensors, not {end}")
+    if end != tensor_bytes:
+        raise InvalidOutput(f"{path.name} is not complete: it has {tensor_bytes} bytes of tensors, not {end}")
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The tensors by name, and how many bytes follow the header."""
+    """The tensors by name, and the number of bytes after the header."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        # Checked before reading: a damaged length could ask for gigabytes of memory.
         if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _LONGEST_HEADER):
-            raise InvalidOutput(f"{path.name} is not a whole safetensors file: it ends within its header")
+            raise InvalidOutput(f"{path.name} is not a complete safetensors file: it ends within its header")
         try:
             header = json.loads(stream.read(length))
         except ValueError:
             raise InvalidOutput(f"{path.name} is no safetensors file: its header is not JSON") from None
     if not isinstance(header, dict):
         raise InvalidOutput(f"{path.name} is no safetensors file: its header is not an object")
-    header.pop("__metadata__", None)
+    header.pop("__metadata__", None)  # free text, no tensor
     return header, size - _LENGTH_BYTES - length
-
-
-def _extent(path: Path, name: str, tensor: object) -> tuple[int, int]:
-    match tensor:
-        case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(stop)]}:
-            return start, stop
-    raise InvalidOutput(f"{path.name} is no safetensors file: {name} has no dtype, shape and place")

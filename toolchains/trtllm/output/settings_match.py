@@ -1,8 +1,8 @@
-"""Whether the settings of a checkpoint, which an engine repeats, are what the spec asked for."""
+"""Check that the settings of a checkpoint are those of the spec. An engine's config.json repeats them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from enginefarm.contract.spec import BuildSpec
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.output.rank_files import read_json
 
-MIXED = "MIXED_PRECISION"
-QUANTIZED_LAYERS = "quant_cfg.json"
+MIXED_PRECISION = "MIXED_PRECISION"
+LAYER_PRECISIONS = "quant_cfg.json"
 
-# What the programs call the farm's words. SmoothQuant has a name for each way to scale.
+# quantization of a spec → its names in config.json. SmoothQuant has a name for each granularity of its scales.
 _ALGORITHMS: Mapping[str | None, frozenset[str | None]] = {
     None: frozenset({None, "NO_QUANT"}),
     "int8_wo": frozenset({"W8A16"}),
@@ -34,51 +34,62 @@ _ALGORITHMS: Mapping[str | None, frozenset[str | None]] = {
     "fp8": frozenset({"FP8"}),
     "fp8_rowwise": frozenset({"FP8_PER_CHANNEL_PER_TOKEN"}),
     "nvfp4": frozenset({"NVFP4"}),
-    "auto_quantize": frozenset({MIXED}),
+    "auto_quantize": frozenset({MIXED_PRECISION}),
 }
-_CACHES = {None: None, "int8": "INT8", "fp8": "FP8"}
+_CACHE_ALGORITHMS = {None: None, "int8": "INT8", "fp8": "FP8"}
 
 
-def check(config: Mapping[str, Any], spec: BuildSpec, where: str) -> None:
-    """`where`: what the settings are of, for the message. Old releases leave some out, and those are not compared.
+def check(config: Mapping[str, Any], spec: BuildSpec, subject: str) -> None:
+    """Compare the settings with the spec. Old releases leave some settings out; those are not compared.
+
+    Args:
+        config: the checkpoint's config.json, or `pretrained_config` of an engine's.
+        subject: "checkpoint" or "engine", for the message.
 
     Raises:
-        InvalidOutput: naming each field that is another.
+        InvalidOutput: with every field that differs.
     """
-    unlike = [
-        f"{name} is {has}, not {wanted}"
-        for name, has, wanted in (*_precision(config, spec), *_mapping(config.get("mapping"), spec))
-    ]
-    if unlike:
-        raise InvalidOutput(f"the {where} is not what was asked for: {'; '.join(unlike)}")
-
-
-def check_mixed(config: Mapping[str, Any], output: Path) -> None:
-    """Which layer has which precision is in a file of its own."""
-    if _quantization(config).get("quant_algo") == MIXED:
-        read_json(output / QUANTIZED_LAYERS)
-
-
-def _precision(config: Mapping[str, Any], spec: BuildSpec) -> Iterator[tuple[str, Any, Any]]:
-    precision, found = spec.precision, _quantization(config)
+    precision = spec.precision
+    mismatches = []
     if config.get("dtype") != precision.dtype:
-        yield "dtype", config.get("dtype"), precision.dtype
-    known = _ALGORITHMS.get(precision.quantization)
-    if known and "quant_algo" in found and found["quant_algo"] not in known:
-        yield "quant_algo", found["quant_algo"], " or ".join(sorted(map(str, known)))
-    cache = _CACHES.get(precision.kv_cache)
-    if "kv_cache_quant_algo" in found and (found["kv_cache_quant_algo"] or None) != cache:
-        yield "kv_cache_quant_algo", found["kv_cache_quant_algo"], cache
+        mismatches.append(f"dtype is {config.get('dtype')}, not {precision.dtype}")
 
+    quantization = _quantization(config)
+    algorithms = _ALGORITHMS.get(precision.quantization)
+    if algorithms and "quant_algo" in quantization and quantization["quant_algo"] not in algorithms:
+        expected = " or ".join(sorted(map(str, algorithms)))
+        mismatches.append(f"quant_algo is {quantization['quant_algo']}, not {expected}")
+    cache_algorithm = _CACHE_ALGORITHMS.get(precision.kv_cache)
+    # An empty text means none, like null.
+    if "kv_cache_quant_algo" in quantization and (quantization["kv_cache_quant_algo"] or None) != cache_algorithm:
+        mismatches.append(f"kv_cache_quant_algo is {quantization['kv_cache_quant_algo']}, not {cache_algorithm}")
 
-def _mapping(mapping: object, spec: BuildSpec) -> Iterator[tuple[str, Any, Any]]:
-    if not isinstance(mapping, dict):
-        return
     sizes = spec.parallelism
-    wanted = {"tp_size": sizes.tp, "pp_size": sizes.pp, "cp_size": sizes.cp, "world_size": sizes.world_size}
-    yield from ((name, mapping[name], size) for name, size in wanted.items() if mapping.get(name, size) != size)
+    expected_mapping = {
+        "tp_size": sizes.tp,
+        "pp_size": sizes.pp,
+        "cp_size": sizes.cp,
+        "world_size": sizes.world_size,
+    }
+    mapping = config.get("mapping")
+    if isinstance(mapping, dict):
+        for name, size in expected_mapping.items():
+            if mapping.get(name, size) != size:
+                mismatches.append(f"{name} is {mapping[name]}, not {size}")
+    if mismatches:
+        raise InvalidOutput(f"the {subject} is not what the spec asks for: {'; '.join(mismatches)}")
+
+
+def check_mixed_precision(config: Mapping[str, Any], output: Path) -> None:
+    """Require the file that names each layer's precision, if layers differ.
+
+    Raises:
+        InvalidOutput: the file is missing or broken.
+    """
+    if _quantization(config).get("quant_algo") == MIXED_PRECISION:
+        read_json(output / LAYER_PRECISIONS)
 
 
 def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = config.get("quantization")
-    return found if isinstance(found, dict) else {}
+    quantization = config.get("quantization")
+    return quantization if isinstance(quantization, dict) else {}

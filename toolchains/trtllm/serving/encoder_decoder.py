@@ -1,9 +1,10 @@
-"""What a Triton server reads of an encoder-decoder beside what it reads of any engine.
+"""The parts of Triton model configurations that differ for encoder-decoders.
 
 The decoder is the engine of the model `tensorrt_llm`, and a parameter names the encoder. Each output starts with the
-token that the decoder's config.json names: without it the backend would take the padding token, right for T5 and wrong
-for BART. Names and values are those of docs/encoder_decoder.md of triton-inference-server/tensorrtllm_backend @05ceae03
-and of triton_backend/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt of NVIDIA/TensorRT-LLM @0c8de69a.
+token that the decoder's config.json names: without it the backend would start with the padding token, which is right
+for T5 and wrong for BART. Names and values are those of docs/encoder_decoder.md of
+triton-inference-server/tensorrtllm_backend @05ceae03 and of
+triton_backend/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt of NVIDIA/TensorRT-LLM @0c8de69a.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Mapping
 
 from enginefarm.contract.spec import BuildSpec
 
-_OF_BOTH: Mapping[str, str] = {
+# placeholder of the templates in `triton/` → its text for an encoder-decoder
+_ENCODER_DECODER: Mapping[str, str] = {
     "engine": "{engine}/decoder",
     "start_made": """
       output_map { key: "DECODER_INPUT_ID" value: "_start" }
@@ -29,16 +31,20 @@ parameters: { key: "decoder_dir" value: { string_value: "{engine}/decoder" } }""
   { name: "decoder_input_ids" data_type: TYPE_INT32 dims: [ -1 ] optional: true allow_ragged_batch: true },
   { name: "decoder_input_lengths" data_type: TYPE_INT32 dims: [ 1 ] optional: true reshape: { shape: [ ] } }""",
 }
-_PLAIN: Mapping[str, str] = dict.fromkeys(_OF_BOTH, "") | {"engine": "{engine}"}
+# Other engines are one directory and have no start token.
+_DECODER_ONLY: Mapping[str, str] = dict.fromkeys(_ENCODER_DECODER, "") | {"engine": "{engine}"}
 
 
-def places(*, two: bool) -> Mapping[str, str]:
-    """What goes into the templates' places."""
-    return _OF_BOTH if two else _PLAIN
+def placeholders(*, is_encoder_decoder: bool) -> Mapping[str, str]:
+    """Values of the templates' placeholders."""
+    return _ENCODER_DECODER if is_encoder_decoder else _DECODER_ONLY
 
 
 def parameters() -> dict[str, str]:
-    """Of the model `tensorrt_llm`. Half of the cache is for what the encoder made; blocks are not used again."""
+    """Parameters of the model `tensorrt_llm` for an encoder-decoder.
+
+    Half of the key/value cache stores the encoder's output. Cache blocks are not used again.
+    """
     return {
         "encoder_model_path": "{engine}/encoder",
         "cross_kv_cache_fraction": "0.5",
@@ -48,7 +54,7 @@ def parameters() -> dict[str, str]:
 
 
 def obstacle(spec: BuildSpec, *, batching: str) -> str | None:
-    """Why Triton cannot serve this one."""
+    """Why Triton cannot serve this encoder-decoder; None if it can. `batching` is the value of gpt_model_type."""
     if spec.parallelism.pp > 1:
         return "the C++ runtime, and so Triton, takes no pipeline stages of an encoder-decoder: build it with pp 1"
     if batching == "V1":

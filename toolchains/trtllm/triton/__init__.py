@@ -1,5 +1,5 @@
-"""What a Triton server reads beside an engine: configurations to fill in, and two small models for its Python backend.
+"""The model repository of a Triton server: configuration templates, and two small models for its Python backend.
 
-They were written for the tensor names and parameters that the `tensorrtllm` backend documents. No Triton server has run
-them here: only their own logic is tested.
+They use the tensor names and parameters that the `tensorrtllm` backend documents. Tests cover only their own logic; no
+Triton server has run them here. Serving nodes get these files as they are: their text is part of an engine's layout.
 """

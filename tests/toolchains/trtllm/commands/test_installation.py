@@ -1,3 +1,5 @@
+"""The stages that an installation of TensorRT-LLM can run."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,53 +13,59 @@ from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import discover
 
 
-def test_both_stages_are_found(installation: Path) -> None:
-    (found,) = TOOLCHAIN.installed()
-    assert (found.version, found.stages, found.missing) == (VERSION, (Stage.CONVERT, Stage.BUILD), ())
+def test_both_stages_of_a_complete_installation_run(installation: Path) -> None:
+    (release,) = TOOLCHAIN.installed()
+    assert (release.version, release.stages, release.missing) == (VERSION, (Stage.CONVERT, Stage.BUILD), ())
 
 
-def test_without_examples_only_engines_can_be_built(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_examples_runs_only_the_build_stage(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", str(installation / "elsewhere"))
-    (found,) = TOOLCHAIN.installed()
-    assert found.stages == (Stage.BUILD,)
-    assert "ENGINEFARM_TRTLLM_EXAMPLES" in found.missing[0]
+    (release,) = TOOLCHAIN.installed()
+    assert release.stages == (Stage.BUILD,)
+    assert "ENGINEFARM_TRTLLM_EXAMPLES" in release.missing[0]
 
 
-def test_without_the_program_only_conversion_is_possible(installation: Path) -> None:
+def test_an_installation_without_trtllm_build_runs_only_the_convert_stage(installation: Path) -> None:
     (installation / "bin" / "trtllm-build").unlink()
-    (found,) = TOOLCHAIN.installed()
-    assert found.stages == (Stage.CONVERT,)
-    assert "trtllm-build" in found.missing[0]
+    (release,) = TOOLCHAIN.installed()
+    assert release.stages == (Stage.CONVERT,)
+    assert "trtllm-build" in release.missing[0]
 
 
 @pytest.mark.parametrize(
     ("version", "stages"),
     [("0.9.0", (Stage.CONVERT, Stage.BUILD)), ("0.10.0", (Stage.CONVERT,)), (VERSION, (Stage.CONVERT,))],
 )
-def test_a_release_that_strips_plans_must_be_able_to_refit_them(installation: Path, stages: tuple[Stage, ...]) -> None:
+def test_an_installation_without_trtllm_refit_runs_no_build_of_a_release_that_has_it(
+    installation: Path, stages: tuple[Stage, ...]
+) -> None:
     (installation / "bin" / "trtllm-refit").unlink(missing_ok=True)
-    (found,) = TOOLCHAIN.installed()
-    assert found.stages == stages
-    assert all("trtllm-refit" in missing for missing in found.missing)
+    (release,) = TOOLCHAIN.installed()
+    assert release.stages == stages
+    assert all("trtllm-refit" in missing for missing in release.missing)
 
 
-def test_a_release_that_the_farm_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_without_tables_runs_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_installation(tmp_path, VERSION)
-    info = tmp_path / "site" / f"tensorrt_llm-{VERSION}.dist-info" / "METADATA"
-    info.write_text("Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: 99.0\n")
+    metadata = tmp_path / "site" / f"tensorrt_llm-{VERSION}.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: 99.0\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    (found,) = TOOLCHAIN.installed()
-    assert (found.version, found.stages) == ("99.0", ())
-    assert "99.0" in found.missing[0]
+    (release,) = TOOLCHAIN.installed()
+    assert (release.version, release.stages) == ("99.0", ())
+    assert "99.0" in release.missing[0]
 
 
 @pytest.mark.usefixtures("installation")
-@pytest.mark.parametrize(("shown", "gpus"), [("0,2,3", 3), ("", 0), ("GPU-1", 1)])
-def test_the_gpus_that_are_shown(monkeypatch: pytest.MonkeyPatch, shown: str, gpus: int) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+@pytest.mark.parametrize(("visible_devices", "gpus"), [("0,2,3", 3), ("", 0), ("GPU-1", 1)])
+def test_the_gpus_of_cuda_visible_devices_are_counted(
+    monkeypatch: pytest.MonkeyPatch, visible_devices: str, gpus: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible_devices)
     assert discover().gpus == gpus
 
 
-def test_nothing_is_installed_here() -> None:
+def test_a_machine_without_tensorrt_llm_has_no_release() -> None:
     assert list(TOOLCHAIN.installed()) == []
     assert str(discover().examples) == "/app/tensorrt_llm/examples"

@@ -1,3 +1,5 @@
+"""The commands of each stage are the ones that the release's programs accept."""
+
 from __future__ import annotations
 
 import sys
@@ -21,7 +23,7 @@ from toolchains.trtllm.releases.model_family import family_names
 from toolchains.trtllm.releases.release import all_releases, find_release
 from toolchains.trtllm.toolchain import TensorRTLLM
 
-HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
+TRTLLM = TensorRTLLM(lambda: Installation(Path("/examples")))
 DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"))
 SPECS_OF_EACH = 30
 ENCODER_DECODERS = {f"{name}ForConditionalGeneration" for name in ("T5", "MT5", "Bart", "MBart")}
@@ -29,17 +31,17 @@ VERSIONS = [release.version for release in TOOLCHAIN.releases()]
 
 
 def commands(
-    stage: Stage, wanted: BuildSpec, version: str = VERSION, architecture: str = LLAMA
+    stage: Stage, requested: BuildSpec, version: str = VERSION, architecture: str = LLAMA
 ) -> list[tuple[str, ...]]:
     model = facts(architecture=architecture)
-    normal, _ = HERE.normalise(wanted, model, H100)
+    normal, _ = TRTLLM.normalise(requested, model, H100)
     return planned(stage, normal, model)
 
 
 def planned(stage: Stage, normal: BuildSpec, model: ModelFacts) -> list[tuple[str, ...]]:
     version = normal.toolchain.version or ""
     job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=model, platform=H100)
-    return [command.argv for command in HERE.plan(job, DIRECTORIES)]
+    return [command.argv for command in TRTLLM.plan(job, DIRECTORIES)]
 
 
 def one_line(argv: tuple[str, ...]) -> str:
@@ -64,7 +66,7 @@ SEED_BUILDS = {
     "0.14.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
     "0.15.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
     "0.16.0": f"--gemm_plugin auto {SHAPE} {CACHE}",
-    # Between 0.16 and mid 2025 some defaults changed, so that they are said.
+    # Between 0.16 and mid 2025 some defaults changed, so their values are written.
     **dict.fromkeys(
         ("0.17.0", "0.17.0.post1", "0.18.0", "0.18.1", "0.18.2", "0.19.0"),
         "--gemm_plugin auto --tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable "
@@ -75,7 +77,7 @@ SEED_BUILD_SINCE_0_20 = f"--gemm_plugin auto {SHAPE} {CACHE}"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_seed_convert(version: str) -> None:
+def test_the_seed_spec_converts_with_this_command(version: str) -> None:
     convert, carry = commands(Stage.CONVERT, spec(version), version)
     moved = tuple(map(int, version.split(".")[:2])) >= (0, 20)
     script = f"/examples/{'models/core/' if moved else ''}llama/convert_checkpoint.py"
@@ -86,14 +88,14 @@ def test_seed_convert(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_seed_build(version: str) -> None:
+def test_the_seed_spec_builds_with_this_command(version: str) -> None:
     build, carry = commands(Stage.BUILD, spec(version), version)
     golden = SEED_BUILDS.get(version, SEED_BUILD_SINCE_0_20)
     assert one_line(build) == f"trtllm-build --checkpoint_dir /source --output_dir /output {golden}"
     assert carry[3:] == ("/source", "/output")
 
 
-def test_gemma_has_names_of_its_own() -> None:
+def test_gemma_has_option_names_of_its_own() -> None:
     convert = commands(Stage.CONVERT, spec("0.16.0", parallelism={"tp": 2}), "0.16.0", "Gemma2ForCausalLM")[0]
     assert one_line(convert) == (
         "python3 /examples/gemma/convert_checkpoint.py --ckpt-type hf --model-dir /source "
@@ -101,16 +103,20 @@ def test_gemma_has_names_of_its_own() -> None:
     )
 
 
-def test_parallelism_is_the_conversions_alone() -> None:
-    wanted = spec(parallelism={"tp": 4, "pp": 2, "cp": 2})
-    (convert, _), (build, _) = commands(Stage.CONVERT, wanted), commands(Stage.BUILD, wanted)
+def test_parallelism_is_written_only_for_the_conversion() -> None:
+    requested = spec(parallelism={"tp": 4, "pp": 2, "cp": 2})
+    convert, _ = commands(Stage.CONVERT, requested)
+    build, _ = commands(Stage.BUILD, requested)
     assert convert[-6:] == ("--tp_size", "4", "--pp_size", "2", "--cp_size", "2")
     assert not {"--tp_size", "--pp_size", "--cp_size"} & set(build)
 
 
 def test_each_stage_gets_its_own_options() -> None:
-    wanted = spec(options={"load_by_shard": True, "tokens_per_block": 64, "lora_target_modules": ["attn_q", "attn_v"]})
-    (convert, _), (build, _) = commands(Stage.CONVERT, wanted), commands(Stage.BUILD, wanted)
+    requested = spec(
+        options={"load_by_shard": True, "tokens_per_block": 64, "lora_target_modules": ["attn_q", "attn_v"]}
+    )
+    convert, _ = commands(Stage.CONVERT, requested)
+    build, _ = commands(Stage.BUILD, requested)
     assert "--load_by_shard" in convert
     assert "--load_by_shard" not in build
     assert "--tokens_per_block" not in convert
@@ -118,7 +124,7 @@ def test_each_stage_gets_its_own_options() -> None:
     assert build[build.index("--tokens_per_block") :][:2] == ("--tokens_per_block", "64")
 
 
-def test_limits_that_the_program_would_not_take_by_itself_are_written() -> None:
+def test_limits_are_written_if_the_program_would_choose_others() -> None:
     limits = {
         "max_batch_size": 8,
         "max_input_len": 64,
@@ -135,16 +141,16 @@ def test_limits_that_the_program_would_not_take_by_itself_are_written() -> None:
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(0, None), (1, None), (2, "2"), (8, "4")])
-def test_ranks_are_built_side_by_side_where_there_are_gpus(gpus: int, workers: str | None) -> None:
-    there = TensorRTLLM(lambda: Installation(Path("/examples"), gpus=gpus))
-    wanted, _ = there.normalise(spec(parallelism={"tp": 4}), FACTS, H100)
-    job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=wanted, facts=FACTS, platform=H100)
-    build = there.plan(job, DIRECTORIES)[0].argv
+def test_as_many_ranks_are_built_at_once_as_there_are_gpus(gpus: int, workers: str | None) -> None:
+    toolchain = TensorRTLLM(lambda: Installation(Path("/examples"), gpus=gpus))
+    normal, _ = toolchain.normalise(spec(parallelism={"tp": 4}), FACTS, H100)
+    job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=normal, facts=FACTS, platform=H100)
+    build = toolchain.plan(job, DIRECTORIES)[0].argv
     assert (build[build.index("--workers") + 1] if "--workers" in build else None) == workers
 
 
 @pytest.mark.parametrize("version", [version for version in VERSIONS if find_release(version).refit])
-def test_weights_are_put_back_into_a_stripped_plan(version: str) -> None:
+def test_weights_are_added_to_a_stripped_engine(version: str) -> None:
     strip, refit, carry = commands(Stage.BUILD, spec(version, options={"strip_plan": True}), version)
     assert strip[:5] == ("trtllm-build", "--checkpoint_dir", "/source", "--output_dir", "/scratch/stripped")
     assert "--strip_plan" in strip
@@ -155,16 +161,16 @@ def test_weights_are_put_back_into_a_stripped_plan(version: str) -> None:
     assert carry[3:] == ("/source", "/output")
 
 
-def test_every_release_that_strips_plans_refits_them() -> None:
+def test_every_release_that_strips_engines_refits_them() -> None:
     strips = {version for version in VERSIONS if "strip_plan" in find_release(version).build_options}
     assert strips == {version for version in VERSIONS if find_release(version).refit} == set(VERSIONS) - {
         "0.8.0", "0.9.0",
     }  # fmt: skip
 
 
-def test_nothing_is_fetched_and_caches_stay_in_scratch() -> None:
+def test_programs_fetch_nothing_and_keep_caches_in_scratch() -> None:
     job = Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=spec(), facts=FACTS, platform=H100)
-    assert HERE.plan(job, DIRECTORIES)[0].environment == {"HOME": "/scratch", "HF_HUB_OFFLINE": "1"}
+    assert TRTLLM.plan(job, DIRECTORIES)[0].environment == {"HOME": "/scratch", "HF_HUB_OFFLINE": "1"}
 
 
 def test_every_release_and_family_is_among_thousands_of_specs() -> None:
@@ -183,12 +189,13 @@ def test_every_release_and_family_is_among_thousands_of_specs() -> None:
 def test_every_plan_is_what_the_programs_accept(
     version: str, architecture: str, draft: str | None, data: st.DataObject
 ) -> None:
-    """argparse reads back what the normalised spec says, for each option and limit, in every release and family.
+    """argparse reads back the values of the normalized spec, for each option and limit, in every release and family.
 
     Thirty specs for each of some two hundred pairs of programs: six thousand in all.
     """
-    wanted, model = data.draw(specs(version, architecture, draft)), facts(architecture=architecture)
-    normal, _ = HERE.normalise(wanted, model, H100)
+    requested = data.draw(specs(version, architecture, draft))
+    model = facts(architecture=architecture)
+    normal, _ = TRTLLM.normalise(requested, model, H100)
     *converts, _ = planned(Stage.CONVERT, normal, model)
     builds = [argv for argv in planned(Stage.BUILD, normal, model) if argv[0] == "trtllm-build"]
     scripts = (family_names()[architecture], draft or family_names()[architecture])[-len(converts) :]
@@ -197,14 +204,14 @@ def test_every_plan_is_what_the_programs_accept(
         read_convert = vars(convert_parser(version, script).parse_args(convert[2:])) | read_convert
     _assert_sizes(read_convert, normal)
     assert read_convert["dtype"] == normal.precision.dtype
-    two = architecture in ENCODER_DECODERS
-    for build, half in zip(builds, ("encoder", "decoder") if two else ("",), strict=True):
+    folders = ("encoder", "decoder") if architecture in ENCODER_DECODERS else ("",)
+    for build, folder in zip(builds, folders, strict=True):
         read_build = vars(build_parser(version).parse_args(build[1:]))
         for name, value in normal.options.items():
-            read = (read_convert if name in HERE.convert_options else read_build)[name]
-            own = "disabled" if (name, half) == ("kv_cache_type", "encoder") else value
-            assert read == own or (own, read) == ("auto", normal.precision.dtype)
-        _assert_half(read_build, normal, half) if half else _assert_limits(read_build, normal)
+            read = (read_convert if name in TRTLLM.convert_options else read_build)[name]
+            expected = "disabled" if (name, folder) == ("kv_cache_type", "encoder") else value
+            assert read == expected or (expected, read) == ("auto", normal.precision.dtype)
+        _assert_part(read_build, normal, folder) if folder else _assert_limits(read_build, normal)
 
 
 def _assert_sizes(read: dict[str, Any], normal: BuildSpec) -> None:
@@ -214,9 +221,9 @@ def _assert_sizes(read: dict[str, Any], normal: BuildSpec) -> None:
 
 
 def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
-    asked = normal.limits.model_dump(exclude={"max_output_len", "max_seq_len", "max_num_tokens", "opt_num_tokens"})
-    assert {name: read[name] for name in asked} == asked
-    # Before 0.11 the program itself makes every packed input of it when nothing is said.
+    sizes = normal.limits.model_dump(exclude={"max_output_len", "max_seq_len", "max_num_tokens", "opt_num_tokens"})
+    assert {name: read[name] for name in sizes} == sizes
+    # Before 0.11 the program itself takes the largest packed input if the option is left out.
     unset = normal.limits.max_batch_size * normal.limits.max_input_len if normal.limits.max_num_tokens else None
     assert (read["max_num_tokens"] or unset) == normal.limits.max_num_tokens
     total, output = normal.limits.seq_len, normal.limits.max_output_len
@@ -226,10 +233,10 @@ def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
     assert normal.limits.opt_num_tokens in (read.get("opt_num_tokens"), derived)
 
 
-def _assert_half(read: dict[str, Any], normal: BuildSpec, half: str) -> None:
+def _assert_part(read: dict[str, Any], normal: BuildSpec, folder: str) -> None:
     limits = normal.limits
     assert (read["max_batch_size"], read["max_beam_width"]) == (limits.max_batch_size, limits.max_beam_width)
-    if half == "decoder":
+    if folder == "decoder":
         assert (read["max_input_len"], read["max_seq_len"]) == (1, (limits.max_output_len or 0) + 1)
         assert (read["max_encoder_input_len"], read["max_num_tokens"]) == (limits.max_input_len, 8192)
         return
@@ -244,4 +251,4 @@ def test_options_of_another_architecture_use_its_own_script() -> None:
         stage=Stage.CONVERT, toolchain="trtllm", version=VERSION, spec=spec(),
         facts=facts(architecture="MixtralForCausalLM", num_experts=8), platform=None,
     )  # fmt: skip
-    assert HERE.plan(job, DIRECTORIES)[0].argv[1].endswith("/llama/convert_checkpoint.py")
+    assert TRTLLM.plan(job, DIRECTORIES)[0].argv[1].endswith("/llama/convert_checkpoint.py")

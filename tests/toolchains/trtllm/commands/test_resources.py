@@ -1,4 +1,4 @@
-"""Estimates stay near what was measured, and move the way that memory does."""
+"""Estimates are near the measurements, and grow and shrink with model and limits."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def precision(quantization: str | None = None, dtype: str = "bfloat16") -> dict[
     ("weights", "tp", "measured"),
     [(16 * GB, 1, 42 * GB), (98 * GB, 2, 145 * GB)],  # Build phase peak memory of an 8B; NVIDIA/TensorRT-LLM#4375
 )
-def test_host_memory_of_a_build_is_near_what_was_measured(weights: int, tp: int, measured: int) -> None:
+def test_host_memory_of_a_build_is_near_the_measurement(weights: int, tp: int, measured: int) -> None:
     estimate = needs(Stage.BUILD, facts(weight_bytes=weights), parallelism={"tp": tp}).host_memory
     assert 0.7 * measured < estimate < 1.4 * measured
 
 
-def test_gpu_memory_of_a_calibration_is_near_what_is_documented() -> None:
+def test_gpu_memory_of_a_calibration_is_near_the_documented_one() -> None:
     """70B to FP8: about 210 GB, on all GPUs together."""
     estimate = needs(Stage.CONVERT, facts(weight_bytes=140 * GB), **precision("fp8"))
     assert 190 * GB < estimate.gpu_memory_in_all < 230 * GB
@@ -47,11 +47,11 @@ def test_gpu_memory_of_a_calibration_is_near_what_is_documented() -> None:
     assert not needs(Stage.CONVERT, facts(weight_bytes=140 * GB)).gpu
 
 
-def test_a_calibration_takes_a_gpu_however_small_the_model_is() -> None:
+def test_a_calibration_of_the_smallest_model_needs_a_gpu() -> None:
     assert needs(Stage.CONVERT, facts(weight_bytes=0), **precision("fp8")).gpu
 
 
-def test_gpu_memory_of_a_build_is_near_what_was_measured() -> None:
+def test_gpu_memory_of_a_build_is_near_the_measurement() -> None:
     """7B in 16 bits: 14.5 GB of weights and 3.1 GB of activations (#1397)."""
     model = facts(weight_bytes=int(13.5 * GB), intermediate_size=11008, num_key_value_heads=32)
     assert 13 * GB < needs(Stage.BUILD, model).gpu_memory < 19 * GB
@@ -74,17 +74,17 @@ def test_disk_is_three_times_the_weights() -> None:
         ({"options": {"weight_streaming": True}}, {}),
     ],
 )
-def test_less_takes_less(less: dict[str, Any], more: dict[str, Any]) -> None:
+def test_a_smaller_job_needs_less_memory(less: dict[str, Any], more: dict[str, Any]) -> None:
     small, large = needs(Stage.BUILD, **less), needs(Stage.BUILD, **more)
     assert small.gpu_memory < large.gpu_memory
     assert small.host_memory <= large.host_memory
 
 
-def test_loading_by_shard_spares_the_whole_model() -> None:
+def test_loading_by_shard_needs_less_memory_than_the_model() -> None:
     by_shard = needs(Stage.CONVERT, options={"load_by_shard": True}, parallelism={"tp": 4})
     assert by_shard.host_memory < FACTS.weight_bytes < needs(Stage.CONVERT).host_memory
 
 
-def test_weights_that_are_quantised_already_stay_as_large() -> None:
+def test_a_model_that_is_already_quantized_keeps_its_size() -> None:
     model = facts(quantization_config={"quant_method": "gptq", "bits": 4}, weight_bytes=5 * GB)
     assert needs(Stage.BUILD, model).scratch == 15 * GB

@@ -1,4 +1,4 @@
-"""What a timing cache is good for."""
+"""Builds share a timing cache if device, versions, precision and builder settings are equal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from toolchains.trtllm import TOOLCHAIN
 def warm_file(
     stage: Stage = Stage.BUILD, *, machine: Any = None, version: str = VERSION, **parts: Any
 ) -> WarmFile | None:
-    here = platform(**(machine or {}))
-    normal, _ = TOOLCHAIN.normalise(spec(version, **parts), FACTS, here)
-    job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=here)
+    target = platform(**(machine or {}))
+    normal, _ = TOOLCHAIN.normalise(spec(version, **parts), FACTS, target)
+    job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=target)
     return TOOLCHAIN.warm_file(job)
 
 
@@ -31,7 +31,7 @@ def warm_file(
         {"options": {"gemm_plugin": "disable"}},
     ],
 )
-def test_one_cache_for_all_of_these(changes: dict[str, Any]) -> None:
+def test_builds_that_differ_in_this_share_a_cache(changes: dict[str, Any]) -> None:
     assert warm_file(**changes) == warm_file()
 
 
@@ -46,9 +46,9 @@ def test_one_cache_for_all_of_these(changes: dict[str, Any]) -> None:
         {"options": {"strip_plan": True}},
     ],
 )
-def test_another_cache_for_each_of_these(changes: dict[str, Any]) -> None:
+def test_builds_that_differ_in_this_have_caches_of_their_own(changes: dict[str, Any]) -> None:
     assert warm_file(**changes) != warm_file()
 
 
-def test_a_conversion_has_none() -> None:
+def test_a_conversion_has_no_cache() -> None:
     assert warm_file(Stage.CONVERT) is None

@@ -1,4 +1,4 @@
-"""Every message of the table, and every way to end that says nothing."""
+"""A failure has the cause of its message in `failures.json`, or that of how the program ended."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ MESSAGES = [
     for stage in cause.get("stages", list(Stage))
 ]
 
-# What may be tried again: what another worker, or the same one later, can end otherwise.
-RETRIED = {
+# Causes that another worker, or the same one later, may not have.
+RETRYABLE = {
     *("disk_full", "no_gpu", "gpu_broken", "broken_checkpoint", "plugin_missing"),
     *("timing_cache_not_saved", "installation_broken"),
 }
 
 
 @pytest.mark.parametrize(("cause", "message", "stage"), MESSAGES)
-def test_message(cause: dict[str, Any], message: dict[str, Any], stage: Stage) -> None:
-    said = f"[TRT-LLM] [I] Set gemm_plugin to auto.\n{message['says']}\nsome other line\n"
-    failure = TOOLCHAIN.classify(stage, Exit(1, said))
+def test_a_message_has_the_cause_of_the_table(cause: dict[str, Any], message: dict[str, Any], stage: Stage) -> None:
+    output = f"[TRT-LLM] [I] Set gemm_plugin to auto.\n{message['says']}\nsome other line\n"
+    failure = TOOLCHAIN.classify(stage, Exit(1, output))
     assert (failure.cause, failure.fault, failure.retryable) == (cause["cause"], cause["fault"], cause["retryable"])
     assert failure.detail == message["says"][:300]
     assert failure.advice == cause["advice"]
     assert message["source"]
 
 
-def test_only_what_another_try_can_help_is_tried_again() -> None:
-    assert {cause["cause"] for cause in CAUSES if cause["retryable"]} == RETRIED
+def test_no_fault_of_the_caller_or_the_toolchain_is_retried() -> None:
+    assert {cause["cause"] for cause in CAUSES if cause["retryable"]} == RETRYABLE
     assert not any(cause["retryable"] for cause in CAUSES if cause["fault"] in (Fault.CALLER, Fault.TOOLCHAIN))
 
 
@@ -54,27 +54,29 @@ def test_only_what_another_try_can_help_is_tried_again() -> None:
         (Exit(-11, ""), "toolchain_failed", Fault.TOOLCHAIN, True),
     ],
 )
-def test_how_it_ended(ended: Exit, cause: str, fault: Fault, retryable: bool) -> None:
+def test_a_program_without_a_message_is_classified_by_how_it_ended(
+    ended: Exit, cause: str, fault: Fault, retryable: bool
+) -> None:
     failure = TOOLCHAIN.classify(Stage.BUILD, ended)
     assert (failure.cause, failure.fault, failure.retryable) == (cause, fault, retryable)
     assert failure.advice
 
 
-def test_the_cause_counts_and_not_what_follows_from_it() -> None:
-    """As a build in several processes ends: TensorRT's own words come first, the assertion last."""
-    said = (
+def test_the_first_cause_of_the_table_decides_and_not_the_last_line() -> None:
+    """A build in several processes ends so: TensorRT's own message comes first, the assertion last."""
+    output = (
         "[TRT] [E] 9: [standardEngineBuilder.cpp::buildEngine::2266] Error Code 9: Internal Error "
         "(Networks with FP8 precision require hardware with FP8 support.)\n"
         "[TRT-LLM] [E] Engine building failed, please check the error log.\n"
         "TypeError: a bytes-like object is required, not 'NoneType'\n"
         "AssertionError: Engine building failed, please check error log.\n"
     )
-    assert TOOLCHAIN.classify(Stage.BUILD, Exit(1, said)).cause == "unsupported_precision"
+    assert TOOLCHAIN.classify(Stage.BUILD, Exit(1, output)).cause == "unsupported_precision"
 
 
 def test_both_sides_of_a_mismatch_are_in_the_detail() -> None:
-    said = "[TRT] [E] 6: ... is generated on an incompatible device, expecting compute 9.0 got compute 8.9"
-    assert "expecting compute 9.0 got compute 8.9" in TOOLCHAIN.classify(Stage.BUILD, Exit(1, said)).detail
+    output = "[TRT] [E] 6: ... is generated on an incompatible device, expecting compute 9.0 got compute 8.9"
+    assert "expecting compute 9.0 got compute 8.9" in TOOLCHAIN.classify(Stage.BUILD, Exit(1, output)).detail
 
 
 @pytest.mark.parametrize(
@@ -86,11 +88,11 @@ def test_both_sides_of_a_mismatch_are_in_the_detail() -> None:
         "FutureWarning: You can avoid this message in future by passing the argument `trust_remote_code=True`.",
     ],
 )
-def test_harmless_lines_are_not_blamed(line: str) -> None:
+def test_a_harmless_line_is_no_cause(line: str) -> None:
     assert TOOLCHAIN.classify(Stage.BUILD, Exit(1, f"{line}\nValueError: other")).cause == "toolchain_failed"
 
 
-def test_the_detail_says_what_was_said() -> None:
+def test_the_detail_names_the_last_line_the_signal_and_the_peak_memory() -> None:
     assert "ValueError: other" in TOOLCHAIN.classify(Stage.BUILD, Exit(1, "ValueError: other\n\n")).detail
     assert "SIGSEGV" in TOOLCHAIN.classify(Stage.BUILD, Exit(-11, "")).detail
     assert "64.0 GiB" in TOOLCHAIN.classify(Stage.CONVERT, Exit(-9, "", 64 << 30, oom_killed=True)).detail

@@ -1,3 +1,5 @@
+"""Progress, ranks and peak memory, read from lines of the programs."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,8 +17,8 @@ STAMP = "[10/12/2024-15:46:23]"
         (Stage.CONVERT, "Loading checkpoint shards:  50%|█████     | 2/4 [00:01<00:01,  1.5it/s]", 0.21,
          "loading weights, 50 %"),
         (Stage.CONVERT, "Weights loaded. Total time: 00:04:54", 0.8, "weights converted in 00:04:54"),
-        (Stage.CONVERT, "Quantization done. Total time used: 61.20 s.", 0.8, "quantised in 61.20 s"),
-        (Stage.CONVERT, "Quantized model exported to /some/where ", 0.9, "quantised weights written"),
+        (Stage.CONVERT, "Quantization done. Total time used: 61.20 s.", 0.8, "quantized in 61.20 s"),
+        (Stage.CONVERT, "Quantized model exported to /some/where ", 0.9, "quantized weights written"),
         (Stage.CONVERT, "Total time of converting checkpoints: 02:16:55", 0.98, "converted in 02:16:55"),
         (Stage.CONVERT, "2025-03-04 05:06:07,1 __main__ [INFO] Spend 0:01:02.345678 (h:m:s) to convert the model", 0.98,
          "converted in 0:01:02"),
@@ -35,7 +37,7 @@ STAMP = "[10/12/2024-15:46:23]"
         (Stage.BUILD, "Writing refitted engine to `/some/where/rank3.engine`", 0.99, "writing the engine of rank 3"),
     ],
 )  # fmt: skip
-def test_lines_that_say_something(stage: Stage, line: str, progress: float, message: str) -> None:
+def test_a_line_of_progress_is_reported(stage: Stage, line: str, progress: float, message: str) -> None:
     report = TOOLCHAIN.read_line(stage, line + "\n")
     assert report is not None
     assert (report.progress, report.message) == (progress, message)
@@ -54,7 +56,9 @@ def test_lines_that_say_something(stage: Stage, line: str, progress: float, mess
         (f"{STAMP} [TRT-LLM] [I] Build TensorRT engine Unnamed Network 0", None, None, None),
     ],
 )  # fmt: skip
-def test_ranks_and_peaks(line: str, rank: int | None, memory: float | None, gpu_memory: float | None) -> None:
+def test_a_line_reports_its_rank_and_peak_memory(
+    line: str, rank: int | None, memory: float | None, gpu_memory: float | None
+) -> None:
     report = TOOLCHAIN.read_line(Stage.BUILD, line)
     assert report is not None
     sizes = [None if size is None else size * 2**20 for size in (memory, gpu_memory)]
@@ -65,6 +69,6 @@ def test_ranks_and_peaks(line: str, rank: int | None, memory: float | None, gpu_
     "line",
     ["", "Loading checkpoint shards", f"{STAMP} [TRT-LLM] [I] Set gemm_plugin to auto.", "\x00\xff", "x" * 100_000],
 )
-def test_lines_that_say_nothing(line: str) -> None:
+def test_any_other_line_reports_nothing(line: str) -> None:
     assert TOOLCHAIN.read_line(Stage.CONVERT, line) is None
     assert TOOLCHAIN.read_line(Stage.BUILD, line) is None
