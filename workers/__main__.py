@@ -25,13 +25,13 @@ from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import TASK
 from models.settings import Settings
-from workers.attempt import Tools
+from workers.broker_watchdog import Pulse, Watch
 from workers.capabilities import capabilities, queues
 from workers.child import Limits
+from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
-from workers.pulse import Pulse, Watch
-from workers.secrecy import hide
-from workers.task import Runner
+from workers.runner import Runner
+from workers.stage_run import Tools
 from workers.workspace import clear
 
 log = logging.getLogger("workers")

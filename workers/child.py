@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from toolchains.toolchain import PASSED_ON, Command, Exit
-from workers import guard
+from workers import supervisor
 
 _TICK = 0.2  # seconds between two looks at the stop signal and the limits
 _MEASURED_EVERY = 2.0  # seconds between two looks at the disk
@@ -52,7 +52,7 @@ def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_outp
     Output (both streams, as they come) goes to `on_output`. Returns only when nothing of it runs any more.
     """
     reading, writing = os.pipe()
-    argv = [sys.executable, "-I", "-S", guard.__file__, str(writing), str(limits.kill_seconds)]
+    argv = [sys.executable, "-I", "-S", supervisor.__file__, str(writing), str(limits.kill_seconds)]
     argv += ["offline" if limits.offline else "online", *command.argv]
     process = subprocess.Popen(
         argv,

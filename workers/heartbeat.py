@@ -18,7 +18,7 @@ from models.catalogue.database import Database
 from models.catalogue.states import Fenced
 from models.lifecycle.leases import Claim, renew
 from toolchains.toolchain import Report
-from workers.joblog import JobLog
+from workers.job_log import JobLog
 
 log = logging.getLogger(__name__)
 

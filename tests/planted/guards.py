@@ -69,7 +69,7 @@ GUARDS = (
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
-        "publishing asks whether the bytes are there still", "workers/task.py",
+        "publishing asks whether the bytes are there still", "workers/runner.py",
         "require_stored(self.tools.store, blob_sizes(manifest) | dict([whole_log]))", "pass",
         "tests/farm/test_garbage_collection.py",
     ),

@@ -1,6 +1,6 @@
 """A worker as steps: between any two of them it can be killed, stand still, or hear that its lease is lost.
 
-The steps are those of workers.task and workers.attempt, in their order, on the same functions of the catalogue;
+The steps are those of workers.runner and workers.stage_run, in their order, on the same functions of the catalogue;
 only the stage itself and the threads are left out.
 """
 
@@ -40,7 +40,7 @@ from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore
 from workers.failures import StageFailed, StartDamaged, Stopped, explain
-from workers.warmth import WarmStart
+from workers.warm_start import WarmStart
 
 LEASE_SECONDS = 16.0
 MAX_TRIES = 3

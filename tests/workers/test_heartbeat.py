@@ -16,7 +16,7 @@ from models.catalogue.rows import ActionRow
 from tests.models.requests import add_worker, claimed, request, submitted
 from toolchains.toolchain import Report
 from workers.heartbeat import Heartbeat
-from workers.joblog import JobLog
+from workers.job_log import JobLog
 
 
 def test_progress_never_falls_back(tmp_path: Path) -> None:

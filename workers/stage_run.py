@@ -38,9 +38,9 @@ from workers import child
 from workers.child import Limits
 from workers.failures import StageFailed, StartDamaged, Stopped, limit_passed
 from workers.heartbeat import Heartbeat
-from workers.joblog import JobLog
+from workers.job_log import JobLog
 from workers.presence import Identity
-from workers.warmth import WarmStart
+from workers.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import redis
 
 from models.queue.broker import Announcer, celery_app
 from tests.servers.redis import Valkey
-from workers.pulse import Pulse, Watch
+from workers.broker_watchdog import Pulse, Watch
 
 
 def watch(valkey: Valkey, pulse: Pulse) -> tuple[Watch, list[str]]:

@@ -37,11 +37,11 @@ from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
 from toolchains.toolchain import Directories
-from workers.attempt import Attempt, Product, Tools, engine_columns, upload_log
+from workers.broker_watchdog import Pulse
 from workers.failures import StartDamaged, Stopped, explain
 from workers.heartbeat import Heartbeat
-from workers.joblog import JobLog
-from workers.pulse import Pulse
+from workers.job_log import JobLog
+from workers.stage_run import Attempt, Product, Tools, engine_columns, upload_log
 from workers.workspace import workspace
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, save_war
 from models.store import Store, open_store_url
 from tests.models.store.blobs import put_bytes
 from toolchains.toolchain import WarmFile
-from workers.warmth import WarmStart
+from workers.warm_start import WarmStart
 
 WARM = WarmFile(path="kernels.cache", good_for={"card": "some"})
 

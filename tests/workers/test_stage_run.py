@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from enginefarm.contract.stage import Stage
 from toolchains.toolchain import Report
-from workers.attempt import Attempt, Lines
+from workers.stage_run import Attempt, Lines
 
 
 def test_a_program_is_a_part_of_its_stage() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from workers import joblog
-from workers.joblog import JobLog
+from workers import job_log
+from workers.job_log import JobLog
 from workers.workspace import workspace
 
 
 def test_head_and_tail_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joblog, "HEAD_BYTES", 100)
-    monkeypatch.setattr(joblog, "TAIL_BYTES", 50)
+    monkeypatch.setattr(job_log, "HEAD_BYTES", 100)
+    monkeypatch.setattr(job_log, "TAIL_BYTES", 50)
     log = JobLog(tmp_path / "log")
     for number in range(1000):
         log.write(f"{number:09}\n".encode())
