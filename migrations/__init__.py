@@ -1,1 +1,1 @@
-"""Alembic: the way from any older catalogue to this one, on PostgreSQL and SQLite."""
+"""Alembic migrations of the catalogue, for PostgreSQL and SQLite: from any older revision to the newest."""

@@ -1,4 +1,4 @@
-"""`python -m migrations.drift`: fails if the migrations do not lead to the tables that the code declares."""
+"""`python -m migrations.drift` fails if the migrations do not lead to the tables that the code declares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.catalogue.rows import Row
 
 
 def drift(engine: Engine) -> list[object]:
-    """What Alembic would still have to change in a migrated database."""
+    """The changes that Alembic would still make to a migrated database."""
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         return list(compare_metadata(context, Row.metadata))
@@ -26,10 +26,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{Path(folder) / 'catalogue.db'}")
         upgrade(database.engine)
-        found = drift(database.engine)
+        changes = drift(database.engine)
         database.close()
-    if found:
-        sys.exit("migrations and tables differ:\n" + "\n".join(f"  {change}" for change in found))
+    if changes:
+        sys.exit("migrations and tables differ:\n" + "\n".join(f"  {change}" for change in changes))
     print("migrations lead to the declared tables")
 
 

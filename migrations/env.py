@@ -1,4 +1,4 @@
-"""Alembic's entry. The connection is given by `migrations.upgrade`; there is no other way in."""
+"""Alembic's environment. `migrations.upgrade` passes the connection; the command `alembic` is not supported."""
 
 from __future__ import annotations
 

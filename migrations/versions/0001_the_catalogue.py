@@ -1,4 +1,4 @@
-"""The catalogue"""
+"""The catalogue's first tables"""
 
 from __future__ import annotations
 

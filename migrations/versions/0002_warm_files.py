@@ -1,4 +1,4 @@
-"""Warm files: what makes a later run of a stage faster."""
+"""Warm files make a later run of a stage faster"""
 
 from __future__ import annotations
 

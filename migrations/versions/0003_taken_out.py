@@ -1,4 +1,4 @@
-"""Engines, checkpoints and blobs that were taken out; workers that drain or are quarantined; tries kept for others"""
+"""Withdrawn engines and checkpoints, damaged blobs, drained and quarantined workers, tries reserved for others"""
 
 from __future__ import annotations
 

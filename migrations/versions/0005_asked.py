@@ -1,4 +1,4 @@
-"""What a caller wrote, beside what was made of it"""
+"""The spec as the caller wrote it, besides the normalized one"""
 
 from __future__ import annotations
 

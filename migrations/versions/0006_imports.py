@@ -1,4 +1,4 @@
-"""Engines that came from other farms"""
+"""Engines that were imported from other farms"""
 
 from __future__ import annotations
 

@@ -37,7 +37,10 @@ def register(
         "last_seen_at": now(),
         "catalogue_revision": REVISION,
     }
-    predecessor = _last_quarantined(session, name)
+    # A worker gets a new id at each start. Its quarantine is found by name: in the row of the last quarantined worker
+    # of that name, whose times a release clears.
+    quarantined = select(WorkerRow).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
+    predecessor = session.execute(quarantined.order_by(WorkerRow.quarantined_at.desc()).limit(1)).scalar_one_or_none()
     quarantine = {
         "quarantined_at": predecessor.quarantined_at if predecessor else None,
         "quarantine_reason": predecessor.quarantine_reason if predecessor else None,
@@ -45,14 +48,8 @@ def register(
     identity = {"id": worker_id, "name": name, "state": str(WorkerState.LIVE)}
     if not insert_new(session, WorkerRow, identity | quarantine | report):
         session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(**report))
-    # A statement of its own: the state follows from the row as it is now.
+    # A statement of its own, after the update: an operator may have drained the worker since the row was read.
     return store_reporting_state(session, worker_id)
-
-
-def _last_quarantined(session: Session, name: str) -> WorkerRow | None:
-    """The worker of this name that was quarantined last; None if none is, or all were released."""
-    query = select(WorkerRow).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
-    return session.execute(query.order_by(WorkerRow.quarantined_at.desc()).limit(1)).scalar_one_or_none()
 
 
 def deregister(session: Session, worker_id: str) -> None:

@@ -59,30 +59,25 @@ def quarantine_if_sick(session: Session, worker_id: str, *, after: int) -> str |
     worker = session.get(WorkerRow, worker_id)
     if worker is None or worker.quarantined_at is not None:
         return None
-    causes = _consecutive_failures(session, worker)
-    if len(causes) < after:
-        return None
-    reason = f"{len(causes)} different actions in a row failed on it ({', '.join(sorted(set(causes.values())))})"
-    quarantine(session, worker_id, reason)
-    return reason
-
-
-def _consecutive_failures(session: Session, worker: WorkerRow) -> dict[str, str]:
-    """The cause by action of the worker's own failures since its last success or release."""
     query = select(AttemptRow).where(
         AttemptRow.worker_id == worker.id, AttemptRow.outcome.in_([Outcome.SUCCEEDED, Outcome.FAILED])
     )
     if worker.released_at is not None:
+        # An operator looked at the earlier failures and released the worker.
         query = query.where(AttemptRow.ended_at > worker.released_at)
-    causes: dict[str, str] = {}
     newest_first = query.order_by(AttemptRow.ended_at.desc()).limit(_ATTEMPTS_EXAMINED)
+    causes: dict[str, str] = {}  # by action: one action that fails on every worker must not quarantine them all
     for attempt in session.execute(newest_first).scalars():
         if attempt.outcome == Outcome.SUCCEEDED:
             break
         failure = attempt.failure or {}
         if failure.get("fault") == Fault.WORKER and failure.get("cause") != OUT_OF_MEMORY:
             causes.setdefault(attempt.action_key, failure["cause"])
-    return causes
+    if len(causes) < after:
+        return None
+    reason = f"{len(causes)} different actions in a row failed on it ({', '.join(sorted(set(causes.values())))})"
+    quarantine(session, worker_id, reason)
+    return reason
 
 
 def worker_ids(session: Session, name: str) -> list[str]:

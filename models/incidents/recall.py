@@ -31,24 +31,22 @@ def recall(session: Session, criteria: Recall) -> tuple[WithdrawalResult, list[A
     # Lock all convert actions before the first build action: see the lock order in models.lifecycle.transitions.
     converts = or_(ActionRow.key.in_(checkpoints), running & (ActionRow.stage == Stage.CONVERT))
     session.execute(select(ActionRow.key).where(converts).order_by(ActionRow.key).with_for_update(key_share=True))
-    announcements = _requeue_running(session, running)
+    announcements = []
+    running_attempts = select(ActionRow.key, ActionRow.attempt).where(running).order_by(ActionRow.key)
+    for row in session.execute(running_attempts.with_for_update(key_share=True)).all():
+        announcements.append(requeue(session, row.key, attempt=row.attempt))
+        end_attempt(session, row.key, row.attempt, Outcome.CANCELLED)
     matching_engines = _matching(session, EngineRow, criteria, SERVED)
-    engines = sorted({*matching_engines, *_engines_built_from(session, checkpoints)})
+    # Whatever was built from a bad checkpoint is bad too, wherever and whenever it was built.
+    built_from = select(EngineRow.key).join(ActionRow, ActionRow.key == EngineRow.key)
+    built_from = built_from.where(SERVED, ActionRow.depends_on.in_(checkpoints))
+    engines = sorted({*matching_engines, *session.execute(built_from).scalars()})
     for key in checkpoints:
         announcements += withdraw_checkpoint(session, key, criteria.reason)
     withdrawn = [key for key in engines if withdraw_engine(session, key, criteria.reason)]
     if criteria.worker is not None:
         quarantine(session, criteria.worker, criteria.reason)
     return WithdrawalResult(engines=withdrawn, checkpoints=checkpoints, workers=workers), announcements
-
-
-def _requeue_running(session: Session, running: ColumnElement[bool]) -> list[Announcement]:
-    query = select(ActionRow.key, ActionRow.attempt).where(running).order_by(ActionRow.key)
-    announcements = []
-    for row in session.execute(query.with_for_update(key_share=True)).all():
-        announcements.append(requeue(session, row.key, attempt=row.attempt))
-        end_attempt(session, row.key, row.attempt, Outcome.CANCELLED)
-    return announcements
 
 
 def _matching(
@@ -71,12 +69,7 @@ def _matching(
     keys = []
     for key, work in session.execute(query.order_by(row.key)).all():
         toolchain = toolchain_of(work)
-        if criteria.toolchain not in (None, toolchain.toolchain) or criteria.version not in (None, toolchain.version):
-            continue
-        keys.append(key)
+        fits_toolchain = criteria.toolchain in (None, toolchain.toolchain)
+        if fits_toolchain and criteria.version in (None, toolchain.version):
+            keys.append(key)
     return keys
-
-
-def _engines_built_from(session: Session, checkpoints: list[str]) -> list[str]:
-    query = select(EngineRow.key).join(ActionRow, ActionRow.key == EngineRow.key)
-    return list(session.execute(query.where(SERVED, ActionRow.depends_on.in_(checkpoints))).scalars())

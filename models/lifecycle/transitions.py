@@ -157,7 +157,7 @@ def cancel_if_unneeded(session: Session, key: str) -> None:
     if row is not None and row.depends_on is not None:
         lock_action(session, row.depends_on)  # before the row that depends on it: the lock order
     row = lock_action(session, key)
-    if row is None or row.state not in IN_FLIGHT or _needed(session, key):
+    if row is None or row.state not in IN_FLIGHT or is_needed(session, key):
         return
     was_running = row.state == ActionState.RUNNING
     move(session, key, ActionState.CANCELLED)
@@ -167,7 +167,8 @@ def cancel_if_unneeded(session: Session, key: str) -> None:
         cancel_if_unneeded(session, row.depends_on)
 
 
-def _needed(session: Session, key: str) -> bool:
+def is_needed(session: Session, key: str) -> bool:
+    """True if an open build or another action waits for this action."""
     open_build = select(BuildRow.seq).where(BuildRow.key == key, BuildRow.state == BuildRowState.OPEN).limit(1)
     return session.execute(open_build).first() is not None or bool(waiting_dependents(session, key))
 

@@ -40,15 +40,8 @@ def save_warm_file(session: Session, key: str, document: dict[str, Any], file: S
 
 def record_warmth(session: Session, claim: Claim, start: StoredWarmFile, *, seconds: float) -> None:
     """Record on the attempt which warm file its stage started from, and how much faster than usual it was."""
-    usual_seconds = _cold_seconds(session, claim)
-    saved_seconds = None if usual_seconds is None else round(usual_seconds - seconds, 3)
-    warmth = {"file": start.digest, "saved_seconds": saved_seconds}
-    attempt = (AttemptRow.action_key == claim.key, AttemptRow.number == claim.attempt)
-    session.execute(update(AttemptRow).where(*attempt).values(warmth=warmth))
-
-
-def _cold_seconds(session: Session, claim: Claim) -> float | None:
-    """The median time of the stage without a warm file, from the same checkpoint in the same queue."""
+    # Compare with attempts without a warm file, from the same checkpoint in the same queue: the same model on the same
+    # kind of machine.
     checkpoint = select(ActionRow.depends_on).where(ActionRow.key == claim.key).scalar_subquery()
     steps_of_attempts = session.execute(
         select(AttemptRow.steps)
@@ -63,5 +56,9 @@ def _cold_seconds(session: Session, claim: Claim) -> float | None:
         .order_by(AttemptRow.ended_at.desc())
         .limit(_SAMPLES)
     ).scalars()
-    seconds = [steps[claim.stage] for steps in steps_of_attempts if claim.stage in steps]
-    return median(seconds) if seconds else None
+    cold_seconds = [steps[claim.stage] for steps in steps_of_attempts if claim.stage in steps]
+    usual_seconds = median(cold_seconds) if cold_seconds else None
+    saved_seconds = None if usual_seconds is None else round(usual_seconds - seconds, 3)
+    warmth = {"file": start.digest, "saved_seconds": saved_seconds}
+    attempt = (AttemptRow.action_key == claim.key, AttemptRow.number == claim.attempt)
+    session.execute(update(AttemptRow).where(*attempt).values(warmth=warmth))

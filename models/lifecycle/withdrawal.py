@@ -37,23 +37,16 @@ def withdraw_checkpoint(session: Session, key: str, reason: str) -> list[Announc
     started = select(ActionRow).where(ActionRow.depends_on == key, ActionRow.state.in_(_STARTED))
     started = started.order_by(ActionRow.key).with_for_update(key_share=True)
     for build in session.execute(started.execution_options(populate_existing=True)).scalars().all():
-        _wait_again(session, build)
-    return _convert_again(session, key) if waiting_dependents(session, key) else []
-
-
-def _wait_again(session: Session, build: ActionRow) -> None:
-    """Let a build wait. The worker of a running attempt is fenced at its next heartbeat and kills its programs."""
-    attempt = build.attempt
-    was_running = build.state == ActionState.RUNNING
-    move(
-        session, build.key, ActionState.WAITING, among=_STARTED, attempt=attempt, progress=0.0, message=None,
-        not_before=None, avoid_worker=None, avoid_until=None,
-    )  # fmt: skip
-    if was_running:
-        end_attempt(session, build.key, attempt, Outcome.CANCELLED)
-
-
-def _convert_again(session: Session, key: str) -> list[Announcement]:
+        attempt = build.attempt
+        was_running = build.state == ActionState.RUNNING
+        move(
+            session, build.key, ActionState.WAITING, among=_STARTED, attempt=attempt, progress=0.0, message=None,
+            not_before=None, avoid_worker=None, avoid_until=None,
+        )  # fmt: skip
+        if was_running:  # its worker is fenced at the next heartbeat and kills its programs
+            end_attempt(session, build.key, attempt, Outcome.CANCELLED)
+    if not waiting_dependents(session, key):
+        return []  # the next submit that needs the checkpoint opens the convert action
     convert = lock_action(session, key)
     if convert is None or convert.state not in CLOSED:
         return []

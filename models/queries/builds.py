@@ -57,15 +57,6 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
     Raises:
         InvalidRequest: the cursor is none of this farm.
     """
-    query = select(BuildRow).where(*_filters(filters)).order_by(BuildRow.seq.desc()).limit(limit + 1)
-    if cursor is not None:
-        query = query.where(BuildRow.seq < from_cursor(cursor))
-    rows = session.execute(query).scalars().all()  # one more than `limit`, to see whether a page follows
-    items = [_build(session, row, with_attempts=False) for row in rows[:limit]]
-    return BuildPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
-
-
-def _filters(filters: dict[str, str | None]) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     for name, value in filters.items():
         if value is None:
@@ -78,7 +69,12 @@ def _filters(filters: dict[str, str | None]) -> list[ColumnElement[bool]]:
             conditions.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
         else:
             conditions.append(getattr(BuildRow, name) == value)
-    return conditions
+    query = select(BuildRow).where(*conditions).order_by(BuildRow.seq.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(BuildRow.seq < from_cursor(cursor))
+    rows = session.execute(query).scalars().all()  # one more than `limit`, to see whether a page follows
+    items = [_build(session, row, with_attempts=False) for row in rows[:limit]]
+    return BuildPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
 
 
 def _state_is(state: BuildState) -> ColumnElement[bool]:
@@ -102,6 +98,12 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
     current = _current_action(session, action) if is_open and action is not None else None
     state = _state(row, current)
     engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
+    waiting_for = None
+    if action is not None and current is not None:
+        if state is BuildState.QUEUED:
+            waiting_for = why_waiting(session, current)
+        elif current is not action:
+            waiting_for = why_checkpoint_waits(session, action)
     failure: Failure | dict[str, Any] | None = row.failure
     if state is BuildState.SUCCEEDED and engine is None:
         failure = _why_engine_is_missing(session, row.key)
@@ -115,7 +117,7 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
         message=current.message if current is not None else None,
         eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
         queue_position=queue_position(session, current) if state is BuildState.QUEUED and current is not None else None,
-        waiting_for=_waiting_for(session, state, action, current),
+        waiting_for=waiting_for,
         model=row.model,
         toolchain=row.toolchain,
         version=row.version,
@@ -129,16 +131,6 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
         error=failure,
         engine=engine,
     )
-
-
-def _waiting_for(
-    session: Session, state: BuildState, action: ActionRow | None, current: ActionRow | None
-) -> str | None:
-    if action is None or current is None:
-        return None
-    if state is BuildState.QUEUED:
-        return why_waiting(session, current)
-    return why_checkpoint_waits(session, action) if current is not action else None
 
 
 def _why_engine_is_missing(session: Session, key: str) -> Failure | None:

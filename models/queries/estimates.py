@@ -22,9 +22,20 @@ def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> floa
     """
     if current.state != ActionState.RUNNING:
         return None
-    remaining = _remaining_seconds(session, current)
-    if remaining is None or current.key == action.key:
+    attempt = session.get(AttemptRow, (current.key, current.attempt))
+    if attempt is None:
+        return None
+    elapsed = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
+    if current.progress >= _TRUSTED_PROGRESS:
+        remaining = max(0.0, elapsed * (1 - current.progress) / current.progress)
+    else:
+        usual = usual_seconds(session, current.queue, checkpoint=current.depends_on)
+        if usual is None:
+            return None
+        remaining = max(0.0, usual - elapsed)
+    if current.key == action.key:
         return remaining
+    # The conversion runs; the build follows it.
     build = usual_seconds(session, action.queue, checkpoint=action.depends_on)
     return None if build is None else remaining + build
 
@@ -51,14 +62,3 @@ def _attempt_seconds(session: Session, queue: str, *conditions: ColumnElement[bo
         .limit(_SAMPLES)
     )
     return [(row.ended_at - row.started_at).total_seconds() for row in rows]
-
-
-def _remaining_seconds(session: Session, running: ActionRow) -> float | None:
-    attempt = session.get(AttemptRow, (running.key, running.attempt))
-    if attempt is None:
-        return None
-    elapsed = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
-    if running.progress >= _TRUSTED_PROGRESS:
-        return max(0.0, elapsed * (1 - running.progress) / running.progress)
-    usual = usual_seconds(session, running.queue, checkpoint=running.depends_on)
-    return None if usual is None else max(0.0, usual - elapsed)

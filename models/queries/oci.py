@@ -38,7 +38,16 @@ class Artifact:
 
 def artifact(engine: Engine) -> Artifact:
     """The artifact's two documents, by the OCI image specification 1.1 (`artifactType`)."""
-    config = _json(_config(engine))
+    config = _json(
+        {
+            "created": engine.created_at.isoformat(),
+            "architecture": _ARCHITECTURES[engine.platform.arch],
+            "os": engine.platform.os,
+            "config": {"Labels": _labels(engine)},
+            # Layers are not compressed, so the digests of their contents are those of the blobs.
+            "rootfs": {"type": "layers", "diff_ids": [file.digest for file in engine.contents]},
+        }
+    )
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -62,35 +71,23 @@ def repository(model: str, toolchain: str) -> str:
     path = location.partition("@")[0]
     if scheme != "hf":
         path = location.rstrip("/").rpartition("/")[2]  # the last folder: where it lies is no matter of clients
-    components = [_component(name) for name in (toolchain, *path.split("/"))]
+    # The distribution specification allows lower-case letters and digits, joined by separators, in a component.
+    components = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in (toolchain, *path.split("/"))]
     return "/".join(component for component in components if component)
 
 
-def _component(text: str) -> str:
-    """`text` as the distribution specification allows a name's component: letters and digits, joined by separators."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _config(engine: Engine) -> dict[str, Any]:
-    return {
-        "created": engine.created_at.isoformat(),
-        "architecture": _ARCHITECTURES[engine.platform.arch],
-        "os": engine.platform.os,
-        "config": {"Labels": _labels(engine)},
-        "rootfs": {"type": "layers", "diff_ids": [file.digest for file in engine.contents]},
-    }
-
-
 def _labels(engine: Engine) -> dict[str, str]:
-    bound = {f"enginefarm.platform.{name}": str(value) for name, value in engine.bound_to.items() if value is not None}
-    return {
+    labels = {
         "org.opencontainers.image.created": engine.created_at.isoformat(),
         TITLE: engine.model,
         "enginefarm.key": engine.key,
         "enginefarm.manifest": engine.manifest,
         "enginefarm.toolchain": f"{engine.toolchain} {engine.version}",
-        **bound,
     }
+    for name, value in engine.bound_to.items():
+        if value is not None:
+            labels[f"enginefarm.platform.{name}"] = str(value)
+    return labels
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -41,7 +41,12 @@ def find_artifact(session: Session, name: str, reference: str) -> Artifact:
     Raises:
         NotFound: no engine of the repository has this tag or digest.
     """
-    for engine in _candidates(session, name, reference):
+    candidates: Iterable[Engine] = ()
+    if reference.startswith("sha256:"):
+        candidates = _engines(session, name)
+    elif reference in _keys(session, name):
+        candidates = [get_engine(session, reference)]
+    for engine in candidates:
         candidate = artifact(engine)
         if reference in {engine.key, candidate.digest}:
             return candidate
@@ -69,13 +74,6 @@ def holds_file(session: Session, name: str, digest: Digest) -> bool:
         .distinct()
     )
     return any(repository(model, toolchain) == name for model, toolchain in rows)
-
-
-def _candidates(session: Session, name: str, reference: str) -> Iterator[Engine]:
-    if reference.startswith("sha256:"):
-        yield from _engines(session, name)
-    elif reference in _keys(session, name):
-        yield get_engine(session, reference)
 
 
 def _engines(session: Session, name: str) -> Iterator[Engine]:

@@ -73,14 +73,10 @@ def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> s
     ahead = session.execute(
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
-    if ahead == 0 and not _all_busy(session, workers):
+    busy = select(func.count()).where(ActionRow.worker_id.in_([worker.id for worker in workers]))
+    if ahead == 0 and session.execute(busy).scalar_one() < len(workers):
         return None
     return _queue_line(ahead, workers)
-
-
-def _all_busy(session: Session, workers: Sequence[WorkerRow]) -> bool:
-    running = select(func.count()).where(ActionRow.worker_id.in_([worker.id for worker in workers]))
-    return session.execute(running).scalar_one() >= len(workers)
 
 
 def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:

@@ -18,6 +18,14 @@ def statement_of(session: Session, key: Key) -> Statement:
     build = session.get_one(ActionRow, key)
     assert build.depends_on is not None, "an engine is built from a checkpoint"
     convert = session.get_one(ActionRow, build.depends_on)
+    attempt, worker_name = session.execute(
+        select(AttemptRow, WorkerRow.name)
+        .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
+        .where(AttemptRow.action_key == key, AttemptRow.number == engine.attempt)
+    ).one()
+    log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker_name, "attempt": attempt.number}}
+    if attempt.log_digest:
+        log["digest"] = {"sha256": _hex(attempt.log_digest)}
     return Statement(
         subject=(Subject(name=key, digest={"sha256": _hex(engine.manifest)}),),
         predicate={
@@ -38,8 +46,12 @@ def statement_of(session: Session, key: Key) -> Statement:
             },
             "runDetails": {
                 "builder": {"id": "urn:enginefarm:farm", "version": {engine.toolchain: engine.version}},
-                "metadata": _times(session, key, engine.attempt),
-                "byproducts": [_log(session, key, engine.attempt)],
+                "metadata": {
+                    "invocationId": f"{key}/{attempt.number}",
+                    "startedOn": attempt.started_at.isoformat(),
+                    "finishedOn": attempt.ended_at.isoformat() if attempt.ended_at else None,
+                },
+                "byproducts": [log],
             },
             "enginefarm_facts": engine.provenance,
         },
@@ -48,24 +60,3 @@ def statement_of(session: Session, key: Key) -> Statement:
 
 def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
-
-
-def _times(session: Session, key: Key, attempt: int) -> dict[str, Any]:
-    row = session.get_one(AttemptRow, (key, attempt))
-    return {
-        "invocationId": f"{key}/{attempt}",
-        "startedOn": row.started_at.isoformat(),
-        "finishedOn": row.ended_at.isoformat() if row.ended_at else None,
-    }
-
-
-def _log(session: Session, key: Key, attempt: int) -> dict[str, Any]:
-    row, worker = session.execute(
-        select(AttemptRow, WorkerRow.name)
-        .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
-        .where(AttemptRow.action_key == key, AttemptRow.number == attempt)
-    ).one()
-    log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker, "attempt": attempt}}
-    if row.log_digest:
-        log["digest"] = {"sha256": _hex(row.log_digest)}
-    return log

@@ -51,7 +51,8 @@ def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: floa
     if candidate.kind == "checkpoint":
         # Hold the convert action, as a submit does before it looks for the checkpoint.
         lock_action(session, candidate.key)
-        if _build_in_flight_needs(session, candidate.key):
+        in_flight = (ActionRow.depends_on == candidate.key, ActionRow.state.in_(IN_FLIGHT))
+        if session.execute(select(ActionRow.key).where(*in_flight).limit(1)).first() is not None:
             return False
         row = CheckpointRow
         removable = [row.key == candidate.key, row.marked_for_removal_at <= now(-grace_seconds)]
@@ -78,11 +79,6 @@ def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: floa
         )
     )
     return True
-
-
-def _build_in_flight_needs(session: Session, convert_key: str) -> bool:
-    needing = select(ActionRow.key).where(ActionRow.depends_on == convert_key, ActionRow.state.in_(IN_FLIGHT))
-    return session.execute(needing.limit(1)).first() is not None
 
 
 def remove_manifests(session: Session) -> None:

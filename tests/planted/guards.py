@@ -65,7 +65,7 @@ GUARDS = (
     ),
     Guard(
         "cancelling spares what others wait for", "models/lifecycle/transitions.py",
-        "or _needed(session, key):", "or False:",
+        "or is_needed(session, key):", "or False:",
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
