@@ -20,7 +20,7 @@ from models.security.signing_key import create
 from models.settings import Settings
 from models.store import Store
 from tests.api.published import served, settings_in
-from tests.models.requests import CPU, HOST, add_worker, claimed, manifest
+from tests.models.requests import CPU, HOST, add_worker, claim_now, manifest
 from tests.models.store.blobs import put_bytes
 from tests.promises import broken
 
@@ -78,11 +78,11 @@ def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], f
     assert convert is not None
     add_worker(place.database)
     if not _converted(place, convert):
-        held = claimed(place.database, convert)
+        held = claim_now(place.database, convert)
         put_bytes(place.store, b"weights")
         with place.database.write() as session:
             publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
-    held = claimed(place.database, asked.key)
+    held = claim_now(place.database, asked.key)
     job = held.work.job
     columns = {
         "model": job.spec.model, "toolchain": job.toolchain, "version": job.version,

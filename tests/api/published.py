@@ -20,7 +20,7 @@ from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.opening import open_store
 from models.security import api_keys as access
 from models.settings import Settings
-from tests.models.requests import ENGINE, add_worker, claimed, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, request, submit_request
 
 MODEL = "hf:Org/Tiny.Llama@" + "0" * 40
 FILES = {"config.json": b"{}", "lora/adapter.bin": b"a" * 70_000, "rank0.engine": bytes(range(256)) * 4096}
@@ -84,9 +84,9 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
         store.put(folder / entry.path, entry.digest, entry.size)
     wanted = request(MODEL)
     worker = add_worker(database)
-    submitted(database, wanted)
+    submit_request(database, wanted)
     for action in (wanted.convert, wanted.build):
-        held = claimed(database, action.key, worker)
+        held = claim_now(database, action.key, worker)
         with database.write() as session:
             if action.stage is Stage.CONVERT:
                 publish_checkpoint(session, held, manifest, facts={}, steps={})

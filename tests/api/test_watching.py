@@ -18,7 +18,7 @@ from models.lifecycle.leases import Claim, renew
 from models.lifecycle.submission import cancel
 from tests.api.conftest import add_model
 from tests.api.published import Published
-from tests.models.requests import add_worker, claimed
+from tests.models.requests import add_worker, claim_now
 
 Begin = Callable[[], tuple[str, Claim]]
 
@@ -43,7 +43,7 @@ def hold(farm: Published, build_id: str) -> Claim:
         build = session.query(BuildRow).filter_by(id=build_id).one()
         convert = session.get_one(ActionRow, build.key).depends_on
     assert convert is not None
-    return claimed(farm.database, convert, add_worker(farm.database, "watched"), lease=600)
+    return claim_now(farm.database, convert, add_worker(farm.database, "watched"), lease=600)
 
 
 def end(farm: Published, build_id: str) -> None:

@@ -59,9 +59,9 @@ def request(model: str = "llama", limits: str = "small", queue: str = "build.q")
     )
 
 
-def submitted(database: Database, wanted: Request) -> Accepted:
+def submit_request(database: Database, build_request: Request) -> Accepted:
     with database.write() as session:
-        return submit(session, wanted)
+        return submit(session, build_request)
 
 
 def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = ("convert.q", "build.q")) -> str:
@@ -71,11 +71,11 @@ def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = (
     return name
 
 
-def claimed(database: Database, key: str, worker: str = "w1", lease: float = 30) -> Claim:
+def claim_now(database: Database, key: str, worker: str = "w1", lease: float = 30) -> Claim:
     with database.write() as session:
-        held = claim_action(session, key, worker, lease_seconds=lease)
-    assert held is not None
-    return held
+        claim = claim_action(session, key, worker, lease_seconds=lease)
+    assert claim is not None
+    return claim
 
 
 def manifest(text: str = "engine") -> Manifest:

@@ -108,7 +108,7 @@ GUARDS = (
     Guard(
         "what was taken out is not served", "models/catalogue/visibility.py",
         "SERVED = EngineRow.quarantined_at.is_(None)", "SERVED = EngineRow.key.is_not(None)",
-        "tests/models/fleet/test_quarantine.py",
+        "tests/models/incidents/test_withdrawal.py",
     ),
     Guard(
         "a worker that cannot renew ends its programs in time", "workers/heartbeat.py",

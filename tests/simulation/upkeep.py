@@ -30,7 +30,7 @@ from models.lifecycle.publication import read_manifest
 from models.lifecycle.submission import Request
 from models.queries.engines import get_engine
 from models.retention.pins import set_pin
-from tests.models.arriving import arriving
+from tests.models.imported_records import imported_record
 from tests.simulation.invariants import Invariants
 from tests.simulation.worker import Parts
 
@@ -99,7 +99,7 @@ class Upkeep:
 
     def _bring(self, wanted: Request) -> Iterator[str]:
         """Import an engine from another farm, as client and routes do: bytes first, then one transaction."""
-        came = arriving(wanted)
+        came = imported_record(wanted)
         for digest in missing(self.control, came.record.sizes):
             yield f"{digest} is missing"
             size = came.record.sizes[digest]

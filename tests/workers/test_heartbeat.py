@@ -13,7 +13,7 @@ from sqlalchemy import event
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
-from tests.models.requests import add_worker, claimed, request, submitted
+from tests.models.requests import add_worker, claim_now, request, submit_request
 from toolchains.toolchain import Report
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
@@ -22,9 +22,9 @@ from workers.job_log import JobLog
 def test_progress_never_falls_back(tmp_path: Path) -> None:
     database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
     upgrade(database.engine)
-    submitted(database, wanted)
+    submit_request(database, wanted)
     add_worker(database)
-    held = claimed(database, wanted.convert.key)
+    held = claim_now(database, wanted.convert.key)
     beat = Heartbeat(
         database, held, JobLog(tmp_path / "log"), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
     )
@@ -42,9 +42,9 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path:
     """A little is waited out; then the programs end, while nobody else can have the action yet."""
     database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
     upgrade(database.engine)
-    submitted(database, wanted)
+    submit_request(database, wanted)
     add_worker(database)
-    held, since = claimed(database, wanted.convert.key), time.monotonic()
+    held, since = claim_now(database, wanted.convert.key), time.monotonic()
     joblog, stop = JobLog(tmp_path / "log"), threading.Event()
     event.listen(database.engine, "do_connect", _away)
     database.engine.dispose()
@@ -59,9 +59,9 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path:
 def test_a_catalogue_that_does_not_answer_at_all_keeps_no_programs_running(tmp_path: Path) -> None:
     database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
     upgrade(database.engine)
-    submitted(database, wanted)
+    submit_request(database, wanted)
     add_worker(database)
-    held = claimed(database, wanted.convert.key)
+    held = claim_now(database, wanted.convert.key)
     joblog, stop = JobLog(tmp_path / "log"), threading.Event()
     silent = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
     silent.execute("BEGIN IMMEDIATE")  # whoever wants to write now waits for half a minute

@@ -34,7 +34,7 @@ from models.lifecycle.recovery import mark_announced, queue_released_builds
 from models.lifecycle.submission import Request, cancel, submit
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.retention import removal
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
 from tests.promises import broken
 from tests.servers.postgres import Databases
 
@@ -263,7 +263,7 @@ def play(catalogue: Database, stands: str) -> Scene:
     for worker in ("sick", "well"):
         add_worker(catalogue, worker)
     wanted = request()
-    scene = Scene(wanted, submitted(catalogue, wanted).id)
+    scene = Scene(wanted, submit_request(catalogue, wanted).id)
     if stands == "converting is due":
         return scene
     _claim(catalogue, scene, wanted.convert.key)
@@ -284,7 +284,7 @@ def play(catalogue: Database, stands: str) -> Scene:
 
 def _claim(catalogue: Database, scene: Scene, key: str) -> None:
     """By a worker that will not renew: its lease has run out, which only a sweep looks at."""
-    scene.held = claimed(catalogue, key, "sick", lease=-1)
+    scene.held = claim_now(catalogue, key, "sick", lease=-1)
 
 
 def _does(catalogue: Database, scene: Scene, act: Act) -> bool:
@@ -301,7 +301,7 @@ def _does(catalogue: Database, scene: Scene, act: Act) -> bool:
 
 
 @pytest.mark.parametrize(("stands", "one", "other"), RIVALS, ids=lambda it: getattr(it, "__name__", it))
-def test_rivals(stage: Stage, pool: ThreadPoolExecutor, stands: str, one: Act, other: Act) -> None:
+def test_two_concurrent_operations(stage: Stage, pool: ThreadPoolExecutor, stands: str, one: Act, other: Act) -> None:
     scene = stage.set_up(stands)
     did = at_once(stage.catalogue, pool, scene, (one, other))
     with stage.catalogue.read() as session:

@@ -33,9 +33,9 @@ from models.queries.estimates import usual_seconds
 from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.retention.policies import engines_to_remove
-from tests.models.arriving import BEGAN, SIGNER, arriving
-from tests.models.making import converted
-from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claimed, manifest, submitted, work
+from tests.models.imported_records import SIGNER, STARTED_AT, imported_record
+from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claim_now, manifest, submit_request, work
+from tests.models.stage_runs import run_convert
 from tests.promises import broken
 
 CONVERT = convert_document(
@@ -60,7 +60,7 @@ def same() -> Request:
 
 
 def engine(content: str = "engine") -> VerifiedRecord:
-    return arriving(same(), content)
+    return imported_record(same(), content)
 
 
 def imported(database: Database, came: VerifiedRecord | None = None) -> bool:
@@ -73,7 +73,7 @@ def promised(database: Database) -> None:
         assert broken(session) == []
 
 
-def test_it_is_an_engine_like_any_other(database: Database) -> None:
+def test_an_imported_engine_is_served_like_one_built_here(database: Database) -> None:
     assert imported(database)
     with database.read() as session:
         found = get_engine(session, KEY)
@@ -82,7 +82,7 @@ def test_it_is_an_engine_like_any_other(database: Database) -> None:
         assert (found.checkpoint_document, found.provenance) == (CONVERT, {"worker": "theirs"})
         assert original_envelope(session, row) == {"payload": "as it came"}
         assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
-    accepted = submitted(database, same())
+    accepted = submit_request(database, same())
     assert accepted.disposition is Disposition.CACHED
     with database.read() as session:
         build = get_build(session, accepted.id)
@@ -90,7 +90,7 @@ def test_it_is_an_engine_like_any_other(database: Database) -> None:
     promised(database)
 
 
-def test_twice_changes_nothing(database: Database) -> None:
+def test_a_second_import_changes_nothing(database: Database) -> None:
     assert imported(database)
     with database.read() as session:
         before = [(row.attempt, row.manifest, row.created_at) for row in session.execute(select(EngineRow)).scalars()]
@@ -103,14 +103,14 @@ def test_twice_changes_nothing(database: Database) -> None:
 
 
 @pytest.mark.parametrize("moment", ["waiting", "converting", "queued", "building", "failed", "cancelled"])
-def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
+def test_an_import_ends_the_builds_that_wait_for_its_engine(database: Database, moment: str) -> None:
     worker, request = add_worker(database), same()
-    build = submitted(database, request).id
+    build = submit_request(database, request).id
     if moment == "converting":
-        claimed(database, request.convert.key, worker)
+        claim_now(database, request.convert.key, worker)
     if moment in {"queued", "building"}:
-        converted(database, request)
-    held = claimed(database, request.build.key, worker) if moment == "building" else None
+        run_convert(database, request)
+    claim = claim_now(database, request.build.key, worker) if moment == "building" else None
     with database.write() as session:
         if moment == "cancelled":
             cancel(session, build)
@@ -127,27 +127,27 @@ def test_it_ends_what_waits_for_it(database: Database, moment: str) -> None:
         assert convert not in {ActionState.QUEUED, ActionState.RUNNING}
         envelope = original_envelope(session, session.get_one(EngineRow, KEY))
     assert envelope is not None
-    if held is not None:
+    if claim is not None:
         with database.write() as session, pytest.raises(Fenced):
-            publish_engine(session, held, manifest("too late"), engine=ENGINE, steps={})
-    assert submitted(database, request).disposition is Disposition.CACHED
+            publish_engine(session, claim, manifest("too late"), engine=ENGINE, steps={})
+    assert submit_request(database, request).disposition is Disposition.CACHED
 
 
-def test_a_worker_that_builds_it_is_fenced_at_its_next_heartbeat(database: Database) -> None:
+def test_a_worker_that_builds_an_imported_engine_is_fenced_at_its_next_heartbeat(database: Database) -> None:
     worker, request = add_worker(database), same()
-    submitted(database, request)
-    converted(database, request)
-    held = claimed(database, request.build.key, worker)
+    submit_request(database, request)
+    run_convert(database, request)
+    claim = claim_now(database, request.build.key, worker)
     imported(database)
     with database.write() as session, pytest.raises(Fenced):
-        renew(session, held, lease_seconds=30, progress=0.5, message=None)
+        renew(session, claim, lease_seconds=30, progress=0.5, message=None)
 
 
-def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: Database) -> None:
+def test_a_recall_withdraws_every_engine_that_the_key_signed_and_refuses_new_ones(database: Database) -> None:
     imported(database)
-    wanted = Recall(worker=import_worker_name(SIGNER), reason="their key was stolen")
+    build_request = Recall(worker=import_worker_name(SIGNER), reason="their key was stolen")
     with database.write() as session:
-        taken, _ = recall(session, wanted)
+        taken, _ = recall(session, build_request)
         assert taken.engines == [KEY]
         assert not can_submit_again(session, KEY)
     with pytest.raises(
@@ -161,25 +161,25 @@ def test_a_recall_takes_out_all_that_the_key_signed_and_keeps_it_out(database: D
     promised(database)
 
 
-def test_what_was_taken_out_is_built_anew_when_it_is_asked_for(database: Database) -> None:
+def test_a_withdrawn_import_is_built_anew_by_a_submit(database: Database) -> None:
     imported(database)
     with database.write() as session:
         recall(session, Recall(toolchain="aoti", version="2.13.0"))
     add_worker(database)
     request = same()
-    assert submitted(database, request).disposition is Disposition.CREATED
+    assert submit_request(database, request).disposition is Disposition.CREATED
     promised(database)
-    converted(database, request)
-    held = claimed(database, request.build.key)
+    run_convert(database, request)
+    claim = claim_now(database, request.build.key)
     with database.write() as session:
-        publish_engine(session, held, manifest("ours"), engine=ENGINE, steps={})
+        publish_engine(session, claim, manifest("ours"), engine=ENGINE, steps={})
     promised(database)
     with database.read() as session:
         assert original_envelope(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
         assert can_submit_again(session, KEY)
 
 
-def test_what_was_cleaned_up_can_be_imported_again(database: Database) -> None:
+def test_a_removed_engine_can_be_imported_again(database: Database) -> None:
     imported(database)
     with database.write() as session:
         removal.request_removal(session, KEY, "to make room")
@@ -196,18 +196,18 @@ def test_what_was_cleaned_up_can_be_imported_again(database: Database) -> None:
     promised(database)
 
 
-def test_damaged_bytes_get_no_name(database: Database) -> None:
+def test_an_import_with_damaged_bytes_is_refused(database: Database) -> None:
     (entry,) = manifest("engine").files
     imported(database)
     with database.write() as session:
-        session.execute(update(BlobRow).where(BlobRow.digest == entry.digest).values(damaged_at=BEGAN))
-        session.execute(update(EngineRow).values(quarantined_at=BEGAN, quarantine_reason="damaged"))
+        session.execute(update(BlobRow).where(BlobRow.digest == entry.digest).values(damaged_at=STARTED_AT))
+        session.execute(update(EngineRow).values(quarantined_at=STARTED_AT, quarantine_reason="damaged"))
     with pytest.raises(IntegrityError, match="damaged in the store"):
         imported(database)
     promised(database)
 
 
-def test_an_undone_import_leaves_nothing(database: Database) -> None:
+def test_a_rolled_back_import_leaves_no_row(database: Database) -> None:
     class Killed(Exception):
         pass
 
@@ -223,24 +223,24 @@ def test_an_undone_import_leaves_nothing(database: Database) -> None:
         assert session.execute(select(BlobRow)).first() is None
 
 
-def test_estimates_know_how_long_it_took_there(database: Database) -> None:
+def test_estimates_count_the_time_of_an_imported_build(database: Database) -> None:
     imported(database)
     with database.read() as session:
         assert usual_seconds(session, session.get_one(ActionRow, KEY).queue) == 1200
 
 
-def test_the_files_are_those_of_the_manifest(database: Database) -> None:
+def test_an_imported_engine_has_the_files_of_its_manifest(database: Database) -> None:
     imported(database)
     with database.read() as session:
         assert Manifest.of(engine().record.manifest.files).digest == get_engine(session, KEY).manifest
 
 
-def test_many_at_once_publish_it_once(database: Database) -> None:
+def test_concurrent_imports_publish_one_engine(database: Database) -> None:
     """Imports of it and of its like, and a worker that ends its build, all in the same moment."""
     worker, request = add_worker(database), same()
-    build = submitted(database, request).id
-    converted(database, request)
-    held = claimed(database, request.build.key, worker)
+    build = submit_request(database, request).id
+    run_convert(database, request)
+    claim = claim_now(database, request.build.key, worker)
     start = Barrier(7)
 
     def bring() -> bool:
@@ -251,7 +251,7 @@ def test_many_at_once_publish_it_once(database: Database) -> None:
         start.wait(60)
         try:
             with database.write() as session:
-                publish_engine(session, held, manifest("engine"), engine=ENGINE, steps={})
+                publish_engine(session, claim, manifest("engine"), engine=ENGINE, steps={})
         except Fenced:
             return False
         return True
@@ -265,7 +265,7 @@ def test_many_at_once_publish_it_once(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("in_the_key", "binding"), [("580", "branch"), ("580.159.04", "exact"), (None, "branch")])
-def test_the_key_says_how_the_driver_binds(in_the_key: str | None, binding: str) -> None:
+def test_the_key_document_decides_how_the_driver_binds(in_the_key: str | None, binding: str) -> None:
     gpu = Platform(arch="x86_64", gpu="NVIDIA L4", sm="89", gpu_memory_gib=24, cuda="13.0", driver="580.159.04")
     bound = {"driver": in_the_key} if in_the_key else {}
     assert replace(engine(), platform=gpu, bound_to=bound).driver_binding == binding

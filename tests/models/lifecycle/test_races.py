@@ -20,8 +20,8 @@ from models.catalogue.rows import ActionRow
 from models.catalogue.states import MOVES, ActionState, Fenced
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.transitions import move
-from tests.models.making import converted
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.stage_runs import run_convert
 from tests.servers.postgres import Databases
 
 _FAILURE = {"cause": "broke", "fault": "worker", "detail": "it did"}
@@ -92,9 +92,9 @@ def test_exactly_one_of_two_sessions_moves_an_action(
     catalogue: Database, source: ActionState, first: ActionState, second: ActionState, undo: bool
 ) -> None:
     """The second one has to wait for the first one's end, and then sees what that left."""
-    wanted = request(model=f"{source} {first} {second} {undo}")
-    submitted(catalogue, wanted)
-    key = wanted.build.key
+    build_request = request(model=f"{source} {first} {second} {undo}")
+    submit_request(catalogue, build_request)
+    key = build_request.build.key
     with catalogue.write() as session:
         session.execute(
             update(ActionRow).where(ActionRow.key == key).values(state=str(source), **columns(source))
@@ -112,15 +112,15 @@ def test_exactly_one_of_two_sessions_moves_an_action(
 
 
 def test_a_submit_that_waited_for_a_publication_is_answered_with_its_engine(catalogue: Database) -> None:
-    wanted = request(model="published while a submit waits")
-    submitted(catalogue, wanted)
-    converted(catalogue, wanted)
-    held = claimed(catalogue, wanted.build.key)
+    build_request = request(model="published while a submit waits")
+    submit_request(catalogue, build_request)
+    run_convert(catalogue, build_request)
+    claim = claim_now(catalogue, build_request.build.key)
     with ThreadPoolExecutor(1) as pool:
         with catalogue.write() as session:
-            publish_engine(session, held, manifest("engine"), engine=ENGINE, steps={})
-            late = pool.submit(submitted, catalogue, wanted)
+            publish_engine(session, claim, manifest("engine"), engine=ENGINE, steps={})
+            late = pool.submit(submit_request, catalogue, build_request)
             wait_for_a_blocked_session(catalogue)
         assert (late.result(60).disposition, late.result().announcements) == (Disposition.CACHED, [])
     with catalogue.read() as session:
-        assert session.get_one(ActionRow, wanted.build.key).state == ActionState.SUCCEEDED
+        assert session.get_one(ActionRow, build_request.build.key).state == ActionState.SUCCEEDED

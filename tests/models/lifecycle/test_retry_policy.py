@@ -22,8 +22,8 @@ from models.lifecycle.leases import claim_action, reserved_for_others, was_publi
 from models.lifecycle.publication import publish_checkpoint
 from models.queries.builds import get_build
 from models.queue.names import larger_memory_queue, queues_by_memory
-from tests.models.making import due_now, failed, made
-from tests.models.requests import CPU, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import CPU, add_worker, claim_now, manifest, request, submit_request
+from tests.models.stage_runs import build_engine, fail_claim, make_due
 
 BROKEN = Failure(cause="device_fault", fault=Fault.WORKER, detail="Xid 79", retryable=True)
 CALLERS = Failure(cause="refused", fault=Fault.CALLER, detail="no")
@@ -53,49 +53,49 @@ def why(database: Database, build_id: str) -> str:
         return get_build(session, build_id).waiting_for or ""
 
 
-def test_a_failure_that_may_pass_goes_to_others_first(database: Database) -> None:
+def test_a_retryable_failure_is_tried_on_other_workers_first(database: Database) -> None:
     for name in ("w1", "w2"):
         add_worker(database, name)
-    wanted = request()
-    submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key, "w1"), BROKEN)
-    assert not claims(database, wanted.convert.key, "w2")  # not before its time
-    due_now(database, wanted.convert.key)
-    assert not claims(database, wanted.convert.key, "w1")
+    build_request = request()
+    submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key, "w1"), BROKEN)
+    assert not claims(database, build_request.convert.key, "w2")  # not before its time
+    make_due(database, build_request.convert.key)
+    assert not claims(database, build_request.convert.key, "w1")
     with database.read() as session:
-        assert reserved_for_others(session, wanted.convert.key, "w1") == (wanted.convert.key, "convert.q")
-        assert reserved_for_others(session, wanted.convert.key, "w2") is None
-    assert claims(database, wanted.convert.key, "w2")
+        assert reserved_for_others(session, build_request.convert.key, "w1") == (build_request.convert.key, "convert.q")
+        assert reserved_for_others(session, build_request.convert.key, "w2") is None
+    assert claims(database, build_request.convert.key, "w2")
 
 
-def test_it_goes_back_where_it_failed_if_the_others_take_too_long(database: Database) -> None:
+def test_an_action_returns_to_the_worker_that_failed_if_no_other_takes_it(database: Database) -> None:
     for name in ("w1", "w2"):
         add_worker(database, name)
-    wanted = request()
-    submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key, "w1"), BROKEN)
-    due_now(database, wanted.convert.key)
+    build_request = request()
+    submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key, "w1"), BROKEN)
+    make_due(database, build_request.convert.key)
     with database.write() as session:
         session.execute(update(ActionRow).values(avoid_until=now(-1)))
-    assert claims(database, wanted.convert.key, "w1")
+    assert claims(database, build_request.convert.key, "w1")
 
 
 def test_the_only_worker_tries_again(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key), BROKEN)
-    due_now(database, wanted.convert.key)
-    assert claims(database, wanted.convert.key, "w1")
+    build_request = request()
+    submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key), BROKEN)
+    make_due(database, build_request.convert.key)
+    assert claims(database, build_request.convert.key, "w1")
 
 
-def test_the_last_failure_tells_of_those_before(database: Database) -> None:
+def test_the_last_failure_names_the_earlier_causes(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    accepted = submitted(database, wanted)
+    build_request = request()
+    accepted = submit_request(database, build_request)
     for failure in (BROKEN, BROKEN.model_copy(update={"cause": "store_unavailable"}), BROKEN):
-        due_now(database, wanted.convert.key)
-        failed(database, claimed(database, wanted.convert.key), failure)
+        make_due(database, build_request.convert.key)
+        fail_claim(database, claim_now(database, build_request.convert.key), failure)
     with database.read() as session:
         build = get_build(session, accepted.id)
     assert build.state is BuildState.FAILED
@@ -104,27 +104,27 @@ def test_the_last_failure_tells_of_those_before(database: Database) -> None:
     assert len(build.attempts) == 3
 
 
-def test_a_kill_for_memory_goes_to_more_memory_once(database: Database) -> None:
+def test_a_kill_for_memory_is_tried_once_on_a_larger_worker(database: Database) -> None:
     with_memory(database, "small", 24.0)
     with_memory(database, "large", 64.0)
-    wanted = request()
-    accepted = submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key, "small"), MEMORY)
+    build_request = request()
+    accepted = submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key, "small"), MEMORY)
     with database.read() as session:
-        assert session.get_one(ActionRow, wanted.convert.key).queue == "convert.q.over32"
-    failed(database, claimed(database, wanted.convert.key, "large"), MEMORY)
+        assert session.get_one(ActionRow, build_request.convert.key).queue == "convert.q.over32"
+    fail_claim(database, claim_now(database, build_request.convert.key, "large"), MEMORY)
     with database.read() as session:
         build = get_build(session, accepted.id)
     assert build.state is BuildState.FAILED
     assert [attempt.worker for attempt in build.attempts] == ["small", "large"]
 
 
-def test_a_kill_for_memory_fails_where_nobody_has_more(database: Database) -> None:
+def test_a_kill_for_memory_fails_without_a_larger_worker(database: Database) -> None:
     with_memory(database, "small", 24.0)
     with_memory(database, "as-small", 30.0)
-    wanted = request()
-    accepted = submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key, "small"), MEMORY)
+    build_request = request()
+    accepted = submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key, "small"), MEMORY)
     with database.read() as session:
         assert get_build(session, accepted.id).state is BuildState.FAILED
 
@@ -138,9 +138,9 @@ def test_memory_classes() -> None:
 
 
 def fail_one(database: Database, name: str, failure: Failure = BROKEN) -> str | None:
-    wanted = request(name)
-    submitted(database, wanted)
-    failed(database, claimed(database, wanted.convert.key, "w1"), failure)
+    build_request = request(name)
+    submit_request(database, build_request)
+    fail_claim(database, claim_now(database, build_request.convert.key, "w1"), failure)
     with database.write() as session:
         return quarantine_if_sick(session, "w1", after=2)
 
@@ -151,7 +151,7 @@ def test_a_worker_on_which_different_actions_fail_is_quarantined_until_released(
     assert fail_one(database, "b") == "2 different actions in a row failed on it (device_fault)"
     assert state(database, "w1") == "quarantined"
     waiting = request("c")
-    accepted = submitted(database, waiting)
+    accepted = submit_request(database, waiting)
     assert not claims(database, waiting.convert.key, "w1")
     assert "quarantined: w1 (2 different actions in a row" in why(database, accepted.id)
     add_worker(database)  # it says that it is there, as it does every few seconds
@@ -164,30 +164,30 @@ def test_a_worker_on_which_different_actions_fail_is_quarantined_until_released(
 
 
 @pytest.mark.parametrize("failure", [CALLERS, MEMORY, BROKEN.model_copy(update={"fault": Fault.FARM})])
-def test_what_says_nothing_of_the_worker_does_not_count(database: Database, failure: Failure) -> None:
+def test_failures_that_are_not_the_workers_fault_do_not_quarantine_it(database: Database, failure: Failure) -> None:
     add_worker(database)
     assert [fail_one(database, name, failure) for name in "abc"] == [None] * 3
 
 
-def test_one_action_again_and_again_does_not_count(database: Database) -> None:
+def test_one_action_that_fails_again_and_again_does_not_quarantine_a_worker(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    submitted(database, wanted)
+    build_request = request()
+    submit_request(database, build_request)
     for _ in range(2):
-        due_now(database, wanted.convert.key)
-        failed(database, claimed(database, wanted.convert.key), BROKEN)
+        make_due(database, build_request.convert.key)
+        fail_claim(database, claim_now(database, build_request.convert.key), BROKEN)
         with database.write() as session:
             assert quarantine_if_sick(session, "w1", after=2) is None
 
 
-def test_a_success_between_clears_a_worker(database: Database) -> None:
+def test_a_success_resets_the_count_of_failures(database: Database) -> None:
     add_worker(database)
     assert fail_one(database, "a") is None
-    made(database, request("good"))
+    build_engine(database, request("good"))
     assert fail_one(database, "b") is None
 
 
-def test_a_quarantine_stays_when_the_worker_starts_again(database: Database) -> None:
+def test_a_quarantine_outlives_a_restart_of_the_worker(database: Database) -> None:
     add_worker(database)
     fail_one(database, "a")
     fail_one(database, "b")
@@ -213,29 +213,29 @@ def test_a_quarantine_stays_when_the_worker_starts_again(database: Database) -> 
 def test_a_drained_worker_keeps_what_it_runs_and_takes_nothing_new(database: Database) -> None:
     add_worker(database)
     first, second = request("a"), request("b")
-    for wanted in (first, second):
-        submitted(database, wanted)
-    held = claimed(database, first.convert.key)
+    for build_request in (first, second):
+        submit_request(database, build_request)
+    claim = claim_now(database, first.convert.key)
     with database.write() as session:
         assert drain(session, "w1") == ["w1"]
     assert state(database, "w1") == "draining"
     assert not claims(database, second.convert.key, "w1")
-    failed(database, held, CALLERS)
+    fail_claim(database, claim, CALLERS)
     add_worker(database)
     assert state(database, "w1") == "draining"
     with database.write() as session, pytest.raises(NotFound):
         drain(session, "nobody")
 
 
-def test_an_unanswered_publication_is_known_again(database: Database) -> None:
+def test_a_publisher_recognizes_its_own_unanswered_commit(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    submitted(database, wanted)
-    held = claimed(database, wanted.convert.key)
+    build_request = request()
+    submit_request(database, build_request)
+    claim = claim_now(database, build_request.convert.key)
     with database.read() as session:
-        assert not was_published(session, held)
+        assert not was_published(session, claim)
     for expected in (nullcontext(), pytest.raises(Fenced)):
         with expected, database.write() as session:
-            publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
+            publish_checkpoint(session, claim, manifest("weights"), facts={}, steps={})
     with database.read() as session:
-        assert was_published(session, held)
+        assert was_published(session, claim)

@@ -8,7 +8,7 @@ from models.lifecycle.leases import Claim
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, record_warmth, save_warm_file
 from models.queries.builds import get_build
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
 
 KEY = "a" * 64
 OLD, NEW = (StoredWarmFile(digest.of_bytes(data), len(data)) for data in (b"old", b"newer"))
@@ -16,19 +16,19 @@ OLD, NEW = (StoredWarmFile(digest.of_bytes(data), len(data)) for data in (b"old"
 
 def built(database: Database, limits: str, seconds: float) -> tuple[str, Claim]:
     """A build of the same model that took its stage so long; its id and claim."""
-    wanted = request(limits=limits)
-    accepted = submitted(database, wanted)
-    if any(key == wanted.convert.key for key, _ in accepted.announcements):
-        held = claimed(database, wanted.convert.key)
+    build_request = request(limits=limits)
+    accepted = submit_request(database, build_request)
+    if any(key == build_request.convert.key for key, _ in accepted.announcements):
+        claim = claim_now(database, build_request.convert.key)
         with database.write() as session:
-            publish_checkpoint(session, held, manifest(), facts={}, steps={"convert": 99.0})
-    held = claimed(database, wanted.build.key)
+            publish_checkpoint(session, claim, manifest(), facts={}, steps={"convert": 99.0})
+    claim = claim_now(database, build_request.build.key)
     with database.write() as session:
-        publish_engine(session, held, manifest(limits), engine=ENGINE, steps={"build": seconds})
-    return accepted.id, held
+        publish_engine(session, claim, manifest(limits), engine=ENGINE, steps={"build": seconds})
+    return accepted.id, claim
 
 
-def test_the_last_good_one_is_found(database: Database) -> None:
+def test_a_warm_file_is_that_of_the_last_successful_run(database: Database) -> None:
     with database.read() as session:
         assert find_warm_file(session, KEY) is None
     for kept in (OLD, NEW):
@@ -38,19 +38,19 @@ def test_the_last_good_one_is_found(database: Database) -> None:
             assert find_warm_file(session, KEY) == kept
 
 
-def test_what_a_warm_start_saved(database: Database) -> None:
+def test_the_time_that_a_warm_start_saved_is_recorded(database: Database) -> None:
     add_worker(database)
-    first, held = built(database, "alone", 40)
+    first, claim = built(database, "alone", 40)
     with database.write() as session:
-        record_warmth(session, held, OLD, seconds=40)
+        record_warmth(session, claim, OLD, seconds=40)
     with database.read() as session:
         (_, attempt) = get_build(session, first).attempts
     assert (attempt.warm, attempt.saved_seconds) == (True, None), "nothing to compare with"
     for limits, seconds in (("a", 100.0), ("b", 130.0), ("c", 110.0)):
         cold, _ = built(database, limits, seconds)
-    warm, held = built(database, "warm", 50)
+    warm, claim = built(database, "warm", 50)
     with database.write() as session:
-        record_warmth(session, held, OLD, seconds=50)
+        record_warmth(session, claim, OLD, seconds=50)
     with database.read() as session:
         attempt = get_build(session, warm).attempts[-1]
         assert (attempt.warm, attempt.saved_seconds) == (True, 60)

@@ -17,7 +17,7 @@ from models.lifecycle.submission import NewAction, Request, submit
 from models.lifecycle.withdrawal import withdraw_engine
 from models.queries.resolution import resolve
 from models.queries.similarity import nearest
-from tests.models.requests import CPU, add_worker, claimed, manifest, work
+from tests.models.requests import CPU, add_worker, claim_now, manifest, work
 
 MODEL = "hf:org/tiny"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -39,17 +39,17 @@ def publish(
     with database.write() as session:
         ((first, _),) = submit(session, request).announcements
     if first == convert.key:
-        held = claimed(database, convert.key)
+        claim = claim_now(database, convert.key)
         with database.write() as session:
-            publish_checkpoint(session, held, manifest(), facts={}, steps={})
-    held = claimed(database, build.key)
+            publish_checkpoint(session, claim, manifest(), facts={}, steps={})
+    claim = claim_now(database, build.key)
     engine = {
         "model": spec["model"], "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(),
         "bound_to": bound, "driver_binding": "branch", "spec": spec,
         "provenance": {"facts": {"own_limits": own_limits}} if own_limits else {},
     }  # fmt: skip
     with database.write() as session:
-        publish_engine(session, held, manifest(build.key), engine=engine, steps={})
+        publish_engine(session, claim, manifest(build.key), engine=engine, steps={})
     return build.key
 
 
@@ -62,24 +62,24 @@ def limits(batch: int, start: int = 128, out: int = 128, **more: int) -> dict[st
     return {"max_batch_size": batch, "max_input_len": start, "max_output_len": out, **more}
 
 
-def test_exact_then_the_smallest_that_covers(database: Database) -> None:
+def test_the_exact_engine_is_resolved_then_the_smallest_that_covers(database: Database) -> None:
     keys = {batch: publish(database, limits=limits(batch)) for batch in (16, 4, 8)}
     exact = ask(database, limits=limits(8))
     assert (exact.engine.key, exact.exact, exact.differences) == (keys[8], True, [])
     covering = ask(database, limits=limits(5))
     assert (covering.engine.key, covering.exact) == (keys[8], False)
-    assert [(found.pointer, found.wanted, found.has) for found in covering.differences] == [
+    assert [(difference.pointer, difference.wanted, difference.has) for difference in covering.differences] == [
         ("/limits/max_batch_size", 5, 8)
     ]
     assert ask(database, limits=limits(9)).engine.key == keys[16]
 
 
-@pytest.mark.parametrize(("own", "found"), [(None, True), (["max_output_len"], False)])
-def test_a_longer_input_is_no_room_for_output_where_each_has_a_limit_of_its_own(
-    database: Database, own: list[str] | None, found: bool
+@pytest.mark.parametrize(("own", "serves"), [(None, True), (["max_output_len"], False)])
+def test_an_independent_input_limit_leaves_no_room_for_output(
+    database: Database, own: list[str] | None, serves: bool
 ) -> None:
     key = publish(database, limits=limits(4, 128, 64), own_limits=own)
-    if found:
+    if serves:
         assert ask(database, limits=limits(4, 64, 128)).engine.key == key
     else:
         with pytest.raises(NotFound) as refused:
@@ -90,7 +90,7 @@ def test_a_longer_input_is_no_room_for_output_where_each_has_a_limit_of_its_own(
     assert not ask(database, limits=limits(4, 128, 63)).exact
 
 
-def test_what_nothing_covers_is_refused_with_the_reasons(database: Database) -> None:
+def test_requirements_that_no_engine_meets_are_refused_with_the_reasons(database: Database) -> None:
     publish(database, limits=limits(4))
     with pytest.raises(NotFound) as refused:
         ask(database, limits=limits(5, 256), platform={"cpu_isa": "x86-64-v2"})
@@ -111,7 +111,7 @@ def test_what_nothing_covers_is_refused_with_the_reasons(database: Database) -> 
         {"toolchain": {"name": "aoti", "version": "2.0"}},
     ],
 )
-def test_what_is_asked_must_be_so_and_what_is_not_asked_may_be_anything(
+def test_a_requested_field_must_be_equal_and_an_absent_one_may_be_anything(
     database: Database, parts: dict[str, Any]
 ) -> None:
     key = publish(database, limits=limits(4), precision={"dtype": "float32"}, options={"salt": "y"})
@@ -130,7 +130,7 @@ def test_only_engines_of_the_newest_weights_count_without_a_revision(database: D
         ask(database, model=f"{MODEL}@{'3' * 40}", limits=limits(8))
 
 
-def test_what_was_taken_out_is_neither_resolved_to_nor_near(database: Database) -> None:
+def test_a_withdrawn_engine_is_neither_resolved_nor_near(database: Database) -> None:
     small, large = (publish(database, limits=limits(batch)) for batch in (8, 16))
     assert near(database) == {small, large}
     with database.write() as session:
@@ -152,14 +152,14 @@ def near(database: Database) -> set[str]:
         key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, work(Stage.CONVERT)
     )
     build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, work(Stage.BUILD))
-    wanted = Request(
+    build_request = Request(
         convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None
     )  # fmt: skip
     with database.read() as session:
-        return {found.engine.key for found in nearest(session, wanted)}
+        return {near.engine.key for near in nearest(session, build_request)}
 
 
-def test_an_open_platform_is_said_to_be_open(database: Database) -> None:
+def test_unchecked_platform_fields_are_listed(database: Database) -> None:
     key = publish(database, limits=limits(4))
-    found = ask(database, limits=limits(4), platform={})
-    assert (found.engine.key, found.unchecked) == (key, ["arch", "cpu_isa", "os"])
+    resolution = ask(database, limits=limits(4), platform={})
+    assert (resolution.engine.key, resolution.unchecked) == (key, ["arch", "cpu_isa", "os"])

@@ -23,8 +23,8 @@ from models.lifecycle.warm_files import StoredWarmFile, save_warm_file
 from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.store import DirectoryStore, Links
-from tests.models.making import converted
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.stage_runs import run_convert
 from tests.models.store.blobs import put_bytes
 
 DATA = b"engine"
@@ -83,7 +83,7 @@ def released(database: Database) -> None:
         session.execute(delete(WarmFileRow))
 
 
-def test_bytes_without_a_row_go_after_their_grace(database: Database, store: DirectoryStore) -> None:
+def test_orphaned_bytes_are_deleted_after_their_grace(database: Database, store: DirectoryStore) -> None:
     put_bytes(store, DATA)
     assert collected(database, store) == []
     marked(database, store)
@@ -97,15 +97,15 @@ def test_bytes_without_a_row_go_after_their_grace(database: Database, store: Dir
         assert session.execute(select(BlobRow)).first() is None
 
 
-def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) -> None:
+def test_a_referenced_blob_stays(database: Database, store: DirectoryStore) -> None:
     add_worker(database)
     put_bytes(store, DATA)
     log = (put_bytes(store, b"log"), 3)
-    wanted = request()
-    submitted(database, wanted)
-    held = claimed(database, wanted.convert.key)
+    build_request = request()
+    submit_request(database, build_request)
+    claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
-        record_log(session, held.key, held.attempt, log)
+        record_log(session, claim.key, claim.attempt, log)
     kept(database, store)
     marked(database, store)
     assert collected(database, store) == []
@@ -117,11 +117,11 @@ def test_what_is_referred_to_stays(database: Database, store: DirectoryStore) ->
 def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, store: DirectoryStore) -> None:
     add_worker(database)
     log = (put_bytes(store, b"log"), 3)
-    wanted = request()
-    submitted(database, wanted)
-    held = claimed(database, wanted.convert.key)
+    build_request = request()
+    submit_request(database, build_request)
+    claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
-        record_log(session, held.key, held.attempt, log)
+        record_log(session, claim.key, claim.attempt, log)
         session.execute(delete(BlobRow))
     marked(database, store)
     assert collected(database, store) == []
@@ -129,7 +129,7 @@ def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, 
         assert session.execute(select(BlobRow)).first() is None
 
 
-def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore) -> None:
+def test_publishing_removes_the_mark_of_a_blob(database: Database, store: DirectoryStore) -> None:
     """And what the row says of orphaned bytes is set right: a truncated file may have been found under the name."""
     with database.write() as session:
         garbage.adopt(session, {BLOB: 1})
@@ -141,7 +141,7 @@ def test_publishing_takes_the_mark_off(database: Database, store: DirectoryStore
     assert (row.marked_for_removal_at, row.size) == (None, len(DATA))
 
 
-def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Database, store: DirectoryStore) -> None:
+def test_a_mark_on_a_blob_that_was_just_published_does_no_harm(database: Database, store: DirectoryStore) -> None:
     put_bytes(store, DATA)
     kept(database, store)
     with database.write() as session:
@@ -153,7 +153,7 @@ def test_a_mark_on_what_was_published_in_that_moment_does_no_harm(database: Data
         assert session.execute(select(BlobRow.marked_for_removal_at)).scalar_one() is None
 
 
-def test_a_publisher_who_found_bytes_that_are_gone_by_now_is_told(database: Database, store: DirectoryStore) -> None:
+def test_a_publisher_is_refused_if_its_bytes_were_collected(database: Database, store: DirectoryStore) -> None:
     put_bytes(store, DATA)  # found there, and so not sent
     marked(database, store)
     assert collected(database, store) == [BLOB]
@@ -165,7 +165,7 @@ def test_a_publisher_who_found_bytes_that_are_gone_by_now_is_told(database: Data
     kept(database, store)
 
 
-def test_a_deletion_that_was_undone_is_repeated_or_mended(database: Database, store: DirectoryStore) -> None:
+def test_a_rolled_back_deletion_is_repeated_or_repaired(database: Database, store: DirectoryStore) -> None:
     """The collector dies between the bytes and its commit: a doomed row without bytes."""
     put_bytes(store, DATA)
     marked(database, store)
@@ -197,7 +197,7 @@ def blocked(database: Database, work: Future[None]) -> None:
         time.sleep(0.01)
 
 
-def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_gone(
+def test_a_publisher_waits_for_the_collector_and_is_then_refused(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
     put_bytes(store, DATA)
@@ -215,7 +215,7 @@ def test_a_publisher_waits_for_the_collector_and_then_sees_that_the_bytes_are_go
     assert store.stat(BLOB) == len(DATA)
 
 
-def test_a_publisher_who_waited_for_a_collector_that_gave_up_publishes(
+def test_a_publisher_that_waited_for_a_rolled_back_collector_publishes(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
     put_bytes(store, DATA)
@@ -230,7 +230,7 @@ def test_a_publisher_who_waited_for_a_collector_that_gave_up_publishes(
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_the_collector_passes_by_what_is_being_published(
+def test_the_collector_skips_a_blob_that_is_being_published(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
 ) -> None:
     put_bytes(store, DATA)
@@ -246,7 +246,7 @@ def test_the_collector_passes_by_what_is_being_published(
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_the_collector_waits_before_it_takes_bytes_that_are_being_published_for_an_orphan(
+def test_the_collector_waits_for_a_publisher_before_it_adopts_bytes(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor, published: bool
 ) -> None:
     put_bytes(store, DATA)
@@ -262,20 +262,20 @@ def test_the_collector_waits_before_it_takes_bytes_that_are_being_published_for_
     assert (store.stat(BLOB) is not None) is published
 
 
-def test_a_manifest_that_is_published_again_as_it_is_removed(
+def test_a_manifest_can_be_published_while_it_is_removed(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
     add_worker(postgresql)
-    wanted = request()
-    submitted(postgresql, wanted)
-    converted(postgresql, wanted)
-    held = claimed(postgresql, wanted.build.key)
+    build_request = request()
+    submit_request(postgresql, build_request)
+    run_convert(postgresql, build_request)
+    claim = claim_now(postgresql, build_request.build.key)
     with postgresql.write() as session:
         record_manifest(session, manifest())  # of an engine that was removed
 
     def publish() -> None:
         with postgresql.write() as session:
-            publish_engine(session, held, manifest(), engine=ENGINE, steps={})
+            publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
 
     with postgresql.write() as session:
         removal.remove_manifests(session)
@@ -288,7 +288,7 @@ def test_a_manifest_that_is_published_again_as_it_is_removed(
         assert read_manifest(session, manifest().digest) == manifest()
 
 
-def test_a_manifest_that_is_being_published_is_passed_by(postgresql: Database, pool: ThreadPoolExecutor) -> None:
+def test_a_manifest_that_is_being_published_is_skipped(postgresql: Database, pool: ThreadPoolExecutor) -> None:
     with postgresql.write() as session:
         record_manifest(session, manifest())
 
@@ -306,7 +306,7 @@ def test_a_manifest_that_is_being_published_is_passed_by(postgresql: Database, p
         read_manifest(session, manifest().digest)
 
 
-def test_publishers_and_collectors_all_at_once(postgresql: Database, store: DirectoryStore) -> None:
+def test_concurrent_publishers_and_collectors_lose_no_bytes(postgresql: Database, store: DirectoryStore) -> None:
     """Shared files, no grace at all, attempts that are fenced at the last moment: every name has its bytes."""
     contents = [bytes([number]) * 10 for number in range(5)]
     sizes = {digest.of_bytes(data): len(data) for data in contents}

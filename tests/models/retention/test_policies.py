@@ -21,8 +21,8 @@ from models.retention import removal
 from models.retention.pins import set_pin
 from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
 from models.retention.pulls import engines_with_file, record_pull, without_recent_pull
-from tests.models.making import built, converted, made
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.stage_runs import build_engine, run_build, run_convert
 
 ALL = Policy(keep_last=0)
 
@@ -36,14 +36,14 @@ def aged(database: Database, key: str, **columns: float) -> None:
 
 def built_as(database: Database, limits: str, *, model: str = "llama", age: float = 0) -> str:
     """The key of an engine with bytes of its own, `age` days old."""
-    wanted = request(model, limits)
-    if submitted(database, wanted).announcements == [(wanted.convert.key, "convert.q")]:
-        converted(database, wanted)
-    held = claimed(database, wanted.build.key)
+    build_request = request(model, limits)
+    if submit_request(database, build_request).announcements == [(build_request.convert.key, "convert.q")]:
+        run_convert(database, build_request)
+    claim = claim_now(database, build_request.build.key)
     with database.write() as session:
-        publish_engine(session, held, manifest(f"{model} {limits}"), engine=ENGINE | {"model": model}, steps={})
-    aged(database, wanted.build.key, created_at=age)
-    return wanted.build.key
+        publish_engine(session, claim, manifest(f"{model} {limits}"), engine=ENGINE | {"model": model}, steps={})
+    aged(database, build_request.build.key, created_at=age)
+    return build_request.build.key
 
 
 def going(database: Database, *policies: Policy) -> list[RemovalCandidate]:
@@ -51,21 +51,21 @@ def going(database: Database, *policies: Policy) -> list[RemovalCandidate]:
         return engines_to_remove(session, policies, link_seconds=10)
 
 
-def keys(found: list[RemovalCandidate]) -> list[str]:
-    return [engine.key for engine in found]
+def keys(candidates: list[RemovalCandidate]) -> list[str]:
+    return [engine.key for engine in candidates]
 
 
-def marked(database: Database, found: list[RemovalCandidate]) -> None:
+def marked(database: Database, candidates: list[RemovalCandidate]) -> None:
     with database.write() as session:
-        removal.mark(session, found)
+        removal.mark(session, candidates)
 
 
-def removed(database: Database, found: RemovalCandidate, *, grace: float = 0) -> bool:
+def removed(database: Database, candidate: RemovalCandidate, *, grace: float = 0) -> bool:
     with database.write() as session:
-        return removal.remove(session, found, grace_seconds=grace, removed_by="admin")
+        return removal.remove(session, candidate, grace_seconds=grace, removed_by="admin")
 
 
-def test_the_newest_of_a_model_and_platform_stay(database: Database) -> None:
+def test_the_newest_engines_of_a_model_and_platform_stay(database: Database) -> None:
     add_worker(database)
     old, middle = built_as(database, "a", age=3), built_as(database, "b", age=2)
     newest, other = built_as(database, "c", age=1), built_as(database, "d", model="qwen@1", age=9)
@@ -78,7 +78,7 @@ def test_the_newest_of_a_model_and_platform_stay(database: Database) -> None:
     assert going(database, Policy(platform="NVIDIA H100", keep_last=0)) == going(database) == []
 
 
-def test_what_is_young_or_was_pulled_stays_and_the_reason_says_what_did_not_keep_the_rest(database: Database) -> None:
+def test_new_and_pulled_engines_stay_and_the_others_have_a_reason(database: Database) -> None:
     add_worker(database)
     young, pulled, old = (
         built_as(database, "a", age=1),
@@ -96,7 +96,7 @@ def test_what_is_young_or_was_pulled_stays_and_the_reason_says_what_did_not_keep
             Policy.model_validate(nothing)
 
 
-def test_nothing_goes_that_is_pinned_or_being_pulled(database: Database) -> None:
+def test_pinned_engines_and_engines_being_pulled_stay(database: Database) -> None:
     add_worker(database)
     pinned, pulled = built_as(database, "a"), built_as(database, "b")
     with database.write() as session:
@@ -108,18 +108,18 @@ def test_nothing_goes_that_is_pinned_or_being_pulled(database: Database) -> None
     assert keys(going(database, ALL)) == [pulled]
 
 
-def test_an_engine_goes_in_two_steps_and_readers_are_told_why(database: Database) -> None:
+def test_an_engine_is_removed_in_two_steps_and_readers_get_the_reason(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    build_id, key = made(database, wanted), wanted.build.key
-    (found,) = going(database, ALL)
-    assert not removed(database, found)  # not marked
-    marked(database, [found])
-    assert not removed(database, found, grace=60)
+    build_request = request()
+    build_id, key = build_engine(database, build_request), build_request.build.key
+    (candidate,) = going(database, ALL)
+    assert not removed(database, candidate)  # not marked
+    marked(database, [candidate])
+    assert not removed(database, candidate, grace=60)
     with database.read() as session:
         assert get_engine(session, key).key == key  # served until it goes
-    assert removed(database, found)
-    assert not removed(database, found)
+    assert removed(database, candidate)
+    assert not removed(database, candidate)
     with database.read() as session:
         with pytest.raises(Gone, match="removed: 0 of its model"):
             get_engine(session, key)
@@ -128,19 +128,19 @@ def test_an_engine_goes_in_two_steps_and_readers_are_told_why(database: Database
         assert error.cause == "engine_removed"
         (row,) = session.execute(select(RemovalRow)).scalars()
         assert (row.kind, row.key, row.removed_by, row.size) == ("engine", key, "admin", len("engine"))
-    assert submitted(database, wanted).disposition is Disposition.CREATED
-    built(database, wanted)
+    assert submit_request(database, build_request).disposition is Disposition.CREATED
+    run_build(database, build_request)
     with database.read() as session:
         assert get_engine(session, key).key == key
         assert get_build(session, build_id).error is None
 
 
 @pytest.mark.parametrize("keeps", ["pin", "pull", "policy", "rebuild"])
-def test_what_was_marked_is_spared(database: Database, keeps: str) -> None:
+def test_a_marked_engine_stays_if_something_keeps_it(database: Database, keeps: str) -> None:
     add_worker(database)
     key = built_as(database, "a")
-    found = going(database, ALL)
-    marked(database, found)
+    candidates = going(database, ALL)
+    marked(database, candidates)
     with database.write() as session:
         if keeps == "pin":
             set_pin(session, key, pinned=True)
@@ -154,23 +154,23 @@ def test_what_was_marked_is_spared(database: Database, keeps: str) -> None:
         marked(database, [])
     if keeps == "rebuild":
         assert built_as(database, "a") == key
-    assert not removed(database, found[0])
+    assert not removed(database, candidates[0])
 
 
 def test_the_grace_begins_anew_after_a_pull(database: Database) -> None:
     add_worker(database)
     key = built_as(database, "a")
-    found = going(database, ALL)
-    marked(database, found)
+    candidates = going(database, ALL)
+    marked(database, candidates)
     aged(database, key, marked_for_removal_at=3, pulled_at=2)
-    assert not removed(database, found[0], grace=86400)
-    marked(database, found)
-    assert not removed(database, found[0], grace=86400)
+    assert not removed(database, candidates[0], grace=86400)
+    marked(database, candidates)
+    assert not removed(database, candidates[0], grace=86400)
     aged(database, key, marked_for_removal_at=1.5)
-    assert removed(database, found[0], grace=86400)
+    assert removed(database, candidates[0], grace=86400)
 
 
-def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database) -> None:
+def test_a_withdrawn_engine_is_removed_without_any_policy(database: Database) -> None:
     add_worker(database)
     key, other = built_as(database, "a"), built_as(database, "b")
     with database.write() as session:
@@ -178,9 +178,9 @@ def test_an_engine_that_was_taken_out_goes_without_any_policy(database: Database
         set_pin(session, other, pinned=True)
         with pytest.raises(Conflict, match="pinned"):
             removal.request_removal(session, other, "deleted by admin")
-    (found,) = going(database)
-    assert (found.key, found.reason) == (key, "withdrawn: deleted by admin")
-    assert removed(database, found)
+    (candidate,) = going(database)
+    assert (candidate.key, candidate.reason) == (key, "withdrawn: deleted by admin")
+    assert removed(database, candidate)
 
 
 def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0) -> list[RemovalCandidate]:
@@ -188,40 +188,40 @@ def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0)
         return checkpoints_to_remove(session, engines, keep_days=keep_days)
 
 
-def test_a_checkpoint_goes_after_its_last_engine_and_never_under_a_build(database: Database) -> None:
+def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(database: Database) -> None:
     add_worker(database)
-    wanted = request(limits="a")
-    made(database, wanted)
+    build_request = request(limits="a")
+    build_engine(database, build_request)
     assert checkpoints(database, []) == []
-    assert checkpoints(database, [wanted.build.key], keep_days=1) == []
-    (found,) = checkpoints(database, [wanted.build.key])
-    assert found.key == wanted.convert.key
-    marked(database, [found])
+    assert checkpoints(database, [build_request.build.key], keep_days=1) == []
+    (candidate,) = checkpoints(database, [build_request.build.key])
+    assert candidate.key == build_request.convert.key
+    marked(database, [candidate])
     other = request(limits="b")
-    submitted(database, other)  # in flight: it starts from this checkpoint
-    assert checkpoints(database, [wanted.build.key]) == []
-    assert not removed(database, found)
-    built(database, other)
-    assert removed(database, found)
+    submit_request(database, other)  # in flight: it starts from this checkpoint
+    assert checkpoints(database, [build_request.build.key]) == []
+    assert not removed(database, candidate)
+    run_build(database, other)
+    assert removed(database, candidate)
     with database.read() as session:
         assert session.execute(select(CheckpointRow)).first() is None
     third = request(limits="c")
-    assert submitted(database, third).announcements == [(wanted.convert.key, "convert.q")]
-    converted(database, third)
-    built(database, third)
+    assert submit_request(database, third).announcements == [(build_request.convert.key, "convert.q")]
+    run_convert(database, third)
+    run_build(database, third)
 
 
-def test_manifests_go_with_the_last_that_has_them(database: Database) -> None:
+def test_a_manifest_is_removed_with_its_last_engine(database: Database) -> None:
     add_worker(database)
     for limits in ("a", "b"):
-        made(database, request(limits=limits)) if limits == "a" else built_again(database, limits)
+        build_engine(database, request(limits=limits)) if limits == "a" else built_again(database, limits)
     with database.read() as session:
         assert len(engines_with_file(session, manifest("engine").files[0].digest)) == 2
-        found = engines_to_remove(session, [ALL], link_seconds=10)
-        assert freed_bytes(session, found[:1]) == 0  # the other engine has the same bytes
-        assert freed_bytes(session, found) == len("engine")
-    marked(database, found)
-    for engine, left in zip(found, (2, 1), strict=True):
+        candidates = engines_to_remove(session, [ALL], link_seconds=10)
+        assert freed_bytes(session, candidates[:1]) == 0  # the other engine has the same bytes
+        assert freed_bytes(session, candidates) == len("engine")
+    marked(database, candidates)
+    for engine, left in zip(candidates, (2, 1), strict=True):
         assert removed(database, engine)
         with database.write() as session:
             removal.remove_manifests(session)
@@ -229,9 +229,9 @@ def test_manifests_go_with_the_last_that_has_them(database: Database) -> None:
 
 
 def built_again(database: Database, limits: str) -> None:
-    wanted = request(limits=limits)
-    submitted(database, wanted)
-    built(database, wanted)
+    build_request = request(limits=limits)
+    submit_request(database, build_request)
+    run_build(database, build_request)
 
 
 def count(database: Database, row: type[Any]) -> int:

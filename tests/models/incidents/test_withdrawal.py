@@ -22,8 +22,8 @@ from models.lifecycle.submission import submit_again
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queries.builds import get_build
 from models.queries.engines import find_engine, get_engine, list_engines
-from tests.models.making import built, converted, made
-from tests.models.requests import ENGINE, add_worker, claimed, manifest, request, submitted
+from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.stage_runs import build_engine, run_build, run_convert
 
 
 def state(database: Database, key: str) -> str:
@@ -31,105 +31,105 @@ def state(database: Database, key: str) -> str:
         return session.get_one(ActionRow, key).state
 
 
-def recalled(database: Database, **wanted: object) -> tuple[list[str], list[str]]:
+def recalled(database: Database, **build_request: object) -> tuple[list[str], list[str]]:
     with database.write() as session:
-        taken, _announcements = recall(session, Recall.model_validate(wanted))
+        taken, _announcements = recall(session, Recall.model_validate(build_request))
     return taken.engines, taken.checkpoints
 
 
-def test_an_engine_taken_out_is_gone_for_every_reader_and_comes_back_new(database: Database) -> None:
+def test_a_withdrawn_engine_is_gone_for_every_reader_and_comes_back_new(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    build_id = made(database, wanted)
+    build_request = request()
+    build_id = build_engine(database, build_request)
     with database.write() as session:
-        assert withdraw_engine(session, wanted.build.key, "a bad day")
-        assert not withdraw_engine(session, wanted.build.key, "again")
+        assert withdraw_engine(session, build_request.build.key, "a bad day")
+        assert not withdraw_engine(session, build_request.build.key, "again")
     with database.read() as session:
-        assert find_engine(session, wanted.build.key) is None
+        assert find_engine(session, build_request.build.key) is None
         assert list_engines(session, limit=10, cursor=None).items == []
         with pytest.raises(Gone, match="a bad day"):
-            get_engine(session, wanted.build.key)
+            get_engine(session, build_request.build.key)
         build = get_build(session, build_id)
     assert (build.state, build.engine) == (BuildState.SUCCEEDED, None)
     assert build.error is not None
     assert build.error.cause == "engine_taken_out"
-    again = submitted(database, wanted)
+    again = submit_request(database, build_request)
     assert again.disposition is Disposition.CREATED
-    assert again.announcements == [(wanted.build.key, wanted.build.queue)]  # its checkpoint is still good
-    built(database, wanted)
+    assert again.announcements == [(build_request.build.key, build_request.build.queue)]  # its checkpoint is still good
+    run_build(database, build_request)
     with database.read() as session:
-        assert get_engine(session, wanted.build.key).key == wanted.build.key
+        assert get_engine(session, build_request.build.key).key == build_request.build.key
         assert get_build(session, build_id).error is None
-    assert submitted(database, wanted).disposition is Disposition.CACHED
+    assert submit_request(database, build_request).disposition is Disposition.CACHED
 
 
-def test_builds_wait_for_a_checkpoint_that_was_taken_out(database: Database) -> None:
+def test_builds_wait_when_their_checkpoint_is_withdrawn(database: Database) -> None:
     """Those that run are fenced: what they would publish comes from it."""
     add_worker(database)
     add_worker(database, "w2")
     running, queued = request(limits="a"), request(limits="b")
-    for wanted in (running, queued):
-        submitted(database, wanted)
-    converted(database, running)
-    held = claimed(database, running.build.key, "w2")
+    for build_request in (running, queued):
+        submit_request(database, build_request)
+    run_convert(database, running)
+    claim = claim_now(database, running.build.key, "w2")
     with database.write() as session:
         announcements = withdraw_checkpoint(session, running.convert.key, "bad weights")
     assert announcements == [(running.convert.key, "convert.q")]
     assert state(database, running.build.key) == state(database, queued.build.key) == "waiting"
     with database.write() as session, pytest.raises(Fenced):
-        renew(session, held, lease_seconds=30)
+        renew(session, claim, lease_seconds=30)
     with pytest.raises(Fenced), database.write() as session:
-        publish_engine(session, held, manifest(), engine=ENGINE, steps={})
-    converted(database, running)
+        publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
+    run_convert(database, running)
     assert state(database, running.build.key) == state(database, queued.build.key) == "queued"
-    built(database, running)
+    run_build(database, running)
 
 
-def test_a_submit_converts_anew_what_was_taken_out(database: Database) -> None:
+def test_a_submit_converts_a_withdrawn_checkpoint_anew(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    made(database, wanted)
+    build_request = request()
+    build_engine(database, build_request)
     with database.write() as session:
-        assert withdraw_checkpoint(session, wanted.convert.key, "bad") == []  # nobody waits for it
+        assert withdraw_checkpoint(session, build_request.convert.key, "bad") == []  # nobody waits for it
     other = request(limits="other")
-    assert submitted(database, other).announcements == [(wanted.convert.key, "convert.q")]
+    assert submit_request(database, other).announcements == [(build_request.convert.key, "convert.q")]
     assert state(database, other.build.key) == "waiting"
 
 
-def test_recall_by_worker_takes_what_it_made_and_what_was_made_of_that(database: Database) -> None:
+def test_a_recall_by_worker_withdraws_its_output_and_what_was_built_from_it(database: Database) -> None:
     for name in ("sick", "well"):
         add_worker(database, name)
     theirs = request("theirs")
     mixed, clean = request("mixed"), request("clean")
-    made(database, theirs, converter="well", builder="sick")
-    made(database, mixed, converter="sick", builder="well")
-    made(database, clean, converter="well", builder="well")
+    build_engine(database, theirs, converter="well", builder="sick")
+    build_engine(database, mixed, converter="sick", builder="well")
+    build_engine(database, clean, converter="well", builder="well")
     busy = request("busy")
-    submitted(database, busy)
-    held = claimed(database, busy.convert.key, "sick")
+    submit_request(database, busy)
+    claim = claim_now(database, busy.convert.key, "sick")
     engines, checkpoints = recalled(database, worker="sick", reason="bad memory")
     assert engines == sorted([theirs.build.key, mixed.build.key])
     assert checkpoints == [mixed.convert.key]
     assert state(database, busy.convert.key) == "queued"
     with database.write() as session, pytest.raises(Fenced):
-        renew(session, held, lease_seconds=30)
+        renew(session, claim, lease_seconds=30)
     with database.read() as session:
         assert {w.name: w.quarantine for w in list_workers(session)} == {"sick": "bad memory", "well": None}
         assert [engine.key for engine in list_engines(session, limit=9, cursor=None).items] == [clean.build.key]
     assert recalled(database, worker="sick") == ([], [])
 
 
-def test_recall_between_times(database: Database) -> None:
+def test_a_recall_is_limited_by_times(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    made(database, wanted)
+    build_request = request()
+    build_engine(database, build_request)
     with database.read() as session:
         before, after = (session.execute(select(now(seconds))).scalar_one() for seconds in (-60, 60))
     assert recalled(database, since=after) == recalled(database, until=before) == ([], [])
-    assert recalled(database, since=before, until=after) == ([wanted.build.key], [wanted.convert.key])
+    assert recalled(database, since=before, until=after) == ([build_request.build.key], [build_request.convert.key])
 
 
-def test_recall_by_toolchain_and_never_of_everything(database: Database) -> None:
+def test_a_recall_without_a_criterion_is_refused(database: Database) -> None:
     assert recalled(database, toolchain="aoti", version="2.13.0") == ([], [])
     for too_wide in ({}, {"version": "1"}, {"reason": "all"}):
         with pytest.raises(ValueError, match="give"):
@@ -138,52 +138,52 @@ def test_recall_by_toolchain_and_never_of_everything(database: Database) -> None
         recall(session, Recall(worker="nobody"))
 
 
-def test_what_was_taken_out_is_asked_for_again(database: Database) -> None:
+def test_a_withdrawn_engine_is_submitted_again(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    made(database, wanted)
+    build_request = request()
+    build_engine(database, build_request)
     recalled(database, worker="w1")
     with database.write() as session:
-        accepted = submit_again(session, wanted.build.key, requested_by="admin")
+        accepted = submit_again(session, build_request.build.key, requested_by="admin")
     assert accepted.disposition is Disposition.CREATED
-    assert accepted.announcements == [(wanted.convert.key, "convert.q")]
+    assert accepted.announcements == [(build_request.convert.key, "convert.q")]
 
 
-def test_a_damaged_blob_takes_out_all_that_has_it_until_it_is_written_again(database: Database) -> None:
+def test_a_damaged_blob_withdraws_its_engines_until_it_is_written_again(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    made(database, wanted)
+    build_request = request()
+    build_engine(database, build_request)
     blob = digest.of_bytes(b"engine")
     with database.write() as session:
         taken, _ = withdraw_damaged(session, [blob])
-    assert (taken.engines, taken.checkpoints) == ([wanted.build.key], [])
-    submitted(database, wanted)
-    held = claimed(database, wanted.build.key, "w1")
+    assert (taken.engines, taken.checkpoints) == ([build_request.build.key], [])
+    submit_request(database, build_request)
+    claim = claim_now(database, build_request.build.key, "w1")
     with pytest.raises(IntegrityError, match="damaged"), database.write() as session:
-        publish_engine(session, held, manifest(), engine=ENGINE, steps={})
-    assert state(database, wanted.build.key) == "running"  # nothing of it was done
+        publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
+    assert state(database, build_request.build.key) == "running"  # nothing of it was done
     with database.write() as session:
-        publish_engine(session, held, manifest(), engine=ENGINE, steps={}, rewritten=[blob])
+        publish_engine(session, claim, manifest(), engine=ENGINE, steps={}, rewritten=[blob])
     with database.read() as session:
         assert session.get_one(BlobRow, blob).damaged_at is None
-        assert get_engine(session, wanted.build.key).contents[0].digest == blob
+        assert get_engine(session, build_request.build.key).contents[0].digest == blob
 
 
-def test_a_build_that_finds_its_checkpoint_damaged_waits_for_a_new_one(database: Database) -> None:
+def test_a_build_with_a_damaged_checkpoint_waits_for_a_new_one(database: Database) -> None:
     add_worker(database)
-    wanted = request()
-    accepted = submitted(database, wanted)
-    converted(database, wanted)
-    held = claimed(database, wanted.build.key)
+    build_request = request()
+    accepted = submit_request(database, build_request)
+    run_convert(database, build_request)
+    claim = claim_now(database, build_request.build.key)
     failure = Failure(cause="checkpoint_damaged", fault=Fault.FARM, detail="wrong bytes")
     with database.write() as session:
         announcements = withdraw_damaged_checkpoint(
-            session, held, digest.of_bytes(b"weights"), failure, max_tries=3, steps={}
+            session, claim, digest.of_bytes(b"weights"), failure, max_tries=3, steps={}
         )  # fmt: skip
-    assert announcements == [(wanted.convert.key, "convert.q")]
-    assert state(database, wanted.build.key) == "waiting"
+    assert announcements == [(build_request.convert.key, "convert.q")]
+    assert state(database, build_request.build.key) == "waiting"
     with database.read() as session:
         attempts = get_build(session, accepted.id).attempts
     assert [(attempt.stage, attempt.outcome) for attempt in attempts] == [("convert", "succeeded"), ("build", "failed")]
     with database.write() as session, pytest.raises(Fenced):
-        withdraw_damaged_checkpoint(session, held, digest.of_bytes(b"weights"), failure, max_tries=3, steps={})
+        withdraw_damaged_checkpoint(session, claim, digest.of_bytes(b"weights"), failure, max_tries=3, steps={})

@@ -10,27 +10,27 @@ from models.lifecycle.submission import Request
 from tests.models.requests import CPU, manifest
 
 SIGNER = "a" * 64
-BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+STARTED_AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def arriving(wanted: Request, content: str = "engine") -> VerifiedRecord:
+def imported_record(build_request: Request, content: str = "engine") -> VerifiedRecord:
     """What answers `wanted`, and took another farm twenty minutes; `content` is its one file."""
     return VerifiedRecord(
         record=EngineRecord(
-            key=wanted.build.key,
+            key=build_request.build.key,
             manifest=manifest(content),
-            checkpoint_document=wanted.convert.document,
+            checkpoint_document=build_request.convert.document,
             attestation={"payload": "as it came"},
         ),
         signer=SIGNER,
-        document={**wanted.build.document, "convert": wanted.convert.key},
-        spec=wanted.spec,
-        toolchain=wanted.toolchain,
-        version=wanted.version,
+        document={**build_request.build.document, "convert": build_request.convert.key},
+        spec=build_request.spec,
+        toolchain=build_request.toolchain,
+        version=build_request.version,
         platform=CPU,
-        bound_to=dict(wanted.build.document["platform"]),
+        bound_to=dict(build_request.build.document["platform"]),
         facts={"worker": "theirs"},
         host=None,
-        started_at=BEGAN,
-        ended_at=BEGAN + timedelta(minutes=20),
+        started_at=STARTED_AT,
+        ended_at=STARTED_AT + timedelta(minutes=20),
     )
