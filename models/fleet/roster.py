@@ -23,6 +23,7 @@ def live_workers(session: Session) -> list[WorkerRow]:
 
 def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
     """The live workers that listen to `queue`."""
+    # Not in SQL: the two databases search in JSON lists differently, and a fleet has few rows.
     return [worker for worker in live_workers(session) if queue in worker.queues]
 
 

@@ -24,6 +24,7 @@ def drain(session: Session, name: str) -> list[str]:
     Raises:
         NotFound: no worker of this name is present.
     """
+    # A quarantine is stronger than a drain and keeps its state; a worker that is gone has nothing to finish.
     state = case((IS_QUARANTINED, WorkerRow.state), else_=str(WorkerState.DRAINING))
     return _decide(session, name, IS_PRESENT, draining_at=now(), state=state)
 
@@ -46,6 +47,7 @@ def quarantine(session: Session, name: str, reason: str) -> list[str]:
     Raises:
         NotFound: there never was a worker of this name.
     """
+    # A worker that is gone stays so; its times decide its state when it reports again.
     state = case((IS_PRESENT, QUARANTINED_STATE), else_=WorkerRow.state)
     return _decide(session, name, state=state, quarantined_at=now(), quarantine_reason=reason)
 

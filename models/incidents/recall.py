@@ -44,6 +44,7 @@ def recall(session: Session, criteria: Recall) -> tuple[WithdrawalResult, list[A
     for key in checkpoints:
         announcements += withdraw_checkpoint(session, key, criteria.reason)
     withdrawn = [key for key in engines if withdraw_engine(session, key, criteria.reason)]
+    # Last: workers come after actions in the lock order.
     if criteria.worker is not None:
         quarantine(session, criteria.worker, criteria.reason)
     return WithdrawalResult(engines=withdrawn, checkpoints=checkpoints, workers=workers), announcements
@@ -66,6 +67,7 @@ def _matching(
         query = query.where(row.created_at >= criteria.since)
     if criteria.until is not None:
         query = query.where(row.created_at < criteria.until)
+    # The toolchain is compared here and not in SQL: only enginefarm.contract.work reads inside an action's work.
     keys = []
     for key, work in session.execute(query.order_by(row.key)).all():
         toolchain = toolchain_of(work)

@@ -69,6 +69,7 @@ def _is_intact(store: Store, entry: FileEntry) -> bool:
 
 def withdraw_damaged(session: Session, digests: Collection[Digest]) -> tuple[WithdrawalResult, list[Announcement]]:
     """Mark the blobs as damaged, and withdraw every engine and checkpoint that has one of them."""
+    # Blobs before actions: the lock order.
     _mark_damaged(session, digests)
     manifests = select(ManifestFileRow.manifest).where(ManifestFileRow.blob.in_(digests))
     damaged_checkpoints = select(CheckpointRow.key).where(USABLE, CheckpointRow.manifest.in_(manifests))
@@ -107,6 +108,7 @@ def withdraw_damaged_checkpoint(
     if claim.tries >= max_tries:
         fail_attempt(session, claim, failure, max_tries=max_tries, steps=steps)
     else:
+        # The attempt ends here; `withdraw_damaged` then lets the action wait, which is still running.
         require_lease(session, claim)
         end_attempt(session, claim.key, claim.attempt, Outcome.FAILED, failure=failure, steps=steps)
     _result, announcements = withdraw_damaged(session, [digest])

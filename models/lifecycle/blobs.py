@@ -38,6 +38,7 @@ def record_blobs(session: Session, sizes: Mapping[Digest, int]) -> None:
         .with_for_update()
     )
     while True:
+        # Insert before the lock: a lock cannot hold a row that does not exist.
         insert_new(session, BlobRow, new_rows)
         locked_rows = session.execute(lock).all()
         if len(locked_rows) == len(new_rows):

@@ -51,6 +51,7 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
         return False
     _queue_at_once(session, build)
     worker_id = _insert_worker(session, imported)
+    # No heartbeat renews the lease: the same transaction publishes.
     claim = claim_action(session, key, worker_id, lease_seconds=0)
     assert claim is not None, "the action is queued and due, and we hold its lock"
     engine = {
@@ -135,6 +136,7 @@ def _insert_worker(session: Session, imported: VerifiedRecord) -> str:
     name = import_worker_name(imported.signer)
     platform = imported.platform.model_dump()
     host = (imported.host or _UNKNOWN_HOST).model_dump()
+    # Derived, so that one machine of one farm is the same worker in all imports.
     worker_id = hashlib.sha256(rfc8785.dumps([imported.signer, platform, host])).hexdigest()[:32]
     values = {
         "id": worker_id,

@@ -54,6 +54,7 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
     Returns None if the action is not queued, must wait, is reserved for other workers, or if this worker refuses new
     work: see `reserved_for_others`.
     """
+    # One conditional UPDATE decides between workers that claim at once: the second finds the action running.
     row = session.execute(
         update(ActionRow)
         .where(
@@ -65,12 +66,13 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
         )
         .values(
             state=str(ActionState.RUNNING),
-            attempt=ActionRow.attempt + 1,
+            attempt=ActionRow.attempt + 1,  # fences every earlier attempt
             tries=ActionRow.tries + 1,
             worker_id=worker_id,
             lease_expires_at=now(lease_seconds),
             progress=0.0,
             message=None,
+            # The reservation was for this try only.
             avoid_worker=None,
             avoid_until=None,
         )
@@ -123,9 +125,10 @@ def renew(
     """
     values: dict[str, Any] = {"lease_expires_at": now(lease_seconds)}
     if progress is not None:
+        # A toolchain may report any number, and the schema refuses others: that must not cost the lease.
         values["progress"] = min(max(progress, 0.0), 1.0)
     if message is not None:
-        values["message"] = message[:500]
+        values["message"] = message[:500]  # each heartbeat writes it; the log has the complete line
     result = session.execute(update(ActionRow).where(*_leased(claim)).values(**values))
     if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
         raise lost_lease(claim)
@@ -167,6 +170,7 @@ def hand_back(session: Session, claim: Claim) -> Announcement:
     Raises:
         Fenced: the lease was lost before.
     """
+    # Restarts of workers must not use up the tries of a long build.
     announcement = requeue(session, claim.key, attempt=claim.attempt, tries=ActionRow.tries - 1)
     end_attempt(session, claim.key, claim.attempt, Outcome.HANDED_BACK)
     return announcement
@@ -185,8 +189,10 @@ def fail_attempt(session: Session, claim: Claim, failure: Failure, *, max_tries:
     if tries_left and killed_for_memory(failure):
         memory_queue = larger_queue(session, claim.queue, claim.worker_id)
     if memory_queue is not None:
+        # Without a pause: waiting adds no memory to a machine, and the next one is another.
         requeue(session, claim.key, attempt=claim.attempt, queue=memory_queue)
     elif tries_left and failure.retryable:
+        # The fault may be the machine's, so another worker goes first if there is one.
         avoid = claim.worker_id if others_serve(session, claim.queue, claim.worker_id) else None
         requeue(session, claim.key, attempt=claim.attempt, delay_seconds=backoff(claim.tries), avoid=avoid)
     else:
@@ -200,6 +206,7 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
     overdue = session.execute(
         select(ActionRow.key, ActionRow.attempt, ActionRow.tries, ActionRow.worker_id, ActionRow.queue)
         .where(ActionRow.state == ActionState.RUNNING, ActionRow.lease_expires_at < now())
+        # A locked row is in the hands of another sweep, or of the worker's own late heartbeat.
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
     announcements = []

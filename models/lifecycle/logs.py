@@ -28,6 +28,7 @@ class LogSegment:
 
 def append(session: Session, key: str, attempt: int, start: int, data: bytes) -> None:
     """Add bytes at offset `start` of a running attempt's log. A repeated call changes nothing."""
+    # A worker whose commit was not answered sends the piece again.
     insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "data": data})
 
 

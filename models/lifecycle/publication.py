@@ -46,6 +46,7 @@ def publish_checkpoint(
     _end_claim(session, claim, steps)
     values = {"key": claim.key, "manifest": digest, "attempt": claim.attempt, "facts": facts}
     upsert(session, CheckpointRow, values | _published_anew())
+    # In the same transaction, so that a crash cannot leave builds that wait for a published checkpoint.
     return release_dependents(session, claim.key)
 
 
@@ -96,6 +97,7 @@ def record_manifest(session: Session, manifest: Manifest, rewritten: Collection[
     digest = manifest.digest
     sizes = blob_sizes(manifest)
     record_blobs(session, sizes)
+    # Damage is looked up only now: a repair may mark a blob until its row is held.
     if rewritten:
         mark_rewritten(session, rewritten)
     damaged = damaged_blobs(session, sizes)

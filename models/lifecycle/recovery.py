@@ -42,6 +42,7 @@ def count_due_by_queue(session: Session) -> Mapping[str, int]:
     rows = session.execute(
         select(ActionRow.queue, func.count())
         .where(*_due())
+        # Messages in a queue that nobody consumes would pile up until a worker starts.
         .where(ActionRow.queue.in_(served))
         .group_by(ActionRow.queue)
     )
@@ -60,6 +61,7 @@ def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announc
         .limit(count)
         .with_for_update(skip_locked=True, key_share=True)  # a locked action is being claimed or swept already
     )
+    # Quiet is asked twice: another sweep may have announced a row between the sub-query and its lock.
     marked = session.execute(
         update(ActionRow)
         .where(ActionRow.key.in_(oldest), *_quiet())

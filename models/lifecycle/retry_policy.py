@@ -61,6 +61,7 @@ def with_history(session: Session, key: str, failure: Failure, *, tries: int) ->
         .order_by(AttemptRow.number.desc())
         .limit(tries - 1)
     ).all()
+    # In the order of time: the cause that repeats, and the workers it followed, show whose fault it is.
     causes = [f"{row.failure['cause']} on {row.name}" for row in reversed(earlier) if row.failure]
     history = ", ".join(causes) or "no cause recorded"
     return failure.model_copy(update={"detail": f"{failure.detail} (try {tries}; before: {history})"})

@@ -64,6 +64,7 @@ class Accepted:
 
 def submit(session: Session, request: Request) -> Accepted:
     """Find the engine, join the action that makes it, or create that action; record the caller's build."""
+    # No lock yet: an engine that exists answers most submits, and they must not wait for each other.
     if engine_exists(session, request.build.key):
         [build_id] = record_builds(session, [request], Disposition.CACHED)
         return Accepted(build_id, Disposition.CACHED)
@@ -124,6 +125,7 @@ def cancel(session: Session, build_id: str) -> bool:
     for action_key in (depends_on, key):  # the convert action first: the lock order
         if action_key is not None:
             lock_action(session, action_key)
+    # Conditional: the action may have ended the build while we waited for the locks.
     result = session.execute(
         update(BuildRow)
         .where(BuildRow.id == build_id, BuildRow.state == BuildRowState.OPEN)
@@ -140,6 +142,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
 
     Returns the action if it must be announced.
     """
+    # The insert waits for a concurrent one, so one of two submits creates the action and the other joins it.
     if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
         return [Announcement(action.key, action.queue)]
     row = lock_action(session, action.key)
@@ -196,6 +199,7 @@ def insert_action(
 
 def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
     """Try a closed action again. Its work is written again: a model may be fetched from another place by now."""
+    # The tries begin anew; `attempt` goes on, so that attempts of before stay fenced.
     move(
         session, action.key, state, among=CLOSED, work=action.work.stored(), queue=action.queue, tries=0, failure=None,
         progress=0.0, message=None, queued_at=now(), not_before=None, announced_at=now(),

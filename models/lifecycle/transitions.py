@@ -38,6 +38,7 @@ def move(
     Raises:
         Fenced: it is not; nothing was changed.
     """
+    # One statement checks and moves, so that of two transactions only one moves the action.
     where = [ActionRow.key == key, ActionRow.state.in_(sources(to, among))]
     if attempt is not None:
         where.append(ActionRow.attempt == attempt)
@@ -73,6 +74,7 @@ def end_attempt(
         values["failure"] = failure.model_dump(mode="json")
     if steps is not None:
         values["steps"] = steps
+    # An attempt that another transaction ended keeps the outcome that it got first.
     running = (AttemptRow.action_key == key, AttemptRow.number == number, AttemptRow.outcome == Outcome.RUNNING)
     session.execute(update(AttemptRow).where(*running).values(**values))
     if log is not None:
@@ -88,6 +90,7 @@ def record_log(session: Session, key: str, number: int, log: tuple[str, int]) ->
     record_blobs(session, {digest: size})
     attempt = (AttemptRow.action_key == key, AttemptRow.number == number)
     session.execute(update(AttemptRow).where(*attempt).values(log_digest=digest, log_size=size))
+    # The pieces have the same bytes at the same offsets: a reader goes on in the blob.
     session.execute(delete(LogChunkRow).where(LogChunkRow.action_key == key, LogChunkRow.attempt == number))
 
 
@@ -120,6 +123,7 @@ def fail_action(session: Session, key: str, failure: Failure, *, attempt: int | 
     among = IN_FLIGHT if attempt is None else [ActionState.RUNNING]
     move(session, key, ActionState.FAILED, among=among, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
+    # One level deep: builds wait for conversions, and nothing waits for a build action.
     for dependent in waiting_dependents(session, key):
         fail_action(session, dependent, failure)
 
@@ -142,6 +146,7 @@ def requeue(
     """
     not_before = now(delay_seconds) if delay_seconds else None
     avoid_until = now(delay_seconds + _OTHERS_FIRST_SECONDS) if avoid else None
+    # announced_at=None: the sweep announces the action if its message is lost, or once its pause is over.
     move(
         session, key, ActionState.QUEUED, among=[ActionState.RUNNING], attempt=attempt,
         queued_at=now(), not_before=not_before, announced_at=None, progress=0.0, message=None,
@@ -153,7 +158,7 @@ def requeue(
 
 def cancel_if_unneeded(session: Session, key: str) -> None:
     """Cancel an action that no open build and no other action waits for; then do the same for what it waited for."""
-    row = session.get(ActionRow, key)
+    row = session.get(ActionRow, key)  # without a lock, for `depends_on`, which never changes
     if row is not None and row.depends_on is not None:
         lock_action(session, row.depends_on)  # before the row that depends on it: the lock order
     row = lock_action(session, key)

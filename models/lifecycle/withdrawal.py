@@ -31,6 +31,7 @@ def withdraw_checkpoint(session: Session, key: str, reason: str) -> list[Announc
 
     Returns the convert action if it must be announced.
     """
+    # Before the builds: the lock order. A submit that looks for the checkpoint waits here and then finds none.
     lock_action(session, key)
     withdrawal = update(CheckpointRow).where(CheckpointRow.key == key, USABLE)
     session.execute(withdrawal.values(quarantined_at=now(), quarantine_reason=reason))

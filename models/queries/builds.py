@@ -100,6 +100,7 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
     engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
     waiting_for = None
     if action is not None and current is not None:
+        # A build is running while its conversion is: its own action still waits.
         if state is BuildState.QUEUED:
             waiting_for = why_waiting(session, current)
         elif current is not action:
@@ -137,6 +138,7 @@ def _why_engine_is_missing(session: Session, key: str) -> Failure | None:
     """Why a build that succeeded has no engine now; None if no reason was recorded."""
     engine = session.get(EngineRow, key)
     if engine is not None:
+        # The cause is read by programs and keeps its first name.
         cause, event, reason = "engine_taken_out", "withdrawn", engine.quarantine_reason
     else:
         cause, event, reason = "engine_removed", "removed", why_removed(session, key)
@@ -173,6 +175,7 @@ def _progress(current: ActionRow | None) -> float:
 
 
 def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
+    # Those of the convert action too: the build waited for them as for its own.
     keys = [key for key in (action.depends_on, action.key) if key is not None]
     rows = session.execute(
         select(AttemptRow, ActionRow.stage, WorkerRow)

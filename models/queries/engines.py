@@ -55,6 +55,7 @@ def get_engine(session: Session, key: str) -> Engine:
         raise Gone(f"engine {key[:12]} was withdrawn: {row.quarantine_reason}; submit its spec again to build it anew")
     facts = row.provenance.get("facts", {})
     action = session.get_one(ActionRow, key)
+    # The convert action stays after its checkpoint is removed, and its document is part of the engine's provenance.
     convert = session.get(ActionRow, action.depends_on) if action.depends_on else None
     return Engine(
         **summary._mapping,
@@ -82,6 +83,7 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
+    # The cursor is an offset, because engines have no sequence number. One row more shows whether a page follows.
     offset = from_cursor(cursor) if cursor is not None else 0
     rows = session.execute(query.offset(offset)).all()
     items = [EngineSummary(**row._mapping) for row in rows[:limit]]

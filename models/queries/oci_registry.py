@@ -42,6 +42,7 @@ def find_artifact(session: Session, name: str, reference: str) -> Artifact:
         NotFound: no engine of the repository has this tag or digest.
     """
     candidates: Iterable[Engine] = ()
+    # The catalogue does not store digests of OCI manifests: they are computed until one fits.
     if reference.startswith("sha256:"):
         candidates = _engines(session, name)
     elif reference in _keys(session, name):
@@ -83,6 +84,7 @@ def _engines(session: Session, name: str) -> Iterator[Engine]:
 
 
 def _keys(session: Session, name: str) -> list[Key]:
+    # The name of a repository is computed from model and toolchain, so the database cannot select by it.
     rows = session.execute(
         select(EngineRow.key, EngineRow.model, EngineRow.toolchain).where(SERVED).order_by(EngineRow.created_at.desc())
     )

@@ -68,6 +68,7 @@ def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> s
     workers = workers_serving(session, queue)
     if not workers:
         return _why_unserved(session, queue)
+    # In flight, but neither queued nor running: it waits for its checkpoint.
     if row is not None and row.state in IN_FLIGHT:
         return why_checkpoint_waits(session, row) or "its checkpoint"
     ahead = session.execute(

@@ -23,6 +23,7 @@ def statement_of(session: Session, key: Key) -> Statement:
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(AttemptRow.action_key == key, AttemptRow.number == engine.attempt)
     ).one()
+    # Rows of workers are never deleted, so the name of an old attempt's worker is known.
     log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker_name, "attempt": attempt.number}}
     if attempt.log_digest:
         log["digest"] = {"sha256": _hex(attempt.log_digest)}

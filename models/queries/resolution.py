@@ -35,6 +35,7 @@ class _Candidate:
         """What makes an engine take more memory, the most important first."""
         limits = self.row.spec["limits"]
         tokens = limits["max_batch_size"] * limits["max_seq_len"] * limits["max_beam_width"]
+        # An engine of exactly the requested limits comes before every larger one.
         return len(self.larger) > 0, tokens, limits["max_num_tokens"] or 0, limits["max_input_len"]
 
 
@@ -134,6 +135,7 @@ def _build_differences(row: EngineRow, requirements: EngineRequirements) -> Iter
         for name, value in row.spec[section].items():
             actual[f"/{section}/{name}"] = value
     for pointer, value in requested.items():
+        # `auto` names no type: any will do.
         any_dtype = (pointer, value) == ("/precision/dtype", "auto")
         if value != actual.get(pointer) and not any_dtype:
             yield Difference(pointer=pointer, wanted=value, has=actual.get(pointer))
@@ -143,6 +145,7 @@ def _not_found(requirements: EngineRequirements, candidates: list[_Candidate]) -
     model = requirements.model
     if not candidates:
         return NotFound(f"the farm has no engine of {model}: submit a build, or name the model as GET /v1/engines does")
+    # The fewest differences: what a person would change in the request.
     nearest = sorted(candidates, key=lambda candidate: len(candidate.obstacles))[:_NEAREST_SHOWN]
     problems = [
         Problem(

@@ -36,6 +36,7 @@ def mark_unreferenced(session: Session) -> None:
 
 def orphans(session: Session, stored: Mapping[Digest, int]) -> dict[Digest, int]:
     """The blobs of `stored`, from the store's listing (bytes by digest), that no row of the catalogue names."""
+    # Logs of older farms have a digest in their attempt, but no row of a blob.
     recorded: set[Digest] = set(session.execute(select(BlobRow.digest).where(BlobRow.digest.in_(stored))).scalars())
     logs = select(AttemptRow.log_digest).where(AttemptRow.log_digest.in_(stored))
     recorded.update(digest for digest in session.execute(logs).scalars() if digest)
@@ -48,6 +49,7 @@ def adopt(session: Session, stored: Mapping[Digest, int]) -> None:
     An attempt that is uploading such a blob now removes the mark when it publishes.
     """
     sizes = orphans(session, stored)
+    # Sorted: blobs are inserted and locked in the order of their digests everywhere.
     rows = [{"digest": digest, "size": sizes[digest], "marked_for_removal_at": now()} for digest in sorted(sizes)]
     insert_new(session, BlobRow, rows)
 
@@ -84,6 +86,7 @@ def remove(session: Session, store: Store, digest: Digest, *, grace_seconds: flo
     # A second statement: it sees what was committed by a transaction that held the row until a moment ago.
     if session.execute(select(BlobRow.digest).where(BlobRow.digest == digest, _REFERRED)).first() is not None:
         return None
+    # The bytes before the row: a row without bytes is repaired, bytes without a row would only be found by a listing.
     store.delete(digest)
     session.execute(delete(BlobRow).where(BlobRow.digest == digest))
     return size

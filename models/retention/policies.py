@@ -40,11 +40,13 @@ def engines_to_remove(session: Session, policies: Sequence[Policy], *, link_seco
     query = select(EngineRow, ManifestRow.size).join(ManifestRow, ManifestRow.digest == EngineRow.manifest)
     newer_engines: Counter[tuple[str, str]] = Counter()  # by model and platform, of those that were seen so far
     candidates = []
+    # From the newest to the oldest, so that `keep_last` knows how many newer ones an engine has.
     for row, size in session.execute(query.order_by(EngineRow.created_at.desc(), EngineRow.key)):
         model_name = _without_revision(row.model)
         platform_label = Platform.model_validate(row.platform).label()
         reason = None
         if row.quarantined_at is not None:
+            # It is not counted as a newer one either: it must not push a good engine out.
             reason = f"withdrawn: {row.quarantine_reason}"
         else:
             policy = _first_fitting(policies, model_name, platform_label, row.platform["gpu"])
@@ -145,6 +147,7 @@ def freed_bytes(session: Session, candidates: Sequence[RemovalCandidate]) -> int
     query = select(func.coalesce(func.sum(BlobRow.size), 0)).where(
         exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(removed_manifests)),
         ~exists().where(ManifestFileRow.blob == BlobRow.digest, ManifestFileRow.manifest.in_(kept_manifests)),
+        # Warm files and logs are kept by rows of their own.
         ~exists().where(WarmFileRow.blob == BlobRow.digest),
         ~exists().where(AttemptRow.log_digest == BlobRow.digest),
     )

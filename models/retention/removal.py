@@ -33,6 +33,7 @@ def mark(session: Session, candidates: Sequence[RemovalCandidate]) -> None:
         session.execute(update(row).where(marked, row.key.not_in(keys)).values(marked_for_removal_at=None))
         to_mark: ColumnElement[bool] = row.marked_for_removal_at.is_(None)
         if row is EngineRow:
+            # Checkpoints are not pulled.
             to_mark = or_(to_mark, _PULLED_SINCE_MARKED)
         session.execute(update(row).where(to_mark, row.key.in_(keys)).values(marked_for_removal_at=now()))
 
@@ -58,6 +59,7 @@ def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: floa
         removable = [row.key == candidate.key, row.marked_for_removal_at <= now(-grace_seconds)]
     else:
         row = EngineRow
+        # Asked again in the DELETE itself: a pin or a pull may have come since the candidates were chosen.
         removable = [
             row.key == candidate.key,
             row.marked_for_removal_at <= now(-grace_seconds),
@@ -108,5 +110,6 @@ def request_removal(session: Session, key: str, reason: str) -> None:
     if engine.pinned:
         raise Conflict(f"engine {key[:12]} is pinned: `enginefarm pin {key[:12]} --remove` first")
     withdraw_engine(session, key, reason)
+    # A mark that a clean-up set before stays, with its earlier end of grace.
     unmarked = (EngineRow.key == key, EngineRow.marked_for_removal_at.is_(None))
     session.execute(update(EngineRow).where(*unmarked).values(marked_for_removal_at=now()))
