@@ -98,13 +98,17 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
     current = _current_action(session, action) if is_open and action is not None else None
     state = _state(row, current)
     engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
-    waiting_for = None
+    in_flight: dict[str, Any] = {}  # fields that an ended build does not have
     if action is not None and current is not None:
+        in_flight["stage"] = Stage(current.stage)
+        in_flight["message"] = current.message
+        in_flight["eta_seconds"] = eta_seconds(session, action, current)
         # A build is running while its conversion is: its own action still waits.
         if state is BuildState.QUEUED:
-            waiting_for = why_waiting(session, current)
+            in_flight["queue_position"] = queue_position(session, current)
+            in_flight["waiting_for"] = why_waiting(session, current)
         elif current is not action:
-            waiting_for = why_checkpoint_waits(session, action)
+            in_flight["waiting_for"] = why_checkpoint_waits(session, action)
     failure: Failure | dict[str, Any] | None = row.failure
     if state is BuildState.SUCCEEDED and engine is None:
         failure = _why_engine_is_missing(session, row.key)
@@ -113,12 +117,7 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
         key=row.key,
         disposition=row.disposition,
         state=state,
-        stage=Stage(current.stage) if current is not None else None,
         progress=1.0 if state is BuildState.SUCCEEDED else _progress(current),
-        message=current.message if current is not None else None,
-        eta_seconds=eta_seconds(session, action, current) if action is not None and current is not None else None,
-        queue_position=queue_position(session, current) if state is BuildState.QUEUED and current is not None else None,
-        waiting_for=waiting_for,
         model=row.model,
         toolchain=row.toolchain,
         version=row.version,
@@ -131,6 +130,7 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
         attempts=_attempts(session, action) if with_attempts and action is not None else [],
         error=failure,
         engine=engine,
+        **in_flight,
     )
 
 

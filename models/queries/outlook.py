@@ -25,14 +25,19 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
         has_output = checkpoint_of(session, action.key) is not None
     else:
         has_output = engine_exists(session, action.key)
+    waiting_for = None
+    seconds: float | None = 0.0
+    if not has_output:
+        waiting_for = _what_it_waits_for(session, action.queue, row)
+        seconds = usual_seconds(session, action.queue, checkpoint=checkpoint)
     return Outlook(
         stage=action.stage,
         key=action.key,
         queue=action.queue,
         done=has_output,
         workers=[worker.name for worker in workers_serving(session, action.queue)],
-        waiting_for=None if has_output else _what_it_waits_for(session, action.queue, row),
-        seconds=0.0 if has_output else usual_seconds(session, action.queue, checkpoint=checkpoint),
+        waiting_for=waiting_for,
+        seconds=seconds,
     )
 
 
