@@ -1,4 +1,4 @@
-"""Engines of another farm, as a trusted signature vouches for them."""
+"""Verified records of engines from another farm."""
 
 from __future__ import annotations
 

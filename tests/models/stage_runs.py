@@ -1,4 +1,4 @@
-"""Rows that came about as they do in life: published checkpoints and engines, failed attempts."""
+"""Run stages for tests: publish checkpoints and engines, fail attempts, through the functions that workers use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reader may rely on, on both databases."""
+"""Readers of the catalogue see one state of it, on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was taken out is not served, not cached and not built upon; making it anew brings it back."""
+"""A withdrawn engine or checkpoint is not served, cached or built upon until it is made anew."""
 
 from __future__ import annotations
 

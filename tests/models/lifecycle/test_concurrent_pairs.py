@@ -1,7 +1,7 @@
-"""Any two things that can happen to a request at the same instant, on PostgreSQL: no deadlock, no torn promise.
+"""Every pair of operations at the same instant, on PostgreSQL: no deadlock, and no broken promise.
 
-The scenes are where a request can stand; the acts are what routes, workers, sweeps and collectors do in one
-transaction. Of two acts that end the same thing, exactly one does.
+A scene is a situation that a request can be in. An act is what a route, worker, sweep or collector does in one
+transaction. Of two acts that end the same attempt, build or engine, exactly one succeeds.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from tests.servers.postgres import Databases
 
 @dataclass
 class Scene:
-    """A request, and the worker that has hold of it."""
+    """A request, its build, and the claim of the worker that runs its action."""
 
-    wanted: Request
+    build_request: Request
     build: str
-    held: Claim | None = None
+    claim: Claim | None = None
 
     @property
-    def ours(self) -> Claim:
-        assert self.held is not None
-        return self.held
+    def active_claim(self) -> Claim:
+        assert self.claim is not None
+        return self.claim
 
     @property
-    def doomed(self) -> tuple[RemovalCandidate, RemovalCandidate]:
-        """Checkpoint and engine."""
+    def removal_candidates(self) -> tuple[RemovalCandidate, RemovalCandidate]:
+        """The checkpoint's and the engine's."""
         about = {"size": 1, "reason": "old"}
         return (
-            RemovalCandidate.model_validate({"kind": "checkpoint", "key": self.wanted.convert.key, **about}),
-            RemovalCandidate.model_validate({"kind": "engine", "key": self.wanted.build.key, **about}),
+            RemovalCandidate.model_validate({"kind": "checkpoint", "key": self.build_request.convert.key, **about}),
+            RemovalCandidate.model_validate({"kind": "engine", "key": self.build_request.build.key, **about}),
         )
 
     def contents(self, stage: str) -> Manifest:
@@ -68,16 +68,16 @@ class Scene:
         return Manifest.of([of_stage, shared.model_copy(update={"path": "tokenizer.json"})])
 
 
-Act = Callable[[Session, Scene], bool]  # whether it did what it came for
+Act = Callable[[Session, Scene], bool]  # returns whether it changed what it is named for
 
 
-def asks(session: Session, scene: Scene) -> bool:
-    return submit(session, scene.wanted).disposition is Disposition.CREATED
+def submits(session: Session, scene: Scene) -> bool:
+    return submit(session, scene.build_request).disposition is Disposition.CREATED
 
 
-def asks_for_a_sibling(session: Session, scene: Scene) -> bool:
-    """Another engine from the same checkpoint."""
-    return submit(session, request(scene.wanted.model, "sibling")).disposition is Disposition.CREATED
+def submits_sibling(session: Session, scene: Scene) -> bool:
+    """Submit another engine from the same checkpoint."""
+    return submit(session, request(scene.build_request.model, "sibling")).disposition is Disposition.CREATED
 
 
 def cancels(session: Session, scene: Scene) -> bool:
@@ -85,60 +85,60 @@ def cancels(session: Session, scene: Scene) -> bool:
 
 
 def claims_convert(session: Session, scene: Scene) -> bool:
-    return claim_action(session, scene.wanted.convert.key, "well", lease_seconds=60) is not None
+    return claim_action(session, scene.build_request.convert.key, "well", lease_seconds=60) is not None
 
 
 def claims_build(session: Session, scene: Scene) -> bool:
-    return claim_action(session, scene.wanted.build.key, "well", lease_seconds=60) is not None
+    return claim_action(session, scene.build_request.build.key, "well", lease_seconds=60) is not None
 
 
 def renews(session: Session, scene: Scene) -> bool:
-    renew(session, scene.ours, lease_seconds=60, progress=0.5)
+    renew(session, scene.active_claim, lease_seconds=60, progress=0.5)
     return True
 
 
 def publishes(session: Session, scene: Scene) -> bool:
-    contents = scene.contents(scene.ours.stage)
-    if scene.ours.stage == "convert":
-        publish_checkpoint(session, scene.ours, contents, facts={}, steps={})
+    contents = scene.contents(scene.active_claim.stage)
+    if scene.active_claim.stage == "convert":
+        publish_checkpoint(session, scene.active_claim, contents, facts={}, steps={})
     else:
-        publish_engine(session, scene.ours, contents, engine=ENGINE, steps={})
+        publish_engine(session, scene.active_claim, contents, engine=ENGINE, steps={})
     return True
 
 
 def fails(session: Session, scene: Scene) -> bool:
     failure = Failure(cause="refused", fault=Fault.CALLER, detail="your model")
-    fail_attempt(session, scene.ours, failure, max_tries=3, steps={})
+    fail_attempt(session, scene.active_claim, failure, max_tries=3, steps={})
     return True
 
 
-def fails_for_now(session: Session, scene: Scene) -> bool:
+def fails_retryably(session: Session, scene: Scene) -> bool:
     failure = Failure(cause="broke", fault=Fault.WORKER, detail="it did", retryable=True)
-    fail_attempt(session, scene.ours, failure, max_tries=3, steps={})
+    fail_attempt(session, scene.active_claim, failure, max_tries=3, steps={})
     return True
 
 
 def hands_back(session: Session, scene: Scene) -> bool:
-    hand_back(session, scene.ours)
+    hand_back(session, scene.active_claim)
     return True
 
 
 def sweeps(session: Session, scene: Scene) -> bool:
-    taken_back = expire(session, max_tries=3)
+    requeued = expire(session, max_tries=3)
     queue_released_builds(session)
-    return scene.held is not None and scene.held.key in [key for key, _queue in taken_back]
+    return scene.claim is not None and scene.claim.key in [key for key, _queue in requeued]
 
 
-def takes_out_checkpoint(session: Session, scene: Scene) -> bool:
-    withdraw_checkpoint(session, scene.wanted.convert.key, "bad weights")
+def withdraws_checkpoint(session: Session, scene: Scene) -> bool:
+    withdraw_checkpoint(session, scene.build_request.convert.key, "bad weights")
     return True
 
 
-def takes_out_engine(session: Session, scene: Scene) -> bool:
-    return withdraw_engine(session, scene.wanted.build.key, "a bad day")
+def withdraws_engine(session: Session, scene: Scene) -> bool:
+    return withdraw_engine(session, scene.build_request.build.key, "a bad day")
 
 
-def finds_damage(session: Session, scene: Scene) -> bool:
+def withdraws_damaged_blobs(session: Session, scene: Scene) -> bool:
     withdraw_damaged(session, {file.digest for stage in ("convert", "build") for file in scene.contents(stage).files})
     return True
 
@@ -152,20 +152,20 @@ def announces(session: Session, _scene: Scene) -> bool:
     return bool(mark_announced(session, "convert.q", 9)) or bool(mark_announced(session, "build.q", 9))
 
 
-def finds_its_start_damaged(session: Session, scene: Scene) -> bool:
+def reports_damaged_checkpoint(session: Session, scene: Scene) -> bool:
     failure = Failure(cause="checkpoint_damaged", fault=Fault.FARM, detail="wrong bytes")
     withdraw_damaged_checkpoint(
-        session, scene.ours, scene.contents("convert").files[0].digest, failure, max_tries=1, steps={}
+        session, scene.active_claim, scene.contents("convert").files[0].digest, failure, max_tries=1, steps={}
     )
     return True
 
 
 def removes_checkpoint(session: Session, scene: Scene) -> bool:
-    return removal.remove(session, scene.doomed[0], grace_seconds=0, removed_by=None)
+    return removal.remove(session, scene.removal_candidates[0], grace_seconds=0, removed_by=None)
 
 
 def removes_engine(session: Session, scene: Scene) -> bool:
-    return removal.remove(session, scene.doomed[1], grace_seconds=0, removed_by=None)
+    return removal.remove(session, scene.removal_candidates[1], grace_seconds=0, removed_by=None)
 
 
 def removes_manifests(session: Session, _scene: Scene) -> bool:
@@ -173,46 +173,46 @@ def removes_manifests(session: Session, _scene: Scene) -> bool:
     return True
 
 
-CALLERS: tuple[Act, ...] = (asks, asks_for_a_sibling, takes_out_checkpoint, finds_damage, recalls)
+CALLERS: tuple[Act, ...] = (submits, submits_sibling, withdraws_checkpoint, withdraws_damaged_blobs, recalls)
 WATCHERS: tuple[Act, ...] = (cancels, sweeps, announces)
-HOLDERS: tuple[Act, ...] = (renews, publishes, fails, fails_for_now, hands_back)
-COLLECTORS: tuple[Act, ...] = (removes_checkpoint, removes_engine, removes_manifests, takes_out_engine)
+HOLDERS: tuple[Act, ...] = (renews, publishes, fails, fails_retryably, hands_back)
+COLLECTORS: tuple[Act, ...] = (removes_checkpoint, removes_engine, removes_manifests, withdraws_engine)
 ACTS: dict[str, tuple[Act, ...]] = {
     "converting is due": (*CALLERS, *WATCHERS, claims_convert),
     "converting": (*CALLERS, *WATCHERS, *HOLDERS),
     "building is due": (*CALLERS, *WATCHERS, claims_build, removes_checkpoint),
-    "building": (*CALLERS, *WATCHERS, *HOLDERS, finds_its_start_damaged, removes_checkpoint, removes_manifests),
-    "made": (*CALLERS, *COLLECTORS),
-    "taken out": (*CALLERS, *COLLECTORS),
+    "building": (*CALLERS, *WATCHERS, *HOLDERS, reports_damaged_checkpoint, removes_checkpoint, removes_manifests),
+    "published": (*CALLERS, *COLLECTORS),
+    "withdrawn": (*CALLERS, *COLLECTORS),
     "failed": (*CALLERS, removes_checkpoint),
 }
-# Of these, two at once are one: whichever comes second finds nothing left to do, or is fenced.
+# Of two acts in one group, exactly one succeeds: the second changes nothing, or is fenced.
 ONCE: dict[str, tuple[tuple[Act, ...], ...]] = {
     "converting is due": ((claims_convert,), (cancels,)),
-    "converting": ((publishes, fails, fails_for_now, hands_back, sweeps), (cancels,)),
+    "converting": ((publishes, fails, fails_retryably, hands_back, sweeps), (cancels,)),
     "building is due": ((claims_build,), (cancels,)),
-    "building": ((publishes, fails, fails_for_now, hands_back, sweeps), (publishes, cancels), (fails, cancels)),
-    "made": ((takes_out_engine,), (removes_engine,)),
-    "taken out": ((asks,), (removes_engine,)),
-    "failed": ((asks,),),
+    "building": ((publishes, fails, fails_retryably, hands_back, sweeps), (publishes, cancels), (fails, cancels)),
+    "published": ((withdraws_engine,), (removes_engine,)),
+    "withdrawn": ((submits,), (removes_engine,)),
+    "failed": ((submits,),),
 }
-RIVALS = [(scene, *two) for scene, acts in ACTS.items() for two in combinations_with_replacement(acts, 2)]
+PAIRS = [(situation, *pair) for situation, acts in ACTS.items() for pair in combinations_with_replacement(acts, 2)]
 
 
 @pytest.fixture(scope="module")
 def stage(postgres: Databases) -> Iterator[Stage]:
     url = postgres.create()
-    made = Database(url)
-    upgrade(made.engine)
-    yield Stage(made)
-    made.close()
+    database = Database(url)
+    upgrade(database.engine)
+    yield Stage(database)
+    database.close()
     postgres.drop(url)
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as made:
-        yield made
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
 
 
 Rows = dict[Table, list[dict[str, Any]]]
@@ -220,37 +220,37 @@ Rows = dict[Table, list[dict[str, Any]]]
 
 @dataclass
 class Stage:
-    """Scenes are played once, and put up again from their rows for every pair of rivals."""
+    """Reaches each scene once, and restores its rows for every pair of acts."""
 
     catalogue: Database
     _played: dict[str, tuple[Scene, Rows]] = field(default_factory=dict)
 
-    def set_up(self, stands: str) -> Scene:
-        if stands not in self._played:
-            self._put_up({})
-            scene = play(self.catalogue, stands)
+    def set_up(self, situation: str) -> Scene:
+        if situation not in self._played:
+            self._restore({})
+            scene = reach(self.catalogue, situation)
             self._age(scene)
-            self._played[stands] = (scene, self._rows())
-        scene, rows = self._played[stands]
-        self._put_up(rows)
+            self._played[situation] = (scene, self._rows())
+        scene, rows = self._played[situation]
+        self._restore(rows)
         return scene
 
     def _age(self, scene: Scene) -> None:
-        """What was announced was so long ago, and what is doomed has had its grace."""
+        """Announcements are long ago, and the grace of marked engines and checkpoints is over."""
         with self.catalogue.write() as session:
             session.execute(update(ActionRow).values(announced_at=None))
-            removal.mark(session, scene.doomed)
+            removal.mark(session, scene.removal_candidates)
 
     def _rows(self) -> Rows:
-        order = {ActionRow.__table__: ActionRow.stage.desc()}  # what is depended on comes first
+        order = {ActionRow.__table__: ActionRow.stage.desc()}  # the action that another depends on comes first
         with self.catalogue.read() as session:
-            found = {
+            rows_by_table = {
                 table: session.execute(select(table).order_by(order.get(table))).mappings().all()
                 for table in Row.metadata.sorted_tables
             }
-        return {table: [dict(row) for row in rows] for table, rows in found.items() if rows}
+        return {table: [dict(row) for row in rows] for table, rows in rows_by_table.items() if rows}
 
-    def _put_up(self, rows: Rows) -> None:
+    def _restore(self, rows: Rows) -> None:
         with self.catalogue.write() as session:
             for table in reversed(Row.metadata.sorted_tables):
                 session.execute(delete(table))
@@ -258,56 +258,58 @@ class Stage:
                 session.execute(insert(table), values)
 
 
-def play(catalogue: Database, stands: str) -> Scene:
-    """How the scene comes about."""
+def reach(catalogue: Database, situation: str) -> Scene:
+    """Bring a new request into the situation."""
     for worker in ("sick", "well"):
         add_worker(catalogue, worker)
-    wanted = request()
-    scene = Scene(wanted, submit_request(catalogue, wanted).id)
-    if stands == "converting is due":
+    build_request = request()
+    scene = Scene(build_request, submit_request(catalogue, build_request).id)
+    if situation == "converting is due":
         return scene
-    _claim(catalogue, scene, wanted.convert.key)
-    if stands == "converting":
+    _claim(catalogue, scene, build_request.convert.key)
+    if situation == "converting":
         return scene
-    _does(catalogue, scene, publishes)
-    scene.held = None
-    if stands == "building is due":
+    _performs(catalogue, scene, publishes)
+    scene.claim = None
+    if situation == "building is due":
         return scene
-    _claim(catalogue, scene, wanted.build.key)
-    if stands == "building":
+    _claim(catalogue, scene, build_request.build.key)
+    if situation == "building":
         return scene
-    _does(catalogue, scene, fails if stands == "failed" else publishes)
-    if stands == "taken out":
-        _does(catalogue, scene, takes_out_engine)
+    _performs(catalogue, scene, fails if situation == "failed" else publishes)
+    if situation == "withdrawn":
+        _performs(catalogue, scene, withdraws_engine)
     return scene
 
 
 def _claim(catalogue: Database, scene: Scene, key: str) -> None:
-    """By a worker that will not renew: its lease has run out, which only a sweep looks at."""
-    scene.held = claim_now(catalogue, key, "sick", lease=-1)
+    """Claim for a worker that will not renew: its lease has expired, which only a sweep acts on."""
+    scene.claim = claim_now(catalogue, key, "sick", lease=-1)
 
 
-def _does(catalogue: Database, scene: Scene, act: Act) -> bool:
-    """In a transaction of its own; the refusals that its caller provides for count as "did not"."""
+def _performs(catalogue: Database, scene: Scene, act: Act) -> bool:
+    """Perform the act in a transaction of its own. A refusal that callers handle counts as False."""
     try:
         with catalogue.write() as session:
             return act(session, scene)
     except Fenced:
         return False
     except IntegrityError:
-        if act is publishes:  # its bytes were found damaged meanwhile: the worker sends them again
+        if act is publishes:  # its bytes were marked as damaged meanwhile: the worker uploads them again
             return False
         raise
 
 
-@pytest.mark.parametrize(("stands", "one", "other"), RIVALS, ids=lambda it: getattr(it, "__name__", it))
-def test_two_concurrent_operations(stage: Stage, pool: ThreadPoolExecutor, stands: str, one: Act, other: Act) -> None:
-    scene = stage.set_up(stands)
-    did = at_once(stage.catalogue, pool, scene, (one, other))
+@pytest.mark.parametrize(("situation", "first", "second"), PAIRS, ids=lambda it: getattr(it, "__name__", it))
+def test_two_concurrent_operations(
+    stage: Stage, pool: ThreadPoolExecutor, situation: str, first: Act, second: Act
+) -> None:
+    scene = stage.set_up(situation)
+    succeeded = at_once(stage.catalogue, pool, scene, (first, second))
     with stage.catalogue.read() as session:
         assert broken(session) == []
-    if any(one in alike and other in alike for alike in ONCE[stands]):
-        assert sum(did) == 1, did
+    if any(first in group and second in group for group in ONCE[situation]):
+        assert sum(succeeded) == 1, succeeded
 
 
 def at_once(catalogue: Database, pool: ThreadPoolExecutor, scene: Scene, acts: Sequence[Act]) -> list[bool]:
@@ -315,6 +317,6 @@ def at_once(catalogue: Database, pool: ThreadPoolExecutor, scene: Scene, acts: S
 
     def run(act: Act) -> bool:
         start.wait(60)
-        return _does(catalogue, scene, act)
+        return _performs(catalogue, scene, act)
 
     return list(pool.map(run, acts))

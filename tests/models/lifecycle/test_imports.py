@@ -1,4 +1,4 @@
-"""An engine of another farm enters the catalogue, whatever is going on there, and every promise stays true."""
+"""Imports of engines from other farms keep every promise, whatever else happens to their actions."""
 
 from __future__ import annotations
 

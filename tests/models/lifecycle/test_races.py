@@ -1,4 +1,4 @@
-"""Two sessions on PostgreSQL that want to move the same action: one does, and nothing is torn between them."""
+"""Two sessions on PostgreSQL move the same action: exactly one succeeds, and no row is half-changed."""
 
 from __future__ import annotations
 

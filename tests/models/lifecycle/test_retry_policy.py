@@ -1,4 +1,4 @@
-"""By cause: never, later, elsewhere first, or once with more memory; and workers that are the cause themselves."""
+"""The retry policy by cause of failure, and the quarantine of workers that cause failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warm files: the last good one is found, and an attempt says what it saved."""
+"""Warm files: that of the last successful run is used, and an attempt records the time it saved."""
 
 from __future__ import annotations
 

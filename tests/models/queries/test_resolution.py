@@ -1,4 +1,4 @@
-"""The best engine that runs there: exact, else the smallest that covers what is asked."""
+"""Resolution: the engine of exactly the requested limits, else the smallest that covers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that nothing refers to go; bytes that somebody is about to publish never do, however the two meet."""
+"""Garbage collection deletes unreferenced bytes, and never bytes that are being published, in any order of events."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_publisher_is_refused_if_its_bytes_were_collected(database: Database, 
 
 
 def test_a_rolled_back_deletion_is_repeated_or_repaired(database: Database, store: DirectoryStore) -> None:
-    """The collector dies between the bytes and its commit: a doomed row without bytes."""
+    """The collector dies between the bytes and its commit: a marked row without bytes is left."""
     put_bytes(store, DATA)
     marked(database, store)
     with database.write() as session:

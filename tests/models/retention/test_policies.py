@@ -1,4 +1,4 @@
-"""Which engines and checkpoints go, and that they go in two steps."""
+"""Retention policies choose engines and checkpoints; they are removed in two steps."""
 
 from __future__ import annotations
 
