@@ -1,4 +1,4 @@
-"""Printing: results to stdout, everything else to stderr, for a person or for a program."""
+"""Print results to stdout and everything else to stderr, as text for a person or as JSON for a program."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from enginefarm.contract.errors import EnginefarmError, InvalidSpec, Problem
 from enginefarm.wire.bodies import ProblemDocument
 
 _JSON = "enginefarm.cli.json"
-_UNBOUNDED = 10_000  # columns: a pipe has no edge to wrap at
+_UNBOUNDED = 10_000  # columns; a line in a pipe or a file must not wrap
 
 
 def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.meta[_JSON] = value  # for errors, which are printed after the command has ended
+    ctx.meta[_JSON] = value  # `print_error` needs it when the command's own parameters are gone
     return value
 
 
@@ -32,20 +32,21 @@ json_option = click.option(
 
 
 def err() -> Console:
+    """Return a console on stderr."""
     return _console(sys.stderr)
 
 
-def show(made: Table) -> None:
-    """Print a table on stdout, without the spaces that fill up its last column."""
+def show(grid: Table) -> None:
+    """Print a table on stdout, without the spaces that pad its last column."""
     console = _console(sys.stdout)
     with console.capture() as rendered:
-        console.print(made)
+        console.print(grid)
     for line in rendered.get().splitlines():
         click.echo(line.rstrip())
 
 
 def _console(stream: IO[str]) -> Console:
-    # No markup: what is printed may come from a farm, a worker or a compiler.
+    # No markup: text may come from a farm, a worker or a compiler, and must not be interpreted.
     return Console(
         file=stream,
         width=None if stream.isatty() else _UNBOUNDED,
@@ -57,46 +58,50 @@ def _console(stream: IO[str]) -> Console:
 
 
 def print_json(value: BaseModel | Any) -> None:
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print a body, or a value that JSON can state, on stdout."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_items(items: Iterable[BaseModel]) -> None:
+    """Print bodies on stdout as `{"items": […]}`, the form of the farm's own lists."""
     print_json({"items": [item.model_dump(mode="json") for item in items]})
 
 
 def plain(text: object) -> str:
-    """`text` on one line and without control characters, which could drive the terminal."""
+    """Return `text` on one line and without control characters, which could control the terminal."""
     return "".join(c if c.isprintable() else " " for c in str(text)).strip()
 
 
 def say(text: str, *, indent: int = 0) -> None:
+    """Print a message on stderr."""
     err().print(Padding(Text(text), (0, 0, 0, indent), expand=False))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, elastic: str | None = None) -> Table:
-    """A table without lines. On a narrow terminal only the column `elastic` gives way, by folding."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    """Return a table without lines. On a narrow terminal only the column `elastic` shrinks, and folds its text."""
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        made.add_column(heading, no_wrap=heading != elastic, overflow="fold", min_width=len(heading))
+        grid.add_column(heading, no_wrap=heading != elastic, overflow="fold", min_width=len(heading))
     for row in rows:
-        made.add_row(*(Text(plain(cell)) for cell in row))
-    return made
+        grid.add_row(*(Text(plain(cell)) for cell in row))
+    return grid
 
 
 def facts(rows: Iterable[tuple[str, object | None]]) -> Table:
-    """Name and value, a line each; a value of None is left out."""
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    made.add_column(no_wrap=True, style="dim")
-    made.add_column(overflow="fold")
+    """Return a table with a name and a value in each line; a value of None is left out."""
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
     for name, value in rows:
         if value is not None:
-            made.add_row(name, Text(plain(value)))
-    return made
+            grid.add_row(name, Text(plain(value)))
+    return grid
 
 
 def print_error(error: EnginefarmError, ctx: click.Context) -> None:
-    """On stderr: for a person, or as the farm's problem document if the command was run with --json."""
+    """Print an error on stderr: as text, or as the farm's problem document if the command has --json."""
     if ctx.meta.get(_JSON):
         click.echo(ProblemDocument.of(error).model_dump_json(), err=True)
         return
@@ -104,14 +109,19 @@ def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     summary = "" if isinstance(error, InvalidSpec) else error.detail
     say(f"error: {plain(summary) or error.title}")
     for problem in error.problems:
-        print_problem(problem, known=summary)
+        print_problem(problem, printed=summary)
 
 
-def print_problem(problem: Problem, *, known: str = "") -> None:
-    """Where, what, which value, what was expected, what to do; what `known` says already is left out."""
-    if problem.pointer or not known:
+def print_problem(problem: Problem, *, printed: str = "") -> None:
+    """Print a problem on stderr: pointer, detail, value, expected value and remedy.
+
+    `printed` is text that the user has seen already: what it contains is not repeated.
+    """
+    if problem.pointer or not printed:
         say(f"{plain(problem.pointer) or '/'}: {plain(problem.detail)}", indent=2)
-    given = None if str(problem.value) in problem.detail + known else problem.value
-    for name, value in (("value", given), ("expected", problem.expected), ("remedy", problem.remedy)):
-        if value is not None:
-            say(f"{name}: {plain(value)}", indent=6)
+    value = problem.value
+    if str(value) in problem.detail + printed:
+        value = None
+    for name, text in (("value", value), ("expected", problem.expected), ("remedy", problem.remedy)):
+        if text is not None:
+            say(f"{name}: {plain(text)}", indent=6)

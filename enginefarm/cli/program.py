@@ -1,4 +1,4 @@
-"""The program: its commands, and the one place where an error becomes an exit code."""
+"""The program `enginefarm`: its commands, and the one place where an error becomes an exit code."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from enginefarm.version import __version__
 
 
 class Program(click.Group):
+    """The group of all commands. It prints an error of the tree and exits with the error's code."""
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -36,16 +38,16 @@ class Program(click.Group):
             ctx.exit(exits.INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order in which they are used, not of the alphabet
+        return list(self.commands)  # in order of use: submit first, administration last
 
 
 def _epilog() -> str:
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
     settings = (
-        f"  ENGINEFARM_URL      where the farm is (default {DEFAULT_URL})\n"
-        "  ENGINEFARM_API_KEY  sent to the farm only\n"
-        "  ENGINEFARM_CACHE    folder of this node's cache (else the user's)\n"
-        "  ENGINEFARM_TRUSTED_KEYS  public keys to insist on, joined by ':'"
+        f"  ENGINEFARM_URL           URL of the farm (default {DEFAULT_URL})\n"
+        "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"
+        "  ENGINEFARM_CACHE         folder of this node's cache (else the user's)\n"
+        "  ENGINEFARM_TRUSTED_KEYS  public keys that pull requires, joined by ':'"
     )
     return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
 
@@ -54,7 +56,7 @@ def _epilog() -> str:
 @click.version_option(__version__, prog_name="enginefarm")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Compile TensorRT-LLM engines once, on the farm; fetch them verified, everywhere they fit."""
+    """Build TensorRT-LLM engines once on a farm, and pull verified copies to every machine that they fit."""
     ctx.obj = Settings.of(os.environ)
 
 

@@ -1,4 +1,4 @@
-"""What the command line is told by its environment, read once when it starts."""
+"""Settings of the command line, read from the environment once, when it starts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from enginefarm.trust.signature_policy import trusted_key_files
 
 @dataclass(frozen=True)
 class Settings:
+    """The farm to call, and what this node keeps and trusts."""
+
     url: str
     api_key: str | None = field(repr=False)
     cache: Cache
@@ -22,7 +24,7 @@ class Settings:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
-        """An empty variable is one that is not set."""
+        """Read the settings. An empty variable counts as not set, because CI systems set unused ones to nothing."""
         return cls(
             url=environment.get("ENGINEFARM_URL") or DEFAULT_URL,
             api_key=environment.get("ENGINEFARM_API_KEY") or None,
@@ -31,6 +33,7 @@ class Settings:
         )
 
     def farm(self) -> Farm:
+        """Return a client of the farm. Use it as a context manager."""
         return Farm(self.url, self.api_key)
 
 

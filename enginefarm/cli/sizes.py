@@ -1,4 +1,4 @@
-"""Sizes as people write them: `50MiB`, `2GB`, `1000000`."""
+"""Parse sizes on the command line: `50MiB`, `2GB`, `1000000`."""
 
 from __future__ import annotations
 

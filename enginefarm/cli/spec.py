@@ -1,4 +1,4 @@
-"""A spec from a file, from flags, or from a file with flags laid over it."""
+"""Read a spec from a file, from flags, or from a file with flags that override it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ _SECTIONS: dict[str, dict[str, type]] = {
         "opt_num_tokens": int,
     },
 }
-_SAME_LENGTH = ("max_output_len", "max_seq_len")  # two ways to say one thing
+# Both state the same length. A flag for one of them therefore overrides both in the file, or they would disagree.
+_SAME_LENGTH = ("max_output_len", "max_seq_len")
 
 
 def _field_options(command: Command) -> Command:
-    """A flag for every plain field of a spec."""
+    """Add a flag for every plain field of a spec."""
     for fields in reversed(_SECTIONS.values()):
         for name, kind in reversed(fields.items()):
             command = click.option(f"--{name.replace('_', '-')}", name, type=kind)(command)
@@ -38,7 +39,7 @@ def _field_options(command: Command) -> Command:
 
 
 def spec_arguments(command: Command) -> Command:
-    """SPEC and the flags that go over it; `read_spec` takes them as they come."""
+    """Add the argument SPEC and the flags that override it; pass them to `read_spec` unchanged."""
     for option in reversed(_ARGUMENTS):
         command = option(command)
     return command
@@ -47,49 +48,67 @@ def spec_arguments(command: Command) -> Command:
 _ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.argument("spec_file", metavar="[SPEC]", type=click.File(encoding="utf-8"), required=False),
     click.option("--model", metavar="MODEL", help="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix."),
-    click.option("--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest that a live worker has."),
+    click.option("--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest one of a live worker."),
     _field_options,
     click.option(
-        "--option", "options", metavar="NAME=VALUE", multiple=True, help="An option of the toolchain, as JSON or plain."
+        "--option",
+        "options",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A toolchain option; VALUE is JSON or text.",
     ),
     click.option(
-        "--calibration", metavar="DATA", help="To calibrate a quantisation on: file:/folder or hf:org/name[@revision]."
+        "--calibration",
+        metavar="DATA",
+        help="Data set for a quantization: file:/folder or hf:org/name[@revision].",
     ),
     click.option(
-        "--platform", metavar="FIELD=VALUE", multiple=True, help="A field that the platform must have, as sm=90."
+        "--platform",
+        metavar="FIELD=VALUE",
+        multiple=True,
+        help="A field of the engine's platform, such as sm=90.",
     ),
 )
 
 
 def read_spec(spec_file: IO[str] | None, flags: dict[str, Any]) -> BuildSpec:
-    """Raises InvalidSpec with every problem, InvalidRequest if the file holds no JSON object."""
-    return BuildSpec.parse(laid_over(read_object(spec_file) if spec_file else {}, flags))
+    """Return the spec of SPEC and the flags.
+
+    Raises:
+        InvalidSpec: with every problem of the spec at once.
+        InvalidRequest: the file holds no JSON object.
+        click.UsageError: a flag is malformed.
+    """
+    return BuildSpec.parse(with_flags(read_object(spec_file), flags))
 
 
-def laid_over(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """`spec` with every flag that was given in the place where it belongs.
+def with_flags(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of `spec` with the value of every flag that the user gave.
 
-    A part of `spec` that is no object is left alone: the validation says so better.
+    A section of `spec` that is no object is left alone: the spec's validation reports it with a pointer.
     """
     spec = dict(spec)
-    spec |= {name: flags[name] for name in ("model", "calibration") if flags[name] is not None}
+    for name in ("model", "calibration"):
+        if flags[name] is not None:
+            spec[name] = flags[name]
     if flags["toolchain"] is not None:
         name, _, version = flags["toolchain"].partition("@")
-        spec["toolchain"] = {"name": name} | ({"version": version} if version else {})
+        spec["toolchain"] = {"name": name, "version": version} if version else {"name": name}
     for section, fields in _SECTIONS.items():
-        _lay(spec, section, {name: flags[name] for name in fields if flags[name] is not None})
-    _lay(spec, "options", {name: _json_or_text(value) for name, value in _pairs("--option", flags["options"])})
-    _lay(spec, "platform", dict(_pairs("--platform", flags["platform"])))
+        _override(spec, section, {name: flags[name] for name in fields if flags[name] is not None})
+    _override(spec, "options", {name: _json_or_text(value) for name, value in _pairs("--option", flags["options"])})
+    _override(spec, "platform", dict(_pairs("--platform", flags["platform"])))
     return spec
 
 
-def _lay(spec: dict[str, Any], section: str, given: dict[str, Any]) -> None:
-    before = spec.get(section, {})
-    if not given or not isinstance(before, dict):
+def _override(spec: dict[str, Any], section: str, flags: dict[str, Any]) -> None:
+    fields = spec.get(section, {})
+    if not flags or not isinstance(fields, dict):
         return
-    if len(replaced := [name for name in _SAME_LENGTH if name in given]) == 1:
-        before = {name: value for name, value in before.items() if name not in _SAME_LENGTH or name in replaced}
-    spec[section] = before | given
+    lengths = [name for name in _SAME_LENGTH if name in flags]
+    if len(lengths) == 1:
+        fields = {name: value for name, value in fields.items() if name not in _SAME_LENGTH}
+    spec[section] = fields | flags
 
 
 def _pairs(flag: str, texts: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -109,7 +128,14 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def read_object(file: IO[str]) -> dict[str, Any]:
+def read_object(file: IO[str] | None) -> dict[str, Any]:
+    """Return the JSON object in `file`; an empty one if there is no file.
+
+    Raises:
+        InvalidRequest: the file holds no JSON object.
+    """
+    if file is None:
+        return {}
     try:
         spec = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Showing a pull: a bar on a terminal, a line every tenth of the way where the output is kept."""
+"""Show the progress of a transfer: a bar on a terminal, a line for every tenth in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from enginefarm.transfer.progress import OnProgress, Progress
 
 @contextmanager
 def transfer_shown() -> Iterator[OnProgress]:
+    """Yield the callback that shows progress on stderr until the block ends."""
     console = err()
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines().update
@@ -39,19 +40,21 @@ def transfer_shown() -> Iterator[OnProgress]:
 
 
 class _Rate(ProgressColumn):
-    """In the units of the sizes beside it."""
+    """The speed, in the same units as the sizes in the bar."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{words.size(int(task.speed))}/s")
 
 
 class _Lines:
+    """A line with a time whenever the activity or the tenth has changed."""
+
     def __init__(self) -> None:
-        self._last: object = None
+        self._last: tuple[str, int] | None = None  # activity, tenth
 
     def update(self, progress: Progress) -> None:
-        now = (progress.activity, 10 * progress.done // max(1, progress.total))
-        if now != self._last:
-            self._last = now
-            done, total = words.size(progress.done), words.size(progress.total)
-            say(f"{datetime.now(UTC):%H:%M:%SZ}  {progress.activity}: {done} of {total}")
+        current = (progress.activity, 10 * progress.done // max(1, progress.total))
+        if current != self._last:
+            self._last = current
+            position = f"{words.size(progress.done)} of {words.size(progress.total)}"
+            say(f"{datetime.now(UTC):%H:%M:%SZ}  {progress.activity}: {position}")

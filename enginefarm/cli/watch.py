@@ -1,4 +1,4 @@
-"""Watching a build until it ends: a bar on a terminal, lines where the output is kept."""
+"""Watch a build until it ends: a bar on a terminal, lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -18,26 +18,35 @@ from enginefarm.wire.bodies import Build, BuildState
 
 
 class Display(AbstractContextManager["Display"], Protocol):
+    """Shows a build on stderr while it is entered."""
+
     def update(self, build: Build) -> None: ...
 
 
 def watch(farm: Farm, build_id: str, timeout: float | None) -> Build:
-    """The ended build. Ctrl-C ends the watching, not the build, and says so."""
+    """Wait until the build has ended, and return it. Ctrl-C ends the wait, not the build, and prints so.
+
+    Raises:
+        WaitTimedOut: after `timeout` seconds; None waits for ever.
+    """
     try:
-        with display() as shown:
-            return farm.wait(build_id, timeout=timeout, on_update=shown.update)
+        with display() as progress:
+            return farm.wait(build_id, timeout=timeout, on_update=progress.update)
     except KeyboardInterrupt:
         say(f"Build {build_id} goes on. Watch it: enginefarm wait {build_id}. Stop it: enginefarm cancel {build_id}")
         raise
 
 
 def display() -> Display:
+    """Return the display that fits stderr."""
     console = err()
-    return BarDisplay() if console.is_terminal and not console.is_dumb_terminal else LineDisplay()
+    if console.is_terminal and not console.is_dumb_terminal:
+        return BarDisplay()
+    return LineDisplay()
 
 
 class LineDisplay:
-    """A line with a time whenever the state, the stage, what it does, or a tenth of the way has changed."""
+    """A line with a time whenever the state, the stage, its message, or the tenth of its progress has changed."""
 
     def __init__(self) -> None:
         self._last: object = None
@@ -50,25 +59,25 @@ class LineDisplay:
 
     def update(self, build: Build) -> None:
         doing = plain(words.doing(build))
-        now = (build.state, build.stage, doing, int(build.progress * 10))
-        if now != self._last:
-            self._last = now
+        current = (build.state, build.stage, doing, int(build.progress * 10))
+        if current != self._last:
+            self._last = current
             say(f"{datetime.now(UTC):%H:%M:%SZ}  {_where(build):<10} {_share(build):>4}  {doing}{_eta(build)}".rstrip())
 
 
 class BarDisplay:
-    """One line that moves: stage, bar, share, elapsed, what is left, and what the stage is doing."""
+    """One line that changes in place: stage, bar, percentage, elapsed and remaining time, and the stage's message."""
 
     def __init__(self) -> None:
         console = err()
-        console.width -= 3  # room for the ^C that a terminal shows: on a full line it would wrap, and the bar stay
+        console.width -= 3  # the terminal echoes ^C: on a full line it would wrap, and rich could not erase the bar
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             _Remaining(),
-            # The only column with a ratio: it has what the others leave, however long its text.
+            # The only column with a ratio: it gets the width that the others leave, however long its text is.
             TextColumn("{task.fields[doing]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             expand=True,
             console=console,
@@ -88,7 +97,7 @@ class BarDisplay:
         self._progress.update(
             self._task,
             description=_where(build),
-            total=1.0 if running else None,  # without a total the bar only says that something lives
+            total=1.0 if running else None,  # without a total the bar pulses
             completed=build.progress,
             doing=plain(words.doing(build)),
             ends_at=None if build.eta_seconds is None else time.monotonic() + build.eta_seconds,

@@ -1,4 +1,4 @@
-"""Sizes, times and names as people read them."""
+"""Format sizes, times and names for people."""
 
 from __future__ import annotations
 
@@ -7,46 +7,55 @@ from datetime import UTC, datetime
 
 from enginefarm.wire.bodies import Build, BuildState
 
-_SHORT = 12  # characters of a key or a commit that are enough for a person
+_SHORT = 12  # characters of a key or a commit: enough to be unique in a catalogue
 _COMMIT = re.compile(r"@[0-9a-f]{40}$")
 
 
 def short(key: str) -> str:
+    """Return the start of a key; every command that takes a key accepts it."""
     return key[:_SHORT]
 
 
 def size(count: int) -> str:
-    amount, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
+    """Format a number of bytes: `512 B`, `1.5 MiB`, `120 GiB`."""
+    amount = float(count)
+    unit = "B"
+    for larger_unit in ("KiB", "MiB", "GiB", "TiB"):
         if amount < 1024:
             break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1024
+        unit = larger_unit
+    digits = 0 if unit == "B" or amount >= 100 else 1
+    return f"{amount:.{digits}f} {unit}"
 
 
 def duration(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d"
+    """Format a duration by its two largest units: `42s`, `3m05s`, `2h10m`, `9d`."""
+    count = max(0, round(seconds))
+    if count < 60:
+        return f"{count}s"
+    if count < 3600:
+        return f"{count // 60}m{count % 60:02}s"
+    if count < 86400:
+        return f"{count // 3600}h{count % 3600 // 60:02}m"
+    return f"{count // 86400}d"
 
 
 def age(then: datetime) -> str:
+    """Format the time since `then`."""
     return duration((datetime.now(UTC) - then).total_seconds())
 
 
 def model(reference: str) -> str:
-    """A model with its commit cut short."""
+    """Shorten the commit in a model reference."""
     return _COMMIT.sub(lambda commit: commit[0][: _SHORT + 1], reference)
 
 
 def doing(build: Build) -> str:
-    """What a build is doing, or why it does nothing."""
-    if build.state is BuildState.QUEUED:
-        place = f", number {build.queue_position} in the queue" if build.queue_position else ""
-        return (f"waiting for {build.waiting_for}" if build.waiting_for else "waiting") + place
-    return build.message or ""
+    """Return what a build is doing, or what it waits for; "" if nothing is known."""
+    if build.state is not BuildState.QUEUED:
+        return build.message or ""
+    text = f"waiting for {build.waiting_for}" if build.waiting_for else "waiting"
+    if build.queue_position:
+        text += f", number {build.queue_position} in the queue"
+    return text

@@ -383,7 +383,10 @@ def test_the_command_line(there: Site, here: Site, tmp_path: Path) -> None:
     assert exported.exit_code == 0, exported.output
     assert json.loads(exported.stdout)["keys"] == keys
     nobody = run(here, "import", target)
-    assert (nobody.exit_code, "say whose engines these must be: --trusted-key" in nobody.stderr) == (2, True)
+    assert (nobody.exit_code, "name the key that must have signed the engines: --trusted-key" in nobody.stderr) == (
+        2,
+        True,
+    )
     stranger = run(here, "import", target, "--trusted-key", str(here.public_key))
     assert (stranger.exit_code, "no good signature" in stranger.stderr) == (6, True)
     done = run(here, "import", target, "--trusted-key", str(there.public_key))

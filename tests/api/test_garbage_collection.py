@@ -107,7 +107,7 @@ def test_a_deleted_engine_is_gone_at_once_and_a_pinned_one_is_not_deleted(farm: 
         client.delete(farm.key)
     assert enginefarm(farm, "pin", farm.key, "--remove").exit_code == 0
     done = enginefarm(farm, "delete", farm.key[:12])
-    assert (done.exit_code, done.stdout) == (0, f"engine {farm.key[:12]} is served no more\n")
+    assert (done.exit_code, done.stdout) == (0, f"engine {farm.key[:12]} is no longer served\n")
     with pytest.raises(Gone, match="deleted"):
         client.engine(farm.key)
     a_day_passes(farm)
@@ -118,7 +118,7 @@ def test_the_command_line_says_what_goes_and_why(farm: Published) -> None:
     dry = enginefarm(farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0")
     assert dry.exit_code == 0, dry.output
     assert "0 of its model and platform are newer, older than 0 days" in dry.stdout
-    assert "1.1 MiB are free once all of these are removed" in dry.stdout
+    assert "1.1 MiB will be free once all of these are removed" in dry.stdout
     assert "not marked" in dry.stdout
     own = json.loads(enginefarm(farm, "gc", "--json").stdout)
     assert (own["going"], own["dry_run"], own["grace_seconds"]) == ([], False, 86400)

@@ -64,7 +64,7 @@ def test_a_report_is_believed_only_if_the_store_agrees(farm: Published, client: 
 def test_repair_reads_everything_and_says_what_is_damaged(farm: Published, tmp_path: Path) -> None:
     environment = {"ENGINEFARM_URL": farm.url}
     whole = CliRunner().invoke(main, ["repair"], env=environment)
-    assert (whole.exit_code, "whole" in whole.stderr) == (0, True), whole.output
+    assert (whole.exit_code, "intact" in whole.stderr) == (0, True), whole.output
     damage(tmp_path, farm, "config.json", b"[]")
     found = CliRunner().invoke(main, ["repair", farm.key, "--rebuild"], env=environment)
     assert found.exit_code == 6, found.output
@@ -80,10 +80,10 @@ def test_recall_over_the_command_line(farm: Published) -> None:
     assert CliRunner().invoke(main, ["recall"], env=environment).exit_code == 2
     assert CliRunner().invoke(main, ["recall", "--between", "now", "then"], env=environment).exit_code == 2
     none = CliRunner().invoke(main, ["recall", "--between", "2020-01-01", "2020-01-02"], env=environment)
-    assert none.output == "nothing that is served was built there\n"
+    assert none.output == "no engine or checkpoint meets the conditions\n"
     done = CliRunner().invoke(main, ["recall", "--worker", "w1", "--reason", "bad memory"], env=environment)
     assert done.exit_code == 0, done.output
-    assert f"engine {farm.key[:12]} is taken out" in done.output
+    assert f"engine {farm.key[:12]} is withdrawn" in done.output
     listed = CliRunner().invoke(main, ["workers"], env=environment)
     assert "w1 is quarantined: bad memory" in listed.stderr
     released = CliRunner().invoke(main, ["workers", "release", "w1"], env=environment)

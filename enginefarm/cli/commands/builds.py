@@ -1,4 +1,4 @@
-"""`status`, `wait`, `logs`, `cancel`: one build, or the latest of them."""
+"""`status`, `wait`, `logs`, `cancel`: show, follow or cancel a build."""
 
 from __future__ import annotations
 
@@ -35,10 +35,16 @@ def status(settings: Settings, /, build_id: str | None, limit: int, as_json: boo
     with settings.farm() as farm:
         if build_id is None:
             builds = list(islice(farm.builds(**filters), limit))
-            print_items(builds) if as_json else _print_list(builds)
+            if as_json:
+                print_items(builds)
+            else:
+                _print_list(builds)
         else:
             build = farm.build(build_id)
-            print_json(build) if as_json else print_build(build)
+            if as_json:
+                print_json(build)
+            else:
+                print_build(build)
 
 
 @click.command()
@@ -49,7 +55,7 @@ def status(settings: Settings, /, build_id: str | None, limit: int, as_json: boo
 def wait(settings: Settings, build_id: str, timeout: float | None, as_json: bool) -> None:
     """Wait until a build has ended.
 
-    Exit code 8 says that it ended without an engine.
+    Exit code 8: it ended without an engine.
     """
     with settings.farm() as farm:
         report(watch(farm, build_id, timeout), as_json=as_json)
@@ -57,11 +63,11 @@ def wait(settings: Settings, build_id: str, timeout: float | None, as_json: bool
 
 @click.command()
 @click.argument("build_id")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the build has ended.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the build has ended.")
 @json_option
 @pass_settings
 def logs(settings: Settings, build_id: str, follow: bool, as_json: bool) -> None:
-    """Print the log of a build. With --json, one object a line."""
+    """Print the log of a build. With --json, one object for each line."""
     with settings.farm() as farm:
         for line in farm.logs(build_id, follow=follow):
             click.echo(json.dumps({"line": line}, ensure_ascii=False) if as_json else line)
@@ -72,7 +78,7 @@ def logs(settings: Settings, build_id: str, follow: bool, as_json: bool) -> None
 @json_option
 @pass_settings
 def cancel(settings: Settings, build_id: str, as_json: bool) -> None:
-    """Cancel a build. Work that another build waits for goes on."""
+    """Cancel a build. An action that another build waits for goes on."""
     with settings.farm() as farm:
         build = farm.cancel(build_id)
     if as_json:
@@ -82,7 +88,11 @@ def cancel(settings: Settings, build_id: str, as_json: bool) -> None:
 
 
 def report(build: Build, *, as_json: bool) -> None:
-    """Print a build that has ended. Raises BuildFailed if it has no engine."""
+    """Print a build that has ended.
+
+    Raises:
+        BuildFailed: it has no engine. With --json, the build is printed first.
+    """
     if as_json:
         print_json(build)
     engine = engine_of(build)
@@ -100,6 +110,7 @@ def report(build: Build, *, as_json: bool) -> None:
 
 
 def print_build(build: Build) -> None:
+    """Print one build and its attempts."""
     share = f" {build.progress:.0%}" if build.state is BuildState.RUNNING else ""
     stage = f", {build.stage}" if build.stage else ""
     show(
@@ -131,8 +142,8 @@ def _attempt(attempt: Attempt) -> tuple[object, ...]:
     ended = attempt.ended_at
     took = words.duration((ended - attempt.started_at).total_seconds()) if ended else words.age(attempt.started_at)
     failure = attempt.failure
-    why = f"{failure.cause}: {failure.detail}" if failure else ""
-    return attempt.stage, attempt.number, attempt.worker, attempt.outcome, took, why
+    cause = f"{failure.cause}: {failure.detail}" if failure else ""
+    return attempt.stage, attempt.number, attempt.worker, attempt.outcome, took, cause
 
 
 def _print_list(builds: list[Build]) -> None:
@@ -141,5 +152,5 @@ def _print_list(builds: list[Build]) -> None:
 
 def _rows(build: Build) -> Iterator[tuple[object, ...]]:
     yield build.id, build.state, f"{build.progress:.0%}", words.age(build.created_at), words.model(build.model)
-    if not build.state.ended and (doing := words.doing(build)):
-        yield "", "", "", "", f"({doing})"
+    if not build.state.ended and words.doing(build):
+        yield "", "", "", "", f"({words.doing(build)})"  # a line of its own, because it is long

@@ -1,4 +1,4 @@
-"""`export`, `import`: engines from farm to farm, where no network leads."""
+"""`export`, `import`: move engines between farms that no network connects."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from enginefarm.wire.engine_record import ImportResult
 
 _OUTCOMES = {
     "imported": "is imported",
-    "there": "was there already",
-    "kept": "is not imported: the farm has another one under this key, and keeps that",
+    "there": "exists already",
+    "kept": "is not imported: the farm keeps its own engine with this key",
 }
 _FILE = click.Path(path_type=Path)
 
@@ -48,17 +48,19 @@ def export(
     keys: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Write engines to a bundle, for a farm that no network reaches.
+    """Write engines to a bundle file.
 
-    FILE appears when it is whole; until then twice its size is needed beside it. An interrupted
-    export goes on where it stopped. The farm must sign.
+    A bundle brings engines to a farm that no network reaches. FILE appears when it is complete;
+    until then the export needs twice its size on the disk. An interrupted export continues where
+    it stopped. The farm must sign its engines.
     """
     trusted = keys or settings.trusted_keys
     try:
         with settings.farm() as farm, transfer_shown() as progress:
+            engines = [engine_named(farm, name) for name in names]
             path = export_to(
                 farm,
-                engines := [engine_named(farm, name) for name in names],
+                engines,
                 target,
                 trusted=TrustedKeys.of_files(trusted) if trusted else None,
                 transfer=fetch.Transfer(connections=connections, limit_rate=limit_rate),
@@ -67,10 +69,11 @@ def export(
     except OSError as error:
         raise CallerError(f"cannot write the bundle: {error}") from error
     except KeyboardInterrupt:
-        say("What was fetched is kept: the same command goes on from there.")
+        say("What was fetched is kept: the same command continues from there.")
         raise
     if as_json:
-        print_json({"path": str(path), "size": path.stat().st_size, "keys": sorted({e.key for e in engines})})
+        exported = sorted({engine.key for engine in engines})
+        print_json({"path": str(path), "size": path.stat().st_size, "keys": exported})
     else:
         click.echo(path)
 
@@ -84,26 +87,26 @@ def export(
 @json_option
 @pass_settings
 def import_(settings: Settings, file: Path, keys: tuple[Path, ...], as_json: bool) -> None:
-    """Bring the engines of a bundle into this farm.
+    """Import the engines of a bundle into the farm.
 
-    Only what a trusted key signed. What the farm has is not sent again, so an interrupted import
-    is repeated; each engine appears when it is whole. Needs the scope admin.
+    A trusted key must have signed each. Repeat an interrupted import: what the farm has is not
+    sent again. Each engine appears when it is complete. Needs the scope admin.
     """
     trusted = keys or settings.trusted_keys
     if not trusted:
         raise InvalidRequest(
-            "say whose engines these must be: --trusted-key FILE, with the public key that GET /v1/signing-keys of the "
-            "farm they come from shows"
+            "name the key that must have signed the engines: --trusted-key FILE, with the public key that GET "
+            "/v1/signing-keys of the exporting farm shows"
         )
-    done: list[ImportResult] = []
+    results: list[ImportResult] = []
     try:
         with Bundle(file) as bundle, settings.farm() as farm, transfer_shown() as progress:
-            for arrived in import_bundle(farm, bundle, TrustedKeys.of_files(trusted), progress=progress):
-                done.append(arrived)
+            for result in import_bundle(farm, bundle, TrustedKeys.of_files(trusted), progress=progress):
+                results.append(result)
                 if not as_json:
-                    click.echo(f"engine {words.short(arrived.engine.key)} {_OUTCOMES[arrived.outcome]}")
+                    click.echo(f"engine {words.short(result.engine.key)} {_OUTCOMES[result.outcome]}")
     except KeyboardInterrupt:
-        say("What was sent is kept: the same command goes on from there.")
+        say("The farm keeps what was sent: the same command continues from there.")
         raise
     if as_json:
-        print_items(done)
+        print_items(results)

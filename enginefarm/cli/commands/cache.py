@@ -1,4 +1,4 @@
-"""`cache ls`, `cache prune`, `cache verify`: this node's cache."""
+"""`cache ls`, `cache prune`, `cache verify`: the cache of pulled files on this node."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from enginefarm.contract.errors import IntegrityError
 
 @click.group()
 def cache() -> None:
-    """What this node keeps of the engines that it pulled.
+    """Manage this node's cache of pulled files.
 
-    ENGINEFARM_CACHE says where; else it is in the user's cache folder.
+    It is in the folder ENGINEFARM_CACHE, by default in the user's cache folder.
     """
 
 
@@ -26,10 +26,10 @@ def cache() -> None:
 @json_option
 @pass_settings
 def ls(settings: Settings, as_json: bool) -> None:
-    """List the files, the latest used first."""
-    found = settings.cache.entries()
+    """List the cached files, latest used first."""
+    files = settings.cache.entries()
     if as_json:
-        print_json({"root": str(settings.cache.root), "files": [asdict(cached) for cached in found]})
+        print_json({"root": str(settings.cache.root), "files": [asdict(cached) for cached in files]})
         return
     rows = (
         (
@@ -38,37 +38,38 @@ def ls(settings: Settings, as_json: bool) -> None:
             str(cached.engines),
             words.age(datetime.fromtimestamp(cached.used_at, UTC)),
         )
-        for cached in found
+        for cached in files
     )
     show(table(("FILE", "SIZE", "ENGINES", "USED"), rows, elastic="FILE"))
-    click.echo(f"{words.size(sum(cached.size for cached in found))} in {settings.cache.root}")
+    click.echo(f"{words.size(sum(cached.size for cached in files))} in {settings.cache.root}")
 
 
 @cache.command()
 @click.option(
-    "--keep", type=BYTES, metavar="SIZE", help="Bytes to keep, the latest used; half of the disk if not given."
+    "--keep", type=BYTES, metavar="SIZE", help="Bytes to keep of the latest used files; default: half of the disk."
 )
 @click.option("--all", "everything", is_flag=True, help="Keep nothing.")
 @json_option
 @pass_settings
 def prune(settings: Settings, keep: int | None, everything: bool, as_json: bool) -> None:
-    """Remove what was not used for longest.
+    """Remove the files that were not used for the longest time.
 
-    What an engine's directory shares stays on the disk until that directory goes too.
+    A file that an engine's directory shares stays on the disk until that directory is removed too.
     """
-    gone = settings.cache.prune(0 if everything else keep)
-    freed = sum(cached.size for cached in gone if not cached.engines)
+    removed = settings.cache.prune(0 if everything else keep)
+    # Removing one name of a hard-linked file frees nothing.
+    freed = sum(cached.size for cached in removed if not cached.engines)
     if as_json:
-        print_json({"removed": [asdict(cached) for cached in gone], "freed": freed})
+        print_json({"removed": [asdict(cached) for cached in removed], "freed": freed})
     else:
-        click.echo(f"removed {len(gone)} files; {words.size(freed)} free")
+        click.echo(f"removed {len(removed)} files; {words.size(freed)} free")
 
 
 @cache.command()
 @json_option
 @pass_settings
 def verify(settings: Settings, as_json: bool) -> None:
-    """Read every file again, and remove those that are wrong. Exit code 6 says that there were some."""
+    """Verify every cached file, and remove damaged ones. Exit code 6: some were damaged."""
     checked = list(settings.cache.verify())
     wrong = [cached.digest for cached, right in checked if not right]
     if as_json:

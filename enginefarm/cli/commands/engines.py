@@ -1,4 +1,4 @@
-"""`ls`, `pull`, `check`: engines that are there."""
+"""`ls`, `pull`, `check`: list engines, fetch one, and check whether it runs on this machine."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def ls(
 ) -> None:
     """List the engines of the catalogue."""
     with settings.farm() as farm:
-        found = (
+        # The farm filters by model only, so the other filters read its pages until the limit is reached.
+        matching = (
             engine
             for engine in farm.engines(model=model)
             if toolchain in {None, engine.toolchain}
             and platform in {None, engine.platform.label(), engine.platform.gpu}
         )
-        engines = list(islice(found, limit))
+        engines = list(islice(matching, limit))
     if as_json:
         print_items(engines)
         return
@@ -63,11 +64,11 @@ def ls(
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at once.")
 @click.option("--limit-rate", type=BYTES, metavar="SIZE", help="Bytes per second of all connections, such as 50MiB.")
-@click.option("--cache/--no-cache", "cached", default=True, help="Share files with this node's other engines.")
-@click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository with the engine in it.")
+@click.option("--cache/--no-cache", "cached", default=True, help="Share files with other engines of this node.")
+@click.option("--triton", is_flag=True, help="Make DIRECTORY a Triton model repository that contains the engine.")
 @click.option(
     "--trusted-key", "keys", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-    help="Fetch only what this public key signed (PEM; may be repeated). Else ENGINEFARM_TRUSTED_KEYS.",
+    help="Fetch only what this public key signed (PEM; repeatable). Default: ENGINEFARM_TRUSTED_KEYS.",
 )  # fmt: skip
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
@@ -84,10 +85,10 @@ def pull(
     any_platform: bool,
     as_json: bool,
 ) -> None:
-    """Fetch an engine and check every byte.
+    """Fetch an engine and verify every byte.
 
-    DIRECTORY appears when it is whole. An interrupted pull goes on where it stopped. The start
-    of a key is enough if no other key starts like it.
+    DIRECTORY appears when it is complete. An interrupted pull continues where it stopped. A unique
+    prefix of a key is enough.
     """
     try:
         with settings.farm() as farm, transfer_shown() as progress:
@@ -107,7 +108,7 @@ def pull(
     except OSError as error:
         raise CallerError(f"cannot write the engine: {error}") from error
     except KeyboardInterrupt:
-        say("What was fetched is kept: the same command goes on from there.")
+        say("What was fetched is kept: the same command continues from there.")
         raise
     if as_json:
         print_json({"path": str(path), "key": engine.key, "manifest": engine.manifest, "size": engine.size})
@@ -120,21 +121,22 @@ def pull(
 @json_option
 @pass_settings
 def check(settings: Settings, name: str, as_json: bool) -> None:
-    """Say whether an engine runs on this machine.
+    """Check whether an engine runs on this machine.
 
-    Exit code 7 says that it does not.
+    Exit code 7: it does not.
     """
     with settings.farm() as farm:
         engine = engine_named(farm, name)
-    here = detect(prefer_gpu=engine.platform.device == "cuda").platform
-    found = misfits(engine, here)
+    # A CPU engine is compared with the processor, also on a machine that has a GPU.
+    node = detect(prefer_gpu=engine.platform.device == "cuda").platform
+    unlike = misfits(engine, node)
     if as_json:
-        unlike = {field: {"needed": needed, "found": ours} for field, (needed, ours) in found.items()}
-        print_json({"key": engine.key, "fits": not found, "differences": unlike})
-    elif found:
-        rows = ((field, field_text(needed), field_text(ours)) for field, (needed, ours) in found.items())
+        differences = {field: {"needed": needed, "found": actual} for field, (needed, actual) in unlike.items()}
+        print_json({"key": engine.key, "fits": not unlike, "differences": differences})
+    elif unlike:
+        rows = ((field, field_text(needed), field_text(actual)) for field, (needed, actual) in unlike.items())
         show(table(("FIELD", "ENGINE NEEDS", "THIS MACHINE HAS"), rows))
     else:
-        click.echo(f"engine {words.short(engine.key)} runs on this machine ({here.label()})")
-    if found:
-        raise PlatformMismatch(f"engine {words.short(engine.key)} does not run on this machine ({here.label()})")
+        click.echo(f"engine {words.short(engine.key)} runs on this machine ({node.label()})")
+    if unlike:
+        raise PlatformMismatch(f"engine {words.short(engine.key)} does not run on this machine ({node.label()})")

@@ -1,4 +1,4 @@
-"""`explain`: what a submit would do, and why."""
+"""`explain`: show what a submit would do, and why."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from enginefarm.cli.spec import read_spec, spec_arguments
 from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
 
 _VERDICTS = {
-    Verdict.HIT: "hit: the engine is there",
+    Verdict.HIT: "hit: the engine exists",
     Verdict.JOIN: "join: it is being built",
     Verdict.NEAR: "near: it would be built; the nearest engines are below",
-    Verdict.MISS: "miss: it would be built, and no engine of this model is there",
+    Verdict.MISS: "miss: it would be built; the farm has no engine of this model",
 }
 
 
@@ -26,12 +26,11 @@ _VERDICTS = {
 @json_option
 @pass_settings
 def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **flags: Any) -> None:
-    """Say what a submit would do, and why, without doing it.
+    """Show what a submit would do, and why, without doing it.
 
-    Shows the keys, the normalised spec, everything that a submit would be refused for, the nearest engines, and the
-    commands that a worker would run. There, {source} is the model (convert) or the checkpoint (build), {output} an
-    empty directory for the result, {scratch} the working directory, {calibration} the calibration data, and {OPTION}
-    the model that this option names.
+    Prints the keys, every reason to refuse the spec, the nearest engines, and the commands that a worker would run. In
+    commands, {source} is the model (convert) or the checkpoint (build), {output} an empty directory for the result,
+    {scratch} the working directory, {calibration} the calibration data, and {OPTION} the model that this option names.
     """
     spec = read_spec(spec_file, flags)
     with settings.farm() as farm:
@@ -43,12 +42,12 @@ def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
 
 
 def _print(explanation: Explanation) -> None:
-    refused = bool(explanation.findings)
+    verdict = "a submit would be refused" if explanation.findings else _VERDICTS[explanation.verdict]
     minutes = explanation.predicted_minutes
     show(
         facts(
             [
-                ("verdict", "a submit would be refused" if refused else _VERDICTS[explanation.verdict]),
+                ("verdict", verdict),
                 ("key", explanation.key),
                 ("convert key", explanation.convert_key),
                 ("join", explanation.build_id),
@@ -70,15 +69,17 @@ def _print(explanation: Explanation) -> None:
 def _outlook(stage: Outlook) -> tuple[str, str]:
     if stage.done:
         return str(stage.stage), "done"
-    who = f"{', '.join(stage.workers) or 'no worker'} could take it"
-    return str(stage.stage), who + (f"; waits for: {stage.waiting_for}" if stage.waiting_for else "")
+    outlook = f"{', '.join(stage.workers) or 'no worker'} could run it"
+    if stage.waiting_for:
+        outlook += f"; waits for: {stage.waiting_for}"
+    return str(stage.stage), outlook
 
 
 def _print_near(near: NearEngine) -> None:
     click.echo()
     click.echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
-    rows = ((found.pointer, found.wanted, found.has) for found in near.differences)
-    show(table(("FIELD", "ASKED FOR", "IT HAS"), rows))
+    rows = ((difference.pointer, difference.wanted, difference.has) for difference in near.differences)
+    show(table(("FIELD", "REQUESTED", "IT HAS"), rows))
 
 
 def _print_command(command: PlannedCommand) -> None:

@@ -1,4 +1,4 @@
-"""`workers`, `toolchains`, `fingerprint`: what there is to build with, and what this machine is."""
+"""`workers`, `toolchains`: what the farm builds with. `fingerprint`: what this machine is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from enginefarm.wire.bodies import Worker
 @json_option
 @click.pass_context
 def workers(ctx: click.Context, as_json: bool) -> None:
-    """List the workers that the farm knows; drain or release them."""
+    """List, drain or release workers."""
     if ctx.invoked_subcommand is None:
-        with ctx.find_object(Settings).farm() as farm:  # type: ignore[union-attr]  # the program made it
+        with ctx.find_object(Settings).farm() as farm:  # type: ignore[union-attr]  # `main` sets it
             _print(farm.workers(), as_json=as_json)
 
 
@@ -26,7 +26,7 @@ def workers(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @pass_settings
 def drain(settings: Settings, name: str, as_json: bool) -> None:
-    """Let a worker finish what it runs and take nothing new.
+    """Let a worker finish its action and take no new one.
 
     NAME is its name or id. Needs the scope admin.
     """
@@ -39,7 +39,7 @@ def drain(settings: Settings, name: str, as_json: bool) -> None:
 @json_option
 @pass_settings
 def release(settings: Settings, name: str, as_json: bool) -> None:
-    """Let a worker take work again that was drained or quarantined.
+    """Let a drained or quarantined worker take actions again.
 
     NAME is its name or id. Needs the scope admin.
     """
@@ -47,13 +47,13 @@ def release(settings: Settings, name: str, as_json: bool) -> None:
         _print(farm.release(name), as_json=as_json)
 
 
-def _print(found: list[Worker], *, as_json: bool) -> None:
+def _print(listed: list[Worker], *, as_json: bool) -> None:
     if as_json:
-        print_items(found)
+        print_items(listed)
         return
     headings = ("WORKER", "STATE", "PLATFORM", "TOOLCHAINS", "RUNNING", "SEEN AGO")
-    show(table(headings, map(_worker, found), elastic="TOOLCHAINS"))
-    for worker in found:
+    show(table(headings, map(_worker, listed), elastic="TOOLCHAINS"))
+    for worker in listed:
         if worker.quarantine is not None:
             say(f"{worker.name} is quarantined: {worker.quarantine}")
 
@@ -62,7 +62,7 @@ def _worker(worker: Worker) -> tuple[object, ...]:
     versions: dict[str, list[str]] = {}
     for capability in worker.capabilities:
         versions.setdefault(capability.toolchain, []).append(capability.version)
-    toolchains = "; ".join(f"{name} {', '.join(found)}" for name, found in versions.items())
+    toolchains = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in versions.items())
     running = words.short(worker.running) if worker.running else "-"
     return worker.name, worker.state, worker.platform.label(), toolchains, running, words.age(worker.last_seen_at)
 
@@ -73,16 +73,16 @@ def _worker(worker: Worker) -> tuple[object, ...]:
 def toolchains(settings: Settings, as_json: bool) -> None:
     """List the toolchains and their versions.
 
-    --json has the JSON Schema of their options.
+    With --json, the JSON Schema of their options too.
     """
     with settings.farm() as farm:
-        found = farm.toolchains()
+        listed = farm.toolchains()
     if as_json:
-        print_items(found)
+        print_items(listed)
         return
     rows = (
         (toolchain.name, version.version, "yes" if version.available else "no", version.notes or toolchain.title)
-        for toolchain in found
+        for toolchain in listed
         for version in toolchain.versions
     )
     show(table(("TOOLCHAIN", "VERSION", "WORKER", "NOTES"), rows, elastic="NOTES"))
@@ -91,15 +91,15 @@ def toolchains(settings: Settings, as_json: bool) -> None:
 @click.command()
 @json_option
 def fingerprint(as_json: bool) -> None:
-    """Print what this machine is.
+    """Print the platform and the host of this machine.
 
-    First what an engine is bound to, then what is merely worth knowing. No farm is asked.
+    Engines are bound to the platform; the host is for information. The farm is not called.
     """
-    found = detect()
+    machine = detect()
     if as_json:
-        print_json(found)
+        print_json(machine)
         return
-    host = found.host.model_dump(exclude={"versions"}) | found.host.versions
-    show(facts(found.platform.model_dump().items()))
+    host = machine.host.model_dump(exclude={"versions"}) | machine.host.versions
+    show(facts(machine.platform.model_dump().items()))
     click.echo()
     show(facts(host.items()))

@@ -1,4 +1,4 @@
-"""`gc`, `removed`, `delete`: what an administrator does to make room."""
+"""`gc`, `removed`, `delete`: remove engines to free space in the store."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DAYS = click.FloatRange(min=0)
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would go, why, and how many bytes.")
-@click.option("--model", metavar="MODEL", help="Only engines of this model, without revision; * and ? match.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; print what would be removed, why, and how many bytes.")
+@click.option("--model", metavar="MODEL", help="Only engines of this model, without revision; * and ? are wildcards.")
 @click.option("--platform", metavar="PLATFORM", help="Only engines of this GPU or platform.")
 @click.option("--keep-last", type=click.IntRange(min=0), metavar="N", help="Keep the N newest of a model and platform.")
 @click.option("--keep-days", type=_DAYS, metavar="D", help="Keep what was published in the last D days.")
@@ -34,10 +34,10 @@ def gc(
     keep_pulled_days: float | None,
     as_json: bool,
 ) -> None:
-    """Remove engines that nothing keeps, and bytes that nothing needs.
+    """Remove engines that no policy keeps, and their files.
 
-    Without a --keep option the farm's own policies decide. What goes is marked first, and removed
-    by a later gc, when its grace is over. Pinned engines stay. Needs the scope admin.
+    Without a --keep option the farm's own policies decide. Engines are marked first, and removed by a
+    later gc, after their grace period. Pinned engines are kept. Needs the scope admin.
     """
     policies = None
     if keep_last is not None or keep_days is not None or keep_pulled_days is not None:
@@ -48,25 +48,28 @@ def gc(
     elif model or platform:
         raise click.UsageError("--model and --platform need --keep-last, --keep-days or --keep-pulled-days")
     with settings.farm() as farm:
-        done = farm.clean_up(CleanUpRequest(policies=policies, dry_run=dry_run))
-    print_json(done) if as_json else _show(done)
+        result = farm.clean_up(CleanUpRequest(policies=policies, dry_run=dry_run))
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Removals to list at most.")
 @json_option
 @pass_settings
 def removed(settings: Settings, limit: int, as_json: bool) -> None:
-    """List what gc removed, the newest first, with why, when and by whom. Needs the scope admin."""
+    """List what gc removed, newest first: why, when and by whom. Needs the scope admin."""
     with settings.farm() as farm:
-        found = list(islice(farm.removals(), limit))
+        removals = list(islice(farm.removals(), limit))
     if as_json:
-        print_items(found)
+        print_items(removals)
         return
     rows = (
-        (one.kind, words.short(one.key), words.model(one.model or ""), words.size(one.size), words.age(one.at),
-         one.by or "", one.reason)
-        for one in found
+        (removal.kind, words.short(removal.key), words.model(removal.model or ""), words.size(removal.size),
+         words.age(removal.at), removal.by or "", removal.reason)
+        for removal in removals
     )  # fmt: skip
     show(table(("WHAT", "KEY", "MODEL", "SIZE", "AGE", "BY", "WHY"), rows, elastic="WHY"))
 
@@ -76,38 +79,43 @@ def removed(settings: Settings, limit: int, as_json: bool) -> None:
 @json_option
 @pass_settings
 def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
-    """Serve engines no more, and let clean-ups remove them.
+    """Stop serving engines, and let gc remove them.
 
     A pinned engine is refused. Needs the scope admin.
     """
     deleted = []
     with settings.farm() as farm:
         for name in names:
-            deleted.append(engine_named(farm, name))
-            farm.delete(deleted[-1].key)
+            engine = engine_named(farm, name)
+            farm.delete(engine.key)
+            deleted.append(engine)
             if not as_json:
-                click.echo(f"engine {words.short(deleted[-1].key)} is served no more")
+                click.echo(f"engine {words.short(engine.key)} is no longer served")
     if as_json:
         print_items(deleted)
 
 
-def _show(done: CleanUpResult) -> None:
-    if done.going:
+def _print(result: CleanUpResult) -> None:
+    if result.going:
         rows = (
-            (found.kind, words.short(found.key), words.model(found.model or ""), words.size(found.size),
-             _state(found, done), found.reason)
-            for found in done.going
+            (candidate.kind, words.short(candidate.key), words.model(candidate.model or ""), words.size(candidate.size),
+             _state(candidate, dry_run=result.dry_run), candidate.reason)
+            for candidate in result.going
         )  # fmt: skip
         show(table(("WHAT", "KEY", "MODEL", "SIZE", "STATE", "WHY"), rows, elastic="WHY"))
-        click.echo(f"{words.size(done.frees)} are free once all of these are removed")
-    would = "would be " if done.dry_run else ""
-    click.echo(f"{words.size(done.deleted.size)} in {done.deleted.files} files {would}deleted")
+        click.echo(f"{words.size(result.frees)} will be free once all of these are removed")
+    verb = "would be deleted" if result.dry_run else "deleted"
+    click.echo(f"{words.size(result.deleted.size)} in {result.deleted.files} files {verb}")
+    grace = words.duration(result.grace_seconds)
     click.echo(
-        f"{words.size(done.waiting.size)} in {done.waiting.files} files wait for {words.duration(done.grace_seconds)}"
+        f"{words.size(result.waiting.size)} in {result.waiting.files} files are in their grace period of {grace}"
     )
 
 
-def _state(found: RemovalCandidate, done: CleanUpResult) -> str:
-    if found.removed:
-        return "due" if done.dry_run else "removed"
-    return "not marked" if found.since is None and done.dry_run else "marked"
+def _state(candidate: RemovalCandidate, *, dry_run: bool) -> str:
+    if candidate.removed:
+        return "due" if dry_run else "removed"
+    # A real run has marked every candidate by now; a dry run marks none.
+    if dry_run and candidate.since is None:
+        return "not marked"
+    return "marked"

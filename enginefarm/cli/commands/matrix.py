@@ -1,4 +1,4 @@
-"""`matrix`: many builds from one spec."""
+"""`matrix`: submit many builds with one spec."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from enginefarm.wire.matrix import Cell
 
 @click.command()
 @click.argument("spec_file", metavar="SPEC", type=click.File(encoding="utf-8"))
-@click.option("--require-worker", is_flag=True, help="Refuse what no live worker could take, instead of waiting.")
+@click.option("--require-worker", is_flag=True, help="Refuse cells that no live worker can build, instead of waiting.")
 @json_option
 @pass_settings
 def matrix(settings: Settings, spec_file: IO[str], require_worker: bool, as_json: bool) -> None:
-    """Ask for every combination of the lists in a spec.
+    """Submit every combination of the lists in a spec.
 
-    SPEC is a JSON file, or '-' for stdin, in which any value may be a list. Each combination is accepted or refused
-    on its own; exit code 2 says that some were refused.
+    SPEC is a JSON file, or '-' for stdin. Any value in it may be a list. Each combination is accepted or refused on its
+    own. Exit code 2: some were refused.
     """
     with settings.farm() as farm:
         answer = farm.submit_matrix(read_object(spec_file), require_worker=require_worker)
@@ -31,7 +31,8 @@ def matrix(settings: Settings, spec_file: IO[str], require_worker: bool, as_json
         print_json(answer)
     else:
         show(table(("CELL", "BUILD", "STATE", "KEY OR REASON"), map(_row, answer.cells), elastic="KEY OR REASON"))
-    if refused := [cell.problem for cell in answer.cells if cell.problem is not None]:
+    refused = [cell.problem for cell in answer.cells if cell.problem is not None]
+    if refused:
         problems = [problem for document in refused for problem in document.errors]
         raise InvalidSpec(problems, f"{len(refused)} of {len(answer.cells)} cells were refused")
 

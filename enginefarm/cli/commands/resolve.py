@@ -1,4 +1,4 @@
-"""`resolve` and `pin`: which engine to load here, and which to keep."""
+"""`resolve`: find the engine to load on this machine. `pin`: keep an engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from enginefarm.cli import words
 from enginefarm.cli.output import facts, json_option, print_json, say, show
 from enginefarm.cli.settings import Settings, pass_settings
-from enginefarm.cli.spec import laid_over, read_object, spec_arguments
+from enginefarm.cli.spec import read_object, spec_arguments, with_flags
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.node.detection import detect
 from enginefarm.wire.resolution import EngineRequirements, Resolution
@@ -20,26 +20,31 @@ from enginefarm.wire.resolution import EngineRequirements, Resolution
 @json_option
 @pass_settings
 def resolve(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **flags: Any) -> None:
-    """Name the engine to load on this machine.
+    """Find the engine to load on this machine.
 
-    One of exactly the limits asked for, else the smallest that covers them. Without --platform, it is one that runs
-    on this machine. Exit code 4 says that there is none, and why.
+    It has exactly the requested limits, or else is the smallest that covers them. With --platform, it is one for that
+    platform instead. Exit code 4: there is none; the error says why.
     """
-    body = laid_over(read_object(spec_file) if spec_file else {}, flags)
+    body = with_flags(read_object(spec_file), flags)
     if not body.get("platform"):
         body["platform"] = detect().platform.model_dump()
-    wanted = EngineRequirements.parse(body)
+    requirements = EngineRequirements.parse(body)
     with settings.farm() as farm:
-        found = farm.resolve(wanted)
+        resolution = farm.resolve(requirements)
     if as_json:
-        print_json(found)
+        print_json(resolution)
     else:
-        _print(found)
+        _print(resolution)
 
 
-def _print(found: Resolution) -> None:
-    engine = found.engine
-    larger = [f"{unlike.pointer.rpartition('/')[2]} {unlike.has} for {unlike.wanted}" for unlike in found.differences]
+def _print(resolution: Resolution) -> None:
+    engine = resolution.engine
+    match = "exact"
+    if not resolution.exact:
+        larger = [
+            f"{limit.pointer.rpartition('/')[2]} {limit.has} for {limit.wanted}" for limit in resolution.differences
+        ]
+        match = f"the smallest that covers it: {', '.join(larger)}"
     show(
         facts(
             [
@@ -47,13 +52,13 @@ def _print(found: Resolution) -> None:
                 ("model", words.model(engine.model)),
                 ("toolchain", f"{engine.toolchain} {engine.version}"),
                 ("platform", engine.platform.label()),
-                ("match", "exact" if found.exact else f"the smallest that covers it: {', '.join(larger)}"),
+                ("match", match),
                 ("fetch it", f"enginefarm pull {words.short(engine.key)} DIRECTORY"),
             ]
         )
     )
-    if found.unchecked:
-        say(f"not checked, because not given: {', '.join(found.unchecked)}")
+    if resolution.unchecked:
+        say(f"not checked, because not given: {', '.join(resolution.unchecked)}")
 
 
 @click.command()
@@ -62,7 +67,7 @@ def _print(found: Resolution) -> None:
 @json_option
 @pass_settings
 def pin(settings: Settings, name: str, remove: bool, as_json: bool) -> None:
-    """Keep an engine, whatever clears the catalogue up."""
+    """Pin an engine, so that gc never removes it."""
     with settings.farm() as farm:
         engine = farm.pin(engine_named(farm, name).key, pinned=not remove)
     if as_json:

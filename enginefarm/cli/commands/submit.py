@@ -1,4 +1,4 @@
-"""`submit`: ask for an engine."""
+"""`submit`: request an engine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from enginefarm.wire.bodies import Submitted
 
 @click.command()
 @spec_arguments
-@click.option("--require-worker", is_flag=True, help="Refuse if no live worker could take it, instead of waiting.")
-@click.option("--wait", "wait_for_it", is_flag=True, help="Wait until the build has ended.")
+@click.option("--require-worker", is_flag=True, help="Refuse what no live worker can build, instead of waiting.")
+@click.option("--wait", "wait_for_end", is_flag=True, help="Wait until the build has ended.")
 @timeout_option
 @json_option
 @pass_settings
@@ -27,21 +27,21 @@ def submit(
     /,
     spec_file: IO[str] | None,
     require_worker: bool,
-    wait_for_it: bool,
+    wait_for_end: bool,
     timeout: float | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Ask for an engine.
+    """Request an engine.
 
-    SPEC is a JSON file, or '-' for stdin. What a flag says goes over what the file says.
+    SPEC is a JSON file, or '-' for stdin. Flags override the file.
     """
     spec = read_spec(spec_file, flags)
     with settings.farm() as farm:
         submitted = farm.submit(spec, require_worker=require_worker)
-        if not (wait_for_it and as_json):
-            _print(submitted, as_json=as_json, waiting=wait_for_it)
-        if wait_for_it:
+        if not (wait_for_end and as_json):
+            _print(submitted, as_json=as_json, waiting=wait_for_end)
+        if wait_for_end:
             report(watch(farm, submitted.id, timeout), as_json=as_json)
 
 
@@ -57,10 +57,8 @@ def _print(submitted: Submitted, *, as_json: bool, waiting: bool) -> None:
     if waiting:
         say(f"build {submitted.id} {submitted.disposition}, key {words.short(submitted.key)}")
         return
-    next_step = (
-        ("fetch it", f"enginefarm pull {words.short(submitted.key)} DIRECTORY")
-        if submitted.engine
-        else ("follow it", f"enginefarm wait {submitted.id}")
-    )
+    next_step = ("follow it", f"enginefarm wait {submitted.id}")
+    if submitted.engine:
+        next_step = ("fetch it", f"enginefarm pull {words.short(submitted.key)} DIRECTORY")
     state = f"{submitted.state} ({submitted.disposition})"
     show(facts([("build", submitted.id), ("key", submitted.key), ("state", state), next_step]))

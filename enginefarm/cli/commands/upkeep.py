@@ -1,4 +1,4 @@
-"""`repair`, `recall`: what an administrator does about damage and about a sick host."""
+"""`repair`: find and withdraw damaged engines. `recall`: withdraw engines by their origin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from enginefarm.contract.errors import IntegrityError
 from enginefarm.wire.recall import Inspection, Recall, WithdrawalResult
 
 rebuild_option = click.option(
-    "--rebuild", is_flag=True, help="Build what was taken out anew now, not when it is asked for."
+    "--rebuild", is_flag=True, help="Rebuild withdrawn engines now, instead of at the next request."
 )
 
 
@@ -24,36 +24,38 @@ rebuild_option = click.option(
 @json_option
 @pass_settings
 def repair(settings: Settings, names: tuple[str, ...], rebuild: bool, as_json: bool) -> None:
-    """Have the farm read engines again in its store: these, or all.
+    """Have the farm verify engines in its store: these, or all.
 
-    What is damaged is taken out, and built anew when somebody asks for it. Exit code 6 says that
-    something was damaged. Needs the scope admin.
+    Damaged engines are withdrawn, and rebuilt at the next request. Exit code 6: some were damaged.
+    Needs the scope admin.
     """
-    found: list[Inspection] = []
+    inspections: list[Inspection] = []
     with settings.farm() as farm:
-        keys = [engine_named(farm, name).key for name in names] or [engine.key for engine in farm.engines()]
+        keys = [engine_named(farm, name).key for name in names]
+        if not names:
+            keys = [engine.key for engine in farm.engines()]
         for key in keys:
-            found.append(farm.repair(key, rebuild=rebuild))
+            inspection = farm.repair(key, rebuild=rebuild)
+            inspections.append(inspection)
             if not as_json:
-                say(
-                    f"{words.short(key)}: {', '.join(found[-1].damaged) + ' damaged' if found[-1].damaged else 'whole'}"
-                )
+                state = f"{', '.join(inspection.damaged)} damaged" if inspection.damaged else "intact"
+                say(f"{words.short(key)}: {state}")
     if as_json:
-        print_items(found)
-    damaged = [inspection for inspection in found if inspection.damaged]
+        print_items(inspections)
+    damaged = [inspection for inspection in inspections if inspection.damaged]
     if damaged:
-        raise IntegrityError(f"{len(damaged)} of {len(found)} engines were damaged and are no longer served")
+        raise IntegrityError(f"{len(damaged)} of {len(inspections)} engines were damaged and are no longer served")
 
 
 @click.command()
 @click.option(
-    "--worker", metavar="NAME", help="Built by this worker. It is quarantined, and what it runs starts elsewhere."
+    "--worker", metavar="NAME", help="Built by this worker. It is quarantined, and its action starts elsewhere."
 )
 @click.option("--toolchain", metavar="NAME[@VERSION]", help="Built by this toolchain.")
 @click.option(
-    "--between", nargs=2, metavar="TIME TIME", help="Published between these times (ISO 8601, UTC if unsaid)."
+    "--between", nargs=2, metavar="TIME TIME", help="Published between these times (ISO 8601; UTC unless given)."
 )
-@click.option("--reason", default="recalled", show_default=True, help="What whoever asks for them is told.")
+@click.option("--reason", default="recalled", show_default=True, help="The reason that readers are told.")
 @rebuild_option
 @json_option
 @pass_settings
@@ -66,42 +68,47 @@ def recall(
     rebuild: bool,
     as_json: bool,
 ) -> None:
-    """Take out every engine and checkpoint that was built there.
+    """Withdraw engines and checkpoints by their origin.
 
-    They are served no more, and built anew when somebody asks for them. What is given must all be
-    true of them. Needs the scope admin.
+    All given conditions must hold. What is withdrawn is no longer served, and is rebuilt at the
+    next request. Needs the scope admin.
     """
     name, _, version = (toolchain or "").partition("@")
-    since, until = (_time(given) for given in between) if between else (None, None)
+    since = until = None
+    if between:
+        since, until = _time(between[0]), _time(between[1])
     try:
-        wanted = Recall(
+        request = Recall(
             worker=worker, toolchain=name or None, version=version or None, since=since, until=until, reason=reason,
             rebuild=rebuild,
         )  # fmt: skip
     except ValueError as error:
         raise click.UsageError("give --worker, --toolchain or --between") from error
     with settings.farm() as farm:
-        taken = farm.recall(wanted)
-    print_json(taken) if as_json else _say(taken)
+        result = farm.recall(request)
+    if as_json:
+        print_json(result)
+    else:
+        _print(result)
 
 
-def _time(given: str) -> datetime:
+def _time(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(given)
+        time = datetime.fromisoformat(text)
     except ValueError:
-        raise click.BadParameter(f"{given!r} is not a time such as 2026-11-24T03:00", param_hint="--between") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        raise click.BadParameter(f"{text!r} is not a time such as 2026-11-24T03:00", param_hint="--between") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _say(taken: WithdrawalResult) -> None:
-    for what, found in (("engine", taken.engines), ("checkpoint", taken.checkpoints)):
-        for key in found:
-            click.echo(f"{what} {words.short(key)} is taken out")
-    for worker in taken.workers:
-        click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` takes it back")
-    for build in taken.builds:
-        click.echo(f"build {build} makes it anew")
-    for key in taken.not_rebuilt:
+def _print(result: WithdrawalResult) -> None:
+    for kind, keys in (("engine", result.engines), ("checkpoint", result.checkpoints)):
+        for key in keys:
+            click.echo(f"{kind} {words.short(key)} is withdrawn")
+    for worker in result.workers:
+        click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
+    for build in result.builds:
+        click.echo(f"build {build} rebuilds it")
+    for key in result.not_rebuilt:
         click.echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
-    if not taken.engines and not taken.checkpoints:
-        click.echo("nothing that is served was built there")
+    if not result.engines and not result.checkpoints:
+        click.echo("no engine or checkpoint meets the conditions")

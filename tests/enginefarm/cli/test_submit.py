@@ -8,7 +8,7 @@ import click
 import pytest
 
 from enginefarm.cli.commands.submit import submit
-from enginefarm.cli.spec import laid_over
+from enginefarm.cli.spec import with_flags
 from enginefarm.contract.spec import BuildSpec
 
 
@@ -37,7 +37,7 @@ def test_every_field_of_a_spec_has_a_flag() -> None:
         ),
     )
 
-    spec = laid_over({}, given)
+    spec = with_flags({}, given)
 
     assert spec == {
         "model": "hf:a/b",
@@ -65,7 +65,7 @@ def test_flags_go_over_the_file_field_by_field() -> None:
         "limits": {"max_batch_size": 8, "max_input_len": 128}, "options": {"a": 1, "b": 2},
     }  # fmt: skip
 
-    spec = laid_over(file, flags("--max-batch-size", "1", "--option", "b=3", "--toolchain", "trtllm"))
+    spec = with_flags(file, flags("--max-batch-size", "1", "--option", "b=3", "--toolchain", "trtllm"))
 
     assert spec["limits"] == {"max_batch_size": 1, "max_input_len": 128}
     assert spec["options"] == {"a": 1, "b": 3}
@@ -76,15 +76,15 @@ def test_flags_go_over_the_file_field_by_field() -> None:
 def test_one_way_to_say_the_length_replaces_the_other() -> None:
     file = {"limits": {"max_input_len": 100, "max_seq_len": 200}}
 
-    assert laid_over(file, flags("--max-output-len", "50"))["limits"] == {"max_input_len": 100, "max_output_len": 50}
+    assert with_flags(file, flags("--max-output-len", "50"))["limits"] == {"max_input_len": 100, "max_output_len": 50}
 
 
 @pytest.mark.parametrize("file", [{"limits": 5}, {"options": "all"}])
 def test_a_part_that_is_no_object_is_left_for_the_validation(file: dict[str, Any]) -> None:
-    assert laid_over(file, flags("--max-batch-size", "1", "--option", "a=1")).items() >= file.items()
+    assert with_flags(file, flags("--max-batch-size", "1", "--option", "a=1")).items() >= file.items()
 
 
 @pytest.mark.parametrize("option", [("--option", "gemm_plugin"), ("--platform", "=90")])
 def test_a_pair_that_is_none(option: tuple[str, str]) -> None:
     with pytest.raises(click.UsageError, match="expected NAME=VALUE"):
-        laid_over({}, flags(*option))
+        with_flags({}, flags(*option))
