@@ -28,9 +28,13 @@ def import_rules() -> str:
             containers = _code(contract.get("containers", []))
             head = f"in {containers}" if containers else "package"
             sections += [f"**{contract['name']}**", table((head, "may import"), _layer_rows(contract))]
-    forbidden = [contract for contract in contracts if contract["type"] == "forbidden"]
+    rows = [
+        (contract["name"], _code(contract["source_modules"]), _code(contract["forbidden_modules"]))
+        for contract in contracts
+        if contract["type"] == "forbidden"
+    ]
     sections.append("**Forbidden, also through other modules**")
-    sections.append(table(("rule", "these", "must not import"), map(_forbidden_row, forbidden)))
+    sections.append(table(("rule", "these", "must not import"), rows))
     return "\n\n".join(sections)
 
 
@@ -40,10 +44,6 @@ def _layer_rows(contract: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for number, layer in enumerate(layers):
         lower = [name for below in layers[number + 1 :] for name in below]
         yield _code(layer), _code(lower) or "none of these"
-
-
-def _forbidden_row(contract: dict[str, Any]) -> tuple[str, str, str]:
-    return contract["name"], _code(contract["source_modules"]), _code(contract["forbidden_modules"])
 
 
 def _code(names: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from docs.generators.markdown import table
@@ -50,21 +50,30 @@ def type_of(schema: Schema, *, link_to: str = "") -> str:
         return f"`{json.dumps(schema['const'])}`"
     if "enum" in schema:
         return " or ".join(f"`{json.dumps(value)}`" for value in schema["enum"])
-    if alternatives := schema.get("anyOf", schema.get("oneOf")):
-        return " or ".join(_each_once(type_of(alternative, link_to=link_to) for alternative in alternatives))
-    words = [_plain_type(schema, link_to), *_bounds(schema)]
+    alternatives = schema.get("anyOf", schema.get("oneOf"))
+    if alternatives:
+        words = [type_of(alternative, link_to=link_to) for alternative in alternatives]
+        # Two alternatives that differ in what is not shown have the same words: name them once.
+        return " or ".join(dict.fromkeys(words))
+
+    words = [_plain_type(schema, link_to)]
+    for bound, phrase in _BOUNDS.items():
+        if bound in schema:
+            words.append(phrase.format(schema[bound]))
+    for pattern in schema.get("patternProperties", ()):
+        words.append(f"names match `{pattern}`")
     return ", ".join(words)
 
 
 def _plain_type(schema: Schema, link_to: str) -> str:
+    """The type without its bounds; what a list or an object holds is described in turn."""
     match schema.get("type"):
         case "array":
             return f"list of {type_of(schema.get('items', {}), link_to=link_to)}"
         case "object":
-            values = schema.get("additionalProperties")
-            by_pattern = schema.get("patternProperties", {})
-            if by_pattern:
-                values = next(iter(by_pattern.values()))
+            # An object whose names are checked describes its values under the pattern.
+            by_pattern = list(schema.get("patternProperties", {}).values())
+            values = by_pattern[0] if by_pattern else schema.get("additionalProperties")
             return f"object of {type_of(values, link_to=link_to)}" if isinstance(values, dict) else "object"
         case None:
             return "any JSON value"
@@ -72,18 +81,6 @@ def _plain_type(schema: Schema, link_to: str) -> str:
             return f"string ({schema['format']})"
         case kind:
             return str(kind)
-
-
-def _bounds(schema: Schema) -> Iterator[str]:
-    for word, phrase in _BOUNDS.items():
-        if word in schema:
-            yield phrase.format(schema[word])
-    for pattern in schema.get("patternProperties", ()):
-        yield f"names match `{pattern}`"
-
-
-def _each_once(words: Iterator[str]) -> list[str]:
-    return list(dict.fromkeys(words))
 
 
 def default_of(field: Schema) -> str:
@@ -96,6 +93,7 @@ def default_of(field: Schema) -> str:
 
 
 def _meaning(field: Schema) -> str:
+    """The description, of the field itself or of one of its alternatives, with the examples."""
     meaning = field.get("description", "")
     for alternative in field.get("anyOf", ()):
         meaning = meaning or alternative.get("description", "")

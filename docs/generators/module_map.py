@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 from docs.generators.markdown import escaped, table
@@ -18,7 +17,11 @@ def module_map() -> str:
     for package in PACKAGES:
         sections.append(f"## {package}")
         for folder in _folders(CHECKOUT / package):
-            rows = list(_modules(folder))
+            rows = []
+            for module in sorted(folder.glob("*.py")):
+                docstring = ast.get_docstring(ast.parse(module.read_text()))
+                if docstring:
+                    rows.append((f"`{module.name}`", _first_sentence(docstring)))
             if rows:
                 sections += [f"### `{folder.relative_to(CHECKOUT)}/`", table(("module", "purpose"), rows)]
     return "\n\n".join(sections)
@@ -28,13 +31,6 @@ def _folders(package: Path) -> list[Path]:
     """The package and its folders, but no migrations: their names say what each is."""
     folders = {module.parent for module in package.rglob("*.py")}
     return sorted(folder for folder in folders if folder.name not in ("versions", "__pycache__"))
-
-
-def _modules(folder: Path) -> Iterator[tuple[str, str]]:
-    for module in sorted(folder.glob("*.py")):
-        docstring = ast.get_docstring(ast.parse(module.read_text()))
-        if docstring:
-            yield f"`{module.name}`", _first_sentence(docstring)
 
 
 def _first_sentence(docstring: str) -> str:

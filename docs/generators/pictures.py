@@ -200,12 +200,12 @@ def keys() -> str:
 def lease() -> str:
     """A lease from claim to loss, and the next worker's attempt, on a line of time."""
     picture = Picture(860, 340, "A lease: renewals, the worker's own limit, and the fencing number")
-    left, pixels_per_second = 110, 24
+    start_x, pixels_per_second = 110, 24
     last_renewal, lease_seconds, limit_seconds = 6, 16, 9.6
     expiry = last_renewal + lease_seconds
 
     def at(second: float) -> float:
-        return left + second * pixels_per_second
+        return start_x + second * pixels_per_second
 
     picture.text(20, 64, "worker A", bold=True, anchor="start")
     picture.text(20, 82, "attempt 1", anchor="start")

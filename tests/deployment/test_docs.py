@@ -32,45 +32,46 @@ documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(
 def test_relative_links_resolve(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
     broken = [link for link in links if ":" not in link and not (document.parent / link).exists()]
-    assert not broken
+    assert broken == []
 
 
 @documents
-def test_modules_that_are_run_exist(document: Path) -> None:
+def test_a_module_that_a_document_runs_exists(document: Path) -> None:
     for module in re.findall(r"python -m ([a-z_][\w.]*)", document.read_text()):
         assert find_spec(module) is not None, module
 
 
 @documents
-def test_make_targets_exist(document: Path) -> None:
+def test_a_make_target_that_a_document_names_exists(document: Path) -> None:
     makefile = (CHECKOUT / "Makefile").read_text()
     for target in re.findall(r"(?:^    |`)make (\w+)", document.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
 @documents
-def test_settings_that_are_named_exist(document: Path) -> None:
-    others = {
+def test_a_setting_that_a_document_names_exists(document: Path) -> None:
+    # Read by the command line, by TensorRT-LLM's toolchain, by tests and by benchmarks.
+    read_elsewhere = {
         *("URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TRTLLM_EXAMPLES"),
         *("TEST_S3_URL", "TEST_POSTGRES_URL", "BENCH_GIB"),
     }
-    known = {name.upper() for name in Settings.model_fields} | others
+    settings = {name.upper() for name in Settings.model_fields} | read_elsewhere
     for name in re.findall(PREFIX + r"([A-Z0-9_]*[A-Z0-9])\b(?!_\*)", document.read_text()):
-        assert name in known, name
+        assert name in settings, name
 
 
-def test_readme_shows_both_commands() -> None:
+def test_the_readme_shows_both_commands() -> None:
     lines = [line.split("#")[0].strip() for line in README.read_text().splitlines() if line.startswith("    ")]
     assert "make demo" in lines
     assert "make test" in lines
 
 
-def test_readme_submits_what_the_farm_accepts() -> None:
+def test_the_readme_submits_one_spec_over_rest_and_on_the_command_line() -> None:
     (body,) = re.findall(r"--data '(.+?)'", README.read_text(), re.DOTALL)
     spec = BuildSpec.model_validate_json(body)
     (flags,) = re.findall(r"enginefarm submit (.+?) --wait", README.read_text().replace("\\\n", " "))
-    given = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
-    assert given == {
+    value_by_flag = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
+    assert value_by_flag == {
         "--model": spec.model,
         "--toolchain": spec.toolchain.name,
         "--max-input-len": str(spec.limits.max_input_len),
@@ -88,18 +89,18 @@ def test_every_field_of_a_spec_is_explained() -> None:
 
 
 @pytest.mark.parametrize("page", sorted((CHECKOUT / "docs" / "quickstart").glob("*.md")), ids=lambda path: path.stem)
-def test_specs_of_the_quick_starts_are_accepted(page: Path) -> None:
+def test_a_spec_of_a_quick_start_is_accepted(page: Path) -> None:
     text = page.read_text()
     blocks = re.findall(r"^```json\n(.+?)^```$", text, re.DOTALL | re.MULTILINE)
     quoted = re.findall(r"(?:--data|spec=)\s*'(.+?)'", text, re.DOTALL)
-    specs = [written for written in blocks + quoted if '"toolchain"' in written]
+    specs = [text for text in blocks + quoted if '"toolchain"' in text]
     assert specs or page.stem == "run-a-farm"
-    for written in specs:
-        BuildSpec.model_validate_json(written)
+    for spec in specs:
+        BuildSpec.model_validate_json(spec)
 
 
 @documents
-def test_commands_of_the_command_line_exist(document: Path) -> None:
+def test_a_command_that_a_document_shows_exists_with_its_options(document: Path) -> None:
     for name, flags in _invocations(document):
         assert name in command_line.commands, name
         options = {option for parameter in command_line.commands[name].params for option in parameter.opts}
@@ -113,7 +114,7 @@ def _invocations(document: Path) -> Iterator[tuple[str, list[str]]]:
         yield words[0], [word for word in words if word.startswith("--")]
 
 
-def test_settings_page_is_the_settings() -> None:
+def test_the_page_of_the_settings_has_every_setting_with_its_default_and_meaning() -> None:
     page = (CHECKOUT / "docs" / "settings.md").read_text().split("## Read elsewhere")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", page, re.MULTILINE)
     expected = [
@@ -151,27 +152,28 @@ def test_the_import_rules_are_those_of_the_linter() -> None:
     assert import_rules.block(import_rules.PAGE.read_text()) == import_rules.import_rules()
 
 
-@pytest.mark.parametrize("cell", re.findall(r"^\| `(.+?)` \| (?:API|worker)", OPERATIONS.read_text(), re.MULTILINE))
-def test_log_lines_of_trouble_are_in_the_code(cell: str) -> None:
-    """The longest run of fixed words of each line stands in the source as it is."""
-    fixed = max(re.split(r"…|\(|\)|=", cell), key=len).strip(" :,;")
-    rooms = ("api", "workers", "models", "enginefarm", "migrations")
-    sources = (path.read_text() for room in rooms for path in (CHECKOUT / room).rglob("*.py"))
-    assert any(fixed in re.sub(r'"\s+f?"', "", source) for source in sources), fixed
+@pytest.mark.parametrize("line", re.findall(r"^\| `(.+?)` \| (?:API|worker)", OPERATIONS.read_text(), re.MULTILINE))
+def test_a_log_line_of_the_operations_page_is_in_the_code(line: str) -> None:
+    """The longest run of fixed words of the line stands in the source as it is."""
+    fixed_words = max(re.split(r"…|\(|\)|=", line), key=len).strip(" :,;")
+    for package in ("api", "workers", "models", "enginefarm", "migrations"):
+        for module in (CHECKOUT / package).rglob("*.py"):
+            # A text that the source breaks into several literals is one text.
+            if fixed_words in re.sub(r'"\s+f?"', "", module.read_text()):
+                return
+    pytest.fail(f"no module logs {fixed_words!r}")
 
 
-def test_tests_that_are_named_exist() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs" / "reliability.md").read_text()))
-    there = {
-        name
-        for path in (CHECKOUT / "tests").rglob("test_*.py")
-        for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)
-    }
-    assert named
-    assert named <= there
+def test_a_test_that_the_reliability_page_names_exists() -> None:
+    named_tests = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs" / "reliability.md").read_text()))
+    tests: set[str] = set()
+    for module in (CHECKOUT / "tests").rglob("test_*.py"):
+        tests.update(re.findall(r"^ *def (test_\w+)", module.read_text(), re.MULTILINE))
+    assert named_tests
+    assert named_tests <= tests
 
 
-def test_changelog_has_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"## [{__version__}]" in (CHECKOUT / "CHANGELOG.md").read_text()
 
 
