@@ -25,7 +25,9 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=path)
     yield f"## `{path}`" if path.count(" ") == 1 else f"### `{path}`"
     yield code_block(context.get_usage().removeprefix("Usage: "), "text")
-    yield from _paragraphs(command.help or "")
+    for paragraph in (command.help or "").split("\n\n"):
+        # Click's mark for text that it must not wrap means nothing here.
+        yield escaped(paragraph.replace("\b", ""))
     rows = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
@@ -38,9 +40,3 @@ def _command(path: str, command: click.Command) -> Iterator[str]:
     if isinstance(command, click.Group):
         for name, subcommand in command.commands.items():
             yield from _command(f"{path} {name}", subcommand)
-
-
-def _paragraphs(help_text: str) -> Iterator[str]:
-    """Click's help, as Markdown: braces and other signs of the text stay as they are."""
-    for paragraph in help_text.replace("\b", "").split("\n\n"):
-        yield escaped(paragraph)

@@ -16,7 +16,11 @@ def module_map() -> str:
     sections = []
     for package in PACKAGES:
         sections.append(f"## {package}")
-        for folder in _folders(CHECKOUT / package):
+        folders = {module.parent for module in (CHECKOUT / package).rglob("*.py")}
+        for folder in sorted(folders):
+            # The names of migrations say what each of them is.
+            if folder.name == "versions":
+                continue
             rows = []
             for module in sorted(folder.glob("*.py")):
                 docstring = ast.get_docstring(ast.parse(module.read_text()))
@@ -25,12 +29,6 @@ def module_map() -> str:
             if rows:
                 sections += [f"### `{folder.relative_to(CHECKOUT)}/`", table(("module", "purpose"), rows)]
     return "\n\n".join(sections)
-
-
-def _folders(package: Path) -> list[Path]:
-    """The package and its folders, but no migrations: their names say what each is."""
-    folders = {module.parent for module in package.rglob("*.py")}
-    return sorted(folder for folder in folders if folder.name not in ("versions", "__pycache__"))
 
 
 def _first_sentence(docstring: str) -> str:

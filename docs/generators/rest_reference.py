@@ -49,7 +49,9 @@ def rest_reference() -> str:
     common = _common_responses(document)
     chapters: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
-        chapter = chapters.setdefault(_CHAPTERS[_group(path)], [])
+        # `builds` of `/v1/builds:explain`
+        resource = path.removeprefix("/v1").lstrip("/").partition("/")[0].partition(":")[0]
+        chapter = chapters.setdefault(_CHAPTERS[resource], [])
         for method, operation in methods.items():
             chapter += _route(method.upper(), path, operation, scopes.get((method.upper(), path)), common)
     sections = ["## What every route may answer", table(("status", "meaning"), common.items())]
@@ -75,11 +77,6 @@ def application() -> FastAPI:
         )
         set_up(settings)
         return create_app(settings)
-
-
-def _group(path: str) -> str:
-    """`builds` of `/v1/builds:explain`."""
-    return path.removeprefix("/v1").lstrip("/").partition("/")[0].partition(":")[0]
 
 
 def _scopes() -> dict[tuple[str, str], str]:
@@ -122,15 +119,13 @@ def _route(method: str, path: str, operation: Operation, scope: str | None, comm
         yield table(("parameter", "in", "type", "required", "meaning"), rows)
     if body := operation.get("requestBody"):
         yield f"Body: {_content(body['content'])}"
-    yield table(("status", "body", "meaning"), _responses(operation, common))
-
-
-def _responses(operation: Operation, common: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """The answers that are not common to all routes, by status."""
+    responses = []
     for status, response in sorted(operation["responses"].items()):
         meaning = sentence(response.get("description", "")).replace("Successful Response", "Success")
+        # The refusals that most routes share stand once at the top of the page.
         if common.get(status) != meaning:
-            yield status, _content(response.get("content", {})), meaning
+            responses.append((status, _content(response.get("content", {})), meaning))
+    yield table(("status", "body", "meaning"), responses)
 
 
 def _content(content: dict[str, Any]) -> str:
