@@ -46,7 +46,14 @@ class AuxiliarySource:
             case HubReference() if self._hub:
                 return self._hub.resolve(reference, selection)
             case FileReference():
-                return self._resolve_folder(reference, selection)
+                folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
+                entries = folders.hash_files(reference, folders.scan(reference))
+                return ResolvedFiles(
+                    reference=str(reference),
+                    # The content alone, as for a model: the same data at two paths are one input of the key.
+                    identity={"source": "files", "digest": Manifest.of(entries).digest},
+                    files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
+                )
             case HubReference() | BucketReference():
                 subject = "calibration data are"
                 if selection.repository != "dataset":
@@ -58,15 +65,6 @@ class AuxiliarySource:
                     expected=selection.expected,
                     remedy="put a copy below one of the farm's model roots",
                 )
-
-    def _resolve_folder(self, reference: FileReference, selection: Selection) -> ResolvedFiles:
-        folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
-        entries = folders.hash_files(reference, folders.scan(reference))
-        return ResolvedFiles(
-            reference=str(reference),
-            identity={"source": "files", "digest": Manifest.of(entries).digest},
-            files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
-        )
 
     def config(self, model: ResolvedFiles) -> Mapping[str, Any]:
         """Return the JSON config of a second model; empty if it has none. Raises as `resolve`."""
@@ -86,6 +84,7 @@ class AuxiliarySource:
             return
         if not isinstance(reference, FileReference):
             raise TypeError(f"{reference} is neither a folder nor in a hub")
+        # The files are known by now, so it does not matter which selection is given; nothing is selected again.
         folders = ConfinedFolders(self._roots, self._digests, PLAIN_DATA.of_folder)
         folder = folders.resolve(reference)
         for file in files.files:

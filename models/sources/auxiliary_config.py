@@ -41,17 +41,14 @@ class AuxiliaryConfigs:
         """
         cache_key = (files.reference, tuple(sorted(files.identity.items())))
         config = self._configs.get(cache_key)
-        if config is None:
-            config = self._fetch_config(files)
-            self._configs.put(cache_key, config, COMMIT_SECONDS)
-        return config
-
-    def _fetch_config(self, files: ResolvedFiles) -> Mapping[str, Any]:
+        if config is not None:
+            return config
         file = next((file for file in files.files if file.path.endswith(".json")), None)
         if file is None:
             return {}
         if file.size > MAX_CONFIG_BYTES:
             raise _bad_config(files, file.path, f"has more than {MAX_CONFIG_BYTES} bytes")
+        # Fetch it as a worker does, so that it is verified; the weights beside it stay where they are.
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self._fetch(files.model_copy(update={"files": (file,)}), Path(folder))
@@ -62,6 +59,8 @@ class AuxiliaryConfigs:
                 raise _bad_config(files, file.path, f"is not JSON ({error})") from error
         if not isinstance(config, dict):
             raise _bad_config(files, file.path, "is not a JSON object")
+        # An outage is not remembered, only an answer: the next submit asks again.
+        self._configs.put(cache_key, config, COMMIT_SECONDS)
         return config
 
 

@@ -69,15 +69,26 @@ class BucketSource:
         model = self._resolved.get(reference)
         if model is not None:
             return model
-        objects = self._list(reference)
+        prefix = f"{reference.prefix}/"  # with the slash: `tiny/` must not list `tiny-2/`
+        objects: dict[str, Object] = {}
+        with _translate_errors(reference):
+            for item in self._client.list_objects(reference.bucket, prefix=prefix):
+                name = str(item.object_name).removeprefix(prefix)
+                if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
+                    objects[name] = item
+
         trusted = self._trust.allows(reference)
-        files = tuple(_model_file(name, objects[name]) for name in select(reference, objects, trusted=trusted))
+        files = tuple(
+            ModelFile(path=name, size=objects[name].size or 0, etag=(objects[name].etag or "").strip('"'))
+            for name in select(reference, objects, trusted=trusted)
+        )
         config_file = next(file for file in files if file.path == CONFIG)
         if config_file.size > MAX_CONFIG_BYTES:
             raise config_too_large(reference)
         with _translate_errors(reference):
             config = b"".join(self._read(reference, config_file))
         weight_sizes = [file.size for file in files if is_weights(file.path)]
+        # `files` is sorted, so that the same model always has the same identity.
         identity = [{"path": file.path, "size": file.size, "etag": file.etag} for file in files]
         model = ResolvedModel(
             reference=str(reference),
@@ -88,23 +99,13 @@ class BucketSource:
         self._resolved.put(reference, model, LISTING_SECONDS)
         return model
 
-    def _list(self, reference: BucketReference) -> dict[str, Object]:
-        """Return the objects directly below the prefix by their name there."""
-        prefix = f"{reference.prefix}/"
-        objects = {}
-        with _translate_errors(reference):
-            for item in self._client.list_objects(reference.bucket, prefix=prefix):
-                name = str(item.object_name).removeprefix(prefix)
-                if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
-                    objects[name] = item
-        return objects
-
     def _read(self, reference: BucketReference, file: ModelFile) -> Iterator[bytes]:
         """Yield the bytes of `file`.
 
         Raises:
             ModelUnavailable: the object is no longer the one that was listed.
         """
+        # Compare the headers before the first byte: a large file that was replaced need not be fetched to find out.
         response = self._client.get_object(reference.bucket, f"{reference.prefix}/{file.path}")
         with closing(response):
             etag = response.headers.get("ETag", "").strip('"')
@@ -112,11 +113,7 @@ class BucketSource:
             if etag != file.etag or size != str(file.size):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
             yield from response.stream(digest.CHUNK)
-            response.release_conn()
-
-
-def _model_file(name: str, item: Object) -> ModelFile:
-    return ModelFile(path=name, size=item.size or 0, etag=(item.etag or "").strip('"'))
+            response.release_conn()  # read to its end, so the connection can serve the next file
 
 
 @contextmanager

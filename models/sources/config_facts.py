@@ -21,6 +21,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
+    # Without grouped-query attention every head has keys and values of its own.
     "num_key_value_heads": ("num_key_value_heads", "kv_n_heads", "num_attention_heads", "n_head", "n_heads"),
     "vocab_size": ("vocab_size",),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
@@ -73,6 +74,7 @@ def read_facts(
         case other:
             raise _bad_config(reference, f"names no architecture: `architectures` is {json.dumps(other)[:80]}")
 
+    # DBRX and MPT nest attention and feed-forward settings, multimodal models those of their language model.
     settings = _flatten(outer)
     facts: dict[str, Any] = {fact: _first(settings, keys) for fact, keys in _KEYS.items()}
     try:
@@ -90,13 +92,14 @@ def read_facts(
             has_safetensors=has_safetensors(names),
             has_pickle=has_pickle(names),
             has_tokenizer=has_tokenizer(names),
-            remote_code="auto_map" in outer,
+            remote_code="auto_map" in outer,  # it names the classes in the model's own Python files
             trusted=trusted,
             **facts,
         )
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
+        # Cut: the value comes from the model and may be of any length.
         raise _bad_config(reference, f"has a bad {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from error
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
-from enginefarm.contract.digest import CHUNK, Digest, verified
+from enginefarm.contract.digest import CHUNK, verified
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.contract.model_reference import FileReference
@@ -93,6 +93,7 @@ class ConfinedFolders:
         except PermissionError as error:
             raise _unreadable(reference, "the folder") from error
         names = tuple(sorted(entries))
+        # Only selected files are examined: an unused link to elsewhere must not make a model unusable.
         selected = self._select(reference, names)
         return Listing(folder, names, tuple((name, self._stamp(reference, entries[name])) for name in selected))
 
@@ -120,16 +121,14 @@ class ConfinedFolders:
         for name, stamp in listing.stamps:
             digest = self._digests.get(stamp)
             if digest is None:
-                digest = self._hash(reference, name, stamp)
+                with self.open(reference, Path(stamp.path), name) as stream:
+                    digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
                 self._digests.put(stamp, digest)
             entries.append(FileEntry(path=name, size=stamp.size, digest=digest))
+        # A file that was written while it was read has a digest of neither version.
         if self.scan(reference) != listing:
             raise changed(reference, "its files were written while the farm read them")
         return entries
-
-    def _hash(self, reference: FileReference, name: str, stamp: FileStamp) -> Digest:
-        with self.open(reference, Path(stamp.path), name) as stream:
-            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
     def copy(self, reference: FileReference, folder: Path, file: ModelFile, target: Path) -> None:
         """Copy one resolved file of `folder` to `target`, which must not exist.

@@ -45,6 +45,7 @@ _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _SINGLE_PICKLE = "pytorch_model.bin"
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
 _PICKLE_SHARD = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+# torch.load accepts any of these, and each may run code.
 _PICKLE = re.compile(r".*\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 
 
@@ -67,7 +68,7 @@ def select(reference: object, names: Iterable[str], *, trusted: bool = False) ->
     if problems:
         raise ModelUnavailable(f"{reference}: " + "; ".join(p.detail for p in problems), problems=problems)
     selected = weights | (top & (_SETTINGS | _TOKENIZER))
-    selected |= {name for name in top if name.endswith(".tiktoken")}
+    selected |= {name for name in top if name.endswith(".tiktoken")}  # vocabularies of Qwen and others, named freely
     if trusted:
         selected |= {name for name in top if name.endswith(".py")}
     return tuple(sorted(selected))
@@ -173,9 +174,11 @@ def _no_weights(reference: object, top: Collection[str]) -> Problem:
 
 def _missing_shards(weights: Collection[str]) -> list[str]:
     """Return the shards that the names of the others announce, and their index, as far as `weights` lacks them."""
+    # One shard that names a larger total makes the others incomplete too.
     totals = [int(match[2]) for match in map(_SHARD.fullmatch, weights) if match]
     if not totals:
         return []
     total = max(totals)
     announced = {f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)}
+    # Loaders find the shards by the index, so a model without it cannot be loaded.
     return sorted((announced | {WEIGHTS_INDEX}).difference(weights))

@@ -21,6 +21,7 @@ from models.sources.rejection import refusal
 
 # A calibration reads some hundred texts and draft heads are small, while a worker's disk has to hold all of it.
 MAX_BYTES = 16 << 30
+# The hub has data sets and models of the same name, so the identity tells the kinds apart.
 _IDENTITY_SOURCE: dict[Repository, str] = {"dataset": "hf_dataset", "model": "hf"}
 
 _CacheKey = tuple[HubReference, Selection]
@@ -30,6 +31,7 @@ class HubAuxiliarySource:
     """`hf:` data sets, and named files of `hf:` models. The arguments are those of `HubSource`."""
 
     def __init__(self, endpoint: str, token: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        # False, not None: with None the library would send a token of the machine.
         self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
         self._errors: dict[Repository, HubErrors] = {
             "dataset": HubErrors(endpoint, has_token=bool(token), kind="data set"),

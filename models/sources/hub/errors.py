@@ -48,7 +48,9 @@ class HubErrors:
         try:
             yield
         except _RAISED as error:
-            if _is_disk_error(error):
+            # Only an error of this machine's disk has an error number; the hub is not to blame for it.
+            is_hub_error = isinstance(error, (ConnectionError, HTTPError, EntryNotFoundError))
+            if isinstance(error, OSError) and error.errno is not None and not is_hub_error:
                 raise
             raise self._translate(reference, error) from error
 
@@ -62,7 +64,13 @@ class HubErrors:
             case RepositoryNotFoundError():
                 return self._no_repository(reference)
             case RevisionNotFoundError():
-                return _no_revision(reference)
+                return refusal(
+                    reference,
+                    "model_revision_not_found",
+                    f"the repository {reference.repo} has no revision {reference.revision or 'main'}",
+                    expected="a branch, a tag or a full commit of the repository",
+                    remedy="check the revision; without '@revision' the default branch is taken",
+                )
             case DisabledRepoError():
                 return refusal(reference, "model_disabled", f"{self._host} has disabled this repository")
             case HfHubHTTPError():
@@ -92,6 +100,7 @@ class HubErrors:
         )
 
     def _no_repository(self, reference: HubReference) -> ModelUnavailable:
+        # A hub answers "not found" for a private repository too, so the text must cover both.
         account = "the farm's token may not read it" if self._has_token else "the farm has no token to read it with"
         return refusal(
             reference,
@@ -102,6 +111,7 @@ class HubErrors:
         )
 
     def _error_for_status(self, reference: HubReference, status: int) -> EnginefarmError:
+        # 401 comes for a token that the hub does not know: the farm's fault, not the caller's.
         if status == 401:
             return self.unavailable(
                 reference, "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
@@ -115,22 +125,3 @@ class HubErrors:
                 remedy="give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it",
             )
         return self.unavailable(reference, f"answered with status {status}")
-
-
-def _no_revision(reference: HubReference) -> ModelUnavailable:
-    return refusal(
-        reference,
-        "model_revision_not_found",
-        f"the repository {reference.repo} has no revision {reference.revision or 'main'}",
-        expected="a branch, a tag or a full commit of the repository",
-        remedy="check the revision; without '@revision' the default branch is taken",
-    )
-
-
-def _is_disk_error(error: BaseException) -> bool:
-    """Return True if this machine's disk failed, not the hub: only an error of the disk has an error number."""
-    return (
-        isinstance(error, OSError)
-        and error.errno is not None
-        and not isinstance(error, (ConnectionError, HTTPError, EntryNotFoundError))
-    )
