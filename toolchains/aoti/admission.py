@@ -38,7 +38,7 @@ def check(prompts: Sequence[Sequence[int]], max_new_tokens: int, limits: EngineL
     if max_new_tokens < 1:
         problems.append(_problem("/max_new_tokens", max_new_tokens, "1 or more", "ask for at least one token"))
     for index, prompt in enumerate(prompts):
-        problems += _prompt_problems(f"/prompts/{index}", prompt, limits, vocab_size)
+        problems += prompt_problems(f"/prompts/{index}", prompt, limits, vocab_size)
 
     # Shorter prompts are padded to the longest of the batch, so the longest decides how many tokens may follow.
     longest = max(map(len, prompts), default=0)
@@ -51,7 +51,8 @@ def check(prompts: Sequence[Sequence[int]], max_new_tokens: int, limits: EngineL
         raise InvalidRequest("; ".join(problem.detail for problem in problems), problems=problems)
 
 
-def _prompt_problems(pointer: str, prompt: Sequence[int], limits: EngineLimits, vocab_size: int) -> list[Problem]:
+def prompt_problems(pointer: str, prompt: Sequence[int], limits: EngineLimits, vocab_size: int) -> list[Problem]:
+    """The problems of one prompt; `pointer` is its place in the request."""
     if not prompt:
         return [_problem(pointer, 0, "1 token or more", "give a prompt that is not empty")]
     problems = []

@@ -26,7 +26,8 @@ def preflight(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> list[Pr
                 value=GPU_ONLY, expected="2.13.0 for a CPU engine", remedy="leave the version out, or name 2.13.0",
             )
         )  # fmt: skip
-    problems += [*_model_problems(spec, facts), *_unsupported_fields(spec)]
+    problems += [*model_problems(spec, facts), *unsupported_fields(spec)]
+    # Beyond these positions a model computes, but writes nonsense.
     positions = facts.max_position_embeddings
     if positions is not None and spec.limits.seq_len > positions:
         problems.append(
@@ -40,7 +41,8 @@ def preflight(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> list[Pr
     return problems
 
 
-def _model_problems(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
+def model_problems(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
+    """Architectures and kinds of weights that aoti cannot load."""
     if facts.architecture not in ARCHITECTURES:
         yield Problem(
             pointer="/model", code="unsupported_architecture", detail=f"aoti does not build {facts.architecture}",
@@ -59,7 +61,8 @@ def _model_problems(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _unsupported_fields(spec: BuildSpec) -> Iterator[Problem]:
+def unsupported_fields(spec: BuildSpec) -> Iterator[Problem]:
+    """Fields of a spec for which aoti supports one value only, and options, of which it has none."""
     # pointer → (the spec's value, the only value that aoti supports)
     fields = {
         "/precision/quantization": (spec.precision.quantization, None),

@@ -19,7 +19,7 @@ from tests.doubles.tiny_halves import LAYERS, make_tiny_bart, make_tiny_t5
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, T5, VERSION, spec
 from tests.toolchains.trtllm.commands.test_plan import CACHE, TRTLLM, one_line, planned
 from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter, python_model
-from tests.toolchains.trtllm.test_end_to_end import TINY, Road, travelled
+from tests.toolchains.trtllm.test_end_to_end import TINY, Pipeline, finished_pipeline
 from toolchains.toolchain import InvalidOutput, Needs
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.releases.engine_part import closed_options, engine_parts
@@ -157,8 +157,8 @@ class TestRoad:
     @pytest.mark.parametrize("version", ["0.15.0", "0.16.0", "0.19.0", "1.0.0", VERSION, "1.3.0rc20"])
     @pytest.mark.parametrize("model", [TINY_T5, TINY_BART], ids=["t5", "bart"])
     def test_both_halves_are_made(self, version: str, model: ModelFacts, tmp_path: Path) -> None:
-        road = halved(tmp_path, model, version)
-        facts = road.both()
+        pipeline = halved(tmp_path, model, version)
+        facts = pipeline.run_both()
         assert (facts["version"], facts["differences"], facts["own_limits"]) == (version, [], ["max_output_len"])
         encoder, decoder = (facts["effective"][half]["build_config"] for half in ("encoder", "decoder"))
         assert (encoder["max_input_len"], encoder["max_seq_len"], encoder["kv_cache_type"]) == (64, 64, "DISABLED")
@@ -166,12 +166,12 @@ class TestRoad:
         assert decoder["max_encoder_input_len"] == 64
         engine = {str(path.relative_to(tmp_path / "build")) for path in (tmp_path / "build").rglob("*")}
         assert {"encoder/config.json", "encoder/rank0.engine", "decoder/rank0.engine", "tokenizer.json"} <= engine
-        assert road.check(Stage.CONVERT) == {"architecture": {"encoder": "EncoderModel", "decoder": "DecoderModel"}}
+        assert pipeline.check(Stage.CONVERT) == {"architecture": {"encoder": "EncoderModel", "decoder": "DecoderModel"}}
 
     @pytest.mark.usefixtures("installation")
     def test_every_rank_of_both(self, tmp_path: Path) -> None:
-        road = halved(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
-        assert road.both()["differences"] == []
+        pipeline = halved(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
+        assert pipeline.run_both()["differences"] == []
         for half in LAYERS:
             assert len(list((tmp_path / "convert" / half).glob("rank*.safetensors"))) == 4
             assert len(list((tmp_path / "build" / half).glob("rank*.engine"))) == 4
@@ -190,23 +190,23 @@ class TestRoad:
     def test_status_zero_proves_nothing(
         self, installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
     ) -> None:
-        road = halved(tmp_path, TINY_T5, parallelism={"tp": 2})
+        pipeline = halved(tmp_path, TINY_T5, parallelism={"tp": 2})
         if stage is Stage.BUILD:
-            assert road.run(Stage.CONVERT).status == 0
+            assert pipeline.run(Stage.CONVERT).status == 0
         order(installation, VERSION, **{stage: {"mode": mode}})
-        assert road.run(stage).status == 0
+        assert pipeline.run(stage).status == 0
         with pytest.raises(InvalidOutput, match=complaint):
-            road.check(stage)
+            pipeline.check(stage)
 
     @pytest.mark.usefixtures("installation")
     def test_the_log_moves_forward_through_both(self, tmp_path: Path) -> None:
         """Each program begins at its own part of the stage."""
-        road = halved(tmp_path, TINY_T5)
+        pipeline = halved(tmp_path, TINY_T5)
         for stage, spans in ((Stage.CONVERT, [(0, 1)]), (Stage.BUILD, [(0, 0.5), (0.5, 1)])):
-            planned = TOOLCHAIN.plan(road.job(stage), road.directories(stage))
+            planned = TOOLCHAIN.plan(pipeline.job(stage), pipeline.directories(stage))
             assert [command.span for command in planned[:-1]] == spans
-            assert road.run(stage).status == 0
-            said = road.run(stage).tail.split("TensorRT LLM version")
+            assert pipeline.run(stage).status == 0
+            said = pipeline.run(stage).tail.split("TensorRT LLM version")
             progress: list[float] = []
             for span, part in zip(spans, said[1:], strict=True):
                 for line in part.splitlines():
@@ -219,19 +219,19 @@ class TestRoad:
     @pytest.mark.usefixtures("installation")
     def test_the_double_refuses_a_model_of_another_kind(self, tmp_path: Path) -> None:
         make_tiny_bart(tmp_path / "model")
-        assert Road(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1
+        assert Pipeline(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1
 
 
-def halved(root: Path, model: ModelFacts, version: str = VERSION, **parts: Any) -> Road:
+def halved(root: Path, model: ModelFacts, version: str = VERSION, **parts: Any) -> Pipeline:
     make = make_tiny_t5 if model is TINY_T5 else make_tiny_bart
     make(root / "model")
-    return Road(root, version, model=model, **parts)
+    return Pipeline(root, version, model=model, **parts)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that went the whole road, to be copied and then broken."""
-    return travelled(tmp_path_factory.mktemp("halves"), lambda root: halved(root, TINY_T5))
+    """A converted and built model; tests copy it and break the copy."""
+    return finished_pipeline(tmp_path_factory.mktemp("halves"), lambda root: halved(root, TINY_T5))
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_broken_is_named_with_its_half(
     finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
 ) -> None:
-    road = again(finished, tmp_path)
-    path = road.root / stage / name
+    pipeline = again(finished, tmp_path)
+    path = pipeline.root / stage / name
     if content is None:
         shutil.rmtree(path)
     else:
         path.write_bytes(content)
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(stage)
+        pipeline.check(stage)
 
 
 @pytest.mark.parametrize(
@@ -273,11 +273,11 @@ def test_what_is_broken_is_named_with_its_half(
 def test_a_half_that_is_not_what_was_asked_for_is_refused(
     finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], complaint: str
 ) -> None:
-    road = again(finished, tmp_path)
-    path = road.root / "convert" / half / "config.json"
+    pipeline = again(finished, tmp_path)
+    path = pipeline.root / "convert" / half / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(Stage.CONVERT)
+        pipeline.check(Stage.CONVERT)
 
 
 @pytest.mark.parametrize(
@@ -297,16 +297,16 @@ def test_a_half_that_is_not_what_was_asked_for_is_refused(
 def test_other_lengths_than_asked_for_are_reported(
     finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], difference: dict[str, Any] | None
 ) -> None:
-    road = again(finished, tmp_path)
-    path = road.root / "build" / half / "config.json"
+    pipeline = again(finished, tmp_path)
+    path = pipeline.root / "build" / half / "config.json"
     content = json.loads(path.read_bytes())
     content["build_config"] |= changes
     path.write_text(json.dumps(content))
-    assert road.check(Stage.BUILD)["differences"] == ([difference] if difference else [])
+    assert pipeline.check(Stage.BUILD)["differences"] == ([difference] if difference else [])
 
 
-def again(finished: Path, tmp_path: Path) -> Road:
-    return Road(shutil.copytree(finished, tmp_path / "road"), model=TINY_T5)
+def again(finished: Path, tmp_path: Path) -> Pipeline:
+    return Pipeline(shutil.copytree(finished, tmp_path / "pipeline"), model=TINY_T5)
 
 
 def test_embeddings_that_the_model_has_once_are_in_both_halves(finished: Path) -> None:

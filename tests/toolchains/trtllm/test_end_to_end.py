@@ -1,4 +1,4 @@
-"""convert and build as a worker runs them: the planned commands, in order, on real files, then the check."""
+"""Run convert and build as a worker does: the planned commands in order, on real files, then the check of outputs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ TINY = ModelFacts(
 )  # fmt: skip
 
 
-class Road:
-    """One model on its way: `run` a stage, then `check` what it left."""
+class Pipeline:
+    """The two stages of one model: `run` a stage, then `check` its output."""
 
     def __init__(
         self, root: Path, version: str = VERSION, architecture: str = LLAMA, model: ModelFacts | None = None,
         **parts: Any,
     ) -> None:  # fmt: skip
-        """`model`: the facts of one that is at `root / "model"` already."""
-        self.root, self.version, self.model = root, version, root / "model"
+        """`model`: facts of a model that exists at `root / "model"`; None makes a tiny Llama there."""
+        self.root = root
+        self.version = version
+        self.model = root / "model"
         if model is None:
             make_tiny_llama(self.model, architectures=[architecture])
         self.facts = model or TINY.model_copy(update={"architecture": architecture})
@@ -59,23 +61,24 @@ class Road:
         )
 
     def run(self, stage: Stage) -> Exit:
-        """Stops at the first program that fails."""
-        directories, said = self.directories(stage), ""
+        """Run the programs of a stage up to the first that fails."""
+        directories = self.directories(stage)
+        output = ""
         for command in TOOLCHAIN.plan(self.job(stage), directories):
             environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
             ended = subprocess.run(
                 command.argv, cwd=directories.scratch, env={**environment, **command.environment},
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
             )  # fmt: skip
-            said += ended.stdout
+            output += ended.stdout
             if ended.returncode:
-                return Exit(ended.returncode, said)
-        return Exit(0, said)
+                return Exit(ended.returncode, output)
+        return Exit(0, output)
 
     def check(self, stage: Stage) -> dict[str, Any]:
         return dict(TOOLCHAIN.check_output(self.job(stage), self.directories(stage)))
 
-    def both(self) -> dict[str, Any]:
+    def run_both(self) -> dict[str, Any]:
         for stage in Stage:
             ended = self.run(stage)
             assert ended.status == 0, ended.tail
@@ -85,23 +88,23 @@ class Road:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that went the whole road, to be copied and then broken."""
-    return travelled(tmp_path_factory.mktemp("finished"), Road)
+    """A converted and built model; tests copy it and break the copy."""
+    return finished_pipeline(tmp_path_factory.mktemp("finished"), Pipeline)
 
 
-def travelled(root: Path, start: Callable[[Path], Road]) -> Path:
+def finished_pipeline(root: Path, start: Callable[[Path], Pipeline]) -> Path:
     environment = make_installation(root / "tensorrt_llm", VERSION)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", environment["PATH"])
         patch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
-        start(root / "road").both()
-    return root / "road"
+        start(root / "pipeline").run_both()
+    return root / "pipeline"
 
 
 @pytest.mark.usefixtures("installation")
-def test_from_model_to_engine(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    facts = road.both()
+def test_a_model_becomes_an_engine_with_tokenizer_and_timing_cache(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    facts = pipeline.run_both()
     assert facts["version"] == VERSION
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["max_seq_len"] == 96
@@ -110,15 +113,15 @@ def test_from_model_to_engine(tmp_path: Path) -> None:
     engine = {path.name for path in (tmp_path / "build").iterdir()}
     assert {"config.json", "rank0.engine", "tokenizer.json", "tokenizer_config.json"} <= engine
     assert (tmp_path / "build-scratch" / "model.cache").is_file()
-    source = tensors.read(road.model / "model.safetensors")
+    source = tensors.read(pipeline.model / "model.safetensors")
     converted = tensors.read(tmp_path / "convert" / "rank0.safetensors")
     assert (converted["lm_head.weight"] == source["lm_head.weight"]).all()
 
 
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("version", ["0.8.0", "0.9.0", "0.12.0", "0.16.0", "0.19.0", "1.0.0", "1.3.0rc20"])
-def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
-    facts = Road(tmp_path, version).both()
+def test_a_release_of_each_kind_builds_an_engine_of_the_spec(version: str, tmp_path: Path) -> None:
+    facts = Pipeline(tmp_path, version).run_both()
     assert (facts["version"], facts["differences"]) == (version, [])
 
 
@@ -130,8 +133,8 @@ def test_every_kind_of_release(version: str, tmp_path: Path) -> None:
         *(("0.9.0", "BloomForCausalLM"), ("1.2.1", "ChatGLMForCausalLM"), ("1.0.0", "RecurrentGemmaForCausalLM")),
     ],
 )
-def test_other_families(version: str, architecture: str, tmp_path: Path) -> None:
-    assert Road(tmp_path, version, architecture).both()["differences"] == []
+def test_another_family_builds_an_engine_of_the_spec(version: str, architecture: str, tmp_path: Path) -> None:
+    assert Pipeline(tmp_path, version, architecture).run_both()["differences"] == []
 
 
 @pytest.mark.usefixtures("installation")
@@ -147,31 +150,31 @@ def test_other_families(version: str, architecture: str, tmp_path: Path) -> None
         (None, "fp8", (None, "FP8")),
     ],
 )
-def test_precisions(
+def test_a_checkpoint_has_the_precision_of_the_spec(
     version: str, tmp_path: Path, quantization: str | None, kv_cache: str | None, algorithms: tuple[str | None, ...]
 ) -> None:
-    data = None if (quantization, kv_cache) == ("int8_wo", None) else "file:/data/set"
+    calibration_data = None if (quantization, kv_cache) == ("int8_wo", None) else "file:/data/set"
     precision = {"dtype": "bfloat16", "quantization": quantization, "kv_cache": kv_cache}
-    road = Road(tmp_path, version, precision=precision, calibration=data)
-    calibration = road.directories(Stage.CONVERT).inputs["calibration"]
+    pipeline = Pipeline(tmp_path, version, precision=precision, calibration=calibration_data)
+    calibration = pipeline.directories(Stage.CONVERT).inputs["calibration"]
     (calibration / "train.jsonl").write_text("{}")
-    assert road.both()["differences"] == []  # what becomes of attention is foreseen
-    made = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]
-    assert (made["quant_algo"], made["kv_cache_quant_algo"]) == algorithms
+    assert pipeline.run_both()["differences"] == []  # normalization predicts what the builder makes of attention
+    quantization_config = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]
+    assert (quantization_config["quant_algo"], quantization_config["kv_cache_quant_algo"]) == algorithms
 
 
 @pytest.mark.usefixtures("installation")
-def test_nothing_is_calibrated_on_nothing(tmp_path: Path) -> None:
-    road = Road(tmp_path, precision={"dtype": "bfloat16", "quantization": "fp8"}, calibration="file:/data/set")
-    ended = road.run(Stage.CONVERT)
+def test_a_calibration_without_data_fails(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path, precision={"dtype": "bfloat16", "quantization": "fp8"}, calibration="file:/data/set")
+    ended = pipeline.run(Stage.CONVERT)
     assert ended.status != 0
     assert TOOLCHAIN.classify(Stage.CONVERT, ended).cause == "calibration_unreachable"
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.16.0", VERSION])
-def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str, tmp_path: Path) -> None:
-    road = Road(tmp_path, version, options={"strip_plan": True}, parallelism={"tp": 2})
-    facts = road.both()
+def test_a_stripped_engine_gets_its_weights_back(installation: Path, version: str, tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path, version, options={"strip_plan": True}, parallelism={"tp": 2})
+    facts = pipeline.run_both()
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["use_strip_plan"] is True
     for rank in range(2):
@@ -179,12 +182,12 @@ def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str,
         assert (tmp_path / "build" / f"rank{rank}.engine").read_bytes().endswith(weights)
         assert weights not in (tmp_path / "build-scratch" / "stripped" / f"rank{rank}.engine").read_bytes()
     order(installation, version, refit={"mode": "refit_failed"})
-    ended = road.run(Stage.BUILD)
+    ended = pipeline.run(Stage.BUILD)
     assert (ended.status, TOOLCHAIN.classify(Stage.BUILD, ended).cause) == (1, "refit_failed")
     order(installation, version, refit={"mode": "no_weights"})
-    assert road.run(Stage.BUILD).status == 0
-    with pytest.raises(InvalidOutput, match=r"rank0\.engine is no larger than its plan without weights"):
-        road.check(Stage.BUILD)
+    assert pipeline.run(Stage.BUILD).status == 0
+    with pytest.raises(InvalidOutput, match=r"rank0\.engine is no larger than before its weights were added"):
+        pipeline.check(Stage.BUILD)
 
 
 @pytest.mark.usefixtures("installation")
@@ -192,8 +195,10 @@ def test_a_stripped_plan_gets_its_weights_back(installation: Path, version: str,
     ("parallelism", "shards", "engines"),
     [({"tp": 2, "pp": 2}, 4, 4), ({"tp": 4}, 4, 4), ({"tp": 1, "cp": 2}, 1, 2)],
 )
-def test_ranks(tmp_path: Path, parallelism: dict[str, int], shards: int, engines: int) -> None:
-    Road(tmp_path, parallelism=parallelism).both()
+def test_each_rank_has_a_shard_and_an_engine_file(
+    tmp_path: Path, parallelism: dict[str, int], shards: int, engines: int
+) -> None:
+    Pipeline(tmp_path, parallelism=parallelism).run_both()
     assert len(list((tmp_path / "convert").glob("rank*.safetensors"))) == shards
     assert len(list((tmp_path / "build").glob("rank*.engine"))) == engines
 
@@ -209,31 +214,31 @@ def test_ranks(tmp_path: Path, parallelism: dict[str, int], shards: int, engines
     ],
 )
 def test_the_engine_has_the_limits_that_its_key_names(tmp_path: Path, options: dict[str, Any]) -> None:
-    """The double reckons the builder's rewrites by itself: normalisation must foresee them."""
-    assert Road(tmp_path, options=options).both()["differences"] == []
+    """The double computes the builder's rewrites by itself; normalization must predict them."""
+    assert Pipeline(tmp_path, options=options).run_both()["differences"] == []
 
 
-def test_other_limits_than_asked_for_are_reported(finished: Path, tmp_path: Path) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    config = road.root / "build" / "config.json"
+def test_limits_and_options_that_differ_from_the_spec_are_reported(finished: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    config = pipeline.root / "build" / "config.json"
     content = json.loads(config.read_bytes())
     content["build_config"]["max_num_tokens"] = 64
     config.write_text(json.dumps(content))
     content["build_config"]["plugin_config"]["context_fmha"] = False
     config.write_text(json.dumps(content))
-    assert road.check(Stage.BUILD)["differences"] == [
-        {"pointer": "/limits/max_num_tokens", "wanted": road.spec.limits.max_num_tokens, "has": 64},
+    assert pipeline.check(Stage.BUILD)["differences"] == [
+        {"pointer": "/limits/max_num_tokens", "wanted": pipeline.spec.limits.max_num_tokens, "has": 64},
         {"pointer": "/options/context_fmha", "wanted": "enable", "has": False},
     ]
 
 
 @pytest.mark.parametrize(("has", "differs"), [(96, True), (96 + 7, False)])
 def test_room_for_drafts_is_no_difference(finished: Path, tmp_path: Path, has: int, differs: bool) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
     drafts = {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": 7}
-    road.spec = road.spec.model_copy(update={"options": road.spec.options | drafts})
-    _change(road.root / "build" / "config.json", "build_config", max_seq_len=has, max_num_tokens=256)
-    pointers = [difference["pointer"] for difference in road.check(Stage.BUILD)["differences"]]
+    pipeline.spec = pipeline.spec.model_copy(update={"options": pipeline.spec.options | drafts})
+    _change(pipeline.root / "build" / "config.json", "build_config", max_seq_len=has, max_num_tokens=256)
+    pointers = [difference["pointer"] for difference in pipeline.check(Stage.BUILD)["differences"]]
     assert ("/limits/max_seq_len" in pointers) is differs
 
 
@@ -255,50 +260,50 @@ def test_room_for_drafts_is_no_difference(finished: Path, tmp_path: Path, has: i
         ),
     ],
 )  # fmt: skip
-def test_settings_that_disagree_are_refused(
+def test_settings_that_differ_from_the_spec_are_refused(
     finished: Path, tmp_path: Path, stage: Stage, part: str | None, changes: dict[str, Any], complaint: str
 ) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    _change(road.root / stage / "config.json", part, **changes)
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    _change(pipeline.root / stage / "config.json", part, **changes)
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(stage)
+        pipeline.check(stage)
 
 
-def test_a_padded_vocabulary_is_none_the_worse(finished: Path, tmp_path: Path) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    _change(road.root / "convert" / "config.json", None, vocab_size=160)
-    assert road.check(Stage.CONVERT)
+def test_a_padded_vocabulary_is_accepted(finished: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    _change(pipeline.root / "convert" / "config.json", None, vocab_size=160)
+    assert pipeline.check(Stage.CONVERT)
 
 
 @pytest.mark.parametrize(("name", "complaint"), [("quant_cfg.json", "no quant_cfg.json"), (None, None)])
-def test_mixed_precision_says_which_layer_has_which(
+def test_a_checkpoint_of_mixed_precision_needs_the_file_of_layer_precisions(
     finished: Path, tmp_path: Path, name: str | None, complaint: str | None
 ) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    precision = road.spec.precision.model_copy(update={"quantization": "auto_quantize"})
-    road.spec = road.spec.model_copy(update={"precision": precision})
-    config = road.root / "build" / "config.json"
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    precision = pipeline.spec.precision.model_copy(update={"quantization": "auto_quantize"})
+    pipeline.spec = pipeline.spec.model_copy(update={"precision": precision})
+    config = pipeline.root / "build" / "config.json"
     _change(config, "pretrained_config", quantization={"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": None})
     if complaint:
         with pytest.raises(InvalidOutput, match=complaint):
-            road.check(Stage.BUILD)
+            pipeline.check(Stage.BUILD)
     else:
         (config.parent / "quant_cfg.json").write_text("{}")
-        assert road.check(Stage.BUILD)
+        assert pipeline.check(Stage.BUILD)
 
 
 @pytest.mark.usefixtures("installation")
-@pytest.mark.parametrize(("cut", "complaint"), [(0, r"ranks \[0\] of 1 have no _managed"), (50, "not whole")])
-def test_managed_weights_travel_with_the_engine(tmp_path: Path, cut: int, complaint: str) -> None:
-    road = Road(tmp_path, options={"fast_build": True})
-    assert road.both()["differences"] == []
+@pytest.mark.parametrize(("cut", "complaint"), [(0, r"ranks \[0\] of 1 have no _managed"), (50, "not complete")])
+def test_an_engine_with_managed_weights_needs_their_file(tmp_path: Path, cut: int, complaint: str) -> None:
+    pipeline = Pipeline(tmp_path, options={"fast_build": True})
+    assert pipeline.run_both()["differences"] == []
     weights = tmp_path / "build" / "rank0_managed_weights.safetensors"
     if cut:
         weights.write_bytes(weights.read_bytes()[:-cut])
     else:
         weights.unlink()
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(Stage.BUILD)
+        pipeline.check(Stage.BUILD)
 
 
 def _change(path: Path, part: str | None, **changes: Any) -> None:
@@ -311,9 +316,11 @@ def _change(path: Path, part: str | None, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("mode", "cause"), [("exit137", "killed"), ("cuda_oom", "gpu_out_of_memory"), ("disk_full", "disk_full")]
 )
-def test_failures_are_named(installation: Path, tmp_path: Path, stage: Stage, mode: str, cause: str) -> None:
+def test_a_failed_program_is_classified_by_its_output(
+    installation: Path, tmp_path: Path, stage: Stage, mode: str, cause: str
+) -> None:
     order(installation, VERSION, **{stage: {"mode": mode}})
-    ended = Road(tmp_path).run(stage)
+    ended = Pipeline(tmp_path).run(stage)
     assert ended.status != 0
     assert TOOLCHAIN.classify(stage, ended).cause == cause
 
@@ -321,18 +328,22 @@ def test_failures_are_named(installation: Path, tmp_path: Path, stage: Stage, mo
 @pytest.mark.parametrize("stage", list(Stage))
 @pytest.mark.parametrize(
     ("mode", "complaint"),
-    [("nothing", "no config.json"), ("missing_rank", r"ranks \[1\] of 2"), ("truncated", "rank1.* (is empty|whole)")],
+    [
+        ("nothing", "no config.json"),
+        ("missing_rank", r"ranks \[1\] of 2"),
+        ("truncated", "rank1.* (is empty|complete)"),
+    ],
 )
-def test_status_zero_proves_nothing(
+def test_an_incomplete_output_is_refused_though_the_program_succeeded(
     installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
 ) -> None:
-    road = Road(tmp_path, parallelism={"tp": 2})
+    pipeline = Pipeline(tmp_path, parallelism={"tp": 2})
     if stage is Stage.BUILD:
-        assert road.run(Stage.CONVERT).status == 0
+        assert pipeline.run(Stage.CONVERT).status == 0
     order(installation, VERSION, **{stage: {"mode": mode}})
-    assert road.run(stage).status == 0
+    assert pipeline.run(stage).status == 0
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(stage)
+        pipeline.check(stage)
 
 
 @pytest.mark.parametrize(
@@ -352,33 +363,33 @@ def test_status_zero_proves_nothing(
         (Stage.BUILD, "rank1.engine", b"x", r"ranks \[1\], but only 1"),
     ],
 )
-def test_what_is_broken_is_named(
+def test_a_broken_file_is_named(
     finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
 ) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    path = road.root / stage / name
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    path = pipeline.root / stage / name
     if content is None:
         path.unlink()
-        for other in (road.root / stage).glob("*token*"):
+        for other in (pipeline.root / stage).glob("*token*"):
             other.unlink()
     else:
         path.write_bytes(content)
     with pytest.raises(InvalidOutput, match=complaint):
-        road.check(stage)
+        pipeline.check(stage)
 
 
 def test_a_checkpoint_in_another_dtype_is_refused(finished: Path, tmp_path: Path) -> None:
-    road = Road(shutil.copytree(finished, tmp_path / "road"))
-    road.spec = BuildSpec.parse(road.spec.model_dump() | {"precision": {"dtype": "float16"}})
+    pipeline = Pipeline(shutil.copytree(finished, tmp_path / "pipeline"))
+    pipeline.spec = BuildSpec.parse(pipeline.spec.model_dump() | {"precision": {"dtype": "float16"}})
     with pytest.raises(InvalidOutput, match="dtype is bfloat16, not float16"):
-        road.check(Stage.CONVERT)
+        pipeline.check(Stage.CONVERT)
 
 
 @pytest.mark.usefixtures("installation")
-def test_the_log_moves_forward(tmp_path: Path) -> None:
-    road = Road(tmp_path)
+def test_progress_never_falls_back_for_one_rank(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
     for stage in Stage:
-        reports = [TOOLCHAIN.read_line(stage, line) for line in road.run(stage).tail.splitlines()]
+        reports = [TOOLCHAIN.read_line(stage, line) for line in pipeline.run(stage).tail.splitlines()]
         progress = [report.progress for report in reports if report and report.progress is not None]
         assert progress == sorted(progress)
         assert progress[-1] == 0.98

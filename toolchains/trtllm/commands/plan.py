@@ -26,14 +26,14 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
     release = find_release(job.version)
     is_stripped = job.stage is Stage.BUILD and bool(job.spec.options.get("strip_plan"))
     if job.stage is Stage.CONVERT:
-        programs = _convert(job, directories, installation)
+        programs = convert_commands(job, directories, installation)
     elif is_stripped:
         # Engines without weights first, then the same engines with weights.
         without_weights = replace(directories, output=stripped_engine(directories))
-        programs = list(_build(job, without_weights, release, installation))
-        programs.append(_refit(directories, release, installation))
+        programs = list(build_commands(job, without_weights, release, installation))
+        programs.append(refit_command(directories, release, installation))
     else:
-        programs = list(_build(job, directories, release, installation))
+        programs = list(build_commands(job, directories, release, installation))
 
     # Caches in the home directory go to scratch. Nothing is fetched: the model's files are complete.
     environment = {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
@@ -55,7 +55,7 @@ def stripped_engine(directories: Directories) -> Path:
     return directories.scratch / "stripped"
 
 
-def _convert(job: Job, directories: Directories, installation: Installation) -> list[tuple[str, ...]]:
+def convert_commands(job: Job, directories: Directories, installation: Installation) -> list[tuple[str, ...]]:
     """One conversion script, or two: one for draft heads may read a checkpoint of the base model."""
     conversion = conversion_of(job)
     assert conversion is not None, "preflight refuses specs that no script converts"
@@ -79,7 +79,7 @@ def _script(conversion: Conversion, job: Job, directories: Directories, installa
     return (installation.python, str(installation.examples / conversion.script.script), *arguments)
 
 
-def _build(
+def build_commands(
     job: Job, directories: Directories, release: ReleaseDescriptor, installation: Installation
 ) -> Iterator[tuple[str, ...]]:
     """One trtllm-build for each part of the engine. The second starts with the timing cache that the first wrote."""
@@ -94,7 +94,7 @@ def _build(
         for name, option in release.build_options_of(job.facts.architecture).items():
             value = part.fixed_options.get(name, options.get(name, option.default))
             argv += option.argv(value, spec.precision.dtype)
-        argv += _limit_arguments(job, release, part)
+        argv += limit_arguments(job, release, part)
 
         # The cache is read at the start, if it exists, and written at the end. Before 0.9 one option names both files.
         cache_options = ["timing_cache"]
@@ -109,7 +109,7 @@ def _build(
         yield tuple(argv)
 
 
-def _limit_arguments(job: Job, release: ReleaseDescriptor, part: EnginePart) -> Iterator[str]:
+def limit_arguments(job: Job, release: ReleaseDescriptor, part: EnginePart) -> Iterator[str]:
     """Batch size and lengths are always written; other limits only if trtllm-build would choose another value."""
     limits = job.spec.limits
     table = release.build_table
@@ -128,7 +128,7 @@ def _limit_arguments(job: Job, release: ReleaseDescriptor, part: EnginePart) -> 
         yield from table.by_name["opt_num_tokens"].argv(limits.opt_num_tokens)
 
 
-def _refit(directories: Directories, release: ReleaseDescriptor, installation: Installation) -> tuple[str, ...]:
+def refit_command(directories: Directories, release: ReleaseDescriptor, installation: Installation) -> tuple[str, ...]:
     """Add weights to an engine that was built without. They must be those of the checkpoint that it was built from."""
     table = release.refit_table
     assert table is not None, "preflight refuses strip_plan for releases without trtllm-refit"

@@ -36,10 +36,10 @@ _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 def needs(job: Job) -> Needs:
     """The memory and disk of a stage, in bytes."""
-    return _convert_needs(job) if job.stage is Stage.CONVERT else _build_needs(job)
+    return convert_needs(job) if job.stage is Stage.CONVERT else build_needs(job)
 
 
-def _convert_needs(job: Job) -> Needs:
+def convert_needs(job: Job) -> Needs:
     """A script loads the whole model and writes one rank at a time, unless it is told to load shard by shard."""
     weights = job.facts.weight_bytes
     checkpoint = checkpoint_bytes(job)
@@ -63,10 +63,10 @@ def _convert_needs(job: Job) -> Needs:
     return Needs(host_memory=host_memory, gpu_memory=gpu_memory, gpu_memory_in_all=gpu_memory_in_all, scratch=scratch)
 
 
-def _build_needs(job: Job) -> Needs:
+def build_needs(job: Job) -> Needs:
     """The needs of one rank. A machine with more GPUs builds more ranks at once, but has more memory too."""
     shard = _bytes_of_rank(job)
-    gpu_memory = _CUDA_CONTEXT + _activations(job)
+    gpu_memory = _CUDA_CONTEXT + activation_bytes(job)
     # With weight streaming the weights stay in host memory.
     if not job.spec.options.get("weight_streaming"):
         gpu_memory += shard
@@ -104,7 +104,7 @@ def _bytes_of_rank(job: Job) -> int:
     return -(-checkpoint_bytes(job) // ranks)
 
 
-def _activations(job: Job) -> int:
+def activation_bytes(job: Job) -> int:
     """GPU memory in bytes for the widest layer, for every token in flight, and for the logits."""
     facts = job.facts
     limits = job.spec.limits

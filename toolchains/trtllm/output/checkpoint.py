@@ -51,9 +51,9 @@ def _check_part(job: Job, part: EnginePart, output: Path) -> str:
     if absent:
         raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
     settings_match.check(config, job.spec, "checkpoint")
-    _check_sizes(config, job.facts, part)
+    check_sizes(config, job.facts, part)
     settings_match.check_mixed_precision(config, output)
-    _check_draft_heads(config, job)
+    check_draft_heads(config, job)
     # Ranks of context parallelism share a shard.
     shards = job.spec.parallelism.tp * job.spec.parallelism.pp
     for path in files_of_ranks(output, shards, ".safetensors"):
@@ -61,7 +61,12 @@ def _check_part(job: Job, part: EnginePart, output: Path) -> str:
     return str(config["architecture"])
 
 
-def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:
+def check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:
+    """Require the model's architecture, layer sizes and vocabulary in the checkpoint's config.json.
+
+    Raises:
+        InvalidOutput: with the first size that differs.
+    """
     if part.architecture not in (None, config["architecture"]):
         raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {part.architecture}")
     # An encoder may have other sizes than the decoder; `facts` has the decoder's.
@@ -75,8 +80,12 @@ def _check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart)
         raise InvalidOutput(f"the checkpoint has {config['vocab_size']} words, but the model {facts.vocab_size}")
 
 
-def _check_draft_heads(config: Mapping[str, Any], job: Job) -> None:
-    """Require the draft heads: a script that does not find them converts the base model alone and succeeds."""
+def check_draft_heads(config: Mapping[str, Any], job: Job) -> None:
+    """Require the draft heads of the spec: a script that does not find them converts the base model and succeeds.
+
+    Raises:
+        InvalidOutput: with every field that differs.
+    """
     conversion = conversion_of(job)
     if conversion is None or conversion.draft_heads is None:
         return

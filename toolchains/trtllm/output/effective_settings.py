@@ -38,12 +38,15 @@ def differences(context: BuildContext, part: EnginePart, config: Mapping[str, An
     """
     build = config["build_config"]
     rows: list[JsonValue] = []
-    for pointer, requested, actual in (*_limits(context, part, build), *_options(context, part, build)):
+    for pointer, requested, actual in (
+        *differing_limits(context, part, build),
+        *differing_options(context, part, build),
+    ):
         rows.append({"pointer": pointer, "wanted": requested, "has": actual})
     return rows
 
 
-def _limits(
+def differing_limits(
     context: BuildContext, part: EnginePart, build: Mapping[str, Any]
 ) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     """Yield (pointer, requested, actual) for every limit in build_config that differs."""
@@ -71,7 +74,7 @@ def _draft_tokens(context: BuildContext) -> int:
     return tokens
 
 
-def _options(
+def differing_options(
     context: BuildContext, part: EnginePart, build: Mapping[str, Any]
 ) -> Iterator[tuple[str, JsonValue, JsonValue]]:
     """Yield (pointer, requested, actual) for every build option that differs."""

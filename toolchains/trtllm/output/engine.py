@@ -62,17 +62,22 @@ def _check_part(job: Job, output: Path) -> dict[str, Any]:
     settings_match.check(config["pretrained_config"], job.spec, "engine")
     ranks = job.spec.parallelism.world_size
     files_of_ranks(output, ranks, ".engine")
+    # The runtime reads these files too: an engine without them fails only when it is loaded.
     settings_match.check_mixed_precision(config["pretrained_config"], output)
     # A fast build writes the weights to files of their own.
     if job.spec.options.get("fast_build"):
         for path in files_of_ranks(output, ranks, "_managed_weights.safetensors"):
             safetensors_header.check(path)
-    _check_adapters(job, config, output)
+    check_adapters(job, config, output)
     return config
 
 
-def _check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
-    """Require as many adapters as the spec names, each complete and at the place that config.json names."""
+def check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
+    """Require as many adapters as the spec names, each complete and at the place that config.json names.
+
+    Raises:
+        InvalidOutput: an adapter is missing or broken.
+    """
     lora_config = config["build_config"].get("lora_config")
     directories = []
     if isinstance(lora_config, dict):

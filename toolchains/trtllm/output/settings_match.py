@@ -51,6 +51,7 @@ def check(config: Mapping[str, Any], spec: BuildSpec, subject: str) -> None:
     """
     precision = spec.precision
     mismatches = []
+    # Every release writes the dtype.
     if config.get("dtype") != precision.dtype:
         mismatches.append(f"dtype is {config.get('dtype')}, not {precision.dtype}")
 

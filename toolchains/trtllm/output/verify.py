@@ -34,6 +34,7 @@ def check(job: Job, directories: Directories) -> Mapping[str, JsonValue]:
             for stripped in files_of_ranks(stripped_engine(directories), job.spec.parallelism.world_size, ".engine"):
                 if (output / stripped.name).stat().st_size <= stripped.stat().st_size:
                     raise InvalidOutput(f"{stripped.name} is no larger than before its weights were added: it has none")
+    # Without it nobody can serve the engine, and no later stage would notice.
     if job.facts.has_tokenizer:
         has_tokenizer = any((output / name).is_file() for name in VOCABULARIES) or any(output.glob("*.tiktoken"))
         if not has_tokenizer:

@@ -50,7 +50,7 @@ def serving(job: Job) -> Serving:
     spec = job.spec
     parallelism = spec.parallelism
     has_encoder = is_encoder_decoder(job.facts.architecture)
-    launch = {"run": _run(spec)}
+    launch = {"run": run_command(spec)}
     layouts = {}
     without = {}
     obstacle = None
@@ -59,8 +59,8 @@ def serving(job: Job) -> Serving:
     if obstacle:
         without["triton"] = obstacle
     else:
-        launch["triton"] = _triton(parallelism.world_size)
-        layouts["triton"] = _layout(spec, has_encoder=has_encoder)
+        launch["triton"] = triton_command(parallelism.world_size)
+        layouts["triton"] = triton_layout(spec, has_encoder=has_encoder)
     return Serving(
         world_size=parallelism.world_size,
         ranks=parallelism.model_dump(),
@@ -92,7 +92,7 @@ def _images() -> _Images:
     return read_data_file("images.json", _Images)
 
 
-def _run(spec: BuildSpec) -> Launch:
+def run_command(spec: BuildSpec) -> Launch:
     """The examples' own program, one process a rank."""
     ranks = spec.parallelism.world_size
     argv = []
@@ -103,7 +103,7 @@ def _run(spec: BuildSpec) -> Launch:
     return Launch(what="one prompt, in the release's image", argv=argv)
 
 
-def _triton(ranks: int) -> Launch:
+def triton_command(ranks: int) -> Launch:
     """One server a rank under one mpirun. Only the first one listens; the others run only the engine."""
     argv = ["mpirun", "--allow-run-as-root"]
     for rank in range(ranks):
@@ -118,7 +118,7 @@ def _triton(ranks: int) -> Launch:
     return Launch(what="a Triton server on the layout `triton`", argv=argv)
 
 
-def _layout(spec: BuildSpec, *, has_encoder: bool) -> Layout:
+def triton_layout(spec: BuildSpec, *, has_encoder: bool) -> Layout:
     """The model repository: an ensemble of preprocessing, engine and postprocessing."""
     parameters = decoding.parameters(spec.options)
     if has_encoder:

@@ -13,7 +13,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
-from tests.toolchains.trtllm.test_end_to_end import Road
+from tests.toolchains.trtllm.test_end_to_end import Pipeline
 from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
@@ -63,7 +63,7 @@ def make_adapter(folder: Path, **said: object) -> Path:
     return folder
 
 
-class AdaptedRoad(Road):
+class PipelineWithAdapters(Pipeline):
     """With adapters where a worker puts them."""
 
     def directories(self, stage: Stage) -> Directories:
@@ -75,7 +75,9 @@ class AdaptedRoad(Road):
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize(("version", "tp"), [("0.15.0", 1), ("0.16.0", 2), (VERSION, 1)])
 def test_an_engine_has_its_adapters_beside_it(version: str, tp: int, tmp_path: Path) -> None:
-    facts = AdaptedRoad(tmp_path, version, options=LORA | {"max_lora_rank": 8}, parallelism={"tp": tp}).both()
+    facts = PipelineWithAdapters(
+        tmp_path, version, options=LORA | {"max_lora_rank": 8}, parallelism={"tp": tp}
+    ).run_both()
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["lora_config"]["lora_dir"] == ["lora/0", "lora/1"]
     assert str(tmp_path) not in json.dumps(facts)
@@ -87,9 +89,9 @@ def test_an_engine_has_its_adapters_beside_it(version: str, tp: int, tmp_path: P
 
 @pytest.mark.usefixtures("installation")
 def test_modules_that_the_builder_adds_are_no_difference(tmp_path: Path) -> None:
-    road = AdaptedRoad(tmp_path, options=LORA | {"lora_target_modules": ["attn_v", "attn_q"]})
-    assert road.both()["differences"] == []
-    assert road.spec.options["lora_target_modules"] == ["attn_v", "attn_q", "attn_k"]
+    pipeline = PipelineWithAdapters(tmp_path, options=LORA | {"lora_target_modules": ["attn_v", "attn_q"]})
+    assert pipeline.run_both()["differences"] == []
+    assert pipeline.spec.options["lora_target_modules"] == ["attn_v", "attn_q", "attn_k"]
 
 
 def _without_one(engine: Path) -> None:
@@ -116,14 +118,14 @@ def _ignored(engine: Path) -> None:
     ("spoil", "says"),
     [
         (_without_one, "needs adapter_model.safetensors of the adapter lora/1"),
-        (_cut_short, "not whole"),
+        (_cut_short, "not complete"),
         (_garbled, "adapter_config.json is not JSON"),
         (_ignored, r"names the adapters \[\], not \['lora/0', 'lora/1'\]"),
     ],
 )
 def test_an_engine_without_its_adapters_is_none(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
-    road = AdaptedRoad(tmp_path, options=LORA)
-    road.both()
+    pipeline = PipelineWithAdapters(tmp_path, options=LORA)
+    pipeline.run_both()
     spoil(tmp_path / "build")
     with pytest.raises(InvalidOutput, match=says):
-        road.check(Stage.BUILD)
+        pipeline.check(Stage.BUILD)

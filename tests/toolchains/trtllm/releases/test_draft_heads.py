@@ -15,7 +15,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, facts, spec
-from tests.toolchains.trtllm.test_end_to_end import Road
+from tests.toolchains.trtllm.test_end_to_end import Pipeline
 from toolchains.toolchain import Directories, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.commands.installation import Installation
@@ -133,7 +133,7 @@ def make_heads(folder: Path, weights: str = "medusa_lm_head.safetensors") -> Pat
     return folder
 
 
-class DraftingRoad(Road):
+class PipelineWithDraftHeads(Pipeline):
     """With draft heads where a worker puts them."""
 
     def directories(self, stage: Stage) -> Directories:
@@ -149,36 +149,38 @@ class DraftingRoad(Road):
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("version", ["0.16.0", VERSION])
 def test_an_engine_drafts_by_its_heads(version: str, tmp_path: Path) -> None:
-    road = DraftingRoad(tmp_path, version, options=MEDUSA | {"num_medusa_heads": 2, "max_medusa_token_len": 7})
-    facts = road.both()
+    pipeline = PipelineWithDraftHeads(
+        tmp_path, version, options=MEDUSA | {"num_medusa_heads": 2, "max_medusa_token_len": 7}
+    )
+    facts = pipeline.run_both()
     assert facts["differences"] == []
     assert facts["effective"]["pretrained_config"]["architecture"] == "MedusaForCausalLM"
-    assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 7
+    assert facts["effective"]["build_config"]["max_seq_len"] == pipeline.spec.limits.seq_len + 7
 
 
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("version", ["0.16.0", VERSION])
 def test_an_engine_of_eagle_is_longer_by_its_drafts_and_layers(version: str, tmp_path: Path) -> None:
-    road = DraftingRoad(tmp_path, version, options=EAGLE | {"num_eagle_layers": 3})
-    facts = road.both()
+    pipeline = PipelineWithDraftHeads(tmp_path, version, options=EAGLE | {"num_eagle_layers": 3})
+    facts = pipeline.run_both()
     assert facts["differences"] == []
     assert facts["effective"]["pretrained_config"]["architecture"] == "EagleForCausalLM"
-    assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 63 + 3
+    assert facts["effective"]["build_config"]["max_seq_len"] == pipeline.spec.limits.seq_len + 63 + 3
     config = tmp_path / "build" / "config.json"
     content = json.loads(config.read_bytes())
     content["build_config"]["max_seq_len"] -= 3
     config.write_text(json.dumps(content))
-    assert [found["pointer"] for found in road.check(Stage.BUILD)["differences"]] == ["/limits/max_seq_len"]
+    assert [found["pointer"] for found in pipeline.check(Stage.BUILD)["differences"]] == ["/limits/max_seq_len"]
 
 
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("tp", [1, 2])
 def test_an_engine_drafts_along_several_paths(tp: int, tmp_path: Path) -> None:
-    road = DraftingRoad(tmp_path, options=DRAFTER | {"redrafter_num_beams": 3}, parallelism={"tp": tp})
-    facts = road.both()
+    pipeline = PipelineWithDraftHeads(tmp_path, options=DRAFTER | {"redrafter_num_beams": 3}, parallelism={"tp": tp})
+    facts = pipeline.run_both()
     assert facts["differences"] == []
     assert facts["effective"]["pretrained_config"]["architecture"] == "ReDrafterForLLaMALM"
-    assert facts["effective"]["build_config"]["max_seq_len"] == road.spec.limits.seq_len + 3 * 5
+    assert facts["effective"]["build_config"]["max_seq_len"] == pipeline.spec.limits.seq_len + 3 * 5
 
 
 def _told_of_none(config: dict[str, Any]) -> None:
@@ -197,10 +199,10 @@ def _told_of_others(config: dict[str, Any]) -> None:
 def test_a_checkpoint_without_the_heads_is_none(
     tmp_path: Path, spoil: Callable[[dict[str, Any]], None], says: str
 ) -> None:
-    road = DraftingRoad(tmp_path, options=MEDUSA)
-    assert road.run(Stage.CONVERT).status == 0
+    pipeline = PipelineWithDraftHeads(tmp_path, options=MEDUSA)
+    assert pipeline.run(Stage.CONVERT).status == 0
     config = json.loads((tmp_path / "convert" / "config.json").read_bytes())
     spoil(config)
     (tmp_path / "convert" / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidOutput, match=says):
-        road.check(Stage.CONVERT)
+        pipeline.check(Stage.CONVERT)

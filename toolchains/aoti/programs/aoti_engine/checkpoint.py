@@ -54,7 +54,7 @@ def weight_files(directory: Path) -> list[Path]:
     """
     files = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
-        files = _shards(directory)
+        files = indexed_shards(directory)
     missing = [file.name for file in files if not file.is_file()]
     if not missing:
         return files
@@ -89,7 +89,12 @@ def require_empty(directory: Path) -> None:
         raise SystemExit(f"{directory} is not empty (it contains {entries[0].name!r}): give an empty output directory")
 
 
-def _shards(directory: Path) -> list[Path]:
+def indexed_shards(directory: Path) -> list[Path]:
+    """The files that the index names, sorted; they may be missing.
+
+    Raises:
+        Failure: bad_checkpoint; the index is broken, or names a file outside the directory.
+    """
     weight_map = read_json(directory / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Failure("bad_checkpoint", f"{INDEX} has no weight_map")

@@ -72,7 +72,7 @@ class CachedDecoder(torch.nn.Module):
         ]
         output = self.model(
             input_ids=input_ids,
-            attention_mask=self._attention_mask(slots, pad),
+            attention_mask=self.attention_mask(slots, pad),
             position_ids=(slots[None, :] - pad[:, None]).clamp(min=0),
             past_key_values=Cache(layers=layers),
             use_cache=True,
@@ -81,7 +81,7 @@ class CachedDecoder(torch.nn.Module):
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
-    def _attention_mask(self, slots: torch.Tensor, pad: torch.Tensor) -> torch.Tensor:
+    def attention_mask(self, slots: torch.Tensor, pad: torch.Tensor) -> torch.Tensor:
         """[batch, 1, tokens, cache], to be added to the attention scores: 0, or the dtype's lowest number."""
         queries = slots[None, :, None]
         keys = torch.arange(self.slots, device=slots.device)[None, None, :]

@@ -41,7 +41,7 @@ def load(checkpoint: Path, dtype: str, device: str) -> Any:
         config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise Failure("unsupported_model", f"transformers does not know this model: {error}") from error
-    _check_attention(config)
+    check_attention(config)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint,
@@ -63,8 +63,12 @@ def load(checkpoint: Path, dtype: str, device: str) -> Any:
     return model.eval().requires_grad_(requires_grad=False).to(device)
 
 
-def _check_attention(config: Any) -> None:
-    """Refuse encoder-decoders and models with layers other than attention, such as state space layers."""
+def check_attention(config: Any) -> None:
+    """Refuse encoder-decoders and models with layers other than attention, such as state space layers.
+
+    Raises:
+        Failure: unsupported_model.
+    """
     unsupported = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
     if unsupported:
         feature = f"{', '.join(unsupported)} layers"

@@ -46,18 +46,18 @@ def build(request: Request) -> None:
     weight_files(request.checkpoint)
 
     reference = Path.cwd() / "reference.safetensors"
-    engine_config = _compile(request, config, reference)
+    engine_config = compile_engine(request, config, reference)
     copy_tokenizer(request.checkpoint, request.output)
     # The smoke test loads the engine as a serving node does, which reads config.json.
     _write_config(request.output, engine_config)
     progress(0.90, "running the engine in another process")
-    engine_config["smoke"] = _smoke_test(request.output, reference)
+    engine_config["smoke"] = run_smoke_test(request.output, reference)
     _write_config(request.output, engine_config)
     reference.unlink()
     progress(1.0, "the engine computes what the model does")
 
 
-def _compile(request: Request, config: dict[str, Any], reference: Path) -> dict[str, Any]:
+def compile_engine(request: Request, config: dict[str, Any], reference: Path) -> dict[str, Any]:
     """Write the engine to the output and the model's logits to `reference`; return the content of config.json.
 
     A function of its own, so that the model's memory is free when it returns: the smoke test loads the engine.
@@ -79,8 +79,12 @@ def _compile(request: Request, config: dict[str, Any], reference: Path) -> dict[
     return describe(request, model)
 
 
-def _smoke_test(engine: Path, reference: Path) -> dict[str, Any]:
-    """Run smoke.py on the engine; return its measurements."""
+def run_smoke_test(engine: Path, reference: Path) -> dict[str, Any]:
+    """Run smoke.py on the engine; return its measurements.
+
+    Raises:
+        Failure: smoke_failed.
+    """
     command = [sys.executable, str(_SMOKE_PROGRAM), "--engine-dir", str(engine), "--reference", str(reference)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stderr.write(process.stderr)

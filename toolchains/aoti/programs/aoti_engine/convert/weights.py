@@ -83,18 +83,18 @@ def write(target: Path, entries: Sequence[Entry], dtype: torch.dtype) -> None:
         Failure: unsupported_dtype; a weight does not fit into `dtype`. bad_checkpoint; a weight is infinite or NaN.
     """
     with target.open("wb") as stream:
-        stream.write(_header(entries))
+        stream.write(safetensors_header(entries))
         for index, entry in enumerate(entries):
             if index % 50 == 0:
                 progress(0.05 + 0.9 * index / len(entries), f"casting tensor {index + 1} of {len(entries)}")
             tensor = _load(entry)
             if tensor.is_floating_point():
-                tensor = _cast(entry.name, tensor, dtype)
+                tensor = cast_checked(entry.name, tensor, dtype)
             # numpy has no bfloat16: write the bytes, whatever the dtype.
             stream.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _header(entries: Sequence[Entry]) -> bytes:
+def safetensors_header(entries: Sequence[Entry]) -> bytes:
     """The length of the header (8 bytes, little-endian) and the header: JSON, padded with spaces."""
     document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -107,7 +107,12 @@ def _header(entries: Sequence[Entry]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def cast_checked(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Cast a floating-point tensor; `name` is for messages.
+
+    Raises:
+        Failure: bad_checkpoint or unsupported_dtype; see `write`.
+    """
     if not bool(torch.isfinite(tensor).all()):
         raise Failure("bad_checkpoint", f"tensor {name!r} has values that are infinite or NaN")
     cast = tensor.to(dtype)

@@ -35,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     session = Session(Path(directory))
     _write(answers, {"ready": {name: session.config[name] for name in ("limits", "vocab_size")}})
     for line in sys.stdin:
-        _answer(session, json.loads(line), answers)
+        answer(session, json.loads(line), answers)
     return 0
 
 
-def _answer(session: Session, request: dict[str, Any], answers: TextIO) -> None:
+def answer(session: Session, request: dict[str, Any], answers: TextIO) -> None:
+    """Generate the answers of one batch, and write a document for each step."""
     started = perf_counter()
     stop_ids = frozenset(request["stop_ids"])
     running = [True] * len(request["input_ids"])

@@ -44,19 +44,19 @@ def smoke_test(engine: Path, reference: Path) -> dict[str, float]:
     """
     session = Session(engine)
     batches = unpack(load_file(reference))
-    engine_logits = torch.cat([_run_batch(session, rows).flatten(0, 1) for rows in batches])
+    engine_logits = torch.cat([run_batch(session, rows).flatten(0, 1) for rows in batches])
     model_logits = torch.cat([row.logits for rows in batches for row in rows])
     error = float((engine_logits - model_logits).square().mean().sqrt() / model_logits.square().mean().sqrt())
     tolerance = TOLERANCE[session.config["dtype"]]
     # Not `error > tolerance`, which is false for NaN.
     if not error <= tolerance:
         raise Failure("smoke_failed", f"the engine's logits differ by {error:.2g} of their size: at most {tolerance:g}")
-    _run_at_limits(session)
+    run_at_limits(session)
     agreement = float((engine_logits.argmax(-1) == model_logits.argmax(-1)).float().mean())
     return {"relative_error": error, "tolerance": tolerance, "argmax_agreement": agreement}
 
 
-def _run_batch(session: Session, rows: Sequence[Row]) -> torch.Tensor:
+def run_batch(session: Session, rows: Sequence[Row]) -> torch.Tensor:
     """The engine's logits: [batch, steps, vocab]. It is fed the reference's tokens, whatever it would choose."""
     steps = [session.begin([row.prompt.tolist() for row in rows])]
     for tokens in zip(*(row.answer.tolist() for row in rows), strict=True):
@@ -64,7 +64,7 @@ def _run_batch(session: Session, rows: Sequence[Row]) -> torch.Tensor:
     return torch.stack([logits.cpu() for logits in steps], dim=1)
 
 
-def _run_at_limits(session: Session) -> None:
+def run_at_limits(session: Session) -> None:
     """Run the largest batch of the longest prompts, then the last slot: an engine must not fail within its limits."""
     limits = session.config["limits"]
     rows = limits["max_batch_size"]
