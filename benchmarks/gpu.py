@@ -77,6 +77,7 @@ class GpuChecks:
             "eager_tokens_per_second": eager_speed, "equal_tokens": agree, "tokens": len(eager),
         }  # fmt: skip
         self.note(dtype, self.figures[dtype])
+        # In lower precision two tokens may be equally likely but for rounding, and another one is chosen.
         if dtype == "float32":
             self.check(agree == len(eager), f"float32: {agree} of {len(eager)} greedy tokens equal eager's")
             self.check_fit(engine)
@@ -157,6 +158,7 @@ class GpuChecks:
     def in_mid_build(self, limits: dict[str, int]) -> Build:
         submitted = self.farm.submit(self.spec(limits=limits))
         wait_for(lambda: self.farm.build(submitted.id).message == "compiling the engine", seconds=240)
+        # Otherwise nothing would have to be cleaned up.
         wait_for(lambda: gpu_bytes() > 0 and programs(), seconds=60)
         return self.farm.build(submitted.id)
 

@@ -38,7 +38,24 @@ class Ground:
     def __enter__(self) -> Ground:
         with ExitStack() as stack:
             self._stack = stack
-            self._start()
+            self._folder = self._new_folder("benchmark")
+            self.postgres = stack.enter_context(Postgres(self._new_folder("postgres"), durable=True))
+            self.valkey = stack.enter_context(Valkey(self._new_folder("valkey")))
+            self.database_url = self.postgres.create_database()
+            addresses = {
+                "DATABASE_URL": self.database_url,
+                "BROKER_URL": self.valkey.url,
+                "STORE_URL": f"file://{self._folder}/store",
+            }
+            self.farm = RunningFarm(self._folder, {**_PRODUCTION, **addresses})
+            stack.callback(self.farm.close)
+            with self.farm.database.write() as session:
+                self.key = create(session, "benchmark", [Scope.SUBMIT])
+            self.farm.add_api()
+            self.farm.add_worker("worker")
+            self.client = stack.enter_context(Farm(self.farm.urls[0], api_key=self.key))
+            self.model = self.farm.add_model()
+            # Everything runs: from here on `__exit__` stops it, and until here the `with` does.
             self._stack = stack.pop_all()
         return self
 
@@ -46,25 +63,6 @@ class Ground:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-    def _start(self) -> None:
-        self._folder = self._new_folder("benchmark")
-        self.postgres = self._stack.enter_context(Postgres(self._new_folder("postgres"), durable=True))
-        self.valkey = self._stack.enter_context(Valkey(self._new_folder("valkey")))
-        self.database_url = self.postgres.create_database()
-        addresses = {
-            "DATABASE_URL": self.database_url,
-            "BROKER_URL": self.valkey.url,
-            "STORE_URL": f"file://{self._folder}/store",
-        }
-        self.farm = RunningFarm(self._folder, {**_PRODUCTION, **addresses})
-        self._stack.callback(self.farm.close)
-        with self.farm.database.write() as session:
-            self.key = create(session, "benchmark", [Scope.SUBMIT])
-        self.farm.add_api()
-        self.farm.add_worker("worker")
-        self.client = self._stack.enter_context(Farm(self.farm.urls[0], api_key=self.key))
-        self.model = self.farm.add_model()
 
     @cached_property
     def bare_route(self) -> tuple[int, Process]:
@@ -84,7 +82,7 @@ class Ground:
 
     @property
     def bare_broker(self) -> str:
-        """The farm's broker, in another of its databases."""
+        # Another database of the same server, so that no message of one program reaches the other.
         return self.valkey.url.removesuffix("/0") + "/1"
 
     def _run(self, program: str, *arguments: str) -> Process:

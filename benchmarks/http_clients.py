@@ -115,6 +115,7 @@ def _serve() -> Iterator[str]:
     pid = os.fork()
     if pid == 0:
         while True:
+            # One connection at a time: neither client opens a second one while it can reuse the first.
             connection, _ = listener.accept()
             with connection, connection.makefile("rb") as requests:
                 _answer_requests(connection, requests)

@@ -37,6 +37,7 @@ def _lines(name: str, farm_pid: int, bare_pid: int | None = None) -> list[Line]:
 def _memory(pid: int) -> dict[str, float]:
     """MiB of a process and all that it started."""
     process = psutil.Process(pid)
+    # With its children: PostgreSQL has a process for each connection.
     rss = uss = 0
     for member in (process, *process.children(recursive=True)):
         usage = member.memory_full_info()

@@ -14,11 +14,11 @@ def make(directory: Path, *, layers: int, hidden: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(20)
+    torch.manual_seed(20)  # the same weights in each run: their engines and tokens can be compared
     config = LlamaConfig(
         vocab_size=32000,
         hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 64 * 64,
+        intermediate_size=hidden * 8 // 3 // 64 * 64,  # Llama's ratio, in multiples of a head
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
         num_key_value_heads=hidden // 64,

@@ -27,8 +27,8 @@ from tests.servers.s3 import Swift
 from tests.servers.server import new_data_dir
 
 _GIB = float(os.environ.get("ENGINEFARM_BENCH_GIB", "1"))
-_READERS = 8
-_ROUNDS = 3 if _GIB <= 1 else 1
+_READERS = 8  # as many as a node has GPUs
+_ROUNDS = 3 if _GIB <= 1 else 1  # a round with a large file takes minutes, and noise matters less
 
 
 @dataclass(frozen=True)
