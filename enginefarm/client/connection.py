@@ -104,7 +104,9 @@ class Connection:
                     f"{self.url} redirects to {origin_text(join(url, location))}: set ENGINEFARM_URL to where the "
                     "farm is"
                 )
-            return Response(response.status, response.headers, response.read(decode_content=True))
+            body_bytes = response.read(decode_content=True)
+            self._pool.mark_used()
+            return Response(response.status, response.headers, body_bytes)
 
     def request(self, method: str, path: str, **options: Any) -> Response:
         """`send`, but a refusal is raised as the class of the error tree that the farm named."""
@@ -147,15 +149,15 @@ class Connection:
         with_key = True
         for _ in range(_MAX_REDIRECTS + 1):
             with self._translated_errors(target):
+                # Once a link or a redirect has led away from the farm, no later request gets the key, even if a
+                # redirect leads back: a store must not choose what is requested in the caller's name.
+                with_key = with_key and origin(target) == self._origin
                 response = self._open("GET", target, sent_headers, None, waits, with_key=with_key)
                 location = response.get_redirect_location()
                 if not location:
                     break
                 response.drain_conn()  # so that its connection can be used for the next request
-                next_target = join(target, location)
-                # Once a redirect has left the farm, no later one gets the key, even if it leads back.
-                with_key = with_key and origin(next_target) == self._origin
-                target = next_target
+                target = join(target, location)
         else:
             raise FarmError(f"{origin_text(target)} redirects more than {_MAX_REDIRECTS} times")
         with self._translated_errors(target):
@@ -168,6 +170,7 @@ class Connection:
                 # A connection with an unread body cannot be used again. One that was read to its end is back in the
                 # pool already, and this does not touch it.
                 response.close()
+                self._pool.mark_used()
 
     def _open(
         self,

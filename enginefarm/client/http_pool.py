@@ -44,6 +44,11 @@ class HttpPool:
             for manager in self._managers.values():
                 manager.clear()
 
+    def mark_used(self) -> None:
+        """A response was read: its connection was not idle since its request, which may have been a long poll."""
+        with self._lock:
+            self._used_at = time.monotonic()
+
     def send(
         self,
         method: str,
@@ -91,8 +96,7 @@ class HttpPool:
         """The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for `url`; None if it is asked directly."""
         parsed = parse_url(url)
         host = parsed.host or ""
-        # A proxy cannot reach this machine's loopback addresses; it would ask its own.
-        # NO_PROXY may list a host with its port.
+        # A proxy would take a loopback address for its own. NO_PROXY may list a host with its port.
         if host in _LOOPBACK or proxy_bypass(host) or proxy_bypass(f"{host}:{parsed.port}"):
             return None
         proxy = self._proxies.get(parsed.scheme or "") or self._proxies.get("all")

@@ -58,6 +58,7 @@ def pull(
         CallerError: there is not enough room.
         FarmError: the farm or its store could not be reached for as long as the farm's patience lasts.
     """
+    # What can be refused is refused before anything is made or waited for.
     manifest = manifest_of(engine)
     if not any_platform:
         require_fit(engine, detect(prefer_gpu=engine.platform.device == "cuda").platform)
@@ -65,6 +66,7 @@ def pull(
     destination.parent.mkdir(parents=True, exist_ok=True)
     meter = ByteMeter(manifest.size, progress)
     with locked(destination, on_wait=lambda: meter.begin(Activity.WAITING)):
+        # Looked at under the lock: the process that was waited for has probably made it.
         if os.path.lexists(destination):
             meter.begin(Activity.CHECKING)
             _require_same(destination, manifest, engine)
@@ -137,6 +139,7 @@ class _EngineFiles:
                 open_files.callback(partial_file.close)
                 partial_files.append(partial_file)
             download(self._farm, self._links, partial_files, connections=transfer.connections, limit=limit)
+        # Only complete files get here: the cache hands them to other engines without reading them again.
         for entry in files:
             if transfer.cache is not None:
                 transfer.cache.keep(self._staging.file(entry), entry)

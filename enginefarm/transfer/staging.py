@@ -36,6 +36,7 @@ class StagingDirectory:
             Conflict: something else has this name, or another user made it.
         """
         self.path.mkdir(exist_ok=True)
+        # lstat: a link would let whoever made it choose where the engine is written.
         status = self.path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise Conflict(f"{self.path} is not a directory of this user: remove it first")

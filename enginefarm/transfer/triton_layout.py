@@ -55,6 +55,7 @@ def pull_layout(
             root = destination.with_name(f".{destination.name}.layout-{short_digest}")
             root.mkdir(exist_ok=True)
         pull(farm, engine, root / engine_path, transfer=transfer, any_platform=any_platform, progress=progress)
+        # The farm's summary said where the engine goes; from here on only its verified file counts.
         layout = read_serving(root / engine_path).layouts.get(name)
         if layout is None or layout.engine != engine_path:
             raise IntegrityError(f"engine {engine.key[:12]}: the layout that the farm states is not in its {FILE}")

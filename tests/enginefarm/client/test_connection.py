@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
     assert store.requests[0].headers.get("authorization") is None
 
 
+def test_a_store_that_redirects_to_the_farm_does_not_get_the_key_sent(
+    farm: Farm, double: FarmDouble, store: StoreDouble
+) -> None:
+    def to_the_farm() -> RedirectResponse:
+        return RedirectResponse(f"{double.url}/v1/workers")
+
+    store.app.get("/to-the-farm")(to_the_farm)
+    with farm.bytes(f"{store.url}/to-the-farm", headers={}) as response:
+        assert b"".join(response.chunks) == b'{"items":[]}'
+    assert [request.headers.get("authorization") for request in double.requests] == [None]
+
+
 def test_redirects_end_in_an_error_that_shows_no_signature(farm: Farm, double: FarmDouble) -> None:
     double.state.refuse = RedirectResponse("?X-Signature=pa55")
     with pytest.raises(FarmError, match="redirects more than 5 times") as caught, farm.bytes("/a", headers={}):
@@ -163,6 +176,10 @@ def test_connections_that_were_idle_for_long_are_not_used_again(
         return port
 
     first = port_of_a_request()
+    assert port_of_a_request() == first
+    now = time.monotonic()
+    monkeypatch.setattr("enginefarm.client.http_pool.time.monotonic", lambda: now + 60)
+    pool.mark_used()  # the response of a long poll
     assert port_of_a_request() == first
     monkeypatch.setattr("enginefarm.client.http_pool._IDLE_SECONDS", -1.0)
     assert port_of_a_request() != first
