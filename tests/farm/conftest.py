@@ -12,7 +12,7 @@ from tests.servers.s3 import Swift
 
 
 @pytest.fixture
-def farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
+def running_farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
     """PostgreSQL, Valkey and a folder store."""
     store = tmp_path / "store"
     settings = {"DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{store}"}
@@ -28,28 +28,28 @@ def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def shared_farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """SQLite, Valkey and a folder store, with an API and a worker: for tests that do not disturb one another."""
+    """SQLite, Valkey and a folder store, with an API and a worker, for tests that do not disturb one another."""
     state = tmp_path_factory.mktemp("farm")
     settings = {
         "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
         "STORE_URL": f"file://{state / 'store'}",
     }  # fmt: skip
-    for made in run_farm(state, settings):
-        made.add_api()
-        made.add_worker("w1")
-        yield made
+    for farm in run_farm(state, settings):
+        farm.add_api()
+        farm.add_worker("w1")
+        yield farm
 
 
 def run_farm(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:
-    made = RunningFarm(state, settings)
+    farm = RunningFarm(state, settings)
     try:
-        yield made
+        yield farm
     finally:
-        made.close()
+        farm.close()
 
 
 def fresh_broker(valkey: Valkey) -> str:
-    """The session's broker, emptied of what an earlier test left."""
+    """The URL of the session's broker, emptied of messages of earlier tests."""
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
     return valkey.url

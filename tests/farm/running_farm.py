@@ -29,16 +29,18 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T | None], *, seconds: float = 60) -> T:
-    """What `look` returns once it is true."""
+    """Call `look` until it returns something true, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while True:
+        value = look()
+        if value:
+            return value
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.1)
-    return found
 
 
 def s3_settings(server: Swift) -> dict[str, str]:
-    """A bucket of its own there."""
+    """Settings for a new bucket on `server`."""
     return {
         "STORE_URL": f"s3://farm-{secrets.token_hex(4)}/x", "S3_ENDPOINT": f"http://{server.endpoint}",
         "S3_ACCESS_KEY": server.access_key, "S3_SECRET_KEY": server.secret_key,
@@ -46,7 +48,7 @@ def s3_settings(server: Swift) -> dict[str, str]:
 
 
 class RunningFarm:
-    """Starts nothing by itself: `add_api`, `add_worker`. `close` ends all of it."""
+    """Starts no process by itself: call `add_api` and `add_worker`. `close` ends all of them."""
 
     def __init__(self, state: Path, settings: Mapping[str, str]) -> None:
         self.state = state
@@ -55,17 +57,17 @@ class RunningFarm:
         self.processes: list[Process] = []
         self.urls: list[str] = []
         self.database = Database(settings["DATABASE_URL"])
-        ours = {
+        farm_settings = {
             "MODEL_ROOTS": str(self.models), "SCRATCH": str(state / "scratch"), "LEASE_SECONDS": "4",
             "SWEEP_SECONDS": "0.5", "WORKER_SECONDS": "6", "LINK_SECRET": "s" * 32, "KILL_SECONDS": "1", **settings,
         }  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         path = {"PYTHONPATH": f"{CHECKOUT}:{QUICK}"}
-        self.environment = clean | path | {PREFIX + name: value for name, value in ours.items()}
+        self.environment = clean | path | {PREFIX + name: value for name, value in farm_settings.items()}
         set_up(Settings.from_environment(self.environment))
 
     def add_model(self, name: str = "tiny", content: bytes = b"weights") -> str:
-        """A folder that looks like a model to everything but a real toolchain; returns its reference."""
+        """Make a folder that passes for a model with all but a real toolchain; return its reference."""
         folder = self.models / name
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "dtype": "float32"}
@@ -90,8 +92,8 @@ class RunningFarm:
     def _add(
         self, module: str, name: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
     ) -> Process:
-        ours = {PREFIX + key: value for key, value in settings.items()}
-        environment = {**self.environment, **ours, **(environment or {})}
+        own_settings = {PREFIX + key: value for key, value in settings.items()}
+        environment = {**self.environment, **own_settings, **(environment or {})}
         process = Process(name, [sys.executable, "-m", module], environment, self.state / "logs" / f"{name}.log")
         self.processes.append(process)
         return process
@@ -109,8 +111,8 @@ class RunningFarm:
 
     def ended(self, build_id: str, *, seconds: float = 60) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
-            found = self.build(build_id)
-            return found if found["state"] in {"succeeded", "failed", "cancelled"} else None
+            build = self.build(build_id)
+            return build if build["state"] in {"succeeded", "failed", "cancelled"} else None
 
         return eventually(look, seconds=seconds)
 
@@ -118,13 +120,13 @@ class RunningFarm:
         """The build once its stage runs and has printed something."""
 
         def look() -> dict[str, Any] | None:
-            found = self.build(build_id)
-            return found if found["stage"] == stage and found["state"] == "running" else None
+            build = self.build(build_id)
+            return build if build["stage"] == stage and build["state"] == "running" else None
 
         return eventually(look)
 
     def outcomes(self) -> dict[tuple[str, str], int]:
-        """How many attempts ended how, by stage."""
+        """How many attempts there are of each stage and outcome."""
         query = (
             select(ActionRow.stage, AttemptRow.outcome, func.count())
             .join(ActionRow, ActionRow.key == AttemptRow.action_key)

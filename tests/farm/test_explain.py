@@ -21,35 +21,35 @@ from tests.farm.running_farm import RunningFarm
 ELSEWHERE = {"cpu_isa": "aarch64" if cpu_isa() != "aarch64" else "x86-64"}
 
 
-def explain(farm: RunningFarm, spec: dict[str, Any]) -> Explanation:
-    with Farm(farm.urls[0]) as client:
+def explain(running_farm: RunningFarm, spec: dict[str, Any]) -> Explanation:
+    with Farm(running_farm.urls[0]) as client:
         return client.explain(spec)
 
 
-def builds(farm: RunningFarm) -> int:
-    return len(httpx.get(f"{farm.urls[0]}/v1/builds").json()["items"])
+def builds(running_farm: RunningFarm) -> int:
+    return len(httpx.get(f"{running_farm.urls[0]}/v1/builds").json()["items"])
 
 
-def test_from_miss_over_join_and_near_to_hit(shared_farm: RunningFarm) -> None:
-    farm, spec = shared_farm, shared_farm.spec(shared_farm.add_model("explained"), seconds=1)
-    before = builds(farm)
-    miss = explain(farm, spec)
+def test_explain_reports_miss_join_near_and_hit(shared_farm: RunningFarm) -> None:
+    running_farm, spec = shared_farm, shared_farm.spec(shared_farm.add_model("explained"), seconds=1)
+    before = builds(running_farm)
+    miss = explain(running_farm, spec)
     assert (miss.verdict, miss.nearest, miss.findings) == (Verdict.MISS, [], [])
     assert [stage.workers for stage in miss.stages] == [["w1"], ["w1"]]
-    assert builds(farm) == before, "explain leaves no trace"
+    assert builds(running_farm) == before, "explain leaves no trace"
 
-    submitted = farm.submit(spec)
+    submitted = running_farm.submit(spec)
     assert submitted["key"] == miss.key
-    assert explain(farm, spec).verdict in {Verdict.JOIN, Verdict.HIT}
-    assert farm.ended(submitted["id"])["state"] == "succeeded"
+    assert explain(running_farm, spec).verdict in {Verdict.JOIN, Verdict.HIT}
+    assert running_farm.ended(submitted["id"])["state"] == "succeeded"
 
-    hit = explain(farm, spec)
+    hit = explain(running_farm, spec)
     assert hit.verdict is Verdict.HIT
     assert hit.engine is not None
     assert hit.engine.key == miss.key
     assert (hit.predicted_minutes, [stage.done for stage in hit.stages]) == (0, [True, True])
 
-    near = explain(farm, spec | {"limits": {"max_batch_size": 7}})
+    near = explain(running_farm, spec | {"limits": {"max_batch_size": 7}})
     assert near.verdict is Verdict.NEAR
     assert [(found.pointer, found.wanted, found.has) for found in near.nearest[0].differences] == [
         ("/limits/max_batch_size", 7, 1)
@@ -59,7 +59,7 @@ def test_from_miss_over_join_and_near_to_hit(shared_farm: RunningFarm) -> None:
     assert near.predicted_minutes is not None
 
 
-def test_the_commands_can_be_run_by_hand(shared_farm: RunningFarm, tmp_path: Path) -> None:
+def test_the_explained_commands_run_by_hand(shared_farm: RunningFarm, tmp_path: Path) -> None:
     model = shared_farm.add_model("by-hand")
     explanation = explain(shared_farm, shared_farm.spec(model))
     source = Path(model.removeprefix("file:"))
@@ -73,7 +73,7 @@ def test_the_commands_can_be_run_by_hand(shared_farm: RunningFarm, tmp_path: Pat
     assert (tmp_path / "build" / "rank0.engine").is_file()
 
 
-def test_every_finding_and_no_refusal(shared_farm: RunningFarm) -> None:
+def test_explain_lists_every_finding_and_refuses_nothing(shared_farm: RunningFarm) -> None:
     spec = shared_farm.spec(shared_farm.add_model("faulty"), colour="blue", shape="round")
     found = explain(shared_farm, spec)
     assert {problem.pointer for problem in found.findings} == {"/options/colour", "/options/shape"}
@@ -86,7 +86,7 @@ def test_every_finding_and_no_refusal(shared_farm: RunningFarm) -> None:
     assert hopeless.key is None
 
 
-def test_where_no_worker_is(shared_farm: RunningFarm) -> None:
+def test_explain_says_that_no_worker_can_build_it(shared_farm: RunningFarm) -> None:
     spec = shared_farm.spec(shared_farm.add_model("elsewhere")) | {"platform": ELSEWHERE}
     found = explain(shared_farm, spec)
     convert, build = found.stages
@@ -106,7 +106,7 @@ def test_where_no_worker_is(shared_farm: RunningFarm) -> None:
     assert "no live worker serves build.quick.1.0" in (accepted.waiting_for or "")
 
 
-def test_on_the_command_line(shared_farm: RunningFarm) -> None:
+def test_explain_prints_on_the_command_line(shared_farm: RunningFarm) -> None:
     model = shared_farm.add_model("typed")
     environment = {"ENGINEFARM_URL": shared_farm.urls[0]}
     arguments = ["explain", "--model", model, "--toolchain", "quick", "--option", "salt=typed"]
@@ -121,19 +121,19 @@ def test_on_the_command_line(shared_farm: RunningFarm) -> None:
     assert "no live worker can build" in refused.stderr
 
 
-def test_what_seems_too_large_is_said_and_refused_on_demand(shared_farm: RunningFarm) -> None:
-    """An estimate is no proof: without require_worker the build is tried, and this one is not as large as it says."""
-    farm = shared_farm
-    spec = farm.spec(farm.add_model("large")) | {"options": {"memory_gib": 1_000_000}}
-    explained = explain(farm, spec)
+def test_a_build_that_seems_too_large_is_noted_and_refused_on_demand(shared_farm: RunningFarm) -> None:
+    """An estimate proves nothing: without require_worker the farm tries the build, and this one succeeds."""
+    running_farm = shared_farm
+    spec = running_farm.spec(running_farm.add_model("large")) | {"options": {"memory_gib": 1_000_000}}
+    explained = explain(running_farm, spec)
     (note,) = [note for note in explained.notes if note.code == "too_small"]
     assert (note.pointer, note.value, explained.findings) == ("/platform", 1_000_000, [])
     assert "w1 has" in note.detail
-    with Farm(farm.urls[0]) as client:
+    with Farm(running_farm.urls[0]) as client:
         with pytest.raises(InvalidSpec) as refused:
             client.submit(spec, require_worker=True)
         assert [problem.code for problem in refused.value.problems] == ["too_small"]
         submitted = client.submit(spec)
         assert [note.code for note in submitted.notes] == ["too_small"]
-    assert farm.ended(submitted.id)["state"] == "succeeded"
-    assert [note.code for note in explain(farm, spec).notes] == [], "nothing is left to do"
+    assert running_farm.ended(submitted.id)["state"] == "succeeded"
+    assert [note.code for note in explain(running_farm, spec).notes] == [], "nothing is left to do"

@@ -14,11 +14,11 @@ from enginefarm.client.farm import Farm
 from tests.farm.running_farm import RunningFarm
 
 
-def enginefarm(farm: RunningFarm, *arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments), env={"ENGINEFARM_URL": farm.urls[0]})
+def enginefarm(running_farm: RunningFarm, *arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), env={"ENGINEFARM_URL": running_farm.urls[0]})
 
 
-def test_a_matrix_then_resolve_then_pin(shared_farm: RunningFarm, tmp_path: Path) -> None:
+def test_a_matrix_is_built_resolved_and_pinned(shared_farm: RunningFarm, tmp_path: Path) -> None:
     model = shared_farm.add_model("many")
     spec: dict[str, Any] = shared_farm.spec(model) | {"limits": {"max_batch_size": [1, 2, 0], "max_input_len": 16}}
     (tmp_path / "spec.json").write_text(json.dumps(spec))

@@ -38,11 +38,11 @@ IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"
 H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0", "NVIDIA A100-SXM4-80GB,80,8.0"
 
 
-def gpu_worker(farm: RunningFarm, name: str, gpu: str) -> None:
-    """A worker in what looks like NVIDIA's release image, on a machine that looks as if it had this GPU."""
-    installed = make_installation(farm.state / name, VERSION)
+def gpu_worker(running_farm: RunningFarm, name: str, gpu: str) -> None:
+    """A worker in a double of NVIDIA's release image, on a machine whose NVML double reports this GPU."""
+    installed = make_installation(running_farm.state / name, VERSION)
     path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
-    farm.add_worker(
+    running_farm.add_worker(
         name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu, "ENGINEFARM_IMAGE": IMAGE}
     )
 
@@ -54,7 +54,7 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def farm(valkey: Valkey, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+def running_farm(valkey: Valkey, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     state = tmp_path_factory.mktemp("trtllm")
     settings = {
         "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
@@ -68,20 +68,20 @@ def farm(valkey: Valkey, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def client(farm: RunningFarm) -> Iterator[Farm]:
-    with Farm(farm.urls[0]) as made:
+def client(running_farm: RunningFarm) -> Iterator[Farm]:
+    with Farm(running_farm.urls[0]) as made:
         yield made
 
 
-def spec(farm: RunningFarm, **limits: Any) -> dict[str, Any]:
+def spec(running_farm: RunningFarm, **limits: Any) -> dict[str, Any]:
     return {
-        "model": f"file:{farm.models / 'tiny'}", "toolchain": {"name": "trtllm", "version": VERSION},
+        "model": f"file:{running_farm.models / 'tiny'}", "toolchain": {"name": "trtllm", "version": VERSION},
         "limits": {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 32} | limits,
     }  # fmt: skip
 
 
-def test_submit_convert_build_pull(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
-    submitted = client.submit(spec(farm), require_worker=True)
+def test_submit_convert_build_pull(running_farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    submitted = client.submit(spec(running_farm), require_worker=True)
     ended = client.wait(submitted.id, timeout=60)
     assert ended.state == "succeeded", ended.error
     assert ended.platform.gpu == "NVIDIA H100 80GB HBM3"
@@ -97,9 +97,9 @@ def test_submit_convert_build_pull(farm: RunningFarm, client: Farm, tmp_path: Pa
     assert {path.name for path in folder.iterdir()} >= {"config.json", "rank0.engine", "tokenizer.json"}
 
 
-def test_a_triton_repository_is_pulled_whole(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
-    key = client.wait(client.submit(spec(farm)).id, timeout=60).key
-    place, environment = tmp_path / "models", {"ENGINEFARM_URL": farm.urls[0]}
+def test_a_triton_repository_is_pulled(running_farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    key = client.wait(client.submit(spec(running_farm)).id, timeout=60).key
+    place, environment = tmp_path / "models", {"ENGINEFARM_URL": running_farm.urls[0]}
     command = ["pull", key, str(place), "--triton", "--any-platform"]
     first = CliRunner().invoke(main, command, env=environment)
     assert first.exit_code == 0, first.output
@@ -114,31 +114,34 @@ def test_a_triton_repository_is_pulled_whole(farm: RunningFarm, client: Farm, tm
     assert CliRunner().invoke(main, command, env=environment).exit_code == 2
 
 
-def test_an_engine_says_how_it_is_served_and_check_where_it_runs(farm: RunningFarm, client: Farm) -> None:
-    key = client.wait(client.submit(spec(farm)).id, timeout=60).key
+def test_an_engine_says_how_it_is_served_and_check_where_it_runs(running_farm: RunningFarm, client: Farm) -> None:
+    key = client.wait(client.submit(spec(running_farm)).id, timeout=60).key
     serving: Any = client.engine(key).provenance["serving"]
     assert serving["world_size"] == 1
     assert serving["launch"]["run"]["argv"][-2:] == ["--max_output_len", "32"]
     assert [image["image"] for image in serving["images"]] == [IMAGE]
-    checked = CliRunner().invoke(main, ["check", key, "--json"], env={"ENGINEFARM_URL": farm.urls[0]})
+    checked = CliRunner().invoke(main, ["check", key, "--json"], env={"ENGINEFARM_URL": running_farm.urls[0]})
     answer = json.loads(checked.stdout)
     if detect().platform.gpu is None:
         assert checked.exit_code == 7
         assert answer["differences"]["gpu"] == {"needed": "NVIDIA H100 80GB HBM3", "found": None}
 
 
-def test_what_one_build_timed_makes_the_next_one_start_warm(farm: RunningFarm, client: Farm) -> None:
-    model = {"model": f"file:{make_tiny_llama(farm.models / 'warm', seed=2)}", "precision": {"dtype": "float16"}}
-    first, second = (_ended(client, spec(farm, max_batch_size=size) | model) for size in (1, 2))
+def test_the_timing_cache_of_one_build_warms_the_next(running_farm: RunningFarm, client: Farm) -> None:
+    model = {
+        "model": f"file:{make_tiny_llama(running_farm.models / 'warm', seed=2)}",
+        "precision": {"dtype": "float16"},
+    }
+    first, second = (_ended(client, spec(running_farm, max_batch_size=size) | model) for size in (1, 2))
     assert (first.attempts[-1].warm, second.attempts[-1].warm) == (False, True)
     assert second.attempts[-1].saved_seconds is not None
     log = "\n".join(client.logs(second.id))
     assert "starts warm" in log
     assert "of timing cache" in log
 
-    for blob in _timing_caches(farm):
+    for blob in _timing_caches(running_farm):
         blob.unlink()
-    third = _ended(client, spec(farm, max_batch_size=3) | model)
+    third = _ended(client, spec(running_farm, max_batch_size=3) | model)
     assert third.state == "succeeded", "a lost timing cache costs time and nothing else"
     assert third.attempts[-1].warm is False
 
@@ -152,14 +155,14 @@ def _ended(client: Farm, wanted: dict[str, Any]) -> Build:
     return client.wait(client.submit(wanted).id, timeout=60)
 
 
-def _timing_caches(farm: RunningFarm) -> list[Path]:
-    with farm.database.read() as session:
+def _timing_caches(running_farm: RunningFarm) -> list[Path]:
+    with running_farm.database.read() as session:
         digests = [row.blob.removeprefix("sha256:") for row in session.execute(select(WarmFileRow)).scalars()]
-    return [path for path in (farm.state / "store").rglob("*") if path.name in digests]
+    return [path for path in (running_farm.state / "store").rglob("*") if path.name in digests]
 
 
-def test_what_was_asked_what_counts_and_what_came_of_it_are_kept(farm: RunningFarm, client: Farm) -> None:
-    asked = spec(farm, max_num_tokens=10_000) | {"options": {"gemm_plugin": "bfloat16"}}
+def test_an_engine_keeps_requested_normalized_and_effective_settings(running_farm: RunningFarm, client: Farm) -> None:
+    asked = spec(running_farm, max_num_tokens=10_000) | {"options": {"gemm_plugin": "bfloat16"}}
     submitted = client.submit(asked)
     rewritten = {note.code: (note.value, note.expected) for note in submitted.notes}
     assert rewritten["tokens_clip"] == (10_000, str(4 * 96))
@@ -171,54 +174,58 @@ def test_what_was_asked_what_counts_and_what_came_of_it_are_kept(farm: RunningFa
     assert engine.differences == []
 
 
-def test_a_calibrated_conversion_is_for_workers_that_have_a_gpu(farm: RunningFarm, client: Farm) -> None:
-    data = farm.models / "news"
+def test_a_calibrated_conversion_is_for_workers_that_have_a_gpu(running_farm: RunningFarm, client: Farm) -> None:
+    data = running_farm.models / "news"
     data.mkdir()
     (data / "train.jsonl").write_text('{"text": "once"}')
     calibrated = {"precision": {"dtype": "bfloat16", "quantization": "fp8"}, "calibration": f"file:{data}"}
-    ended = _ended(client, spec(farm) | calibrated)
+    ended = _ended(client, spec(running_farm) | calibrated)
     assert ended.state == "succeeded", ended.error
-    with farm.database.read() as session:
+    with running_farm.database.read() as session:
         build = session.get_one(ActionRow, ended.key)
         queues = [session.get_one(ActionRow, key).queue for key in (build.depends_on, ended.key) if key]
     assert queues[0] == f"convert.trtllm.{VERSION}.gpu"
     assert queues[1].startswith(f"build.trtllm.{VERSION}.")
 
 
-def test_data_of_the_hub_are_fetched_at_the_commit_of_the_submit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
+def test_calibration_data_are_fetched_at_the_commit_of_the_submit(
+    running_farm: RunningFarm, client: Farm, hub: Hub
+) -> None:
     commit = hub.push("datasets/org/news", {"data/train.jsonl": b'{"text": "once"}', "news.py": b"raise SystemExit"})
     calibrated = {"precision": {"dtype": "bfloat16", "quantization": "int8_sq"}, "calibration": "hf:org/news"}
-    ended = _ended(client, spec(farm) | calibrated)
+    ended = _ended(client, spec(running_farm) | calibrated)
     assert ended.state == "succeeded", ended.error
     assert hub.asked_for(f"resolve/{commit}/data/train.jsonl")
     assert not hub.asked_for("news.py")
 
 
-def medusa(farm: RunningFarm, heads: str, **options: Any) -> dict[str, Any]:
-    return spec(farm) | {
+def medusa(running_farm: RunningFarm, heads: str, **options: Any) -> dict[str, Any]:
+    return spec(running_farm) | {
         "options": {"speculative_decoding_mode": "medusa", "medusa_model_dir": heads} | options,
         "precision": {"dtype": "bfloat16"},
     }
 
 
-def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
-    files = {path.name: path.read_bytes() for path in make_heads(farm.state / "heads").iterdir()}
+def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(
+    running_farm: RunningFarm, client: Farm, hub: Hub
+) -> None:
+    files = {path.name: path.read_bytes() for path in make_heads(running_farm.state / "heads").iterdir()}
     commit = hub.push("org/heads", files | {"medusa_lm_head.pt": b"a pickle"})
     hub.push("org/heads", {"config.json": b"{}"} | files, branch="v1")
-    told = client.explain(medusa(farm, "hf:org/heads"))
+    told = client.explain(medusa(running_farm, "hf:org/heads"))
     assert "{medusa_model_dir}" in next(command.argv for command in told.commands if command.stage is Stage.CONVERT)
-    assert told.key == client.explain(medusa(farm, f"hf:org/heads@{commit}")).key
-    assert told.key != client.explain(medusa(farm, "hf:org/heads@v1")).key
-    assert told.key != client.explain(medusa(farm, "hf:org/heads", num_medusa_heads=2)).key
+    assert told.key == client.explain(medusa(running_farm, f"hf:org/heads@{commit}")).key
+    assert told.key != client.explain(medusa(running_farm, "hf:org/heads@v1")).key
+    assert told.key != client.explain(medusa(running_farm, "hf:org/heads", num_medusa_heads=2)).key
 
-    ended = _ended(client, medusa(farm, "hf:org/heads@main"))
+    ended = _ended(client, medusa(running_farm, "hf:org/heads@main"))
     assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
     engine: Any = client.engine(key_of(told))
     assert engine.spec["options"]["medusa_model_dir"] == f"hf:org/heads@{commit}"
     assert engine.differences == []
     assert hub.asked_for(f"resolve/{commit}/medusa_lm_head.safetensors")
     assert not hub.asked_for("medusa_lm_head.pt")
-    with farm.database.read() as session:
+    with running_farm.database.read() as session:
         convert = session.get_one(ActionRow, told.convert_key)
         named = {"source": "hf", "repo": "org/heads", "commit": commit}
         assert convert.document["options"]["medusa_model_dir"] == named
@@ -232,13 +239,13 @@ def test_draft_heads_of_a_second_model_are_keyed_by_their_commit(farm: RunningFa
         ("explicit_draft_tokens", "drafter_model_dir", "ReDrafterForLLaMALM"),
     ],
 )
-def test_other_heads_make_engines_too(
-    farm: RunningFarm, client: Farm, hub: Hub, mode: str, option: str, architecture: str
+def test_eagle_and_redrafter_heads_make_engines(
+    running_farm: RunningFarm, client: Farm, hub: Hub, mode: str, option: str, architecture: str
 ) -> None:
-    made = make_heads(farm.state / mode, "model.safetensors")
+    made = make_heads(running_farm.state / mode, "model.safetensors")
     commit = hub.push(f"org/{mode}", {path.name: path.read_bytes() for path in made.iterdir()})
     options = {"speculative_decoding_mode": mode, option: f"hf:org/{mode}"}
-    ended = _ended(client, spec(farm) | {"options": options, "precision": {"dtype": "bfloat16"}})
+    ended = _ended(client, spec(running_farm) | {"options": options, "precision": {"dtype": "bfloat16"}})
     assert ended.state == "succeeded", ended.error
     engine: Any = client.engine(ended.key)
     assert engine.spec["options"][option] == f"hf:org/{mode}@{commit}"
@@ -246,8 +253,10 @@ def test_other_heads_make_engines_too(
     assert engine.differences == []
 
 
-def test_an_encoder_decoder_is_one_build_of_two_engines(farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
-    wanted = spec(farm) | {"model": f"file:{make_tiny_t5(farm.models / 't5')}", "options": {}}
+def test_an_encoder_decoder_is_one_build_of_two_engines(
+    running_farm: RunningFarm, client: Farm, tmp_path: Path
+) -> None:
+    wanted = spec(running_farm) | {"model": f"file:{make_tiny_t5(running_farm.models / 't5')}", "options": {}}
     told = client.explain(wanted)
     assert [command.argv[0] for command in told.commands].count("trtllm-build") == 2
     (convert,) = (command.argv for command in told.commands if "enc_dec/convert_checkpoint.py" in command.argv[1])
@@ -273,16 +282,16 @@ def test_an_encoder_decoder_is_one_build_of_two_engines(farm: RunningFarm, clien
         client.resolve({"model": wanted["model"], "limits": limits | {"max_output_len": 33}})
     place = tmp_path / "triton"
     command = ["pull", told.key, str(place), "--triton", "--any-platform"]
-    laid_out = CliRunner().invoke(main, command, env={"ENGINEFARM_URL": farm.urls[0]})
+    laid_out = CliRunner().invoke(main, command, env={"ENGINEFARM_URL": running_farm.urls[0]})
     assert laid_out.exit_code == 0, laid_out.output
     for half in ("encoder", "decoder"):
         assert f'"{place}/tensorrt_llm/1/{half}"' in (place / "tensorrt_llm" / "config.pbtxt").read_text()
         assert (place / "tensorrt_llm" / "1" / half / "rank0.engine").is_file()
 
 
-def test_what_its_script_would_forget_is_refused_at_submit(farm: RunningFarm, client: Farm) -> None:
-    wanted = spec(farm) | {
-        "model": f"file:{make_tiny_t5(farm.models / 'forgotten')}", "options": {"max_encoder_input_len": 8},
+def test_an_option_that_the_script_ignores_is_refused_at_submit(running_farm: RunningFarm, client: Farm) -> None:
+    wanted = spec(running_farm) | {
+        "model": f"file:{make_tiny_t5(running_farm.models / 'forgotten')}", "options": {"max_encoder_input_len": 8},
         "precision": {"dtype": "bfloat16", "quantization": "int8_wo"},
     }  # fmt: skip
     with pytest.raises(InvalidSpec) as caught:
@@ -302,39 +311,39 @@ def test_what_its_script_would_forget_is_refused_at_submit(farm: RunningFarm, cl
         ("heads", "model_reference"),
     ],
 )
-def test_heads_that_cannot_be_had_are_refused_at_submit(
-    farm: RunningFarm, client: Farm, hub: Hub, heads: str, code: str
+def test_unreadable_draft_heads_are_refused_at_submit(
+    running_farm: RunningFarm, client: Farm, hub: Hub, heads: str, code: str
 ) -> None:
     hub.push("org/pickled", {"config.json": b"{}", "medusa_lm_head.pt": b"a pickle"})
     with pytest.raises(InvalidSpec) as caught:
-        client.submit(medusa(farm, heads))
+        client.submit(medusa(running_farm, heads))
     (problem,) = caught.value.problems
     assert (problem.pointer, problem.code, problem.value) == ("/options/medusa_model_dir", code, heads)
     assert problem.remedy
 
 
-def adapted(farm: RunningFarm, *adapters: str, **options: Any) -> dict[str, Any]:
-    return spec(farm) | {
+def adapted(running_farm: RunningFarm, *adapters: str, **options: Any) -> dict[str, Any]:
+    return spec(running_farm) | {
         "options": {"lora_dir": list(adapters), "lora_plugin": "auto"} | options,
         "precision": {"dtype": "bfloat16"},
     }
 
 
-def test_adapters_are_in_the_builds_key_alone_and_beside_the_engine(
-    farm: RunningFarm, client: Farm, hub: Hub, tmp_path: Path
+def test_adapters_enter_the_build_key_only_and_are_stored_with_the_engine(
+    running_farm: RunningFarm, client: Farm, hub: Hub, tmp_path: Path
 ) -> None:
-    files = {path.name: path.read_bytes() for path in make_adapter(farm.state / "adapter").iterdir()}
+    files = {path.name: path.read_bytes() for path in make_adapter(running_farm.state / "adapter").iterdir()}
     commit = hub.push("org/adapter", files | {"adapter_model.bin": b"a pickle", "tokenizer.json": b"{}"})
-    folder = make_adapter(farm.models / "adapter", target_modules=["k_proj"])
-    told = client.explain(adapted(farm, "hf:org/adapter", f"file:{folder}"))
+    folder = make_adapter(running_farm.models / "adapter", target_modules=["k_proj"])
+    told = client.explain(adapted(running_farm, "hf:org/adapter", f"file:{folder}"))
     assert told.findings == []
     assert "{lora_dir.1}" in next(command.argv for command in told.commands if command.stage is Stage.BUILD)
-    plain = client.explain(spec(farm) | {"precision": {"dtype": "bfloat16"}})
+    plain = client.explain(spec(running_farm) | {"precision": {"dtype": "bfloat16"}})
     assert told.convert_key == plain.convert_key
-    assert told.key not in (plain.key, client.explain(adapted(farm, "hf:org/adapter")).key)
-    assert told.key == client.explain(adapted(farm, f"hf:org/adapter@{commit}", f"file:{folder}")).key
+    assert told.key not in (plain.key, client.explain(adapted(running_farm, "hf:org/adapter")).key)
+    assert told.key == client.explain(adapted(running_farm, f"hf:org/adapter@{commit}", f"file:{folder}")).key
 
-    ended = _ended(client, adapted(farm, "hf:org/adapter@main", f"file:{folder}"))
+    ended = _ended(client, adapted(running_farm, "hf:org/adapter@main", f"file:{folder}"))
     assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
     engine: Any = client.engine(key_of(told))
     assert engine.spec["options"]["lora_dir"] == [f"hf:org/adapter@{commit}", f"file:{folder}"]
@@ -342,29 +351,29 @@ def test_adapters_are_in_the_builds_key_alone_and_beside_the_engine(
     pulled = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
     assert {path.name: path.read_bytes() for path in (pulled / "lora" / "0").iterdir()} == files
     assert not hub.asked_for("adapter_model.bin")
-    with farm.database.read() as session:
+    with running_farm.database.read() as session:
         first, second = session.get_one(ActionRow, told.key).document["options"]["lora_dir"]
     assert first == {"source": "hf", "repo": "org/adapter", "commit": commit}
     assert second.keys() == {"source", "digest"}
 
 
-def test_an_engine_with_adapters_is_for_nodes_that_ask_for_them(farm: RunningFarm, client: Farm) -> None:
-    model = {"model": f"file:{make_tiny_llama(farm.models / 'adapted', seed=3)}"}
-    adapter = f"file:{make_adapter(farm.models / 'its-own')}"
-    ended = _ended(client, adapted(farm, adapter) | model)
+def test_resolve_returns_an_engine_with_adapters_only_on_request(running_farm: RunningFarm, client: Farm) -> None:
+    model = {"model": f"file:{make_tiny_llama(running_farm.models / 'adapted', seed=3)}"}
+    adapter = f"file:{make_adapter(running_farm.models / 'its-own')}"
+    ended = _ended(client, adapted(running_farm, adapter) | model)
     assert ended.state == "succeeded", ended.error
-    wanted = {"limits": spec(farm)["limits"]} | model
+    wanted = {"limits": spec(running_farm)["limits"]} | model
     with pytest.raises(NotFound) as caught:
         client.resolve(wanted)
     assert [(problem.pointer, problem.value) for problem in caught.value.problems] == [("/options/lora_dir", None)]
     assert client.resolve(wanted | {"options": {"lora_dir": [adapter]}}).engine.key == ended.key
-    plain = _ended(client, spec(farm) | model)
+    plain = _ended(client, spec(running_farm) | model)
     assert client.resolve(wanted).engine.key == plain.key
 
 
-def test_everything_that_is_wrong_with_adapters_is_said_at_submit(farm: RunningFarm, client: Farm, hub: Hub) -> None:
-    wide = make_adapter(farm.models / "wide", r=128, target_modules=["lm_head"])
-    broken = make_adapter(farm.models / "broken")
+def test_every_fault_of_adapters_is_reported_at_submit(running_farm: RunningFarm, client: Farm, hub: Hub) -> None:
+    wide = make_adapter(running_farm.models / "wide", r=128, target_modules=["lm_head"])
+    broken = make_adapter(running_farm.models / "broken")
     (broken / "adapter_config.json").write_text("{")
     hub.push("org/pickled", {"adapter_config.json": b"{}", "adapter_model.bin": b"a pickle"})
     for adapters, codes in (
@@ -375,15 +384,15 @@ def test_everything_that_is_wrong_with_adapters_is_said_at_submit(farm: RunningF
         ),
     ):
         with pytest.raises(InvalidSpec) as caught:
-            client.submit(adapted(farm, *adapters))
+            client.submit(adapted(running_farm, *adapters))
         assert {(problem.pointer, problem.code) for problem in caught.value.problems} == codes
 
 
 @pytest.mark.parametrize("cause", ["unsupported_precision", "tensor_volume"])
-def test_what_no_retry_can_help_is_tried_once(farm: RunningFarm, client: Farm, cause: str) -> None:
-    order(farm.state / "h100", VERSION, build={"mode": cause})
-    ended = client.wait(client.submit(spec(farm, max_batch_size=3, max_beam_width=len(cause))).id, timeout=60)
-    order(farm.state / "h100", VERSION)
+def test_a_failure_that_no_retry_can_help_is_tried_once(running_farm: RunningFarm, client: Farm, cause: str) -> None:
+    order(running_farm.state / "h100", VERSION, build={"mode": cause})
+    ended = client.wait(client.submit(spec(running_farm, max_batch_size=3, max_beam_width=len(cause))).id, timeout=60)
+    order(running_farm.state / "h100", VERSION)
     assert (ended.state, ended.error and ended.error.cause, ended.error and ended.error.fault) == (
         "failed", cause, "caller",
     )  # fmt: skip
@@ -392,21 +401,23 @@ def test_what_no_retry_can_help_is_tried_once(farm: RunningFarm, client: Farm, c
     assert any(ended.error.detail in line for line in client.logs(ended.id))
 
 
-def test_sixteen_shapes_and_a_second_gpu_convert_once(farm: RunningFarm, client: Farm) -> None:
-    model = make_tiny_llama(farm.models / "shapes", seed=1)
-    before = farm.outcomes()
-    shapes = spec(farm, max_batch_size=[1, 2, 4, 8], max_input_len=[16, 32, 48, 64]) | {"model": f"file:{model}"}
+def test_sixteen_shapes_and_a_second_gpu_convert_once(running_farm: RunningFarm, client: Farm) -> None:
+    model = make_tiny_llama(running_farm.models / "shapes", seed=1)
+    before = running_farm.outcomes()
+    shapes = spec(running_farm, max_batch_size=[1, 2, 4, 8], max_input_len=[16, 32, 48, 64]) | {
+        "model": f"file:{model}"
+    }
     cells = client.submit_matrix(shapes).cells
     builds = [cell.submitted for cell in cells if cell.submitted]
     assert len({build.key for build in builds}) == 16
     assert {client.wait(build.id, timeout=120).state for build in builds} == {"succeeded"}
-    after = farm.outcomes()
+    after = running_farm.outcomes()
     assert after[("convert", "succeeded")] - before.get(("convert", "succeeded"), 0) == 1
     assert after[("build", "succeeded")] - before.get(("build", "succeeded"), 0) == 16
 
-    gpu_worker(farm, "a100", A100)
-    other = spec(farm) | {"model": f"file:{model}", "platform": {"gpu": "NVIDIA A100-SXM4-80GB"}}
+    gpu_worker(running_farm, "a100", A100)
+    other = spec(running_farm) | {"model": f"file:{model}", "platform": {"gpu": "NVIDIA A100-SXM4-80GB"}}
     assert client.wait(client.submit(other).id, timeout=60).state == "succeeded"
-    last = farm.outcomes()
+    last = running_farm.outcomes()
     assert last[("convert", "succeeded")] == after[("convert", "succeeded")]
     assert last[("build", "succeeded")] == after[("build", "succeeded")] + 1

@@ -8,47 +8,49 @@ from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
 
-def worker(farm: RunningFarm, name: str) -> dict[str, object]:
-    items = httpx.get(f"{farm.urls[0]}/v1/workers").json()["items"]
+def worker(running_farm: RunningFarm, name: str) -> dict[str, object]:
+    items = httpx.get(f"{running_farm.urls[0]}/v1/workers").json()["items"]
     return next(item for item in items if item["name"] == name)
 
 
-def test_a_drained_worker_finishes_and_a_released_one_goes_on(farm: RunningFarm) -> None:
-    farm.add_api()
-    farm.add_worker("w1")
-    model = farm.add_model()
-    running = farm.submit(farm.spec(model, seconds=4))
-    farm.running(running["id"], "build")
-    httpx.post(f"{farm.urls[0]}/v1/workers/w1:drain").raise_for_status()
-    eventually(lambda: worker(farm, "w1")["state"] == "draining")
-    waiting = farm.submit(farm.spec(model, salt="next"))  # what the worker is still says for which platform
-    assert farm.ended(running["id"])["state"] == "succeeded"
-    assert worker(farm, "w1")["state"] == "draining"
-    assert "no live worker serves" in farm.build(waiting["id"])["waiting_for"]
-    httpx.post(f"{farm.urls[0]}/v1/workers/w1:release").raise_for_status()
-    assert farm.ended(waiting["id"])["state"] == "succeeded"
+def test_a_drained_worker_finishes_its_stage_and_works_again_when_released(running_farm: RunningFarm) -> None:
+    running_farm.add_api()
+    running_farm.add_worker("w1")
+    model = running_farm.add_model()
+    running = running_farm.submit(running_farm.spec(model, seconds=4))
+    running_farm.running(running["id"], "build")
+    httpx.post(f"{running_farm.urls[0]}/v1/workers/w1:drain").raise_for_status()
+    eventually(lambda: worker(running_farm, "w1")["state"] == "draining")
+    waiting = running_farm.submit(
+        running_farm.spec(model, salt="next")
+    )  # what the worker is still says for which platform
+    assert running_farm.ended(running["id"])["state"] == "succeeded"
+    assert worker(running_farm, "w1")["state"] == "draining"
+    assert "no live worker serves" in running_farm.build(waiting["id"])["waiting_for"]
+    httpx.post(f"{running_farm.urls[0]}/v1/workers/w1:release").raise_for_status()
+    assert running_farm.ended(waiting["id"])["state"] == "succeeded"
 
 
-def test_a_broker_that_was_killed_and_started_again(farm: RunningFarm, valkey: Valkey) -> None:
-    farm.add_api()
-    farm.add_worker("w1")
-    model = farm.add_model()
+def test_a_restarted_broker_gets_its_messages_again(running_farm: RunningFarm, valkey: Valkey) -> None:
+    running_farm.add_api()
+    running_farm.add_worker("w1")
+    model = running_farm.add_model()
     valkey.kill()
-    build = farm.submit(farm.spec(model))
+    build = running_farm.submit(running_farm.spec(model))
     valkey.start()
-    assert farm.ended(build["id"], seconds=120)["state"] == "succeeded"
+    assert running_farm.ended(build["id"], seconds=120)["state"] == "succeeded"
 
 
-def test_a_checkpoint_that_rotted_is_converted_anew(farm: RunningFarm) -> None:
-    """The same bytes have the same name: they are written again although the store has something under it."""
-    farm.add_api()
-    farm.add_worker("w1")
-    model = farm.add_model(content=b"weights" * 1000)
-    assert farm.ended(farm.submit(farm.spec(model))["id"])["state"] == "succeeded"
-    shards = farm.state / "store" / "blobs" / "sha256"
+def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> None:
+    """The converted bytes have the digest of the damaged blob: the store writes them again under that name."""
+    running_farm.add_api()
+    running_farm.add_worker("w1")
+    model = running_farm.add_model(content=b"weights" * 1000)
+    assert running_farm.ended(running_farm.submit(running_farm.spec(model))["id"])["state"] == "succeeded"
+    shards = running_farm.state / "store" / "blobs" / "sha256"
     (blob,) = (path for path in shards.glob("??/*") if path.read_bytes() == b"weights" * 1000)
     blob.write_bytes(b"WEIGHTS" * 1000)
-    ended = farm.ended(farm.submit(farm.spec(model, salt="other"))["id"])
+    ended = running_farm.ended(running_farm.submit(running_farm.spec(model, salt="other"))["id"])
     assert ended["state"] == "succeeded", ended["error"]
     assert [(attempt["stage"], attempt["outcome"]) for attempt in ended["attempts"]] == [
         ("convert", "succeeded"), ("build", "failed"), ("convert", "succeeded"), ("build", "succeeded"),
@@ -56,18 +58,18 @@ def test_a_checkpoint_that_rotted_is_converted_anew(farm: RunningFarm) -> None:
     assert blob.read_bytes() == b"weights" * 1000
 
 
-def test_a_program_that_does_its_worst_leaves_nothing(farm: RunningFarm) -> None:
-    farm.add_api()
-    farm.add_worker("w1", {"ENGINEFARM_MAX_TRIES": "1"})
-    model = farm.add_model()
+def test_a_misbehaving_program_leaves_nothing_behind(running_farm: RunningFarm) -> None:
+    running_farm.add_api()
+    running_farm.add_worker("w1", {"ENGINEFARM_MAX_TRIES": "1"})
+    model = running_farm.add_model()
     causes = {}
     for behave in ("refuse", "break", "lie", "truncate", "flood"):
-        build = farm.ended(farm.submit(farm.spec(model, behave=behave))["id"])
+        build = running_farm.ended(running_farm.submit(running_farm.spec(model, behave=behave))["id"])
         causes[behave] = build["error"] and build["error"]["cause"]
     assert causes == {
         "refuse": "refused", "break": "broke", "lie": "incomplete_output", "truncate": "incomplete_output",
         "flood": None,
     }  # fmt: skip
-    scratch = farm.state / "scratch" / "w1"
+    scratch = running_farm.state / "scratch" / "w1"
     eventually(lambda: not list(scratch.iterdir()))
-    assert worker(farm, "w1")["state"] == "live"
+    assert worker(running_farm, "w1")["state"] == "live"

@@ -24,64 +24,64 @@ CPU_ISA = cpu_isa()  # this machine's, because its worker runs the build
 HERE = Path(__file__).parent
 
 
-def earlier_work(farm: RunningFarm) -> dict[str, dict[str, Any]]:
+def earlier_work(running_farm: RunningFarm) -> dict[str, dict[str, Any]]:
     """By stage, the JSON that the earlier release wrote for the model of `submitted`."""
     template = (HERE / "work_without_version.json").read_text()
-    filled_in = template.replace("MODEL_FOLDER", str(farm.models / "tiny")).replace("CPU_ISA", CPU_ISA)
+    filled_in = template.replace("MODEL_FOLDER", str(running_farm.models / "tiny")).replace("CPU_ISA", CPU_ISA)
     return dict(json.loads(filled_in))
 
 
-def submitted(farm: RunningFarm) -> dict[str, Any]:
-    farm.add_api()
-    spec = farm.spec(farm.add_model())
+def submitted(running_farm: RunningFarm) -> dict[str, Any]:
+    running_farm.add_api()
+    spec = running_farm.spec(running_farm.add_model())
     toolchain = {"name": "quick", "version": "1.0"}
-    return farm.submit(spec | {"toolchain": toolchain, "platform": {"arch": "x86_64", "cpu_isa": CPU_ISA}})
+    return running_farm.submit(spec | {"toolchain": toolchain, "platform": {"arch": "x86_64", "cpu_isa": CPU_ISA}})
 
 
-def stored_work(farm: RunningFarm) -> dict[str, dict[str, Any]]:
-    with farm.database.read() as session:
+def stored_work(running_farm: RunningFarm) -> dict[str, dict[str, Any]]:
+    with running_farm.database.read() as session:
         return {row.stage: row.work for row in session.execute(select(ActionRow)).scalars()}
 
 
-def replace_work(farm: RunningFarm, stage: str, work: dict[str, Any]) -> str:
+def replace_work(running_farm: RunningFarm, stage: str, work: dict[str, Any]) -> str:
     """Returns the action's key."""
-    with farm.database.write() as session:
+    with running_farm.database.write() as session:
         session.execute(update(ActionRow).where(ActionRow.stage == stage).values(work=work))
         return session.execute(select(ActionRow.key).where(ActionRow.stage == stage)).scalar_one()
 
 
-def test_a_worker_of_the_earlier_release_reads_what_the_api_writes(farm: RunningFarm) -> None:
-    submitted(farm)
+def test_a_worker_of_the_earlier_release_reads_what_the_api_writes(running_farm: RunningFarm) -> None:
+    submitted(running_farm)
     schemas = json.loads((HERE / "reader_without_version.json").read_text())
-    for stage, work in stored_work(farm).items():
+    for stage, work in stored_work(running_farm).items():
         assert work.pop("version") == 1
-        assert work == earlier_work(farm)[stage]
+        assert work == earlier_work(running_farm)[stage]
         for name in work:  # the earlier worker looks for `job`, `model` and `inputs`, and at nothing else
             jsonschema.validate(work[name], schemas[name])
 
 
-def test_an_action_in_flight_at_an_earlier_worker_is_finished_by_a_new_one(farm: RunningFarm) -> None:
-    build = submitted(farm)
-    convert, _ = [replace_work(farm, stage, earlier_work(farm)[stage]) for stage in STAGES]
-    add_worker(farm.database, "earlier", queues=())
-    with farm.database.write() as session:
+def test_an_action_in_flight_at_an_earlier_worker_is_finished_by_a_new_one(running_farm: RunningFarm) -> None:
+    build = submitted(running_farm)
+    convert, _ = [replace_work(running_farm, stage, earlier_work(running_farm)[stage]) for stage in STAGES]
+    add_worker(running_farm.database, "earlier", queues=())
+    with running_farm.database.write() as session:
         assert claim_action(session, convert, "earlier", lease_seconds=0.1) is not None
-    farm.add_worker("w1")
-    ended = farm.ended(build["id"])
+    running_farm.add_worker("w1")
+    ended = running_farm.ended(build["id"])
     assert ended["state"] == "succeeded", ended["error"]
-    assert farm.outcomes() == {
+    assert running_farm.outcomes() == {
         ("convert", "lost"): 1, ("convert", "succeeded"): 1, ("build", "succeeded"): 1,
     }  # fmt: skip
 
 
-def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(farm: RunningFarm) -> None:
-    build = submitted(farm)
-    later = stored_work(farm)["convert"] | {"version": 2, "sharding": "new in version 2"}
-    convert = replace_work(farm, "convert", later)
-    farm.add_worker("w1")
+def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(running_farm: RunningFarm) -> None:
+    build = submitted(running_farm)
+    later = stored_work(running_farm)["convert"] | {"version": 2, "sharding": "new in version 2"}
+    convert = replace_work(running_farm, "convert", later)
+    running_farm.add_worker("w1")
 
     def failed_attempt() -> dict[str, Any] | None:
-        with farm.database.read() as session:
+        with running_farm.database.read() as session:
             query = select(AttemptRow.failure).where(AttemptRow.action_key == convert, AttemptRow.number == 1)
             failure: dict[str, Any] | None = session.execute(query).scalar_one_or_none()
             return failure
@@ -91,4 +91,4 @@ def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(fa
     assert (failure["cause"], failure["fault"], failure["retryable"]) == ("unreadable_work", "farm", True)
     assert failure["detail"] == "this action's work is of version 2, and this program reads version 1: upgrade it"
     assert "upgrade this worker" in failure["advice"]
-    assert farm.build(build["id"])["state"] in {"queued", "running"}, "another worker may take it"
+    assert running_farm.build(build["id"])["state"] in {"queued", "running"}, "another worker may take it"
