@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     retention: Annotated[tuple[Policy, ...], NoDecode] = Field(
         default=(),
         description="policies as JSON, the first that means an engine decides on it; without any, engines stay until "
-        "they are deleted or taken out",
+        "they are deleted or withdrawn",
     )
     gc_hours: float | None = Field(default=None, gt=0, description="the API cleans up by itself so often; unset: never")
     gc_grace_seconds: float = Field(
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
     max_tries: int = Field(default=3, ge=1, description="attempts before an action fails for good")
     quarantine_after: int = Field(
-        default=3, ge=1, description="a worker on which so many different actions failed in a row is taken out"
+        default=3, ge=1, description="a worker on which so many different actions failed in a row is quarantined"
     )
     worker_seconds: float = Field(default=30.0, ge=2, description="a worker that is silent for so long is gone")
 

@@ -20,7 +20,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url)
-    upgrade(made.engine)
-    yield made
-    made.close()
+    catalogue = Database(database_url)
+    upgrade(catalogue.engine)
+    yield catalogue
+    catalogue.close()

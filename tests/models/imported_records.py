@@ -14,7 +14,7 @@ STARTED_AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def imported_record(build_request: Request, content: str = "engine") -> VerifiedRecord:
-    """What answers `wanted`, and took another farm twenty minutes; `content` is its one file."""
+    """The record of an engine for `build_request` that took another farm twenty minutes; `content` is its one file."""
     return VerifiedRecord(
         record=EngineRecord(
             key=build_request.build.key,
@@ -29,7 +29,7 @@ def imported_record(build_request: Request, content: str = "engine") -> Verified
         version=build_request.version,
         platform=CPU,
         bound_to=dict(build_request.build.document["platform"]),
-        facts={"worker": "theirs"},
+        facts={"worker": "of the other farm"},
         host=None,
         started_at=STARTED_AT,
         ended_at=STARTED_AT + timedelta(minutes=20),

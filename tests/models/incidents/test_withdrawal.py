@@ -99,16 +99,16 @@ def test_a_submit_converts_a_withdrawn_checkpoint_anew(database: Database) -> No
 def test_a_recall_by_worker_withdraws_its_output_and_what_was_built_from_it(database: Database) -> None:
     for name in ("sick", "well"):
         add_worker(database, name)
-    theirs = request("theirs")
+    sick_build = request("sick build")
     mixed, clean = request("mixed"), request("clean")
-    build_engine(database, theirs, converter="well", builder="sick")
+    build_engine(database, sick_build, converter="well", builder="sick")
     build_engine(database, mixed, converter="sick", builder="well")
     build_engine(database, clean, converter="well", builder="well")
     busy = request("busy")
     submit_request(database, busy)
     claim = claim_now(database, busy.convert.key, "sick")
     engines, checkpoints = recalled(database, worker="sick", reason="bad memory")
-    assert engines == sorted([theirs.build.key, mixed.build.key])
+    assert engines == sorted([sick_build.build.key, mixed.build.key])
     assert checkpoints == [mixed.convert.key]
     assert state(database, busy.convert.key) == "queued"
     with database.write() as session, pytest.raises(Fenced):

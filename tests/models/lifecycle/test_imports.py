@@ -76,10 +76,10 @@ def promised(database: Database) -> None:
 def test_an_imported_engine_is_served_like_one_built_here(database: Database) -> None:
     assert imported(database)
     with database.read() as session:
-        found = get_engine(session, KEY)
+        engine = get_engine(session, KEY)
         row = session.get_one(EngineRow, KEY)
-        assert (found.manifest, found.model, found.document) == (manifest("engine").digest, SPEC.model, BUILD)
-        assert (found.checkpoint_document, found.provenance) == (CONVERT, {"worker": "theirs"})
+        assert (engine.manifest, engine.model, engine.document) == (manifest("engine").digest, SPEC.model, BUILD)
+        assert (engine.checkpoint_document, engine.provenance) == (CONVERT, {"worker": "of the other farm"})
         assert original_envelope(session, row) == {"payload": "as it came"}
         assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
     accepted = submit_request(database, same())
@@ -172,7 +172,7 @@ def test_a_withdrawn_import_is_built_anew_by_a_submit(database: Database) -> Non
     run_convert(database, request)
     claim = claim_now(database, request.build.key)
     with database.write() as session:
-        publish_engine(session, claim, manifest("ours"), engine=ENGINE, steps={})
+        publish_engine(session, claim, manifest("built here"), engine=ENGINE, steps={})
     promised(database)
     with database.read() as session:
         assert original_envelope(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes

@@ -249,24 +249,24 @@ def test_cancelling_one_build_leaves_the_action_to_the_others(database: Database
     """I6: mine only."""
     add_worker(database)
     build_request = request()
-    mine, theirs = submit_request(database, build_request), submit_request(database, build_request)
+    first, second = submit_request(database, build_request), submit_request(database, build_request)
     with database.write() as session:
-        assert cancel(session, mine.id)
-    assert build_state(database, mine.id) is BuildState.CANCELLED
+        assert cancel(session, first.id)
+    assert build_state(database, first.id) is BuildState.CANCELLED
     assert action_state(database, build_request.convert.key) == "queued"
     convert_done(database, build_request.convert.key)
     build_done(database, build_request.build.key)
-    assert build_state(database, theirs.id) is BuildState.SUCCEEDED
-    assert build_state(database, mine.id) is BuildState.CANCELLED
+    assert build_state(database, second.id) is BuildState.SUCCEEDED
+    assert build_state(database, first.id) is BuildState.CANCELLED
 
 
 def test_cancelling_the_last_build_cancels_the_action_and_fences_its_worker(database: Database) -> None:
     add_worker(database)
     build_request, sibling = request(), request(limits="large")
-    mine, other = submit_request(database, build_request), submit_request(database, sibling)
+    first, other = submit_request(database, build_request), submit_request(database, sibling)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
-        cancel(session, mine.id)
+        cancel(session, first.id)
     assert action_state(database, build_request.build.key) == "cancelled"
     assert action_state(database, build_request.convert.key) == "running"  # the sibling waits for it
     with database.write() as session:

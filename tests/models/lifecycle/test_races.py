@@ -26,7 +26,7 @@ from tests.servers.postgres import Databases
 
 _FAILURE = {"cause": "broke", "fault": "worker", "detail": "it did"}
 _TARGETS = {state: [to for to, allowed in MOVES.items() if state in allowed] for state in ActionState}
-_RIVALS = [
+_PAIRS = [
     (state, first, second)
     for state, targets in _TARGETS.items()
     for first, second in itertools.combinations_with_replacement(targets, 2)
@@ -36,11 +36,11 @@ _RIVALS = [
 @pytest.fixture(scope="module")
 def catalogue(postgres: Databases) -> Iterator[Database]:
     url = postgres.create()
-    made = Database(url)
-    upgrade(made.engine)
-    add_worker(made)
-    yield made
-    made.close()
+    database = Database(url)
+    upgrade(database.engine)
+    add_worker(database)
+    yield database
+    database.close()
     postgres.drop(url)
 
 
@@ -87,7 +87,7 @@ def wait_for_a_blocked_session(catalogue: Database) -> None:
 
 
 @pytest.mark.parametrize("undo", [False, True], ids=["committed", "undone"])
-@pytest.mark.parametrize(("source", "first", "second"), _RIVALS)
+@pytest.mark.parametrize(("source", "first", "second"), _PAIRS)
 def test_exactly_one_of_two_sessions_moves_an_action(
     catalogue: Database, source: ActionState, first: ActionState, second: ActionState, undo: bool
 ) -> None:

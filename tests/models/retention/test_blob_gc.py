@@ -34,23 +34,23 @@ SIZES = {BLOB: len(DATA)}
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
-    made = DirectoryStore(tmp_path / "store", Links(b"s" * 32))
-    made.prepare()
-    return made
+    directory_store = DirectoryStore(tmp_path / "store", Links(b"s" * 32))
+    directory_store.prepare()
+    return directory_store
 
 
 @pytest.fixture
 def postgresql(postgres_url: str) -> Iterator[Database]:
-    made = Database(postgres_url)
-    upgrade(made.engine)
-    yield made
-    made.close()
+    catalogue = Database(postgres_url)
+    upgrade(catalogue.engine)
+    yield catalogue
+    catalogue.close()
 
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as made:
-        yield made
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
 
 
 def marked(database: Database, store: DirectoryStore) -> None:
@@ -62,9 +62,9 @@ def marked(database: Database, store: DirectoryStore) -> None:
 def collected(database: Database, store: DirectoryStore, *, grace: float = 0) -> list[str]:
     """What a clean-up deletes whose grace is as good as over."""
     with database.read() as session:
-        found = garbage.removable(session, grace_seconds=grace)
+        digests = garbage.removable(session, grace_seconds=grace)
     gone = []
-    for name in found:
+    for name in digests:
         with database.write() as session:
             if garbage.remove(session, store, name, grace_seconds=grace) is not None:
                 gone.append(name)
@@ -130,7 +130,7 @@ def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, 
 
 
 def test_publishing_removes_the_mark_of_a_blob(database: Database, store: DirectoryStore) -> None:
-    """And what the row says of orphaned bytes is set right: a truncated file may have been found under the name."""
+    """Publishing also corrects the size in the row of orphaned bytes: the listed file may have been truncated."""
     with database.write() as session:
         garbage.adopt(session, {BLOB: 1})
     put_bytes(store, DATA)
@@ -154,7 +154,7 @@ def test_a_mark_on_a_blob_that_was_just_published_does_no_harm(database: Databas
 
 
 def test_a_publisher_is_refused_if_its_bytes_were_collected(database: Database, store: DirectoryStore) -> None:
-    put_bytes(store, DATA)  # found there, and so not sent
+    put_bytes(store, DATA)  # the store has it, so it is not uploaded
     marked(database, store)
     assert collected(database, store) == [BLOB]
     with pytest.raises(NotStored, match="not in the store any more"):
