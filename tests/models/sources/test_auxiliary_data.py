@@ -62,7 +62,9 @@ def test_what_changed_is_not_fetched(root: Path, source: AuxiliarySource, tmp_pa
         ("file:{root}", "data_missing"),
     ],
 )
-def test_refused(root: Path, source: AuxiliarySource, reference: str, code: str) -> None:
+def test_data_that_cannot_be_used_are_refused_with_a_code(
+    root: Path, source: AuxiliarySource, reference: str, code: str
+) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(parse(reference.format(root=root)))
     assert [problem.code for problem in caught.value.problems] == [code]

@@ -138,7 +138,7 @@ def test_a_change_between_submit_and_convert_is_refused(
     assert caught.value.problems[0].code == "model_changed"
 
 
-def test_what_is_missing_is_named(client: Minio, bucket: str, source: BucketSource) -> None:
+def test_each_missing_part_of_a_model_has_its_own_code(client: Minio, bucket: str, source: BucketSource) -> None:
     assert refused(source, BucketReference(bucket, "nothing")) == "model_empty"
     assert refused(source, BucketReference("no-such-bucket-here", "tiny")) == "model_not_found"
     weights = put(client, bucket, {"model.safetensors": WEIGHTS}, prefix="weights")
@@ -156,7 +156,7 @@ def test_wrong_credentials_are_the_farms_fault(s3_server: S3Server, bucket: str)
     assert secret not in str(caught.value)
 
 
-def test_server_not_there() -> None:
+def test_a_server_that_cannot_be_reached_is_an_outage() -> None:
     nobody = urllib3.PoolManager(retries=False, timeout=5)
     client = Minio("127.0.0.1:9", "key", "secretsecret", secure=False, region="us-east-1", http_client=nobody)
     with pytest.raises(SourceUnavailable, match="did not answer"):

@@ -17,7 +17,7 @@ def facts(**config: Any) -> ModelFacts:
     return read_facts("hf:org/tiny", json.dumps({**CONFIG, **config}).encode(), [10, 20], ["model.safetensors"])
 
 
-def test_a_dense_llama() -> None:
+def test_facts_of_a_dense_llama() -> None:
     assert facts() == ModelFacts(
         architecture="LlamaForCausalLM",
         model_type="llama",
@@ -99,11 +99,11 @@ def test_without_grouped_heads_every_head_has_its_own_keys() -> None:
 
 
 @pytest.mark.parametrize("name", ["num_local_experts", "num_experts", "n_routed_experts"])
-def test_experts(name: str) -> None:
+def test_the_number_of_experts_is_read_under_each_name(name: str) -> None:
     assert facts(**{name: 8}).num_experts == 8
 
 
-def test_old_names() -> None:
+def test_old_names_of_settings_are_read() -> None:
     old = {"architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_layer": 12, "n_head": 6, "n_positions": 1024}
     read = read_facts("x", json.dumps(old).encode(), [], [])
     assert (read.hidden_size, read.num_hidden_layers, read.num_key_value_heads) == (768, 12, 6)
@@ -130,7 +130,7 @@ def test_rope_and_quantization() -> None:
     assert facts(quantization_config={"quant_method": "fp8"}).quantization_config == {"quant_method": "fp8"}
 
 
-def test_remote_code() -> None:
+def test_a_model_with_its_own_code_is_marked() -> None:
     assert facts(auto_map={"AutoModel": "modeling_tiny.Tiny"}).remote_code
 
 

@@ -13,7 +13,7 @@ from tests.models.sources.models import fetched, read, tiny, write
 from tests.servers.hub import Hub
 
 
-def test_hub_and_files(tmp_path: Path) -> None:
+def test_the_scheme_picks_hub_or_folder(tmp_path: Path) -> None:
     folder = write(tmp_path / "models" / "tiny", tiny())
     with Hub() as hub:
         hub.push("org/tiny", tiny())

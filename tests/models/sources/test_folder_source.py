@@ -94,7 +94,7 @@ def test_every_file_that_counts_is_in_the_identity(source: FileSource, folder: P
     assert source.resolve(reference(folder)).identity != before
 
 
-def test_files_that_do_not_count_are_not(source: FileSource, folder: Path) -> None:
+def test_files_that_are_not_used_are_not_in_the_identity(source: FileSource, folder: Path) -> None:
     before = source.resolve(reference(folder)).identity
     (folder / "README.md").write_text("changed")
     (folder / "pytorch_model.bin").unlink()
@@ -182,7 +182,7 @@ def test_a_change_between_submit_and_convert_is_refused(
     assert caught.value.problems[0].code == "model_changed"
 
 
-def test_outside_the_roots_nothing_is_told(source: FileSource, root: Path, tmp_path: Path) -> None:
+def test_a_refusal_outside_the_roots_does_not_tell_what_exists(source: FileSource, root: Path, tmp_path: Path) -> None:
     there = write(tmp_path / "outside" / "tiny", tiny())
     told = []
     for path in (there, tmp_path / "outside" / "nothing", Path("/etc"), root.with_name("root-2")):
@@ -251,23 +251,23 @@ def test_a_link_to_nothing_is_refused(source: FileSource, folder: Path) -> None:
     assert refused(source, folder) == "model_file_invalid"
 
 
-def test_missing_folder_and_a_file_in_its_place(source: FileSource, root: Path, folder: Path) -> None:
+def test_a_missing_folder_and_a_file_in_its_place_are_refused(source: FileSource, root: Path, folder: Path) -> None:
     assert refused(source, root / "nothing") == "model_not_found"
     assert refused(source, folder / "config.json") == "model_not_found"
 
 
-def test_empty_folder(source: FileSource, root: Path) -> None:
+def test_an_empty_folder_is_refused(source: FileSource, root: Path) -> None:
     (root / "empty").mkdir()
     assert refused(source, root / "empty") == "model_empty"
 
 
-def test_only_pickles(source: FileSource, folder: Path) -> None:
+def test_a_model_with_only_pickles_is_refused(source: FileSource, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refused(source, folder) == "model_only_pickle"
 
 
 @pytest.mark.parametrize("config", [b"not json", b"{}", b" " * (5 << 20)])
-def test_bad_config(source: FileSource, folder: Path, config: bytes) -> None:
+def test_a_bad_config_is_refused(source: FileSource, folder: Path, config: bytes) -> None:
     (folder / "config.json").write_bytes(config)
     assert refused(source, folder) == "model_config_invalid"
 

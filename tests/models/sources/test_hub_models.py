@@ -153,14 +153,14 @@ def test_names_that_lead_out_of_the_folder_are_never_fetched(hub: Hub, tmp_path:
     assert read(tmp_path) == {f"inner/model/{name}": data for name, data in fetched(files).items()}
 
 
-def test_missing_repository(hub: Hub) -> None:
+def test_a_missing_repository_is_refused(hub: Hub) -> None:
     with pytest.raises(ModelUnavailable, match="has no model org/tiny") as caught:
         HubSource(hub.url).resolve(TINY)
     assert code_of(caught.value) == "model_not_found"
     assert caught.value.problems[0].value == "hf:org/tiny"
 
 
-def test_missing_revision(hub: Hub) -> None:
+def test_a_missing_revision_is_refused(hub: Hub) -> None:
     hub.push("org/tiny", tiny())
     with pytest.raises(ModelUnavailable, match="no revision v9") as caught:
         HubSource(hub.url).resolve(HubReference("org/tiny", "v9"))
@@ -170,7 +170,7 @@ def test_missing_revision(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("token", "told"), [(None, "the farm has no token"), (STRANGER, "the farm's token may not read it")]
 )
-def test_gated_model_without_access(hub: Hub, token: str | None, told: str) -> None:
+def test_a_gated_model_without_access_is_refused(hub: Hub, token: str | None, told: str) -> None:
     hub.push("org/tiny", tiny())
     hub.restrict("org/tiny", READER, gated=True)
     with pytest.raises(ModelUnavailable, match=told) as caught:
@@ -180,7 +180,7 @@ def test_gated_model_without_access(hub: Hub, token: str | None, told: str) -> N
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_restricted_model_with_access(hub: Hub, tmp_path: Path, gated: bool) -> None:
+def test_a_restricted_model_with_access_is_fetched(hub: Hub, tmp_path: Path, gated: bool) -> None:
     files = tiny()
     hub.push("org/tiny", files)
     hub.restrict("org/tiny", READER, gated=gated)
@@ -190,7 +190,7 @@ def test_restricted_model_with_access(hub: Hub, tmp_path: Path, gated: bool) -> 
 
 
 @pytest.mark.parametrize("token", [None, STRANGER])
-def test_private_model_looks_missing(hub: Hub, token: str | None) -> None:
+def test_a_private_model_looks_missing(hub: Hub, token: str | None) -> None:
     hub.push("org/tiny", tiny())
     hub.restrict("org/tiny", READER, gated=False)
     with pytest.raises(ModelUnavailable) as caught:
@@ -198,7 +198,7 @@ def test_private_model_looks_missing(hub: Hub, token: str | None) -> None:
     assert code_of(caught.value) == "model_not_found"
 
 
-def test_access_lost_between_submit_and_convert(hub: Hub, tmp_path: Path) -> None:
+def test_access_that_is_lost_after_submit_refuses_the_fetch(hub: Hub, tmp_path: Path) -> None:
     hub.push("org/tiny", tiny())
     resolved = HubSource(hub.url).resolve(TINY)
     hub.restrict("org/tiny", READER, gated=True)
@@ -234,7 +234,7 @@ def test_no_token_of_the_machine_is_sent(hub: Hub, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_hub_in_trouble(hub: Hub, status: int) -> None:
+def test_a_hub_that_answers_errors_is_an_outage(hub: Hub, status: int) -> None:
     hub.push("org/tiny", tiny())
     source = HubSource(hub.url)
     hub.down = status
@@ -244,7 +244,7 @@ def test_hub_in_trouble(hub: Hub, status: int) -> None:
     assert source.resolve(TINY).facts.model_type == "llama"  # a failure is not remembered
 
 
-def test_hub_not_there() -> None:
+def test_a_hub_that_cannot_be_reached_is_an_outage() -> None:
     with Hub() as hub:
         url = hub.url
     with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:\d+ did not answer"):
@@ -258,7 +258,7 @@ def test_credentials_in_the_endpoint_stay_secret(hub: Hub) -> None:
     assert "pass" not in caught.value.detail
 
 
-def test_something_that_is_no_hub(hub: Hub) -> None:
+def test_a_server_that_is_no_hub_is_an_outage(hub: Hub) -> None:
     hub.down = 200
     with pytest.raises(SourceUnavailable, match="cannot be understood"):
         HubSource(hub.url).resolve(TINY)
@@ -271,7 +271,7 @@ def test_a_listing_without_sizes_is_refused(hub: Hub) -> None:
         HubSource(hub.url).resolve(TINY)
 
 
-def test_only_pickles(hub: Hub) -> None:
+def test_a_model_with_only_pickles_is_refused(hub: Hub) -> None:
     files = tiny()
     del files["model.safetensors"]
     hub.push("org/tiny", files)

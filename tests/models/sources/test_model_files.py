@@ -43,7 +43,7 @@ def test_tokenizers_of_every_kind_count() -> None:
     "name",
     ["pytorch_model.bin", "model.pt", "model.pth", "flax_model.msgpack", "tf_model.h5", "modeling.py", "q4.gguf"],
 )
-def test_what_can_run_code_or_is_of_no_use_never_counts(name: str) -> None:
+def test_files_that_run_code_or_are_useless_are_never_selected(name: str) -> None:
     assert name not in select("x", ["config.json", "model.safetensors", name])
 
 
@@ -61,7 +61,7 @@ def test_what_can_run_code_or_is_of_no_use_never_counts(name: str) -> None:
         (["config.json", *SHARDS], ["model_weights_incomplete"]),
     ],
 )
-def test_all_that_is_wrong_is_said_at_once(names: list[str], expected: list[str]) -> None:
+def test_all_problems_are_reported_at_once(names: list[str], expected: list[str]) -> None:
     assert codes(names) == expected
 
 

@@ -70,8 +70,8 @@ def swift_place(s3_server: Swift) -> Place:
 @pytest.fixture
 def second_place(request: pytest.FixtureRequest) -> Place:
     """The server of ENGINEFARM_TEST_S3_URL (http://ACCESS:SECRET@host:port/bucket), or moto."""
-    if given := os.environ.get("ENGINEFARM_TEST_S3_URL"):
-        return on_server(given, urlsplit(given).path.strip("/"))
+    if named_url := os.environ.get("ENGINEFARM_TEST_S3_URL"):
+        return on_server(named_url, urlsplit(named_url).path.strip("/"))
     return on_server(request.getfixturevalue("moto").url, "enginefarm")
 
 
@@ -88,8 +88,8 @@ def on_server(url: str, bucket: str) -> Place:
 
 @pytest.fixture(params=["folder", "swift", "second"])
 def place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue(f"{request.param}_place")
-    return found
+    selected: Place = request.getfixturevalue(f"{request.param}_place")
+    return selected
 
 
 @pytest.fixture

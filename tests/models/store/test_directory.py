@@ -73,7 +73,7 @@ def test_only_blobs_are_listed(store: DirectoryStore, tmp_path: Path) -> None:
     assert list(store.list()) == [(NAME, 4)]
 
 
-def test_what_a_dead_writer_left_is_removed_once_it_is_old(store: DirectoryStore, tmp_path: Path) -> None:
+def test_the_file_of_a_dead_writer_is_removed_once_it_is_old(store: DirectoryStore, tmp_path: Path) -> None:
     store.prepare()
     left = tmp_path / "store" / "staging" / ".0.partial"
     left.write_bytes(b"half")

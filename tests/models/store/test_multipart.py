@@ -56,53 +56,53 @@ def digest(source: Path) -> Digest:
 
 @pytest.fixture(params=["swift", "second"])
 def s3_place(request: pytest.FixtureRequest) -> Place:
-    found: Place = request.getfixturevalue(f"{request.param}_place")
-    return found
+    server_place: Place = request.getfixturevalue(f"{request.param}_place")
+    return server_place
 
 
 @pytest.fixture
 def store(s3_place: Place) -> S3Store:
-    made = at(s3_place)
-    made.prepare()
-    return made
+    store = at(s3_place)
+    store.prepare()
+    return store
 
 
 @pytest.fixture
 def swift(swift_place: Place) -> S3Store:
     """For what moto does not do as the rest: it says that every upload began in 2010, and knows no aborted ones."""
-    made = at(swift_place)
-    made.prepare()
-    return made
+    store = at(swift_place)
+    store.prepare()
+    return store
 
 
-def begun(store: S3Store) -> int:
+def unfinished_count(store: S3Store) -> int:
     return len(store.uploads().unfinished(store._prefix))
 
 
-def test_it_arrives_whole(store: S3Store, source: Path, digest: Digest) -> None:
+def test_a_file_in_parts_arrives_complete(store: S3Store, source: Path, digest: Digest) -> None:
     meter = Meter()
     store.put(source, digest, source.stat().st_size, meter)
     store.verify(digest, source.stat().st_size)
-    assert (meter.parts, begun(store)) == (7, 0)
+    assert (meter.parts, unfinished_count(store)) == (7, 0)
     store.put(source, digest, source.stat().st_size, meter)
     assert meter.parts == 7  # a blob that is there is not sent again
 
 
-def test_a_stopped_upload_is_taken_up_where_it_stopped(
+def test_a_stopped_upload_continues_where_it_stopped(
     s3_place: Place, store: S3Store, source: Path, digest: Digest
 ) -> None:
     size = source.stat().st_size
     with pytest.raises(Stopped):
         store.put(source, digest, size, Meter(stop_after=4))
     assert store.stat(digest) is None
-    assert begun(store) == 1
+    assert unfinished_count(store) == 1
     port = int(settings_of(s3_place).endpoint.rpartition(":")[2])
     sent = Sent()
     with Proxy(port, alter=sent) as proxy:
         at(s3_place, endpoint=f"http://127.0.0.1:{proxy.port}").put(source, digest, size)
     assert sent.bytes < 4 * PART_SIZE  # four parts of seven were there, the small one perhaps among them
     store.verify(digest, size)
-    assert begun(store) == 0
+    assert unfinished_count(store) == 0
 
 
 class Sent:
@@ -120,10 +120,12 @@ def test_a_file_that_changed_gets_no_name(store: S3Store, source: Path, digest: 
     with pytest.raises(IntegrityError, match="expected"):
         store.put(changed, digest, source.stat().st_size)
     assert store.stat(digest) is None
-    assert begun(store) == 0
+    assert unfinished_count(store) == 0
 
 
-def test_two_workers_with_the_same_file(s3_place: Place, store: S3Store, source: Path, digest: Digest) -> None:
+def test_two_workers_may_upload_the_same_file_at_once(
+    s3_place: Place, store: S3Store, source: Path, digest: Digest
+) -> None:
     """A fenced worker and its successor: they may use one upload or two, and both end well."""
     start = Barrier(2)
 
@@ -137,7 +139,7 @@ def test_two_workers_with_the_same_file(s3_place: Place, store: S3Store, source:
     store.verify(digest, source.stat().st_size)
 
 
-def test_an_upload_aborted_under_us_starts_anew(swift: S3Store, source: Path, digest: Digest) -> None:
+def test_an_upload_that_another_process_aborts_starts_anew(swift: S3Store, source: Path, digest: Digest) -> None:
     aborted = Event()
 
     def abort_once(_: int) -> None:
@@ -153,6 +155,6 @@ def test_stale_uploads_are_removed_and_young_ones_stay(swift: S3Store, source: P
     with pytest.raises(Stopped):
         swift.put(source, digest, source.stat().st_size, Meter(stop_after=1))
     assert swift.abort_stale(timedelta(hours=1)) == 0
-    assert begun(swift) == 1
+    assert unfinished_count(swift) == 1
     assert swift.abort_stale(timedelta(seconds=-60)) == 1  # a minute ahead: servers' clocks differ
-    assert begun(swift) == 0
+    assert unfinished_count(swift) == 0

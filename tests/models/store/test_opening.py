@@ -12,7 +12,7 @@ SECRET = b"a secret that signs links"
 S3 = S3Settings("http://127.0.0.1:9000", access_key="a", secret_key="b")
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_a_file_url_opens_a_folder_and_creates_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     store = open_store_url(f"file://{str(folder).replace(' ', '%20')}", s3=None, link_secret=SECRET)
     assert isinstance(store, DirectoryStore)
@@ -22,12 +22,12 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "s3://my-bucket.1/a/b_c/"])
-def test_a_bucket(url: str) -> None:
+def test_an_s3_url_opens_a_bucket(url: str) -> None:
     assert isinstance(open_store_url(url, s3=S3, link_secret=SECRET), S3Store)
 
 
 @pytest.mark.parametrize(
-    ("url", "why"),
+    ("url", "reason"),
     [
         ("/srv/store", "scheme is not known"),
         ("http://host/bucket", "'http' scheme is not known"),
@@ -40,12 +40,12 @@ def test_a_bucket(url: str) -> None:
         ("s3://bucket/a b", "plain names"),
     ],
 )
-def test_anything_else_is_refused(url: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why) as caught:
+def test_any_other_url_is_refused_without_repeating_it(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
         open_store_url(url, s3=S3, link_secret=SECRET)
     assert "5eCr3t" not in str(caught.value)
 
 
-def test_a_bucket_needs_a_server() -> None:
+def test_a_bucket_without_an_endpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="needs an endpoint"):
         open_store_url("s3://bucket", s3=None, link_secret=SECRET)

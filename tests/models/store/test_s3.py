@@ -107,7 +107,7 @@ def test_links_lead_to_the_server_as_clients_see_it(swift_place: Place) -> None:
     assert secret_key not in link
 
 
-def test_a_killed_server_is_an_outage_and_then_is_not(
+def test_a_killed_server_is_an_outage_until_it_runs_again(
     store: Store, swift_place: Place, s3_server: Swift, tmp_path: Path
 ) -> None:
     source = make(tmp_path / "source", 1000)
@@ -142,7 +142,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(swift_place: Place, s3_server: 
     assert of_file(tmp_path / "copy") == of_file(source)
 
 
-def test_a_download_that_never_gets_on_is_an_outage(swift_place: Place, s3_server: Swift, tmp_path: Path) -> None:
+def test_a_download_without_progress_is_an_outage(swift_place: Place, s3_server: Swift, tmp_path: Path) -> None:
     source = make(tmp_path / "source", 4 * MIB)
     prepared(swift_place).put(source, of_file(source), 4 * MIB)
 

@@ -28,7 +28,7 @@ from tests.servers.tls import TlsFront
 LONG = timedelta(minutes=15)
 
 
-def whole_life(store: Store, folder: Path) -> None:
+def use_every_method(store: Store, folder: Path) -> None:
     """Every use of a store: small and in parts, read, listed, linked, deleted."""
     large = make(folder / "large", PART_SIZE + 1000)
     store.ping()
@@ -60,12 +60,12 @@ def named_hosts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_a_bucket_in_the_hosts_name(
+def test_both_clients_name_the_bucket_in_the_host(
     swift_place: Place, s3_server: Swift, named_hosts: list[str], tmp_path: Path
 ) -> None:
     prepared(swift_place)  # servers make buckets by path
     store = at(swift_place, endpoint=f"http://{DOMAIN}:{s3_server.port}", addressing="virtual")
-    whole_life(store, tmp_path)
+    use_every_method(store, tmp_path)
     assert set(named_hosts) == {f"enginefarm.{DOMAIN}"}
 
 
@@ -93,7 +93,7 @@ def test_a_private_authority_is_trusted_when_it_is_named(
             with pytest.raises(StoreUnavailable, match=r"certificate that is not trusted here; check .* SSL_CERT_FILE"):
                 use()
         monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
-        whole_life(at(swift_place, endpoint=endpoint), tmp_path)
+        use_every_method(at(swift_place, endpoint=endpoint), tmp_path)
 
 
 def shift_clocks(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
@@ -108,7 +108,7 @@ def test_a_clock_that_is_a_little_off_does_not_matter(
     swift_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: int
 ) -> None:
     shift_clocks(monkeypatch, timedelta(minutes=minutes))
-    whole_life(prepared(swift_place), tmp_path)
+    use_every_method(prepared(swift_place), tmp_path)
 
 
 @pytest.mark.parametrize("minutes", [-20, 20])
@@ -133,7 +133,7 @@ def no_digest(piece: bytes) -> bytes:
     return re.sub(rb'(?i)(\r\netag: "?)[0-9a-f]{32}', lambda found: found[1] + b"5" * 32, piece)
 
 
-def test_where_the_etag_says_nothing_the_bytes_are_read_back(moto: Moto) -> None:
+def test_a_store_whose_etags_are_no_md5_is_read_back(moto: Moto) -> None:
     direct = S3Store("etagless", "", S3Settings(f"http://{moto.endpoint}", moto.access_key, moto.secret_key))
     direct.prepare()
     with Proxy(moto.port, alter_answer=no_digest, alter=lambda piece: piece.replace(b"innocent", b"tampered")) as proxy:

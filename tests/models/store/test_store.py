@@ -33,7 +33,7 @@ def make(path: Path, size: int) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 16 * MIB, 16 * MIB + 1, 37 * MIB])
-def test_what_is_put_can_be_fetched(store: Store, tmp_path: Path, size: int) -> None:
+def test_a_blob_that_was_put_can_be_fetched(store: Store, tmp_path: Path, size: int) -> None:
     source = make(tmp_path / "source", size)
     name = of_file(source)
 
@@ -150,7 +150,7 @@ def test_a_reader_may_stop_early(store: Store, tmp_path: Path) -> None:
     store.verify(name, 5 * MIB)
 
 
-def test_what_was_never_stored_is_not_found(store: Store, tmp_path: Path) -> None:
+def test_a_blob_that_was_never_stored_is_not_found(store: Store, tmp_path: Path) -> None:
     assert store.stat(ABSENT) is None
     for length in (None, 0, 1):
         with pytest.raises(NotFound, match=ABSENT):
