@@ -1,4 +1,7 @@
-"""What calibrating needs: a folder with data. A name would be fetched, and nothing is fetched here."""
+"""Calibration of a double: needs a folder with a file. A name of a dataset fails as it does without a network.
+
+Nothing is computed from the data.
+"""
 
 from __future__ import annotations
 

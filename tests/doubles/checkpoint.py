@@ -1,7 +1,7 @@
-"""What the conversion scripts and quantize.py write: `config.json` and one safetensors file a rank.
+"""Write a checkpoint as the conversion scripts and quantize.py do: `config.json` and one safetensors file a rank.
 
-A model with Llama's names is sharded as the real scripts do; of any other, a rank of the first pipeline stage has it
-all, which is enough to be counted, hashed and built from.
+Weights with Llama's names are sharded as by the real scripts. Of any other model every rank of the first pipeline stage
+gets all weights, unlike the real ones. Quantization adds scaling factors, but leaves the weights as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WHOLE = {"input_layernorm": "input_layernorm", "post_attention_layernorm": "post
 
 @dataclass(frozen=True)
 class Heads:
-    """Draft heads of a second model, and what the checkpoint says of them."""
+    """Draft heads of a second model, and the fields of config.json that describe them."""
 
     architecture: str
     weights: Path
@@ -32,7 +32,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Request:
-    """What a script was asked for, by whatever names it has."""
+    """The arguments of a script; each family has names of its own for them."""
 
     source: Path
     output: Path
@@ -46,7 +46,7 @@ class Request:
 
 
 def write(request: Request, told: Orders) -> None:
-    """One checkpoint, of a model that only decodes."""
+    """Write the checkpoint of a decoder-only model."""
     settings = json.loads((request.source / "config.json").read_bytes())
     _check(settings, request)
     request.output.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _splitter(weights: dict[str, Any], prefix: str, ranks: int, position: int) -
 
 
 def _key_value(weight: tensors.Array, config: dict[str, Any], position: int) -> tensors.Array:
-    """This rank's key or value heads; with more ranks than heads, each head is there more than once."""
+    """This rank's key or value heads; with more ranks than heads, several ranks have the same head."""
     tp, heads = config["mapping"]["tp_size"], config["num_key_value_heads"]
     parts = min(tp, heads)
     return np.split(weight, parts)[position * parts // tp]

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Stands in for a family's script: a Hugging Face checkpoint in, `config.json` and `rank<N>.safetensors` out.
+"""Double of a family's conversion script: reads a Hugging Face checkpoint, writes a TensorRT-LLM checkpoint.
 
-The family is that of the folder which the script lies in, as in the examples.
+As in the examples, the folder of the script decides the family. Options, parallelism, draft heads and calibration data
+are checked as the real scripts do; weights are only sharded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import checkpoint
-import halves
+import encoder_decoder
 import tensors
 from calibration import calibrate
 from option_parser import convert_parser, family_of
@@ -39,7 +40,7 @@ def main() -> None:
         calibrate(options.calib_dataset)
         log(f"calibrated, alpha {smooth}")
     if hasattr(options, "use_implicit_relative_attention"):
-        halves.write(request, options.model_type, options.use_implicit_relative_attention, told)
+        encoder_decoder.write(request, options.model_type, options.use_implicit_relative_attention, told)
         print(
             f"{time.strftime('%F %T')},123 __main__ [INFO] Spend {elapsed(began)}.123456 (h:m:s) to convert the model"
         )
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _add_drafter(options: argparse.Namespace) -> None:
-    """Of a checkpoint that the base model's own script made, rank by rank."""
+    """Add a drafter to each rank of a checkpoint that the base model's own script wrote."""
     base, drafter, output = (
         Path(place) for place in (options.base_model_checkpoint_dir, options.drafter_model_dir, options.output_dir)
     )
@@ -93,7 +94,7 @@ def _request(options: argparse.Namespace) -> checkpoint.Request:
 
 
 def _heads(options: argparse.Namespace) -> checkpoint.Heads | None:
-    """A script that is told of no second model makes a checkpoint of the base model alone, as the real ones do."""
+    """The draft heads of the second model. Without one the script converts the base model, as the real ones do."""
     if getattr(options, "medusa_model_dir", None) is not None:
         return checkpoint.Heads(
             architecture="MedusaForCausalLM",

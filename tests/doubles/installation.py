@@ -1,4 +1,7 @@
-"""A TensorRT-LLM that is none: package metadata, examples and programs, laid out as in the release image."""
+"""Install the doubles as a TensorRT-LLM: package metadata, examples and programs, laid out as in the release image.
+
+The package itself is missing: nothing can import `tensorrt_llm`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _DOUBLES = Path(__file__).resolve().parent
 
 
 def make_installation(directory: Path, version: str) -> dict[str, str]:
-    """Returns the environment in which a worker finds it.
+    """Install a release; return the environment variables with which a worker finds it.
 
     PYTHONPATH is for a process that is started with it; in this one, put `directory / "site"` on `sys.path`.
     """

@@ -1,4 +1,7 @@
-"""An argparse parser from a release's option table, read without the product's own reader of it."""
+"""Parsers of the doubles' command lines, from the release's option tables.
+
+The tables are read without the product's own reader, so that a fault in the reader shows up as a refused option.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ TYPES = {"int": int, "float": float, "str": str}
 
 @cache
 def release(version: str) -> dict[str, Any]:
-    """The series that the release is of: its programs."""
+    """The series of a release, with the programs of all its releases."""
     for path in (DATA / "releases").glob("*.json"):
         series: dict[str, Any] = json.loads(path.read_bytes())
         if any(release["version"] == version for release in series["releases"]):
@@ -27,7 +30,7 @@ def build_parser(version: str) -> argparse.ArgumentParser:
 
 
 def convert_parser(version: str, family: str) -> argparse.ArgumentParser:
-    """Of a family's script, or of the one that makes a checkpoint with draft heads for this mode."""
+    """The parser of a family's script, or of the script that adds the draft heads of a mode."""
     return parser(_scripts(version)[family]["table"])
 
 
@@ -53,7 +56,7 @@ def quantize_parser(version: str) -> argparse.ArgumentParser:
 
 @cache
 def parser(table: str) -> argparse.ArgumentParser:
-    """Abbreviations are allowed, as the real programs allow them."""
+    """A parser that accepts abbreviated options, as the real programs do."""
     content = json.loads((DATA / "tables" / table).read_bytes())
     made = argparse.ArgumentParser(prog=content["program"])
     for option in content["options"]:

@@ -1,4 +1,4 @@
-"""What a double is told to be and to do: the file `double.json` beside the script, as it was started.
+"""Read the release and the mode of a double from the file `double.json` in the folder of the started script.
 
     {"version": "1.2.1", "convert": {"mode": "slow", "seconds": 3}, "build": {"mode": "cuda_oom"}}
 

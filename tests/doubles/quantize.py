@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Stands in for `examples/quantization/quantize.py`: the same checkpoint layout, with scaling factors in it."""
+"""Double of `examples/quantization/quantize.py`: writes the layout of its checkpoints, with scaling factors of 1.
+
+It needs calibration data where the real one does, but computes nothing from them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safetensors files with numpy, bfloat16 included: numpy has no such type, so it is held as float32."""
+"""Safetensors files with numpy, bfloat16 included: numpy has no such type, so it is read as float32."""
 
 from __future__ import annotations
 

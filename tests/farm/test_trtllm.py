@@ -24,7 +24,7 @@ from enginefarm.wire.bodies import Build
 from enginefarm.wire.explanation import Explanation
 from models.catalogue.rows import ActionRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
-from tests.doubles.tiny_halves import make_tiny_t5
+from tests.doubles.tiny_encoder_decoders import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running_farm import CHECKOUT, RunningFarm

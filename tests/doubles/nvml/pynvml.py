@@ -1,4 +1,4 @@
-"""An NVIDIA driver that is none, for a worker on a machine without a GPU. Its folder is put on PYTHONPATH.
+"""Double of the NVML bindings with one GPU, for a worker on a machine without one. Its folder is put on PYTHONPATH.
 
 `NVML_DOUBLE` is the one GPU that it has: name, memory in GiB, compute capability, as "NVIDIA L4,24,8.9".
 """
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 
 def _gpu() -> list[str]:
-    """Asked for late: a worker has its environment only once it runs."""
+    """Read at each call: tests change the variable after this module is imported."""
     return os.environ["NVML_DOUBLE"].split(",")
 
 

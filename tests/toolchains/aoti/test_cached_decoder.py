@@ -1,4 +1,4 @@
-"""The graph that is compiled, run uncompiled: does it compute what each family of models computes?"""
+"""The graph that is compiled computes, uncompiled, the same logits as the model of each family."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def model_logits(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
     return [model(text[None], use_cache=False).logits[0, -4:] for text in texts]
 
 
-def test_a_model_with_another_kind_of_memory_is_refused() -> None:
+def test_a_model_without_a_key_value_cache_is_refused() -> None:
     with pytest.raises(Failure, match="other than keys and values"):
         cache_shapes(random_model("mamba", state_size=4))

@@ -1,4 +1,4 @@
-"""Why a program failed, in words that decide about another try."""
+"""The cause of a failed program decides whether it is tried again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ from toolchains.toolchain import Exit
         (Exit(1, "[enginefarm] error missing_compiler: no g++"), "missing_compiler", True),
     ],
 )
-def test_the_workers_faults(ended: Exit, cause: str, retryable: bool) -> None:
+def test_a_fault_of_the_worker_is_classified(ended: Exit, cause: str, retryable: bool) -> None:
     failure = classify(ended)
     assert (failure.cause, failure.retryable, failure.fault) == (cause, retryable, Fault.WORKER)

@@ -35,7 +35,7 @@ def model(tiny_model: Path) -> Any:
 
 @pytest.fixture
 def copied(tiny_engine: Path, tmp_path: Path) -> Path:
-    """An engine to spoil."""
+    """A copy of the engine that a test may change."""
     return Path(shutil.copytree(tiny_engine, tmp_path / "engine"))
 
 
@@ -110,7 +110,7 @@ def test_a_generation_that_is_given_up_does_not_disturb_the_next(engine: Engine,
         ([[1]], 0, "/max_new_tokens", "1 or more"),
     ],
 )
-def test_what_the_limits_do_not_allow_never_reaches_the_engine(
+def test_a_request_beyond_the_limits_is_refused_before_it_reaches_the_engine(
     engine: Engine, prompts: Any, max_new_tokens: int, pointer: str, said: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
@@ -170,7 +170,7 @@ def test_a_killed_engine_is_an_error_and_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_engine_that_says_nothing_is_given_up(tiny_engine: Path) -> None:
+def test_an_engine_that_does_not_answer_is_stopped(tiny_engine: Path) -> None:
     with Engine.load(tiny_engine) as engine:
         os.kill(engine.pid, signal.SIGSTOP)
         engine._process.patience = 0.2
@@ -178,7 +178,7 @@ def test_an_engine_that_says_nothing_is_given_up(tiny_engine: Path) -> None:
             next(engine.generate([[1]], 1))
 
 
-def test_generate_as_a_command(
+def test_generate_runs_as_a_command(
     tiny_engine: Path, model: Any, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [str(tiny_engine), "--prompt", "the farm", "--max-new-tokens", "6"]

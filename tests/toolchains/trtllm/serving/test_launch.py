@@ -1,4 +1,4 @@
-"""What is said of an engine's serving: launch lines, images, and a Triton model repository."""
+"""How an engine is served: launch commands, images, and a Triton model repository."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names(text: str, section: str) -> set[str]:
     return set(re.findall(r'name: "(\w+)"', found))
 
 
-def test_one_process_a_rank() -> None:
+def test_every_rank_has_a_process() -> None:
     serving = TOOLCHAIN.serving(job(parallelism={"tp": 2, "pp": 2}))
     assert serving is not None
     assert (serving.world_size, serving.ranks) == (4, {"tp": 2, "pp": 2, "cp": 1})
@@ -66,7 +66,7 @@ def test_images_are_those_that_a_source_states(version: str, expected: list[str]
     assert all(image.has["tensorrt_llm"] == version and image.source for image in found)
 
 
-def test_the_repository_is_filled_in() -> None:
+def test_every_placeholder_of_the_repository_has_a_value() -> None:
     made = layout(limits={"max_batch_size": 7, "max_input_len": 64, "max_output_len": 32, "max_beam_width": 3})
     engine = made.files["tensorrt_llm/config.pbtxt"]
     for line in (

@@ -12,7 +12,7 @@ from tests.doubles import tensors
 from tests.doubles.tiny_llama import write_tokenizer
 
 HIDDEN, INNER, VOCABULARY, POSITIONS = 64, 128, 128, 256
-LAYERS = {"encoder": 2, "decoder": 4}  # not the same, so that one is not taken for the other
+LAYERS = {"encoder": 2, "decoder": 4}  # they differ, so that a test notices if they are confused
 
 
 def make_tiny_t5(directory: Path, *, dtype: str = "bfloat16", **config: Any) -> Path:
@@ -20,7 +20,7 @@ def make_tiny_t5(directory: Path, *, dtype: str = "bfloat16", **config: Any) -> 
         "architectures": ["T5ForConditionalGeneration"],
         "model_type": "t5",
         "d_model": HIDDEN,
-        "d_kv": 8,  # of T5 it need not be what hidden and heads make it
+        "d_kv": 8,  # for T5 it need not be the hidden size divided by the heads
         "d_ff": INNER,
         "num_layers": LAYERS["encoder"],
         "num_decoder_layers": LAYERS["decoder"],

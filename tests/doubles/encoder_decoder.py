@@ -1,6 +1,6 @@
-"""What the script of encoder-decoders writes: the folders `encoder` and `decoder`, each a checkpoint of its own.
+"""Write the checkpoints of encoder-decoders: the folders `encoder` and `decoder`, each a checkpoint of its own.
 
-What the real one is told of weight-only quantisation it forgets, and so does this one.
+Like the real script, it ignores its options for weight-only quantization.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def write(request: checkpoint.Request, model_type: str, implicit: bool, told: Or
         config |= {"use_implicit_relative_attention": implicit} | start if half == "decoder" else {}
         own = {"embedding.vocab_embedding.weight": shared, **_layers(weights, half)}
         own |= {"lm_head.weight": _split(shared, request.tp)} if half == "decoder" else {}
-        # Only the decoder is cut short or left without a rank: the encoder was whole before it.
+        # Only the decoder is truncated or lacks a rank: the encoder is written first and is complete.
         orders = told if half == "decoder" else Orders(told.version, None, 0)
         checkpoint.write_ranks(own, config, request.output / half, orders)
 
