@@ -27,7 +27,7 @@ from models.queue.names import TASK
 from models.settings import Settings
 from workers.broker_watchdog import Pulse, Watch
 from workers.capabilities import capabilities, queues
-from workers.child import Limits
+from workers.child import ProcessLimits
 from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
 from workers.runner import Runner
@@ -125,8 +125,8 @@ def _serve(settings: Settings, database: Database, identity: Identity) -> None:
         database.close()
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> ProcessLimits:
+    return ProcessLimits(
         settings.stage_seconds,
         settings.silence_seconds,
         settings.kill_seconds,

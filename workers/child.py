@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
 
@@ -25,7 +26,9 @@ _TAIL_LINES = 200
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
+    """How long a program may run and be silent, how long it has to end after SIGTERM, and how much disk it may fill."""
+
     wall_seconds: float
     silence_seconds: float
     kill_seconds: float
@@ -33,20 +36,25 @@ class Limits:
     offline: bool = False  # without a network, where the machine allows that
 
 
+class KilledFor(StrEnum):
+    """Why this worker killed a program."""
+
+    STOP = "stop"
+    WALL = "wall"
+    SILENCE = "silence"
+    DISK = "disk"
+
+
 @dataclass(frozen=True)
 class Ended(Exit):
-    """`stopped`: why we ended it, None if it ended by itself."""
+    """`killed_for`: why this worker killed the program; None if it ended by itself."""
 
-    stopped: str | None = None
-
-
-STOPPED = "stopped"
-WALL = "wall"
-SILENCE = "silence"
-DISK = "disk"
+    killed_for: KilledFor | None = None
 
 
-def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_output: Callable[[bytes], None]) -> Ended:
+def run(
+    command: Command, *, scratch: Path, limits: ProcessLimits, stop: Event, on_output: Callable[[bytes], None]
+) -> Ended:
     """Run `command` in `scratch` until it ends, `stop` is set or a limit is passed.
 
     Output (both streams, as they come) goes to `on_output`. Returns only when nothing of it runs any more.
@@ -67,14 +75,14 @@ def run(command: Command, *, scratch: Path, limits: Limits, stop: Event, on_outp
     os.close(writing)
     try:
         tail = _Tail(on_output)
-        stopped = _supervise(process, limits, stop, tail, scratch.parent)
+        killed_for = _supervise(process, limits, stop, tail, scratch.parent)
         report = json.loads(os.read(reading, 4096) or b"{}")
     finally:
         os.close(reading)
         _end(process)
-    # Without a report the guard itself was killed, and the program with it.
+    # Without a report the supervisor itself was killed, and the program with it.
     status = report.get("status", -9)
-    return Ended(status, tail.text(), report.get("peak_memory"), report.get("oom_killed", False), stopped)
+    return Ended(status, tail.text(), report.get("peak_memory"), report.get("oom_killed", False), killed_for)
 
 
 def environment(scratch: Path, added: Mapping[str, str]) -> dict[str, str]:
@@ -104,12 +112,14 @@ class _Tail:
         return b"\n".join([*self._lines, self._rest]).decode(errors="replace")
 
 
-def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, tail: _Tail, folder: Path) -> str | None:
-    """Read until the output ends; close the guard's stdin when it is time to stop. Returns why, if we did."""
+def _supervise(
+    process: subprocess.Popen[bytes], limits: ProcessLimits, stop: Event, tail: _Tail, folder: Path
+) -> KilledFor | None:
+    """Read until the output ends; close the supervisor's stdin to end the program. Returns why, if that was needed."""
     assert process.stdout is not None
     assert process.stdin is not None
     started = heard = measured = time.monotonic()
-    stopped: str | None = None
+    killed_for: KilledFor | None = None
     output = process.stdout.fileno()
     while True:
         ready, _, _ = select.select([output], [], [], _TICK)
@@ -117,14 +127,14 @@ def _supervise(process: subprocess.Popen[bytes], limits: Limits, stop: Event, ta
         if ready:
             data = os.read(output, _READ)
             if not data:
-                return stopped
+                return killed_for
             heard = now
             tail.write(data)
-        if stopped is None:
-            stopped = _reason(stop, now - started, now - heard, limits)
-            if stopped is None and limits.disk_bytes is not None and now - measured > _MEASURED_EVERY:
-                stopped, measured = (DISK if used(folder) > limits.disk_bytes else None), now
-            if stopped is not None:
+        if killed_for is None:
+            killed_for = _reason(stop, now - started, now - heard, limits)
+            if killed_for is None and limits.disk_bytes is not None and now - measured > _MEASURED_EVERY:
+                killed_for, measured = (KilledFor.DISK if used(folder) > limits.disk_bytes else None), now
+            if killed_for is not None:
                 process.stdin.close()
 
 
@@ -138,13 +148,13 @@ def used(folder: Path) -> int:
     return total
 
 
-def _reason(stop: Event, running: float, silent: float, limits: Limits) -> str | None:
+def _reason(stop: Event, running: float, silent: float, limits: ProcessLimits) -> KilledFor | None:
     if stop.is_set():
-        return STOPPED
+        return KilledFor.STOP
     if running > limits.wall_seconds:
-        return WALL
+        return KilledFor.WALL
     if silent > limits.silence_seconds:
-        return SILENCE
+        return KilledFor.SILENCE
     return None
 
 

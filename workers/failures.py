@@ -9,8 +9,7 @@ from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, 
 from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
-from workers import child
-from workers.child import Limits
+from workers.child import KilledFor, ProcessLimits
 
 
 class StageFailed(Exception):
@@ -36,8 +35,8 @@ class StartDamaged(StageFailed):
         self.digest = digest
 
 
-class Stopped(Exception):
-    """The stage was stopped from outside: its lease is lost, or the worker is going. Nobody's failure."""
+class StageStopped(Exception):
+    """The stage was stopped from outside: its lease is lost, or the worker is leaving. No failure of the action."""
 
 
 def explain(error: Exception) -> Failure:
@@ -84,15 +83,15 @@ def explain(error: Exception) -> Failure:
             )
 
 
-def limit_passed(stopped: str, limits: Limits) -> Failure:
-    if stopped == child.WALL:
+def limit_passed(limit: KilledFor, limits: ProcessLimits) -> Failure:
+    if limit is KilledFor.WALL:
         return Failure(
             cause="timed_out",
             fault=Fault.TOOLCHAIN,
             detail=f"the stage ran longer than its limit of {limits.wall_seconds:g} s",
             advice="ask for smaller limits, or have ENGINEFARM_STAGE_SECONDS raised on the worker",
         )
-    if stopped == child.DISK:
+    if limit is KilledFor.DISK:
         return Failure(
             cause="disk_limit",
             fault=Fault.TOOLCHAIN,

@@ -1,19 +1,19 @@
-"""The one task: claim the action, run its stage under a lease, publish what it made or say why it failed.
+"""The worker's task: claim an action, run its stage under a lease, and publish the output or record the failure.
 
-A duplicate message finds the action taken or done, and is a no-op. A lost one is sent again by the sweep.
+A duplicate message finds the action claimed or done, and changes nothing. The sweep announces again what was lost.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, StoreUnavailable
 from enginefarm.contract.stage import Stage
@@ -36,17 +36,15 @@ from models.lifecycle.transitions import record_log
 from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
-from toolchains.toolchain import Directories
 from workers.broker_watchdog import Pulse
-from workers.failures import StartDamaged, Stopped, explain
+from workers.failures import StageStopped, StartDamaged, explain
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
-from workers.stage_run import Attempt, Product, Tools, engine_columns, upload_log
+from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
 from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 _STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to take what this one leaves to it
 _AGAIN_SECONDS = 1.0
 _UPLOADS = 3  # again, of what was collected between upload and publication
@@ -64,29 +62,47 @@ class Runner:
     pulse: Pulse = field(default_factory=Pulse)
 
     def run(self, key: str) -> None:
+        """Claim the action, run its stage, publish the output. Whatever fails becomes the end of the attempt."""
         with self.pulse.beat():
-            self._take(key)
-
-    def _take(self, key: str) -> None:
-        held = self._claim(key)
-        if held is None:
-            self._leave_to_others(key)
-            return
-        log.info("took %s %s, attempt %d", held.stage, key[:12], held.attempt)
-        with (
-            workspace(self.scratch, key, held.attempt) as (folder, directories),
-            closing(JobLog(folder / "log")) as joblog,
-        ):
-            self._lead(held, directories, joblog)
-
-    def _lead(self, held: Claim, directories: Directories, joblog: JobLog) -> None:
-        joblog.say(f"{held.stage} {held.key[:12]}, attempt {held.attempt}, on {self.tools.identity.name}")
-        lease = self.settings.lease_seconds
-        heartbeat = Heartbeat(
-            self.tools.database, held, joblog, lease_seconds=lease, stop=Event(), leaving=self.leaving
-        )
-        with heartbeat:
-            self._run(Attempt(self.tools, held, directories, joblog, heartbeat, heartbeat.stop))
+            claim = self._claim(key)
+            if claim is None:
+                self._leave_to_others(key)
+                return
+            log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
+            with ExitStack() as stack:
+                folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
+                joblog = stack.enter_context(closing(JobLog(folder / "log")))
+                joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
+                lease = self.settings.lease_seconds
+                heartbeat = stack.enter_context(
+                    Heartbeat(
+                        self.tools.database, claim, joblog, lease_seconds=lease, stop=Event(), leaving=self.leaving
+                    )
+                )
+                stage_run = StageRun(self.tools, claim, directories, joblog, heartbeat)
+                try:
+                    stage_run.refuse_other_platform()
+                    with stage_run.step("fetch"):
+                        stage_run.fetch()
+                    with stage_run.step(claim.stage):
+                        stage_run.run_programs()
+                    with stage_run.step("check"):
+                        output = stage_run.check()
+                    with stage_run.step("upload"):
+                        output = stage_run.upload(output)
+                    joblog.say("done")
+                    announcements = self._publish(stage_run, output)
+                except Fenced as error:
+                    self._not_published(stage_run, error)
+                except StageStopped:
+                    self._stopped(stage_run)
+                except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
+                    self._failed(stage_run, error)
+                else:
+                    log.info("published %s", key[:12])
+                    self.announcer.announce(announcements)
+                    if stage_run.warm_start is not None:
+                        stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
 
     def _claim(self, key: str) -> Claim | None:
         if self.leaving.is_set():
@@ -95,158 +111,154 @@ class Runner:
             return claim_action(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
 
     def _leave_to_others(self, key: str) -> None:
-        """Not claimed: mostly because somebody has it, or it is done.
+        """Announce an action again that only other workers may take. Mostly it is claimed or done: then do nothing.
 
-        If it failed here before, others go first; if this worker takes nothing new, somebody else must. Then say it
-        again and stay busy with that, so that no more messages come: for a moment, or until this worker is released.
+        An action that failed here is reserved for others for a while, and a drained or quarantined worker takes no
+        action at all. This worker then stays busy, because a message that it received again could not reach another
+        worker: for a moment, or until it is released.
         """
-        me = self.tools.identity.id
+        worker_id = self.tools.identity.id
         with self.tools.database.read() as session:
-            announcement = reserved_for_others(session, key, me)
+            announcement = reserved_for_others(session, key, worker_id)
         if announcement is None:
-            log.info("%s is not to be taken: somebody has it, or it is done", key[:12])
+            log.info("%s is not to be claimed: another worker has it, or it is done", key[:12])
             return
-        log.info("%s is left to others", key[:12])
+        log.info("%s is left to other workers", key[:12])
         self.announcer.announce([announcement])
-        while not self.leaving.wait(_STAND_BACK_SECONDS) and self._takes_nothing():
-            pass
-
-    def _takes_nothing(self) -> bool:
-        try:
-            with self.tools.database.read() as session:
-                return refuses_new_work(session, self.tools.identity.id)
-        except DatabaseUnavailable:
-            return True  # as it was
-
-    def _run(self, attempt: Attempt) -> None:
-        started_at = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            product = attempt.run()
-            attempt.joblog.say("done")
-            announcements = self._publish(attempt, product, started_at)
-        except Fenced as error:
-            self._not_published(attempt, error)
-        except Stopped:
-            self._stopped(attempt)
-        except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
-            self._failed(attempt, error)
-        else:
-            log.info("published %s", attempt.held.key[:12])
-            self.announcer.announce(announcements)
-            if attempt.warmth is not None:
-                attempt.warmth.record(attempt.held, seconds=attempt.steps[attempt.job.stage])
-
-    def _publish(self, attempt: Attempt, product: Product, started_at: str) -> list[Announcement]:
-        """What was in the store already may be collected until the moment of publishing: then it is sent again."""
-        for _ in range(_UPLOADS):
+        while not self.leaving.wait(_STAND_BACK_SECONDS):
             try:
-                return _while_leased(attempt, self._publishing(attempt, product, started_at))
+                with self.tools.database.read() as session:
+                    if not refuses_new_work(session, worker_id):
+                        return
+            except DatabaseUnavailable:
+                continue  # it still refuses, as far as is known
+
+    def _publish(self, stage_run: StageRun, output: StageOutput) -> list[Announcement]:
+        """Publish the output; upload again what garbage collection removed between upload and publication.
+
+        Raises:
+            Fenced: the lease was lost, or an earlier try of this was committed without an answer.
+        """
+        uploads_left = _UPLOADS
+        while True:
+            log_blob = upload_log(self.tools.store, stage_run.joblog)
+            try:
+                return self._while_leased(stage_run)(self._write_publication, stage_run, output, log_blob)
             except NotStored as error:
-                attempt.joblog.say(f"{error.detail}: uploading again")
-                product = attempt.uploaded_again(product)
-        return _while_leased(attempt, self._publishing(attempt, product, started_at))
+                if uploads_left == 0:
+                    raise
+                uploads_left -= 1
+                stage_run.joblog.say(f"{error.detail}: uploading again")
+                output = stage_run.upload_again(output)
 
-    def _publishing(self, attempt: Attempt, product: Product, started_at: str) -> Callable[[], list[Announcement]]:
+    def _write_publication(
+        self, stage_run: StageRun, output: StageOutput, log_blob: tuple[str, int]
+    ) -> list[Announcement]:
         """One transaction: the fence, the rows of the bytes, the end of the attempt, the log."""
-        held, whole_log = attempt.held, upload_log(self.tools.store, attempt.joblog)
-        manifest, steps, rewritten = product.manifest, attempt.steps, product.rewritten
+        claim, manifest, steps = stage_run.claim, output.manifest, stage_run.steps
+        announcements: list[Announcement] = []
+        with self.tools.database.write() as session:
+            if stage_run.job.stage is Stage.CONVERT:
+                announcements = publish_checkpoint(
+                    session, claim, manifest, facts=output.facts, steps=steps, rewritten=output.rewritten
+                )
+            else:
+                columns = engine_columns(stage_run, output)
+                publish_engine(session, claim, manifest, engine=columns, steps=steps, rewritten=output.rewritten)
+            record_log(session, claim.key, claim.attempt, log_blob)
+            # Last, and before the commit: the rows of the blobs are locked now, so that nothing deletes them any more.
+            require_stored(self.tools.store, blob_sizes(manifest) | dict([log_blob]))
+        return announcements
 
-        def publish() -> list[Announcement]:
-            announcements: list[Announcement] = []
-            with self.tools.database.write() as session:
-                if attempt.job.stage is Stage.CONVERT:
-                    announcements = publish_checkpoint(
-                        session, held, manifest, facts=product.facts, steps=steps, rewritten=rewritten
-                    )
-                else:
-                    columns = engine_columns(attempt, product, started_at)
-                    publish_engine(session, held, manifest, engine=columns, steps=steps, rewritten=rewritten)
-                record_log(session, held.key, held.attempt, whole_log)
-                require_stored(self.tools.store, blob_sizes(manifest) | dict([whole_log]))
-            return announcements
-
-        return publish
-
-    def _not_published(self, attempt: Attempt, error: Fenced) -> None:
-        """Unless it was: the answer to a commit may be lost, and its repetition is fenced by the first."""
+    def _not_published(self, stage_run: StageRun, error: Fenced) -> None:
+        claim = stage_run.claim
+        # The answer to a commit may be lost. Its repetition is then fenced by the first one, which did publish.
         with self.tools.database.read() as session:
-            if was_published(session, attempt.held):
-                log.info("published %s, as it turned out", attempt.held.key[:12])
+            if was_published(session, claim):
+                log.info("published %s, as the catalogue says after a lost answer", claim.key[:12])
                 return
         log.warning("not published: %s", error)
-        self._save_log(attempt)
+        self._save_log(stage_run)
 
-    def _stopped(self, attempt: Attempt) -> None:
-        held = attempt.held
-        if attempt.heartbeat.lost is not None:
-            log.warning("stopped %s: %s", held.key[:12], attempt.heartbeat.lost)
-            attempt.joblog.say(f"stopped: {attempt.heartbeat.lost}")
+    def _stopped(self, stage_run: StageRun) -> None:
+        """The lease is lost, or this worker is leaving and hands the action back."""
+        claim, lost = stage_run.claim, stage_run.heartbeat.lost
+        if lost is not None:
+            log.warning("stopped %s: %s", claim.key[:12], lost)
+            stage_run.joblog.say(f"stopped: {lost}")
         else:
-            log.info("handing %s back: this worker is leaving", held.key[:12])
-            attempt.joblog.say("handed back: this worker is leaving")
-            self._end(attempt, lambda: self._hand_back(held))
-        self._save_log(attempt)
+            log.info("handing %s back: this worker is leaving", claim.key[:12])
+            stage_run.joblog.say("handed back: this worker is leaving")
+            self._end(stage_run, partial(self._hand_back, claim))
+        self._save_log(stage_run)
 
-    def _hand_back(self, held: Claim) -> list[Announcement]:
+    def _hand_back(self, claim: Claim) -> list[Announcement]:
         with self.tools.database.write() as session:
-            return [hand_back(session, held)]
+            return [hand_back(session, claim)]
 
-    def _failed(self, attempt: Attempt, error: Exception) -> None:
+    def _failed(self, stage_run: StageRun, error: Exception) -> None:
         failure = explain(error)
         if failure.cause == "internal":
-            log.error("attempt %d of %s met a defect", attempt.held.attempt, attempt.held.key[:12], exc_info=error)
-        attempt.joblog.say(f"failed: {failure.cause}: {failure.detail}")
-        self._save_log(attempt)
-        self._end(attempt, lambda: self._record(attempt, error, failure))
+            claim = stage_run.claim
+            log.error("attempt %d of %s met a defect", claim.attempt, claim.key[:12], exc_info=error)
+        stage_run.joblog.say(f"failed: {failure.cause}: {failure.detail}")
+        # Before the end is recorded: whoever reads the failure finds the whole log.
+        self._save_log(stage_run)
+        self._end(stage_run, partial(self._record_failure, stage_run, error, failure))
 
-    def _end(self, attempt: Attempt, write: Callable[[], list[Announcement]]) -> None:
-        """Say how the attempt ended, if that is still its own to say."""
-        try:
-            announcements = _while_leased(attempt, write)
-        except Fenced as fenced:
-            log.warning("its end does not count, or counts already: %s", fenced)
-        except DatabaseUnavailable as away:
-            log.warning("the end of %s stays unsaid, the sweep will notice: %s", attempt.held.key[:12], away.detail)
-        else:
-            self.announcer.announce(announcements)
-
-    def _record(self, attempt: Attempt, error: Exception, failure: Failure) -> list[Announcement]:
-        settings, steps = self.settings, attempt.steps
+    def _record_failure(self, stage_run: StageRun, error: Exception, failure: Failure) -> list[Announcement]:
+        settings, claim, steps = self.settings, stage_run.claim, stage_run.steps
         announcements: list[Announcement] = []
         with self.tools.database.write() as session:
             if isinstance(error, StartDamaged):
                 announcements = withdraw_damaged_checkpoint(
-                    session, attempt.held, error.digest, failure, max_tries=settings.max_tries, steps=steps
+                    session, claim, error.digest, failure, max_tries=settings.max_tries, steps=steps
                 )
             else:
-                fail_attempt(session, attempt.held, failure, max_tries=settings.max_tries, steps=steps)
-            sick = quarantine_if_sick(session, self.tools.identity.id, after=settings.quarantine_after)
-        if sick is not None:
-            log.error("this worker is quarantined: %s", sick)
+                fail_attempt(session, claim, failure, max_tries=settings.max_tries, steps=steps)
+            quarantine_reason = quarantine_if_sick(session, self.tools.identity.id, after=settings.quarantine_after)
+        if quarantine_reason is not None:
+            log.error("this worker is quarantined: %s", quarantine_reason)
         return announcements
 
-    def _save_log(self, attempt: Attempt) -> None:
-        """Best effort: an attempt that failed because the store is away cannot save its log there. What was sent
-        live stays in the catalogue then."""
+    def _end(self, stage_run: StageRun, write: Callable[[], list[Announcement]]) -> None:
+        """Record how the attempt ended, unless its lease is lost, and announce what follows."""
         try:
-            whole_log = upload_log(self.tools.store, attempt.joblog)
+            announcements = self._while_leased(stage_run)(write)
+        except Fenced as error:
+            log.warning("the end of the attempt does not count, or counts already: %s", error)
+        except DatabaseUnavailable as error:
+            log.warning("the end of %s is not recorded, the sweep will notice: %s", stage_run.claim.key[:12], error)
+        else:
+            self.announcer.announce(announcements)
+
+    def _while_leased(self, stage_run: StageRun) -> Retrying:
+        """Retries a write while the catalogue or the store is away, for as long as the heartbeat hopes.
+
+        Safe to repeat: each write is conditional on the attempt. One that was committed without an answer makes its
+        repetition Fenced.
+        """
+
+        def warn(state: RetryCallState) -> None:
+            assert state.outcome is not None
+            log.warning("cannot write the end of %s yet: %s", stage_run.claim.key[:12], state.outcome.exception())
+
+        return Retrying(
+            retry=retry_if_exception_type((DatabaseUnavailable, StoreUnavailable)),
+            stop=lambda _: stage_run.heartbeat.lost is not None,
+            wait=wait_fixed(_AGAIN_SECONDS),
+            before_sleep=warn,
+            reraise=True,
+        )
+
+    def _save_log(self, stage_run: StageRun) -> None:
+        """Best effort: an attempt that failed because the store is away cannot save its log there. The pieces that the
+        heartbeat sent stay in the catalogue then."""
+        claim = stage_run.claim
+        try:
+            log_blob = upload_log(self.tools.store, stage_run.joblog)
             with self.tools.database.write() as session:
-                record_log(session, attempt.held.key, attempt.held.attempt, whole_log)
-                require_stored(self.tools.store, dict([whole_log]))
+                record_log(session, claim.key, claim.attempt, log_blob)
+                require_stored(self.tools.store, dict([log_blob]))
         except EnginefarmError as error:
-            log.warning("the log of %s stays in pieces: %s", attempt.held.key[:12], error.detail)
-
-
-def _while_leased(attempt: Attempt, write: Callable[[], T]) -> T:
-    """`write`, again and again while the catalogue or the store is away, for as long as the heartbeat hopes.
-
-    Safe to repeat: each write is conditional on the attempt, so that one which had come through unnoticed is Fenced.
-    """
-    while True:
-        try:
-            return write()
-        except (DatabaseUnavailable, StoreUnavailable) as error:
-            log.warning("cannot write the end of %s yet: %s", attempt.held.key[:12], error.detail)
-            if attempt.heartbeat.lost is not None:
-                raise
-            time.sleep(_AGAIN_SECONDS)
+            log.warning("the log of %s stays in pieces: %s", claim.key[:12], error.detail)

@@ -1,20 +1,17 @@
-"""One attempt of one action, from claim to publication. A stage is the visible list of its steps.
+"""The steps of one attempt: fetch, run, check, upload. `workers.runner` calls them in this order.
 
-The lease, the log and the limits wrap the steps from outside: a step neither renews nor commits.
+The lease, the log and the limits wrap the steps from outside: a step neither renews the lease nor commits.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from threading import Event
+from datetime import UTC, datetime
 from typing import Any
-
-from pydantic import JsonValue
 
 from enginefarm.contract import digest
 from enginefarm.contract.digest import Digest
@@ -35,36 +32,36 @@ from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories, Report, Toolchain
 from workers import child
-from workers.child import Limits
-from workers.failures import StageFailed, StartDamaged, Stopped, limit_passed
+from workers.child import KilledFor, ProcessLimits
+from workers.failures import StageFailed, StageStopped, StartDamaged, limit_passed
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 from workers.presence import Identity
 from workers.warm_start import WarmStart
 
-log = logging.getLogger(__name__)
+_STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What every attempt of this worker uses."""
+    """What all attempts of this worker share."""
 
     database: Database
     store: Store
     sources: Sources
     identity: Identity
-    limits: Limits
+    limits: ProcessLimits
     binding: DriverBinding
 
 
 @dataclass(frozen=True)
-class Product:
-    """What a stage made, uploaded and verified, not yet named."""
+class StageOutput:
+    """The checked output of a stage. `rewritten`: digests of its files that the store had damaged and now has again."""
 
     manifest: Manifest
     facts: dict[str, Any]
     serving: Serving | None = None
-    rewritten: frozenset[Digest] = frozenset()  # of its files, those that the store had damaged
+    rewritten: frozenset[Digest] = frozenset()
 
 
 @dataclass
@@ -84,82 +81,73 @@ class Peaks:
 
 
 @dataclass
-class Attempt:
+class StageRun:
+    """The steps of one attempt, in the order of its methods, and what they measure."""
+
     tools: Tools
-    held: Claim
+    claim: Claim
     directories: Directories
     joblog: JobLog
     heartbeat: Heartbeat
-    stop: Event
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     steps: dict[str, float] = field(default_factory=dict)  # seconds
-    warmth: WarmStart | None = None
+    warm_start: WarmStart | None = None
     peaks: Peaks = field(default_factory=Peaks)
-
-    def run(self) -> Product:
-        """Run the stage's steps in order.
-
-        Raises:
-            Stopped: `stop` was set.
-            StageFailed, InvalidOutput, EnginefarmError, OSError: see workers.failures.
-        """
-        self._refuse_another_platform()
-        with self._step("fetch"):
-            self._fetch()
-            self._bring_warm_file()
-        with self._step(self.job.stage):
-            self._run_programs()
-        with self._step("check"):
-            facts = self.toolchain.check_output(self.job, self.directories)
-            self._say_differences(facts)
-            serving = self._write_serving()
-            manifest = Manifest.of_directory(self.directories.output)
-        with self._step("upload"):
-            rewritten = self._upload(manifest)
-            if self.warmth is not None:
-                self.warmth.take_out()
-        return Product(manifest, dict(facts), serving, rewritten)
-
-    def uploaded_again(self, product: Product) -> Product:
-        """`product`, whose bytes are not all in the store any more, uploaded once more. Raises as `run`."""
-        return replace(product, rewritten=product.rewritten | self._upload(product.manifest))
 
     @property
     def job(self) -> Job:
-        return self.held.work.job
+        """
+        Raises:
+            UnreadableWork: the API is of another release.
+        """
+        return self.claim.work.job
 
     @property
     def toolchain(self) -> Toolchain:
         return all_toolchains()[self.job.toolchain]
 
-    def _refuse_another_platform(self) -> None:
-        """A message in the wrong queue must never make an engine for the wrong machine."""
-        if self.job.stage is Stage.BUILD:
-            ours = self.tools.identity.fingerprint.platform.bound(self.toolchain.binds_to, self.tools.binding)
-            if ours != self.held.document["platform"]:
-                raise StageFailed(
-                    Failure(
-                        cause="misrouted",
-                        fault=Fault.FARM,
-                        detail=f"this engine is for {self.held.document['platform']}, and this worker is {ours}",
-                        retryable=True,
-                    )
-                )
+    def refuse_other_platform(self) -> None:
+        """A message in the wrong queue must never make an engine for the wrong machine.
 
-    def _fetch(self) -> None:
-        """The inputs from their sources (and only here is the hub's token used), or the checkpoint from the store."""
-        work = self.held.work
+        Raises:
+            StageFailed: this worker's platform is not the one that the engine is bound to.
+        """
+        if self.job.stage is not Stage.BUILD:
+            return
+        actual = self.tools.identity.fingerprint.platform.bound(self.toolchain.binds_to, self.tools.binding)
+        required = self.claim.document["platform"]
+        if actual != required:
+            raise StageFailed(
+                Failure(
+                    cause="misrouted",
+                    fault=Fault.FARM,
+                    detail=f"this engine is for {required}, and this worker is {actual}",
+                    retryable=True,
+                )
+            )
+
+    def fetch(self) -> None:
+        """Fetch the inputs and the model from their sources, or the checkpoint from the store; then the warm file.
+
+        Only this step uses the hub's token: the toolchain's programs never see it.
+        """
+        work = self.claim.work
         inputs = {name: self.directories.scratch.parent / "inputs" / name for name in work.inputs}
         self.directories = replace(self.directories, inputs=inputs)
         for name, files in work.inputs.items():
             inputs[name].mkdir(parents=True)
             self.tools.sources.auxiliary.fetch(files, inputs[name])
-        if self.job.stage is Stage.CONVERT:
+        if work.job.stage is Stage.CONVERT:
             assert work.model is not None, "a convert's work has its model"
             self.tools.sources.fetch(work.model, self.directories.source)
-            return
-        assert self.held.checkpoint is not None, "a build is queued only when its checkpoint is published"
+        else:
+            self._fetch_checkpoint()
+        self._bring_warm_file()
+
+    def _fetch_checkpoint(self) -> None:
+        assert self.claim.checkpoint is not None, "a build is queued only when its checkpoint is published"
         with self.tools.database.read() as session:
-            manifest = read_manifest(session, self.held.checkpoint)
+            manifest = read_manifest(session, self.claim.checkpoint)
         for entry in manifest.files:
             self._check_stop()
             target = self.directories.source / entry.path
@@ -175,59 +163,85 @@ class Attempt:
         if warm is None:
             return
         tools, scratch = self.tools, self.directories.scratch
-        self.warmth = WarmStart.of(self.job.toolchain, warm, scratch, database=tools.database, store=tools.store)
-        if self.held.tries == 1:
-            self.warmth.bring()
-        self.joblog.say("starts warm" if self.warmth.start else "starts cold")
+        self.warm_start = WarmStart.of(self.job.toolchain, warm, scratch, database=tools.database, store=tools.store)
+        if self.claim.tries == 1:
+            self.warm_start.bring()
+        self.joblog.say("starts warm" if self.warm_start.start else "starts cold")
 
-    def _run_programs(self) -> None:
+    def run_programs(self) -> None:
+        """Run the toolchain's programs one after the other.
+
+        Raises:
+            StageStopped: the heartbeat stopped the stage.
+            StageFailed: a program failed, or passed a limit.
+        """
         for command in self.toolchain.plan(self.job, self.directories):
-            lines = Lines(self, command.span)
+            output = ProgramOutput(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))
             ended = child.run(
                 command,
                 scratch=self.directories.scratch,
                 limits=self.tools.limits,
-                stop=self.stop,
-                on_output=lines.write,
+                stop=self.heartbeat.stop,
+                on_output=output.write,
             )
             self.joblog.say(f"ended with status {ended.status}")
             self.peaks.see(Report(peak_memory=ended.peak_memory))
-            if ended.stopped == child.STOPPED:
-                raise Stopped
-            if ended.stopped is not None:
-                raise StageFailed(limit_passed(ended.stopped, self.tools.limits))
+            if ended.killed_for is KilledFor.STOP:
+                raise StageStopped
+            if ended.killed_for is not None:
+                raise StageFailed(limit_passed(ended.killed_for, self.tools.limits))
             if ended.status != 0:
                 raise StageFailed(self.toolchain.classify(self.job.stage, ended))
 
-    def _say_differences(self, facts: Mapping[str, JsonValue]) -> None:
-        if differences := facts.get("differences"):
-            self.joblog.say(f"the output is not all that was asked for: {json.dumps(differences)}")
+    def check(self) -> StageOutput:
+        """Check that the output is complete, and describe it.
 
-    def _write_serving(self) -> Serving | None:
-        """Beside the engine, so that whoever serves it can check these bytes like all others."""
+        Raises:
+            InvalidOutput: a program ended with success, but its output is not usable.
+        """
+        facts = self.toolchain.check_output(self.job, self.directories)
+        differences = facts.get("differences")
+        if differences:
+            self.joblog.say(f"the output is not all that was requested: {json.dumps(differences)}")
         serving = self.toolchain.serving(self.job) if self.job.stage is Stage.BUILD else None
         if serving is not None:
+            # A file of the engine, so that a serving node can check these bytes like all others.
             (self.directories.output / SERVING_FILE).write_text(serving.model_dump_json(indent=2))
-        return serving
+        return StageOutput(Manifest.of_directory(self.directories.output), dict(facts), serving)
 
-    def _upload(self, manifest: Manifest) -> frozenset[Digest]:
+    def upload(self, output: StageOutput) -> StageOutput:
+        """Upload the output's files, then the warm file; returns the output with the files that were rewritten.
+
+        Raises:
+            StageStopped: the heartbeat stopped the stage.
+            StoreUnavailable: the store did not answer.
+        """
+        output = self.upload_again(output)
+        if self.warm_start is not None:
+            self.warm_start.take_out()
+        return output
+
+    def upload_again(self, output: StageOutput) -> StageOutput:
+        """Upload the files that the store lacks, and those that it has damaged. Raises as `upload`."""
         with self.tools.database.read() as session:
-            damaged = frozenset(damaged_blobs(session, blob_sizes(manifest)))
-        for entry in manifest.files:
+            damaged = frozenset(damaged_blobs(session, blob_sizes(output.manifest)))
+        for entry in output.manifest.files:
             self._check_stop()
-            source, anew = self.directories.output / entry.path, entry.digest in damaged
-            self.tools.store.put(source, entry.digest, entry.size, lambda _: self._check_stop(), anew=anew)
-        return damaged
-
-    def _check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Stopped
+            self.tools.store.put(
+                self.directories.output / entry.path,
+                entry.digest,
+                entry.size,
+                lambda _: self._check_stop(),
+                anew=entry.digest in damaged,
+            )
+        return replace(output, rewritten=output.rewritten | damaged)
 
     @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> Iterator[None]:
+        """Measure a step, and show it in the log and to those who wait."""
         self._check_stop()
-        self.heartbeat.message = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}.get(name)
+        self.heartbeat.message = _STEP_MESSAGES.get(name)
         self.joblog.say(f"{name} begins")
         started = time.monotonic()
         try:
@@ -235,27 +249,29 @@ class Attempt:
         finally:
             self.steps[name] = round(time.monotonic() - started, 3)
 
+    def _check_stop(self) -> None:
+        if self.heartbeat.stop.is_set():
+            raise StageStopped
 
-class Lines:
-    """A program's output on its way to the log, read for progress line by line."""
 
-    def __init__(self, attempt: Attempt, span: tuple[float, float]) -> None:
-        self._attempt = attempt
+class ProgramOutput:
+    """The output of a program on its way to the log, read for progress line by line."""
+
+    def __init__(self, stage_run: StageRun, span: tuple[float, float]) -> None:
+        self._stage_run = stage_run
         self._span = span
-        self._rest = b""
+        self._unfinished_line = b""
 
     def write(self, data: bytes) -> None:
-        self._attempt.joblog.write(data)
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[-4096:]  # a program may print gigabytes without a line's end
+        self._stage_run.joblog.write(data)
+        *lines, unfinished = (self._unfinished_line + data).split(b"\n")
+        self._unfinished_line = unfinished[-4096:]  # a program may print gigabytes without a line's end
         for line in lines:
-            self._read(line.decode(errors="replace"))
-
-    def _read(self, line: str) -> None:
-        report = self._attempt.toolchain.read_line(self._attempt.job.stage, line)
-        if report is not None:
-            self._attempt.heartbeat.report(report.within(self._span))
-            self._attempt.peaks.see(report)
+            text = line.decode(errors="replace")
+            report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
+            if report is not None:
+                self._stage_run.heartbeat.report(report.within(self._span))
+                self._stage_run.peaks.see(report)
 
 
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
@@ -266,27 +282,27 @@ def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
     return name, size
 
 
-def engine_columns(attempt: Attempt, product: Product, started_at: str) -> dict[str, Any]:
+def engine_columns(stage_run: StageRun, output: StageOutput) -> dict[str, Any]:
     """The columns of an engine's row that only the worker knows."""
-    job, me = attempt.job, attempt.tools.identity
+    claim, job, identity = stage_run.claim, stage_run.job, stage_run.tools.identity
     return {
         "model": job.spec.model,
         "toolchain": job.toolchain,
         "version": job.version,
-        "platform": me.fingerprint.platform.model_dump(),
-        "bound_to": attempt.held.document["platform"],
-        "driver_binding": attempt.tools.binding,
+        "platform": identity.fingerprint.platform.model_dump(),
+        "bound_to": claim.document["platform"],
+        "driver_binding": stage_run.tools.binding,
         "spec": job.spec.model_dump(mode="json"),
         "provenance": {
-            "worker": me.name,
-            "host": me.fingerprint.host.model_dump(),
-            "attempt": attempt.held.attempt,
-            "started_at": started_at,
-            "seconds": dict(attempt.steps),
-            "peaks": attempt.peaks.summary(),
-            "convert": attempt.held.document["convert"],
-            "checkpoint": attempt.held.checkpoint,
-            "facts": product.facts,
-            "serving": product.serving.summary() if product.serving else None,
+            "worker": identity.name,
+            "host": identity.fingerprint.host.model_dump(),
+            "attempt": claim.attempt,
+            "started_at": stage_run.started_at,
+            "seconds": dict(stage_run.steps),
+            "peaks": stage_run.peaks.summary(),
+            "convert": claim.document["convert"],
+            "checkpoint": claim.checkpoint,
+            "facts": output.facts,
+            "serving": output.serving.summary() if output.serving else None,
         },
     }

@@ -70,7 +70,7 @@ GUARDS = (
     ),
     Guard(
         "publishing asks whether the bytes are there still", "workers/runner.py",
-        "require_stored(self.tools.store, blob_sizes(manifest) | dict([whole_log]))", "pass",
+        "require_stored(self.tools.store, blob_sizes(manifest) | dict([log_blob]))", "pass",
         "tests/farm/test_garbage_collection.py",
     ),
     Guard(

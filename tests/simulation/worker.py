@@ -39,7 +39,7 @@ from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.parts import Broker, MemoryStore
-from workers.failures import StageFailed, StartDamaged, Stopped, explain
+from workers.failures import StageFailed, StageStopped, StartDamaged, explain
 from workers.warm_start import WarmStart
 
 LEASE_SECONDS = 16.0
@@ -143,7 +143,7 @@ class Worker:
             yield from self._stage(held)
         except Fenced:
             yield from self._not_published(held)
-        except Stopped:
+        except StageStopped:
             if self.leaving:
                 yield from self._ended(lambda: self._hand_back(held))
             yield from self._save_log(held)
@@ -210,7 +210,7 @@ class Worker:
 
     def _check(self) -> None:
         if self.stopped or self.leaving:
-            raise Stopped
+            raise StageStopped
 
     def _published(
         self, held: Claim, files: dict[str, bytes], manifest: Manifest, rewritten: frozenset[str]

@@ -16,9 +16,9 @@ import pytest
 
 from toolchains.toolchain import Command
 from workers import child
-from workers.child import Ended, Limits
+from workers.child import Ended, KilledFor, ProcessLimits
 
-LIMITS = Limits(wall_seconds=30, silence_seconds=30, kill_seconds=0.5)
+LIMITS = ProcessLimits(wall_seconds=30, silence_seconds=30, kill_seconds=0.5)
 
 
 def python(code: str) -> Command:
@@ -26,7 +26,7 @@ def python(code: str) -> Command:
 
 
 def run(
-    command: Command, scratch: Path, *, limits: Limits = LIMITS, stop_after: bytes | None = None
+    command: Command, scratch: Path, *, limits: ProcessLimits = LIMITS, stop_after: bytes | None = None
 ) -> tuple[Ended, bytes]:
     """Run it; with `stop_after`, set the stop signal as soon as that was printed."""
     stop, output = threading.Event(), bytearray()
@@ -62,7 +62,7 @@ def wait_until_gone(scratch: Path) -> None:
 def test_success(tmp_path: Path) -> None:
     ended, output = run(python("import sys; print('out'); print('err', file=sys.stderr)"), tmp_path)
     assert ended.status == 0
-    assert ended.stopped is None
+    assert ended.killed_for is None
     assert sorted(output.split()) == [b"err", b"out"]
     assert ended.peak_memory is not None
     assert ended.peak_memory > 1 << 20
@@ -95,7 +95,7 @@ def test_invalid_utf8_and_a_line_without_end(tmp_path: Path) -> None:
 def test_stop_ends_a_program_that_ignores_sigterm(tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
     ended, _ = run(python(code), tmp_path, stop_after=b"ready")
-    assert ended.stopped == child.STOPPED
+    assert ended.killed_for is KilledFor.STOP
     assert ended.status == -signal.SIGKILL
     wait_until_gone(tmp_path)
 
@@ -112,7 +112,7 @@ if os.fork() == 0:
 time.sleep(60)
 """
     ended, _ = run(python(code), tmp_path, stop_after=b"ready")
-    assert ended.stopped == child.STOPPED
+    assert ended.killed_for is KilledFor.STOP
     wait_until_gone(tmp_path)
 
 
@@ -125,13 +125,13 @@ def test_what_it_leaves_behind_is_ended_when_it_ends(tmp_path: Path) -> None:
 
 def test_wall_limit(tmp_path: Path) -> None:
     noisy = "import time\nwhile True: print('.', flush=True); time.sleep(0.05)"
-    ended, _ = run(python(noisy), tmp_path, limits=Limits(1, 30, 0.5))
-    assert ended.stopped == child.WALL
+    ended, _ = run(python(noisy), tmp_path, limits=ProcessLimits(1, 30, 0.5))
+    assert ended.killed_for is KilledFor.WALL
 
 
 def test_silence_limit(tmp_path: Path) -> None:
-    ended, _ = run(python("import time; time.sleep(60)"), tmp_path, limits=Limits(30, 1, 0.5))
-    assert ended.stopped == child.SILENCE
+    ended, _ = run(python("import time; time.sleep(60)"), tmp_path, limits=ProcessLimits(30, 1, 0.5))
+    assert ended.killed_for is KilledFor.SILENCE
 
 
 def test_no_secret_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ from toolchains.toolchain import Command
 from workers import child
 child.run(
     Command(({sys.executable!r}, "-c", "import time; print('ready', flush=True); time.sleep(60)")),
-    scratch=Path({str(tmp_path)!r}), limits=child.Limits(60, 60, 0.5), stop=threading.Event(),
+    scratch=Path({str(tmp_path)!r}), limits=child.ProcessLimits(60, 60, 0.5), stop=threading.Event(),
     on_output=lambda data: print(data.decode(), flush=True),
 )
 """
@@ -171,8 +171,8 @@ def test_disk_limit(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     code = "import time\nwith open('big', 'wb') as big: big.write(b'x' * 5_000_000)\nprint('full'); time.sleep(60)"
-    ended, _ = run(python(code), scratch, limits=Limits(60, 60, 0.5, disk_bytes=1_000_000))
-    assert ended.stopped == child.DISK
+    ended, _ = run(python(code), scratch, limits=ProcessLimits(60, 60, 0.5, disk_bytes=1_000_000))
+    assert ended.killed_for is KilledFor.DISK
     wait_until_gone(tmp_path)
 
 
@@ -192,7 +192,7 @@ socket.create_connection(own.getsockname(), timeout=5)
 open("file", "w").close()
 print("own loopback", os.stat("file").st_uid == {os.geteuid()})
 """
-        ended, output = run(python(code), tmp_path, limits=Limits(30, 30, 0.5, offline=True))
+        ended, output = run(python(code), tmp_path, limits=ProcessLimits(30, 30, 0.5, offline=True))
     assert ended.status == 0, output
     assert b"own loopback True" in output
     assert (b"not reached" in output) != (b"with network:" in output)

@@ -7,18 +7,18 @@ from typing import Any, cast
 
 from enginefarm.contract.stage import Stage
 from toolchains.toolchain import Report
-from workers.stage_run import Attempt, Lines
+from workers.stage_run import ProgramOutput, StageRun
 
 
 def test_a_program_is_a_part_of_its_stage() -> None:
     said: list[Report] = []
-    attempt: Any = SimpleNamespace(
+    stage_run: Any = SimpleNamespace(
         joblog=SimpleNamespace(write=lambda data: None), job=SimpleNamespace(stage=Stage.BUILD),
         toolchain=SimpleNamespace(read_line=lambda stage, line: Report(float(line)) if line else Report(rank=1)),
         heartbeat=SimpleNamespace(report=said.append), peaks=SimpleNamespace(see=lambda report: None),
     )  # fmt: skip
     for span in ((0.0, 0.5), (0.5, 1.0)):
-        lines = Lines(cast(Attempt, attempt), span)
+        lines = ProgramOutput(cast(StageRun, stage_run), span)
         for data in (b"0.2\n0.", b"98\n", b"\n"):
             lines.write(data)
     assert [report.progress for report in said] == [0.1, 0.49, None, 0.6, 0.99, None]
