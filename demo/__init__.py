@@ -1,1 +1,1 @@
-"""What `make demo` needs and the farm does not."""
+"""`make demo`: show the farm on a real model. Nothing of the farm imports this."""

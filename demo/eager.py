@@ -1,4 +1,7 @@
-"""What the uncompiled model says: `python -m demo.eager MODEL_DIR PROMPT TOKENS` prints greedy token ids as JSON."""
+"""Generate with the uncompiled model, to compare an engine with it.
+
+`python -m demo.eager MODEL_DIR PROMPT TOKENS` prints `{"tokens": [ids], "seconds": float}`; tokens are chosen greedily.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ def main() -> None:
     directory, prompt, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
-    given = tokenizer(prompt, return_tensors="pt")
+    inputs = tokenizer(prompt, return_tensors="pt")
     started = time.monotonic()
-    out = model.generate(**given, max_new_tokens=count, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=count, do_sample=False)
     seconds = time.monotonic() - started
-    print(json.dumps({"tokens": out[0, given["input_ids"].shape[1] :].tolist(), "seconds": seconds}))
+    print(json.dumps({"tokens": output[0, inputs["input_ids"].shape[1] :].tolist(), "seconds": seconds}))
 
 
 if __name__ == "__main__":

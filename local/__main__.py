@@ -1,4 +1,4 @@
-"""`python -m local`: the farm in the foreground (`make up`)."""
+"""`python -m local` (`make up`): run a farm in the foreground until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,30 +26,28 @@ In another terminal:
         --max-input-len 128 --max-output-len 128 --wait
     .venv/bin/enginefarm ls
 
-Ctrl-C stops it; what it built stays in {state}.
+Ctrl-C stops it; what it built is kept in {state}.
 """
 
 
 def main() -> None:
-    state, port = Path(os.environ.get("STATE", "var")), int(os.environ.get("PORT", "8000"))
-    # `make` and service managers end us with SIGTERM: leave as after Ctrl-C, so that the parts are stopped in order.
+    """Run the farm; exit with an error if it cannot start, or when one of its parts ends."""
+    state = Path(os.environ.get("STATE", "var"))
+    port = int(os.environ.get("PORT", "8000"))
+    # `make` and service managers stop a program with SIGTERM. Handled like Ctrl-C, it stops the parts in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with LocalFarm(state, port=port) as farm:
             print(_HOW_TO.format(url=farm.url, state=farm.state), flush=True)
-            _watch(farm)
+            watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
+            while not watch.wait(1):
+                for process in farm.processes.values():
+                    if process.ended():
+                        sys.exit(f"{process.name} ended; its log is {process.log}")
     except KeyboardInterrupt:
         print("stopped")
     except (StartFailedError, EnginefarmError) as error:
         sys.exit(f"the farm did not start: {error}")
-
-
-def _watch(farm: LocalFarm) -> None:
-    """Until interrupted; a part that ends takes the farm down with its name."""
-    never = threading.Event()
-    while not never.wait(1):
-        if gone := [process for process in farm.processes.values() if process.ended()]:
-            sys.exit(f"{gone[0].name} ended; its log is {gone[0].log}")
 
 
 if __name__ == "__main__":

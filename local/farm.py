@@ -1,4 +1,4 @@
-"""Broker, catalogue, store, API and workers on loopback, in one folder."""
+"""A farm on loopback: broker, catalogue, store, API and workers, with all state in one folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ ROOT = Path(__file__).parent.parent
 
 
 class LocalFarm:
-    """A context: the farm runs inside it. State survives in `state`, so that the next start goes on from there.
+    """A context manager: the farm runs inside the block, and its state survives for the next start.
 
     Args:
-        state: catalogue, store, models, scratch and logs.
+        state: folder of catalogue, store, models, scratch and logs.
         port: of the API; 0 picks a free one.
+        workers: how many worker processes to start.
         settings: more `ENGINEFARM_*` settings, without the prefix.
+
+    Raises:
+        StartFailedError: on entry, if a part does not start; the parts that did are stopped.
     """
 
     def __init__(
@@ -44,18 +48,15 @@ class LocalFarm:
         self._stack = ExitStack()
 
     @property
-    def _signing_key(self) -> Path:
-        return self.state / "signing.pem"
-
-    @property
     def url(self) -> str:
+        """URL of the API."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> LocalFarm:
         with ExitStack() as stack:
             stack.callback(self._stop)
             self._start()
-            self._stack = stack.pop_all()
+            self._stack = stack.pop_all()  # from here on, __exit__ stops the parts
         return self
 
     def __exit__(
@@ -64,83 +65,92 @@ class LocalFarm:
         self._stack.close()
 
     def _start(self) -> None:
-        _refuse_taken(self.port)
+        _require_free(self.port)
         for folder in (self.state, self.models, self.state / "broker"):
             folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        if not self._signing_key.exists():
-            signing.create(self._signing_key)
-        environment = self._environment(self._start_broker())
+            folder.chmod(0o700)  # they contain keys, passwords and models
+        signing_key = self.state / "signing.pem"
+        if not signing_key.exists():
+            signing.create(signing_key)
+        environment = self._environment(self._start_broker(), signing_key)
         set_up(Settings.from_environment(environment))
-        self._run("api", environment)
-        self.processes["api"].wait_until(self._ready, seconds=60)
+        api = self._start_python("api", "api", environment)
+        api.wait_until(self._is_ready, seconds=60)
+        workers = []
         for number in range(1, self._workers + 1):
-            self._run("workers", environment | {PREFIX + "WORKER_NAME": f"local-{number}"}, name=f"worker-{number}")
-        for number in range(1, self._workers + 1):
-            self.processes[f"worker-{number}"].wait_until(self._workers_there, seconds=60)
+            settings = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
+            workers.append(self._start_python(f"worker-{number}", "workers", settings))
+        # All are started before the first wait, because a worker takes seconds to import its toolchains.
+        for worker in workers:
+            worker.wait_until(self._has_workers, seconds=60)
 
     def _start_broker(self) -> str:
-        """A Valkey server with a password in a file that only we can read; returns its URL."""
-        port, password, folder = _free_port(), secrets.token_urlsafe(24), self.state / "broker"
+        """Start a Valkey server and return its URL. Only this user can read the file with its password."""
+        port = _free_port()
+        password = secrets.token_urlsafe(24)
+        folder = self.state / "broker"
         config = folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
             f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\nappendonly yes\nsave ""\n'
         )
-        process = self._add("broker", [str(get_binary_path()), str(config)], _clean_environment())
-        process.wait_until(lambda: _answers(port), seconds=20)
+        process = self._start_process("broker", [str(get_binary_path()), str(config)], _clean_environment())
+        process.wait_until(lambda: _is_open(port), seconds=20)
         return f"redis://:{password}@127.0.0.1:{port}/0"
 
-    def _environment(self, broker: str) -> dict[str, str]:
-        ours = {
+    def _environment(self, broker_url: str, signing_key: Path) -> dict[str, str]:
+        """Return the environment of the API and the workers."""
+        model_roots = [str(self.models)]
+        if os.environ.get(PREFIX + "MODEL_ROOTS"):
+            model_roots.append(os.environ[PREFIX + "MODEL_ROOTS"])
+        settings = {
             "DATABASE_URL": f"sqlite:///{self.state}/catalogue.db",
-            "BROKER_URL": broker,
+            "BROKER_URL": broker_url,
             "STORE_URL": f"file://{self.state}/store",
-            "MODEL_ROOTS": ":".join(filter(None, [str(self.models), os.environ.get(PREFIX + "MODEL_ROOTS")])),
+            "MODEL_ROOTS": ":".join(model_roots),
             "LINK_SECRET": secrets.token_urlsafe(32),
-            "SIGNING_KEY": str(self._signing_key),
+            "SIGNING_KEY": str(signing_key),
             "SCRATCH": str(self.state / "scratch"),
             "PORT": str(self.port),
             **self._settings,
         }
-        return _clean_environment() | {PREFIX + name: value for name, value in ours.items()}
+        return _clean_environment() | {PREFIX + name: value for name, value in settings.items()}
 
-    def _run(self, module: str, environment: Mapping[str, str], *, name: str | None = None) -> None:
-        self._add(name or module, [sys.executable, "-m", module], environment)
+    def _start_python(self, name: str, module: str, environment: Mapping[str, str]) -> Process:
+        return self._start_process(name, [sys.executable, "-m", module], environment)
 
-    def _add(self, name: str, argv: list[str], environment: Mapping[str, str]) -> Process:
-        process = Process(
-            name, argv, {**environment, "PYTHONPATH": _import_path()}, self.state / "logs" / f"{name}.log"
-        )
+    def _start_process(self, name: str, argv: list[str], environment: Mapping[str, str]) -> Process:
+        # This checkout comes first, whatever other version is installed.
+        import_path = str(ROOT)
+        if os.environ.get("PYTHONPATH"):
+            import_path += os.pathsep + os.environ["PYTHONPATH"]
+        log = self.state / "logs" / f"{name}.log"
+        process = Process(name, argv, {**environment, "PYTHONPATH": import_path}, log)
         self.processes[name] = process
         return process
 
     def _stop(self) -> None:
-        """Those who use others go first."""
+        # Workers before the API, and the broker last: a part that others use must outlive them.
         for process in reversed(self.processes.values()):
             process.stop()
 
-    def _ready(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             with Farm(self.url, timeout=5) as farm:
                 return farm.health().ok
         except FarmError:
             return False
 
-    def _workers_there(self) -> bool:
+    def _has_workers(self) -> bool:
         with Farm(self.url, os.environ.get(PREFIX + "API_KEY"), timeout=5) as farm:
             try:
                 return len(farm.workers()) >= self._workers
             except (Unauthenticated, Forbidden):
-                return True  # a farm with API keys runs already, and its workers cannot be counted without one
-
-
-def _import_path() -> str:
-    """This checkout first, whatever else is installed."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+                return True  # the catalogue has API keys, and workers cannot be counted without one
 
 
 def _clean_environment() -> dict[str, str]:
+    """Return this process's environment without settings of a farm, which could point to another one."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
@@ -151,7 +161,8 @@ def _free_port() -> int:
         return port
 
 
-def _refuse_taken(port: int) -> None:
+def _require_free(port: int) -> None:
+    """Raise StartFailedError if another program listens on the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -160,7 +171,8 @@ def _refuse_taken(port: int) -> None:
             raise StartFailedError(f"port {port} of 127.0.0.1 is taken: choose another with PORT=…") from None
 
 
-def _answers(port: int) -> bool:
+def _is_open(port: int) -> bool:
+    """Return whether a program accepts connections on the port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""A server as a child process: output to a file, ended with us whatever happens to us."""
+"""A server as a child process: its output goes to a file, and it ends when this process ends, however that happens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: after a fork nothing may be imported
+# Looked up before the fork: between fork and exec, an import could wait for a lock that another thread held.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 class StartFailedError(Exception):
-    """A part did not come up; says where its log is and how it ends."""
+    """A part of the farm did not start. The text has the end of its log, and the log's path."""
 
 
 class Process:
+    """A running child process with a log file, to which it appends."""
+
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
         self.log = log
@@ -29,8 +32,10 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Its own group: a terminal's Ctrl-C is for us, and we end the parts in order.
+                # A session of its own: a terminal's Ctrl-C goes to this process only, which then stops the parts in
+                # order.
                 start_new_session=True,
+                # If this process is killed, the kernel sends the child SIGTERM.
                 preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )
 
@@ -39,7 +44,11 @@ class Process:
         return self._popen.pid
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
-        """Raises StartFailedError if it ends, or is not ready in time."""
+        """Wait until `ready()` is true.
+
+        Raises:
+            StartFailedError: the process ends, or is not ready after `seconds`.
+        """
         deadline = time.monotonic() + seconds
         while not ready():
             if self._popen.poll() is not None:
@@ -49,10 +58,11 @@ class Process:
             time.sleep(0.05)
 
     def ended(self) -> bool:
+        """Return whether the process has ended."""
         return self._popen.poll() is not None
 
     def stop(self, *, seconds: float = 20) -> None:
-        """SIGTERM, and SIGKILL if that does not end it."""
+        """Send SIGTERM, and SIGKILL if the process has not ended after `seconds`."""
         if self._popen.poll() is None:
             self._popen.terminate()
         try:
@@ -62,9 +72,10 @@ class Process:
             self._popen.wait()
 
     def kill(self) -> None:
+        """Send SIGKILL, and wait for the end."""
         self._popen.kill()
         self._popen.wait()
 
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join([*lines, f"(all of it: {self.log})"])
+        return "\n".join([*lines, f"(complete log: {self.log})"])
