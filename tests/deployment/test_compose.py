@@ -121,7 +121,7 @@ def test_named_volumes_are_declared() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_comes_back_by_itself(name: str) -> None:
+def test_a_service_restarts_by_itself(name: str) -> None:
     assert SERVICES[name]["restart"] == ("on-failure:3" if name == "migrate" else "unless-stopped")
 
 
@@ -144,7 +144,7 @@ def test_health_check_asks_a_route_of_the_api(migrated: dict[str, str]) -> None:
 
 
 @ours
-def test_copies_what_is_there_and_let_in(name: str) -> None:
+def test_the_image_copies_existing_folders_that_dockerignore_lets_in(name: str) -> None:
     let_in = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = dockerfile_of(SERVICES[name]).copied
     assert copied

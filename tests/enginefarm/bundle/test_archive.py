@@ -68,13 +68,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "bundle.tar"
 
 
-def test_it_is_read_as_it_was_written(path: Path) -> None:
+def test_a_bundle_is_read_as_it_was_written(path: Path) -> None:
     assert read(path, WHOLE) == BLOBS
     with Bundle(path) as bundle:
         assert bundle.records == (RECORDS[1], RECORDS[0])
 
 
-def test_the_same_engines_are_the_same_bytes_and_every_blob_is_there_once() -> None:
+def test_equal_engines_give_equal_bytes_with_each_blob_once() -> None:
     assert written(RECORDS[::-1]) == WHOLE
     names = [info.name for info, _ in members()]
     assert names[:3] == ["bundle.json", f"engines/{'a' * 64}.json", f"engines/{'b' * 64}.json"]
@@ -82,7 +82,7 @@ def test_the_same_engines_are_the_same_bytes_and_every_blob_is_there_once() -> N
     assert {(info.mtime, info.uid, info.uname, info.mode) for info, _ in members()} == {(0, 0, "", 0o644)}
 
 
-def test_one_that_another_program_packed_in_the_same_order_is_read(path: Path) -> None:
+def test_a_bundle_packed_by_another_program_in_the_same_order_is_read(path: Path) -> None:
     assert read(path, packed(members())) == BLOBS
 
 
@@ -91,7 +91,7 @@ def test_wrong_bytes_are_not_written() -> None:
         write_bundle(io.BytesIO(), RECORDS, lambda digest: [BLOBS[digest][:-1] + b"?"] if BLOBS[digest] else [])
 
 
-def test_a_size_that_needs_more_than_an_octal_number(path: Path) -> None:
+def test_a_file_of_more_than_8_gib_is_written_and_read(path: Path) -> None:
     """8 GiB and more. The file has a hole in place of the bytes."""
     size = (1 << 33) + 5
     entry = FileEntry(path="rank0.engine", digest="sha256:" + "1" * 64, size=size)
@@ -112,7 +112,7 @@ def test_a_size_that_needs_more_than_an_octal_number(path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 600, 1024, 2000, len(WHOLE) // 2, len(WHOLE) - 1024, len(WHOLE) - 1])
-def test_one_that_was_cut_is_refused_when_it_is_opened(path: Path, size: int) -> None:
+def test_a_truncated_bundle_is_refused_when_it_is_opened(path: Path, size: int) -> None:
     path.write_bytes(WHOLE[:size])
     with pytest.raises((IntegrityError, InvalidRequest), match="it was cut"):
         Bundle(path)
@@ -185,7 +185,7 @@ def extended() -> bytes:
         (lambda: added("x")[:512], "is no bundle"),
     ],
 )
-def test_one_that_was_changed_is_refused_when_it_is_opened(path: Path, make: Callable[[], bytes], says: str) -> None:
+def test_a_changed_bundle_is_refused_when_it_is_opened(path: Path, make: Callable[[], bytes], says: str) -> None:
     path.write_bytes(make())
     with pytest.raises((IntegrityError, InvalidRequest), match=says) as refused:
         Bundle(path)
@@ -202,7 +202,7 @@ def test_one_that_was_changed_is_refused_when_it_is_opened(path: Path, make: Cal
         ("more", 3, "more"),
     ],
 )
-def test_a_record_that_is_none_is_refused(path: Path, field: str, value: object, says: str) -> None:
+def test_a_malformed_record_is_refused(path: Path, field: str, value: object, says: str) -> None:
     content = members()
     info, data = content[1]
     changed = json.dumps(json.loads(data) | {field: value}).encode()
@@ -213,7 +213,7 @@ def test_a_record_that_is_none_is_refused(path: Path, field: str, value: object,
         Bundle(path)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="cannot be read: No such file"):
         Bundle(tmp_path / "none.tar")
     with pytest.raises(InvalidRequest, match="cannot be read"):

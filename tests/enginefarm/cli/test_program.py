@@ -68,7 +68,7 @@ class TestHelp:
 
 
 class TestSubmit:
-    def test_from_a_file(self, run: Run, tmp_path: Path) -> None:
+    def test_a_spec_is_submitted_from_a_file(self, run: Run, tmp_path: Path) -> None:
         file = tmp_path / "spec.json"
         file.write_text(json.dumps(SPEC))
 
@@ -77,13 +77,13 @@ class TestSubmit:
         assert result.exit_code == 0, result.stderr
         assert "enginefarm wait b1" in result.stdout
 
-    def test_from_stdin_as_json(self, run: Run) -> None:
+    def test_a_spec_is_submitted_from_stdin_and_answered_as_json(self, run: Run) -> None:
         result = run("submit", "-", "--json", input=json.dumps(SPEC))
 
         assert Submitted.model_validate(printed(result)).id == "b1"
         assert result.stderr == ""
 
-    def test_all_problems_before_anything_is_sent(self, run: Run, double: FarmDouble) -> None:
+    def test_all_problems_of_a_spec_are_printed_before_anything_is_sent(self, run: Run, double: FarmDouble) -> None:
         result = run("submit", "--toolchain", "aoti", "--max-batch-size", "-1")
 
         assert result.exit_code == 2
@@ -100,7 +100,7 @@ class TestSubmit:
         assert (document["code"], document["errors"][0]["pointer"]) == ("invalid_spec", "/model")
 
     @pytest.mark.parametrize("text", ["{", "[1]", '"spec"', b"\xff\xfe"])
-    def test_a_file_that_holds_no_spec(self, run: Run, text: str | bytes) -> None:
+    def test_a_file_without_a_spec_is_refused(self, run: Run, text: str | bytes) -> None:
         result = run("submit", "-", input=text)
 
         assert result.exit_code == 2
@@ -138,7 +138,7 @@ class TestSubmit:
 
 
 class TestBuilds:
-    def test_one_with_its_attempts(self, run: Run, double: FarmDouble) -> None:
+    def test_status_prints_one_build_with_its_attempts(self, run: Run, double: FarmDouble) -> None:
         attempt = {"stage": "build", "number": 1, "worker": "node-7", "outcome": "failed", "started_at": NOW,
                    "ended_at": NOW.replace(minute=41), "failure": FAILURE}  # fmt: skip
         double.add_build("b1", waiting_for="a worker with sm 90", attempts=[attempt], model="hf:a/b@[red]x")
@@ -155,13 +155,13 @@ class TestBuilds:
         ):
             assert words in result.stdout
 
-    def test_what_a_worker_says_cannot_drive_the_terminal(self, run: Run, double: FarmDouble) -> None:
+    def test_text_of_a_worker_cannot_control_the_terminal(self, run: Run, double: FarmDouble) -> None:
         double.add_build("b1", state="running", message="\x1b]0;title\x07 \x1b[2J\u202e")
 
         for args in (("status", "b1"), ("status",)):
             assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", run(*args).stdout)
 
-    def test_the_latest(self, run: Run, double: FarmDouble) -> None:
+    def test_status_lists_the_latest_builds(self, run: Run, double: FarmDouble) -> None:
         for number in range(5):
             double.add_build(f"b{number}", state="running" if number % 2 else "queued")
 
@@ -244,7 +244,7 @@ class TestEngines:
         assert run("pull", engine.key, str(tmp_path / "engine")).exit_code == 6
         assert not (tmp_path / "engine").exists()
 
-    def test_the_start_of_several_keys_is_not_enough(self, run: Run, double: FarmDouble) -> None:
+    def test_an_ambiguous_prefix_of_a_key_is_refused(self, run: Run, double: FarmDouble) -> None:
         for key in ("abcdef" + "0" * 58, "abcdef" + "1" * 58):
             double.list_engine(key, [])
 
@@ -295,7 +295,7 @@ class TestExitCodes:
             main, ["workers"], env={"ENGINEFARM_URL": double.url, "ENGINEFARM_API_KEY": "secret"}
         ).exit_code == 0  # fmt: skip
 
-    def test_a_farm_that_is_ill_or_away(self, run: Run, double: FarmDouble) -> None:
+    def test_a_failing_or_absent_farm_has_its_exit_code(self, run: Run, double: FarmDouble) -> None:
         double.state.refuse = problem(StoreUnavailable("the disk is full"))
 
         ill = run("workers")

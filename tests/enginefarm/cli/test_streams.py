@@ -20,7 +20,7 @@ FAILURE = {"cause": "out_of_memory", "fault": "caller", "detail": "80 GiB were n
 
 
 @pytest.mark.parametrize("args", [["status"], ["status", "b1"], ["ls"], ["fingerprint"], ["wait", "b1"]])
-def test_nothing_but_text_in_a_pipe(double: FarmDouble, args: list[str]) -> None:
+def test_output_to_a_pipe_is_plain_text(double: FarmDouble, args: list[str]) -> None:
     double.publish({"a": b"a"})
     double.add_build("b1", state="failed", error=FAILURE, model="hf:org/" + "long-" * 18 + "name")
 
@@ -33,7 +33,7 @@ def test_nothing_but_text_in_a_pipe(double: FarmDouble, args: list[str]) -> None
     assert not re.search(" $", out, re.MULTILINE)
 
 
-def test_a_reader_that_has_seen_enough(double: FarmDouble) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_traceback(double: FarmDouble) -> None:
     double.add_build("b1", state="succeeded")
     double.state.log = b"line\n" * 100_000
 
@@ -47,7 +47,7 @@ def test_a_reader_that_has_seen_enough(double: FarmDouble) -> None:
     assert "Traceback" not in program.stderr.read()
 
 
-def test_ctrl_c_leaves_the_build(double: FarmDouble) -> None:
+def test_ctrl_c_does_not_cancel_the_build(double: FarmDouble) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background was started deaf to it
     program = spawn(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait")
     wait_until(lambda: "/v1/builds/b1" in double.paths())

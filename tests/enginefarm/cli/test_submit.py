@@ -59,7 +59,7 @@ def test_every_field_of_a_spec_has_a_flag() -> None:
     assert (parsed.platform.gpu_memory_gib, parsed.platform.ecc) == (80, True)
 
 
-def test_flags_go_over_the_file_field_by_field() -> None:
+def test_flags_override_the_file_field_by_field() -> None:
     file = {
         "model": "hf:a/b", "toolchain": {"name": "aoti", "version": "2.13.0"},
         "limits": {"max_batch_size": 8, "max_input_len": 128}, "options": {"a": 1, "b": 2},
@@ -73,18 +73,18 @@ def test_flags_go_over_the_file_field_by_field() -> None:
     assert file["limits"] == {"max_batch_size": 8, "max_input_len": 128}
 
 
-def test_one_way_to_say_the_length_replaces_the_other() -> None:
+def test_a_flag_for_a_length_replaces_both_lengths_of_the_file() -> None:
     file = {"limits": {"max_input_len": 100, "max_seq_len": 200}}
 
     assert with_flags(file, flags("--max-output-len", "50"))["limits"] == {"max_input_len": 100, "max_output_len": 50}
 
 
 @pytest.mark.parametrize("file", [{"limits": 5}, {"options": "all"}])
-def test_a_part_that_is_no_object_is_left_for_the_validation(file: dict[str, Any]) -> None:
+def test_a_section_that_is_no_object_is_left_to_the_validation(file: dict[str, Any]) -> None:
     assert with_flags(file, flags("--max-batch-size", "1", "--option", "a=1")).items() >= file.items()
 
 
 @pytest.mark.parametrize("option", [("--option", "gemm_plugin"), ("--platform", "=90")])
-def test_a_pair_that_is_none(option: tuple[str, str]) -> None:
+def test_an_option_without_a_value_is_a_usage_error(option: tuple[str, str]) -> None:
     with pytest.raises(click.UsageError, match="expected NAME=VALUE"):
         with_flags({}, flags(*option))

@@ -28,7 +28,7 @@ def test_duration(seconds: float, text: str) -> None:
     assert words.duration(seconds) == text
 
 
-def test_a_commit_is_cut_short_and_a_branch_is_not() -> None:
+def test_a_commit_is_shortened_and_a_branch_is_not() -> None:
     assert words.model("hf:a/b@" + "5f0b" * 10) == "hf:a/b@5f0b5f0b5f0b"
     assert words.model("hf:a/b@a-branch-with-a-rather-long-name") == "hf:a/b@a-branch-with-a-rather-long-name"
 

@@ -176,7 +176,7 @@ def test_a_driver_of_the_same_branch_is_the_same_platform_unless_exact() -> None
     assert ours.bound(ALL, "exact") != theirs.bound(ALL, "exact")
 
 
-def test_two_models_two_keys() -> None:
+def test_two_models_have_two_keys() -> None:
     spec = BuildSpec.parse(GOLDEN[0]["spec"])
     other = convert_document(
         toolchain="trtllm", version="1.2.1", model=IDENTITY | {"commit": "b" * 40}, precision=spec.precision,
@@ -185,7 +185,7 @@ def test_two_models_two_keys() -> None:
     assert key_of(other) != keys(spec)[0]
 
 
-def test_calibration_data_are_named_where_there_are_any_and_nowhere_else() -> None:
+def test_calibration_data_are_in_the_document_only_if_there_are_any() -> None:
     vector = next(vector for vector in GOLDEN if vector["name"] == "convert, trtllm, calibrated on data")["document"]
     named = ("toolchain", "calibration", "document")
     given = {name: value for name, value in vector.items() if name not in named} | {

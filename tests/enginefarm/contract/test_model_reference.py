@@ -29,7 +29,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("s3://my.bucket-1/a/b/", BucketReference("my.bucket-1", "a/b")),
     ],
 )
-def test_accepted(text: str, reference: ModelReference) -> None:
+def test_a_reference_of_an_accepted_form_is_parsed(text: str, reference: ModelReference) -> None:
     assert parse(text) == reference
     assert parse(str(reference)) == reference
 
@@ -79,14 +79,14 @@ def test_accepted(text: str, reference: ModelReference) -> None:
         (" hf:org/name", "white space"),
     ],
 )
-def test_refused_with_the_reason_and_the_accepted_forms(text: str, why: str) -> None:
+def test_a_malformed_reference_is_refused_with_the_reason_and_the_accepted_forms(text: str, why: str) -> None:
     with pytest.raises(ValueError, match="accepted are") as caught:
         parse(text)
     assert why in str(caught.value)
     assert ACCEPTED in str(caught.value)
 
 
-def test_too_long_is_refused_without_repeating_it() -> None:
+def test_a_long_reference_is_refused_without_repeating_it() -> None:
     with pytest.raises(ValueError, match="4101 characters"):
         parse("hf:o/" + "x" * 4096)
 

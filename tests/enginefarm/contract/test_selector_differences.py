@@ -39,19 +39,21 @@ NODE = {"gpu": "NVIDIA H100 80GB HBM3", "sm": "90", "gpu_memory_gib": 80, "ecc":
         ),
     ],
 )
-def test_fields(bound: dict[str, Any], here: dict[str, Any], unlike: list[str], unchecked: list[str]) -> None:
+def test_fields_that_differ_and_fields_that_are_left_open(
+    bound: dict[str, Any], here: dict[str, Any], unlike: list[str], unchecked: list[str]
+) -> None:
     found, left_open = selector_differences(bound, PlatformSelector(**here), "branch")
     assert (sorted(found), left_open) == (unlike, unchecked)
 
 
-def test_the_driver_to_the_letter_where_the_farm_says_so() -> None:
+def test_an_exact_binding_compares_the_whole_driver_version() -> None:
     here = PlatformSelector(**NODE, driver="580.159.05")
     assert selector_differences(H100 | {"driver": "580.159.04"}, here, "exact")[0] == {
         "driver": ("580.159.04", "580.159.05")
     }
 
 
-def test_a_whole_machine_is_judged_as_check_does() -> None:
+def test_a_complete_machine_is_compared_as_check_compares_it() -> None:
     built = Platform(**(H100 | {"driver": "580.159.04"}))
     for changes in ({}, {"driver": "570.1"}, {"cuda": "12.4"}, {"mig": "1g.10gb"}, {"ecc": False}):
         node = Platform(**(built.model_dump() | changes))

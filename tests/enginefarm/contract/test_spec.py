@@ -27,7 +27,7 @@ def test_defaults() -> None:
     assert spec.precision.dtype == "auto"
 
 
-def test_all_problems_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     found = problems({"limitz": {}, "limits": {"max_batch_size": 0, "max_input_len": "5"}, "parallelism": {"tp": 1.5}})
     assert set(found) == {"/limitz", "/limits/max_batch_size", "/limits/max_input_len", "/parallelism/tp"}
 
@@ -59,11 +59,11 @@ def test_disagreeing_lengths_show_the_sum() -> None:
     assert problem.expected == "max_seq_len 10, or only one of max_output_len and max_seq_len"
 
 
-def test_no_room_for_output() -> None:
+def test_a_sequence_without_room_for_output_is_refused() -> None:
     assert problems({"limits": {"max_input_len": 8, "max_seq_len": 8}})["/limits"].code == "lengths_disagree"
 
 
-def test_agreeing_lengths_are_fine() -> None:
+def test_agreeing_lengths_are_accepted() -> None:
     spec = BuildSpec.parse(MINIMAL | {"limits": {"max_input_len": 5, "max_output_len": 6, "max_seq_len": 11}})
     assert spec.limits.seq_len == 11
 
@@ -84,7 +84,7 @@ def test_spellings_of_a_compute_capability(sm: str) -> None:
     assert BuildSpec.parse(MINIMAL | {"platform": {"gpu": "X", "sm": sm}}).platform.sm == "90"
 
 
-def test_cpu_or_gpu() -> None:
+def test_a_platform_of_cpu_and_gpu_is_refused() -> None:
     assert "/platform" in problems({"platform": {"gpu": "X", "cpu_isa": "x86-64-v3"}})
 
 
@@ -94,7 +94,7 @@ def test_a_bad_model_reference_names_the_accepted_forms(model: str) -> None:
 
 
 @pytest.mark.parametrize("body", [None, 3, "x", [], True])
-def test_what_is_no_object_is_refused(body: object) -> None:
+def test_a_body_that_is_no_object_is_refused(body: object) -> None:
     with pytest.raises(InvalidSpec):
         BuildSpec.parse(body)
 
@@ -104,7 +104,7 @@ def test_long_values_are_not_echoed_whole() -> None:
     assert len(problem.detail) < 600
 
 
-def test_disagreeing_lengths_hide_nothing() -> None:
+def test_disagreeing_lengths_hide_no_other_problem() -> None:
     lengths = {"max_input_len": 5, "max_output_len": 5, "max_seq_len": 11}
     found = problems({"limits": lengths | {"max_batch_size": -1, "max_bean_width": 2}})
     assert set(found) == {"/limits", "/limits/max_batch_size", "/limits/max_bean_width"}

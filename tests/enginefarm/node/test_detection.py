@@ -12,7 +12,7 @@ from enginefarm.node import detection as fingerprint
 from enginefarm.node.detection import cuda_toolkit_version, detect, tensorrt_version
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_detection_imports_no_toolchain() -> None:
     before = set(sys.modules)
     detect()
     assert not {"torch", "tensorrt", "tensorrt_llm"} & (set(sys.modules) - before)

@@ -45,7 +45,9 @@ def test_what_a_trusted_key_signed_is_fetched(farm: Published, keys: Path, tmp_p
 
 
 @pytest.mark.parametrize("named", ["option", "environment"])
-def test_nothing_else_is(farm: Published, keys: Path, tmp_path: Path, named: str) -> None:
+def test_an_engine_that_no_trusted_key_signed_is_refused(
+    farm: Published, keys: Path, tmp_path: Path, named: str
+) -> None:
     other = str(keys / "other.pub")
     refused = (
         pulled(farm, tmp_path, "--trusted-key", other)
@@ -64,7 +66,7 @@ def test_a_farm_that_does_not_sign_is_refused(keys: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "engine").exists()
 
 
-def test_the_library_insists_too(farm: Published, keys: Path, tmp_path: Path) -> None:
+def test_the_library_refuses_an_engine_that_no_trusted_key_signed(farm: Published, keys: Path, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="no good signature"):
         pull(farm.key, tmp_path / "engine", farm=Farm(farm.url), trusted_keys=[keys / "other.pub"])
     assert not (tmp_path / "engine").exists()

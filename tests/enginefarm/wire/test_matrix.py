@@ -33,7 +33,7 @@ def test_a_spec_without_lists_is_one_cell() -> None:
         ({name: list(range(1000)) for name in "abcdefgh"}, "", "too_many_cells"),
     ],
 )
-def test_what_makes_no_matrix(spec: dict[str, object], pointer: str, code: str) -> None:
+def test_a_spec_that_makes_no_matrix_is_refused(spec: dict[str, object], pointer: str, code: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
         next(cells(spec))
     assert [(problem.pointer, problem.code) for problem in refused.value.problems] == [(pointer, code)]
