@@ -17,7 +17,7 @@ from toolchains.trtllm.releases.release import Script, all_releases, find_releas
 
 VERSION = "1.2.1"
 LLAMA = "LlamaForCausalLM"
-SOME_OPTIONS = 12
+MAX_OPTIONAL = 12
 
 FACTS = ModelFacts(
     architecture=LLAMA,
@@ -36,18 +36,18 @@ FACTS = ModelFacts(
     has_tokenizer=True,
     remote_code=False,
 )
-HALVES = {
+ENCODER_DECODER = {
     "encoder": Stack(num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096),
     "decoder": Stack(num_hidden_layers=6, num_attention_heads=16, intermediate_size=4096),
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16,
     "num_key_value_heads": None, "weight_bytes": 1_500_000_000,
 }  # fmt: skip
 T5 = FACTS.model_copy(
-    update=HALVES | {"architecture": "T5ForConditionalGeneration", "model_type": "t5", "vocab_size": 32128,
+    update=ENCODER_DECODER | {"architecture": "T5ForConditionalGeneration", "model_type": "t5", "vocab_size": 32128,
                      "max_position_embeddings": 512}
 )  # fmt: skip
 BART = FACTS.model_copy(
-    update=HALVES | {"architecture": "BartForConditionalGeneration", "model_type": "bart", "vocab_size": 50264,
+    update=ENCODER_DECODER | {"architecture": "BartForConditionalGeneration", "model_type": "bart", "vocab_size": 50264,
                      "max_position_embeddings": 1024}
 )  # fmt: skip
 H100 = Platform(
@@ -60,7 +60,7 @@ H100 = Platform(
 )
 
 
-def spec(version: str = VERSION, **parts: Any) -> BuildSpec:
+def spec(version: str = VERSION, **fields: Any) -> BuildSpec:
     seed = {
         "model": "hf:org/model",
         "toolchain": {"name": "trtllm", "version": version},
@@ -68,7 +68,7 @@ def spec(version: str = VERSION, **parts: Any) -> BuildSpec:
         "limits": {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024},
         "options": {"gemm_plugin": "auto"},
     }
-    return BuildSpec.parse(seed | parts)
+    return BuildSpec.parse(seed | fields)
 
 
 def facts(**changes: Any) -> ModelFacts:
@@ -80,43 +80,48 @@ def platform(**changes: Any) -> Platform:
 
 
 def _value(option: Any) -> st.SearchStrategy[Any]:
-    one = {
+    item = {
         "bool": st.booleans(),
         "int": st.integers(option.minimum if option.minimum is not None else 0, 4096),
         "float": st.floats(0, 1),
         "str": st.nothing(),
     }[option.type]
-    one = st.sampled_from(option.choices) if option.choices else one
-    value = st.lists(one, min_size=1, max_size=4) if option.nargs == "+" else one
+    item = st.sampled_from(option.choices) if option.choices else item
+    value = st.lists(item, min_size=1, max_size=4) if option.nargs == "+" else item
     return st.one_of(st.none(), value) if option.default is None else value
 
 
 @cache
 def _conversion(version: str, architecture: str, draft: str | None) -> Conversion:
-    made = find_conversion(find_release(version), architecture, Precision(), None, draft)
-    assert made is not None
-    return made
+    conversion = find_conversion(find_release(version), architecture, Precision(), None, draft)
+    assert conversion is not None
+    return conversion
 
 
 @cache
 def _options(version: str, architecture: str, draft: str | None) -> st.SearchStrategy[dict[str, Any]]:
-    """What must be said, and some of the rest: a choice for each of seventy options would take most of the time."""
-    made = _conversion(version, architecture, draft)
-    open_to_callers = {**find_release(version).build_options_of(architecture), **made.all_options}
-    known = {name: _value(option) for name, option in open_to_callers.items()}
-    must = {name: _value(made.script_options[name]) for name in made.required_options}
-    if made.draft_heads:
-        must |= {made.draft_heads.model_option: st.just("hf:org/heads"), "speculative_decoding_mode": st.just(draft)}
-        known.pop("max_draft_len")  # it is the checkpoint's
-    known = {name: value for name, value in known.items() if name not in must}
-    some = st.lists(st.sampled_from(sorted(known)), max_size=SOME_OPTIONS, unique=True)
-    return some.flatmap(lambda names: st.fixed_dictionaries(must | {name: known[name] for name in names}))
+    """The required options, and a few of the others: drawing each of seventy options would take most of the time."""
+    conversion = _conversion(version, architecture, draft)
+    options = {**find_release(version).build_options_of(architecture), **conversion.all_options}
+    values = {name: _value(option) for name, option in options.items()}
+    required = {name: _value(conversion.script_options[name]) for name in conversion.required_options}
+    if conversion.draft_heads:
+        required |= {
+            conversion.draft_heads.model_option: st.just("hf:org/heads"),
+            "speculative_decoding_mode": st.just(draft),
+        }
+        values.pop("max_draft_len")  # it is the checkpoint's
+    values = {name: value for name, value in values.items() if name not in required}
+    names_of_optional = st.lists(st.sampled_from(sorted(values)), max_size=MAX_OPTIONAL, unique=True)
+    return names_of_optional.flatmap(
+        lambda names: st.fixed_dictionaries(required | {name: values[name] for name in names})
+    )
 
 
 @cache
 def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
     tokens = st.one_of(st.none(), st.integers(1, 40_000))
-    known = find_release(version).build_table.by_name
+    values = find_release(version).build_table.by_name
     return st.fixed_dictionaries(
         {
             "max_batch_size": st.integers(1, 4096),
@@ -124,7 +129,7 @@ def _limits(version: str) -> st.SearchStrategy[dict[str, Any]]:
             "max_output_len": st.integers(1, 4096),
         },
         optional={"max_beam_width": st.integers(1, 8), "max_num_tokens": tokens}
-        | ({"opt_num_tokens": tokens} if "opt_num_tokens" in known else {}),
+        | ({"opt_num_tokens": tokens} if "opt_num_tokens" in values else {}),
     )
 
 
@@ -137,22 +142,22 @@ def _roles(version: str, architecture: str, draft: str | None) -> set[str]:
 
 
 def each_program() -> list[tuple[str, str, str | None]]:
-    """A (version, architecture, way to draft) for every builder and family that some release has."""
-    found: dict[tuple[str, str, Script], tuple[str, str, str | None]] = {}
+    """A (version, architecture, draft mode) for every builder and family that some release has."""
+    programs: dict[tuple[str, str, Script], tuple[str, str, str | None]] = {}
     for release in all_releases():
         for architecture in release.architectures:
             script = release.script_for(architecture)
             assert script is not None
-            kind = family_names()[architecture]
-            found.setdefault((release.build, kind, script), (release.version, architecture, None))
-            for draft, (_, drafting) in available_modes(release, architecture).items():
-                found.setdefault((release.build, draft, drafting), (release.version, architecture, draft))
-    return sorted(found.values(), key=str)
+            family = family_names()[architecture]
+            programs.setdefault((release.build, family, script), (release.version, architecture, None))
+            for draft, (_, draft_script) in available_modes(release, architecture).items():
+                programs.setdefault((release.build, draft, draft_script), (release.version, architecture, draft))
+    return sorted(programs.values(), key=str)
 
 
 @st.composite
 def specs(draw: st.DrawFn, version: str = VERSION, architecture: str = LLAMA, draft: str | None = None) -> BuildSpec:
-    """Specs whose options are sound one by one; together they may still be refused."""
+    """Specs whose options are valid one by one; together they may still be refused."""
     size, roles = st.sampled_from([1, 2, 4, 8]), _roles(version, architecture, draft)
     return spec(
         version,

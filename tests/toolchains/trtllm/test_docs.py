@@ -45,28 +45,30 @@ def cause_rows() -> Iterator[str]:
     for cause in causes:
         name = f"`{cause['cause']}`" + "".join(f" ({stage})" for stage in cause.get("stages", []))
         for message in cause["messages"]:
-            again = "yes" if cause["retryable"] else "no"
-            said = f"`{_short(message['says'])}`"
-            yield _row((name, cause["fault"], again, cause["advice"], said, message["source"]))
+            retried = "yes" if cause["retryable"] else "no"
+            message_cell = f"`{_short(message['says'])}`"
+            yield _row((name, cause["fault"], retried, cause["advice"], message_cell, message["source"]))
 
 
 def family_rows() -> Iterator[str]:
-    for name, known in sorted(families_by_name().items()):
-        if having := [release for release in reversed(all_releases()) if name in release.convert]:
-            sizes = sorted({_parallelism(release, known) for release in having}, key=len)
-            read_at = _read_at(having[0].convert[name].table)
-            yield _row((name, _architectures(known), f"{having[0].version} on", " or ".join(sizes), read_at))
+    for name, family in sorted(families_by_name().items()):
+        if releases_with_family := [release for release in reversed(all_releases()) if name in release.convert]:
+            sizes = sorted({_parallelism(release, family) for release in releases_with_family}, key=len)
+            read_at = _read_at(releases_with_family[0].convert[name].table)
+            yield _row(
+                (name, _architectures(family), f"{releases_with_family[0].version} on", " or ".join(sizes), read_at)
+            )
 
 
-def _architectures(known: ModelFamily) -> str:
+def _architectures(family: ModelFamily) -> str:
     """In the release from which the script is proven to take it."""
-    return ", ".join(f"{name} ({since})" for name, since in known.architectures.items())
+    return ", ".join(f"{name} ({since})" for name, since in family.architectures.items())
 
 
-def _parallelism(release: ReleaseDescriptor, known: ModelFamily) -> str:
-    made = find_conversion(release, next(iter(known.architectures)), Precision(), None)
-    missing = made.unsupported(Parallelism(tp=2, pp=2, cp=2)) if made else []
-    return ", ".join(role for role in ("tp", "pp", "cp") if role not in missing) or "none"
+def _parallelism(release: ReleaseDescriptor, family: ModelFamily) -> str:
+    conversion = find_conversion(release, next(iter(family.architectures)), Precision(), None)
+    unsupported = conversion.unsupported(Parallelism(tp=2, pp=2, cp=2)) if conversion else []
+    return ", ".join(role for role in ("tp", "pp", "cp") if role not in unsupported) or "none"
 
 
 def _read_at(file: str) -> str:
@@ -75,7 +77,7 @@ def _read_at(file: str) -> str:
     files = {path.name: load_table(path.name) for path in (DATA / "tables").glob(f"{script}*.json")}
     labels = {file.removeprefix(script)[:-5]: read.source.sure for file, read in files.items()}
     read = [(label, sure) for label, sure in labels.items() if sure != "inferred"]
-    return ", ".join(f"{label} ({sure})" for label, sure in sorted(read, key=lambda one: _order(one[0])))
+    return ", ".join(f"{label} ({sure})" for label, sure in sorted(read, key=lambda entry: _order(entry[0])))
 
 
 def _order(label: str) -> tuple[int, ...]:
@@ -83,10 +85,10 @@ def _order(label: str) -> tuple[int, ...]:
 
 
 def draft_rows() -> Iterator[str]:
-    for mode, known in draft_heads_by_mode().items():
+    for mode, heads in draft_heads_by_mode().items():
         since = next(release.version for release in reversed(all_releases()) if mode in release.draft)
-        precisions = ", ".join(word or "plain" for word in known.quantization)
-        yield _row((f"`{mode}`", f"`{known.model_option}`", ", ".join(known.architectures), precisions, f"{since} on"))
+        precisions = ", ".join(quantization or "plain" for quantization in heads.quantization)
+        yield _row((f"`{mode}`", f"`{heads.model_option}`", ", ".join(heads.architectures), precisions, f"{since} on"))
 
 
 def _short(message: str) -> str:
@@ -104,19 +106,19 @@ def _table(head: str) -> list[str]:
     return list(takewhile(lambda line: line.startswith("|"), lines[start:]))
 
 
-def test_every_rule_is_documented_as_it_is() -> None:
+def test_the_documented_rules_are_those_of_the_data() -> None:
     assert _table(RULES_HEAD) == list(rule_rows())
 
 
-def test_every_failure_is_documented_as_it_is() -> None:
+def test_the_documented_failures_are_those_of_the_data() -> None:
     assert _table(CAUSES_HEAD) == list(cause_rows())
 
 
-def test_every_way_to_draft_is_documented_as_it_is() -> None:
+def test_the_documented_draft_modes_are_those_of_the_data() -> None:
     assert _table(DRAFTS_HEAD) == list(draft_rows())
 
 
-def test_every_family_is_documented_as_it_is() -> None:
+def test_the_documented_families_are_those_of_the_data() -> None:
     assert _table(FAMILIES_HEAD) == list(family_rows())
 
 

@@ -28,7 +28,7 @@ from toolchains.trtllm.releases.release import find_release
 LIMITS = {"max_batch_size": 8, "max_input_len": 1024, "max_output_len": 200}
 BEFORE = ("0.8.", "0.9.", "0.10.", "0.11.", "0.12.", "0.13.", "0.14.")
 VERSIONS = [release.version for release in TOOLCHAIN.releases() if not release.version.startswith(BEFORE)]
-HALF = ModelFacts.model_validate(
+TINY_ENCODER_DECODER = ModelFacts.model_validate(
     TINY.model_dump()
     | {
         name: Stack(num_hidden_layers=layers, num_attention_heads=4, intermediate_size=128)
@@ -36,76 +36,76 @@ HALF = ModelFacts.model_validate(
     }
     | {"num_hidden_layers": LAYERS["decoder"], "num_key_value_heads": None}
 )
-TINY_T5 = HALF.model_copy(update={"architecture": "T5ForConditionalGeneration"})
-TINY_BART = HALF.model_copy(update={"architecture": "BartForConditionalGeneration"})
+TINY_T5 = TINY_ENCODER_DECODER.model_copy(update={"architecture": "T5ForConditionalGeneration"})
+TINY_BART = TINY_ENCODER_DECODER.model_copy(update={"architecture": "BartForConditionalGeneration"})
 
 
-def told(stage: Stage, model: ModelFacts, version: str = VERSION, **parts: Any) -> list[str]:
-    normal, _ = TRTLLM.normalise(spec(version, **{"limits": LIMITS} | parts), model, H100)
+def command_lines(stage: Stage, model: ModelFacts, version: str = VERSION, **fields: Any) -> list[str]:
+    normal, _ = TRTLLM.normalise(spec(version, **{"limits": LIMITS} | fields), model, H100)
     return [one_line(argv) for argv in planned(stage, normal, model)[:-1]]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("model", "kind"), [(T5, ""), (BART, "--model_type bart ")])
-def test_one_command_converts_both(version: str, model: ModelFacts, kind: str) -> None:
-    """t5 is what the script takes when nothing is said."""
+def test_one_command_converts_encoder_and_decoder(version: str, model: ModelFacts, kind: str) -> None:
+    """t5 is what the script takes without the option."""
     folder = "enc_dec" if version.startswith("0.1") else "models/core/enc_dec"
-    (convert,) = told(Stage.CONVERT, model, version, parallelism={"tp": 2, "pp": 3})
+    (convert,) = command_lines(Stage.CONVERT, model, version, parallelism={"tp": 2, "pp": 3})
     assert convert == (
         f"python3 /examples/{folder}/convert_checkpoint.py {kind}--workers 1 "
         "--model_dir /source --output_dir /output --dtype bfloat16 --tp_size 2 --pp_size 3"
     )
 
 
-# Between 0.16 and mid 2025 some defaults changed, so that they are said.
-SAID = "--tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable"
-OFF = "--use_paged_context_fmha disable --use_fp8_context_fmha disable"
+# Between 0.16 and mid 2025 some defaults changed, so that they are written.
+CHANGED_DEFAULTS = "--tokens_per_block 64 --use_paged_context_fmha disable --use_fp8_context_fmha disable"
+ATTENTION_OFF = "--use_paged_context_fmha disable --use_fp8_context_fmha disable"
 
 
-def options(version: str, *, relative: bool, half: str) -> str:
+def options(version: str, *, relative: bool, folder: str) -> str:
     """In the order of the release's table."""
-    said = "--gemm_plugin auto --moe_plugin disable"
-    said += " --context_fmha disable" if relative else ""
-    said = ("--kv_cache_type disabled " if half == "encoder" else "") + said
+    arguments = "--gemm_plugin auto --moe_plugin disable"
+    arguments += " --context_fmha disable" if relative else ""
+    arguments = ("--kv_cache_type disabled " if folder == "encoder" else "") + arguments
     if version.startswith(("0.17", "0.18", "0.19")):
-        return f"{said} {SAID}"
+        return f"{arguments} {CHANGED_DEFAULTS}"
     later = not version.startswith(("0.15", "0.16"))
-    return f"{said} {OFF}" if later and relative else said
+    return f"{arguments} {ATTENTION_OFF}" if later and relative else arguments
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("model", [T5, BART], ids=["t5", "bart"])
-def test_two_commands_build_one_engine(version: str, model: ModelFacts) -> None:
+def test_encoder_and_decoder_are_built_by_a_command_each(version: str, model: ModelFacts) -> None:
     encoder, decoder = (
-        f"trtllm-build --checkpoint_dir /source/{half} --output_dir /output/{half} "
-        f"{options(version, relative=model is T5, half=half)} {shape} {CACHE}"
-        for half, shape in (
+        f"trtllm-build --checkpoint_dir /source/{folder} --output_dir /output/{folder} "
+        f"{options(version, relative=model is T5, folder=folder)} {shape} {CACHE}"
+        for folder, shape in (
             ("encoder", "--max_batch_size 8 --max_input_len 1024 --max_seq_len 1024"),
             ("decoder", "--max_batch_size 8 --max_input_len 1 --max_seq_len 201 --max_encoder_input_len 1024"),
         )
     )
-    assert told(Stage.BUILD, model, version) == [encoder, decoder]
+    assert command_lines(Stage.BUILD, model, version) == [encoder, decoder]
 
 
-def test_tokens_in_flight_are_the_encoders() -> None:
+def test_only_the_encoder_gets_token_limits() -> None:
     limits = LIMITS | {"max_num_tokens": 2048, "opt_num_tokens": 512, "max_beam_width": 4}
-    encoder, decoder = told(Stage.BUILD, BART, limits=limits)
+    encoder, decoder = command_lines(Stage.BUILD, BART, limits=limits)
     assert "--max_beam_width 4 --max_num_tokens 2048 --opt_num_tokens 512" in encoder
     assert "--max_beam_width 4" in decoder
     assert "num_tokens" not in decoder
 
 
 @pytest.mark.parametrize(
-    ("asked", "counts", "rule"),
+    ("requested", "expected", "rule"),
     [
         ({}, 8192, "tokens_default"),
         ({"max_num_tokens": 9000}, 8192, "tokens_clip"),  # 8 × 1024: what is generated is not in flight there
         ({"max_num_tokens": 100}, 1024, "tokens_low"),
     ],
 )
-def test_tokens_are_bounded_by_the_input_alone(asked: dict[str, int], counts: int, rule: str) -> None:
-    normal, notes = TRTLLM.normalise(spec(limits=LIMITS | asked), T5, H100)
-    assert normal.limits.max_num_tokens == counts
+def test_tokens_are_bounded_by_the_input_alone(requested: dict[str, int], expected: int, rule: str) -> None:
+    normal, notes = TRTLLM.normalise(spec(limits=LIMITS | requested), T5, H100)
+    assert normal.limits.max_num_tokens == expected
     assert rule in {note.code for note in notes}
 
 
@@ -123,31 +123,33 @@ def test_tokens_are_bounded_by_the_input_alone(asked: dict[str, int], counts: in
         (T5, "use_weight_only", True, "use /precision/quantization"),
     ],
 )
-def test_what_is_not_for_them_is_refused_with_a_reason(model: ModelFacts, name: str, value: object, words: str) -> None:
+def test_an_option_closed_to_encoder_decoders_is_refused_with_a_remedy(
+    model: ModelFacts, name: str, value: object, words: str
+) -> None:
     normal, _ = TRTLLM.normalise(spec(limits=LIMITS, options={name: value}), model, H100)
     (problem,) = TRTLLM.preflight(normal, model, H100)
     assert (problem.pointer, problem.code, problem.remedy) == (f"/options/{name}", "reserved_option", words)
 
 
-def test_weight_only_would_be_forgotten_and_is_refused() -> None:
-    asked = spec(limits=LIMITS, precision={"dtype": "bfloat16", "quantization": "int8_wo", "kv_cache": "int8"})
-    normal, _ = TRTLLM.normalise(asked, T5, H100)
-    found = TRTLLM.preflight(normal, T5, H100)
-    assert {(problem.pointer, problem.expected) for problem in found} == {
+def test_a_quantized_encoder_decoder_is_refused() -> None:
+    requested = spec(limits=LIMITS, precision={"dtype": "bfloat16", "quantization": "int8_wo", "kv_cache": "int8"})
+    normal, _ = TRTLLM.normalise(requested, T5, H100)
+    problems = TRTLLM.preflight(normal, T5, H100)
+    assert {(problem.pointer, problem.expected) for problem in problems} == {
         ("/precision/quantization", "null"), ("/precision/kv_cache", "null"),
     }  # fmt: skip
-    assert all("makes nothing of them" in problem.detail for problem in found)
+    assert all("makes nothing of them" in problem.detail for problem in problems)
 
 
-def test_every_release_that_has_them_has_what_they_are_told() -> None:
+def test_every_release_with_encoder_decoders_has_their_options() -> None:
     for version in VERSIONS:
-        known = find_release(version).build_table.by_name
+        options_by_name = find_release(version).build_table.by_name
         assert (
             set(closed_options(T5.architecture))
-            <= known.keys() | find_release(version).convert_options(T5.architecture).keys()
+            <= options_by_name.keys() | find_release(version).convert_options(T5.architecture).keys()
         )
         for part in engine_parts(T5.architecture):
-            assert {*part.fixed_options, "max_seq_len", "max_encoder_input_len"} <= known.keys()
+            assert {*part.fixed_options, "max_seq_len", "max_encoder_input_len"} <= options_by_name.keys()
 
 
 class TestRoad:
@@ -156,11 +158,11 @@ class TestRoad:
     @pytest.mark.usefixtures("installation")
     @pytest.mark.parametrize("version", ["0.15.0", "0.16.0", "0.19.0", "1.0.0", VERSION, "1.3.0rc20"])
     @pytest.mark.parametrize("model", [TINY_T5, TINY_BART], ids=["t5", "bart"])
-    def test_both_halves_are_made(self, version: str, model: ModelFacts, tmp_path: Path) -> None:
-        pipeline = halved(tmp_path, model, version)
+    def test_encoder_and_decoder_are_converted_and_built(self, version: str, model: ModelFacts, tmp_path: Path) -> None:
+        pipeline = start_road(tmp_path, model, version)
         facts = pipeline.run_both()
         assert (facts["version"], facts["differences"], facts["own_limits"]) == (version, [], ["max_output_len"])
-        encoder, decoder = (facts["effective"][half]["build_config"] for half in ("encoder", "decoder"))
+        encoder, decoder = (facts["effective"][folder]["build_config"] for folder in ("encoder", "decoder"))
         assert (encoder["max_input_len"], encoder["max_seq_len"], encoder["kv_cache_type"]) == (64, 64, "DISABLED")
         assert (decoder["max_input_len"], decoder["max_seq_len"], decoder["kv_cache_type"]) == (1, 33, "PAGED")
         assert decoder["max_encoder_input_len"] == 64
@@ -169,12 +171,12 @@ class TestRoad:
         assert pipeline.check(Stage.CONVERT) == {"architecture": {"encoder": "EncoderModel", "decoder": "DecoderModel"}}
 
     @pytest.mark.usefixtures("installation")
-    def test_every_rank_of_both(self, tmp_path: Path) -> None:
-        pipeline = halved(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
+    def test_encoder_and_decoder_have_files_for_every_rank(self, tmp_path: Path) -> None:
+        pipeline = start_road(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
         assert pipeline.run_both()["differences"] == []
-        for half in LAYERS:
-            assert len(list((tmp_path / "convert" / half).glob("rank*.safetensors"))) == 4
-            assert len(list((tmp_path / "build" / half).glob("rank*.engine"))) == 4
+        for folder in LAYERS:
+            assert len(list((tmp_path / "convert" / folder).glob("rank*.safetensors"))) == 4
+            assert len(list((tmp_path / "build" / folder).glob("rank*.engine"))) == 4
         cache = (tmp_path / "build-scratch" / "model.cache").read_bytes()
         assert cache == b"timed\n" * 2, "the second build started with what the first one timed"
 
@@ -190,7 +192,7 @@ class TestRoad:
     def test_status_zero_proves_nothing(
         self, installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
     ) -> None:
-        pipeline = halved(tmp_path, TINY_T5, parallelism={"tp": 2})
+        pipeline = start_road(tmp_path, TINY_T5, parallelism={"tp": 2})
         if stage is Stage.BUILD:
             assert pipeline.run(Stage.CONVERT).status == 0
         order(installation, VERSION, **{stage: {"mode": mode}})
@@ -199,16 +201,16 @@ class TestRoad:
             pipeline.check(stage)
 
     @pytest.mark.usefixtures("installation")
-    def test_the_log_moves_forward_through_both(self, tmp_path: Path) -> None:
+    def test_progress_moves_forward_through_both_programs(self, tmp_path: Path) -> None:
         """Each program begins at its own part of the stage."""
-        pipeline = halved(tmp_path, TINY_T5)
+        pipeline = start_road(tmp_path, TINY_T5)
         for stage, spans in ((Stage.CONVERT, [(0, 1)]), (Stage.BUILD, [(0, 0.5), (0.5, 1)])):
             planned = TOOLCHAIN.plan(pipeline.job(stage), pipeline.directories(stage))
             assert [command.span for command in planned[:-1]] == spans
             assert pipeline.run(stage).status == 0
-            said = pipeline.run(stage).tail.split("TensorRT LLM version")
+            output = pipeline.run(stage).tail.split("TensorRT LLM version")
             progress: list[float] = []
-            for span, part in zip(spans, said[1:], strict=True):
+            for span, part in zip(spans, output[1:], strict=True):
                 for line in part.splitlines():
                     report = TOOLCHAIN.read_line(stage, line)
                     if report is not None and report.progress is not None:
@@ -222,16 +224,16 @@ class TestRoad:
         assert Pipeline(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1
 
 
-def halved(root: Path, model: ModelFacts, version: str = VERSION, **parts: Any) -> Pipeline:
+def start_road(root: Path, model: ModelFacts, version: str = VERSION, **fields: Any) -> Pipeline:
     make = make_tiny_t5 if model is TINY_T5 else make_tiny_bart
     make(root / "model")
-    return Pipeline(root, version, model=model, **parts)
+    return Pipeline(root, version, model=model, **fields)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted and built model; tests copy it and break the copy."""
-    return finished_pipeline(tmp_path_factory.mktemp("halves"), lambda root: halved(root, TINY_T5))
+    return finished_pipeline(tmp_path_factory.mktemp("encoder_decoder"), lambda root: start_road(root, TINY_T5))
 
 
 @pytest.mark.parametrize(
@@ -247,10 +249,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (Stage.BUILD, "decoder/config.json", b'{"pretrained_config": {}}', "decoder: .* no build_config"),
     ],
 )
-def test_what_is_broken_is_named_with_its_half(
+def test_a_broken_file_is_reported_with_its_folder(
     finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
 ) -> None:
-    pipeline = again(finished, tmp_path)
+    pipeline = copy_of(finished, tmp_path)
     path = pipeline.root / stage / name
     if content is None:
         shutil.rmtree(path)
@@ -261,7 +263,7 @@ def test_what_is_broken_is_named_with_its_half(
 
 
 @pytest.mark.parametrize(
-    ("half", "changes", "complaint"),
+    ("folder", "changes", "complaint"),
     [
         ("encoder", {"num_hidden_layers": 4}, "encoder: num_hidden_layers .* is 4, but the model has 2"),
         ("decoder", {"num_hidden_layers": 2}, "decoder: num_hidden_layers .* is 2, but the model has 4"),
@@ -270,18 +272,18 @@ def test_what_is_broken_is_named_with_its_half(
         ("decoder", {"mapping": {"tp_size": 2}}, "decoder: .* tp_size is 2, not 1"),
     ],
 )
-def test_a_half_that_is_not_what_was_asked_for_is_refused(
-    finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], complaint: str
+def test_a_checkpoint_with_other_settings_is_refused_with_its_folder(
+    finished: Path, tmp_path: Path, folder: str, changes: dict[str, Any], complaint: str
 ) -> None:
-    pipeline = again(finished, tmp_path)
-    path = pipeline.root / "convert" / half / "config.json"
+    pipeline = copy_of(finished, tmp_path)
+    path = pipeline.root / "convert" / folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
     with pytest.raises(InvalidOutput, match=complaint):
         pipeline.check(Stage.CONVERT)
 
 
 @pytest.mark.parametrize(
-    ("half", "changes", "difference"),
+    ("folder", "changes", "difference"),
     [
         ("encoder", {"max_seq_len": 97}, {"pointer": "/limits/max_input_len", "wanted": 64, "has": 97}),
         ("encoder", {"max_num_tokens": 64}, {"pointer": "/limits/max_num_tokens", "wanted": 256, "has": 64}),
@@ -295,46 +297,46 @@ def test_a_half_that_is_not_what_was_asked_for_is_refused(
     ],
 )  # fmt: skip
 def test_other_lengths_than_asked_for_are_reported(
-    finished: Path, tmp_path: Path, half: str, changes: dict[str, Any], difference: dict[str, Any] | None
+    finished: Path, tmp_path: Path, folder: str, changes: dict[str, Any], difference: dict[str, Any] | None
 ) -> None:
-    pipeline = again(finished, tmp_path)
-    path = pipeline.root / "build" / half / "config.json"
+    pipeline = copy_of(finished, tmp_path)
+    path = pipeline.root / "build" / folder / "config.json"
     content = json.loads(path.read_bytes())
     content["build_config"] |= changes
     path.write_text(json.dumps(content))
     assert pipeline.check(Stage.BUILD)["differences"] == ([difference] if difference else [])
 
 
-def again(finished: Path, tmp_path: Path) -> Pipeline:
+def copy_of(finished: Path, tmp_path: Path) -> Pipeline:
     return Pipeline(shutil.copytree(finished, tmp_path / "pipeline"), model=TINY_T5)
 
 
-def test_embeddings_that_the_model_has_once_are_in_both_halves(finished: Path) -> None:
+def test_shared_embeddings_are_in_both_checkpoints(finished: Path) -> None:
     embedding = tensors.read(finished / "model" / "model.safetensors")["shared.weight"]
-    for half in LAYERS:
-        shard = tensors.read(finished / "convert" / half / "rank0.safetensors")
+    for folder in LAYERS:
+        shard = tensors.read(finished / "convert" / folder / "rank0.safetensors")
         assert (shard["embedding.vocab_embedding.weight"] == embedding).all()
 
 
-def job(stage: Stage, model: ModelFacts, **parts: Any) -> Job:
-    normal, _ = TOOLCHAIN.normalise(spec(**{"limits": LIMITS} | parts), model, H100)
+def job(stage: Stage, model: ModelFacts, **fields: Any) -> Job:
+    normal, _ = TOOLCHAIN.normalise(spec(**{"limits": LIMITS} | fields), model, H100)
     platform = H100 if stage is Stage.BUILD else None
     return Job(stage=stage, toolchain="trtllm", version=VERSION, spec=normal, facts=model, platform=platform)
 
 
-def needs(stage: Stage, model: ModelFacts, **parts: Any) -> Needs:
-    return TOOLCHAIN.needs(job(stage, model, **parts))
+def needs(stage: Stage, model: ModelFacts, **fields: Any) -> Needs:
+    return TOOLCHAIN.needs(job(stage, model, **fields))
 
 
-def test_both_halves_are_reckoned_with() -> None:
+def test_needs_count_both_checkpoints() -> None:
     embeddings = 2 * 32128 * 1024 * 2
-    alone = T5.model_copy(update={"architecture": FACTS.architecture})
-    assert needs(Stage.CONVERT, T5).scratch == needs(Stage.CONVERT, alone).scratch + embeddings
+    one_engine = T5.model_copy(update={"architecture": FACTS.architecture})
+    assert needs(Stage.CONVERT, T5).scratch == needs(Stage.CONVERT, one_engine).scratch + embeddings
     assert needs(Stage.CONVERT, T5).host_memory > 3 * T5.weight_bytes, "each half is made from a copy of the whole"
     assert needs(Stage.BUILD, T5).scratch == 3 * (T5.weight_bytes + embeddings)
 
 
-def test_the_table_of_relative_positions_is_reckoned_with() -> None:
+def test_needs_count_the_table_of_relative_positions() -> None:
     long = {"limits": LIMITS | {"max_output_len": 4000}}
     short, table = needs(Stage.BUILD, T5).gpu_memory, needs(Stage.BUILD, T5, **long).gpu_memory
     assert table - short == 16 * (4002**2 - 202**2) * 2
@@ -343,36 +345,36 @@ def test_the_table_of_relative_positions_is_reckoned_with() -> None:
     assert needs(Stage.BUILD, T5, **long, **on_the_fly).gpu_memory < short
 
 
-def test_tokens_in_flight_cost_what_the_networks_take() -> None:
+def test_needs_do_not_depend_on_the_token_limit() -> None:
     """Whatever max_num_tokens says: both take every input at its full length."""
-    few = {"limits": LIMITS | {"max_num_tokens": 1024}}
-    assert needs(Stage.BUILD, BART, **few).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
+    few_tokens = {"limits": LIMITS | {"max_num_tokens": 1024}}
+    assert needs(Stage.BUILD, BART, **few_tokens).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
 
 
-def served(model: ModelFacts, **parts: Any) -> Serving:
-    made = TOOLCHAIN.serving(job(Stage.BUILD, model, **parts))
-    assert made is not None
-    return made
+def served(model: ModelFacts, **fields: Any) -> Serving:
+    serving = TOOLCHAIN.serving(job(Stage.BUILD, model, **fields))
+    assert serving is not None
+    return serving
 
 
 @pytest.mark.parametrize(
-    ("parts", "why"),
+    ("fields", "reason"),
     [
         ({"parallelism": {"pp": 2}}, "pipeline stages"),
         ({"options": {"remove_input_padding": "disable"}}, "in-flight batching"),
         ({"options": {"kv_cache_type": "continuous"}}, "in-flight batching"),
     ],
 )
-def test_what_triton_does_not_serve_is_not_laid_out_and_says_so(parts: dict[str, Any], why: str) -> None:
-    serving = served(T5, **parts)
+def test_an_engine_that_triton_cannot_serve_has_no_layout_and_a_reason(fields: dict[str, Any], reason: str) -> None:
+    serving = served(T5, **fields)
     assert set(serving.launch) == {"run"}
     assert serving.layouts == {}
-    assert why in serving.without["triton"]
-    assert why in serving.summary()["without"]["triton"]
-    assert served(FACTS, **parts).layouts
+    assert reason in serving.without["triton"]
+    assert reason in serving.summary()["without"]["triton"]
+    assert served(FACTS, **fields).layouts
 
 
-def test_triton_is_told_of_both_engines() -> None:
+def test_the_triton_layout_names_both_engines() -> None:
     serving = served(BART, parallelism={"tp": 2})
     assert "--engine_dir {engine} --tokenizer_dir {engine}" in " ".join(serving.launch["run"].argv)
     assert serving.launch["triton"].argv.count("tritonserver") == 2
@@ -386,14 +388,14 @@ def test_triton_is_told_of_both_engines() -> None:
     assert parameter("tokenizer_dir", "{engine}") in files["preprocessing/config.pbtxt"]
     joined(files)
     assert {"decoder_input_ids", "decoder_input_lengths"} <= names(files["tensorrt_llm/config.pbtxt"], "input")
-    alone = served(FACTS).layouts["triton"].files
-    assert not any("decoder" in text for path, text in alone.items() if path.endswith(".pbtxt"))
+    one_engine = served(FACTS).layouts["triton"].files
+    assert not any("decoder" in text for path, text in one_engine.items() if path.endswith(".pbtxt"))
 
 
 def test_an_output_starts_with_the_token_that_the_decoder_names(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = again(finished, tmp_path).root / "build"
+    engine = copy_of(finished, tmp_path).root / "build"
     request = {"QUERY": [[b"w1 w2"], [b"w3"]], "REQUEST_OUTPUT_LEN": [[5], [6]]}
     (tokens,) = python_model("preprocessing", engine, monkeypatch, decoder_dir=engine / "decoder").execute([request])
     assert tokens["INPUT_ID"].tolist() == [[4, 5], [6, 1]]

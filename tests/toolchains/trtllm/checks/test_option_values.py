@@ -31,19 +31,19 @@ def problems(**options: Any) -> list[Problem]:
     return list(TOOLCHAIN.preflight(normal, FACTS, H100))
 
 
-def only(found: list[Problem]) -> Problem:
-    (problem,) = found
+def only(all_problems: list[Problem]) -> Problem:
+    (problem,) = all_problems
     return problem
 
 
-def test_unknown_option_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
     problem = only(problems(gemm_plugins="auto"))
     assert (problem.pointer, problem.code) == ("/options/gemm_plugins", "unknown_option")
     assert problem.remedy is not None
     assert "gemm_plugin" in problem.remedy
 
 
-def test_argparse_prefixes_are_not_names() -> None:
+def test_a_prefix_of_an_option_is_no_name_of_it() -> None:
     assert only(problems(gemm_p="auto")).code == "unknown_option"
 
 
@@ -55,21 +55,21 @@ def test_argparse_prefixes_are_not_names() -> None:
         ("context_fmha_fp32_acc", "/options/bert_context_fmha_fp32_acc"),
     ],
 )
-def test_renamed_option_is_refused_with_the_new_name(name: str, instead: str) -> None:
+def test_a_renamed_option_is_refused_with_the_new_name(name: str, instead: str) -> None:
     problem = only(problems(**{name: 1024}))
     assert (problem.code, problem.remedy) == ("former_option", f"use {instead}")
 
 
-def test_option_that_is_gone_is_to_be_removed() -> None:
+def test_a_removed_option_is_to_be_left_out() -> None:
     assert only(problems(enable_xqa="enable")).remedy == "remove it"
 
 
 @pytest.mark.parametrize("name", sorted(reserved_options()))
-def test_reserved_options_are_refused(name: str) -> None:
+def test_a_reserved_option_is_refused(name: str) -> None:
     assert only(problems(**{name: "x"})).code in ("reserved_option", "former_option")
 
 
-def test_what_belongs_to_another_part_of_the_spec_names_it() -> None:
+def test_an_option_of_another_section_is_refused_with_its_pointer() -> None:
     assert only(problems(max_batch_size=8)).remedy == "use /limits/max_batch_size"
     assert only(problems(tp_size=2)).remedy == "use /parallelism/tp"
     assert only(problems(use_fp8=True)).remedy == "use /precision/quantization"
@@ -88,13 +88,13 @@ def test_what_belongs_to_another_part_of_the_spec_names_it() -> None:
         ("embedding_sharding_dim", 2, "one of 0, 1"),
     ],
 )
-def test_wrong_value_is_refused_with_what_is_accepted(name: str, value: object, expected: str) -> None:
+def test_a_wrong_value_is_refused_with_the_accepted_ones(name: str, value: object, expected: str) -> None:
     problem = only(problems(**{name: value}))
     assert (problem.pointer, problem.code, problem.value) == (f"/options/{name}", "option_value", value)
     assert problem.expected == expected
 
 
-def test_other_name_is_folded_and_said() -> None:
+def test_an_alias_is_replaced_with_a_note() -> None:
     normal, notes = TOOLCHAIN.normalise(spec(options={"max_multimodal_len": 64}), FACTS, H100)
     assert normal.options["max_prompt_embedding_table_size"] == 64
     assert "max_multimodal_len" not in normal.options
@@ -102,16 +102,16 @@ def test_other_name_is_folded_and_said() -> None:
 
 
 def test_both_names_of_one_option_are_refused() -> None:
-    found = only(problems(max_multimodal_len=64, max_prompt_embedding_table_size=32))
-    assert (found.code, found.remedy) == ("option_twice", "give only max_prompt_embedding_table_size")
+    problem = only(problems(max_multimodal_len=64, max_prompt_embedding_table_size=32))
+    assert (problem.code, problem.remedy) == ("option_twice", "give only max_prompt_embedding_table_size")
 
 
-def test_all_findings_at_once() -> None:
-    found = problems(gemm_plugins="auto", fast_build=1, max_output_len=5)
-    assert {problem.code for problem in found} == {"unknown_option", "option_value", "former_option"}
+def test_all_problems_of_options_are_reported_at_once() -> None:
+    problem = problems(gemm_plugins="auto", fast_build=1, max_output_len=5)
+    assert {problem.code for problem in problem} == {"unknown_option", "option_value", "former_option"}
 
 
-def test_schema_is_a_schema_whose_defaults_are_valid() -> None:
+def test_the_schema_accepts_its_own_defaults() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     defaults = {name: option.default for name, option in find_release(VERSION).options(LLAMA).items()}
     Draft202012Validator(SCHEMA).validate(defaults)
@@ -120,7 +120,7 @@ def test_schema_is_a_schema_whose_defaults_are_valid() -> None:
 
 @settings(max_examples=250, deadline=None)
 @given(st.sampled_from(sorted(find_release(VERSION).options(LLAMA))), JSON)
-def test_schema_and_preflight_agree(name: str, value: Any) -> None:
+def test_the_schema_and_preflight_accept_the_same_values(name: str, value: Any) -> None:
     valid = Draft202012Validator(SCHEMA).is_valid({name: value})
     refused = [p for p in problems(**{name: value}) if p.code == "option_value"]
     assert valid == (not refused)
@@ -131,9 +131,9 @@ def test_every_release_has_a_schema_whose_defaults_are_valid(release: ReleaseDes
     schema = TOOLCHAIN.options_schema(release.version)
     Draft202012Validator.check_schema(schema)
     for option in schema["properties"].values():
-        for one in option.get("anyOf", [option]):
-            if "default" in one:
-                Draft202012Validator(one).validate(one["default"])
+        for alternative in option.get("anyOf", [option]):
+            if "default" in alternative:
+                Draft202012Validator(alternative).validate(alternative["default"])
     known = set(schema["properties"])
     assert not {
         name
@@ -141,23 +141,23 @@ def test_every_release_has_a_schema_whose_defaults_are_valid(release: ReleaseDes
         if reserved_options()[name].only_with is None
     }
     # Scripts of other families may have what went from that of Llama.
-    ours = {*release.build_options, *release.convert_options(LLAMA)}
+    llama_options = {*release.build_options, *release.convert_options(LLAMA)}
     assert not {
         name
-        for name in ours & set(former_options())
+        for name in llama_options & set(former_options())
         if Version(former_options()[name].removed_in) <= Version(release.version)
     }
 
 
-def test_hints_lead_to_options_that_exist() -> None:
+def test_a_remedy_names_an_option_that_exists() -> None:
     known = set(find_release(VERSION).options(LLAMA))
-    targets = {hint.instead for hint in former_options().values()}
-    targets |= {hint.instead for hint in reserved_options().values()}
+    targets = {entry.instead for entry in former_options().values()}
+    targets |= {entry.instead for entry in reserved_options().values()}
     assert {t.removeprefix("/options/") for t in targets if t.startswith("/options/")} <= known
 
 
 @pytest.mark.parametrize(
-    ("version", "name", "code", "words"),
+    ("version", "name", "code", "text"),
     [
         ("0.9.0", "user_buffer", "newer_option", "0.16.0"),
         ("0.9.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
@@ -170,11 +170,11 @@ def test_hints_lead_to_options_that_exist() -> None:
         ("1.2.1", "auto_parallel", "former_option", "1.2"),
     ],
 )
-def test_what_another_release_or_family_has_is_said(version: str, name: str, code: str, words: str) -> None:
-    case = spec(version, options={name: "x"}, precision={"dtype": "float16"})
-    found = only([p for p in TOOLCHAIN.preflight(case, FACTS, H100) if p.pointer == f"/options/{name}"])
-    assert found.code == code
-    assert words in f"{found.detail} {found.remedy}"
+def test_the_refusal_of_an_option_names_where_it_exists(version: str, name: str, code: str, text: str) -> None:
+    requested = spec(version, options={name: "x"}, precision={"dtype": "float16"})
+    problem = only([p for p in TOOLCHAIN.preflight(requested, FACTS, H100) if p.pointer == f"/options/{name}"])
+    assert problem.code == code
+    assert text in f"{problem.detail} {problem.remedy}"
 
 
 def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:
@@ -183,6 +183,6 @@ def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(DATA.rglob("*.json")), ids=lambda path: path.name)
-def test_every_table_says_where_it_is_from(path: Any) -> None:
+def test_every_data_file_states_its_source(path: Any) -> None:
     source = json.loads(path.read_bytes())["source"]
     assert {"repo", "path", "commit", "sure", "how"} <= set(source)

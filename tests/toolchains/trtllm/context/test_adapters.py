@@ -1,4 +1,4 @@
-"""Adapters that an engine is built with: named, copied beside it, checked, and in no key where there are none."""
+"""Adapters that an engine is built with: named, copied into it, checked, and in no key of a spec without them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ VERSIONS = [release.version for release in TOOLCHAIN.releases() if not release.v
 
 
 @pytest.mark.parametrize("version", ["0.15.0", "0.17.0", "0.20.0", "1.0.0", "1.2.1", "1.3.0rc20"])
-def test_the_builder_is_told_where_the_worker_put_them(version: str) -> None:
+def test_the_builder_gets_the_directories_of_the_adapters(version: str) -> None:
     normal, _ = HERE.normalise(spec(version, options=LORA), FACTS, H100)
     assert HERE.preflight(normal, FACTS, H100) == ()
-    inputs = {f"lora_dir.{place}": Path(f"/in/lora_dir.{place}") for place in (0, 1)}
+    inputs = {f"lora_dir.{number}": Path(f"/in/lora_dir.{number}") for number in (0, 1)}
     directories = Directories(Path("/source"), Path("/output"), Path("/scratch"), inputs)
     convert, build = (
         HERE.plan(
@@ -42,7 +42,7 @@ def test_the_builder_is_told_where_the_worker_put_them(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_without_adapters_no_key_knows_of_them(version: str) -> None:
+def test_a_spec_without_adapters_has_no_option_for_them(version: str) -> None:
     for options in ({}, {"lora_dir": None}):
         normal, _ = HERE.normalise(spec(version, options=options), FACTS, H100)
         assert "lora_dir" not in normal.options
@@ -54,9 +54,9 @@ def test_adapters_belong_to_the_build_and_are_never_pickles() -> None:
     assert "lora_dir" not in HERE.convert_options
 
 
-def make_adapter(folder: Path, **said: object) -> Path:
+def make_adapter(folder: Path, **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
-    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]} | said
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]} | changes
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     tensors.write(folder / "adapter_model.safetensors", {name: np.ones((8, 4), np.float32)}, "float16")
@@ -67,28 +67,30 @@ class PipelineWithAdapters(Pipeline):
     """With adapters where a worker puts them."""
 
     def directories(self, stage: Stage) -> Directories:
-        there = super().directories(stage)
-        beside = {f"lora_dir.{place}": make_adapter(self.root / f"adapter{place}") for place in (0, 1)}
-        return Directories(there.source, there.output, there.scratch, beside if stage is Stage.BUILD else {})
+        directories = super().directories(stage)
+        adapters = {f"lora_dir.{number}": make_adapter(self.root / f"adapter{number}") for number in (0, 1)}
+        return Directories(
+            directories.source, directories.output, directories.scratch, adapters if stage is Stage.BUILD else {}
+        )
 
 
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize(("version", "tp"), [("0.15.0", 1), ("0.16.0", 2), (VERSION, 1)])
-def test_an_engine_has_its_adapters_beside_it(version: str, tp: int, tmp_path: Path) -> None:
+def test_an_engine_contains_its_adapters(version: str, tp: int, tmp_path: Path) -> None:
     facts = PipelineWithAdapters(
         tmp_path, version, options=LORA | {"max_lora_rank": 8}, parallelism={"tp": tp}
     ).run_both()
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["lora_config"]["lora_dir"] == ["lora/0", "lora/1"]
     assert str(tmp_path) not in json.dumps(facts)
-    for place in (0, 1):
+    for number in (0, 1):
         for name in ("adapter_config.json", "adapter_model.safetensors"):
-            copied, given = tmp_path / "build" / "lora" / str(place) / name, tmp_path / f"adapter{place}" / name
-            assert copied.read_bytes() == given.read_bytes()
+            copy, original = tmp_path / "build" / "lora" / str(number) / name, tmp_path / f"adapter{number}" / name
+            assert copy.read_bytes() == original.read_bytes()
 
 
 @pytest.mark.usefixtures("installation")
-def test_modules_that_the_builder_adds_are_no_difference(tmp_path: Path) -> None:
+def test_a_module_that_the_builder_adds_is_no_difference(tmp_path: Path) -> None:
     pipeline = PipelineWithAdapters(tmp_path, options=LORA | {"lora_target_modules": ["attn_v", "attn_q"]})
     assert pipeline.run_both()["differences"] == []
     assert pipeline.spec.options["lora_target_modules"] == ["attn_v", "attn_q", "attn_k"]
@@ -123,7 +125,7 @@ def _ignored(engine: Path) -> None:
         (_ignored, r"names the adapters \[\], not \['lora/0', 'lora/1'\]"),
     ],
 )
-def test_an_engine_without_its_adapters_is_none(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
+def test_an_engine_without_its_adapters_is_refused(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
     pipeline = PipelineWithAdapters(tmp_path, options=LORA)
     pipeline.run_both()
     spoil(tmp_path / "build")

@@ -1,4 +1,4 @@
-"""Which program makes a precision, in which release, of which family: only what the tables take."""
+"""Which program makes a precision, in which release, of which family: only what their option tables accept."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ GEMMA, QWEN, FALCON, PHI = "GemmaForCausalLM", "QWenLMHeadModel", "FalconForCaus
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 
 
-def wanted(version: str, quantization: str | None, kv_cache: str | None = None, **parts: Any) -> BuildSpec:
+def spec_with(version: str, quantization: str | None, kv_cache: str | None = None, **fields: Any) -> BuildSpec:
     precision = {"dtype": "bfloat16", "quantization": quantization, "kv_cache": kv_cache}
-    return spec(version, **{"precision": precision, "options": {}} | parts)
+    return spec(version, **{"precision": precision, "options": {}} | fields)
 
 
-def convert(asked: BuildSpec, model: ModelFacts) -> str:
-    normal, _ = HERE.normalise(asked, model, H100)
-    version = asked.toolchain.version or ""
+def convert(requested: BuildSpec, model: ModelFacts) -> str:
+    normal, _ = HERE.normalise(requested, model, H100)
+    version = requested.toolchain.version or ""
     job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=version, spec=normal, facts=model, platform=None)
     return " ".join(HERE.plan(job, DIRECTORIES)[0].argv)
 
 
-def refused(asked: BuildSpec, model: ModelFacts) -> list[Problem]:
+def find_problems(requested: BuildSpec, model: ModelFacts) -> list[Problem]:
     """What no program is proven to make. What this GPU or the documentation rules out is tested with the rules."""
-    normal, _ = HERE.normalise(asked, model, H100)
+    normal, _ = HERE.normalise(requested, model, H100)
     problems = HERE.preflight(normal, model, H100)
     return [problem for problem in problems if problem.code not in ("nvfp4_sm", "nvfp4_model", "precision_model")]
 
@@ -92,15 +92,17 @@ INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
         ("1.2.1", LLAMA, "nvfp4", "fp8", f"{QUANTIZE} --qformat nvfp4 --kv_cache_dtype fp8 {CALIBRATED}"),
     ],
 )  # fmt: skip
-def test_command(version: str, architecture: str, quantization: str, kv_cache: str, command: str) -> None:
+def test_a_precision_is_made_by_its_command(
+    version: str, architecture: str, quantization: str, kv_cache: str, command: str
+) -> None:
     calibration = DATA if "/calibration" in command else None
-    asked = wanted(version, quantization, kv_cache, calibration=calibration)
-    assert convert(asked, facts(architecture=architecture)) == command
-    assert not refused(asked, facts(architecture=architecture))
+    requested = spec_with(version, quantization, kv_cache, calibration=calibration)
+    assert convert(requested, facts(architecture=architecture)) == command
+    assert not find_problems(requested, facts(architecture=architecture))
 
 
 @pytest.mark.parametrize(
-    ("version", "architecture", "parts", "program", "arguments"),
+    ("version", "architecture", "fields", "program", "arguments"),
     [
         (
             "0.9.0", "BloomForCausalLM", {"parallelism": {"tp": 2}}, "bloom",
@@ -145,36 +147,36 @@ def test_command(version: str, architecture: str, quantization: str, kv_cache: s
         ("1.1.0", "GPTNeoXForCausalLM", {"parallelism": {"tp": 2}}, "models/contrib/gptneox", f"{DIRS} --tp_size 2"),
     ],
 )  # fmt: skip
-def test_command_of_a_family(
-    version: str, architecture: str, parts: dict[str, Any], program: str, arguments: str
+def test_a_family_is_converted_by_its_own_command(
+    version: str, architecture: str, fields: dict[str, Any], program: str, arguments: str
 ) -> None:
-    experts = 16 if "moe_ep_size" in parts.get("options", {}) else None
-    asked, model = wanted(version, None, **parts), facts(architecture=architecture, num_experts=experts)
-    assert convert(asked, model) == f"python3 /examples/{program}/convert_checkpoint.py {arguments}"
-    assert not refused(asked, model)
+    experts = 16 if "moe_ep_size" in fields.get("options", {}) else None
+    requested, model = spec_with(version, None, **fields), facts(architecture=architecture, num_experts=experts)
+    assert convert(requested, model) == f"python3 /examples/{program}/convert_checkpoint.py {arguments}"
+    assert not find_problems(requested, model)
 
 
-def test_auto_quantize_asks_for_its_formats_and_bits() -> None:
-    asked = wanted("0.16.0", "auto_quantize", calibration=DATA)
-    assert {problem.pointer for problem in refused(asked, facts())} == {
+def test_auto_quantize_requires_formats_and_bits() -> None:
+    requested = spec_with("0.16.0", "auto_quantize", calibration=DATA)
+    assert {problem.pointer for problem in find_problems(requested, facts())} == {
         "/options/autoq_format",
         "/options/auto_quantize_bits",
     }
     options = {"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 6.0}
-    command = convert(wanted("0.16.0", "auto_quantize", calibration=DATA, options=options), facts())
+    command = convert(spec_with("0.16.0", "auto_quantize", calibration=DATA, options=options), facts())
     assert command == f"{QUANTIZE} {CALIBRATED} --autoq_format fp8,int4_awq --auto_quantize_bits 6.0"
 
 
-def test_what_a_caller_says_of_the_way_counts() -> None:
+def test_a_callers_option_replaces_the_recipes_argument() -> None:
     options = {"smoothquant": 0.8, "per_channel": True, "calib_size": 64}
-    command = convert(wanted("0.16.0", "int8_sq", calibration=DATA, options=options), facts())
+    command = convert(spec_with("0.16.0", "int8_sq", calibration=DATA, options=options), facts())
     assert command.endswith("--calib_dataset /calibration --calib_size 64 --smoothquant 0.8 --per_channel")
 
 
-def test_an_option_of_a_way_is_for_that_way_alone() -> None:
-    (problem,) = refused(wanted("0.16.0", None, options={"smoothquant": 0.8}), facts())
+def test_an_option_of_one_recipe_is_refused_with_another() -> None:
+    (problem,) = find_problems(spec_with("0.16.0", None, options={"smoothquant": 0.8}), facts())
     assert (problem.code, problem.remedy) == ("reserved_option", "use /precision/quantization")
-    (problem,) = refused(wanted("0.16.0", "fp8", calibration=DATA, options={"load_by_shard": True}), facts())
+    (problem,) = find_problems(spec_with("0.16.0", "fp8", calibration=DATA, options={"load_by_shard": True}), facts())
     assert (problem.code, problem.pointer) == ("unknown_option", "/options/load_by_shard")
 
 
@@ -192,13 +194,13 @@ def test_an_option_of_a_way_is_for_that_way_alone() -> None:
         ("0.16.0", LLAMA, "int4_gptq", None, "/precision/quantization", "int4_gptq"),  # of such a model only
     ],
 )
-def test_what_no_table_proves_is_refused(
+def test_a_precision_that_no_table_proves_is_refused(
     version: str, architecture: str, quantization: str, kv_cache: str, pointer: str | None, words: str
 ) -> None:
-    asked, model = wanted(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
-    found = refused(asked, model)
-    assert [problem.pointer for problem in found] == ([pointer] if pointer else [])
-    for problem in found:
+    requested, model = spec_with(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
+    problems = find_problems(requested, model)
+    assert [problem.pointer for problem in problems] == ([pointer] if pointer else [])
+    for problem in problems:
         assert words in problem.detail
         assert problem.value in (quantization, kv_cache)
 
@@ -219,14 +221,14 @@ def test_what_no_table_proves_is_refused(
         ("0.16.0", FALCON, GPTQ, None, ["quantized_model"]),
     ],
 )
-def test_models_that_are_quantised_already(
+def test_a_quantized_model_is_converted_only_by_a_script_that_takes_it(
     version: str, architecture: str, config: dict[str, Any], quantization: str | None, codes: list[str]
 ) -> None:
     model = facts(architecture=architecture, quantization_config=config)
-    assert [problem.code for problem in refused(wanted(version, quantization), model)] == codes
+    assert [problem.code for problem in find_problems(spec_with(version, quantization), model)] == codes
 
 
-EVERY = [
+POSSIBLE_PRECISIONS = [
     (release.version, architecture, quantization, kv_cache)
     for release in {release.series: release for release in all_releases()}.values()
     for architecture in {family_names()[name]: name for name in release.architectures}.values()
@@ -237,31 +239,31 @@ EVERY = [
 
 
 @settings(max_examples=1500, deadline=None)
-@given(st.sampled_from(EVERY), st.data())
-def test_every_way_is_what_its_program_accepts(case: tuple[str, str, str, str], data: st.DataObject) -> None:
-    """argparse, built from the program's own table, reads back what was said."""
-    version, architecture, quantization, kv_cache = case
-    asked, model = wanted(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
+@given(st.sampled_from(POSSIBLE_PRECISIONS), st.data())
+def test_every_recipe_is_accepted_by_its_program(combination: tuple[str, str, str, str], data: st.DataObject) -> None:
+    """argparse, built from the program's own table, reads back what was written."""
+    version, architecture, quantization, kv_cache = combination
+    requested, model = spec_with(version, quantization, kv_cache, calibration=DATA), facts(architecture=architecture)
     sizes = {role: data.draw(st.sampled_from([1, 2])) for role in ("tp", "pp", "cp")}
-    asked = asked.model_copy(update={"parallelism": Parallelism(**sizes)})
-    without = {problem.code.removeprefix("no_") for problem in refused(asked, model)}
-    _, program, *argv = convert(asked, model).split()
+    requested = requested.model_copy(update={"parallelism": Parallelism(**sizes)})
+    unsupported = {problem.code.removeprefix("no_") for problem in find_problems(requested, model)}
+    _, program, *argv = convert(requested, model).split()
     by_quantize = program.endswith("quantize.py")
     parser = quantize_parser(version) if by_quantize else convert_parser(version, family_names()[architecture])
-    read = vars(parser.parse_args(argv))
-    assert read["dtype"] == "bfloat16"
+    parsed = vars(parser.parse_args(argv))
+    assert parsed["dtype"] == "bfloat16"
     for role, size in sizes.items():
-        assert read.get("world_size" if (role, "world_size" in read) == ("tp", True) else f"{role}_size", 1) == (
-            1 if role in without else size
+        assert parsed.get("world_size" if (role, "world_size" in parsed) == ("tp", True) else f"{role}_size", 1) == (
+            1 if role in unsupported else size
         )
     if by_quantize and quantization != "auto_quantize":
-        assert read["qformat"] == (quantization or "full_prec")
-        assert read["kv_cache_dtype"] == kv_cache
+        assert parsed["qformat"] == (quantization or "full_prec")
+        assert parsed["kv_cache_dtype"] == kv_cache
 
 
 @pytest.mark.parametrize(("trusted", "codes"), [(False, ["remote_code"]), (True, [])])
 def test_a_models_own_code_runs_only_if_it_is_trusted(trusted: bool, codes: list[str]) -> None:
     model = facts(architecture="DeciLMForCausalLM", remote_code=True, trusted=trusted)
-    asked = wanted("0.16.0", None)
-    assert [problem.code for problem in refused(asked, model)] == codes
-    assert ("--trust_remote_code" in convert(asked, model)) == trusted
+    requested = spec_with("0.16.0", None)
+    assert [problem.code for problem in find_problems(requested, model)] == codes
+    assert ("--trust_remote_code" in convert(requested, model)) == trusted

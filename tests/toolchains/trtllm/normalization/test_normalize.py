@@ -1,4 +1,4 @@
-"""What the builder makes of a request is made of it before the key: each rewrite with what it changes and spares."""
+"""Normalization makes of a spec what the builder would make of it: each rewrite, what it changes and what it leaves."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PAGED, FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
 Options = dict[str, Any]
 
 
-def normalise(
-    wanted: BuildSpec, model: ModelFacts = FACTS, machine: Platform = H100
+def normalize(
+    requested: BuildSpec, model: ModelFacts = FACTS, machine: Platform = H100
 ) -> tuple[BuildSpec, dict[str, Problem]]:
-    normal, notes = TOOLCHAIN.normalise(wanted, model, machine)
+    normal, notes = TOOLCHAIN.normalise(requested, model, machine)
     return normal, {note.code: note for note in notes}
 
 
-def build_key(wanted: BuildSpec, model: ModelFacts = FACTS, machine: Platform = H100) -> str:
-    normal, _ = normalise(wanted, model, machine)
+def build_key(requested: BuildSpec, model: ModelFacts = FACTS, machine: Platform = H100) -> str:
+    normal, _ = normalize(requested, model, machine)
     convert = normal.model_dump(mode="json", include={"precision", "parallelism"})
     document = build_document(
         convert=key_of(convert), toolchain="trtllm", version=VERSION, limits=normal.limits,
@@ -121,99 +121,99 @@ OPTIONS: list[Rewrite] = [
 
 @settings(max_examples=100, deadline=None)
 @given(specs())
-def test_written_out_defaults_change_nothing(wanted: BuildSpec) -> None:
+def test_a_spec_with_its_defaults_written_out_is_the_same_spec(requested: BuildSpec) -> None:
     defaults = {name: option.default for name, option in find_release(VERSION).options(LLAMA).items()}
-    written = wanted.model_copy(update={"options": defaults | wanted.options})
-    assert normalise(written)[0] == normalise(wanted)[0]
+    written = requested.model_copy(update={"options": defaults | requested.options})
+    assert normalize(written)[0] == normalize(requested)[0]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_idempotent_in_every_release(data: st.DataObject) -> None:
-    wanted = data.draw(st.sampled_from(RELEASES).flatmap(specs))
-    normal, _ = normalise(wanted)
-    again, notes = normalise(normal)
+def test_normalizing_a_normalized_spec_changes_nothing(data: st.DataObject) -> None:
+    requested = data.draw(st.sampled_from(RELEASES).flatmap(specs))
+    normal, _ = normalize(requested)
+    again, notes = normalize(normal)
     assert again == normal
     assert set(notes) <= WARNINGS
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_no_value_that_was_asked_for_changes_without_a_rule_of_the_table(data: st.DataObject) -> None:
-    wanted = data.draw(st.sampled_from(RELEASES).flatmap(specs))
-    normal, notes = TOOLCHAIN.normalise(wanted, FACTS, H100)
+def test_a_requested_value_changes_only_by_a_rule_of_the_table(data: st.DataObject) -> None:
+    requested = data.draw(st.sampled_from(RELEASES).flatmap(specs))
+    normal, notes = TOOLCHAIN.normalise(requested, FACTS, H100)
     named = {note.pointer for note in notes if note.code not in WARNINGS}
-    before, after = wanted.model_dump(), normal.model_dump()
+    before, after = requested.model_dump(), normal.model_dump()
     for section in ("precision", "limits", "options"):
         for name, value in before[section].items():
             assert after[section].get(name) == value or f"/{section}/{name}" in named
     assert (before["parallelism"], before["model"]) == (after["parallelism"], after["model"])
     for note in notes:
-        assert note.code == "other_name" or rules()[note.code].in_force(wanted.toolchain.version or "")
+        assert note.code == "other_name" or rules()[note.code].in_force(requested.toolchain.version or "")
 
 
 @settings(max_examples=100, deadline=None)
 @given(specs())
-def test_a_normal_spec_travels_as_json(wanted: BuildSpec) -> None:
-    normal, _ = normalise(wanted)
+def test_a_normalized_spec_survives_json(requested: BuildSpec) -> None:
+    normal, _ = normalize(requested)
     if not TOOLCHAIN.preflight(normal, FACTS, H100):
         assert BuildSpec.model_validate_json(normal.model_dump_json()) == normal
 
 
 @pytest.mark.parametrize(("own", "becomes"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float16")])
-def test_dtype_auto_is_the_models_own(own: str, becomes: str) -> None:
-    normal, notes = normalise(spec(precision={"dtype": "auto"}), facts(dtype=own))
+def test_dtype_auto_becomes_the_models_own(own: str, becomes: str) -> None:
+    normal, notes = normalize(spec(precision={"dtype": "auto"}), facts(dtype=own))
     assert normal.precision.dtype == becomes
     assert (notes["dtype_auto"].value, notes["dtype_auto"].expected) == ("auto", becomes)
 
 
-def test_a_dtype_that_was_asked_for_stays() -> None:
-    normal, notes = normalise(spec(precision={"dtype": "float32"}), facts(dtype="float32"))
+def test_a_requested_dtype_stays() -> None:
+    normal, notes = normalize(spec(precision={"dtype": "float32"}), facts(dtype="float32"))
     assert normal.precision.dtype == "float32"
     assert "dtype_auto" not in notes
 
 
-def test_the_quantisation_that_a_model_has_is_what_it_gets() -> None:
+def test_a_quantized_model_keeps_its_quantization() -> None:
     model = facts(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128})
-    normal, notes = normalise(spec(), model)
+    normal, notes = normalize(spec(), model)
     assert normal.precision.quantization == "int4_gptq"
     assert (notes["model_precision"].pointer, notes["model_precision"].expected) == (
         "/precision/quantization",
         "int4_gptq",
     )
     assert list(TOOLCHAIN.preflight(normal, model, H100)) == []
-    assert "model_precision" not in normalise(normal, model)[1]
+    assert "model_precision" not in normalize(normal, model)[1]
 
 
 @pytest.mark.parametrize(("version", "limits", "options", "expected", "rule"), TOKENS)
-def test_token_limits_are_what_the_builder_makes_of_them(
+def test_token_limits_become_what_the_builder_derives(
     version: str, limits: dict[str, int], options: Options, expected: tuple[int | None, int | None], rule: str
 ) -> None:
-    asked = {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024} | limits
-    normal, notes = normalise(spec(version, limits=asked, options=options))
+    requested = {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024} | limits
+    normal, notes = normalize(spec(version, limits=requested, options=options))
     assert (normal.limits.max_num_tokens, normal.limits.opt_num_tokens) == expected
     assert rule in notes
-    settled = asked | {name: value for name, value in normal.limits.model_dump().items() if "tokens" in name}
-    assert rule not in normalise(spec(version, limits=settled, options=options))[1]
+    settled = requested | {name: value for name, value in normal.limits.model_dump().items() if "tokens" in name}
+    assert rule not in normalize(spec(version, limits=settled, options=options))[1]
 
 
 @pytest.mark.parametrize("rewrite", OPTIONS, ids=lambda rewrite: f"{rewrite[0]}-{rewrite[1]}-{rewrite[6][0]}")
-def test_options_are_what_the_builder_makes_of_them(rewrite: Rewrite) -> None:
+def test_an_option_becomes_what_the_builder_uses(rewrite: Rewrite) -> None:
     rule, version, precision, options, model, machine, (name, becomes), spared = rewrite
-    asked = {"precision": {"dtype": "bfloat16"} | precision}
-    normal, notes = normalise(spec(version, **asked, options=options), model, machine)
+    requested = {"precision": {"dtype": "bfloat16"} | precision}
+    normal, notes = normalize(spec(version, **requested, options=options), model, machine)
     assert normal.options[name] == becomes
     assert notes[rule].pointer.startswith("/options/")
-    assert rule not in normalise(spec(version, **asked, options=spared), model, machine)[1]
+    assert rule not in normalize(spec(version, **requested, options=spared), model, machine)[1]
 
 
 @pytest.mark.parametrize("rewrite", OPTIONS, ids=lambda rewrite: f"{rewrite[0]}-{rewrite[1]}-{rewrite[6][0]}")
-def test_what_the_builder_makes_the_same_has_one_key(rewrite: Rewrite) -> None:
+def test_specs_of_one_engine_have_one_key(rewrite: Rewrite) -> None:
     """The request, and the one that says outright what the builder makes of it."""
     _, version, precision, options, model, machine, (name, becomes), _ = rewrite
-    asked = {"precision": {"dtype": "bfloat16"} | precision}
-    first = spec(version, **asked, options=options)
-    second = spec(version, **asked, options=options | {name: becomes})
+    requested = {"precision": {"dtype": "bfloat16"} | precision}
+    first = spec(version, **requested, options=options)
+    second = spec(version, **requested, options=options | {name: becomes})
     assert build_key(first, model, machine) == build_key(second, model, machine)
 
 
@@ -221,13 +221,13 @@ def test_what_the_builder_makes_the_same_has_one_key(rewrite: Rewrite) -> None:
 def test_equal_token_limits_have_one_key(
     version: str, limits: dict[str, int], options: Options, expected: tuple[int | None, int | None], rule: str
 ) -> None:
-    asked = {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024} | limits
-    outright = asked | {"max_num_tokens": expected[0], "opt_num_tokens": expected[1]}
-    first, second = (spec(version, limits=each, options=options) for each in (asked, outright))
+    requested = {"max_batch_size": 32, "max_input_len": 4096, "max_output_len": 1024} | limits
+    outright = requested | {"max_num_tokens": expected[0], "opt_num_tokens": expected[1]}
+    first, second = (spec(version, limits=each, options=options) for each in (requested, outright))
     assert build_key(first) == build_key(second)
 
 
-def test_what_the_builder_makes_two_of_has_two_keys() -> None:
+def test_specs_of_two_engines_have_two_keys() -> None:
     keys = {
         build_key(spec(options=options))
         for options in ({}, {"gemm_plugin": "float16"}, {"context_fmha": "disable"}, {PAGED: "disable"})
@@ -235,83 +235,83 @@ def test_what_the_builder_makes_two_of_has_two_keys() -> None:
     assert len(keys) == 4
 
 
-def test_fusion_counts_between_the_ranks_of_a_llama() -> None:
+def test_fusion_stays_between_the_ranks_of_a_llama() -> None:
     both = {"reduce_fusion": "enable", "user_buffer": "enable"}
-    normal, _ = normalise(spec(options=both, parallelism={"tp": 2}))
+    normal, _ = normalize(spec(options=both, parallelism={"tp": 2}))
     assert (normal.options["reduce_fusion"], normal.options["user_buffer"]) == ("enable", "enable")
-    other, notes = normalise(spec(options=both, parallelism={"tp": 2}), MIXTRAL)
+    other, notes = normalize(spec(options=both, parallelism={"tp": 2}), MIXTRAL)
     assert (other.options["reduce_fusion"], other.options["user_buffer"]) == ("disable", "disable")
     assert "reduce_fusion" in notes
 
 
 @pytest.mark.parametrize(("version", "becomes"), [("0.16.0", "disable"), ("1.2.1", "enable")])
 def test_gemma_2_fuses_in_later_releases(version: str, becomes: str) -> None:
-    wanted = spec(version, options={"reduce_fusion": "enable"}, parallelism={"tp": 2})
-    assert normalise(wanted, GEMMA2)[0].options["reduce_fusion"] == becomes
+    requested = spec(version, options={"reduce_fusion": "enable"}, parallelism={"tp": 2})
+    assert normalize(requested, GEMMA2)[0].options["reduce_fusion"] == becomes
 
 
-def test_a_whole_number_is_one_however_json_writes_it() -> None:
-    normal, _ = normalise(spec(options={"tokens_per_block": 64.0}))
+def test_a_whole_number_written_as_a_float_is_a_whole_number() -> None:
+    normal, _ = normalize(spec(options={"tokens_per_block": 64.0}))
     assert isinstance(normal.options["tokens_per_block"], int)
 
 
-def test_every_rewriting_rule_of_the_table_has_its_case() -> None:
+def test_every_rewriting_rule_of_the_table_is_tested() -> None:
     tried = {rule for *_, rule in TOKENS} | {rule for rule, *_ in OPTIONS} | {"dtype_auto", "model_precision"}
     assert tried == {rule.id for rule in rules().values() if rule.effect == "rewrite" and rule.enforced_at == "submit"}
 
 
-def test_what_the_model_was_not_made_for_is_said() -> None:
-    _, notes = normalise(spec(), facts(max_position_embeddings=4096))
+def test_a_sequence_beyond_the_models_positions_is_advised_against() -> None:
+    _, notes = normalize(spec(), facts(max_position_embeddings=4096))
     assert notes["seq_too_long"].expected == "≤ 4096"
     stretched = facts(max_position_embeddings=4096, rope_scaling={"type": "linear", "factor": 2.0})
-    assert "seq_too_long" not in normalise(spec(), stretched)[1]
+    assert "seq_too_long" not in normalize(spec(), stretched)[1]
     stated = facts(max_position_embeddings=4096, rope_scaling={"rope_type": "llama3", "factor": 8.0})
-    assert "seq_too_long" in normalise(spec(), stated)[1]
-    assert "seq_too_long" not in normalise(spec("0.11.0"), facts(max_position_embeddings=4096))[1]
+    assert "seq_too_long" in normalize(spec(), stated)[1]
+    assert "seq_too_long" not in normalize(spec("0.11.0"), facts(max_position_embeddings=4096))[1]
 
 
-@pytest.mark.parametrize(("tokens", "said"), [(16_384, False), (20_000, True)])
-def test_many_tokens_are_remarked_on(tokens: int, said: bool) -> None:
+@pytest.mark.parametrize(("tokens", "is_noted"), [(16_384, False), (20_000, True)])
+def test_a_large_token_limit_is_advised_against(tokens: int, is_noted: bool) -> None:
     limits = {"max_batch_size": 32, "max_input_len": 4096, "max_num_tokens": tokens}
-    assert ("tokens_large" in normalise(spec(limits=limits))[1]) is said
-    assert "tokens_large" not in normalise(spec("0.10.0", limits=limits))[1]
+    assert ("tokens_large" in normalize(spec(limits=limits))[1]) is is_noted
+    assert "tokens_large" not in normalize(spec("0.10.0", limits=limits))[1]
 
 
 @pytest.mark.parametrize(
-    ("version", "options", "said"),
+    ("version", "options", "is_noted"),
     [(VERSION, {}, True), (VERSION, {"context_fmha": "disable"}, False), ("0.11.0", {}, False)],
 )
-def test_an_input_length_that_is_no_limit_is_remarked_on(version: str, options: Options, said: bool) -> None:
-    assert ("input_ignored" in normalise(spec(version, options=options))[1]) is said
+def test_an_input_length_without_effect_gets_a_note(version: str, options: Options, is_noted: bool) -> None:
+    assert ("input_ignored" in normalize(spec(version, options=options))[1]) is is_noted
 
 
-@pytest.mark.parametrize(("version", "said"), [(VERSION, True), ("0.16.0", False)])
-def test_an_undocumented_precision_is_remarked_on(version: str, said: bool) -> None:
-    wanted = spec(version, precision={"dtype": "bfloat16", "quantization": "fp8"})
-    assert ("precision_undocumented" in normalise(wanted, facts(architecture="Qwen2ForCausalLM"))[1]) is said
-    assert "precision_undocumented" not in normalise(wanted)[1]
+@pytest.mark.parametrize(("version", "is_noted"), [(VERSION, True), ("0.16.0", False)])
+def test_an_undocumented_precision_gets_a_note(version: str, is_noted: bool) -> None:
+    requested = spec(version, precision={"dtype": "bfloat16", "quantization": "fp8"})
+    assert ("precision_undocumented" in normalize(requested, facts(architecture="Qwen2ForCausalLM"))[1]) is is_noted
+    assert "precision_undocumented" not in normalize(requested)[1]
 
 
-def test_each_half_of_an_encoder_decoder_has_positions() -> None:
+def test_encoder_and_decoder_each_have_positions() -> None:
     long = {"max_input_len": 1025, "max_output_len": 1024}
-    _, found = TOOLCHAIN.normalise(spec(limits=long), BART, H100)
-    beyond = [(note.pointer, note.value) for note in found if note.code == "seq_too_long"]
+    _, notes = TOOLCHAIN.normalise(spec(limits=long), BART, H100)
+    beyond = [(note.pointer, note.value) for note in notes if note.code == "seq_too_long"]
     assert beyond == [("/limits/max_input_len", 1025), ("/limits/max_output_len", 1025)]
     fits = {"max_input_len": 1024, "max_output_len": 1023}
-    assert "seq_too_long" not in normalise(spec(limits=fits), BART)[1]
-    assert "seq_too_long" not in normalise(spec(limits=long), T5)[1], "relative positions have no end"
-    assert "input_ignored" not in normalise(spec(limits=fits), BART)[1]
+    assert "seq_too_long" not in normalize(spec(limits=fits), BART)[1]
+    assert "seq_too_long" not in normalize(spec(limits=long), T5)[1], "relative positions have no end"
+    assert "input_ignored" not in normalize(spec(limits=fits), BART)[1]
 
 
-def test_what_an_encoder_decoder_is_known_for_is_said() -> None:
-    assert "enc_dec_pp" in normalise(spec(parallelism={"pp": 2}), BART)[1]
-    assert "enc_dec_pp" not in normalise(spec(parallelism={"pp": 2}))[1]
+def test_stages_and_float16_of_an_encoder_decoder_get_notes() -> None:
+    assert "enc_dec_pp" in normalize(spec(parallelism={"pp": 2}), BART)[1]
+    assert "enc_dec_pp" not in normalize(spec(parallelism={"pp": 2}))[1]
     half = spec(precision={"dtype": "float16"})
-    assert "t5_float16" in normalise(half, T5)[1]
-    assert "t5_float16" not in normalise(half, BART)[1]
+    assert "t5_float16" in normalize(half, T5)[1]
+    assert "t5_float16" not in normalize(half, BART)[1]
 
 
-def test_every_warning_of_the_table_has_its_case() -> None:
+def test_every_warning_of_the_table_is_tested() -> None:
     assert {
         "seq_too_long", "tokens_large", "input_ignored", "precision_undocumented", "enc_dec_pp", "t5_float16",
     } == WARNINGS  # fmt: skip

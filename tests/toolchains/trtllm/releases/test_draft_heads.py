@@ -1,4 +1,4 @@
-"""Checkpoints with draft heads: of a second model, asked for, checked, and nothing else."""
+"""Checkpoints with draft heads: planned, converted, checked, and refused where no script makes them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ DRAFTER = {"drafter_model_dir": "hf:org/drafter", "speculative_decoding_mode": "
 EAGLE = {"eagle_model_dir": "hf:org/heads", "speculative_decoding_mode": "eagle"}
 
 
-def planned(stage: Stage, version: str = VERSION, **parts: Any) -> str:
-    normal, _ = HERE.normalise(spec(version, **parts), FACTS, H100)
+def planned(stage: Stage, version: str = VERSION, **fields: Any) -> str:
+    normal, _ = HERE.normalise(spec(version, **fields), FACTS, H100)
     assert HERE.preflight(normal, FACTS, H100) == ()
     inputs = {name: Path(f"/{name}") for name in HERE.model_options}
     directories = Directories(Path("/source"), Path("/output"), Path("/scratch"), inputs)
@@ -69,8 +69,10 @@ def test_eagle_heads_are_converted_with_the_base_model(version: str) -> None:
 @pytest.mark.parametrize(("architecture", "folder"), [("LlamaForCausalLM", "llama"), ("Qwen2ForCausalLM", "qwen")])
 def test_a_drafter_is_added_to_a_checkpoint_of_the_base_model(architecture: str, folder: str) -> None:
     model = facts(architecture=architecture)
-    wanted = spec(options=DRAFTER | {"redrafter_num_beams": 4, "use_parallel_embedding": True}, parallelism={"tp": 2})
-    normal, _ = HERE.normalise(wanted, model, H100)
+    requested = spec(
+        options=DRAFTER | {"redrafter_num_beams": 4, "use_parallel_embedding": True}, parallelism={"tp": 2}
+    )
+    normal, _ = HERE.normalise(requested, model, H100)
     assert HERE.preflight(normal, model, H100) == ()
     assert normal.options["max_draft_len"] == 4 * 5
     directories = Directories(
@@ -89,7 +91,7 @@ def test_a_drafter_is_added_to_a_checkpoint_of_the_base_model(architecture: str,
     assert carry.endswith("/source /output")
 
 
-def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
+def test_options_that_name_draft_heads_belong_to_convert() -> None:
     heads = {drafting.model_option for drafting in draft_heads_by_mode().values()}
     assert heads == set(TOOLCHAIN.model_options) & TOOLCHAIN.convert_options
     assert heads <= TOOLCHAIN.options_schema(VERSION)["properties"].keys()
@@ -115,14 +117,14 @@ def test_heads_are_options_of_convert_and_their_names_of_the_schema() -> None:
         (VERSION, FACTS, DRAFTER | {"base_model_checkpoint_dir": "/x"}, {"reserved_option"}),
     ],
 )
-def test_what_no_script_makes_is_refused(
+def test_draft_heads_that_no_script_makes_are_refused(
     version: str, model: ModelFacts, options: dict[str, Any], codes: set[str]
 ) -> None:
     normal, _ = TOOLCHAIN.normalise(spec(version, options=options), model, H100)
-    found = {problem.code for problem in TOOLCHAIN.preflight(normal, model, H100)}
-    assert found
-    assert found <= codes
-    assert "draft_heads" in found or "draft_heads" not in codes
+    problem_codes = {problem.code for problem in TOOLCHAIN.preflight(normal, model, H100)}
+    assert problem_codes
+    assert problem_codes <= codes
+    assert "draft_heads" in problem_codes or "draft_heads" not in codes
 
 
 def make_heads(folder: Path, weights: str = "medusa_lm_head.safetensors") -> Path:
@@ -137,13 +139,15 @@ class PipelineWithDraftHeads(Pipeline):
     """With draft heads where a worker puts them."""
 
     def directories(self, stage: Stage) -> Directories:
-        there = super().directories(stage)
+        directories = super().directories(stage)
         heads = {
             "medusa_model_dir": make_heads(self.root / "medusa"),
             "eagle_model_dir": make_heads(self.root / "eagle", "model.safetensors"),
             "drafter_model_dir": make_heads(self.root / "drafter", "model.safetensors"),
         }
-        return Directories(there.source, there.output, there.scratch, heads if stage is Stage.CONVERT else {})
+        return Directories(
+            directories.source, directories.output, directories.scratch, heads if stage is Stage.CONVERT else {}
+        )
 
 
 @pytest.mark.usefixtures("installation")
@@ -170,7 +174,9 @@ def test_an_engine_of_eagle_is_longer_by_its_drafts_and_layers(version: str, tmp
     content = json.loads(config.read_bytes())
     content["build_config"]["max_seq_len"] -= 3
     config.write_text(json.dumps(content))
-    assert [found["pointer"] for found in pipeline.check(Stage.BUILD)["differences"]] == ["/limits/max_seq_len"]
+    assert [difference["pointer"] for difference in pipeline.check(Stage.BUILD)["differences"]] == [
+        "/limits/max_seq_len"
+    ]
 
 
 @pytest.mark.usefixtures("installation")
@@ -196,7 +202,7 @@ def _told_of_others(config: dict[str, Any]) -> None:
     ("spoil", "says"),
     [(_told_of_none, "architecture is LlamaForCausalLM"), (_told_of_others, "num_medusa_heads is 3, not 4")],
 )
-def test_a_checkpoint_without_the_heads_is_none(
+def test_a_checkpoint_without_its_draft_heads_is_refused(
     tmp_path: Path, spoil: Callable[[dict[str, Any]], None], says: str
 ) -> None:
     pipeline = PipelineWithDraftHeads(tmp_path, options=MEDUSA)

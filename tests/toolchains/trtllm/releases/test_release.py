@@ -9,14 +9,14 @@ from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, find_release
 
 
-def test_registered_under_its_name() -> None:
+def test_the_toolchain_is_registered_under_its_name() -> None:
     assert all_toolchains()["trtllm"] is TOOLCHAIN
 
 
-def test_newest_first() -> None:
-    known = [release.version for release in TOOLCHAIN.releases()]
-    assert known[0] == "1.3.0rc20"
-    stable = [version for version in known if version.replace(".", "").isdigit()]
+def test_releases_are_listed_newest_first() -> None:
+    versions = [release.version for release in TOOLCHAIN.releases()]
+    assert versions[0] == "1.3.0rc20"
+    stable = [version for version in versions if version.replace(".", "").isdigit()]
     assert stable == [
         *("1.2.1", "1.2.0", "1.1.0", "1.0.0", "0.21.0", "0.20.0", "0.19.0", "0.18.2", "0.18.1", "0.18.0", "0.17.0"),
         *("0.16.0", "0.15.0", "0.14.0", "0.13.0", "0.12.0", "0.11.0", "0.10.0", "0.9.0", "0.8.0"),
@@ -31,7 +31,7 @@ def test_no_option_belongs_to_both_stages(release: ReleaseDescriptor) -> None:
         assert set(release.convert_options(architecture)) <= TOOLCHAIN.convert_options
 
 
-def test_unknown_release_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_release_is_refused_with_a_list_of_the_known_ones() -> None:
     with pytest.raises(InvalidSpec) as caught:
         TOOLCHAIN.normalise(spec("0.1.0"), FACTS, H100)
     (problem,) = caught.value.problems
@@ -64,12 +64,14 @@ def test_unknown_release_is_refused_with_the_known_ones() -> None:
         ("1.2.1", "DeepseekV3ForCausalLM", None),
     ],
 )
-def test_script_of_an_architecture(version: str, architecture: str, script: str | None) -> None:
-    found = find_release(version).script_for(architecture)
-    assert (found and found.script) == script
+def test_an_architecture_has_the_script_that_is_proven_for_it(
+    version: str, architecture: str, script: str | None
+) -> None:
+    actual = find_release(version).script_for(architecture)
+    assert (actual and actual.script) == script
 
 
 @pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.version)
-def test_notes_say_how_sure_the_options_are(release: ReleaseDescriptor) -> None:
-    notes = {known.version: known.notes for known in TOOLCHAIN.releases()}
+def test_release_notes_state_how_sure_the_options_are(release: ReleaseDescriptor) -> None:
+    notes = {release.version: release.notes for release in TOOLCHAIN.releases()}
     assert f"({release.source.sure})" in (notes[release.version] or "")
