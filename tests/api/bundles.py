@@ -59,8 +59,8 @@ def site(folder: Path, *, signs: bool = True, **settings: str) -> Iterator[Site]
     ours = settings_in(folder, **settings)
     set_up(ours)
     database = Database(ours.database_url.get_secret_value())
-    with served(ours) as url, Farm(url, patience=5) as farm:
-        yield Site(folder, ours, database, open_store(ours, link_secret=b"s" * 32), farm)
+    with served(ours) as url, Farm(url, patience=5) as client:
+        yield Site(folder, ours, database, open_store(ours, link_secret=b"s" * 32), client)
     database.close()
 
 

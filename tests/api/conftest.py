@@ -37,7 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def farm(
+def published_farm(
     valkey: Valkey, postgres: Databases, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     """On PostgreSQL, which is the stricter of the two."""

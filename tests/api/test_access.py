@@ -58,40 +58,42 @@ BODY: dict[str, Any] = {"model": "hf:org/name", "toolchain": {"name": "gcc"}}
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     with published(tmp_path_factory.mktemp("guarded"), guarded=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def keys(farm: Published) -> dict[Scope, str]:
-    with farm.database.write() as session:
+def keys(published_farm: Published) -> dict[Scope, str]:
+    with published_farm.database.write() as session:
         return {scope: access.create(session, f"only {scope}", [scope]) for scope in Scope}
 
 
-def ask(farm: Published, route: str, authorization: str | None) -> httpx.Response:
+def ask(published_farm: Published, route: str, authorization: str | None) -> httpx.Response:
     method, path = route.split()
     headers = {"Authorization": authorization} if authorization is not None else {}
-    url = farm.url + path.format(
+    url = published_farm.url + path.format(
         build_id="nope", name="nope", key="0" * 64, path="config.json", digest=f"sha256:{'0' * 64}"
     )
     return httpx.request(method, url, headers=headers, json=BODY if method == "POST" else None, timeout=60)
 
 
-def test_every_route_is_listed_here(farm: Published) -> None:
-    paths = httpx.get(f"{farm.url}/openapi.json").json()["paths"]
+def test_every_route_is_listed_here(published_farm: Published) -> None:
+    paths = httpx.get(f"{published_farm.url}/openapi.json").json()["paths"]
     found = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     assert {route for route in found if " /v2" not in route} == set(ROUTES)
 
 
 @pytest.mark.parametrize(("route", "scope"), ROUTES.items())
-def test_a_route_needs_its_scope(farm: Published, keys: dict[Scope, str], route: str, scope: Scope | None) -> None:
+def test_a_route_needs_its_scope(
+    published_farm: Published, keys: dict[Scope, str], route: str, scope: Scope | None
+) -> None:
     allowed = {None: set(Scope), READ: set(Scope), SUBMIT: {Scope.SUBMIT, Scope.ADMIN}, ADMIN: {Scope.ADMIN}}[scope]
     for held, key in keys.items():
-        answer = ask(farm, route, f"Bearer {key}")
+        answer = ask(published_farm, route, f"Bearer {key}")
         assert (answer.status_code == 403) == (held not in allowed), answer.text
         assert answer.status_code != 401
-    nobody = ask(farm, route, None)
+    nobody = ask(published_farm, route, None)
     assert (nobody.status_code == 401) == (scope is not PUBLIC)
     if nobody.status_code == 401:
         assert nobody.headers["www-authenticate"] == "Bearer"
@@ -101,16 +103,16 @@ def test_a_route_needs_its_scope(farm: Published, keys: dict[Scope, str], route:
 @pytest.mark.parametrize(
     "path", ["", "_catalog", "a/b/tags/list", "a/b/manifests/latest", f"a/b/blobs/sha256:{'0' * 64}"]
 )
-def test_the_registry_is_for_readers(farm: Published, keys: dict[Scope, str], path: str) -> None:
+def test_the_registry_is_for_readers(published_farm: Published, keys: dict[Scope, str], path: str) -> None:
     """Its routes are not in the OpenAPI document; it asks in the way that registry clients understand."""
-    nobody = ask(farm, f"GET /v2/{path}", None)
+    nobody = ask(published_farm, f"GET /v2/{path}", None)
     assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
     for key in keys.values():
-        assert ask(farm, f"GET /v2/{path}", f"Bearer {key}").status_code in (200, 404)
+        assert ask(published_farm, f"GET /v2/{path}", f"Bearer {key}").status_code in (200, 404)
 
 
-def test_a_refusal_names_the_scope_and_the_key_by_its_name(farm: Published, keys: dict[Scope, str]) -> None:
-    problem = ask(farm, "POST /v1/builds", f"Bearer {keys[READ]}").json()
+def test_a_refusal_names_the_scope_and_the_key_by_its_name(published_farm: Published, keys: dict[Scope, str]) -> None:
+    problem = ask(published_farm, "POST /v1/builds", f"Bearer {keys[READ]}").json()
     assert "needs the scope submit; key 'only read' has read" in problem["detail"]
     assert keys[READ].split("_", 2)[2] not in str(problem)
 
@@ -129,29 +131,29 @@ def test_a_refusal_names_the_scope_and_the_key_by_its_name(farm: Published, keys
         "Bearer {id}_wrong",
     ],
 )
-def test_what_is_no_key_is_refused(farm: Published, keys: dict[Scope, str], authorization: str) -> None:
+def test_what_is_no_key_is_refused(published_farm: Published, keys: dict[Scope, str], authorization: str) -> None:
     known = keys[Scope.ADMIN].rpartition("_")[0]
-    assert ask(farm, "GET /v1/builds", authorization.format(id=known)).status_code == 401
+    assert ask(published_farm, "GET /v1/builds", authorization.format(id=known)).status_code == 401
 
 
 def _refused(answer: httpx.Response) -> httpx.Response | None:
     return answer if answer.is_client_error else None
 
 
-def test_a_revoked_key_is_refused(farm: Published) -> None:
-    with farm.database.write() as session:
+def test_a_revoked_key_is_refused(published_farm: Published) -> None:
+    with published_farm.database.write() as session:
         key = access.create(session, "leaver", [Scope.ADMIN])
-    assert ask(farm, "GET /v1/builds", f"Bearer {key}").status_code == 200
-    with farm.database.write() as session:
+    assert ask(published_farm, "GET /v1/builds", f"Bearer {key}").status_code == 200
+    with published_farm.database.write() as session:
         assert access.revoke(session, "leaver")
     # An API process asks the catalogue once a second whether a key is still good.
-    answer = eventually(lambda: _refused(ask(farm, "GET /v1/builds", f"Bearer {key}")))
+    answer = eventually(lambda: _refused(ask(published_farm, "GET /v1/builds", f"Bearer {key}")))
     assert answer.status_code == 401
     assert key not in answer.text
 
 
 def test_secrets_are_compared_in_constant_time(
-    farm: Published, keys: dict[Scope, str], monkeypatch: pytest.MonkeyPatch
+    published_farm: Published, keys: dict[Scope, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once for every key, known or not: neither the id nor the secret shows in the time taken."""
     compared: list[int] = []
@@ -164,13 +166,13 @@ def test_secrets_are_compared_in_constant_time(
     monkeypatch.setattr(hmac, "compare_digest", recorded)
     known = keys[READ].rpartition("_")[0]
     for key in (keys[READ], f"{known}_wrong", "ef_000000000000_wrong", "rubbish"):
-        with farm.database.read() as session:
+        with published_farm.database.read() as session:
             access.authenticate(session, key)
     assert compared == [64] * 4
 
 
-def test_a_registry_password_with_nul_is_refused(farm: Published) -> None:
-    assert httpx.get(f"{farm.url}/v2/_catalog", auth=("any", "ef_\0_x")).status_code == 401
+def test_a_registry_password_with_nul_is_refused(published_farm: Published) -> None:
+    assert httpx.get(f"{published_farm.url}/v2/_catalog", auth=("any", "ef_\0_x")).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.api.published import Published, published
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     folder = tmp_path_factory.mktemp("signed")
     create(folder / "signing.pem")
     with published(folder, SIGNING_KEY=str(folder / "signing.pem")) as running:
@@ -28,63 +28,71 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
 
 
 @pytest.fixture
-def trusted(farm: Published, tmp_path: Path) -> TrustedKeys:
-    with Farm(farm.url) as client:
+def trusted(published_farm: Published, tmp_path: Path) -> TrustedKeys:
+    with Farm(published_farm.url) as client:
         (key,) = client.signing_keys()
     (tmp_path / "farm.pem").write_text(key.public_key)
     return TrustedKeys.of_files([tmp_path / "farm.pem"])
 
 
 @pytest.fixture
-def envelope(farm: Published) -> dict[str, Any]:
-    with Farm(farm.url) as client:
-        return dict(client.attestation(farm.key))
+def envelope(published_farm: Published) -> dict[str, Any]:
+    with Farm(published_farm.url) as client:
+        return dict(client.attestation(published_farm.key))
 
 
-def test_the_statement_is_slsa_provenance(farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]) -> None:
-    trusted.verify(envelope, key=farm.key, manifest=farm.manifest)
+def test_the_statement_is_slsa_provenance(
+    published_farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
+) -> None:
+    trusted.verify(envelope, key=published_farm.key, manifest=published_farm.manifest)
     statement = json.loads(base64.b64decode(envelope["payload"]))
     assert (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
     assert statement["subject"] == [
-        {"name": farm.key, "digest": {"sha256": farm.manifest.digest.removeprefix("sha256:")}}
+        {"name": published_farm.key, "digest": {"sha256": published_farm.manifest.digest.removeprefix("sha256:")}}
     ]
     definition, run = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
     assert [dependency["name"] for dependency in definition["resolvedDependencies"]] == ["model", "checkpoint"]
-    assert run["metadata"]["invocationId"] == f"{farm.key}/1"
+    assert run["metadata"]["invocationId"] == f"{published_farm.key}/1"
     assert run["byproducts"][0]["annotations"]["worker"] == "w1"
 
 
-def test_the_same_engine_gets_the_same_bytes(farm: Published, envelope: dict[str, Any]) -> None:
-    assert httpx.get(f"{farm.url}/v1/engines/{farm.key}/attestation").json() == envelope
+def test_the_same_engine_gets_the_same_bytes(published_farm: Published, envelope: dict[str, Any]) -> None:
+    assert httpx.get(f"{published_farm.url}/v1/engines/{published_farm.key}/attestation").json() == envelope
 
 
-def test_another_key_is_not_trusted(farm: Published, envelope: dict[str, Any], tmp_path: Path) -> None:
+def test_another_key_is_not_trusted(published_farm: Published, envelope: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "other.pem").write_text(pem(create(tmp_path / "other").public))
     other = TrustedKeys.of_files([tmp_path / "other.pem"])
     with pytest.raises(IntegrityError, match="no good signature by a trusted key"):
-        other.verify(envelope, key=farm.key, manifest=farm.manifest)
+        other.verify(envelope, key=published_farm.key, manifest=published_farm.manifest)
 
 
-def test_a_changed_statement_is_refused(farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]) -> None:
+def test_a_changed_statement_is_refused(
+    published_farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
+) -> None:
     payload = base64.b64decode(envelope["payload"]).replace(b"aoti", b"evil")
     with pytest.raises(IntegrityError, match="no good signature"):
-        trusted.verify(envelope | {"payload": base64.b64encode(payload).decode()}, key=farm.key, manifest=farm.manifest)
+        trusted.verify(
+            envelope | {"payload": base64.b64encode(payload).decode()},
+            key=published_farm.key,
+            manifest=published_farm.manifest,
+        )
 
 
 @pytest.mark.parametrize("broken", [{}, {"payload": 3}, {"payload": "e30=", "payloadType": "x", "signatures": []}])
-def test_no_envelope_is_refused(farm: Published, trusted: TrustedKeys, broken: dict[str, Any]) -> None:
+def test_no_envelope_is_refused(published_farm: Published, trusted: TrustedKeys, broken: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError, match="no good signature"):
-        trusted.verify(broken, key=farm.key, manifest=farm.manifest)
+        trusted.verify(broken, key=published_farm.key, manifest=published_farm.manifest)
 
 
 def test_a_good_statement_about_other_things_is_refused(
-    farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
+    published_farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError, match="is about"):
-        trusted.verify(envelope, key="f" * 64, manifest=farm.manifest)
+        trusted.verify(envelope, key="f" * 64, manifest=published_farm.manifest)
     files = [FileEntry(path="rank0.engine", digest="sha256:" + "0" * 64, size=1)]
     with pytest.raises(IntegrityError, match="not those that its farm signed"):
-        trusted.verify(envelope, key=farm.key, manifest=Manifest.of(files))
+        trusted.verify(envelope, key=published_farm.key, manifest=Manifest.of(files))
 
 
 def test_a_farm_without_a_key_says_so(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ PROBLEM = "application/problem+json"
 NO_MODEL, PICKLED = "file:{models}/none", "file:{models}/pickled"
 
 
-def rows(farm: Published) -> tuple[int, ...]:
-    with farm.database.read() as session:
+def rows(published_farm: Published) -> tuple[int, ...]:
+    with published_farm.database.read() as session:
         return tuple(session.scalar(select(func.count()).select_from(kind)) or 0 for kind in (BuildRow, ActionRow))
 
 
-def post(farm: Published, body: object, content_type: str = "application/json") -> httpx.Response:
+def post(published_farm: Published, body: object, content_type: str = "application/json") -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{farm.url}/v1/builds", content=content, headers={"Content-Type": content_type}, timeout=60)
+    return httpx.post(
+        f"{published_farm.url}/v1/builds", content=content, headers={"Content-Type": content_type}, timeout=60
+    )
 
 
 def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -70,18 +72,18 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
     ids=str,
 )  # fmt: skip
 def test_every_problem_of_a_spec_with_its_pointer(
-    farm: Published, spec: dict[str, Any], models: Path, change: dict[str, Any], pointers: dict[str, str]
+    published_farm: Published, spec: dict[str, Any], models: Path, change: dict[str, Any], pointers: dict[str, str]
 ) -> None:
     if isinstance(change.get("model"), str):
         change = change | {"model": change["model"].format(models=models)}
-    before = rows(farm)
-    problem = refused(post(farm, spec | change), 422)
+    before = rows(published_farm)
+    problem = refused(post(published_farm, spec | change), 422)
     assert problem["code"] == "invalid_spec"
     assert {found["pointer"]: found["code"] for found in problem["errors"]} == pointers
     for found in problem["errors"]:
         assert found["detail"]
         assert found.get("expected") or found.get("remedy") or found["code"] in {"value_error", "string_unicode"}
-    assert rows(farm) == before
+    assert rows(published_farm) == before
 
 
 @pytest.mark.parametrize(
@@ -101,29 +103,31 @@ def test_every_problem_of_a_spec_with_its_pointer(
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_no_spec_at_all(farm: Published, body: bytes, content_type: str, status: int) -> None:
-    before = rows(farm)
-    refused(post(farm, body, content_type), status)
-    assert rows(farm) == before
+def test_what_is_no_spec_at_all(published_farm: Published, body: bytes, content_type: str, status: int) -> None:
+    before = rows(published_farm)
+    refused(post(published_farm, body, content_type), status)
+    assert rows(published_farm) == before
 
 
-def test_a_missing_body_is_not_called_a_missing_field(farm: Published) -> None:
-    [problem] = refused(post(farm, b""), 422)["errors"]
+def test_a_missing_body_is_not_called_a_missing_field(published_farm: Published) -> None:
+    [problem] = refused(post(published_farm, b""), 422)["errors"]
     assert (problem["detail"], problem["expected"]) == ("the request has no body", "a JSON object")
 
 
-def test_a_body_of_no_declared_size_is_limited_too(farm: Published) -> None:
+def test_a_body_of_no_declared_size_is_limited_too(published_farm: Published) -> None:
     pieces = (b" " * (1 << 18) for _ in range(8))
-    answer = httpx.post(f"{farm.url}/v1/builds", content=pieces, headers={"Content-Type": "application/json"})
+    answer = httpx.post(f"{published_farm.url}/v1/builds", content=pieces, headers={"Content-Type": "application/json"})
     assert "larger than 1048576 bytes" in refused(answer, 413)["detail"]
 
 
-def test_a_matrix_is_read_as_strictly(farm: Published, spec: dict[str, Any]) -> None:
-    before = rows(farm)
+def test_a_matrix_is_read_as_strictly(published_farm: Published, spec: dict[str, Any]) -> None:
+    before = rows(published_farm)
     body = json.dumps(spec | {"limits": {"max_batch_size": [1, float("nan")]}})
-    answer = httpx.post(f"{farm.url}/v1/builds:matrix", content=body, headers={"Content-Type": "application/json"})
+    answer = httpx.post(
+        f"{published_farm.url}/v1/builds:matrix", content=body, headers={"Content-Type": "application/json"}
+    )
     assert refused(answer, 422)["errors"][0]["code"] == "not_portable"
-    assert rows(farm) == before
+    assert rows(published_farm) == before
 
 
 @pytest.mark.parametrize(
@@ -150,5 +154,5 @@ def test_a_matrix_is_read_as_strictly(farm: Published, spec: dict[str, Any]) -> 
         ("/v1/nope", 404),
     ],
 )
-def test_what_is_not_there_or_badly_asked(farm: Published, path: str, status: int) -> None:
-    refused(httpx.get(farm.url + path), status)
+def test_what_is_not_there_or_badly_asked(published_farm: Published, path: str, status: int) -> None:
+    refused(httpx.get(published_farm.url + path), status)

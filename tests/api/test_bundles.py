@@ -191,8 +191,8 @@ def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, b
 
     port = urlsplit(here.farm.url).port
     assert port is not None
-    with Proxy(port, alter=cut) as proxy, Farm(f"http://127.0.0.1:{proxy.port}") as farm, Bundle(bundle) as opened:
-        arrived = list(import_bundle(farm, opened, trusted(there)))
+    with Proxy(port, alter=cut) as proxy, Farm(f"http://127.0.0.1:{proxy.port}") as client, Bundle(bundle) as opened:
+        arrived = list(import_bundle(client, opened, trusted(there)))
     assert ([found.outcome for found in arrived], len(cuts)) == (["imported", "imported"], 2)
     for digest, size in {d: s for record in records(bundle).values() for d, s in record.sizes.items()}.items():
         here.store.verify(digest, size)
@@ -259,8 +259,8 @@ def test_wrong_bytes_in_a_bundle_are_not_taken(there: Site, here: Site, bundle: 
 
 def forged(there: Site, record: EngineRecord, **changes: Any) -> EngineRecord:
     """`record` with another predicate, signed with the farm's own key."""
-    with Farm(there.farm.url) as farm:
-        statement = json.loads(b64decode(str(farm.attestation(record.key)["payload"])))
+    with Farm(there.farm.url) as client:
+        statement = json.loads(b64decode(str(client.attestation(record.key)["payload"])))
     definition = statement["predicate"]["buildDefinition"]
     for field, value in changes.items():
         match field:

@@ -26,24 +26,24 @@ ALL = {"policies": [{"keep_last": 0}]}
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Published]:
+def published_farm(tmp_path: Path) -> Iterator[Published]:
     with published(tmp_path, GC_CHECKPOINT_DAYS="0", RETENTION='[{"model": "nothing", "keep_last": 0}]') as running:
         yield running
 
 
 @pytest.fixture
-def client(farm: Published) -> Iterator[Farm]:
-    with Farm(farm.url, patience=1) as made:
+def client(published_farm: Published) -> Iterator[Farm]:
+    with Farm(published_farm.url, patience=1) as made:
         yield made
 
 
-def enginefarm(farm: Published, *words: str) -> Result:
-    return CliRunner().invoke(main, list(words), env={"ENGINEFARM_URL": farm.url})
+def enginefarm(published_farm: Published, *words: str) -> Result:
+    return CliRunner().invoke(main, list(words), env={"ENGINEFARM_URL": published_farm.url})
 
 
-def a_day_passes(farm: Published) -> None:
+def a_day_passes(published_farm: Published) -> None:
     yesterday = now(-90000)
-    with farm.database.write() as session:
+    with published_farm.database.write() as session:
         for row in (EngineRow, CheckpointRow, BlobRow):
             session.execute(
                 update(row).where(row.marked_for_removal_at.is_not(None)).values(marked_for_removal_at=yesterday)
@@ -60,7 +60,7 @@ def put(folder: Path, data: bytes) -> str:
     return name
 
 
-def test_an_engine_and_its_bytes_go_step_by_step(farm: Published, client: Farm, tmp_path: Path) -> None:
+def test_an_engine_and_its_bytes_go_step_by_step(published_farm: Published, client: Farm, tmp_path: Path) -> None:
     before, orphan = blobs(tmp_path), put(tmp_path, b"of an attempt that was fenced")
     dry = client.clean_up(ALL | {"dry_run": True})
     assert [(found.kind, found.since, found.removed) for found in dry.going] == [
@@ -71,100 +71,108 @@ def test_an_engine_and_its_bytes_go_step_by_step(farm: Published, client: Farm, 
     first = client.clean_up(ALL)
     assert [found.removed for found in first.going] == [False, False]
     assert (first.waiting.files, first.deleted.files) == (1, 0)
-    assert client.engine(farm.key).key == farm.key
-    a_day_passes(farm)
+    assert client.engine(published_farm.key).key == published_farm.key
+    a_day_passes(published_farm)
     assert [found.removed for found in client.clean_up(ALL | {"dry_run": True}).going] == [True, True]
-    assert client.engine(farm.key).key == farm.key
+    assert client.engine(published_farm.key).key == published_farm.key
     second = client.clean_up(ALL)
     assert [found.removed for found in second.going] == [True, True]
     assert (second.deleted.files, second.waiting.files) == (1, len(FILES))
     assert blobs(tmp_path) == before
     assert orphan not in blobs(tmp_path)
     with pytest.raises(Gone, match="removed: 0 of its model"):
-        client.engine(farm.key)
-    a_day_passes(farm)
+        client.engine(published_farm.key)
+    a_day_passes(published_farm)
     third = client.clean_up(ALL)
     assert (third.going, third.deleted.size, blobs(tmp_path)) == ([], dry.frees, set())
-    with farm.database.read() as session:
+    with published_farm.database.read() as session:
         assert sorted(session.execute(select(RemovalRow.kind)).scalars()) == ["checkpoint", "engine"]
 
 
 @pytest.mark.parametrize("path", ["/v1/engines/{key}/files/config.json", "/v2/org/tiny.llama/blobs/{config}"])
-def test_a_link_given_out_keeps_the_engine(farm: Published, client: Farm, path: str) -> None:
-    config = next(entry.digest for entry in farm.manifest.files if entry.path == "config.json")
-    name = httpx.get(f"{farm.url}/v2/_catalog").json()["repositories"][0]
-    path = path.replace("org/tiny.llama", name).format(key=farm.key, config=config)
+def test_a_link_given_out_keeps_the_engine(published_farm: Published, client: Farm, path: str) -> None:
+    config = next(entry.digest for entry in published_farm.manifest.files if entry.path == "config.json")
+    name = httpx.get(f"{published_farm.url}/v2/_catalog").json()["repositories"][0]
+    path = path.replace("org/tiny.llama", name).format(key=published_farm.key, config=config)
     client.clean_up(ALL)
-    a_day_passes(farm)
-    assert httpx.get(farm.url + path).status_code == 307
+    a_day_passes(published_farm)
+    assert httpx.get(published_farm.url + path).status_code == 307
     assert client.clean_up(ALL).going == []
-    assert client.engine(farm.key).key == farm.key
+    assert client.engine(published_farm.key).key == published_farm.key
 
 
-def test_a_deleted_engine_is_gone_at_once_and_a_pinned_one_is_not_deleted(farm: Published, client: Farm) -> None:
-    client.pin(farm.key)
+def test_a_deleted_engine_is_gone_at_once_and_a_pinned_one_is_not_deleted(
+    published_farm: Published, client: Farm
+) -> None:
+    client.pin(published_farm.key)
     with pytest.raises(Conflict, match="is pinned"):
-        client.delete(farm.key)
-    assert enginefarm(farm, "pin", farm.key, "--remove").exit_code == 0
-    done = enginefarm(farm, "delete", farm.key[:12])
-    assert (done.exit_code, done.stdout) == (0, f"engine {farm.key[:12]} is no longer served\n")
+        client.delete(published_farm.key)
+    assert enginefarm(published_farm, "pin", published_farm.key, "--remove").exit_code == 0
+    done = enginefarm(published_farm, "delete", published_farm.key[:12])
+    assert (done.exit_code, done.stdout) == (0, f"engine {published_farm.key[:12]} is no longer served\n")
     with pytest.raises(Gone, match="deleted"):
-        client.engine(farm.key)
-    a_day_passes(farm)
+        client.engine(published_farm.key)
+    a_day_passes(published_farm)
     assert [found.removed for found in client.clean_up().going] == [True, False]
 
 
-def test_the_command_line_says_what_goes_and_why(farm: Published) -> None:
-    dry = enginefarm(farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0")
+def test_the_command_line_says_what_goes_and_why(published_farm: Published) -> None:
+    dry = enginefarm(published_farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0")
     assert dry.exit_code == 0, dry.output
     assert "0 of its model and platform are newer, older than 0 days" in dry.stdout
     assert "1.1 MiB will be free once all of these are removed" in dry.stdout
     assert "not marked" in dry.stdout
-    own = json.loads(enginefarm(farm, "gc", "--json").stdout)
+    own = json.loads(enginefarm(published_farm, "gc", "--json").stdout)
     assert (own["going"], own["dry_run"], own["grace_seconds"]) == ([], False, 86400)
-    assert enginefarm(farm, "gc", "--model", "hf:Org/*").exit_code == 2
+    assert enginefarm(published_farm, "gc", "--model", "hf:Org/*").exit_code == 2
 
 
 @pytest.mark.parametrize("body", [{"policies": [{}]}, {"policies": [{"keep_last": -1}]}, {"keep_last": 1}])
-def test_a_policy_that_keeps_nothing_by_mistake_is_refused(farm: Published, body: dict[str, Any]) -> None:
-    assert httpx.post(f"{farm.url}/v1/gc", json=body).status_code in {400, 422}
+def test_a_policy_that_keeps_nothing_by_mistake_is_refused(published_farm: Published, body: dict[str, Any]) -> None:
+    assert httpx.post(f"{published_farm.url}/v1/gc", json=body).status_code in {400, 422}
 
 
 def test_making_room_is_for_administrators(tmp_path: Path) -> None:
-    with published(tmp_path, guarded=True) as farm:
-        with farm.database.write() as session:
+    with published(tmp_path, guarded=True) as published_farm:
+        with published_farm.database.write() as session:
             key = access.create(session, "submitter", [access.Scope.SUBMIT])
         headers = {"Authorization": f"Bearer {key}"}
-        assert httpx.post(f"{farm.url}/v1/gc", headers=headers, json=ALL).status_code == 403
-        assert httpx.delete(f"{farm.url}/v1/engines/{farm.key}", headers=headers).status_code == 403
+        assert httpx.post(f"{published_farm.url}/v1/gc", headers=headers, json=ALL).status_code == 403
+        assert httpx.delete(f"{published_farm.url}/v1/engines/{published_farm.key}", headers=headers).status_code == 403
 
 
-def test_what_was_removed_is_listed_page_by_page(farm: Published, client: Farm) -> None:
+def test_what_was_removed_is_listed_page_by_page(published_farm: Published, client: Farm) -> None:
     assert list(client.removals()) == []
     client.clean_up(ALL)
-    a_day_passes(farm)
+    a_day_passes(published_farm)
     client.clean_up(ALL)
     first, second = client.removals()
-    assert (first.kind, second.kind, second.key) == ("checkpoint", "engine", farm.key)
-    pages = [httpx.get(f"{farm.url}/v1/removals?limit=1").json()]
-    pages.append(httpx.get(f"{farm.url}/v1/removals?limit=1&cursor={pages[0]['next_cursor']}").json())
+    assert (first.kind, second.kind, second.key) == ("checkpoint", "engine", published_farm.key)
+    pages = [httpx.get(f"{published_farm.url}/v1/removals?limit=1").json()]
+    pages.append(httpx.get(f"{published_farm.url}/v1/removals?limit=1&cursor={pages[0]['next_cursor']}").json())
     assert [page["items"][0]["key"] for page in pages] == [first.key, second.key]
     assert pages[1]["next_cursor"] is None
-    told = enginefarm(farm, "removed")
+    told = enginefarm(published_farm, "removed")
     assert told.exit_code == 0, told.output
-    assert all(word in told.stdout for word in (farm.key[:12], "engine", "checkpoint", "0 of its model"))
-    assert json.loads(enginefarm(farm, "removed", "--limit", "1", "--json").stdout)["items"][0]["key"] == first.key
+    assert all(word in told.stdout for word in (published_farm.key[:12], "engine", "checkpoint", "0 of its model"))
+    assert (
+        json.loads(enginefarm(published_farm, "removed", "--limit", "1", "--json").stdout)["items"][0]["key"]
+        == first.key
+    )
 
 
 def test_a_farm_that_is_told_to_cleans_up_by_itself(tmp_path: Path) -> None:
     with (
-        published(tmp_path, RETENTION='[{"keep_last": 0}]', GC_HOURS="0.0002") as farm,
-        Farm(farm.url, patience=1) as client,
+        published(tmp_path, RETENTION='[{"keep_last": 0}]', GC_HOURS="0.0002") as published_farm,
+        Farm(published_farm.url, patience=1) as client,
     ):
         deadline = time.monotonic() + 60
-        while not (gone := [one for one in client.removals() if one.key == farm.key]) and time.monotonic() < deadline:
-            a_day_passes(farm)
+        while (
+            not (gone := [one for one in client.removals() if one.key == published_farm.key])
+            and time.monotonic() < deadline
+        ):
+            a_day_passes(published_farm)
             time.sleep(0.05)
         assert gone[0].by is None
         with pytest.raises(Gone, match="removed: 0 of its model"):
-            client.engine(farm.key)
+            client.engine(published_farm.key)

@@ -10,16 +10,16 @@ import pytest
 from tests.api.published import MODEL, Published
 
 
-def listed(farm: Published, **query: Any) -> list[str]:
-    answer = httpx.get(f"{farm.url}/v1/builds", params=query)
+def listed(published_farm: Published, **query: Any) -> list[str]:
+    answer = httpx.get(f"{published_farm.url}/v1/builds", params=query)
     assert answer.status_code == 200, answer.text
     return [build["id"] for build in answer.json()["items"]]
 
 
 @pytest.fixture(scope="module")
-def builds(farm: Published) -> list[str]:
+def builds(published_farm: Published) -> list[str]:
     """The build that made the published engine; nobody submits others here."""
-    return listed(farm)
+    return listed(published_farm)
 
 
 @pytest.mark.parametrize(
@@ -32,20 +32,22 @@ def builds(farm: Published) -> list[str]:
     ],
     ids=str,
 )  # fmt: skip
-def test_filters(farm: Published, builds: list[str], query: dict[str, str], found: int) -> None:
-    assert listed(farm, **query) == builds[:found]
+def test_filters(published_farm: Published, builds: list[str], query: dict[str, str], found: int) -> None:
+    assert listed(published_farm, **query) == builds[:found]
     assert len(builds) == 1
 
 
-def test_pages_follow_one_another(farm: Published, spec: dict[str, Any]) -> None:
+def test_pages_follow_one_another(published_farm: Published, spec: dict[str, Any]) -> None:
     for size in range(1, 5):
         body = spec | {"limits": {"max_batch_size": size, "max_input_len": 8, "max_output_len": 8}}
-        assert httpx.post(f"{farm.url}/v1/builds", json=body, timeout=60).status_code == 202
-    everything = listed(farm)
+        assert httpx.post(f"{published_farm.url}/v1/builds", json=body, timeout=60).status_code == 202
+    everything = listed(published_farm)
     pages: list[Any] = []
     cursor = None
     while cursor is not None or not pages:
-        page = httpx.get(f"{farm.url}/v1/builds", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        page = httpx.get(
+            f"{published_farm.url}/v1/builds", params={"limit": 2, **({"cursor": cursor} if cursor else {})}
+        ).json()
         pages.append([build["id"] for build in page["items"]])
         cursor = page["next_cursor"]
     assert [len(page) for page in pages] == [2, 2, 1]

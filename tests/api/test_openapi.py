@@ -13,8 +13,8 @@ from tests.api.published import Published
 
 
 @pytest.fixture(scope="module")
-def document(farm: Published) -> dict[str, Any]:
-    return dict(httpx.get(f"{farm.url}/openapi.json").json())
+def document(published_farm: Published) -> dict[str, Any]:
+    return dict(httpx.get(f"{published_farm.url}/openapi.json").json())
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

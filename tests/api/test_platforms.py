@@ -23,26 +23,26 @@ MACHINES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fleet(farm: Published) -> Sequence[str]:
+def fleet(published_farm: Published) -> Sequence[str]:
     """Three kinds of live worker with the one that made the published engine."""
     can = [Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])]
-    with farm.database.write() as session:
+    with published_farm.database.write() as session:
         for name, platform in MACHINES.items():
             register(session, name, name, Fingerprint(platform=platform, host=HOST), can, [])
     return list(MACHINES)
 
 
-def submit(farm: Published, spec: dict[str, Any], platform: dict[str, str]) -> httpx.Response:
-    return httpx.post(f"{farm.url}/v1/builds", json=spec | {"platform": platform}, timeout=60)
+def submit(published_farm: Published, spec: dict[str, Any], platform: dict[str, str]) -> httpx.Response:
+    return httpx.post(f"{published_farm.url}/v1/builds", json=spec | {"platform": platform}, timeout=60)
 
 
 @pytest.mark.parametrize(
     ("given", "candidates"), [({}, ["v3", "v4", "aarch64"]), ({"arch": "x86_64"}, ["v3", "v4"])], ids=str
 )
 def test_several_kinds_are_refused_with_each_of_them(
-    farm: Published, spec: dict[str, Any], given: dict[str, str], candidates: list[str]
+    published_farm: Published, spec: dict[str, Any], given: dict[str, str], candidates: list[str]
 ) -> None:
-    refused = submit(farm, spec, given)
+    refused = submit(published_farm, spec, given)
     assert refused.status_code == 422
     [problem] = refused.json()["errors"]
     assert (problem["pointer"], problem["code"]) == ("/platform", "platform_ambiguous")
@@ -52,15 +52,15 @@ def test_several_kinds_are_refused_with_each_of_them(
     assert all(any(f"{name}}}" in kind for kind in listed) for name in candidates)
 
 
-def test_a_part_that_means_one_kind_is_completed(farm: Published, spec: dict[str, Any]) -> None:
-    accepted = submit(farm, spec, {"arch": "aarch64"})
+def test_a_part_that_means_one_kind_is_completed(published_farm: Published, spec: dict[str, Any]) -> None:
+    accepted = submit(published_farm, spec, {"arch": "aarch64"})
     assert accepted.status_code == 202, accepted.text
-    build = httpx.get(f"{farm.url}/v1/builds/{accepted.json()['id']}").json()
+    build = httpx.get(f"{published_farm.url}/v1/builds/{accepted.json()['id']}").json()
     assert build["spec"]["platform"]["cpu_isa"] == "aarch64"
 
 
-def test_a_part_that_nobody_has_says_what_to_give(farm: Published, spec: dict[str, Any]) -> None:
-    refused = submit(farm, spec, {"gpu": "NVIDIA H100 80GB HBM3"})
+def test_a_part_that_nobody_has_says_what_to_give(published_farm: Published, spec: dict[str, Any]) -> None:
+    refused = submit(published_farm, spec, {"gpu": "NVIDIA H100 80GB HBM3"})
     assert refused.status_code == 422
     [problem] = refused.json()["errors"]
     assert (problem["pointer"], problem["code"]) == ("/platform", "platform_unknown")

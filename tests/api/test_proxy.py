@@ -13,20 +13,20 @@ OUTSIDE = "https://farm.example.org/engines"
 
 
 def test_links_begin_with_the_public_url(tmp_path: Path) -> None:
-    with published(tmp_path, PUBLIC_URL=OUTSIDE + "/") as farm:
-        file = httpx.get(f"{farm.url}/v1/engines/{farm.key}/files/config.json")
+    with published(tmp_path, PUBLIC_URL=OUTSIDE + "/") as published_farm:
+        file = httpx.get(f"{published_farm.url}/v1/engines/{published_farm.key}/files/config.json")
         name = "aoti/org/tiny-llama"
-        blob = httpx.get(f"{farm.url}/v2/{name}/blobs/{farm.manifest.files[0].digest}")
+        blob = httpx.get(f"{published_farm.url}/v2/{name}/blobs/{published_farm.manifest.files[0].digest}")
         for answer in (file, blob):
             assert answer.status_code == 307
             assert answer.headers["location"].startswith(f"{OUTSIDE}/v1/blobs/sha256:")
         inside = file.headers["location"].removeprefix(OUTSIDE)
-        assert httpx.get(farm.url + inside).content == b"{}"
-        assert httpx.get(f"{farm.url}/openapi.json").json()["servers"] == [{"url": OUTSIDE + "/"}]
+        assert httpx.get(published_farm.url + inside).content == b"{}"
+        assert httpx.get(f"{published_farm.url}/openapi.json").json()["servers"] == [{"url": OUTSIDE + "/"}]
 
 
 def test_an_accepted_build_is_found_through_the_proxy(tmp_path: Path, models: Path, spec: dict[str, Any]) -> None:
-    with published(tmp_path, PUBLIC_URL=OUTSIDE, MODEL_ROOTS=str(models)) as farm:
-        accepted = httpx.post(f"{farm.url}/v1/builds", json=spec, timeout=60)
+    with published(tmp_path, PUBLIC_URL=OUTSIDE, MODEL_ROOTS=str(models)) as published_farm:
+        accepted = httpx.post(f"{published_farm.url}/v1/builds", json=spec, timeout=60)
         assert accepted.status_code == 202, accepted.text
         assert accepted.headers["location"] == f"{OUTSIDE}/v1/builds/{accepted.json()['id']}"

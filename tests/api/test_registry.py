@@ -20,46 +20,46 @@ NAME = "aoti/org/tiny-llama"
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     with published(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
 
-def _get(farm: Published, path: str, method: str = "GET") -> httpx.Response:
-    return httpx.request(method, farm.url + path, follow_redirects=False)
+def _get(published_farm: Published, path: str, method: str = "GET") -> httpx.Response:
+    return httpx.request(method, published_farm.url + path, follow_redirects=False)
 
 
-def test_tag_manifest_config_and_files(farm: Published) -> None:
-    assert _get(farm, "/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
-    assert _get(farm, "/v2/_catalog").json() == {"repositories": [NAME]}
-    assert _get(farm, f"/v2/{NAME}/tags/list").json() == {"name": NAME, "tags": [farm.key]}
-    found = _get(farm, f"/v2/{NAME}/manifests/{farm.key}")
+def test_tag_manifest_config_and_files(published_farm: Published) -> None:
+    assert _get(published_farm, "/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
+    assert _get(published_farm, "/v2/_catalog").json() == {"repositories": [NAME]}
+    assert _get(published_farm, f"/v2/{NAME}/tags/list").json() == {"name": NAME, "tags": [published_farm.key]}
+    found = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}")
     digest = found.headers["docker-content-digest"]
     assert digest == "sha256:" + hashlib.sha256(found.content).hexdigest()
     assert found.headers["content-type"] == oci.MANIFEST
-    assert _get(farm, f"/v2/{NAME}/manifests/{digest}").content == found.content
-    config = _get(farm, f"/v2/{NAME}/blobs/{found.json()['config']['digest']}")
+    assert _get(published_farm, f"/v2/{NAME}/manifests/{digest}").content == found.content
+    config = _get(published_farm, f"/v2/{NAME}/blobs/{found.json()['config']['digest']}")
     assert "sha256:" + hashlib.sha256(config.content).hexdigest() == found.json()["config"]["digest"]
-    assert config.json()["config"]["Labels"]["enginefarm.key"] == farm.key
+    assert config.json()["config"]["Labels"]["enginefarm.key"] == published_farm.key
     titles = {layer["annotations"][oci.TITLE]: layer for layer in found.json()["layers"]}
     assert {path: layer["digest"] for path, layer in titles.items()} == {
-        entry.path: entry.digest for entry in farm.manifest.files
+        entry.path: entry.digest for entry in published_farm.manifest.files
     }
 
 
-def test_a_file_is_a_redirect_and_serves_ranges(farm: Published) -> None:
-    entry = farm.manifest.files[-1]
-    answer = _get(farm, f"/v2/{NAME}/blobs/{entry.digest}")
+def test_a_file_is_a_redirect_and_serves_ranges(published_farm: Published) -> None:
+    entry = published_farm.manifest.files[-1]
+    answer = _get(published_farm, f"/v2/{NAME}/blobs/{entry.digest}")
     assert answer.status_code == 307
-    part = httpx.get(httpx.URL(farm.url).join(answer.headers["location"]), headers={"Range": "bytes=256-511"})
+    part = httpx.get(httpx.URL(published_farm.url).join(answer.headers["location"]), headers={"Range": "bytes=256-511"})
     assert (part.status_code, part.content) == (206, bytes(range(256)))
 
 
-def test_head_says_size_and_digest_without_bytes(farm: Published) -> None:
-    entry = farm.manifest.files[-1]
-    blob = _get(farm, f"/v2/{NAME}/blobs/{entry.digest}", "HEAD")
+def test_head_says_size_and_digest_without_bytes(published_farm: Published) -> None:
+    entry = published_farm.manifest.files[-1]
+    blob = _get(published_farm, f"/v2/{NAME}/blobs/{entry.digest}", "HEAD")
     assert (blob.status_code, int(blob.headers["content-length"])) == (200, entry.size)
-    found = _get(farm, f"/v2/{NAME}/manifests/{farm.key}", "HEAD")
+    found = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}", "HEAD")
     assert int(found.headers["content-length"]) > 100
     assert not found.content
 
@@ -75,32 +75,37 @@ def test_head_says_size_and_digest_without_bytes(farm: Published) -> None:
         "/v2/aoti/other/blobs/{blob}",
     ],
 )
-def test_what_is_not_there(farm: Published, path: str) -> None:
-    answer = _get(farm, path.format(key=farm.key, blob=farm.manifest.files[0].digest))
+def test_what_is_not_there(published_farm: Published, path: str) -> None:
+    answer = _get(published_farm, path.format(key=published_farm.key, blob=published_farm.manifest.files[0].digest))
     assert answer.status_code == 404
     assert set(answer.json()["errors"][0]) == {"code", "message"}
 
 
-def test_tags_come_in_pages(farm: Published) -> None:
-    assert _get(farm, f"/v2/{NAME}/tags/list?n=0").json()["tags"] == []
-    assert _get(farm, f"/v2/{NAME}/tags/list?n=1").json()["tags"] == [farm.key]
-    assert _get(farm, f"/v2/{NAME}/tags/list?n=1&last={farm.key}").json()["tags"] == []
+def test_tags_come_in_pages(published_farm: Published) -> None:
+    assert _get(published_farm, f"/v2/{NAME}/tags/list?n=0").json()["tags"] == []
+    assert _get(published_farm, f"/v2/{NAME}/tags/list?n=1").json()["tags"] == [published_farm.key]
+    assert _get(published_farm, f"/v2/{NAME}/tags/list?n=1&last={published_farm.key}").json()["tags"] == []
 
 
-def test_oras_pulls_the_directory(farm: Published, tmp_path: Path) -> None:
+def test_oras_pulls_the_directory(published_farm: Published, tmp_path: Path) -> None:
     client = oras.client.OrasClient(insecure=True)
-    client.pull(target=f"{farm.url.removeprefix('http://')}/{NAME}:{farm.key}", outdir=str(tmp_path))
+    client.pull(
+        target=f"{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}", outdir=str(tmp_path)
+    )
     assert {path: (tmp_path / path).read_bytes() for path in FILES} == FILES
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
-def test_skopeo_inspects_and_copies(farm: Published, tmp_path: Path) -> None:
-    name = f"docker://{farm.url.removeprefix('http://')}/{NAME}:{farm.key}"
+def test_skopeo_inspects_and_copies(published_farm: Published, tmp_path: Path) -> None:
+    name = f"docker://{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}"
     seen = json.loads(_skopeo("inspect", "--tls-verify=false", name))
-    assert seen["Digest"] == _get(farm, f"/v2/{NAME}/manifests/{farm.key}").headers["docker-content-digest"]
-    assert seen["Labels"]["enginefarm.manifest"] == farm.manifest.digest
+    assert (
+        seen["Digest"]
+        == _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}").headers["docker-content-digest"]
+    )
+    assert seen["Labels"]["enginefarm.manifest"] == published_farm.manifest.digest
     _skopeo("copy", "--src-tls-verify=false", name, f"dir:{tmp_path}/copy")
-    for entry in farm.manifest.files:
+    for entry in published_farm.manifest.files:
         copied = (tmp_path / "copy" / entry.digest.removeprefix("sha256:")).read_bytes()
         assert copied == FILES[entry.path]
 
@@ -114,14 +119,22 @@ def _skopeo(*arguments: str) -> str:
 
 
 def test_a_registry_client_brings_its_api_key_as_a_password(tmp_path: Path) -> None:
-    with published(tmp_path, guarded=True) as farm:
-        asked = _get(farm, "/v2/")
+    with published(tmp_path, guarded=True) as published_farm:
+        asked = _get(published_farm, "/v2/")
         assert (asked.status_code, asked.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
         assert asked.json()["errors"][0]["code"] == "UNAUTHORIZED"
-        assert httpx.get(f"{farm.url}/v2/", auth=("anyone", str(farm.api_key))).status_code == 200
-        assert httpx.get(f"{farm.url}/v2/", headers={"Authorization": f"Bearer {farm.api_key}"}).status_code == 200
-        assert httpx.get(f"{farm.url}/v2/", auth=("anyone", "ef_other_key")).status_code == 401
+        assert httpx.get(f"{published_farm.url}/v2/", auth=("anyone", str(published_farm.api_key))).status_code == 200
+        assert (
+            httpx.get(
+                f"{published_farm.url}/v2/", headers={"Authorization": f"Bearer {published_farm.api_key}"}
+            ).status_code
+            == 200
+        )
+        assert httpx.get(f"{published_farm.url}/v2/", auth=("anyone", "ef_other_key")).status_code == 401
         client = oras.client.OrasClient(insecure=True, auth_backend="basic")
-        client.auth.set_basic_auth("node", str(farm.api_key))
-        client.pull(target=f"{farm.url.removeprefix('http://')}/{NAME}:{farm.key}", outdir=str(tmp_path / "pulled"))
+        client.auth.set_basic_auth("node", str(published_farm.api_key))
+        client.pull(
+            target=f"{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}",
+            outdir=str(tmp_path / "pulled"),
+        )
         assert (tmp_path / "pulled" / "config.json").read_bytes() == FILES["config.json"]

@@ -18,19 +18,19 @@ from tests.api.published import FILES, MODEL, Published, published
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Published]:
+def published_farm(tmp_path: Path) -> Iterator[Published]:
     with published(tmp_path) as running:
         yield running
 
 
 @pytest.fixture
-def client(farm: Published) -> Iterator[Farm]:
-    with Farm(farm.url, patience=1) as made:
+def client(published_farm: Published) -> Iterator[Farm]:
+    with Farm(published_farm.url, patience=1) as made:
         yield made
 
 
-def damage(folder: Path, farm: Published, path: str, data: bytes | None) -> None:
-    digest = next(entry.digest for entry in farm.manifest.files if entry.path == path).removeprefix("sha256:")
+def damage(folder: Path, published_farm: Published, path: str, data: bytes | None) -> None:
+    digest = next(entry.digest for entry in published_farm.manifest.files if entry.path == path).removeprefix("sha256:")
     blob = folder / "store" / "blobs" / "sha256" / digest[:2] / digest
     blob.unlink() if data is None else blob.write_bytes(data)
 
@@ -39,67 +39,72 @@ def damage(folder: Path, farm: Published, path: str, data: bytes | None) -> None
     "data", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
 )
 def test_a_pull_of_damage_is_refused_and_takes_it_out(
-    farm: Published, client: Farm, tmp_path: Path, data: bytes | None
+    published_farm: Published, client: Farm, tmp_path: Path, data: bytes | None
 ) -> None:
-    damage(tmp_path, farm, "rank0.engine", data)
+    damage(tmp_path, published_farm, "rank0.engine", data)
     with pytest.raises((IntegrityError, NotFound), match="the farm's own are damaged"):
-        pull(client, client.engine(farm.key), tmp_path / "here", any_platform=True)
+        pull(client, client.engine(published_farm.key), tmp_path / "here", any_platform=True)
     assert not (tmp_path / "here").exists()
     with pytest.raises(Gone, match="its bytes in the store are damaged"):
-        client.engine(farm.key)
-    for path in (f"/v1/engines/{farm.key}/files/config.json", f"/v1/engines/{farm.key}/pin"):
+        client.engine(published_farm.key)
+    for path in (f"/v1/engines/{published_farm.key}/files/config.json", f"/v1/engines/{published_farm.key}/pin"):
         method = "PUT" if path.endswith("pin") else "GET"
-        assert httpx.request(method, farm.url + path).status_code == 410
+        assert httpx.request(method, published_farm.url + path).status_code == 410
     assert list(client.engines()) == []
-    assert httpx.get(f"{farm.url}/v2/_catalog").json() == {"repositories": []}
+    assert httpx.get(f"{published_farm.url}/v2/_catalog").json() == {"repositories": []}
 
 
-def test_a_report_is_believed_only_if_the_store_agrees(farm: Published, client: Farm) -> None:
-    assert client.report_damage(farm.key, ["rank0.engine"]).damaged == []
-    assert client.engine(farm.key).key == farm.key
+def test_a_report_is_believed_only_if_the_store_agrees(published_farm: Published, client: Farm) -> None:
+    assert client.report_damage(published_farm.key, ["rank0.engine"]).damaged == []
+    assert client.engine(published_farm.key).key == published_farm.key
     with pytest.raises(NotFound, match="no file 'nothing'"):
-        client.report_damage(farm.key, ["nothing"])
+        client.report_damage(published_farm.key, ["nothing"])
 
 
-def test_repair_reads_everything_and_says_what_is_damaged(farm: Published, tmp_path: Path) -> None:
-    environment = {"ENGINEFARM_URL": farm.url}
+def test_repair_reads_everything_and_says_what_is_damaged(published_farm: Published, tmp_path: Path) -> None:
+    environment = {"ENGINEFARM_URL": published_farm.url}
     whole = CliRunner().invoke(main, ["repair"], env=environment)
     assert (whole.exit_code, "intact" in whole.stderr) == (0, True), whole.output
-    damage(tmp_path, farm, "config.json", b"[]")
-    found = CliRunner().invoke(main, ["repair", farm.key, "--rebuild"], env=environment)
+    damage(tmp_path, published_farm, "config.json", b"[]")
+    found = CliRunner().invoke(main, ["repair", published_farm.key, "--rebuild"], env=environment)
     assert found.exit_code == 6, found.output
     assert "config.json, checkpoint/config.json damaged" in found.stderr
-    with Farm(farm.url) as client:
+    with Farm(published_farm.url) as client:
         (build,) = [build for build in client.builds() if not build.state.ended]
         assert build.model == MODEL
         assert build.waiting_for is not None
 
 
-def test_recall_over_the_command_line(farm: Published) -> None:
-    environment = {"ENGINEFARM_URL": farm.url}
+def test_recall_over_the_command_line(published_farm: Published) -> None:
+    environment = {"ENGINEFARM_URL": published_farm.url}
     assert CliRunner().invoke(main, ["recall"], env=environment).exit_code == 2
     assert CliRunner().invoke(main, ["recall", "--between", "now", "then"], env=environment).exit_code == 2
     none = CliRunner().invoke(main, ["recall", "--between", "2020-01-01", "2020-01-02"], env=environment)
     assert none.output == "no engine or checkpoint meets the conditions\n"
     done = CliRunner().invoke(main, ["recall", "--worker", "w1", "--reason", "bad memory"], env=environment)
     assert done.exit_code == 0, done.output
-    assert f"engine {farm.key[:12]} is withdrawn" in done.output
+    assert f"engine {published_farm.key[:12]} is withdrawn" in done.output
     listed = CliRunner().invoke(main, ["workers"], env=environment)
     assert "w1 is quarantined: bad memory" in listed.stderr
     released = CliRunner().invoke(main, ["workers", "release", "w1"], env=environment)
     assert "live" in released.stdout
     drained = CliRunner().invoke(main, ["workers", "drain", "w1", "--json"], env=environment)
     assert '"state": "draining"' in drained.stdout
-    pulled = CliRunner().invoke(main, ["pull", farm.key, "/nowhere"], env=environment)
+    pulled = CliRunner().invoke(main, ["pull", published_farm.key, "/nowhere"], env=environment)
     assert (pulled.exit_code, "bad memory" in pulled.stderr) == (4, True)
 
 
 def test_upkeep_is_for_administrators(tmp_path: Path) -> None:
-    with published(tmp_path, guarded=True) as farm:
-        with farm.database.write() as session:
+    with published(tmp_path, guarded=True) as published_farm:
+        with published_farm.database.write() as session:
             key = access.create(session, "submitter", [access.Scope.SUBMIT])
-        for path in (f"engines/{farm.key}:repair", "engines:recall", "workers/w1:drain", "workers/w1:release"):
+        for path in (
+            f"engines/{published_farm.key}:repair",
+            "engines:recall",
+            "workers/w1:drain",
+            "workers/w1:release",
+        ):
             answer = httpx.post(
-                f"{farm.url}/v1/{path}", headers={"Authorization": f"Bearer {key}"}, json={"worker": "w1"}
+                f"{published_farm.url}/v1/{path}", headers={"Authorization": f"Bearer {key}"}, json={"worker": "w1"}
             )
             assert answer.status_code == 403, path

@@ -24,93 +24,97 @@ Begin = Callable[[], tuple[str, Claim]]
 
 
 @pytest.fixture
-def begin(farm: Published, spec: dict[str, Any], models: Path, request: pytest.FixtureRequest) -> Begin:
+def begin(published_farm: Published, spec: dict[str, Any], models: Path, request: pytest.FixtureRequest) -> Begin:
     """Submit a build of a model of this test's own, and hold the lease on its convert."""
 
     def made() -> tuple[str, Claim]:
         name = request.node.name.partition("[")[0]
         add_model(models, name)
         (models / name / "model.safetensors").write_text(name)
-        answer = httpx.post(f"{farm.url}/v1/builds", json=spec | {"model": f"file:{models / name}"}, timeout=60)
+        answer = httpx.post(
+            f"{published_farm.url}/v1/builds", json=spec | {"model": f"file:{models / name}"}, timeout=60
+        )
         assert answer.status_code == 202, answer.text
-        return answer.json()["id"], hold(farm, answer.json()["id"])
+        return answer.json()["id"], hold(published_farm, answer.json()["id"])
 
     return made
 
 
-def hold(farm: Published, build_id: str) -> Claim:
-    with farm.database.read() as session:
+def hold(published_farm: Published, build_id: str) -> Claim:
+    with published_farm.database.read() as session:
         build = session.query(BuildRow).filter_by(id=build_id).one()
         convert = session.get_one(ActionRow, build.key).depends_on
     assert convert is not None
-    return claim_now(farm.database, convert, add_worker(farm.database, "watched"), lease=600)
+    return claim_now(published_farm.database, convert, add_worker(published_farm.database, "watched"), lease=600)
 
 
-def end(farm: Published, build_id: str) -> None:
-    with farm.database.write() as session:
+def end(published_farm: Published, build_id: str) -> None:
+    with published_farm.database.write() as session:
         cancel(session, build_id)
 
 
-def test_a_joined_build_says_that_it_runs(farm: Published, begin: Begin) -> None:
+def test_a_joined_build_says_that_it_runs(published_farm: Published, begin: Begin) -> None:
     build_id, _ = begin()
-    spec = httpx.get(f"{farm.url}/v1/builds/{build_id}").json()["spec"]
-    joined = httpx.post(f"{farm.url}/v1/builds", json=spec, timeout=60).json()
+    spec = httpx.get(f"{published_farm.url}/v1/builds/{build_id}").json()["spec"]
+    joined = httpx.post(f"{published_farm.url}/v1/builds", json=spec, timeout=60).json()
     assert (joined["disposition"], joined["state"], joined["waiting_for"]) == ("joined", "running", None)
-    end(farm, build_id)
+    end(published_farm, build_id)
 
 
-def test_etag_and_304(farm: Published, begin: Begin) -> None:
+def test_etag_and_304(published_farm: Published, begin: Begin) -> None:
     build_id, held = begin()
-    url = f"{farm.url}/v1/builds/{build_id}"
+    url = f"{published_farm.url}/v1/builds/{build_id}"
     first = httpx.get(url)
     tag = first.headers["etag"]
     same = httpx.get(url, headers={"If-None-Match": tag})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
-    with farm.database.write() as session:
+    with published_farm.database.write() as session:
         renew(session, held, lease_seconds=600, progress=0.5, message="halfway")
     changed = httpx.get(url, headers={"If-None-Match": tag})
     assert (changed.status_code, changed.json()["message"]) == (200, "halfway")
     assert changed.headers["etag"] != tag
-    end(farm, build_id)
+    end(published_farm, build_id)
 
 
-def test_a_long_poll_returns_at_a_change(farm: Published, begin: Begin) -> None:
+def test_a_long_poll_returns_at_a_change(published_farm: Published, begin: Begin) -> None:
     build_id, _ = begin()
-    url = f"{farm.url}/v1/builds/{build_id}"
+    url = f"{published_farm.url}/v1/builds/{build_id}"
     tag = httpx.get(url).headers["etag"]
-    timer = threading.Timer(0.5, end, (farm, build_id))
+    timer = threading.Timer(0.5, end, (published_farm, build_id))
     timer.start()
     answer = httpx.get(url, params={"wait": 60}, headers={"If-None-Match": tag}, timeout=90)
     timer.join()
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
 
 
-def test_a_long_poll_without_a_change_is_a_304(farm: Published, begin: Begin) -> None:
+def test_a_long_poll_without_a_change_is_a_304(published_farm: Published, begin: Begin) -> None:
     build_id, _ = begin()
-    url = f"{farm.url}/v1/builds/{build_id}"
+    url = f"{published_farm.url}/v1/builds/{build_id}"
     tag = httpx.get(url).headers["etag"]
     assert httpx.get(url, params={"wait": 0.2}, headers={"If-None-Match": tag}).status_code == 304
     assert httpx.get(url, params={"wait": 0.2}).json()["state"] == "running"
-    end(farm, build_id)
+    end(published_farm, build_id)
 
 
-def test_the_client_waits_through_a_real_304(farm: Published, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_waits_through_a_real_304(
+    published_farm: Published, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("enginefarm.client._HOLD_SECONDS", 0.2)  # several unchanged answers before the end
     build_id, _ = begin()
     seen: list[str] = []
-    timer = threading.Timer(1.5, end, (farm, build_id))
+    timer = threading.Timer(1.5, end, (published_farm, build_id))
     timer.start()
-    with Farm(farm.url) as client:
+    with Farm(published_farm.url) as client:
         build = client.wait(build_id, timeout=60, on_update=lambda build: seen.append(str(build.state)))
     timer.join()
     assert str(build.state) == "cancelled"
     assert seen == ["running", "cancelled"]
 
 
-def test_events_tell_each_change_and_end(farm: Published, begin: Begin) -> None:
+def test_events_tell_each_change_and_end(published_farm: Published, begin: Begin) -> None:
     build_id, held = begin()
     states: list[tuple[str, str | None]] = []
-    with httpx.stream("GET", f"{farm.url}/v1/builds/{build_id}/events", timeout=60) as stream:
+    with httpx.stream("GET", f"{published_farm.url}/v1/builds/{build_id}/events", timeout=60) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         for line in stream.iter_lines():
             if not line.startswith("data: "):
@@ -118,22 +122,22 @@ def test_events_tell_each_change_and_end(farm: Published, begin: Begin) -> None:
             build = json.loads(line.removeprefix("data: "))
             states.append((build["state"], build["message"]))
             if len(states) == 1:
-                with farm.database.write() as session:
+                with published_farm.database.write() as session:
                     renew(session, held, lease_seconds=600, progress=0.5, message="halfway")
             elif len(states) == 2:
-                end(farm, build_id)
+                end(published_farm, build_id)
     assert states == [("running", None), ("running", "halfway"), ("cancelled", None)]
 
 
-def test_a_log_is_followed_to_the_end(farm: Published, begin: Begin) -> None:
+def test_a_log_is_followed_to_the_end(published_farm: Published, begin: Begin) -> None:
     build_id, held = begin()
 
     def write(start: int, data: bytes) -> None:
-        with farm.database.write() as session:
+        with published_farm.database.write() as session:
             logs.append(session, held.key, held.attempt, start, data)
 
     write(0, b"one\n")
-    url = f"{farm.url}/v1/builds/{build_id}/logs"
+    url = f"{published_farm.url}/v1/builds/{build_id}/logs"
     assert httpx.get(url).text == "one\n"
     assert httpx.get(url, params={"offset": 2}).text == "e\n"
     lines: list[str] = []
@@ -144,5 +148,5 @@ def test_a_log_is_followed_to_the_end(farm: Published, begin: Begin) -> None:
             if line == "one":
                 write(4, b"two\n")
             elif line == "two":
-                end(farm, build_id)
+                end(published_farm, build_id)
     assert lines == ["one", "two"]

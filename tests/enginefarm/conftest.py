@@ -31,9 +31,9 @@ def double(doubles: tuple[FarmDouble, StoreDouble], store: StoreDouble) -> FarmD
 
 
 @pytest.fixture
-def farm(double: FarmDouble) -> Iterator[Farm]:
-    with Farm(double.url, "secret-key", timeout=5, patience=10) as client:
-        yield client
+def client(double: FarmDouble) -> Iterator[Farm]:
+    with Farm(double.url, "secret-key", timeout=5, patience=10) as farm:
+        yield farm
 
 
 @pytest.fixture

@@ -54,8 +54,8 @@ def test_a_farm_elsewhere_is_asked_through_the_proxy(
 ) -> None:
     with proxy_that_answers() as (port, requests):
         monkeypatch.setenv(variable, f"{scheme}us%40er:pa55@127.0.0.1:{port}")
-        with Farm("http://farm.example", "key") as farm:
-            assert farm.workers() == []
+        with Farm("http://farm.example", "key") as client:
+            assert client.workers() == []
 
     assert requests[0].startswith(b"GET http://farm.example/v1/workers HTTP/1.1\r\n")
     password = base64.b64encode(b"us@er:pa55")
@@ -66,29 +66,29 @@ def test_a_farm_elsewhere_is_asked_through_the_proxy(
 def test_a_host_of_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", no_proxy)
-    with Farm("http://farm.invalid:80") as farm, pytest.raises(FarmError) as caught:
-        farm.workers()
+    with Farm("http://farm.invalid:80") as client, pytest.raises(FarmError) as caught:
+        client.workers()
     assert "proxy" not in caught.value.detail
 
 
 def test_loopback_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, double: FarmDouble) -> None:
     for variable in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
-    with Farm(double.url) as farm:
-        assert farm.workers() == []
+    with Farm(double.url) as client:
+        assert client.workers() == []
 
 
 def test_an_unreachable_proxy_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:pa55@127.0.0.1:1")
-    with Farm("http://farm.example") as farm, pytest.raises(FarmError, match="through the proxy") as caught:
-        farm.workers()
+    with Farm("http://farm.example") as client, pytest.raises(FarmError, match="through the proxy") as caught:
+        client.workers()
     assert "pa55" not in caught.value.detail
 
 
 def test_a_socks_proxy_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    with Farm("http://farm.example") as farm, pytest.raises(InvalidRequest, match=r"'socks5'.*NO_PROXY"):
-        farm.workers()
+    with Farm("http://farm.example") as client, pytest.raises(InvalidRequest, match=r"'socks5'.*NO_PROXY"):
+        client.workers()
 
 
 def test_a_private_authority_is_trusted_for_calls_and_for_files(
@@ -97,17 +97,17 @@ def test_a_private_authority_is_trusted_for_calls_and_for_files(
     engine = double.publish({"a": b"a"})
     with TlsFront(double.port, tmp_path) as front:
         url = f"https://localhost:{front.port}"
-        with Farm(url) as farm, pytest.raises(FarmError, match=r"certificate.*SSL_CERT_FILE"):
-            farm.workers()
+        with Farm(url) as client, pytest.raises(FarmError, match=r"certificate.*SSL_CERT_FILE"):
+            client.workers()
         monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
-        with Farm(url) as farm:
-            assert farm.workers() == []
-            with farm.bytes(engine.contents[0].url, headers={}) as response:
+        with Farm(url) as client:
+            assert client.workers() == []
+            with client.bytes(engine.contents[0].url, headers={}) as response:
                 assert b"".join(response.chunks) == b"a"
 
 
 def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
-    farm: Farm, double: FarmDouble, store: StoreDouble
+    client: Farm, double: FarmDouble, store: StoreDouble
 ) -> None:
     def leave() -> RedirectResponse:
         return RedirectResponse(f"{store.url}/back")
@@ -119,7 +119,7 @@ def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
     double.app.get("/file")(lambda: Response(b"bytes"))
     store.app.get("/back")(come_back)
 
-    with farm.bytes("/leave", headers={}) as response:
+    with client.bytes("/leave", headers={}) as response:
         assert b"".join(response.chunks) == b"bytes"
 
     assert [request.headers.get("authorization") for request in double.requests] == ["Bearer secret-key", None]
@@ -127,36 +127,40 @@ def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
 
 
 def test_a_store_that_redirects_to_the_farm_does_not_get_the_key_sent(
-    farm: Farm, double: FarmDouble, store: StoreDouble
+    client: Farm, double: FarmDouble, store: StoreDouble
 ) -> None:
     def to_the_farm() -> RedirectResponse:
         return RedirectResponse(f"{double.url}/v1/workers")
 
     store.app.get("/to-the-farm")(to_the_farm)
-    with farm.bytes(f"{store.url}/to-the-farm", headers={}) as response:
+    with client.bytes(f"{store.url}/to-the-farm", headers={}) as response:
         assert b"".join(response.chunks) == b'{"items":[]}'
     assert [request.headers.get("authorization") for request in double.requests] == [None]
 
 
-def test_redirects_end_in_an_error_that_shows_no_signature(farm: Farm, double: FarmDouble) -> None:
+def test_redirects_end_in_an_error_that_shows_no_signature(client: Farm, double: FarmDouble) -> None:
     double.state.refuse = RedirectResponse("?X-Signature=pa55")
-    with pytest.raises(FarmError, match="redirects more than 5 times") as caught, farm.bytes("/a", headers={}):
+    with pytest.raises(FarmError, match="redirects more than 5 times") as caught, client.bytes("/a", headers={}):
         pass
     assert "pa55" not in caught.value.detail
     assert len(double.requests) == 6
 
 
 @pytest.mark.parametrize("link", ["ftp://farm/a", "http://[", "http://a b/"])
-def test_a_link_that_is_no_url_is_the_farms_failure(farm: Farm, double: FarmDouble, link: str) -> None:
-    with pytest.raises(FarmError, match="not an http or https URL"), farm.bytes(link, headers={}):
+def test_a_link_that_is_no_url_is_the_farms_failure(client: Farm, double: FarmDouble, link: str) -> None:
+    with pytest.raises(FarmError, match="not an http or https URL"), client.bytes(link, headers={}):
         pass
     double.state.refuse = Response(status_code=307, headers={"Location": link})
-    with pytest.raises(FarmError, match="not an http or https URL"), farm.bytes("/a", headers={}):
+    with pytest.raises(FarmError, match="not an http or https URL"), client.bytes("/a", headers={}):
         pass
 
 
 def test_a_link_of_a_farm_below_a_path_stays_below_it(double: FarmDouble) -> None:
-    with Farm(f"{double.url}/prefix/") as farm, pytest.raises(Exception, match="404"), farm.bytes("/v1/a", headers={}):
+    with (
+        Farm(f"{double.url}/prefix/") as client,
+        pytest.raises(Exception, match="404"),
+        client.bytes("/v1/a", headers={}),
+    ):
         pass
     assert double.paths() == ["/prefix/v1/a"]
 

@@ -54,12 +54,12 @@ from tests.enginefarm.store_double import (
     ids=lambda faults: f"{len(faults)}-{getattr(faults[-1], '__name__', '')}",
 )
 def test_a_pull_survives_passing_faults(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
 ) -> None:
     engine = double.publish({"rank0.engine": BIG})
     store.faults = list(faults)
 
-    pull(farm, engine, destination)
+    pull(client, engine, destination)
 
     assert files_in(destination) == {"rank0.engine": BIG}
     assert store.faults == []
@@ -67,33 +67,33 @@ def test_a_pull_survives_passing_faults(
 
 @pytest.mark.parametrize("fault", [corrupt, too_long, other_range, status(416), compressed])
 def test_bytes_that_stay_wrong_are_never_kept(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
 ) -> None:
     engine = double.publish({"rank0.engine": BIG})
     store.always = fault
 
     with pytest.raises(IntegrityError, match=r"rank0\.engine"):
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
     assert not destination.exists()
 
 
 @pytest.mark.parametrize(("fault", "kind"), [(status(403), Forbidden), (status(404), NotFound)])
 def test_a_link_that_stays_refused_is_an_error_without_its_signature(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault, kind: type[CallerError]
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault, kind: type[CallerError]
 ) -> None:
     engine = double.publish(FILES, direct=True)
     store.always = fault
 
     with pytest.raises(kind) as caught:
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
     assert store.SIGNATURE not in str(caught.value)
     assert not destination.exists()
 
 
 def test_expired_links_are_renewed_and_only_missing_bytes_fetched(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"rank0.engine": BIG}, direct=True)
 
@@ -102,7 +102,7 @@ def test_expired_links_are_renewed_and_only_missing_bytes_fetched(
         return cut(400_000)(answer, blob)  # type: ignore[return-value]  # `cut` always answers
 
     store.faults = [expires]
-    pull(farm, engine, destination)
+    pull(client, engine, destination)
 
     assert files_in(destination) == {"rank0.engine": BIG}
     assert [request.query["number"] for request in store.requests] == ["0", "0", "1"]
@@ -110,42 +110,42 @@ def test_expired_links_are_renewed_and_only_missing_bytes_fetched(
 
 
 def test_links_that_expired_during_an_outage_are_renewed_after_it(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"rank0.engine": BIG}, direct=True)
     double.refusals = 3
     store.valid += 1
 
-    pull(farm, engine, destination)
+    pull(client, engine, destination)
 
     assert files_in(destination) == {"rank0.engine": BIG}
     assert double.refusals == 0
 
 
 def test_a_refusal_names_the_store_that_refused(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish(FILES, direct=True)
     store.always = status(404)
     with pytest.raises(NotFound, match=re.escape(f"{store.url} answered 404")):
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
 
 def test_an_engine_that_changed_under_its_key_is_refused(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish(FILES)
     store.always = status(403)
     double.list_engine(engine.key, [FileEntry(path="a", digest=store.put(b"a"), size=1)])
 
     with pytest.raises(IntegrityError, match="changed"):
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
 
-def test_an_empty_file_of_another_digest_is_refused(farm: Farm, double: FarmDouble, destination: Path) -> None:
+def test_an_empty_file_of_another_digest_is_refused(client: Farm, double: FarmDouble, destination: Path) -> None:
     engine = double.list_engine("ab" * 32, [FileEntry(path="empty", digest="sha256:" + "0" * 64, size=0)])
     with pytest.raises(IntegrityError, match="empty"):
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
     assert not destination.exists()
 
 
@@ -163,30 +163,30 @@ class TestResume:
         return engine
 
     def test_only_what_is_missing_is_fetched(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
         resumed_at = len(files_in(staging_path(destination, engine))["rank0.engine"])
 
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
         assert files_in(destination) == FILES
         assert f"bytes={resumed_at}-" in [request.headers.get("range") for request in store.requests]
         assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
 
     def test_bytes_that_were_damaged_between_two_pulls_are_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
         partial = staging_path(destination, engine) / "rank0.engine"
         partial.write_bytes(b"rotten" + partial.read_bytes()[6:])
 
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
         assert files_in(destination) == FILES
 
     def test_strangers_in_the_staging_directory_are_removed_and_links_not_followed(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, tmp_path: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, tmp_path: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
         precious = tmp_path / "precious"
@@ -200,14 +200,14 @@ class TestResume:
         (partial_directory / "empty").unlink(missing_ok=True)
         (partial_directory / "empty").mkdir()
 
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
 
         assert files_in(destination) == FILES
         assert sorted(p.name for p in destination.iterdir() if p.is_dir()) == ["tokenizer"]
         assert precious.read_bytes() == b"mine"
 
     def test_a_killed_pull_leaves_no_lock(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES)
         store.pace = 0.05
@@ -218,12 +218,12 @@ class TestResume:
         store.pace = 0
 
         assert not destination.exists()
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
         assert files_in(destination) == FILES
 
 
 def test_the_first_failure_ends_the_other_downloads(
-    farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+    client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
 ) -> None:
     engine = double.publish({"a": BIG, **{f"small{n}": bytes([n]) * 9 for n in range(20)}})
     store.pace = 0.05
@@ -233,7 +233,7 @@ def test_the_first_failure_ends_the_other_downloads(
 
     store.always = wrong_if_small
     with pytest.raises(IntegrityError, match="small"):
-        pull(farm, engine, destination, transfer=Transfer(connections=2))
+        pull(client, engine, destination, transfer=Transfer(connections=2))
 
     assert len(store.requests) < 10
     assert len(files_in(staging_path(destination, engine))["a"]) < len(BIG)
@@ -257,13 +257,13 @@ class TestParts:
         ids=lambda faults: str(len(faults)),
     )
     def test_parts_may_arrive_in_any_order(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, faults: list[Fault]
     ) -> None:
         engine = double.publish(FILES)
         store.faults = list(faults)
         reports: list[Progress] = []
 
-        pull(farm, engine, destination, transfer=self.SMALL, progress=reports.append)
+        pull(client, engine, destination, transfer=self.SMALL, progress=reports.append)
 
         assert files_in(destination) == FILES
         assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
@@ -271,12 +271,12 @@ class TestParts:
 
     @pytest.mark.parametrize("fault", [corrupt, other_range, status(416)])
     def test_bytes_that_stay_wrong_are_never_kept(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, fault: Fault
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.always = fault
         with pytest.raises(IntegrityError, match=r"rank0\.engine"):
-            pull(farm, engine, destination, transfer=self.SMALL)
+            pull(client, engine, destination, transfer=self.SMALL)
         assert not destination.exists()
 
     def interrupted(self, double: FarmDouble, store: StoreDouble, destination: Path) -> Engine:
@@ -290,25 +290,25 @@ class TestParts:
         return engine
 
     def test_whole_parts_are_not_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
-        pull(farm, engine, destination, transfer=self.SMALL)
+        pull(client, engine, destination, transfer=self.SMALL)
         assert files_in(destination) == {"rank0.engine": BIG}
         assert len(store.requests) == 11 - 5
 
     def test_a_part_that_was_damaged_between_two_pulls_is_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = self.interrupted(double, store, destination)
         path = staging_path(destination, engine) / "rank0.engine"
         path.write_bytes(bytes(len(BIG)))
-        pull(farm, engine, destination, transfer=self.SMALL)
+        pull(client, engine, destination, transfer=self.SMALL)
         assert files_in(destination) == {"rank0.engine": BIG}
 
     @pytest.mark.parametrize("spoil", ["missing", "torn", "other size", "nonsense"])
     def test_a_damaged_journal_costs_bytes_but_not_the_pull(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, spoil: str
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, spoil: str
     ) -> None:
         engine = self.interrupted(double, store, destination)
         journal = staging_path(destination, engine).with_name(staging_path(destination, engine).name + ".journal")
@@ -320,11 +320,11 @@ class TestParts:
             case "nonsense":
                 journal.write_bytes(journal.read_bytes() + b'["rank0.engine", 99]\n["no", 1]\n\xff\n[]\n')
         transfer = Transfer(part_size=1 << 17) if spoil == "other size" else self.SMALL
-        pull(farm, engine, destination, transfer=transfer)
+        pull(client, engine, destination, transfer=transfer)
         assert files_in(destination) == {"rank0.engine": BIG}
 
     def test_a_killed_pull_loses_no_whole_part(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.pace = 0.02
@@ -341,14 +341,14 @@ class TestParts:
         assert recorded > 2
         store.requests.clear()
         store.pace = 0
-        pull(farm, engine, destination, transfer=self.SMALL)
+        pull(client, engine, destination, transfer=self.SMALL)
         assert files_in(destination) == {"rank0.engine": BIG}
         assert len(store.requests) <= 11 - recorded
 
 
-def test_a_pull_is_not_faster_than_its_limit(farm: Farm, double: FarmDouble, destination: Path) -> None:
+def test_a_pull_is_not_faster_than_its_limit(client: Farm, double: FarmDouble, destination: Path) -> None:
     engine = double.publish({"rank0.engine": BIG})
     started = time.monotonic()
-    pull(farm, engine, destination, transfer=Transfer(limit_rate=len(BIG) * 4))
+    pull(client, engine, destination, transfer=Transfer(limit_rate=len(BIG) * 4))
     assert time.monotonic() - started > 0.2  # never faster; how much slower depends on the machine
     assert files_in(destination) == {"rank0.engine": BIG}

@@ -32,12 +32,12 @@ def transfer(cache: Cache) -> Transfer:
 
 
 def test_a_second_engine_fetches_only_what_differs(
-    farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
+    client: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
-    pull(farm, double.publish(FILES), tmp_path / "one", transfer=transfer)
+    pull(client, double.publish(FILES), tmp_path / "one", transfer=transfer)
     files = FILES | {"more/rank1.engine": b"another"}
     store.requests.clear()
-    pull(farm, double.publish(files), tmp_path / "two", transfer=transfer)
+    pull(client, double.publish(files), tmp_path / "two", transfer=transfer)
     assert files_in(tmp_path / "two") == files
     assert len(store.requests) == 1
     shared = [(tmp_path / destination / "rank0.engine").stat().st_ino for destination in ("one", "two")]
@@ -45,10 +45,10 @@ def test_a_second_engine_fetches_only_what_differs(
 
 
 def test_two_files_with_the_same_bytes_are_fetched_once(
-    farm: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
+    client: Farm, double: FarmDouble, store: StoreDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
     twins = {"a": b"same", "b": b"same"}
-    pull(farm, double.publish(twins), tmp_path / "one", transfer=transfer)
+    pull(client, double.publish(twins), tmp_path / "one", transfer=transfer)
     assert files_in(tmp_path / "one") == twins
     assert len(store.requests) == 1
 
@@ -72,10 +72,10 @@ def test_eight_processes_transfer_the_bytes_once(double: FarmDouble, store: Stor
 
 @pytest.mark.parametrize("how", ["written", "shorter", "touched"])
 def test_a_cached_file_that_was_written_to_is_not_handed_out(
-    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, how: str
+    client: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, how: str
 ) -> None:
     engine = double.publish(FILES)
-    victim = pull(farm, engine, tmp_path / "one", transfer=transfer) / "rank0.engine"
+    victim = pull(client, engine, tmp_path / "one", transfer=transfer) / "rank0.engine"
     victim.chmod(0o644)
     match how:
         case "written":
@@ -85,40 +85,40 @@ def test_a_cached_file_that_was_written_to_is_not_handed_out(
             os.truncate(victim, 10)
         case "touched":
             victim.touch()
-    pull(farm, engine, tmp_path / "two", transfer=transfer)
+    pull(client, engine, tmp_path / "two", transfer=transfer)
     assert files_in(tmp_path / "two") == FILES
 
 
 def test_a_later_pull_never_writes_to_shared_bytes(
-    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
+    client: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
 ) -> None:
     """A killed pull left a file that an engine shares, and the cache has lost it since."""
     engine = double.publish(FILES)
-    directory = pull(farm, engine, tmp_path / "one", transfer=transfer)
+    directory = pull(client, engine, tmp_path / "one", transfer=transfer)
     partial_directory = tmp_path / f".two.partial-{engine.manifest[7:19]}"
     partial_directory.mkdir()
     os.link(directory / "rank0.engine", partial_directory / "rank0.engine")
     cache.prune(0)
-    pull(farm, engine, tmp_path / "two", transfer=Transfer())
+    pull(client, engine, tmp_path / "two", transfer=Transfer())
     assert files_in(tmp_path / "two") == FILES
     assert (directory / "rank0.engine").stat().st_nlink == 1
 
 
 def test_an_interrupted_pull_with_shared_files_leaves_nothing_else_behind(
-    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer
+    client: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer
 ) -> None:
     engine = double.publish(FILES)
-    pull(farm, engine, tmp_path / "one", transfer=transfer)
+    pull(client, engine, tmp_path / "one", transfer=transfer)
     partial_directory = staging_path(tmp_path / "two", engine)
     partial_directory.mkdir()
     os.link(tmp_path / "one" / "rank0.engine", partial_directory / "rank0.engine")  # as it is in the cache
 
-    pull(farm, engine, tmp_path / "two", transfer=transfer)
+    pull(client, engine, tmp_path / "two", transfer=transfer)
     assert files_in(tmp_path / "two") == FILES
 
 
 def test_a_read_only_partial_file_is_completed_by_any_user(
-    farm: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
+    client: Farm, double: FarmDouble, tmp_path: Path, transfer: Transfer, cache: Cache
 ) -> None:
     """A killed pull left a read-only file, and root would write to it all the same."""
     engine = double.publish(FILES)
@@ -127,7 +127,7 @@ def test_a_read_only_partial_file_is_completed_by_any_user(
     (partial_directory / "rank0.engine").write_bytes(BIG[:-1])
     (partial_directory / "rank0.engine").chmod(0o444)
 
-    pull(farm, engine, tmp_path / "two", transfer=Transfer())
+    pull(client, engine, tmp_path / "two", transfer=Transfer())
 
     assert files_in(tmp_path / "two") == FILES
     assert (tmp_path / "two" / "rank0.engine").stat().st_mode & 0o200

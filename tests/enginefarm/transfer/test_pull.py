@@ -20,12 +20,12 @@ from tests.enginefarm.store_double import (
 
 @pytest.mark.parametrize("direct", [False, True], ids=["redirected", "presigned"])
 def test_a_pulled_directory_has_every_byte_and_nothing_else(
-    farm: Farm, double: FarmDouble, destination: Path, direct: bool
+    client: Farm, double: FarmDouble, destination: Path, direct: bool
 ) -> None:
     engine = double.publish(FILES, direct=direct)
     reports: list[Progress] = []
 
-    assert pull(farm, engine, destination, progress=reports.append) == destination
+    assert pull(client, engine, destination, progress=reports.append) == destination
 
     assert files_in(destination) == FILES
     assert [p.name for p in destination.parent.iterdir()] == ["tiny"]
@@ -34,28 +34,28 @@ def test_a_pulled_directory_has_every_byte_and_nothing_else(
 
 class TestDestination:
     def test_an_existing_engine_is_checked_and_not_fetched_again(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES)
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
         store.requests.clear()
 
-        assert pull(farm, engine, destination) == destination
+        assert pull(client, engine, destination) == destination
         assert store.requests == []
 
     def test_an_existing_engine_with_a_changed_byte_is_refused(
-        self, farm: Farm, double: FarmDouble, destination: Path
+        self, client: Farm, double: FarmDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES)
-        pull(farm, engine, destination)
+        pull(client, engine, destination)
         (destination / "rank0.engine").write_bytes(b"X" + BIG[1:])
 
         with pytest.raises(Conflict, match="tiny exists"):
-            pull(farm, engine, destination)
+            pull(client, engine, destination)
 
     @pytest.mark.parametrize("kind", ["file", "folder", "link"])
     def test_another_destination_is_refused_and_left_alone(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path, kind: str
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path, kind: str
     ) -> None:
         engine = double.publish(FILES)
         destination.parent.mkdir(parents=True)
@@ -66,20 +66,20 @@ class TestDestination:
             (destination / "notes").symlink_to("elsewhere") if kind == "link" else (destination / "notes").touch()
 
         with pytest.raises(Conflict, match="tiny exists"):
-            pull(farm, engine, destination)
+            pull(client, engine, destination)
 
         assert destination.exists()
         assert store.requests == []
 
     def test_many_pulls_at_once_fetch_the_bytes_once(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish({"rank0.engine": BIG})
         store.pace = 0.02
         processes = [pull_in_subprocess(double, engine, destination) for _ in range(2)]
         reports: list[Progress] = []
         threads = [
-            threading.Thread(target=pull, args=(farm, engine, destination), kwargs={"progress": reports.append})
+            threading.Thread(target=pull, args=(client, engine, destination), kwargs={"progress": reports.append})
             for _ in range(3)
         ]
         for thread in threads:
@@ -96,44 +96,44 @@ class TestDestination:
 
 class TestBeforeAByteMoves:
     def test_another_platform_is_refused_by_the_names_of_its_fields(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES, platform=H100)
 
         with pytest.raises(
             PlatformMismatch, match=r"h100-80gb-hbm3-sm90.*gpu must be NVIDIA H100 80GB HBM3, here it is"
         ):
-            pull(farm, engine, destination)
+            pull(client, engine, destination)
 
         assert store.requests == []
         assert not destination.parent.exists()
-        assert files_in(pull(farm, engine, destination, any_platform=True)) == FILES
+        assert files_in(pull(client, engine, destination, any_platform=True)) == FILES
 
     def test_a_manifest_with_another_digest_is_refused(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.publish(FILES).model_copy(update={"manifest": digest.of_bytes(b"another")})
 
         with pytest.raises(IntegrityError, match="manifest"):
-            pull(farm, engine, destination)
+            pull(client, engine, destination)
 
         assert store.requests == []
         assert not destination.parent.exists()
 
     def test_a_full_disk_is_noticed_before_a_byte_is_fetched(
-        self, farm: Farm, double: FarmDouble, store: StoreDouble, destination: Path
+        self, client: Farm, double: FarmDouble, store: StoreDouble, destination: Path
     ) -> None:
         engine = double.list_engine("ab" * 32, [FileEntry(path="a", digest=digest.of_bytes(b""), size=1 << 52)])
 
         with pytest.raises(CallerError, match=f"{1 << 52} bytes are still to be fetched"):
-            pull(farm, engine, destination)
+            pull(client, engine, destination)
 
         assert store.requests == []
 
     def test_an_engine_without_files_is_an_empty_directory(
-        self, farm: Farm, double: FarmDouble, destination: Path
+        self, client: Farm, double: FarmDouble, destination: Path
     ) -> None:
         engine = double.list_engine("ab" * 32, [])
 
-        assert list(pull(farm, engine, destination).iterdir()) == []
+        assert list(pull(client, engine, destination).iterdir()) == []
         assert engine.manifest == Manifest.of([]).digest

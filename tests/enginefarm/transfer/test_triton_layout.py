@@ -32,10 +32,10 @@ def publish(double: FarmDouble, serving: Serving | None = SERVING, stated_path: 
     return engine
 
 
-def test_a_layout_is_complete_and_names_its_own_path(double: FarmDouble, farm: Farm, destination: Path) -> None:
+def test_a_layout_is_complete_and_names_its_own_path(double: FarmDouble, client: Farm, destination: Path) -> None:
     engine = publish(double)
     for _ in range(2):  # the second time it exists, and is only checked
-        assert pull_layout(farm, engine, "triton", destination) == destination.resolve()
+        assert pull_layout(client, engine, "triton", destination) == destination.resolve()
     files = files_in(destination)
     assert set(files) == {"model/config", "pre/1/run.py", "model/1/rank0.engine", f"model/1/{FILE}"}
     assert (
@@ -47,35 +47,37 @@ def test_a_layout_is_complete_and_names_its_own_path(double: FarmDouble, farm: F
 
 
 @pytest.mark.parametrize("file", ["model/config", "model/1/rank0.engine"])
-def test_a_tree_that_was_changed_is_refused(double: FarmDouble, farm: Farm, destination: Path, file: str) -> None:
+def test_a_tree_that_was_changed_is_refused(double: FarmDouble, client: Farm, destination: Path, file: str) -> None:
     engine = publish(double)
-    pull_layout(farm, engine, "triton", destination)
+    pull_layout(client, engine, "triton", destination)
     (destination / file).write_text("something else")
     with pytest.raises(Conflict):
-        pull_layout(farm, engine, "triton", destination)
+        pull_layout(client, engine, "triton", destination)
 
 
-def test_an_existing_folder_is_left_alone(double: FarmDouble, farm: Farm, destination: Path) -> None:
+def test_an_existing_folder_is_left_alone(double: FarmDouble, client: Farm, destination: Path) -> None:
     destination.mkdir(parents=True)
     with pytest.raises(Conflict):
-        pull_layout(farm, publish(double), "triton", destination)
+        pull_layout(client, publish(double), "triton", destination)
     assert list(destination.iterdir()) == []
 
 
-def test_the_farms_summary_must_agree_with_the_engines_file(double: FarmDouble, farm: Farm, destination: Path) -> None:
+def test_the_farms_summary_must_agree_with_the_engines_file(
+    double: FarmDouble, client: Farm, destination: Path
+) -> None:
     for serving, stated_path in ((None, None), (SERVING, "other/1"), (SERVING, "../outside"), (SERVING, "/etc")):
         with pytest.raises(IntegrityError):
-            pull_layout(farm, publish(double, serving, stated_path), "triton", destination)
+            pull_layout(client, publish(double, serving, stated_path), "triton", destination)
         assert not destination.exists()
     assert not (destination.parent / "outside").exists()
 
 
-def test_an_impossible_layout_is_refused_with_its_reason(double: FarmDouble, farm: Farm, destination: Path) -> None:
+def test_an_impossible_layout_is_refused_with_its_reason(double: FarmDouble, client: Farm, destination: Path) -> None:
     with pytest.raises(NotFound, match="those that it has: triton"):
-        pull_layout(farm, publish(double), "ollama", destination)
+        pull_layout(client, publish(double), "ollama", destination)
     bare = Serving(world_size=1, ranks={"tp": 1}, launch={}, without={"triton": "it has two engines"})
     engine = publish(double, bare).model_copy(update={"provenance": {"serving": bare.summary()}})
     with pytest.raises(NotFound, match="has no layout 'triton': it has two engines"):
-        pull_layout(farm, engine, "triton", destination)
+        pull_layout(client, engine, "triton", destination)
     with pytest.raises(CallerError, match="quotes"):
-        pull_layout(farm, publish(double), "triton", destination.with_name('a"b'))
+        pull_layout(client, publish(double), "triton", destination.with_name('a"b'))

@@ -26,33 +26,33 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def farm(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+def published_farm(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     with published(tmp_path_factory.mktemp("signed"), SIGNING_KEY=str(keys / "farm.pem")) as running:
         yield running
 
 
-def pulled(farm: Published, place: Path, *words: str, **environment: str) -> Result:
-    own = {"ENGINEFARM_URL": farm.url, "ENGINEFARM_CACHE": str(place / "cache")}
+def pulled(published_farm: Published, place: Path, *words: str, **environment: str) -> Result:
+    own = {"ENGINEFARM_URL": published_farm.url, "ENGINEFARM_CACHE": str(place / "cache")}
     return CliRunner().invoke(
-        main, ["pull", farm.key, str(place / "engine"), "--any-platform", *words], env=own | environment
+        main, ["pull", published_farm.key, str(place / "engine"), "--any-platform", *words], env=own | environment
     )
 
 
-def test_what_a_trusted_key_signed_is_fetched(farm: Published, keys: Path, tmp_path: Path) -> None:
+def test_what_a_trusted_key_signed_is_fetched(published_farm: Published, keys: Path, tmp_path: Path) -> None:
     both = [f"--trusted-key={keys / name}" for name in ("other.pub", "farm.pub")]
-    assert pulled(farm, tmp_path, *both).exit_code == 0
+    assert pulled(published_farm, tmp_path, *both).exit_code == 0
     assert (tmp_path / "engine" / "config.json").read_bytes() == FILES["config.json"]
 
 
 @pytest.mark.parametrize("named", ["option", "environment"])
 def test_an_engine_that_no_trusted_key_signed_is_refused(
-    farm: Published, keys: Path, tmp_path: Path, named: str
+    published_farm: Published, keys: Path, tmp_path: Path, named: str
 ) -> None:
     other = str(keys / "other.pub")
     refused = (
-        pulled(farm, tmp_path, "--trusted-key", other)
+        pulled(published_farm, tmp_path, "--trusted-key", other)
         if named == "option"
-        else pulled(farm, tmp_path, ENGINEFARM_TRUSTED_KEYS=f"{other}:{other}")
+        else pulled(published_farm, tmp_path, ENGINEFARM_TRUSTED_KEYS=f"{other}:{other}")
     )
     assert (refused.exit_code, "no good signature" in refused.stderr) == (6, True), refused.output
     assert list(tmp_path.iterdir()) == []
@@ -66,7 +66,9 @@ def test_a_farm_that_does_not_sign_is_refused(keys: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "engine").exists()
 
 
-def test_the_library_refuses_an_engine_that_no_trusted_key_signed(farm: Published, keys: Path, tmp_path: Path) -> None:
+def test_the_library_refuses_an_engine_that_no_trusted_key_signed(
+    published_farm: Published, keys: Path, tmp_path: Path
+) -> None:
     with pytest.raises(IntegrityError, match="no good signature"):
-        pull(farm.key, tmp_path / "engine", farm=Farm(farm.url), trusted_keys=[keys / "other.pub"])
+        pull(published_farm.key, tmp_path / "engine", farm=Farm(published_farm.url), trusted_keys=[keys / "other.pub"])
     assert not (tmp_path / "engine").exists()

@@ -35,12 +35,12 @@ def test_a_file_listed_twice_is_refused(engine: Engine) -> None:
         manifest_of(twice)
 
 
-def test_a_path_that_leads_out_is_refused(farm: Farm, double: FarmDouble, engine: Engine) -> None:
+def test_a_path_that_leads_out_is_refused(client: Farm, double: FarmDouble, engine: Engine) -> None:
     outside = engine.contents[0].model_copy(update={"path": "../outside"})
     double.state.engines[engine.key] = engine.model_copy(update={"contents": [outside]})
 
     with pytest.raises(FarmError, match="not a Engine"):
-        farm.engine(engine.key)
+        client.engine(engine.key)
     with pytest.raises(IntegrityError, match="plain relative path"):
         manifest_of(double.state.engines[engine.key])
 
