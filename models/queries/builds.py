@@ -10,14 +10,15 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import NotFound, Problem
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.bodies import Attempt, Build, BuildPage, BuildState, Failure, Fault
-from models.catalogue.pagination import from_cursor, to_cursor
-from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, EngineRow, WorkerRow
+from enginefarm.wire.bodies import Attempt, Build, BuildPage, BuildState, Failure
+from models.catalogue.pagination import from_cursor, next_cursor
+from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import ActionState, BuildRowState
+from models.queries.attempts import attempts_of
 from models.queries.engines import find_engine
-from models.queries.estimates import eta_seconds
+from models.queries.estimates import build_progress, eta_seconds
 from models.queries.outlook import queue_position, why_checkpoint_waits, why_waiting
-from models.queries.removals import why_removed
+from models.queries.removals import why_engine_is_missing
 
 
 def get_build(session: Session, build_id: str) -> Build:
@@ -40,15 +41,20 @@ def get_build(session: Session, build_id: str) -> Build:
                 )
             ],
         )
-    return _build(session, row, with_attempts=True)
+    action = session.get(ActionRow, row.key)
+    attempts: list[Attempt] = []
+    if action is not None:
+        attempts = attempts_of(session, action)
+    return _build(session, row, action, attempts)
 
 
 def build_state(session: Session, build_id: str) -> BuildState:
     """The state of an existing build, cheaper than `get_build`."""
     row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one()
-    action = session.get(ActionRow, row.key) if row.state == BuildRowState.OPEN else None
-    current = _current_action(session, action) if action is not None else None
-    return _state(row, current)
+    if row.state != BuildRowState.OPEN:
+        return BuildState(row.state)  # an ended build does not depend on its action any more
+    action = session.get_one(ActionRow, row.key)
+    return _state(row, _current_action(session, action))
 
 
 def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: str | None) -> BuildPage:
@@ -62,7 +68,7 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
         if value is None:
             continue
         if name == "state":
-            conditions.append(_state_is(BuildState(value)))
+            conditions.append(is_in_state(BuildState(value)))
         elif name == "platform":
             conditions.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
         elif name == "model":
@@ -72,13 +78,22 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
     query = select(BuildRow).where(*conditions).order_by(BuildRow.seq.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(BuildRow.seq < from_cursor(cursor))
-    rows = session.execute(query).scalars().all()  # one more than `limit`, to see whether a page follows
-    items = [_build(session, row, with_attempts=False) for row in rows[:limit]]
-    return BuildPage(items=items, next_cursor=to_cursor(rows[limit - 1].seq) if len(rows) > limit else None)
+    rows = session.execute(query).scalars().all()
+    items: list[Build] = []
+    for row in rows[:limit]:
+        action = None
+        # No action of an ended build is read: that would be one more query a row.
+        if row.state == BuildRowState.OPEN:
+            action = session.get(ActionRow, row.key)
+        items.append(_build(session, row, action, attempts=[]))
+    return BuildPage(items=items, next_cursor=next_cursor(rows, limit))
 
 
-def _state_is(state: BuildState) -> ColumnElement[bool]:
-    """An open build is `queued` or `running` as the action is that it waits for: its own, or the convert before it."""
+def is_in_state(state: BuildState) -> ColumnElement[bool]:
+    """For a WHERE clause: the build is in this state.
+
+    An open build is `queued` or `running` as the action is that it waits for: its own, or the convert before it.
+    """
     if state.ended:
         return BuildRow.state == str(state)
     running_actions = select(ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
@@ -91,13 +106,20 @@ def _state_is(state: BuildState) -> ColumnElement[bool]:
     return (BuildRow.state == BuildRowState.OPEN) & ~running
 
 
-def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
-    is_open = row.state == BuildRowState.OPEN
-    # A listing reads no action of an ended build: that would be one more query a row.
-    action = session.get(ActionRow, row.key) if is_open or with_attempts else None
-    current = _current_action(session, action) if is_open and action is not None else None
+def _build(session: Session, row: BuildRow, action: ActionRow | None, attempts: list[Attempt]) -> Build:
+    current = None
+    # The action of an ended build may run again for another caller: its progress is not that of this build.
+    if row.state == BuildRowState.OPEN and action is not None:
+        current = _current_action(session, action)
     state = _state(row, current)
-    engine = find_engine(session, row.key) if state is BuildState.SUCCEEDED else None
+    progress = build_progress(current)
+    engine = None
+    failure: Failure | dict[str, Any] | None = row.failure
+    if state is BuildState.SUCCEEDED:
+        progress = 1.0
+        engine = find_engine(session, row.key)
+        if engine is None:
+            failure = why_engine_is_missing(session, row.key)
     in_flight: dict[str, Any] = {}  # fields that an ended build does not have
     if action is not None and current is not None:
         in_flight["stage"] = Stage(current.stage)
@@ -109,15 +131,12 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
             in_flight["waiting_for"] = why_waiting(session, current)
         elif current is not action:
             in_flight["waiting_for"] = why_checkpoint_waits(session, action)
-    failure: Failure | dict[str, Any] | None = row.failure
-    if state is BuildState.SUCCEEDED and engine is None:
-        failure = _why_engine_is_missing(session, row.key)
     return Build(
         id=row.id,
         key=row.key,
         disposition=row.disposition,
         state=state,
-        progress=1.0 if state is BuildState.SUCCEEDED else _progress(current),
+        progress=progress,
         model=row.model,
         toolchain=row.toolchain,
         version=row.version,
@@ -127,28 +146,10 @@ def _build(session: Session, row: BuildRow, *, with_attempts: bool) -> Build:
         ended_at=row.ended_at,
         spec=row.spec,
         asked=row.spec_as_written,
-        attempts=_attempts(session, action) if with_attempts and action is not None else [],
+        attempts=attempts,
         error=failure,
         engine=engine,
         **in_flight,
-    )
-
-
-def _why_engine_is_missing(session: Session, key: str) -> Failure | None:
-    """Why a build that succeeded has no engine now; None if no reason was recorded."""
-    engine = session.get(EngineRow, key)
-    if engine is not None:
-        # The cause is read by programs and keeps its first name.
-        cause, event, reason = "engine_taken_out", "withdrawn", engine.quarantine_reason
-    else:
-        cause, event, reason = "engine_removed", "removed", why_removed(session, key)
-    if reason is None:
-        return None
-    return Failure(
-        cause=cause,
-        fault=Fault.FARM,
-        detail=f"its engine was {event}: {reason}",
-        advice="submit it again: it is built anew",
     )
 
 
@@ -162,42 +163,6 @@ def _current_action(session: Session, action: ActionRow) -> ActionRow:
 def _state(row: BuildRow, current: ActionRow | None) -> BuildState:
     if current is None:
         return BuildState(row.state)
-    return BuildState.RUNNING if current.state == ActionState.RUNNING else BuildState.QUEUED
-
-
-def _progress(current: ActionRow | None) -> float:
-    """The progress of both stages together: a conversion counts as the first fifth."""
-    if current is None:
-        return 0.0
-    if current.stage == Stage.CONVERT:
-        return round(0.2 * current.progress, 4)
-    return round(0.2 + 0.8 * current.progress, 4)
-
-
-def _attempts(session: Session, action: ActionRow) -> list[Attempt]:
-    # Those of the convert action too: the build waited for them as for its own.
-    keys = [key for key in (action.depends_on, action.key) if key is not None]
-    rows = session.execute(
-        select(AttemptRow, ActionRow.stage, WorkerRow)
-        .join(ActionRow, ActionRow.key == AttemptRow.action_key)
-        .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
-        .where(AttemptRow.action_key.in_(keys))
-        .order_by(AttemptRow.started_at, AttemptRow.number)
-    )
-    return [
-        Attempt(
-            stage=stage,
-            number=row.number,
-            worker=worker.name,
-            platform=worker.platform,
-            host=worker.host,
-            outcome=row.outcome,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            failure=row.failure,
-            steps=row.steps,
-            warm=row.warmth is not None,
-            saved_seconds=(row.warmth or {}).get("saved_seconds"),
-        )
-        for row, stage, worker in rows
-    ]
+    if current.state == ActionState.RUNNING:
+        return BuildState.RUNNING
+    return BuildState.QUEUED

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.errors import Gone, NotFound
-from enginefarm.wire.bodies import (
-    Engine,
-    EnginePage,
-    EngineSummary,
-    PhysicalFile,
-)
+from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary, PhysicalFile
 from models.catalogue.pagination import from_cursor, to_cursor
 from models.catalogue.rows import ActionRow, EngineRow, ManifestRow
 from models.catalogue.visibility import SERVED
@@ -26,7 +22,9 @@ MAX_PAGE = 200
 def find_engine(session: Session, key: str) -> EngineSummary | None:
     """The served engine of this key; None if there is none."""
     row = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
-    return EngineSummary(**row._mapping) if row else None
+    if row is None:
+        return None
+    return EngineSummary(**row._mapping)
 
 
 def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
@@ -56,21 +54,24 @@ def get_engine(session: Session, key: str) -> Engine:
     facts = row.provenance.get("facts", {})
     action = session.get_one(ActionRow, key)
     # The convert action stays after its checkpoint is removed, and its document is part of the engine's provenance.
-    convert = session.get(ActionRow, action.depends_on) if action.depends_on else None
+    checkpoint_document: dict[str, Any] = {}
+    if action.depends_on is not None:
+        checkpoint_document = session.get_one(ActionRow, action.depends_on).document
+    contents = [
+        PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}")
+        for entry in read_manifest(session, row.manifest).files
+    ]
     return Engine(
         **summary._mapping,
         spec=row.spec,
         document=action.document,
-        checkpoint_document=convert.document if convert is not None else {},
+        checkpoint_document=checkpoint_document,
         bound_to=row.bound_to,
         driver_binding=row.driver_binding,
         provenance=row.provenance,
         effective=facts.get("effective", {}),
         differences=facts.get("differences", []),
-        contents=[
-            PhysicalFile(**entry.model_dump(), url=f"/v1/engines/{key}/files/{entry.path}")
-            for entry in read_manifest(session, row.manifest).files
-        ],
+        contents=contents,
     )
 
 
@@ -80,14 +81,41 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     Raises:
         InvalidRequest: the cursor is none of this farm.
     """
+    # By key as well: engines of one time would otherwise change places between two pages.
     query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
     # The cursor is an offset, because engines have no sequence number. One row more shows whether a page follows.
-    offset = from_cursor(cursor) if cursor is not None else 0
+    offset = 0
+    if cursor is not None:
+        offset = from_cursor(cursor)
     rows = session.execute(query.offset(offset)).all()
     items = [EngineSummary(**row._mapping) for row in rows[:limit]]
-    return EnginePage(items=items, next_cursor=to_cursor(offset + limit) if len(rows) > limit else None)
+    following = None
+    if len(rows) > limit:
+        following = to_cursor(offset + limit)
+    return EnginePage(items=items, next_cursor=following)
+
+
+def newest_engines(
+    session: Session, *conditions: ColumnElement[bool], limit: int
+) -> Iterator[tuple[EngineRow, dict[str, str] | None]]:
+    """At most `limit` served engines that meet the conditions, the newest first.
+
+    Each comes with the identity of the model that its checkpoint was converted from, which is the same for the same
+    weights from two places; None if its convert action does not name one.
+    """
+    convert = aliased(ActionRow)
+    query = (
+        select(EngineRow, convert.document)
+        .join(ActionRow, ActionRow.key == EngineRow.key)
+        .outerjoin(convert, convert.key == ActionRow.depends_on)
+        .where(SERVED, *conditions)
+        .order_by(EngineRow.created_at.desc(), EngineRow.key)
+        .limit(limit)
+    )
+    for row, convert_document in session.execute(query):
+        yield row, (convert_document or {}).get("model")
 
 
 # The columns of a summary and no more: an engine's spec and provenance are large, and most readers want neither.

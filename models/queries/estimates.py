@@ -1,4 +1,4 @@
-"""Estimate how long an action will take: by its own progress, else by recent attempts of the same queue."""
+"""Estimate how far a build is and how long it will take, by its progress or by recent attempts of the same queue."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from statistics import median
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from enginefarm.contract.stage import Stage
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.catalogue.states import ActionState, Outcome
 
-_SAMPLES = 20  # recent attempts: enough for a stable median, few enough to follow a new machine or release
-_TRUSTED_PROGRESS = 0.1  # below it, a stage is still loading and its progress says little about its end
+_SAMPLES = 20  # only recent attempts, so that an estimate follows a change of machines or of the release
+_TRUSTED_PROGRESS = 0.1  # below it, the progress of a stage says too little about the time that remains
+_CONVERT_SHARE = 0.2  # of a build's progress: a conversion ends at the progress at which its build begins
+
+
+def build_progress(current: ActionRow | None) -> float:
+    """The progress of both stages together, 0 to 1. `current` is the action that the build waits for; None: 0."""
+    if current is None:
+        return 0.0
+    if current.stage == Stage.CONVERT:
+        return round(_CONVERT_SHARE * current.progress, 4)
+    return round(_CONVERT_SHARE + (1 - _CONVERT_SHARE) * current.progress, 4)
 
 
 def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> float | None:
@@ -37,7 +48,9 @@ def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> floa
         return remaining
     # The conversion runs; the build follows it.
     build = usual_seconds(session, action.queue, checkpoint=action.depends_on)
-    return None if build is None else remaining + build
+    if build is None:
+        return None
+    return remaining + build
 
 
 def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None) -> float | None:
@@ -50,7 +63,10 @@ def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None
         seconds = _attempt_seconds(session, queue, ActionRow.depends_on == checkpoint)
     if not seconds:
         seconds = _attempt_seconds(session, queue)
-    return median(seconds) if seconds else None
+    if not seconds:
+        return None
+    # Not the mean: one unusually slow attempt would raise every estimate.
+    return median(seconds)
 
 
 def _attempt_seconds(session: Session, queue: str, *conditions: ColumnElement[bool]) -> list[float]:

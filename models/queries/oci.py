@@ -38,14 +38,19 @@ class Artifact:
 
 def artifact(engine: Engine) -> Artifact:
     """The artifact's two documents, by the OCI image specification 1.1 (`artifactType`)."""
+    diff_ids: list[str] = []
+    layers: list[dict[str, Any]] = []
+    for file in engine.contents:
+        # Layers are not compressed, so the digests of their contents are those of the blobs.
+        diff_ids.append(file.digest)
+        layers.append({"mediaType": FILE, "digest": file.digest, "size": file.size, "annotations": {TITLE: file.path}})
     config = _json(
         {
             "created": engine.created_at.isoformat(),
             "architecture": _ARCHITECTURES[engine.platform.arch],
             "os": engine.platform.os,
             "config": {"Labels": _labels(engine)},
-            # Layers are not compressed, so the digests of their contents are those of the blobs.
-            "rootfs": {"type": "layers", "diff_ids": [file.digest for file in engine.contents]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
         }
     )
     manifest = {
@@ -53,10 +58,7 @@ def artifact(engine: Engine) -> Artifact:
         "mediaType": MANIFEST,
         "artifactType": ARTIFACT,
         "config": {"mediaType": CONFIG, "digest": of_bytes(config), "size": len(config)},
-        "layers": [
-            {"mediaType": FILE, "digest": file.digest, "size": file.size, "annotations": {TITLE: file.path}}
-            for file in engine.contents
-        ],
+        "layers": layers,
         "annotations": _labels(engine),
     }
     return Artifact(_json(manifest), config)
@@ -70,10 +72,14 @@ def repository(model: str, toolchain: str) -> str:
     scheme, _, location = model.partition(":")
     path = location.partition("@")[0]
     if scheme != "hf":
-        path = location.rstrip("/").rpartition("/")[2]  # the last folder: where it lies is no matter of clients
+        path = location.rstrip("/").rpartition("/")[2]  # the last folder only: the path of a folder is the farm's own
     # The distribution specification allows lower-case letters and digits, joined by separators, in a component.
-    components = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in (toolchain, *path.split("/"))]
-    return "/".join(component for component in components if component)
+    components: list[str] = []
+    for name in (toolchain, *path.split("/")):
+        component = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        if component:
+            components.append(component)
+    return "/".join(components)
 
 
 def _labels(engine: Engine) -> dict[str, str]:
@@ -91,4 +97,5 @@ def _labels(engine: Engine) -> dict[str, str]:
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
+    # One spelling: clients name a document by the digest of its bytes, which are made again at each request.
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()

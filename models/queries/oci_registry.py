@@ -20,7 +20,10 @@ from models.queries.oci import Artifact, artifact, repository
 def repositories(session: Session) -> list[str]:
     """The names of all repositories with a served engine, in lexical order."""
     rows = session.execute(select(EngineRow.model, EngineRow.toolchain).where(SERVED).distinct())
-    return sorted({repository(model, toolchain) for model, toolchain in rows})
+    names: set[str] = set()
+    for model, toolchain in rows:
+        names.add(repository(model, toolchain))
+    return sorted(names)
 
 
 def tags(session: Session, name: str) -> list[str]:

@@ -28,7 +28,7 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
     waiting_for = None
     seconds: float | None = 0.0
     if not has_output:
-        waiting_for = _what_it_waits_for(session, action.queue, row)
+        waiting_for = what_it_waits_for(session, action.queue, row)
         seconds = usual_seconds(session, action.queue, checkpoint=checkpoint)
     return Outlook(
         stage=action.stage,
@@ -61,7 +61,7 @@ def queue_position(session: Session, action: ActionRow) -> int:
     return session.execute(ahead).scalar_one()
 
 
-def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> str | None:
+def what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> str | None:
     """What an action waits for; None while it runs, or would start at once.
 
     An action that is not in the catalogue, or closed, is treated as if it were queued now.
@@ -79,7 +79,9 @@ def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> s
     ahead = session.execute(
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
-    busy = select(func.count()).where(ActionRow.worker_id.in_([worker.id for worker in workers]))
+    worker_ids = [worker.id for worker in workers]
+    # Only a running action has a worker's id, so this counts the workers that run something.
+    busy = select(func.count()).where(ActionRow.worker_id.in_(worker_ids))
     if ahead == 0 and session.execute(busy).scalar_one() < len(workers):
         return None
     return _queue_line(ahead, workers)
@@ -87,17 +89,20 @@ def _what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> s
 
 def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:
     """Which worker makes the checkpoint that an action waits for; None while none does."""
-    convert = session.get(ActionRow, waiting.depends_on) if waiting.depends_on else None
-    if convert is None or convert.worker_id is None:
+    if waiting.depends_on is None:
         return None
-    worker = session.get(WorkerRow, convert.worker_id)
-    return f"its checkpoint is being converted by {worker.name}" if worker is not None else None
+    convert = session.get_one(ActionRow, waiting.depends_on)
+    if convert.worker_id is None:
+        return None
+    worker = session.get_one(WorkerRow, convert.worker_id)
+    return f"its checkpoint is being converted by {worker.name}"
 
 
 def _why_unserved(session: Session, queue: str) -> str:
     quarantined = quarantined_workers_serving(session, queue)
     if not quarantined:
         return no_worker_serves(queue)
+    # A release of one of them may be all that the queue needs.
     names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in quarantined)
     return f"{no_worker_serves(queue)}; quarantined: {names}"
 
@@ -108,6 +113,9 @@ def no_worker_serves(queue: str) -> str:
 
 
 def _queue_line(ahead: int, workers: Sequence[WorkerRow]) -> str:
-    plural = "s" if len(workers) > 1 else ""
-    position = f"{ahead} ahead of it" if ahead else "next in line"
-    return f"{position} for {len(workers)} worker{plural}"
+    position = "next in line"
+    if ahead > 0:
+        position = f"{ahead} ahead of it"
+    if len(workers) == 1:
+        return f"{position} for 1 worker"
+    return f"{position} for {len(workers)} workers"

@@ -23,6 +23,9 @@ def statement_of(session: Session, key: Key) -> Statement:
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(AttemptRow.action_key == key, AttemptRow.number == engine.attempt)
     ).one()
+    finished_on = None
+    if attempt.ended_at is not None:
+        finished_on = attempt.ended_at.isoformat()
     # Rows of workers are never deleted, so the name of an old attempt's worker is known.
     log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker_name, "attempt": attempt.number}}
     if attempt.log_digest:
@@ -50,7 +53,7 @@ def statement_of(session: Session, key: Key) -> Statement:
                 "metadata": {
                     "invocationId": f"{key}/{attempt.number}",
                     "startedOn": attempt.started_at.isoformat(),
-                    "finishedOn": attempt.ended_at.isoformat() if attempt.ended_at else None,
+                    "finishedOn": finished_on,
                 },
                 "byproducts": [log],
             },

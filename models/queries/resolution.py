@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from enginefarm.contract.errors import NotFound, Problem
 from enginefarm.contract.platform import selector_differences
 from enginefarm.wire.bodies import Difference
 from enginefarm.wire.resolution import EngineRequirements, Resolution
-from models.catalogue.rows import ActionRow, EngineRow
-from models.catalogue.visibility import SERVED
-from models.queries.engines import get_engine
+from models.catalogue.rows import EngineRow
+from models.queries.engines import get_engine, newest_engines
 from models.queries.similarity import any_revision_of
 
-_ENGINES_EXAMINED = 1000  # of one model, the newest: bounds the time of one request
-_NEAREST_SHOWN = 3  # more problems than a person reads
+_ENGINES_EXAMINED = 1000  # the newest of one model; bounds what one request reads and compares
+_NEAREST_SHOWN = 3  # each may differ in several fields, and every difference is a problem of the answer
 _COVERED_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
 
 
@@ -45,8 +43,23 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
     Raises:
         NotFound: no engine does; its problems name what differs in the nearest ones.
     """
-    candidates = [_candidate(row, requirements) for row in _engines_of_model(session, requirements)]
-    serving = [candidate for candidate in candidates if not candidate.obstacles]
+    if requirements.model.startswith("hf:") and "@" in requirements.model:
+        of_model = EngineRow.model == requirements.model
+    else:
+        of_model = any_revision_of(requirements.model)
+    newest_identity: dict[str, str] | None = None
+    candidates: list[_Candidate] = []
+    serving: list[_Candidate] = []
+    for row, identity in newest_engines(session, of_model, limit=_ENGINES_EXAMINED):
+        # A folder, a bucket or a branch may have had other weights before: only engines of the same weights as the
+        # newest one count.
+        newest_identity = newest_identity or identity
+        if identity != newest_identity:
+            continue
+        candidate = _candidate(row, requirements)
+        candidates.append(candidate)
+        if not candidate.obstacles:
+            serving.append(candidate)
     if not serving:
         raise _not_found(requirements, candidates)
     best = min(serving, key=lambda candidate: candidate.extent)  # the newest among equals: candidates are in that order
@@ -58,51 +71,14 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
     )
 
 
-def _engines_of_model(session: Session, requirements: EngineRequirements) -> Iterator[EngineRow]:
-    """The engines of the model, newest first.
-
-    Without a revision, a folder or a branch may have other weights by now: then only engines of the same weights as
-    the newest one count.
-    """
-    convert = aliased(ActionRow)
-    if requirements.model.startswith("hf:") and "@" in requirements.model:
-        of_model = EngineRow.model == requirements.model
-    else:
-        of_model = any_revision_of(requirements.model)
-    query = (
-        select(EngineRow, convert.document)
-        .join(ActionRow, ActionRow.key == EngineRow.key)
-        .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(SERVED, of_model)
-        .order_by(EngineRow.created_at.desc(), EngineRow.key)
-        .limit(_ENGINES_EXAMINED)
-    )
-    newest_identity: Mapping[str, Any] | None = None
-    for row, document in session.execute(query):
-        identity = (document or {}).get("model")
-        newest_identity = newest_identity or identity
-        if identity == newest_identity:
-            yield row
-
-
 def _candidate(row: EngineRow, requirements: EngineRequirements) -> _Candidate:
+    """Compare an engine with the requirements: what forbids its use, and in what it is larger than requested."""
     unlike, unchecked = selector_differences(row.bound_to, requirements.platform, row.driver_binding)
-    platform = [
-        Difference(pointer=f"/platform/{name}", wanted=of_node, has=bound) for name, (bound, of_node) in unlike.items()
-    ]
-    too_small: list[Difference] = []
+    obstacles: list[Difference] = []
+    for name, (bound, of_node) in unlike.items():
+        obstacles.append(Difference(pointer=f"/platform/{name}", wanted=of_node, has=bound))
+    obstacles.extend(_build_differences(row, requirements))
     larger: list[Difference] = []
-    for limit in _different_limits(row, requirements):
-        if limit.has < limit.wanted:  # type: ignore[operator]  # both are numbers
-            too_small.append(limit)
-        else:
-            larger.append(limit)
-    obstacles = (*platform, *_build_differences(row, requirements), *too_small)
-    return _Candidate(row, obstacles, tuple(larger), tuple(unchecked))
-
-
-def _different_limits(row: EngineRow, requirements: EngineRequirements) -> Iterator[Difference]:
-    """Every requested limit that is another number in the engine. An absent limit does not restrict the engine."""
     limits = row.spec["limits"]
     compared = set(_COVERED_LIMITS)
     # Some toolchains' engines have more limits that are independent of each other; in most, a longer input leaves less
@@ -112,8 +88,15 @@ def _different_limits(row: EngineRow, requirements: EngineRequirements) -> Itera
             compared.update(map(str, names))
     for name, requested in requirements.limits.model_dump(include=compared).items():
         actual = limits.get(name)
-        if requested is not None and actual is not None and actual != requested:
-            yield Difference(pointer=f"/limits/{name}", wanted=requested, has=actual)
+        # An absent limit does not restrict the engine.
+        if requested is None or actual is None or actual == requested:
+            continue
+        difference = Difference(pointer=f"/limits/{name}", wanted=requested, has=actual)
+        if actual < requested:
+            obstacles.append(difference)
+        else:
+            larger.append(difference)
+    return _Candidate(row, tuple(obstacles), tuple(larger), tuple(unchecked))
 
 
 def _build_differences(row: EngineRow, requirements: EngineRequirements) -> Iterator[Difference]:
@@ -147,16 +130,16 @@ def _not_found(requirements: EngineRequirements, candidates: list[_Candidate]) -
         return NotFound(f"the farm has no engine of {model}: submit a build, or name the model as GET /v1/engines does")
     # The fewest differences: what a person would change in the request.
     nearest = sorted(candidates, key=lambda candidate: len(candidate.obstacles))[:_NEAREST_SHOWN]
-    problems = [
-        Problem(
-            pointer=obstacle.pointer,
-            code="engine_differs",
-            detail=f"engine {candidate.row.key[:12]} has {obstacle.has!r}",
-            value=obstacle.wanted,
-            expected=str(obstacle.has),
-            remedy="submit a build with the requested value",
-        )
-        for candidate in nearest
-        for obstacle in candidate.obstacles
-    ]
+    problems: list[Problem] = []
+    for candidate in nearest:
+        for obstacle in candidate.obstacles:
+            problem = Problem(
+                pointer=obstacle.pointer,
+                code="engine_differs",
+                detail=f"engine {candidate.row.key[:12]} has {obstacle.has!r}",
+                value=obstacle.wanted,
+                expected=str(obstacle.has),
+                remedy="submit a build with the requested value",
+            )
+            problems.append(problem)
     return NotFound(f"none of {len(candidates)} engines of {model} serves; the nearest differ in:", problems=problems)

@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, or_
+from sqlalchemy.orm import Session
 
 from enginefarm.wire.bodies import Difference
 from enginefarm.wire.explanation import NearEngine
-from models.catalogue.rows import ActionRow, EngineRow
-from models.catalogue.visibility import SERVED
+from models.catalogue.rows import EngineRow
 from models.lifecycle.submission import Request
-from models.queries.engines import find_engine
+from models.queries.engines import find_engine, newest_engines
 
-_ENGINES_EXAMINED = 200  # of one model, the newest: an explanation needs near engines, not the nearest of all
+_ENGINES_EXAMINED = 200  # the newest of one model; bounds what one request reads and compares
 _SECTIONS = ("precision", "parallelism", "limits", "options")
 
 
 def nearest(session: Session, request: Request, *, limit: int = 3) -> list[NearEngine]:
     """The engines of the same model and toolchain that differ in the fewest fields, the newest first among equals."""
-    convert = aliased(ActionRow)
-    rows = session.execute(
-        select(EngineRow, convert.document)
-        .join(ActionRow, ActionRow.key == EngineRow.key)
-        .outerjoin(convert, convert.key == ActionRow.depends_on)
-        .where(SERVED, EngineRow.toolchain == request.toolchain, any_revision_of(request.model))
-        .where(EngineRow.key != request.build.key)
-        .order_by(EngineRow.created_at.desc(), EngineRow.key)
-        .limit(_ENGINES_EXAMINED)
+    comparable = (
+        EngineRow.toolchain == request.toolchain,
+        any_revision_of(request.model),
+        EngineRow.key != request.build.key,
     )
     compared: list[tuple[str, list[Difference]]] = []
-    for row, document in rows:
-        compared.append((row.key, differences(request, row, (document or {}).get("model"))))
+    for row, identity in newest_engines(session, *comparable, limit=_ENGINES_EXAMINED):
+        compared.append((row.key, differences(request, row, identity)))
+    # The sort is stable, so that the newest stays first among equals.
     compared.sort(key=lambda pair: len(pair[1]))
     near = []
     for key, unlike in compared[:limit]:
@@ -45,7 +40,10 @@ def nearest(session: Session, request: Request, *, limit: int = 3) -> list[NearE
 
 def any_revision_of(reference: str) -> ColumnElement[bool]:
     """For a WHERE clause: the engine is of this model, at any revision."""
-    model = reference.partition("@")[0] if reference.startswith("hf:") else reference
+    model = reference
+    # In the path of a folder or a bucket, `@` is a character like others.
+    if reference.startswith("hf:"):
+        model = reference.partition("@")[0]
     return or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True))
 
 
@@ -61,14 +59,18 @@ def differences(request: Request, engine: EngineRow, identity: Mapping[str, str]
     if requested_identity != identity:
         # Two references are easier to read than two digests; equal references may still mean changed weights.
         if request.model != engine.model:
-            requested["/model"], actual["/model"] = request.model, engine.model
+            requested["/model"] = request.model
+            actual["/model"] = engine.model
         else:
-            requested["/model"], actual["/model"] = requested_identity, identity
-    return [
-        Difference(pointer=pointer, wanted=requested.get(pointer), has=actual.get(pointer))
-        for pointer in sorted(requested.keys() | actual.keys())
-        if requested.get(pointer) != actual.get(pointer)
-    ]
+            requested["/model"] = requested_identity
+            actual["/model"] = identity
+    unlike: list[Difference] = []
+    for pointer in sorted(requested.keys() | actual.keys()):
+        requested_value = requested.get(pointer)
+        actual_value = actual.get(pointer)
+        if requested_value != actual_value:
+            unlike.append(Difference(pointer=pointer, wanted=requested_value, has=actual_value))
+    return unlike
 
 
 def _fields(spec: Mapping[str, Any], version: str, platform: Mapping[str, Any]) -> dict[str, Any]:
