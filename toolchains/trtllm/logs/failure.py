@@ -11,7 +11,7 @@ from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import Exit
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
-_LONGEST_DETAIL = 300  # characters
+_LONGEST_DETAIL = 300  # characters; a program can print a line of megabytes, and people read the detail as one line
 _OUT_OF_MEMORY = "out_of_memory"
 
 
@@ -79,30 +79,40 @@ def causes(stage: Stage) -> tuple[Cause, ...]:
 def classify(stage: Stage, ended: Exit) -> Failure:
     """Why a program failed. The most certain sign decides: the kernel, a line of output, a signal, the exit status."""
     by_name = {cause.cause: cause for cause in causes(stage)}
+    out_of_memory = by_name[_OUT_OF_MEMORY]
+    # The kernel knows why it killed a program. The output may show an older, harmless message.
     if ended.oom_killed:
-        peak = f", having used {ended.peak_memory / 2**30:.1f} GiB" if ended.peak_memory else ""
-        return by_name[_OUT_OF_MEMORY].failure(f"the kernel killed {stage} for memory{peak}")
+        detail = f"the kernel killed {stage} for memory"
+        if ended.peak_memory:
+            detail += f", having used {ended.peak_memory / 2**30:.1f} GiB"
+        return out_of_memory.failure(detail)
     for cause in causes(stage):
         line = cause.line_of(ended.tail)
         if line:
             return cause.failure(line)
 
     # Python reports a program killed by signal 9 as -9; a shell in between makes 137 of it.
-    number = -ended.status if ended.status < 0 else ended.status - 128
+    number = ended.status - 128
+    if ended.status < 0:
+        number = -ended.status
     if number == signal.SIGKILL:
         return Failure(
             cause="killed",
             fault=Fault.WORKER,
             detail=f"{stage} was killed from outside and printed no reason; most often the machine lacks memory",
-            advice=by_name[_OUT_OF_MEMORY].advice,
+            advice=out_of_memory.advice,
             retryable=True,
         )
     was_signaled = number in set(signal.Signals)
     event = f"ended with status {ended.status}"
     if was_signaled:
         event = f"was ended by {signal.Signals(number).name}"
-    lines = [line.strip() for line in ended.tail.splitlines() if line.strip()]
-    last_line = f": {lines[-1][:_LONGEST_DETAIL]}" if lines else ""
+    # The last line of a traceback names the exception. A program may also print empty lines after it.
+    last_line = ""
+    for line in reversed(ended.tail.splitlines()):
+        if line.strip():
+            last_line = f": {line.strip()[:_LONGEST_DETAIL]}"
+            break
     return Failure(
         cause="toolchain_failed",
         fault=Fault.TOOLCHAIN,

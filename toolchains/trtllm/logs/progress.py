@@ -39,11 +39,13 @@ class _Milestone:
         if "percent" in groups:
             # tqdm shows more than 100 % if it was told a total that is too small.
             fraction = min(int(groups["percent"]), 100) / 100
-        rank = groups.get("rank")
+        rank: int | None = None
+        if groups.get("rank") is not None:
+            rank = int(groups["rank"])
         return Report(
             round(self.start + (self.end - self.start) * fraction, 3),
             self.message.format(**groups),
-            rank=None if rank is None else int(rank),
+            rank=rank,
             peak_memory=_bytes(groups.get("mb"), groups.get("children")),
             peak_gpu_memory=_bytes(groups.get("gpu")),
         )
@@ -52,7 +54,9 @@ class _Milestone:
 def _bytes(*mebibytes: str | None) -> int | None:
     """The sum in bytes; None if the line names no size. The programs write MB, but count MiB."""
     sizes = [float(size) for size in mebibytes if size is not None]
-    return round(sum(sizes) * 2**20) if sizes else None
+    if not sizes:
+        return None
+    return round(sum(sizes) * 2**20)
 
 
 def _milestone(pattern: str, start: float, end: float, message: str) -> _Milestone:
@@ -61,14 +65,18 @@ def _milestone(pattern: str, start: float, end: float, message: str) -> _Milesto
 
 _VERSION = _milestone(r"TensorRT[- ]LLM version: (?P<version>[\w.+]+)", 0.0, 0.02, "TensorRT-LLM {version}")
 
+# The parts of a stage are estimates: the farm shows them to people and decides nothing by them.
 _MILESTONES: Mapping[Stage, tuple[_Milestone, ...]] = {
     Stage.CONVERT: (
         _VERSION,
+        # The progress bar of transformers, which loads the model before a script converts it.
         _milestone(r"Loading checkpoint shards:\s*(?P<percent>\d+)%", 0.02, 0.4, "loading weights, {percent} %"),
         _milestone(r"Loading weights:\s*(?P<percent>\d+)%", 0.4, 0.8, "converting weights, {percent} %"),
         _milestone(r"Weights loaded\. Total time: (?P<time>[\d:]+)", 0.8, 0.8, "weights converted in {time}"),
+        # quantize.py prints these two lines. Some precision recipes run it instead of a conversion script.
         _milestone(r"Quantization done\. Total time used: (?P<time>[\d.]+) s", 0.8, 0.8, "quantized in {time} s"),
         _milestone(r"Quantized model exported to", 0.9, 0.9, "quantized weights written"),
+        # The last line of a script. That of enc_dec, the script of T5 and BART, words it in its own way.
         _milestone(r"Total time of converting checkpoints: (?P<time>[\d:]+)", 0.98, 0.98, "converted in {time}"),
         _milestone(r"Spend (?P<time>[\d:]+)[\d.]* \(h:m:s\) to convert the model", 0.98, 0.98, "converted in {time}"),
     ),
@@ -81,6 +89,7 @@ _MILESTONES: Mapping[Stage, tuple[_Milestone, ...]] = {
         _milestone(r"Total time of building all engines: (?P<time>[\d:]+)", 0.98, 0.98, "built in {time}"),
         # One of several engines; the pattern also matches the line about all engines, which is tried before.
         _milestone(r"Total time of building .*: (?P<time>[\d:]+)$", 0.75, 0.75, "built in {time}"),
+        # TensorRT-LLM reports host memory together with child processes; TensorRT reports its own, and that of the GPU.
         _milestone(
             r"Build phase peak memory: (?P<mb>[\d.]+) MB(?:, children: (?P<children>[\d.]+) MB)?",
             0.8,
@@ -103,6 +112,7 @@ _MILESTONES: Mapping[Stage, tuple[_Milestone, ...]] = {
             r"Serializing engine to .*rank(?P<rank>\d+)\.engine", 0.85, 0.85, "writing the engine of rank {rank}"
         ),
         _milestone(r"Engine serialized\. Total time: (?P<time>[\d:]+)", 0.95, 0.95, "engine written in {time}"),
+        # trtllm-refit runs after trtllm-build and is short, so its lines are the last hundredths.
         _milestone(
             r"Execute GPU refit graph time: (?P<time>[\d:]+)", 0.985, 0.985, "weights put into the plan in {time}"
         ),
