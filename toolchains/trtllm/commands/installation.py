@@ -33,6 +33,7 @@ class Installation:
 def discover() -> Installation:
     """The installation of this environment; the paths of NVIDIA's release image if there is none."""
     examples = Path(os.environ.get(EXAMPLES_VARIABLE) or _RELEASE_IMAGE_EXAMPLES)
+    # A version may have a local part, such as 1.2.1+cu130; releases are named without it.
     try:
         installed_version = version("tensorrt_llm").split("+")[0]
     except PackageNotFoundError:
@@ -42,7 +43,10 @@ def discover() -> Installation:
     if visible_devices is None:
         gpus = detect().host.gpus
     else:
-        gpus = sum(1 for device in visible_devices.split(",") if device.strip())
+        gpus = 0
+        for device in visible_devices.split(","):
+            if device.strip():
+                gpus += 1
     return Installation(examples, version=installed_version, gpus=gpus)
 
 

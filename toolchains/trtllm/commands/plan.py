@@ -39,12 +39,13 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
     environment = {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
     # Each program reports its own progress from 0 to 1, so each gets an equal part of the stage. trtllm-refit is short,
     # and its log lines are read as the last hundredths of a build.
-    share = 1.0 if is_stripped else 1 / len(programs)
+    share = 1 / len(programs)
     planned = []
     for index, argv in enumerate(programs):
-        start = 0.0 if is_stripped else index * share
-        end = 1.0 if is_stripped else (index + 1) * share
-        planned.append(Command(argv, environment, (start, end)))
+        span = (index * share, (index + 1) * share)
+        if is_stripped:
+            span = (0.0, 1.0)
+        planned.append(Command(argv, environment, span))
     # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
     copy_argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
     return (*planned, Command(copy_argv))
@@ -60,6 +61,7 @@ def convert_commands(job: Job, directories: Directories, installation: Installat
     conversion = conversion_of(job)
     assert conversion is not None, "preflight refuses specs that no script converts"
     programs = []
+    # The base model's checkpoint goes to scratch: a worker publishes only what is in the output directory.
     if conversion.base:
         base_checkpoint = directories.scratch / "base"
         programs.append(_script(conversion.base, job, replace(directories, output=base_checkpoint), installation))

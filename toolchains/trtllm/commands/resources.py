@@ -36,7 +36,9 @@ _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 def needs(job: Job) -> Needs:
     """The memory and disk of a stage, in bytes."""
-    return convert_needs(job) if job.stage is Stage.CONVERT else build_needs(job)
+    if job.stage is Stage.CONVERT:
+        return convert_needs(job)
+    return build_needs(job)
 
 
 def convert_needs(job: Job) -> Needs:

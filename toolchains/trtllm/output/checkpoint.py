@@ -16,6 +16,7 @@ from toolchains.trtllm.output import safetensors_header, settings_match
 from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks, read_json
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 
+# The fields that docs/source/architecture/checkpoint.md of TensorRT-LLM calls mandatory.
 _REQUIRED_FIELDS = (
     "architecture",
     "dtype",
@@ -25,6 +26,7 @@ _REQUIRED_FIELDS = (
     "num_attention_heads",
     "hidden_act",
 )
+# Fields that no conversion changes, so a checkpoint with other values is that of another model.
 _FIELDS_OF_MODEL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -37,28 +39,25 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     Raises:
         InvalidOutput: a file is missing or broken, or the checkpoint is not what the spec asks for.
     """
-    architectures: dict[str, JsonValue] = {}
-    for part in engine_parts(job.facts.architecture):
-        with errors_in(part.folder):
-            architectures[part.folder] = _check_part(job, part, output / part.folder)
-    return {"architecture": architectures.get("", architectures)}
-
-
-def _check_part(job: Job, part: EnginePart, output: Path) -> str:
-    """Check the checkpoint of one engine; return its architecture."""
-    config = read_json(output / "config.json")
-    absent = [field for field in _REQUIRED_FIELDS if field not in config]
-    if absent:
-        raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
-    settings_match.check(config, job.spec, "checkpoint")
-    check_sizes(config, job.facts, part)
-    settings_match.check_mixed_precision(config, output)
-    check_draft_heads(config, job)
     # Ranks of context parallelism share a shard.
     shards = job.spec.parallelism.tp * job.spec.parallelism.pp
-    for path in files_of_ranks(output, shards, ".safetensors"):
-        safetensors_header.check(path)
-    return str(config["architecture"])
+    architectures: dict[str, JsonValue] = {}
+    for part in engine_parts(job.facts.architecture):
+        folder = output / part.folder
+        with errors_in(part.folder):
+            config = read_json(folder / "config.json")
+            absent = [field for field in _REQUIRED_FIELDS if field not in config]
+            if absent:
+                raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
+            settings_match.check(config, job.spec, "checkpoint")
+            check_sizes(config, job.facts, part)
+            settings_match.check_mixed_precision(config, folder)
+            check_draft_heads(config, job)
+            for path in files_of_ranks(folder, shards, ".safetensors"):
+                safetensors_header.check(path)
+        architectures[part.folder] = str(config["architecture"])
+    # A part without a folder is the only one: its architecture is that of the whole checkpoint.
+    return {"architecture": architectures.get("", architectures)}
 
 
 def check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:
@@ -70,8 +69,11 @@ def check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) 
     if part.architecture not in (None, config["architecture"]):
         raise InvalidOutput(f"the checkpoint is one of {config['architecture']}, not of {part.architecture}")
     # An encoder may have other sizes than the decoder; `facts` has the decoder's.
-    encoder = facts.encoder if part.folder == "encoder" else None
+    encoder = None
+    if part.folder == "encoder":
+        encoder = facts.encoder
     for name in _FIELDS_OF_MODEL:
+        # A size that the model's config.json states once holds for the encoder too.
         size = getattr(encoder, name, None) or getattr(facts, name)
         if size is not None and config[name] != size:
             raise InvalidOutput(f"{name} of the checkpoint is {config[name]}, but the model has {size}")
@@ -94,6 +96,7 @@ def check_draft_heads(config: Mapping[str, Any], job: Job) -> None:
     }
     for field, option in conversion.draft_heads.repeated_options.items():
         value = job.spec.options.get(option)
+        # An option without a value leaves the field to the script.
         if value:
             expected_fields[field] = value
     mismatches = []

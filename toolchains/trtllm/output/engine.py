@@ -44,6 +44,7 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
         "effective": settings.get("", settings),
         "differences": differences,
     }
+    # `resolve` compares these limits each by itself (ADR 0011).
     if context.is_encoder_decoder:
         facts["own_limits"] = ["max_output_len"]
     return facts
@@ -78,10 +79,12 @@ def check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
     Raises:
         InvalidOutput: an adapter is missing or broken.
     """
+    # Old releases have no such section.
     lora_config = config["build_config"].get("lora_config")
     directories = []
     if isinstance(lora_config, dict):
         directories = [str(directory) for directory in lora_config.get("lora_dir") or []]
+    # trtllm-build copies adapters below the engine and numbers them, so the spec's order is that of the folders.
     count = adapters.count_adapters(job.spec.options)
     expected = [f"{adapters.ADAPTERS_DIRECTORY}/{number}" for number in range(count)]
     if directories != expected:

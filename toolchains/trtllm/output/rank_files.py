@@ -18,7 +18,9 @@ def errors_in(folder: str) -> Iterator[None]:
     try:
         yield
     except InvalidOutput as error:
-        raise InvalidOutput(f"{folder}: {error}" if folder else str(error)) from None
+        if not folder:
+            raise
+        raise InvalidOutput(f"{folder}: {error}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -55,9 +57,11 @@ def files_of_ranks(output: Path, count: int, ending: str) -> list[Path]:
     missing = sorted(set(range(count)) - set(files))
     if missing:
         raise InvalidOutput(f"ranks {missing} of {count} have no {ending} file")
+    # A surplus file shows that the program was told another number of ranks than the spec has.
     extra = sorted(set(files) - set(range(count)))
     if extra:
         raise InvalidOutput(f"there are {ending} files of ranks {extra}, but only {count} ranks")
+    # A program that is killed, or whose disk is full, leaves the file that it just opened.
     for path in files.values():
         if path.stat().st_size == 0:
             raise InvalidOutput(f"{path.name} is empty")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from toolchains.toolchain import InvalidOutput
 
@@ -21,27 +20,6 @@ def check(path: Path) -> None:
     Raises:
         InvalidOutput: the file is truncated, too long, or no safetensors file.
     """
-    tensors, tensor_bytes = _read_header(path)
-    if not tensors:
-        raise InvalidOutput(f"{path.name} contains no tensor")
-    extents = []
-    for name, tensor in tensors.items():
-        match tensor:
-            case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(stop)]}:
-                extents.append((start, stop))
-            case _:
-                raise InvalidOutput(f"{path.name} is no safetensors file: {name} has no dtype, shape and offsets")
-    end = 0
-    for start, stop in sorted(extents):
-        if start != end or stop < start:
-            raise InvalidOutput(f"{path.name} is no safetensors file: its tensors do not lie end to end")
-        end = stop
-    if end != tensor_bytes:
-        raise InvalidOutput(f"{path.name} is not complete: it has {tensor_bytes} bytes of tensors, not {end}")
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The tensors by name, and the number of bytes after the header."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
@@ -49,10 +27,28 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _LONGEST_HEADER):
             raise InvalidOutput(f"{path.name} is not a complete safetensors file: it ends within its header")
         try:
-            header = json.loads(stream.read(length))
+            tensors = json.loads(stream.read(length))
         except ValueError:
             raise InvalidOutput(f"{path.name} is no safetensors file: its header is not JSON") from None
-    if not isinstance(header, dict):
+    if not isinstance(tensors, dict):
         raise InvalidOutput(f"{path.name} is no safetensors file: its header is not an object")
-    header.pop("__metadata__", None)  # free text, no tensor
-    return header, size - _LENGTH_BYTES - length
+    tensors.pop("__metadata__", None)  # free text, no tensor
+    if not tensors:
+        raise InvalidOutput(f"{path.name} contains no tensor")
+
+    extents = []
+    for name, tensor in tensors.items():
+        match tensor:
+            case {"dtype": str(), "shape": [*_], "data_offsets": [int(start), int(stop)]}:
+                extents.append((start, stop))
+            case _:
+                raise InvalidOutput(f"{path.name} is no safetensors file: {name} has no dtype, shape and offsets")
+    # The header may list tensors in any order, but the format allows neither gaps nor overlaps between them.
+    end = 0
+    for start, stop in sorted(extents):
+        if start != end or stop < start:
+            raise InvalidOutput(f"{path.name} is no safetensors file: its tensors do not lie end to end")
+        end = stop
+    tensor_bytes = size - _LENGTH_BYTES - length
+    if end != tensor_bytes:
+        raise InvalidOutput(f"{path.name} is not complete: it has {tensor_bytes} bytes of tensors, not {end}")

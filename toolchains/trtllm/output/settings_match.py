@@ -72,6 +72,7 @@ def check(config: Mapping[str, Any], spec: BuildSpec, subject: str) -> None:
         "cp_size": sizes.cp,
         "world_size": sizes.world_size,
     }
+    # Two tensor-parallel ranks leave as many files as two pipeline stages: only the mapping tells them apart.
     mapping = config.get("mapping")
     if isinstance(mapping, dict):
         for name, size in expected_mapping.items():
@@ -93,4 +94,7 @@ def check_mixed_precision(config: Mapping[str, Any], output: Path) -> None:
 
 def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
     quantization = config.get("quantization")
-    return quantization if isinstance(quantization, dict) else {}
+    # Old releases leave the section out.
+    if not isinstance(quantization, dict):
+        return {}
+    return quantization

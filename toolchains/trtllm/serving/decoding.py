@@ -38,6 +38,7 @@ class Tree(FrozenModel):
 
     def fits(self, decoding: Decoding, options: Options) -> bool:
         """True if an engine with these options can use this tree."""
+        # A mode without such an option sets no limit; nor does an option without a value.
         depth_limit = options.get(decoding.depth or "")
         size_limit = options.get(decoding.size or "")
         if decoding.exact:
@@ -73,6 +74,7 @@ def parameters(options: Options) -> dict[str, str]:
     decoding = _find_decoding(options)
     if decoding:
         values["decoding_mode"] = decoding.mode
+    # Pages of the adapter cache must fit the largest rank that the engine takes.
     if _has_adapters(options):
         values[_serving_facts().adapter_size] = str(options.get("max_lora_rank"))
     return values

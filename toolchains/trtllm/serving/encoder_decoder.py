@@ -13,7 +13,8 @@ from collections.abc import Mapping
 
 from enginefarm.contract.spec import BuildSpec
 
-# placeholder of the templates in `triton/` → its text for an encoder-decoder
+# placeholder of the templates in `triton/` → its text for an encoder-decoder. A text begins with its separator, a comma
+# or a line break, so that a template is complete without it.
 _ENCODER_DECODER: Mapping[str, str] = {
     "engine": "{engine}/decoder",
     "start_made": """

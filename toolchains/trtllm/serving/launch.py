@@ -56,6 +56,7 @@ def serving(job: Job) -> Serving:
     obstacle = None
     if has_encoder:
         obstacle = encoder_decoder.obstacle(spec, batching=_batching(spec))
+    # A reason in place of the layout: people would take a layout that is only absent for an oversight.
     if obstacle:
         without["triton"] = obstacle
     else:
@@ -96,6 +97,7 @@ def run_command(spec: BuildSpec) -> Launch:
     """The examples' own program, one process a rank."""
     ranks = spec.parallelism.world_size
     argv = []
+    # Containers run as root, which mpirun refuses unless it is told otherwise.
     if ranks > 1:
         argv += ["mpirun", "-n", str(ranks), "--allow-run-as-root"]
     argv += ["python3", "/app/tensorrt_llm/examples/run.py", "--engine_dir", "{engine}", "--tokenizer_dir", "{engine}"]
@@ -144,6 +146,7 @@ def triton_layout(spec: BuildSpec, *, has_encoder: bool) -> Layout:
     for name in ("ensemble", "tensorrt_llm", *_PYTHON_MODELS):
         template = Template((_TRITON / f"{name}.pbtxt").read_text())
         files[f"{name}/config.pbtxt"] = template.substitute(values)
+    # Triton looks for a Python model's code in the folder of its version.
     for name in _PYTHON_MODELS:
         files[f"{name}/1/model.py"] = (_TRITON / f"{name}.py").read_text()
     # Triton ignores a model without a version folder, though an ensemble has no files in it.
