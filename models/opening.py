@@ -6,8 +6,7 @@ import logging
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
-from minio import Minio
-from pydantic import AnyHttpUrl, SecretStr
+from pydantic import SecretStr
 
 from models.catalogue.database import Database
 from models.settings import Settings
@@ -17,7 +16,7 @@ from models.sources.trust import Trust
 from models.store import S3Settings, Store, open_store_url
 from models.store.retries import RetryingPool
 from models.store.s3_clients import open_minio
-from models.store.s3_credentials import open_provider
+from models.store.s3_credentials import S3Credentials
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,14 +30,18 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
     if urlsplit(settings.store_url).scheme != "s3":
         return open_store_url(settings.store_url, s3=None, link_secret=link_secret)
     if settings.s3_endpoint is None:
+        # No default: the bucket may be on any S3 server, and AWS would be a guess.
         raise ValueError("ENGINEFARM_STORE_URL is an S3 bucket, so set ENGINEFARM_S3_ENDPOINT too")
+    public_endpoint = None
+    if settings.s3_public_endpoint is not None:
+        public_endpoint = str(settings.s3_public_endpoint)
     access_key, secret_key = _keys(settings, "s3")
     s3 = S3Settings(
         endpoint=str(settings.s3_endpoint),
         region=settings.s3_region,
         access_key=access_key,
         secret_key=secret_key,
-        public_endpoint=str(settings.s3_public_endpoint) if settings.s3_public_endpoint else None,
+        public_endpoint=public_endpoint,
         addressing=settings.s3_addressing,
     )
     return open_store_url(settings.store_url, s3=s3, link_secret=link_secret)
@@ -50,32 +53,30 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     Raises:
         ValueError: only one of the two keys for `s3:` models is set.
     """
-    hub_endpoint = str(settings.hf_endpoint or constants.ENDPOINT)
-    hub_token = _revealed(settings.hf_token)
     trust = Trust(settings.trusted_models)
-    digests = DatabaseDigestCache(database)
     bucket = None
     if settings.models_s3_endpoint is not None:
-        bucket = BucketSource(_open_models_client(settings.models_s3_endpoint, settings), trust=trust)
+        access_key, secret_key = _keys(settings, "models_s3")
+        s3 = S3Settings(str(settings.models_s3_endpoint), access_key, secret_key, settings.s3_region)
+        try:
+            credentials = S3Credentials(access_key, secret_key)
+        except ValueError as error:
+            # Public buckets need no keys; a private one answers AccessDenied, which the source explains.
+            _LOG.warning("s3: models are read without credentials, from public buckets only: %s", error)
+            credentials = None
+        # A submit waits for the listing: retry as long as the SDK's own five tries took, not as long as an upload.
+        client = open_minio(s3, credentials, RetryingPool(patience=5, timeout=(5, 60)))
+        bucket = BucketSource(client, trust=trust)
+    hub_endpoint = str(settings.hf_endpoint or constants.ENDPOINT)
+    # Of the settings alone: the library's own settings may name the token of whoever logged in on this machine.
+    hub_token = _revealed(settings.hf_token)
+    digests = DatabaseDigestCache(database)
     return Sources(
         hub=HubSource(hub_endpoint, hub_token, trust=trust),
         files=FileSource(settings.model_roots, digests, trust=trust),
         auxiliary=AuxiliarySource(settings.model_roots, digests, HubAuxiliarySource(hub_endpoint, hub_token)),
         bucket=bucket,
     )
-
-
-def _open_models_client(endpoint: AnyHttpUrl, settings: Settings) -> Minio:
-    access_key, secret_key = _keys(settings, "models_s3")
-    s3 = S3Settings(str(endpoint), access_key, secret_key, settings.s3_region)
-    try:
-        provider = open_provider(access_key, secret_key)
-    except ValueError as error:
-        # Public buckets need no keys; a private one answers AccessDenied, which the source explains.
-        _LOG.warning("s3: models are read without credentials, from public buckets only: %s", error)
-        provider = None
-    # A submit waits for the listing: retry as long as the SDK's own five tries took, not as long as an upload.
-    return open_minio(s3, provider, RetryingPool(patience=5, timeout=(5, 60)))
 
 
 def _keys(settings: Settings, prefix: str) -> tuple[str | None, str | None]:

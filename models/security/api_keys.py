@@ -49,7 +49,9 @@ OPEN = Caller(None, frozenset(Scope))
 
 def create(session: Session, name: str, scopes: Iterable[Scope]) -> str:
     """Store a new key and return it as `ef_<id>_<secret>`. It cannot be shown again."""
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    # The id finds the row, so that one hash is compared and not that of every key. Hex has no underscore.
+    key_id = secrets.token_hex(6)
+    secret = secrets.token_urlsafe(32)
     row = ApiKeyRow(id=key_id, name=name, secret_hash=_hash(secret), scopes=[str(scope) for scope in scopes])
     session.add(row)
     return f"{_PREFIX}_{key_id}_{secret}"
@@ -57,6 +59,7 @@ def create(session: Session, name: str, scopes: Iterable[Scope]) -> str:
 
 def revoke(session: Session, name: str) -> bool:
     """Revoke all keys of this name; returns False if there is none."""
+    # The row stays: the name of the key is in the records of builds, and `any_key` counts it.
     where = (ApiKeyRow.name == name, ApiKeyRow.revoked_at.is_(None))
     result = session.execute(update(ApiKeyRow).where(*where).values(revoked_at=now()))
     return bool(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
@@ -74,9 +77,13 @@ def authenticate(session: Session, key: str) -> Caller | None:
     """Return the caller whose key this is; None if the key is unknown, revoked or wrong."""
     prefix, _, id_and_secret = key.partition("_")
     key_id, _, secret = id_and_secret.partition("_")  # the id has no underscore, the secret may have some
-    row = session.get(ApiKeyRow, key_id) if prefix == _PREFIX and key_id.isalnum() else None
+    row = None
+    if prefix == _PREFIX and key_id.isalnum():  # a NUL or a lone surrogate would fail in the database
+        row = session.get(ApiKeyRow, key_id)
     # Compare in constant time, and with an unknown id too: the time of an answer must not tell which ids exist.
-    expected = row.secret_hash if row is not None and row.revoked_at is None else _hash("")
+    expected = _hash("")
+    if row is not None and row.revoked_at is None:
+        expected = row.secret_hash
     matches = hmac.compare_digest(_hash(secret), expected)
     if row is None or row.revoked_at is not None or not matches:
         return None

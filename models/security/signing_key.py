@@ -38,7 +38,7 @@ class SigningKey:
             private = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise ValueError(f"the signing key {path} cannot be read: {error.strerror}") from None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError):  # the latter for a key with a password
             private = None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(

@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
 
 from enginefarm.contract.digest import CHUNK, Digest
 from enginefarm.contract.errors import NotFound, StoreUnavailable
@@ -51,6 +50,8 @@ class DirectoryStore(Store):
     def ping(self) -> None:
         with self._translate_errors():
             self._blobs.stat()
+            # Only a write shows that the volume is full or mounted read-only. Many processes probe at once, so each
+            # takes a name of its own.
             probe = self._staging / f".{secrets.token_hex(16)}.probe"
             probe.touch(exist_ok=False)
             probe.unlink()
@@ -66,19 +67,29 @@ class DirectoryStore(Store):
 
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
         end = end_of_range(start, length)
-        with self._translate_errors(), self._open(digest) as stream:
-            stream.seek(start)
-            while True:
-                length = CHUNK if end is None else min(CHUNK, end - stream.tell())
-                chunk = stream.read(length)
-                if not chunk:
-                    return
-                yield chunk
+        path = self._path(digest)
+        with self._translate_errors():
+            try:
+                stream = path.open("rb")
+            except FileNotFoundError:
+                path.parent.stat()  # raises if the volume is not mounted: only then is "no such blob" not true
+                raise NotFound(f"blob {digest} is not in the store") from None
+            with stream:
+                stream.seek(start)
+                while True:
+                    next_length = CHUNK
+                    if end is not None:
+                        next_length = min(CHUNK, end - stream.tell())
+                    chunk = stream.read(next_length)
+                    if not chunk:
+                        return
+                    yield chunk
 
     def delete(self, digest: Digest) -> None:
         path = self._path(digest)
         with self._translate_errors():
             path.unlink(missing_ok=True)
+            # A power cut could bring the name back after the catalogue forgot the blob.
             sync_directory(path.parent)
 
     def link(self, digest: Digest, *, filename: str, expires: timedelta) -> str:
@@ -122,14 +133,6 @@ class DirectoryStore(Store):
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         with self._translate_errors():
             write_atomically(chunks, self._path(digest), staging=self._staging)
-
-    def _open(self, digest: Digest) -> BinaryIO:
-        path = self._path(digest)
-        try:
-            return path.open("rb")
-        except FileNotFoundError:
-            path.parent.stat()  # raises if the volume is not mounted: only then is "no such blob" not true
-            raise NotFound(f"blob {digest} is not in the store") from None
 
     def _path(self, digest: Digest) -> Path:
         return self._root / blob_name(digest)

@@ -13,7 +13,7 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import Forbidden, InvalidRequest
 
 LONGEST = timedelta(days=7)  # the limit of S3, so that both kinds of store accept the same
-_SHORTEST_SECRET = 16  # bytes
+_SHORTEST_SECRET = 16  # bytes; 128 bits cannot be guessed by whoever has one link to try secrets on
 
 
 class Links:
@@ -50,6 +50,8 @@ class Links:
         Raises:
             Forbidden: otherwise.
         """
+        # In constant time, or the time of the answers would tell a signature byte by byte. The signature comes before
+        # the time: only a link that this farm made is told that it has expired.
         if not hmac.compare_digest(self._sign(digest, filename, expires).encode(), signature.encode()):
             raise Forbidden("this link was not made by this farm, or was changed: ask the farm for a new one")
         if self._clock() >= expires:
@@ -79,6 +81,7 @@ def attachment(filename: str) -> str:
         InvalidRequest: it is not a plain file name.
     """
     plain(filename)
+    # Browsers read quotes, backslashes and percent signs differently, so they go into the encoded form.
     if filename.isascii() and not set('"\\%').intersection(filename):
         return f'attachment; filename="{filename}"'
     return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying
 
 from enginefarm.contract.digest import Digest, verified
 from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.store.protocol import Watch, file_chunks, ignore_progress
 from models.store.s3_errors import BOTOCORE_ERRORS, error_code
 
+# S3 accepts no part below 5 MiB but the last.
 PART_SIZE = 8 << 20  # bytes; CONNECTIONS + 1 parts are in memory at once
 CONNECTIONS = 4
 _MAX_PARTS = 10_000  # S3 allows no more in one upload
@@ -46,10 +47,6 @@ class _Part:
     number: int  # from 1
     md5: bytes  # computed here
     etag: str  # the server's: the MD5 in hex, unless the server encrypts
-
-
-class _UploadAborted(StoreUnavailable):
-    """Another process aborted the upload while its parts were sent."""
 
 
 class MultipartUploads:
@@ -81,10 +78,33 @@ class MultipartUploads:
             FarmError: `source` cannot be read.
             StoreUnavailable: other processes aborted the upload again and again.
         """
-        retrying = Retrying(
-            stop=stop_after_attempt(_MAX_UPLOADS), retry=retry_if_exception_type(_UploadAborted), reraise=True
-        )
-        return retrying(self._upload_file_once, name, source, digest, size, watch)
+        for _ in range(_MAX_UPLOADS):
+            # The server lists all names that begin with this one.
+            unfinished = [upload for upload in self.unfinished(name) if upload.name == name]
+            stored_etags: dict[int, str] = {}
+            upload_id = ""
+            try:
+                if unfinished:
+                    # Two processes may have begun one each: the youngest is the least likely to be aborted as stale.
+                    upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
+                    for page in self._pages("list_parts", Key=name, UploadId=upload_id):
+                        for part in page.get("Parts", ()):
+                            stored_etags[part["PartNumber"]] = part["ETag"].strip('"')
+                else:
+                    upload_id = self._create(name)
+                # Hash the file as it is now: it may have changed since its digest was computed.
+                chunks = verified(file_chunks(source), digest, size, what=str(source))
+                return self._send(name, upload_id, chunks, size, stored_etags, watch)
+            except IntegrityError:
+                self._abort(name, upload_id)
+                raise
+            except ClientError as error:
+                if not _is_no_such_upload(error):
+                    raise
+            # The upload ended under us: another worker completed it, we did and the answer was lost, or it was aborted.
+            if self._has_object(name, size):
+                return ""
+        raise StoreUnavailable(f"other processes abort each upload of {digest}; look for a second farm on this bucket")
 
     def upload_stream(self, name: str, chunks: Iterable[bytes], size: int) -> str:
         """Upload `chunks`, `size` bytes in all; returns the ETag as `upload_file` does.
@@ -120,31 +140,6 @@ class MultipartUploads:
             self._abort(upload.name, upload.upload_id)
         return len(stale)
 
-    def _upload_file_once(self, name: str, source: Path, digest: Digest, size: int, watch: Watch) -> str:
-        # The server lists all names that begin with this one.
-        unfinished = [upload for upload in self.unfinished(name) if upload.name == name]
-        upload_id = ""
-        try:
-            if unfinished:
-                upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
-                stored_etags = self._stored_etags(name, upload_id)
-            else:
-                upload_id = self._create(name)
-                stored_etags = {}
-            # Hash the file as it is now: it may have changed since its digest was computed.
-            chunks = verified(file_chunks(source), digest, size, what=str(source))
-            return self._send(name, upload_id, chunks, size, stored_etags, watch)
-        except IntegrityError:
-            self._abort(name, upload_id)
-            raise
-        except ClientError as error:
-            if not _is_no_such_upload(error):
-                raise
-        # The upload ended under us: another worker completed it, we did and the answer was lost, or it was aborted.
-        if self._has_object(name, size):
-            return ""
-        raise _UploadAborted(f"another process aborted the upload of {digest}; look for a second farm on this bucket")
-
     def _send(
         self,
         name: str,
@@ -172,6 +167,7 @@ class MultipartUploads:
             UploadId=upload_id,
             MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in sent_parts]},
         )
+        # Not for security: so declared, MD5 works on machines in FIPS mode too.
         md5_of_parts = hashlib.md5(b"".join(part.md5 for part in sent_parts), usedforsecurity=False)
         return f"{md5_of_parts.hexdigest()}-{len(sent_parts)}"
 
@@ -200,14 +196,6 @@ class MultipartUploads:
 
     def _abort(self, name: str, upload_id: str) -> None:
         self._call("abort_multipart_upload", Key=name, UploadId=upload_id)
-
-    def _stored_etags(self, name: str, upload_id: str) -> dict[int, str]:
-        """Return the ETag of each part that the server has, by the part's number."""
-        etags = {}
-        for page in self._pages("list_parts", Key=name, UploadId=upload_id):
-            for part in page.get("Parts", ()):
-                etags[part["PartNumber"]] = part["ETag"].strip('"')
-        return etags
 
     def _has_object(self, name: str, size: int) -> bool:
         try:

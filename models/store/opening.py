@@ -12,6 +12,7 @@ from models.store.protocol import Store
 from models.store.s3 import S3Store
 from models.store.s3_settings import S3Settings
 
+# The rule of S3 for buckets. It excludes "@" and ":", so credentials in a URL never become a bucket.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"([\w.=-]+/)*[\w.=-]+", re.ASCII)
 

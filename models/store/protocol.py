@@ -104,12 +104,10 @@ class Store(ABC):
             IntegrityError: `source` does not have this digest and size, or the store received other bytes.
             FarmError: `source` cannot be read.
         """
-        if anew or self.stat(digest) != size:
-            self._write_file(source, digest, size, watch)
-
-    def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:
-        chunks = verified(_watched(file_chunks(source), watch), digest, size, what=str(source))
-        self._write(chunks, digest, size)
+        if not anew and self.stat(digest) == size:
+            return
+        # Hash the file as it is now: it may have changed since its digest was computed.
+        self._write(verified(file_chunks(source, watch), digest, size, what=str(source)), digest, size)
 
     def put_stream(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         """Store `chunks`, replacing a blob of this name.
@@ -173,19 +171,20 @@ def end_of_range(start: int, length: int | None) -> int | None:
     return None if length is None else start + length
 
 
-def _watched(chunks: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        watch(len(chunk))
-
-
-def file_chunks(source: Path) -> Iterator[bytes]:
-    """Yield the content of `source`.
+def file_chunks(source: Path, watch: Watch = ignore_progress) -> Iterator[bytes]:
+    """Yield the content of `source`; `watch` is told of each chunk after the caller is done with it.
 
     Raises:
         FarmError: it cannot be read. An OSError would look like a failure of the store's folder.
     """
-    try:
-        yield from read_chunks(source)
-    except OSError as error:
-        raise FarmError(f"{source} cannot be read: {error.strerror}") from error
+    chunks = read_chunks(source)
+    while True:
+        # Only reading is inside: an OSError of `watch` or of the consumer is not the file's.
+        try:
+            chunk = next(chunks, b"")
+        except OSError as error:
+            raise FarmError(f"{source} cannot be read: {error.strerror}") from error
+        if not chunk:
+            return
+        yield chunk
+        watch(len(chunk))

@@ -18,7 +18,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
-from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
+from tenacity import RetryCallState, RetryError, Retrying
 from tenacity.stop import stop_after_delay
 from tenacity.wait import wait_random_exponential
 from urllib3.exceptions import NewConnectionError, ProtocolError
@@ -38,58 +38,57 @@ _TRANSIENT_ERRORS: tuple[type[BotoCoreError] | type[urllib3.exceptions.HTTPError
 _WAIT = wait_random_exponential(multiplier=0.2, max=5)  # seconds; jitter keeps a fleet of workers from retrying at once
 
 
-def retry_calls(patience: float) -> Retrying:
-    """Return the policy for calls of botocore, which report every failure as an exception.
+def retrying(patience: float) -> Retrying:
+    """Return the policy: call it with a function and its arguments.
+
+    The last error is raised as it came.
 
     Args:
-        patience: seconds after which the last failure is raised; 0 tries once.
+        patience: a failure later than so many seconds after the first try is final; 0 tries once.
     """
-    return Retrying(stop=stop_after_delay(patience), wait=_WAIT, retry=retry_if_exception(_is_transient), reraise=True)
+    return Retrying(
+        stop=stop_after_delay(patience),
+        wait=_WAIT,
+        retry=_is_transient,
+        reraise=True,
+    )
 
 
 class RetryingPool(urllib3.PoolManager):
     """Connections for the minio SDK that retry; its own retries know neither a time limit nor a reason.
 
     Args:
-        patience: seconds after which the last failure is returned or raised; 0 tries once.
+        patience: as for `retrying`.
         timeout: seconds to connect, and seconds to wait for more of an answer.
     """
 
     def __init__(self, *, patience: float, timeout: tuple[float, float]) -> None:
         connect, read = timeout
         super().__init__(maxsize=16, retries=False, timeout=urllib3.Timeout(connect=connect, read=read))
-        self._retrying = Retrying(
-            stop=stop_after_delay(patience),
-            wait=_WAIT,
-            retry=retry_if_exception(_is_transient) | retry_if_result(_is_transient_response),
-            before_sleep=_release_connection,
-            retry_error_callback=_last_outcome,
-        )
+        self._retrying = retrying(patience)
 
     def urlopen(  # type: ignore[override]  # PoolManager's own signature, which differs from its base's
         self, method: str, url: str, redirect: bool = True, **kw: Any
     ) -> urllib3.BaseHTTPResponse:
         """Send a request as `PoolManager.urlopen` does, and retry it within the patience of this pool."""
-        return self._retrying(super().urlopen, method, url, redirect, **kw)
+        try:
+            return self._retrying(super().urlopen, method, url, redirect, **kw)
+        except RetryError as error:
+            # The last answer failed too. The SDK explains it, as if it had been the only one.
+            answer: urllib3.BaseHTTPResponse = error.last_attempt.result()
+            return answer
 
 
-def _is_transient(error: BaseException) -> bool:
+def _is_transient(state: RetryCallState) -> bool:
+    outcome = state.outcome
+    assert outcome is not None, "tenacity calls this only after a try"
+    error = outcome.exception()
+    # The pool under minio returns a failed answer, botocore raises it.
     if isinstance(error, ClientError):
         return error.response["ResponseMetadata"]["HTTPStatusCode"] in _TRANSIENT_STATUSES
-    return isinstance(error, _TRANSIENT_ERRORS)
-
-
-def _is_transient_response(response: urllib3.BaseHTTPResponse) -> bool:
-    return response.status in _TRANSIENT_STATUSES
-
-
-def _release_connection(state: RetryCallState) -> None:
-    # The failed answer is never read; without this its connection would not return to the pool.
-    if state.outcome is not None and not state.outcome.failed:
-        state.outcome.result().drain_conn()
-
-
-def _last_outcome(state: RetryCallState) -> Any:
-    """Return the last response, or raise the last error, so that the SDK handles it as if it had been the only one."""
-    assert state.outcome is not None, "tenacity calls this only after a try"
-    return state.outcome.result()
+    if error is not None:
+        return isinstance(error, _TRANSIENT_ERRORS)
+    # An answer that is tried again is dropped unread, which closes its connection: the next try opens another one, and
+    # may reach another server behind a load balancer.
+    answer = outcome.result()
+    return isinstance(answer, urllib3.BaseHTTPResponse) and answer.status in _TRANSIENT_STATUSES

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from minio.error import S3Error
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
@@ -19,10 +18,10 @@ from enginefarm.contract.digest import CHUNK, Digest
 from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailable
 from models.store.links import attachment, seconds
 from models.store.multipart import CONNECTIONS, PART_SIZE, MultipartUploads
-from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range
-from models.store.retries import RetryingPool, retry_calls
+from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range, ignore_progress
+from models.store.retries import RetryingPool, retrying
 from models.store.s3_clients import open_botocore, open_minio
-from models.store.s3_credentials import open_provider
+from models.store.s3_credentials import S3Credentials
 from models.store.s3_errors import translate_errors
 from models.store.s3_settings import S3Settings
 
@@ -46,14 +45,25 @@ class S3Store(Store):
         self._server = f"{settings.endpoint.rstrip('/')}, bucket {bucket},"
         self._settings = settings
         self._patience = patience
-        self._provider = open_provider(settings.access_key, settings.secret_key)
-        self._client = open_minio(settings, self._provider, RetryingPool(patience=patience, timeout=(5, 60)))
+        self._credentials = S3Credentials(settings.access_key, settings.secret_key)
+        self._client = open_minio(settings, self._credentials, RetryingPool(patience=patience, timeout=(5, 60)))
         # `ping` is part of readiness probes, which give up after seconds.
-        self._probe = open_minio(settings, self._provider, RetryingPool(patience=0, timeout=(2, 3)))
+        self._probe = open_minio(settings, self._credentials, RetryingPool(patience=0, timeout=(2, 3)))
         # Presigns links and never connects: the farm need not reach the server by its public name.
-        self._signer = open_minio(settings, self._provider, None, endpoint=settings.public_endpoint)
+        self._signer = open_minio(settings, self._credentials, None, endpoint=settings.public_endpoint)
         self._uploads: MultipartUploads | None = None
         self._uploads_lock = threading.Lock()
+
+    def put(
+        self, source: Path, digest: Digest, size: int, watch: Watch = ignore_progress, *, anew: bool = False
+    ) -> None:
+        """See `Store.put`. The upload of a large file continues after a crash; a stream could not be sent again."""
+        if size <= PART_SIZE:
+            super().put(source, digest, size, watch, anew=anew)
+        elif anew or self.stat(digest) != size:
+            with translate_errors(self._server):
+                etag = self.uploads().upload_file(self._name(digest), source, digest, size, watch)
+            self._check_stored(digest, size, etag)
 
     def prepare(self) -> None:
         with translate_errors(self._server):
@@ -81,17 +91,29 @@ class S3Store(Store):
                 raise
 
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
+        position = start
         end = end_of_range(start, length)
         if length == 0 and self.stat(digest) is None:  # HTTP has no range of zero bytes that a GET could ask for
             raise _missing(digest)
-        download = _Download(self, digest, start, end)
-        # Each chunk is tried anew, so that only tries without a new byte add up.
-        retrying = Retrying(
-            stop=stop_after_attempt(_MAX_FUTILE_TRIES), retry=retry_if_exception_type(HTTPError), reraise=True
-        )
-        with translate_errors(self._server), closing(download):
-            while chunk := retrying(download.next_chunk):
-                yield chunk
+        futile_tries = 0
+        with translate_errors(self._server):
+            while position != end:
+                try:
+                    response = self._open_range(digest, position, end)
+                    if response is None:
+                        return
+                    with closing(response):  # also for a reader that stops early
+                        for chunk in response.stream(CHUNK, decode_content=False):
+                            position += len(chunk)
+                            futile_tries = 0
+                            yield chunk
+                    return
+                except HTTPError:
+                    # A blob never changes, so the next try continues behind the last byte that came. A long download
+                    # may be cut any number of times, as long as each try brings it forward.
+                    futile_tries += 1
+                    if futile_tries == _MAX_FUTILE_TRIES:
+                        raise
 
     def delete(self, digest: Digest) -> None:
         name = self._name(digest)
@@ -102,6 +124,7 @@ class S3Store(Store):
         """See `Store.link`. A link signed with temporary credentials also ends when these expire."""
         response_headers: dict[str, str | list[str] | tuple[str]] = {
             "response-content-disposition": attachment(filename),
+            # A browser saves such a blob, whatever its bytes look like, and never shows it.
             "response-content-type": "application/octet-stream",
         }
         lifetime = timedelta(seconds=seconds(expires))
@@ -128,17 +151,9 @@ class S3Store(Store):
         """
         with self._uploads_lock:
             if self._uploads is None:
-                client = open_botocore(self._settings, self._provider, connections=2 * CONNECTIONS)
-                self._uploads = MultipartUploads(client, self._bucket, retry_calls(self._patience))
+                client = open_botocore(self._settings, self._credentials, connections=2 * CONNECTIONS)
+                self._uploads = MultipartUploads(client, self._bucket, retrying(self._patience))
             return self._uploads
-
-    def _write_file(self, source: Path, digest: Digest, size: int, watch: Watch) -> None:
-        if size <= PART_SIZE:
-            super()._write_file(source, digest, size, watch)
-            return
-        with translate_errors(self._server):
-            etag = self.uploads().upload_file(self._name(digest), source, digest, size, watch)
-        self._check_stored(digest, size, etag)
 
     def _write(self, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
         name = self._name(digest)
@@ -146,6 +161,7 @@ class S3Store(Store):
             with translate_errors(self._server):
                 etag = self.uploads().upload_stream(name, chunks, size)
         else:
+            # Joining raises IntegrityError for wrong bytes, before anything is sent.
             content = b"".join(chunks)
             etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
             with translate_errors(self._server):
@@ -164,7 +180,7 @@ class S3Store(Store):
                 self.delete(digest)
                 raise
 
-    def open_range(self, digest: Digest, position: int, end: int | None) -> BaseHTTPResponse | None:
+    def _open_range(self, digest: Digest, position: int, end: int | None) -> BaseHTTPResponse | None:
         """Send a GET for the bytes from `position` to `end`; None if the blob has none there. Close the response.
 
         Raises:
@@ -188,49 +204,6 @@ class S3Store(Store):
 
     def _name(self, digest: Digest) -> str:
         return self._prefix + blob_name(digest)
-
-
-class _Download:
-    """The bytes of a blob from a position to `end`; after an error it continues behind the last byte that came.
-
-    Continuing is safe because a blob never changes.
-    """
-
-    def __init__(self, store: S3Store, digest: Digest, position: int, end: int | None) -> None:
-        self._store = store
-        self._digest = digest
-        self._position = position
-        self._end = end
-        self._response: BaseHTTPResponse | None = None
-        self._chunks: Iterator[bytes] = iter(())
-
-    def next_chunk(self) -> bytes:
-        """Return the next bytes; b"" at the end.
-
-        Raises:
-            HTTPError: the connection was cut; call this again.
-            NotFound, StoreUnavailable: as `S3Store.open_range`.
-        """
-        if self._position == self._end:
-            return b""
-        if self._response is None:
-            self._response = self._store.open_range(self._digest, self._position, self._end)
-            if self._response is None:
-                return b""
-            self._chunks = self._response.stream(CHUNK, decode_content=False)
-        try:
-            chunk = next(self._chunks, b"")
-        except HTTPError:
-            self.close()
-            raise
-        self._position += len(chunk)
-        return chunk
-
-    def close(self) -> None:
-        """Close the connection; also for a reader that stops early."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
 
 
 def _missing(digest: Digest) -> NotFound:

@@ -12,23 +12,26 @@ from typing import Any
 import urllib3
 from botocore.config import Config
 from minio import Minio
-from minio.credentials.providers import Provider
 
-from models.store.s3_credentials import botocore_session
+from models.store.s3_credentials import S3Credentials
 from models.store.s3_settings import S3Settings, split_endpoint
 
 
 def open_minio(
-    settings: S3Settings, provider: Provider | None, pool: urllib3.PoolManager | None, *, endpoint: str | None = None
+    settings: S3Settings,
+    credentials: S3Credentials | None,
+    pool: urllib3.PoolManager | None,
+    *,
+    endpoint: str | None = None,
 ) -> Minio:
     """Return a minio client of `endpoint`, or of the endpoint of `settings`.
 
     Args:
-        provider: signs requests; None sends them unsigned.
+        credentials: sign requests; None sends them unsigned.
         pool: the connections; None for a client that only presigns links.
     """
     host, secure = split_endpoint(endpoint or settings.endpoint)
-    client = Minio(host, credentials=provider, secure=secure, region=settings.region, http_client=pool)
+    client = Minio(host, credentials=credentials, secure=secure, region=settings.region, http_client=pool)
     match settings.addressing:
         case "virtual":
             client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the SDK lacks its `-> None`
@@ -37,7 +40,7 @@ def open_minio(
     return client
 
 
-def open_botocore(settings: S3Settings, provider: Provider, *, connections: int) -> Any:
+def open_botocore(settings: S3Settings, credentials: S3Credentials, *, connections: int) -> Any:
     """Return a botocore S3 client of the endpoint of `settings` that keeps up to `connections` connections open.
 
     The session behind it is not safe to share while a client is opened; the client is.
@@ -59,7 +62,7 @@ def open_botocore(settings: S3Settings, provider: Provider, *, connections: int)
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return botocore_session(provider).create_client(
+    return credentials.session.create_client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,

@@ -12,7 +12,7 @@ import os
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 from minio.credentials.credentials import Credentials
-from minio.credentials.providers import Provider, StaticProvider
+from minio.credentials.providers import Provider
 
 from enginefarm.contract.errors import StoreUnavailable
 from models.store.s3_errors import BOTOCORE_ERRORS
@@ -23,15 +23,30 @@ _PLACES = (
 )
 
 
-class CredentialChain(Provider):
-    """Keys of the standard chain, for the minio SDK.
+class S3Credentials(Provider):
+    """Keys that are valid now, for both clients: the minio SDK calls `retrieve`, botocore signs with `session`.
+
+    One session serves both, so that expiring keys are refreshed once.
+
+    Args:
+        access_key, secret_key: explicit keys; None for both asks the standard chain.
 
     Raises:
         ValueError: the chain finds no keys, or cannot be read. The text says where it looked and repeats no value.
     """
 
-    def __init__(self) -> None:
-        self.session = Session()
+    def __init__(self, access_key: str | None = None, secret_key: str | None = None) -> None:
+        session_vars = None
+        if access_key is not None:
+            # This machine's AWS files must not matter then: a mistyped AWS_PROFILE alone would fail every upload.
+            session_vars = {
+                "profile": (None, None, None, None),
+                "config_file": (None, None, os.devnull, None),
+                "credentials_file": (None, None, os.devnull, None),
+            }
+        self.session = Session(session_vars=session_vars)
+        if access_key is not None:
+            self.session.set_credentials(access_key, secret_key)
         try:
             credentials = self.session.get_credentials()
         except BotoCoreError as error:
@@ -48,42 +63,13 @@ class CredentialChain(Provider):
             StoreUnavailable: the service that issues them does not answer or refuses.
         """
         try:
+            # Frozen: access key, secret key and token of one moment; a refresh in between would mix two sets.
             frozen = self._credentials.get_frozen_credentials()
         except (*BOTOCORE_ERRORS, RuntimeError) as error:  # the last for refreshed keys that have expired already
+            # No text of the service, and no cause: it may show the identity token that was sent.
             cause = type(error).__name__
             raise StoreUnavailable(
                 f"the farm's S3 credentials ({self._credentials.method}) cannot be refreshed: {cause}; "
                 "check the role, its trust policy, and that its service can be reached"
             ) from None
         return Credentials(frozen.access_key, frozen.secret_key, frozen.token)
-
-
-def open_provider(access_key: str | None, secret_key: str | None) -> Provider:
-    """Return a provider of the explicit keys, or of the standard chain if both are None.
-
-    Raises:
-        ValueError: as `CredentialChain`.
-    """
-    if access_key is None or secret_key is None:
-        return CredentialChain()
-    return StaticProvider(access_key, secret_key)
-
-
-def botocore_session(provider: Provider) -> Session:
-    """Return a botocore session that signs with the keys of `provider`.
-
-    The session of the chain is shared, so that keys are refreshed once for both clients.
-    """
-    if isinstance(provider, CredentialChain):
-        return provider.session
-    # With explicit keys this machine's AWS files must not matter: a mistyped AWS_PROFILE alone would fail every upload.
-    session = Session(
-        session_vars={
-            "profile": (None, None, None, None),
-            "config_file": (None, None, os.devnull, None),
-            "credentials_file": (None, None, os.devnull, None),
-        }
-    )
-    keys = provider.retrieve()
-    session.set_credentials(keys.access_key, keys.secret_key)
-    return session

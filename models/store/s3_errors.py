@@ -32,6 +32,7 @@ _REMEDIES = {
     "PermanentRedirect": _REGION,
     "BadDigest": "the bytes were damaged on the way; check the network and any proxy",
 }
+# A code is repeated only in this form: a server, or a proxy before it, may put anything there.
 _SAFE_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 # What a call of botocore raises; the error of its parser is not derived from the others.
 BOTOCORE_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
@@ -52,41 +53,42 @@ def translate_errors(server: str) -> Iterator[None]:
     """
     try:
         yield
+    # Both SDKs let errors of the layers below them through.
     except (
         MinioException,
         urllib3.exceptions.HTTPError,
         ParseError,  # minio raises it for an answer that is not XML
         *BOTOCORE_ERRORS,
     ) as error:
+        failure = f"cannot be reached ({type(error).__name__}); check ENGINEFARM_S3_ENDPOINT and that it runs"
+        match error:
+            case S3Error():
+                failure = _explain_code(error.code or "")
+            case ClientError():
+                failure = _explain_code(error_code(error))
+            case ServerError():
+                failure = f"answered HTTP {error.status_code}; look at its log for why"
+            case InvalidResponseError() | ParseError() | ResponseParserError():
+                failure = (
+                    "answered with something that is not S3; check ENGINEFARM_S3_ENDPOINT and any proxy on the way"
+                )
+            # urllib3 derives the failure to connect from the time-out of connecting, although nothing timed out.
+            case urllib3.exceptions.NewConnectionError():
+                pass
+            case _ if isinstance(error, _SSL_ERRORS):
+                failure = (
+                    "has a certificate that is not trusted here; check its name, and SSL_CERT_FILE for a private "
+                    "authority"
+                )
+            case _ if isinstance(error, _TIMEOUTS):
+                failure = "did not answer in time; check that it is well, and the network"
         # Not "from error": a traceback would show the text of the server.
-        raise StoreUnavailable(f"the S3 server at {server} {_explain(error)}") from None
+        raise StoreUnavailable(f"the S3 server at {server} {failure}") from None
 
 
 def error_code(error: ClientError) -> str:
     """Return the S3 error code of an answer, such as NoSuchUpload; the HTTP status if the answer has no code."""
     return str(error.response["Error"].get("Code", ""))
-
-
-def _explain(error: Exception) -> str:
-    match error:
-        case S3Error():
-            return _explain_code(error.code or "")
-        case ClientError():
-            return _explain_code(error_code(error))
-        case ServerError():
-            return f"answered HTTP {error.status_code}; look at its log for why"
-        case InvalidResponseError() | ParseError() | ResponseParserError():
-            return "answered with something that is not S3; check ENGINEFARM_S3_ENDPOINT and any proxy on the way"
-        # urllib3 derives the failure to connect from the time-out of connecting, although nothing timed out.
-        case urllib3.exceptions.NewConnectionError():
-            pass
-        case _ if isinstance(error, _SSL_ERRORS):
-            return (
-                "has a certificate that is not trusted here; check its name, and SSL_CERT_FILE for a private authority"
-            )
-        case _ if isinstance(error, _TIMEOUTS):
-            return "did not answer in time; check that it is well, and the network"
-    return f"cannot be reached ({type(error).__name__}); check ENGINEFARM_S3_ENDPOINT and that it runs"
 
 
 def _explain_code(code: str) -> str:
