@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import TimedCache
-from models.sources.config_facts import MAX_CONFIG_BYTES
+from models.sources.config_facts import MAX_CONFIG_BYTES, parse_json_object
 from models.sources.hub.model_source import COMMIT_SECONDS
 from models.sources.rejection import refusal
 
@@ -43,22 +42,21 @@ class AuxiliaryConfigs:
         config = self._configs.get(cache_key)
         if config is not None:
             return config
-        file = next((file for file in files.files if file.path.endswith(".json")), None)
-        if file is None:
+        json_files = [file for file in files.files if file.path.endswith(".json")]
+        if not json_files:
             return {}
+        file = json_files[0]
         if file.size > MAX_CONFIG_BYTES:
             raise _bad_config(files, file.path, f"has more than {MAX_CONFIG_BYTES} bytes")
         # Fetch it as a worker does, so that it is verified; the weights beside it stay where they are.
         with tempfile.TemporaryDirectory() as folder:
             try:
                 self._fetch(files.model_copy(update={"files": (file,)}), Path(folder))
-                config = json.loads((Path(folder) / file.path).read_bytes())
+                config = parse_json_object((Path(folder) / file.path).read_bytes())
             except IntegrityError as error:
                 raise _bad_config(files, file.path, f"did not arrive whole: {error}") from error
-            except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
-                raise _bad_config(files, file.path, f"is not JSON ({error})") from error
-        if not isinstance(config, dict):
-            raise _bad_config(files, file.path, "is not a JSON object")
+            except ValueError as error:
+                raise _bad_config(files, file.path, str(error)) from error
         # An outage is not remembered, only an answer: the next submit asks again.
         self._configs.put(cache_key, config, COMMIT_SECONDS)
         return config

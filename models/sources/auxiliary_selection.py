@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
-from models.sources.model_files import has_pickle
+from models.sources.file_names import has_pickle
 from models.sources.rejection import refusal
 
 Repository = Literal["dataset", "model"]
@@ -68,6 +68,7 @@ class PlainData:
         at_top = _data_files(paths)
         if at_top:
             return at_top
+        # Only what is directly in the folder: below it are versions of the same data again.
         in_folder = _data_files(
             path.removeprefix(HUB_DATA_FOLDER) for path in paths if path.startswith(HUB_DATA_FOLDER)
         )
@@ -99,19 +100,24 @@ class NamedFiles:
 
     def of_folder(self, reference: object, names: Iterable[str]) -> tuple[str, ...]:
         """See `Selection.of_folder`."""
+        # All or nothing: a program that opens the second file by name fails minutes after it read the first.
         available = set(names)
         missing = [name for name in self.files if name not in available]
         if not missing:
             return self.files
-        pickles = [name for name in available if has_pickle([name]) and _safetensors_name(name) in missing]
-        if pickles:
-            raise refusal(
-                reference,
-                "model_only_pickle",
-                f"has only pickle weights ({min(pickles)}), and loading a pickle runs whatever code it carries",
-                expected=self.expected,
-                remedy="convert it to safetensors on a machine that trusts the file, and name the result",
-            )
+        for name in sorted(available):
+            stem = PurePosixPath(name).stem
+            # save_pretrained writes model.safetensors or pytorch_model.bin; other tools change the suffix only.
+            if stem == "pytorch_model":
+                stem = "model"
+            if has_pickle([name]) and f"{stem}.safetensors" in missing:
+                raise refusal(
+                    reference,
+                    "model_only_pickle",
+                    f"has only pickle weights ({name}), and loading a pickle runs whatever code it carries",
+                    expected=self.expected,
+                    remedy="convert it to safetensors on a machine that trusts the file, and name the result",
+                )
         raise refusal(
             reference,
             "model_file_missing",
@@ -128,11 +134,3 @@ class NamedFiles:
 def _data_files(names: Iterable[str]) -> tuple[str, ...]:
     """Return the plain data files among `names`, sorted. A path with a directory is none."""
     return tuple(sorted(name for name in names if _DATA_FILE.fullmatch(name)))
-
-
-def _safetensors_name(pickle_name: str) -> str:
-    """Return the name that the safetensors version of a pickle has."""
-    stem = PurePosixPath(pickle_name).stem
-    if stem == "pytorch_model":
-        stem = "model"
-    return f"{stem}.safetensors"

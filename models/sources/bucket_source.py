@@ -19,12 +19,13 @@ from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 
 from enginefarm.contract import digest
-from enginefarm.contract.errors import EnginefarmError, SourceUnavailable
+from enginefarm.contract.errors import SourceUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
-from models.sources.model_files import CONFIG, is_weights, select
+from models.sources.file_names import CONFIG, is_weights
+from models.sources.model_files import select
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
 from models.sources.trust import NOBODY, Trust
@@ -72,28 +73,33 @@ class BucketSource:
         prefix = f"{reference.prefix}/"  # with the slash: `tiny/` must not list `tiny-2/`
         objects: dict[str, Object] = {}
         with _translate_errors(reference):
+            # Not recursive: only files at the top count.
             for item in self._client.list_objects(reference.bucket, prefix=prefix):
                 name = str(item.object_name).removeprefix(prefix)
                 if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
                     objects[name] = item
 
         trusted = self._trust.allows(reference)
-        files = tuple(
-            ModelFile(path=name, size=objects[name].size or 0, etag=(objects[name].etag or "").strip('"'))
-            for name in select(reference, objects, trusted=trusted)
-        )
-        config_file = next(file for file in files if file.path == CONFIG)
-        if config_file.size > MAX_CONFIG_BYTES:
-            raise config_too_large(reference)
-        with _translate_errors(reference):
-            config = b"".join(self._read(reference, config_file))
+        files: list[ModelFile] = []
+        # `select` sorts the names, so that the same model always has the same identity.
+        identity: list[dict[str, str | int]] = []
+        config = b""
+        for name in select(reference, objects, trusted=trusted):
+            # The quotes belong to the header, not to the ETag; `_read` compares without them too.
+            etag = (objects[name].etag or "").strip('"')
+            file = ModelFile(path=name, size=objects[name].size or 0, etag=etag)
+            files.append(file)
+            identity.append({"path": name, "size": file.size, "etag": etag})
+            if name == CONFIG:
+                if file.size > MAX_CONFIG_BYTES:
+                    raise config_too_large(reference)
+                with _translate_errors(reference):
+                    config = b"".join(self._read(reference, file))
         weight_sizes = [file.size for file in files if is_weights(file.path)]
-        # `files` is sorted, so that the same model always has the same identity.
-        identity = [{"path": file.path, "size": file.size, "etag": file.etag} for file in files]
         model = ResolvedModel(
             reference=str(reference),
             identity={"source": "s3", "digest": digest.of_bytes(rfc8785.dumps({"files": identity}))},
-            files=files,
+            files=tuple(files),
             facts=read_facts(reference, config, weight_sizes, objects, trusted=trusted),
         )
         self._resolved.put(reference, model, LISTING_SECONDS)
@@ -122,33 +128,29 @@ def _translate_errors(reference: BucketReference) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _error_for_code(reference, error.code) from error
+        match error.code:
+            case "NoSuchBucket":
+                raise refusal(
+                    reference,
+                    "model_not_found",
+                    f"there is no bucket {reference.bucket}",
+                    expected="a bucket of the S3 server that this farm reads models from",
+                    remedy="check the spelling of the bucket",
+                ) from error
+            case "AccessDenied":
+                raise refusal(
+                    reference,
+                    "model_forbidden",
+                    f"the farm's S3 credentials may not read the bucket {reference.bucket}",
+                    expected="a bucket that the farm may list and read",
+                    remedy="grant the farm's S3 user ListBucket and GetObject on it",
+                ) from error
+            case "NoSuchKey":  # only listed objects are asked for, so somebody deleted it since
+                raise changed(reference, "a file is gone") from error
+            case code:
+                raise _unavailable(reference, f"answered {code}") from error
     except (MinioException, urllib3.exceptions.HTTPError) as error:
         raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
-
-
-def _error_for_code(reference: BucketReference, code: str | None) -> EnginefarmError:
-    match code:
-        case "NoSuchBucket":
-            return refusal(
-                reference,
-                "model_not_found",
-                f"there is no bucket {reference.bucket}",
-                expected="a bucket of the S3 server that this farm reads models from",
-                remedy="check the spelling of the bucket",
-            )
-        case "AccessDenied":
-            return refusal(
-                reference,
-                "model_forbidden",
-                f"the farm's S3 credentials may not read the bucket {reference.bucket}",
-                expected="a bucket that the farm may list and read",
-                remedy="grant the farm's S3 user ListBucket and GetObject on it",
-            )
-        case "NoSuchKey":
-            return changed(reference, "a file is gone")
-        case _:
-            return _unavailable(reference, f"answered {code}")
 
 
 def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
-from models.sources.model_files import CONFIG, has_pickle, has_safetensors, has_tokenizer
+from models.sources.file_names import CONFIG, has_pickle, has_safetensors, has_tokenizer
 from models.sources.rejection import refusal
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones have a few KB; the limit keeps a false one from filling the memory
@@ -63,38 +63,33 @@ def read_facts(
         ModelUnavailable: it is not a JSON object, names no architecture, or has a fact of another type.
     """
     try:
-        outer = json.loads(config)
-    except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
-        raise _bad_config(reference, f"is not JSON ({error})") from error
-    if not isinstance(outer, dict):
-        raise _bad_config(reference, f"is not a JSON object but a {type(outer).__name__}")
+        outer = parse_json_object(config)
+    except ValueError as error:
+        raise _bad_config(reference, str(error)) from error
     match outer.get("architectures"):
         case [str(architecture), *_]:
-            pass
+            pass  # loaders use the first
         case other:
             raise _bad_config(reference, f"names no architecture: `architectures` is {json.dumps(other)[:80]}")
 
     # DBRX and MPT nest attention and feed-forward settings, multimodal models those of their language model.
-    settings = _flatten(outer)
-    facts: dict[str, Any] = {fact: _first(settings, keys) for fact, keys in _KEYS.items()}
+    settings: dict[str, Any] = {}
+    for section_name in _SECTIONS:
+        section = outer.get(section_name)
+        if isinstance(section, dict):
+            settings |= section
+    settings |= outer
     try:
-        if settings.get("is_encoder_decoder") is True:
-            encoder = _read_stack(settings, "encoder")
-            decoder = _read_stack(settings, "decoder")
-            # The decoder writes the tokens, so its numbers are the model's.
-            facts |= {"encoder": encoder, "decoder": decoder, **decoder.model_dump(exclude_none=True)}
         return ModelFacts(
             architecture=architecture,
             model_type=outer.get("model_type"),
-            dtype=_dtype(settings),
-            rope_scaling=_rope_scaling(settings),
             weight_bytes=sum(weights),
             has_safetensors=has_safetensors(names),
             has_pickle=has_pickle(names),
             has_tokenizer=has_tokenizer(names),
             remote_code="auto_map" in outer,  # it names the classes in the model's own Python files
             trusted=trusted,
-            **facts,
+            **_read_settings(settings),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -103,19 +98,53 @@ def read_facts(
         raise _bad_config(reference, f"has a bad {field}: {first['msg']} (got {str(first['input'])[:80]!r})") from error
 
 
+def parse_json_object(content: bytes) -> dict[str, Any]:
+    """Parse the JSON object of a config.
+
+    Raises:
+        ValueError: it is none. The text is the predicate of an error text, as in "is not JSON (…)".
+    """
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
+        raise ValueError(f"is not JSON ({error})") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"is not a JSON object but a {type(parsed).__name__}")
+    return parsed
+
+
 def config_too_large(reference: object) -> ModelUnavailable:
     """Return the refusal of a model whose `config.json` is larger than MAX_CONFIG_BYTES."""
     return _bad_config(reference, f"has more than {MAX_CONFIG_BYTES} bytes")
 
 
-def _flatten(outer: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the sections and of `outer` on one level."""
-    settings: dict[str, Any] = {}
-    for name in _SECTIONS:
-        section = outer.get(name)
-        if isinstance(section, dict):
-            settings |= section
-    return settings | outer
+def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts that a flat config states, in the spelling of ModelFacts and not validated.
+
+    Raises:
+        ValidationError: a stack of an encoder-decoder has a fact of another type.
+    """
+    facts = {fact: _first(settings, keys) for fact, keys in _KEYS.items()}
+    if settings.get("is_encoder_decoder") is True:
+        encoder = _read_stack(settings, "encoder")
+        decoder = _read_stack(settings, "decoder")
+        # The decoder writes the tokens, so its numbers are the model's.
+        facts |= {"encoder": encoder, "decoder": decoder, **decoder.model_dump(exclude_none=True)}
+
+    facts["dtype"] = None  # also for one that a spec cannot name
+    dtype = _first(settings, ("dtype", "torch_dtype"))  # transformers 5 renamed `torch_dtype`
+    if isinstance(dtype, str):
+        dtype = dtype.removeprefix("torch.")  # some configs hold the name that Python prints
+        dtype = DTYPE_ALIASES.get(dtype, dtype)
+        if dtype in _DTYPES:
+            facts["dtype"] = dtype
+
+    # transformers 5 writes `rope_parameters` for every model; those of type "default" scale nothing.
+    rope_scaling = _first(settings, ("rope_scaling", "rope_parameters"))
+    if isinstance(rope_scaling, dict) and rope_scaling.get("rope_type") == "default":
+        rope_scaling = None
+    facts["rope_scaling"] = rope_scaling
+    return facts
 
 
 def _read_stack(settings: dict[str, Any], stack: str) -> Stack:
@@ -124,28 +153,11 @@ def _read_stack(settings: dict[str, Any], stack: str) -> Stack:
 
 def _first(settings: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """Return the value of the first key that is present and not null; None if there is none."""
+    # Configs hold null for what they leave to the default, as `n_inner` of GPT-2.
     for key in keys:
         if settings.get(key) is not None:
             return settings[key]
     return None
-
-
-def _dtype(settings: dict[str, Any]) -> str | None:
-    """Return the dtype of the weights in the spelling of a spec; None for one that a spec cannot name."""
-    name = _first(settings, ("dtype", "torch_dtype"))  # transformers 5 renamed `torch_dtype`
-    if not isinstance(name, str):
-        return None
-    name = name.removeprefix("torch.")
-    dtype = DTYPE_ALIASES.get(name, name)
-    return dtype if dtype in _DTYPES else None
-
-
-def _rope_scaling(settings: dict[str, Any]) -> Any:
-    """transformers 5 writes `rope_parameters` for every model; those of type "default" scale nothing."""
-    scaling = _first(settings, ("rope_scaling", "rope_parameters"))
-    if isinstance(scaling, dict) and scaling.get("rope_type") == "default":
-        return None
-    return scaling
 
 
 def _bad_config(reference: object, defect: str) -> ModelUnavailable:

@@ -47,6 +47,7 @@ class ConfinedFolders:
     """
 
     def __init__(self, roots: Sequence[Path], digests: DigestCache, select: Select) -> None:
+        # A root may be a link itself, or below one; opened files are compared with where it leads.
         self._roots = tuple(root.resolve() for root in roots)
         self._digests = digests
         self._select = select
@@ -93,23 +94,23 @@ class ConfinedFolders:
         except PermissionError as error:
             raise _unreadable(reference, "the folder") from error
         names = tuple(sorted(entries))
+        stamps = []
         # Only selected files are examined: an unused link to elsewhere must not make a model unusable.
-        selected = self._select(reference, names)
-        return Listing(folder, names, tuple((name, self._stamp(reference, entries[name])) for name in selected))
-
-    def _stamp(self, reference: FileReference, entry: os.DirEntry[str]) -> FileStamp:
-        real_path = entry.path
-        if entry.is_symlink():
-            real_path = os.path.realpath(entry.path)
-            if not self._within_roots(Path(real_path)):
-                raise _leads_outside(reference, entry.name)
-        try:
-            status = entry.stat()
-        except OSError as error:  # a link to a file that does not exist
-            raise _not_regular(reference, entry.name) from error
-        if not stat.S_ISREG(status.st_mode):
-            raise _not_regular(reference, entry.name)
-        return FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)
+        for name in self._select(reference, names):
+            entry = entries[name]
+            real_path = entry.path
+            if entry.is_symlink():
+                real_path = os.path.realpath(entry.path)
+                if not self._within_roots(Path(real_path)):
+                    raise _leads_outside(reference, name)
+            try:
+                status = entry.stat()
+            except OSError as error:  # a link to a file that does not exist
+                raise _not_regular(reference, name) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_regular(reference, name)
+            stamps.append((name, FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)))
+        return Listing(folder, names, tuple(stamps))
 
     def hash_files(self, reference: FileReference, listing: Listing) -> list[FileEntry]:
         """Return the selected files with their digests. A file that was not hashed before is read completely.
@@ -139,6 +140,7 @@ class ConfinedFolders:
         """
         assert file.digest is not None, "a folder's files are hashed when it is resolved"
         with self.open(reference, folder / file.path) as stream:
+            # Hashed as they are copied: between a check and a copy the file could change.
             chunks = iter(partial(stream.read, CHUNK), b"")
             try:
                 write_new(target, verified(chunks, file.digest, file.size, what=file.path))
@@ -154,6 +156,7 @@ class ConfinedFolders:
         """
         name = name or path.name
         try:
+            # O_NOFOLLOW: links are resolved here, so one that is met in opening was planted meanwhile.
             # O_NONBLOCK: opening a named pipe without it would wait for a writer.
             descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -164,6 +167,7 @@ class ConfinedFolders:
             # Check the opened file, not the path: a directory above it may have become a link meanwhile.
             if not self._within_roots(Path(f"/proc/self/fd/{descriptor}").readlink()):
                 raise _leads_outside(reference, name)
+            # A device or a pipe could be read without end.
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _not_regular(reference, name)
             yield stream

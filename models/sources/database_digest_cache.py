@@ -21,6 +21,7 @@ class DatabaseDigestCache:
         digest = self._memory.get(stamp)
         if digest is not None:
             return digest
+        # Another process of the farm may have hashed the file.
         with self._database.read() as session:
             row = session.get(FileDigestRow, stamp.path)
             if row is None or row.stamp != _column_text(stamp):
@@ -31,10 +32,12 @@ class DatabaseDigestCache:
 
     def put(self, stamp: FileStamp, digest: Digest) -> None:
         """See `DigestCache.put`."""
+        # Memory first: minutes of hashing are not lost for this process if the database is away.
         self._memory.put(stamp, digest)
         with self._database.write() as session:
             upsert(session, FileDigestRow, {"path": stamp.path, "stamp": _column_text(stamp), "digest": digest})
 
 
 def _column_text(stamp: FileStamp) -> str:
+    # Without the path, which is the row's primary key.
     return f"{stamp.inode}:{stamp.size}:{stamp.mtime_ns}"

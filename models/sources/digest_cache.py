@@ -19,7 +19,7 @@ class FileStamp:
     path: str  # absolute, links resolved
     size: int  # bytes
     mtime_ns: int
-    inode: int
+    inode: int  # differs for a file that was replaced by one of equal size and time, as `cp -p` leaves it
 
 
 class DigestCache(Protocol):
@@ -43,6 +43,7 @@ class MemoryDigestCache:
         """See `DigestCache.get`."""
         with self._lock:
             entry = self._digests.get(stamp.path)
+        # One entry a path: a file that was rewritten has no use for its former digest.
         if entry is None or entry[0] != stamp:
             return None
         return entry[1]

@@ -23,6 +23,7 @@ class Sources:
 
     def resolve(self, reference: ModelReference) -> ResolvedModel:
         """See `Source.resolve`."""
+        # No default case, here and below: mypy reports a scheme that is forgotten.
         match reference:
             case HubReference():
                 return self.hub.resolve(reference)

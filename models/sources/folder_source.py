@@ -19,7 +19,8 @@ from models.caching import SingleFlight
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.confined_folders import ConfinedFolders, Listing
 from models.sources.digest_cache import DigestCache
-from models.sources.model_files import CONFIG, is_weights, select
+from models.sources.file_names import CONFIG, is_weights
+from models.sources.model_files import select
 from models.sources.trust import NOBODY, Trust
 
 
@@ -46,6 +47,7 @@ class FileSource:
         listing = self._folders.scan(reference)
         model = self._unchanged(listing)
         if model is None:
+            # Shared by listing and not by path: a submit after a rewrite must not get the files from before it.
             model = self._reading.run(listing, partial(self._read, reference, listing))
         # Another path may have led to the same folder.
         return model.model_copy(update={"reference": str(reference)})
@@ -79,6 +81,7 @@ class FileSource:
 
     def _read(self, reference: FileReference, listing: Listing) -> ResolvedModel:
         with self._folders.open(reference, listing.folder / CONFIG) as stream:
+            # One byte more tells a file of the largest size from a larger one.
             config = stream.read(MAX_CONFIG_BYTES + 1)
         if len(config) > MAX_CONFIG_BYTES:
             raise config_too_large(reference)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from enginefarm.contract.resolved_files import ResolvedModel
 
+# Contravariant: a source of all references would do for one kind of them.
 R_contra = TypeVar("R_contra", contravariant=True)
 
 

@@ -18,11 +18,14 @@ class Trust:
     """
 
     def __init__(self, models: Iterable[str] = ()) -> None:
-        references = [parse(model) for model in models]
-        for reference in references:
+        allowed = set()
+        for model in models:
+            reference = parse(model)
             if isinstance(reference, HubReference) and reference.commit is None:
                 raise ValueError(f"a trusted model needs its full commit, as in hf:{reference.repo}@<40 hex digits>")
-        self._models = frozenset(str(reference) for reference in references)
+            # As text, so that two spellings of one model are one.
+            allowed.add(str(reference))
+        self._models = frozenset(allowed)
 
     def allows(self, reference: ModelReference) -> bool:
         """Return True if code and pickles of the model may run. A hub reference must be pinned to its commit."""

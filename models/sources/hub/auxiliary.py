@@ -7,16 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import DatasetInfo, HfApi, ModelInfo, hf_hub_url
-from pydantic import ValidationError
+from huggingface_hub import HfApi, hf_hub_url
 
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
 from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import HubFiles, model_files
-from models.sources.hub.model_source import ANSWER_SECONDS, BRANCH_SECONDS, COMMIT_SECONDS
+from models.sources.hub.files import ANSWER_SECONDS, HubFiles
+from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS
 from models.sources.rejection import refusal
 
 # A calibration reads some hundred texts and draft heads are small, while a worker's disk has to hold all of it.
@@ -24,6 +23,7 @@ MAX_BYTES = 16 << 30
 # The hub has data sets and models of the same name, so the identity tells the kinds apart.
 _IDENTITY_SOURCE: dict[Repository, str] = {"dataset": "hf_dataset", "model": "hf"}
 
+# Another selection of the same repository is another input.
 _CacheKey = tuple[HubReference, Selection]
 
 
@@ -36,6 +36,10 @@ class HubAuxiliarySource:
         self._errors: dict[Repository, HubErrors] = {
             "dataset": HubErrors(endpoint, has_token=bool(token), kind="data set"),
             "model": HubErrors(endpoint, has_token=bool(token)),
+        }
+        self._repositories: dict[Repository, HubFiles] = {
+            "dataset": HubFiles(self._api, self._errors["dataset"], "dataset"),
+            "model": HubFiles(self._api, self._errors["model"], "model"),
         }
         self._asking: SingleFlight[_CacheKey, ResolvedFiles] = SingleFlight()
         self._resolved: TimedCache[_CacheKey, ResolvedFiles] = TimedCache(clock=clock)
@@ -52,58 +56,42 @@ class HubAuxiliarySource:
 
     def fetch(self, resolved: ResolvedFiles, destination: Path) -> None:
         """See `HubFiles.fetch`."""
-        kind: Repository = "dataset" if resolved.identity["source"] == _IDENTITY_SOURCE["dataset"] else "model"
-        HubFiles(self._api, self._errors[kind], kind).fetch(parse(resolved.reference), resolved, destination)
+        kind: Repository = "model"
+        if resolved.identity["source"] == _IDENTITY_SOURCE["dataset"]:
+            kind = "dataset"
+        self._repositories[kind].fetch(parse(resolved.reference), resolved, destination)
 
     def _ask_hub(self, reference: HubReference, selection: Selection) -> ResolvedFiles:
-        errors = self._errors[selection.repository]
-        with errors.translated(reference):
-            repository = self._api.repo_info(
-                reference.repo,
-                repo_type=selection.repository,
-                revision=reference.revision,
-                files_metadata=True,
-                timeout=ANSWER_SECONDS,
-            )
-        pinned = HubReference(reference.repo, repository.sha)
-        if pinned.commit is None or not isinstance(repository, DatasetInfo | ModelInfo):
-            raise errors.unavailable(reference, "did not name the commit")
-        files = self._resolved.get((pinned, selection))
-        if files is None:
-            files = self._read_commit(reference, pinned, repository, selection)
-        self._resolved.put((pinned, selection), files, COMMIT_SECONDS)
-        if reference != pinned:
-            self._resolved.put((reference, selection), files, BRANCH_SECONDS)
-        return files
-
-    def _read_commit(
-        self, reference: HubReference, pinned: HubReference, repository: DatasetInfo | ModelInfo, selection: Selection
-    ) -> ResolvedFiles:
         kind = selection.repository
-        siblings = {sibling.rfilename: sibling for sibling in repository.siblings or ()}
-        selected = selection.of_hub(reference, siblings)
-        try:
-            files = model_files(siblings[name] for name in selected)
-        except ValidationError as error:
-            raise self._errors[kind].unavailable(reference, "lists a file without a proper size or digest") from error
-        size = sum(file.size for file in files)
-        if size > MAX_BYTES:
-            raise refusal(
-                reference,
-                "data_too_large",
-                f"it has {size / (1 << 30):.0f} GiB of files that count, and all of them would be fetched",
-                expected=f"at most {MAX_BYTES >> 30} GiB",
-                remedy="put a part of it below one of the farm's model roots, and give that folder",
+        repositories = self._repositories[kind]
+        pinned, siblings = repositories.pin(reference)
+        resolved = self._resolved.get((pinned, selection))
+        if resolved is None:
+            selected = selection.of_hub(reference, siblings)
+            files = repositories.describe(reference, (siblings[name] for name in selected))
+            size = sum(file.size for file in files)
+            # Before it is fetched, and at submit: somebody is there to choose another one.
+            if size > MAX_BYTES:
+                raise refusal(
+                    reference,
+                    "data_too_large",
+                    f"it has {size / (1 << 30):.0f} GiB of files that count, and all of them would be fetched",
+                    expected=f"at most {MAX_BYTES >> 30} GiB",
+                    remedy="put a part of it below one of the farm's model roots, and give that folder",
+                )
+            # A hub lists a gated repository for everybody. Ask for one file, so that a submit learns whether the farm
+            # may read it.
+            url = hf_hub_url(
+                pinned.repo, files[0].path, repo_type=kind, revision=pinned.revision, endpoint=self._api.endpoint
             )
-        # A hub lists a gated repository for everybody. Ask for one file, so that a submit learns whether the farm may
-        # read it.
-        url = hf_hub_url(
-            pinned.repo, files[0].path, repo_type=kind, revision=pinned.revision, endpoint=self._api.endpoint
-        )
-        with self._errors[kind].translated(reference):
-            self._api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS)
-        return ResolvedFiles(
-            reference=str(pinned),
-            identity={"source": _IDENTITY_SOURCE[kind], "repo": pinned.repo, "commit": pinned.revision or ""},
-            files=files,
-        )
+            with self._errors[kind].translated(reference):
+                self._api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS)
+            resolved = ResolvedFiles(
+                reference=str(pinned),
+                identity={"source": _IDENTITY_SOURCE[kind], "repo": pinned.repo, "commit": pinned.revision or ""},
+                files=files,
+            )
+        self._resolved.put((pinned, selection), resolved, COMMIT_SECONDS)
+        if reference != pinned:
+            self._resolved.put((reference, selection), resolved, BRANCH_SECONDS)
+        return resolved

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from enginefarm.contract.errors import EnginefarmError, ModelUnavailable, SourceUnavailable
+from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference
 from models.sources.rejection import refusal
 
@@ -52,76 +52,66 @@ class HubErrors:
             is_hub_error = isinstance(error, (ConnectionError, HTTPError, EntryNotFoundError))
             if isinstance(error, OSError) and error.errno is not None and not is_hub_error:
                 raise
-            raise self._translate(reference, error) from error
-
-    def _translate(self, reference: HubReference, error: BaseException) -> EnginefarmError:
-        # The library hides why it could not look a file up behind "not found on this disk".
-        if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-            error = error.__cause__
-        match error:
-            case GatedRepoError():
-                return self._gated(reference)
-            case RepositoryNotFoundError():
-                return self._no_repository(reference)
-            case RevisionNotFoundError():
-                return refusal(
-                    reference,
-                    "model_revision_not_found",
-                    f"the repository {reference.repo} has no revision {reference.revision or 'main'}",
-                    expected="a branch, a tag or a full commit of the repository",
-                    remedy="check the revision; without '@revision' the default branch is taken",
-                )
-            case DisabledRepoError():
-                return refusal(reference, "model_disabled", f"{self._host} has disabled this repository")
-            case HfHubHTTPError():
-                return self._error_for_status(reference, error.response.status_code)
-            case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
-                return self.unavailable(reference, f"did not answer ({type(error).__name__})")
-            case EntryNotFoundError():
-                return self.unavailable(reference, "does not have a file that it lists")
-            case _:
-                return self.unavailable(
-                    reference, f"answered something that cannot be understood ({type(error).__name__})"
-                )
+            cause: BaseException = error
+            # The library hides why it could not look a file up behind "not found on this disk".
+            if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+                cause = error.__cause__
+            refused = self._refusal(reference, cause)
+            if refused is not None:
+                raise refused from error
+            match cause:
+                case HfHubHTTPError() if cause.response.status_code == 401:
+                    # The hub does not know the token: the farm's fault, not the caller's.
+                    failure = "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
+                case HfHubHTTPError():
+                    failure = f"answered with status {cause.response.status_code}"
+                case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
+                    failure = f"did not answer ({type(cause).__name__})"
+                case EntryNotFoundError():
+                    failure = "does not have a file that it lists"
+                case _:
+                    failure = f"answered something that cannot be understood ({type(cause).__name__})"
+            raise self.unavailable(reference, failure) from error
 
     def unavailable(self, reference: HubReference, failure: str) -> SourceUnavailable:
         """Return the error for a hub that fails; `failure` is the predicate of its text, as in "did not answer"."""
         return SourceUnavailable(f"{reference}: the model hub at {self._host} {failure}; try again later")
 
-    def _gated(self, reference: HubReference) -> ModelUnavailable:
-        if self._has_token:
-            detail = f"the {self._kind} is gated, and the farm's token may not read it"
-            remedy = "ask for access on its page with the account of ENGINEFARM_HF_TOKEN"
-        else:
-            detail = f"the {self._kind} is gated, and the farm has no token"
-            remedy = "ask the operator to set ENGINEFARM_HF_TOKEN to a token of an account with access"
-        return refusal(
-            reference, "model_gated", detail, expected=f"a {self._kind} that the farm may read", remedy=remedy
-        )
-
-    def _no_repository(self, reference: HubReference) -> ModelUnavailable:
-        # A hub answers "not found" for a private repository too, so the text must cover both.
-        account = "the farm's token may not read it" if self._has_token else "the farm has no token to read it with"
-        return refusal(
-            reference,
-            "model_not_found",
-            f"{self._host} has no {self._kind} {reference.repo}, or it is private and {account}",
-            expected="a repository that the farm may read",
-            remedy="check organization and name; for a private one give the account of ENGINEFARM_HF_TOKEN access",
-        )
-
-    def _error_for_status(self, reference: HubReference, status: int) -> EnginefarmError:
-        # 401 comes for a token that the hub does not know: the farm's fault, not the caller's.
-        if status == 401:
-            return self.unavailable(
-                reference, "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
-            )
-        if status == 403:
-            return refusal(
-                reference,
-                "model_forbidden",
-                f"{self._host} does not let the farm's token read this {self._kind} (403)",
-                expected=f"a {self._kind} that the farm may read",
-                remedy="give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it",
-            )
-        return self.unavailable(reference, f"answered with status {status}")
+    def _refusal(self, reference: HubReference, error: BaseException) -> ModelUnavailable | None:
+        """Return the refusal if the caller or the operator must act; None if the hub fails and a retry can help."""
+        expected: str | None = f"a {self._kind} that the farm may read"
+        remedy: str | None
+        match error:
+            case GatedRepoError() if self._has_token:
+                code = "model_gated"
+                detail = f"the {self._kind} is gated, and the farm's token may not read it"
+                remedy = "ask for access on its page with the account of ENGINEFARM_HF_TOKEN"
+            case GatedRepoError():
+                code = "model_gated"
+                detail = f"the {self._kind} is gated, and the farm has no token"
+                remedy = "ask the operator to set ENGINEFARM_HF_TOKEN to a token of an account with access"
+            case RepositoryNotFoundError():
+                # A hub answers "not found" for a private repository too, so the text must cover both.
+                code = "model_not_found"
+                account = "the farm has no token to read it with"
+                if self._has_token:
+                    account = "the farm's token may not read it"
+                detail = f"{self._host} has no {self._kind} {reference.repo}, or it is private and {account}"
+                expected = "a repository that the farm may read"
+                remedy = "check organization and name; for a private one give the account of ENGINEFARM_HF_TOKEN access"
+            case RevisionNotFoundError():
+                code = "model_revision_not_found"
+                detail = f"the repository {reference.repo} has no revision {reference.revision or 'main'}"
+                expected = "a branch, a tag or a full commit of the repository"
+                remedy = "check the revision; without '@revision' the default branch is taken"
+            case DisabledRepoError():
+                code, detail = "model_disabled", f"{self._host} has disabled this repository"
+                expected = remedy = None
+            case HfHubHTTPError() if error.response.status_code == 403:
+                # A fine-grained token may lack a right that its account has.
+                code = "model_forbidden"
+                detail = f"{self._host} does not let the farm's token read this {self._kind} (403)"
+                remedy = "give the account of ENGINEFARM_HF_TOKEN read access, and the token the right to use it"
+            case _:
+                return None
+        return refusal(reference, code, detail, expected=expected, remedy=remedy)

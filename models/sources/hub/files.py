@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, constants
 from huggingface_hub.hf_api import RepoSibling
+from pydantic import ValidationError
 
 from enginefarm.contract import digest
 from enginefarm.contract.errors import IntegrityError
@@ -22,11 +23,12 @@ from models.sources.hub.errors import HubErrors
 # where a firewall drops it.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
+ANSWER_SECONDS = 10.0  # a submit waits for the answer, so a slow hub must fail soon
 PARALLEL_FILES = 4
 
 
 class HubFiles:
-    """Fetches files of repositories of one kind.
+    """Repositories of one kind.
 
     Args:
         api: has the endpoint and the token.
@@ -36,6 +38,44 @@ class HubFiles:
         self._api = api
         self._errors = errors
         self._kind = kind
+
+    def pin(self, reference: HubReference) -> tuple[HubReference, dict[str, RepoSibling]]:
+        """Return (the reference at the commit that its revision names now, what the hub lists there, by path).
+
+        Raises:
+            ModelUnavailable: no such repository or revision, or the farm may not read it.
+            SourceUnavailable: the hub does not answer, or names no commit.
+        """
+        with self._errors.translated(reference):
+            repository = self._api.repo_info(
+                reference.repo,
+                repo_type=self._kind,
+                revision=reference.revision,
+                files_metadata=True,
+                timeout=ANSWER_SECONDS,
+            )
+        pinned = HubReference(reference.repo, repository.sha)
+        if pinned.commit is None or not isinstance(repository, DatasetInfo | ModelInfo):
+            raise self._errors.unavailable(reference, "did not name the commit")
+        return pinned, {sibling.rfilename: sibling for sibling in repository.siblings or ()}
+
+    def describe(self, reference: HubReference, siblings: Iterable[RepoSibling]) -> tuple[ModelFile, ...]:
+        """Return size and digest of listed files.
+
+        Raises:
+            SourceUnavailable: the hub names no size or digest of the proper form.
+        """
+        files = []
+        for sibling in siblings:
+            fields = {"path": sibling.rfilename, "size": sibling.size, "digest": None}
+            if sibling.lfs:
+                # Of a large file, git holds a pointer of some bytes; the facts of the file itself are here.
+                fields |= {"size": sibling.lfs.size, "digest": f"sha256:{sibling.lfs.sha256}"}
+            try:
+                files.append(ModelFile.model_validate(fields))
+            except ValidationError as error:
+                raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
+        return tuple(files)
 
     def fetch(self, reference: object, resolved: ResolvedFiles, destination: Path) -> None:
         """Fetch the files into `destination` and compare them with the hub's listing.
@@ -49,6 +89,7 @@ class HubFiles:
             raise TypeError(f"{reference} names no commit of a hub")
         destination.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            # list: without it the errors of the threads would be dropped.
             list(pool.map(partial(self._fetch_file, reference, destination), resolved.files))
         shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
 
@@ -66,18 +107,3 @@ class HubFiles:
             actual = digest.of_file(path)
             if actual != file.digest:
                 raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")
-
-
-def model_files(siblings: Iterable[RepoSibling]) -> tuple[ModelFile, ...]:
-    """Return the files of a hub's listing.
-
-    Raises:
-        ValidationError: the hub names no size or digest of the proper form.
-    """
-    files = []
-    for sibling in siblings:
-        fields = {"path": sibling.rfilename, "size": sibling.size, "digest": None}
-        if sibling.lfs:
-            fields |= {"size": sibling.lfs.size, "digest": f"sha256:{sibling.lfs.sha256}"}
-        files.append(ModelFile.model_validate(fields))
-    return tuple(files)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
-from models.sources.model_files import has_pickle, has_tokenizer, select
+from models.sources.file_names import has_pickle, has_tokenizer
+from models.sources.model_files import select
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 INDEX = "model.safetensors.index.json"
