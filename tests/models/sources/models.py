@@ -1,4 +1,4 @@
-"""The smallest things that are models in the eyes of a source."""
+"""The smallest files that every source accepts as a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = bytes(range(256)) * 16  # nothing here loads them
 
 
 def tiny(**config: Any) -> dict[str, bytes]:
-    """Every kind of file that counts, and some that do not."""
+    """Return a model with every kind of file that a source uses, and some that it ignores."""
     return {
         "config.json": json.dumps({**CONFIG, **config}).encode(),
         "generation_config.json": b"{}",
@@ -42,10 +42,10 @@ COUNTING = ("config.json", "generation_config.json", "model.safetensors", "token
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> Path:
-    for name, data in files.items():
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        path.write_bytes(content)
     return folder
 
 
@@ -56,7 +56,7 @@ def read(folder: Path) -> dict[str, bytes]:
 
 def fetched(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """What a worker should find after `fetch`."""
-    return {name: data for name, data in files.items() if name in COUNTING}
+    return {name: content for name, content in files.items() if name in COUNTING}
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Calibration data: pinned by what is in the folder, and never code."""
+"""Calibration data in folders: identified by content, data files only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def source(root: Path) -> AuxiliarySource:
     return AuxiliarySource([root], MemoryDigestCache())
 
 
-def data(folder: Path, text: str = '{"text": "a"}') -> Path:
+def write_data(folder: Path, text: str = '{"text": "a"}') -> Path:
     folder.mkdir()
     (folder / "train.jsonl").write_text(text)
     (folder / "load.py").write_text("raise SystemExit")
@@ -30,22 +30,22 @@ def data(folder: Path, text: str = '{"text": "a"}') -> Path:
     return folder
 
 
-def test_only_data_are_copied(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
-    resolved = source.resolve(parse(f"file:{data(root / 'news')}"))
+def test_only_data_files_are_copied(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
+    resolved = source.resolve(parse(f"file:{write_data(root / 'news')}"))
     source.fetch(resolved, tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["train.jsonl"]
 
 
-def test_the_identity_is_what_is_in_the_folder(root: Path, source: AuxiliarySource) -> None:
-    one, same, other = (
-        source.resolve(parse(f"file:{data(root / name, text)}")).identity
+def test_data_are_identified_by_their_content(root: Path, source: AuxiliarySource) -> None:
+    first, copy, changed = (
+        source.resolve(parse(f"file:{write_data(root / name, text)}")).identity
         for name, text in (("a", "x"), ("b", "x"), ("c", "y"))
     )
-    assert one == same != other
+    assert first == copy != changed
 
 
-def test_what_changed_is_not_fetched(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
-    folder = data(root / "news")
+def test_data_that_changed_are_refused(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
+    folder = write_data(root / "news")
     resolved = source.resolve(parse(f"file:{folder}"))
     (folder / "train.jsonl").write_text('{"text": "b"}')
     with pytest.raises(ModelUnavailable) as caught:

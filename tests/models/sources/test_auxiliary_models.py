@@ -1,4 +1,4 @@
-"""Second models: the files that a program opens by name, pinned like a model, and never a pickle."""
+"""Second models: only the named files are pinned and fetched, and pickles are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers.hub import Hub
 
 HEADS = NamedFiles(("config.json", "medusa_lm_head.safetensors"))
 FILES = {"config.json": b"{}", "medusa_lm_head.safetensors": b"weights"}
-BESIDE = {"medusa_lm_head.pt": b"a pickle", "code.py": b"raise SystemExit", "README.md": b"# heads"}
+IGNORED_FILES = {"medusa_lm_head.pt": b"a pickle", "code.py": b"raise SystemExit", "README.md": b"# heads"}
 REFERENCE = HubReference("org/heads")
 
 
@@ -38,10 +38,10 @@ def put(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def test_a_hubs_are_pinned_to_the_commit_and_only_named_files_fetched(
+def test_a_hub_model_is_pinned_and_only_its_named_files_are_fetched(
     hub: Hub, source: AuxiliarySource, tmp_path: Path
 ) -> None:
-    commit = hub.push("org/heads", FILES | BESIDE)
+    commit = hub.push("org/heads", FILES | IGNORED_FILES)
     resolved = source.resolve(REFERENCE, HEADS)
     assert resolved.reference == f"hf:org/heads@{commit}"
     assert resolved.identity == {"source": "hf", "repo": "org/heads", "commit": commit}
@@ -50,26 +50,26 @@ def test_a_hubs_are_pinned_to_the_commit_and_only_named_files_fetched(
     assert read(tmp_path / "copy") == FILES
 
 
-def test_a_folders_are_what_is_in_the_named_files(source: AuxiliarySource, tmp_path: Path) -> None:
-    one, same, other = (
+def test_a_folder_is_identified_by_the_content_of_its_named_files(source: AuxiliarySource, tmp_path: Path) -> None:
+    first, copy, changed = (
         source.resolve(parse(f"file:{put(tmp_path / name, files)}"), HEADS)
-        for name, files in (("a", FILES), ("b", FILES | BESIDE), ("c", FILES | {"config.json": b"[]"}))
+        for name, files in (("a", FILES), ("b", FILES | IGNORED_FILES), ("c", FILES | {"config.json": b"[]"}))
     )
-    assert one.identity == same.identity != other.identity
-    source.fetch(same, tmp_path / "copy")
+    assert first.identity == copy.identity != changed.identity
+    source.fetch(copy, tmp_path / "copy")
     assert read(tmp_path / "copy") == FILES
 
 
 @pytest.mark.parametrize(
-    ("files", "code", "says"),
+    ("files", "code", "detail"),
     [
-        ({"config.json": b"{}"} | BESIDE, "model_only_pickle", "medusa_lm_head.pt"),
+        ({"config.json": b"{}"} | IGNORED_FILES, "model_only_pickle", "medusa_lm_head.pt"),
         ({"config.json": b"{}", "model.safetensors": b""}, "model_file_missing", "no medusa_lm_head.safetensors"),
         ({"README.md": b""}, "model_file_missing", "no config.json and no medusa_lm_head.safetensors"),
     ],
 )
-def test_what_has_not_the_files_is_refused(
-    hub: Hub, source: AuxiliarySource, tmp_path: Path, files: dict[str, bytes], code: str, says: str
+def test_a_model_without_the_named_files_is_refused(
+    hub: Hub, source: AuxiliarySource, tmp_path: Path, files: dict[str, bytes], code: str, detail: str
 ) -> None:
     hub.push("org/heads", files)
     for reference in (REFERENCE, parse(f"file:{put(tmp_path / 'heads', files)}")):
@@ -77,27 +77,27 @@ def test_what_has_not_the_files_is_refused(
             source.resolve(reference, HEADS)
         (problem,) = caught.value.problems
         assert (problem.code, problem.value) == (code, str(reference))
-        assert says in problem.detail
+        assert detail in problem.detail
         assert problem.remedy
 
 
-SAID = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": b"weights"}
+CONFIGURED = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": b"weights"}
 
 
-def test_what_one_says_of_itself_is_read_at_its_commit_and_once(hub: Hub, source: AuxiliarySource) -> None:
-    commit = hub.push("org/heads", SAID)
+def test_a_config_is_read_once_at_its_commit(hub: Hub, source: AuxiliarySource) -> None:
+    commit = hub.push("org/heads", CONFIGURED)
     resolved = source.resolve(REFERENCE, HEADS)
     hub.push("org/heads", {"config.json": b"{}"})
     assert source.config(resolved) == {"r": 8}
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     assert source.config(resolved) == {"r": 8}
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
     assert hub.asked_for(f"resolve/{commit}/config.json")
     assert not hub.asked_for("medusa_lm_head.safetensors")
 
 
-def test_a_folder_that_changes_says_something_else(source: AuxiliarySource, tmp_path: Path) -> None:
-    folder = put(tmp_path / "heads", SAID)
+def test_a_changed_config_in_a_folder_is_read_again(source: AuxiliarySource, tmp_path: Path) -> None:
+    folder = put(tmp_path / "heads", CONFIGURED)
     reference = parse(f"file:{folder}")
     assert source.config(source.resolve(reference, HEADS)) == {"r": 8}
     (folder / "config.json").write_bytes(b'{"r": 16}')
@@ -105,22 +105,22 @@ def test_a_folder_that_changes_says_something_else(source: AuxiliarySource, tmp_
 
 
 @pytest.mark.parametrize(
-    ("said", "says"), [(b"{", "is not JSON"), (b"[]", "is not a JSON object"), (b" " * (5 << 20), "has more than")]
+    ("config", "defect"), [(b"{", "is not JSON"), (b"[]", "is not a JSON object"), (b" " * (5 << 20), "has more than")]
 )
-def test_what_says_nothing_sensible_is_refused(
-    hub: Hub, source: AuxiliarySource, tmp_path: Path, said: bytes, says: str
+def test_a_config_that_is_no_json_object_or_too_large_is_refused(
+    hub: Hub, source: AuxiliarySource, tmp_path: Path, config: bytes, defect: str
 ) -> None:
-    files = SAID | {"config.json": said}
+    files = CONFIGURED | {"config.json": config}
     hub.push("org/heads", files)
     for reference in (REFERENCE, parse(f"file:{put(tmp_path / 'heads', files)}")):
-        with pytest.raises(ModelUnavailable, match=says) as caught:
+        with pytest.raises(ModelUnavailable, match=defect) as caught:
             source.config(source.resolve(reference, HEADS))
         (problem,) = caught.value.problems
         assert (problem.code, problem.value) == ("model_config_invalid", source.resolve(reference, HEADS).reference)
 
 
-def test_a_hub_that_is_away_meanwhile_is_tried_again_later(hub: Hub, source: AuxiliarySource) -> None:
-    hub.push("org/heads", SAID)
+def test_an_outage_of_the_hub_is_not_remembered(hub: Hub, source: AuxiliarySource) -> None:
+    hub.push("org/heads", CONFIGURED)
     resolved = source.resolve(REFERENCE, HEADS)
     hub.down = 503
     with pytest.raises(SourceUnavailable):
@@ -129,14 +129,14 @@ def test_a_hub_that_is_away_meanwhile_is_tried_again_later(hub: Hub, source: Aux
     assert source.config(resolved) == {"r": 8}
 
 
-def test_settings_that_arrive_damaged_are_refused(hub: Hub, source: AuxiliarySource) -> None:
-    hub.push("org/heads", SAID)
+def test_a_damaged_config_is_refused(hub: Hub, source: AuxiliarySource) -> None:
+    hub.push("org/heads", CONFIGURED)
     resolved = source.resolve(REFERENCE, HEADS)
     hub.damaged["config.json"] = b'{"r": 4096}'
     with pytest.raises(ModelUnavailable, match="did not arrive whole"):
         source.config(resolved)
 
 
-def test_a_bucket_has_none(source: AuxiliarySource) -> None:
+def test_a_second_model_in_a_bucket_is_refused(source: AuxiliarySource) -> None:
     with pytest.raises(ModelUnavailable, match="from a hub and from folders"):
         source.resolve(parse("s3://bucket/heads"), HEADS)

@@ -19,14 +19,14 @@ from tests.servers.s3 import S3Server
 
 
 def client_of(server: S3Server, *, secret_key: str | None = None) -> Minio:
-    impatient = urllib3.PoolManager(retries=False, timeout=10)
+    pool_without_retries = urllib3.PoolManager(retries=False, timeout=10)
     return Minio(
         server.endpoint,
         server.access_key,
         secret_key or server.secret_key,
         secure=False,
         region=server.region,
-        http_client=impatient,
+        http_client=pool_without_retries,
     )
 
 
@@ -56,12 +56,12 @@ def source(client: Minio, clock: Clock) -> BucketSource:
 
 
 def put(client: Minio, bucket: str, files: Mapping[str, bytes], prefix: str = "tiny") -> BucketReference:
-    for name, data in files.items():
-        client.put_object(bucket, f"{prefix}/{name}", io.BytesIO(data), len(data))
+    for name, content in files.items():
+        client.put_object(bucket, f"{prefix}/{name}", io.BytesIO(content), len(content))
     return BucketReference(bucket, prefix)
 
 
-def refused(source: BucketSource, reference: BucketReference) -> str:
+def refusal_code(source: BucketSource, reference: BucketReference) -> str:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(reference)
     (problem,) = caught.value.problems
@@ -70,7 +70,7 @@ def refused(source: BucketSource, reference: BucketReference) -> str:
     return problem.code
 
 
-def test_identity_is_the_listing(client: Minio, bucket: str, source: BucketSource) -> None:
+def test_a_model_is_identified_by_its_listing(client: Minio, bucket: str, source: BucketSource) -> None:
     reference = put(client, bucket, tiny())
     resolved = source.resolve(reference)
     assert resolved.reference == f"s3://{bucket}/tiny"
@@ -88,7 +88,7 @@ def test_two_copies_are_one_model(client: Minio, bucket: str, source: BucketSour
     assert second.reference != first.reference
 
 
-def test_a_neighbour_whose_name_begins_alike_is_not_part_of_it(
+def test_a_folder_whose_name_begins_alike_is_not_part_of_the_model(
     client: Minio, bucket: str, source: BucketSource
 ) -> None:
     reference = put(client, bucket, tiny())
@@ -107,7 +107,7 @@ def test_a_change_is_seen_when_the_answer_is_old(
     assert source.resolve(reference).identity != before
 
 
-def test_fetch_takes_the_files_that_count(client: Minio, bucket: str, source: BucketSource, tmp_path: Path) -> None:
+def test_fetch_copies_the_selected_files_only(client: Minio, bucket: str, source: BucketSource, tmp_path: Path) -> None:
     source.fetch(source.resolve(put(client, bucket, tiny())), tmp_path / "out")
     assert read(tmp_path / "out") == fetched(tiny())
 
@@ -139,14 +139,17 @@ def test_a_change_between_submit_and_convert_is_refused(
 
 
 def test_each_missing_part_of_a_model_has_its_own_code(client: Minio, bucket: str, source: BucketSource) -> None:
-    assert refused(source, BucketReference(bucket, "nothing")) == "model_empty"
-    assert refused(source, BucketReference("no-such-bucket-here", "tiny")) == "model_not_found"
+    assert refusal_code(source, BucketReference(bucket, "nothing")) == "model_empty"
+    assert refusal_code(source, BucketReference("no-such-bucket-here", "tiny")) == "model_not_found"
     weights = put(client, bucket, {"model.safetensors": WEIGHTS}, prefix="weights")
-    assert refused(source, weights) == "model_config_missing"
+    assert refusal_code(source, weights) == "model_config_missing"
     files = tiny()
     del files["model.safetensors"]
-    assert refused(source, put(client, bucket, files, prefix="pickles")) == "model_only_pickle"
-    assert refused(source, put(client, bucket, {**tiny(), "config.json": b"{"}, prefix="bad")) == "model_config_invalid"
+    assert refusal_code(source, put(client, bucket, files, prefix="pickles")) == "model_only_pickle"
+    assert (
+        refusal_code(source, put(client, bucket, {**tiny(), "config.json": b"{"}, prefix="bad"))
+        == "model_config_invalid"
+    )
 
 
 def test_wrong_credentials_are_the_farms_fault(s3_server: S3Server, bucket: str) -> None:
@@ -157,7 +160,9 @@ def test_wrong_credentials_are_the_farms_fault(s3_server: S3Server, bucket: str)
 
 
 def test_a_server_that_cannot_be_reached_is_an_outage() -> None:
-    nobody = urllib3.PoolManager(retries=False, timeout=5)
-    client = Minio("127.0.0.1:9", "key", "secretsecret", secure=False, region="us-east-1", http_client=nobody)
+    pool_without_retries = urllib3.PoolManager(retries=False, timeout=5)
+    client = Minio(
+        "127.0.0.1:9", "key", "secretsecret", secure=False, region="us-east-1", http_client=pool_without_retries
+    )
     with pytest.raises(SourceUnavailable, match="did not answer"):
         BucketSource(client).resolve(BucketReference("bucket", "tiny"))

@@ -38,7 +38,7 @@ def test_facts_of_a_dense_llama() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("written", "dtype"),
     [
         ("torch.float16", "float16"),
         ("half", "float16"),
@@ -48,8 +48,8 @@ def test_facts_of_a_dense_llama() -> None:
         (7, None),
     ],
 )
-def test_dtype_is_folded(written: Any, read: str | None) -> None:
-    assert facts(torch_dtype=written).dtype == read
+def test_dtype_is_normalized_to_the_spelling_of_a_spec(written: Any, dtype: str | None) -> None:
+    assert facts(torch_dtype=written).dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_dtype_is_folded(written: Any, read: str | None) -> None:
         ),  # as BART writes it
     ],
 )  # fmt: skip
-def test_both_halves_of_an_encoder_decoder(
+def test_both_stacks_of_an_encoder_decoder_are_read(
     config: dict[str, Any], encoder: tuple[int, ...], decoder: tuple[int, ...]
 ) -> None:
-    """And the decoder's numbers are those of the model."""
+    """The decoder's numbers are the model's too."""
     read = facts(is_encoder_decoder=True, **config)
     for stack, numbers in ((read.encoder, encoder), (read.decoder, decoder), (read, decoder)):
         assert stack is not None
         assert (stack.num_hidden_layers, stack.num_attention_heads, stack.intermediate_size) == numbers
-    assert (facts(**config).encoder, facts(**config).decoder) == (None, None), "only such a model has halves"
+    assert (facts(**config).encoder, facts(**config).decoder) == (None, None), "only an encoder-decoder has stacks"
     assert facts(**config).num_hidden_layers == 2
 
 
@@ -82,7 +82,7 @@ def test_the_new_name_of_dtype_wins() -> None:
     assert facts(dtype="float32").dtype == "float32"
 
 
-def test_a_config_with_parts_of_its_own() -> None:
+def test_nested_attention_and_feed_forward_settings_are_read() -> None:
     """As DBRX and MPT write it."""
     written = {
         "architectures": ["DbrxForCausalLM"], "d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768,
@@ -111,18 +111,18 @@ def test_old_names_of_settings_are_read() -> None:
     assert read.intermediate_size is None
 
 
-def test_the_text_part_of_a_model_with_several_parts() -> None:
-    parts = {
+def test_the_language_model_of_a_multimodal_model_is_read() -> None:
+    written = {
         "architectures": ["Gemma3ForConditionalGeneration"],
         "model_type": "gemma3",
         "text_config": {"hidden_size": 2560, "dtype": "bfloat16", "model_type": "gemma3_text"},
         "vision_config": {"hidden_size": 1152},
     }
-    read = read_facts("x", json.dumps(parts).encode(), [], [])
+    read = read_facts("x", json.dumps(written).encode(), [], [])
     assert (read.hidden_size, read.dtype, read.model_type) == (2560, "bfloat16", "gemma3")
 
 
-def test_rope_and_quantization() -> None:
+def test_rope_scaling_and_quantization_are_read() -> None:
     scaling = {"rope_type": "llama3", "factor": 8.0}
     assert facts(rope_scaling=scaling).rope_scaling == scaling
     assert facts(rope_parameters=scaling).rope_scaling == scaling
@@ -135,7 +135,7 @@ def test_a_model_with_its_own_code_is_marked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "why"),
+    ("config", "defect"),
     [
         (b"{", "is not JSON"),
         (b"\xff\xfe\xfd", "is not JSON"),
@@ -150,10 +150,10 @@ def test_a_model_with_its_own_code_is_marked() -> None:
         (b'{"architectures": ["L"], "rope_scaling": 4}', "bad rope_scaling"),
     ],
 )
-def test_a_bad_config_is_refused(config: bytes, why: str) -> None:
+def test_a_bad_config_is_refused(config: bytes, defect: str) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         read_facts("hf:org/tiny", config, [], [])
     (problem,) = caught.value.problems
     assert problem.code == "model_config_invalid"
-    assert why in problem.detail
+    assert defect in problem.detail
     assert len(problem.detail) < 300

@@ -16,7 +16,7 @@ from tests.models.sources.models import COUNTING, WEIGHTS, fetched, read, tiny, 
 
 
 class CountingDigests(MemoryDigestCache):
-    """Knows how many bytes were hashed."""
+    """Counts the bytes that were hashed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def reference(folder: Path) -> FileReference:
     return FileReference(str(folder))
 
 
-def refused(source: FileSource, folder: Path) -> str:
+def refusal_code(source: FileSource, folder: Path) -> str:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(reference(folder))
     (problem,) = caught.value.problems
@@ -70,7 +70,7 @@ def bytes_read() -> int:
     return int(dict(line.split(": ") for line in lines)["rchar"])
 
 
-def test_identity_is_the_content(source: FileSource, folder: Path) -> None:
+def test_a_model_is_identified_by_its_content(source: FileSource, folder: Path) -> None:
     resolved = source.resolve(reference(folder))
     assert resolved.reference == f"file:{folder}"
     assert resolved.identity.keys() == {"source", "digest"}
@@ -87,7 +87,7 @@ def test_two_copies_are_one_model(source: FileSource, root: Path, folder: Path) 
 
 
 @pytest.mark.parametrize("name", COUNTING)
-def test_every_file_that_counts_is_in_the_identity(source: FileSource, folder: Path, name: str) -> None:
+def test_every_selected_file_is_in_the_identity(source: FileSource, folder: Path, name: str) -> None:
     before = source.resolve(reference(folder)).identity
     with (folder / name).open("ab") as stream:
         stream.write(b" ")
@@ -106,10 +106,11 @@ def test_files_that_are_not_used_are_not_in_the_identity(source: FileSource, fol
 def test_an_unchanged_folder_is_not_read_again(source: FileSource, digests: CountingDigests, folder: Path) -> None:
     first = source.resolve(reference(folder))
     assert digests.hashed == sum(file.size for file in first.files)
-    digests.hashed, before = 0, bytes_read()
+    digests.hashed = 0
+    bytes_before = bytes_read()
     assert source.resolve(reference(folder)) == first
     assert digests.hashed == 0
-    assert bytes_read() - before < len(WEIGHTS)
+    assert bytes_read() - bytes_before < len(WEIGHTS)
 
 
 def test_another_process_with_the_same_digests_hashes_nothing(
@@ -139,7 +140,7 @@ def test_same_size_and_another_mtime_is_another_model(source: FileSource, folder
     assert source.resolve(reference(folder)).identity != before.identity
 
 
-def test_fetch_takes_the_files_that_count(source: FileSource, folder: Path, tmp_path: Path) -> None:
+def test_fetch_copies_the_selected_files_only(source: FileSource, folder: Path, tmp_path: Path) -> None:
     source.fetch(source.resolve(reference(folder)), tmp_path / "out")
     assert read(tmp_path / "out") == fetched(tiny())
     assert not (tmp_path / "out" / "model.safetensors").samefile(folder / "model.safetensors")
@@ -183,35 +184,35 @@ def test_a_change_between_submit_and_convert_is_refused(
 
 
 def test_a_refusal_outside_the_roots_does_not_tell_what_exists(source: FileSource, root: Path, tmp_path: Path) -> None:
-    there = write(tmp_path / "outside" / "tiny", tiny())
-    told = []
-    for path in (there, tmp_path / "outside" / "nothing", Path("/etc"), root.with_name("root-2")):
+    existing = write(tmp_path / "outside" / "tiny", tiny())
+    details = []
+    for path in (existing, tmp_path / "outside" / "nothing", Path("/etc"), root.with_name("root-2")):
         with pytest.raises(ModelUnavailable) as caught:
             source.resolve(reference(path))
-        told.append(caught.value.detail.replace(str(path), "…"))
+        details.append(caught.value.detail.replace(str(path), "…"))
         assert caught.value.problems[0].expected == f"a path below {root}"
-    assert len(set(told)) == 1
+    assert len(set(details)) == 1
 
 
-def test_dots_that_slipped_past_the_reference_stay_inside(source: FileSource, root: Path, tmp_path: Path) -> None:
+def test_a_path_with_dots_stays_inside_the_roots(source: FileSource, root: Path, tmp_path: Path) -> None:
     write(tmp_path / "outside", tiny())
-    assert refused(source, root / ".." / "outside") == "model_outside_roots"
+    assert refusal_code(source, root / ".." / "outside") == "model_outside_roots"
 
 
 def test_a_farm_without_roots_reads_nothing(folder: Path, digests: CountingDigests) -> None:
-    assert refused(FileSource([], digests), folder) == "model_outside_roots"
+    assert refusal_code(FileSource([], digests), folder) == "model_outside_roots"
 
 
 def test_a_folder_link_out_of_the_roots_is_refused(source: FileSource, root: Path, tmp_path: Path) -> None:
     (root / "link").symlink_to(write(tmp_path / "outside", tiny()))
-    assert refused(source, root / "link") == "model_outside_roots"
+    assert refusal_code(source, root / "link") == "model_outside_roots"
 
 
 def test_a_file_link_out_of_the_roots_is_refused(source: FileSource, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to(tmp_path / "secret")
-    assert refused(source, folder) == "model_link_outside"
+    assert refusal_code(source, folder) == "model_link_outside"
 
 
 def test_a_link_planted_after_submit_is_refused(source: FileSource, folder: Path, tmp_path: Path) -> None:
@@ -240,7 +241,7 @@ def test_special_files_are_refused_without_waiting(source: FileSource, folder: P
     resolved = source.resolve(reference(folder))
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
-    assert refused(source, folder) == "model_file_invalid"
+    assert refusal_code(source, folder) == "model_file_invalid"
     with pytest.raises(ModelUnavailable, match="not a regular file"):
         source.fetch(resolved, tmp_path / "out")
 
@@ -248,28 +249,28 @@ def test_special_files_are_refused_without_waiting(source: FileSource, folder: P
 def test_a_link_to_nothing_is_refused(source: FileSource, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(folder / "nothing")
-    assert refused(source, folder) == "model_file_invalid"
+    assert refusal_code(source, folder) == "model_file_invalid"
 
 
 def test_a_missing_folder_and_a_file_in_its_place_are_refused(source: FileSource, root: Path, folder: Path) -> None:
-    assert refused(source, root / "nothing") == "model_not_found"
-    assert refused(source, folder / "config.json") == "model_not_found"
+    assert refusal_code(source, root / "nothing") == "model_not_found"
+    assert refusal_code(source, folder / "config.json") == "model_not_found"
 
 
 def test_an_empty_folder_is_refused(source: FileSource, root: Path) -> None:
     (root / "empty").mkdir()
-    assert refused(source, root / "empty") == "model_empty"
+    assert refusal_code(source, root / "empty") == "model_empty"
 
 
 def test_a_model_with_only_pickles_is_refused(source: FileSource, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    assert refused(source, folder) == "model_only_pickle"
+    assert refusal_code(source, folder) == "model_only_pickle"
 
 
 @pytest.mark.parametrize("config", [b"not json", b"{}", b" " * (5 << 20)])
 def test_a_bad_config_is_refused(source: FileSource, folder: Path, config: bytes) -> None:
     (folder / "config.json").write_bytes(config)
-    assert refused(source, folder) == "model_config_invalid"
+    assert refusal_code(source, folder) == "model_config_invalid"
 
 
 def test_nothing_is_overwritten_or_followed_at_the_destination(

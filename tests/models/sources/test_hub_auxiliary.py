@@ -1,4 +1,4 @@
-"""`hf:` calibration data against a hub on loopback: pinned, data alone, and refused before anything is queued."""
+"""`hf:` calibration data against a hub on loopback: pinned to a commit, data files only, refused at submit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference, parse
 from models.sources import AuxiliarySource, HubAuxiliarySource, MemoryDigestCache
-from models.sources.hub import auxiliary as module
+from models.sources.hub import auxiliary
 from tests.models.sources.models import Clock, read
 from tests.servers.hub import Hub
 
@@ -27,7 +27,7 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def refused(source: HubAuxiliarySource) -> tuple[str, str]:
+def refusal(source: HubAuxiliarySource) -> tuple[str, str]:
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(NEWS)
     (problem,) = caught.value.problems
@@ -55,9 +55,9 @@ def test_only_data_are_fetched_at_the_commit(
     assert read(tmp_path / "copy") == fetched
 
 
-def test_a_data_set_and_a_model_of_one_name_are_two(hub: Hub) -> None:
+def test_a_model_is_no_data_set_of_the_same_name(hub: Hub) -> None:
     hub.push("org/news", {"train.jsonl": b"a model's"})
-    assert refused(HubAuxiliarySource(hub.url))[0] == "model_not_found"
+    assert refusal(HubAuxiliarySource(hub.url))[0] == "model_not_found"
 
 
 def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
@@ -71,34 +71,34 @@ def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
     assert source.resolve(NEWS).identity["commit"] == second
 
 
-def test_without_data_at_its_top(hub: Hub) -> None:
+def test_a_data_set_without_data_files_is_refused(hub: Hub) -> None:
     hub.push(NAME, {"3.0.0/train.parquet": b"rows", "news.py": b"code"})
-    assert refused(HubAuxiliarySource(hub.url)) == (
+    assert refusal(HubAuxiliarySource(hub.url)) == (
         "data_missing",
         "there are no data at its top or in its folder data",
     )
 
 
-def test_too_much_to_fetch(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 2)
+def test_a_data_set_that_is_too_large_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auxiliary, "MAX_BYTES", 2)
     hub.push(NAME, {"a.txt": b"one"})
-    assert refused(HubAuxiliarySource(hub.url))[0] == "data_too_large"
+    assert refusal(HubAuxiliarySource(hub.url))[0] == "data_too_large"
 
 
 def test_gated_data_are_refused_at_submit(hub: Hub) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     hub.restrict(NAME, READER, gated=True)
-    assert refused(HubAuxiliarySource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
+    assert refusal(HubAuxiliarySource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
     assert HubAuxiliarySource(hub.url, READER).resolve(NEWS).files
 
 
-def test_a_hub_that_is_away_is_no_refusal(hub: Hub) -> None:
+def test_an_outage_of_the_hub_is_no_refusal(hub: Hub) -> None:
     hub.down = 503
     with pytest.raises(SourceUnavailable):
         HubAuxiliarySource(hub.url).resolve(NEWS)
 
 
-def test_damaged_data_are_not_used(hub: Hub, tmp_path: Path) -> None:
+def test_damaged_data_are_refused(hub: Hub, tmp_path: Path) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     source = HubAuxiliarySource(hub.url)
     resolved = source.resolve(NEWS)

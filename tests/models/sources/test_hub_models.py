@@ -100,7 +100,7 @@ def test_a_burst_of_identical_submits_asks_once(hub: Hub) -> None:
     assert hub.asked_for("config.json") == 1
 
 
-def test_fetch_takes_the_files_that_count_and_nothing_else(hub: Hub, tmp_path: Path) -> None:
+def test_fetch_copies_the_selected_files_only(hub: Hub, tmp_path: Path) -> None:
     files = tiny()
     hub.push("org/tiny", files)
     source = HubSource(hub.url)
@@ -150,7 +150,7 @@ def test_names_that_lead_out_of_the_folder_are_never_fetched(hub: Hub, tmp_path:
     hub.push("org/tiny", {**files, name: b"planted"})
     source = HubSource(hub.url)
     source.fetch(source.resolve(TINY), tmp_path / "inner" / "model")
-    assert read(tmp_path) == {f"inner/model/{name}": data for name, data in fetched(files).items()}
+    assert read(tmp_path) == {f"inner/model/{name}": content for name, content in fetched(files).items()}
 
 
 def test_a_missing_repository_is_refused(hub: Hub) -> None:
@@ -168,12 +168,12 @@ def test_a_missing_revision_is_refused(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "told"), [(None, "the farm has no token"), (STRANGER, "the farm's token may not read it")]
+    ("token", "reason"), [(None, "the farm has no token"), (STRANGER, "the farm's token may not read it")]
 )
-def test_a_gated_model_without_access_is_refused(hub: Hub, token: str | None, told: str) -> None:
+def test_a_gated_model_without_access_is_refused(hub: Hub, token: str | None, reason: str) -> None:
     hub.push("org/tiny", tiny())
     hub.restrict("org/tiny", READER, gated=True)
-    with pytest.raises(ModelUnavailable, match=told) as caught:
+    with pytest.raises(ModelUnavailable, match=reason) as caught:
         HubSource(hub.url, token).resolve(TINY)
     assert code_of(caught.value) == "model_gated"
     assert "ENGINEFARM_HF_TOKEN" in str(caught.value.problems[0].remedy)
@@ -222,8 +222,8 @@ def test_the_token_is_in_no_error_and_no_repr(hub: Hub, caplog: pytest.LogCaptur
     with pytest.raises(ModelUnavailable) as caught:
         source.resolve(TINY)
     assert hub.requests[-1].token == STRANGER
-    said = "".join(traceback.format_exception(caught.value)) + repr(source) + caplog.text
-    assert STRANGER not in said + json.dumps([problem.model_dump() for problem in caught.value.problems])
+    report = "".join(traceback.format_exception(caught.value)) + repr(source) + caplog.text
+    assert STRANGER not in report + json.dumps([problem.model_dump() for problem in caught.value.problems])
 
 
 def test_no_token_of_the_machine_is_sent(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

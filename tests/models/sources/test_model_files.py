@@ -1,4 +1,4 @@
-"""Which files of a model count."""
+"""Selecting the files of a model."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def test_shards_come_with_their_index() -> None:
     assert select("x", ["config.json", *SHARDS, INDEX]) == ("config.json", *SHARDS, INDEX)
 
 
-def test_second_copies_of_the_weights_do_not_count() -> None:
-    chosen = select(
+def test_second_copies_of_the_weights_are_not_selected() -> None:
+    selected = select(
         "x", ["config.json", *SHARDS, INDEX, "consolidated.safetensors", "adapter_model.safetensors", "original/a.pth"]
     )
-    assert chosen == ("config.json", *SHARDS, INDEX)
+    assert selected == ("config.json", *SHARDS, INDEX)
     assert select("x", ["config.json", "model.safetensors", *SHARDS, INDEX]) == ("config.json", "model.safetensors")
 
 
-def test_weights_of_another_name_count_when_they_are_all_there_is() -> None:
+def test_weights_of_another_name_are_selected_if_there_are_no_others() -> None:
     assert select("x", ["config.json", "tiny-llama.safetensors"]) == ("config.json", "tiny-llama.safetensors")
 
 
-def test_tokenizers_of_every_kind_count() -> None:
+def test_tokenizers_of_every_kind_are_selected() -> None:
     tokenizers = ["merges.txt", "qwen.tiktoken", "special_tokens_map.json", "tokenizer.model", "vocab.json"]
     assert set(tokenizers) <= set(select("x", ["config.json", "model.safetensors", *tokenizers]))
 
@@ -44,7 +44,7 @@ def test_tokenizers_of_every_kind_count() -> None:
     "name",
     ["pytorch_model.bin", "model.pt", "model.pth", "flax_model.msgpack", "tf_model.h5", "modeling.py", "q4.gguf"],
 )
-def test_files_that_run_code_or_are_useless_are_never_selected(name: str) -> None:
+def test_code_pickles_and_unused_formats_are_not_selected(name: str) -> None:
     assert name not in select("x", ["config.json", "model.safetensors", name])
 
 
@@ -71,7 +71,7 @@ def test_the_missing_shard_is_named() -> None:
         select("x", ["config.json", SHARDS[0], INDEX])
 
 
-def test_pickles_and_tokenizers_are_recognised() -> None:
+def test_pickles_and_tokenizers_are_recognized() -> None:
     assert has_pickle(["a.safetensors", "pytorch_model-00001-of-00002.bin"])
     assert not has_pickle(["a.safetensors", "binary.json"])
     assert has_tokenizer(["tokenizer.model"])

@@ -1,4 +1,4 @@
-"""Whose code and pickles count: nobody's, unless an administrator named the model."""
+"""Code and pickles of a model are used only if an administrator trusts the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.sources.trust import Trust
 from tests.models.sources.models import COUNTING, tiny, write
 
 COMMIT = "a" * 40
-PLACES = {
+SETTINGS = {
     "ENGINEFARM_DATABASE_URL": "sqlite:////x", "ENGINEFARM_BROKER_URL": "redis://x/0", "ENGINEFARM_STORE_URL": "file:///x",
 }  # fmt: skip
 
@@ -28,9 +28,9 @@ def source(folder: Path, *trusted: Path) -> FileSource:
     return FileSource([folder.parent], MemoryDigestCache(), trust=Trust(f"file:{path}" for path in trusted))
 
 
-def test_code_counts_for_a_trusted_model_alone(folder: Path) -> None:
-    other = write(folder.parent / "other", tiny())
-    plain = source(folder, other).resolve(FileReference(str(folder)))
+def test_only_the_code_of_a_trusted_model_is_used(folder: Path) -> None:
+    another = write(folder.parent / "other", tiny())
+    plain = source(folder, another).resolve(FileReference(str(folder)))
     trusted = source(folder, folder).resolve(FileReference(str(folder)))
     assert {file.path for file in plain.files} == set(COUNTING)
     assert {file.path for file in trusted.files} == {*COUNTING, "modeling_tiny.py"}
@@ -45,7 +45,7 @@ def test_code_counts_for_a_trusted_model_alone(folder: Path) -> None:
         ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"),
     ],
 )
-def test_pickled_weights_count_where_there_are_no_others(folder: Path, names: tuple[str, ...]) -> None:
+def test_pickles_of_a_trusted_model_are_used_if_it_has_no_safetensors(folder: Path, names: tuple[str, ...]) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").unlink()
     write(folder, dict.fromkeys(names, b"pickle"))
@@ -67,9 +67,9 @@ def test_a_hub_model_is_trusted_at_a_commit() -> None:
 
 
 def test_the_setting_is_checked_at_the_start() -> None:
-    named = Settings.from_environment(
-        PLACES | {"ENGINEFARM_TRUSTED_MODELS": f"hf:org/name@{COMMIT}, file:/models/grown"}
+    settings = Settings.from_environment(
+        SETTINGS | {"ENGINEFARM_TRUSTED_MODELS": f"hf:org/name@{COMMIT}, file:/models/grown"}
     )
-    assert named.trusted_models == (f"hf:org/name@{COMMIT}", "file:/models/grown")
+    assert settings.trusted_models == (f"hf:org/name@{COMMIT}", "file:/models/grown")
     with pytest.raises(ValueError, match="full commit"):
-        Settings.from_environment(PLACES | {"ENGINEFARM_TRUSTED_MODELS": "hf:org/name"})
+        Settings.from_environment(SETTINGS | {"ENGINEFARM_TRUSTED_MODELS": "hf:org/name"})

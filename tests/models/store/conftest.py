@@ -25,7 +25,7 @@ SECRET = b"a secret that signs links"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a store is, and how to get at its bytes behind its back."""
+    """The URL of a store, and how to change its bytes without the store."""
 
     url: str
     s3: S3Settings | None = None
@@ -33,12 +33,12 @@ class Place:
     def open(self) -> Store:
         return open_store_url(self.url, s3=self.s3, link_secret=SECRET)
 
-    def overwrite(self, digest: Digest, data: bytes) -> None:
-        parts = urlsplit(self.url)
+    def overwrite(self, digest: Digest, content: bytes) -> None:
+        url = urlsplit(self.url)
         if self.s3 is None:
-            (Path(parts.path) / blob_name(digest)).write_bytes(data)
+            (Path(url.path) / blob_name(digest)).write_bytes(content)
             return
-        name = f"{parts.path.strip('/')}/{blob_name(digest)}"
+        name = f"{url.path.strip('/')}/{blob_name(digest)}"
         client = Minio(
             urlsplit(self.s3.endpoint).netloc,
             access_key=self.s3.access_key,
@@ -46,15 +46,15 @@ class Place:
             region=self.s3.region,
             secure=self.s3.endpoint.startswith("https"),
         )
-        client.put_object(parts.netloc, name, io.BytesIO(data), len(data))
+        client.put_object(url.netloc, name, io.BytesIO(content), len(content))
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Moto]:
-    data = new_data_dir("moto")
-    with Moto(data) as server:
+    data_dir = new_data_dir("moto")
+    with Moto(data_dir) as server:
         yield server
-    shutil.rmtree(data)
+    shutil.rmtree(data_dir)
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def second_place(request: pytest.FixtureRequest) -> Place:
 
 
 def on_server(url: str, bucket: str) -> Place:
-    """A place of its own on the server at `url`, which holds the credentials."""
-    parts = urlsplit(url)
+    """Return a new place on the server at `url`, which holds the credentials."""
+    server = urlsplit(url)
     settings = S3Settings(
-        endpoint=f"{parts.scheme}://{parts.hostname}:{parts.port}",
-        access_key=unquote(parts.username or ""),
-        secret_key=unquote(parts.password or ""),
+        endpoint=f"{server.scheme}://{server.hostname}:{server.port}",
+        access_key=unquote(server.username or ""),
+        secret_key=unquote(server.password or ""),
     )
     return Place(f"s3://{bucket}/tests/{secrets.token_hex(8)}", settings)
 

@@ -1,4 +1,4 @@
-"""What only a store in a folder has to face: volumes that are not mounted, and disks that are full."""
+"""Stores in a folder: volumes that are not mounted, full disks, foreign files, dead writers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def files_limited_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_missing_folder_is_an_outage_and_is_not_made(store: DirectoryStore, tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_outage_and_is_not_created(store: DirectoryStore, tmp_path: Path) -> None:
     for use in (
         store.ping,
         lambda: store.stat(NAME),
@@ -49,7 +49,7 @@ def test_a_missing_folder_is_an_outage_and_is_not_made(store: DirectoryStore, tm
     assert not (tmp_path / "store").exists()
 
 
-def test_a_disk_that_takes_no_more_is_an_outage_and_leaves_nothing(store: DirectoryStore, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_outage_and_leaves_no_file(store: DirectoryStore, tmp_path: Path) -> None:
     store.prepare()
     source = tmp_path / "source"
     source.write_bytes(bytes(3 << 20))
@@ -75,9 +75,9 @@ def test_only_blobs_are_listed(store: DirectoryStore, tmp_path: Path) -> None:
 
 def test_the_file_of_a_dead_writer_is_removed_once_it_is_old(store: DirectoryStore, tmp_path: Path) -> None:
     store.prepare()
-    left = tmp_path / "store" / "staging" / ".0.partial"
-    left.write_bytes(b"half")
+    unfinished = tmp_path / "store" / "staging" / ".0.partial"
+    unfinished.write_bytes(b"half")
     assert store.abort_stale(timedelta(hours=1)) == 0
-    os.utime(left, (0, 0))
+    os.utime(unfinished, (0, 0))
     assert store.abort_stale(timedelta(hours=1)) == 1
-    assert not left.exists()
+    assert not unfinished.exists()

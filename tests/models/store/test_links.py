@@ -15,7 +15,7 @@ from models.store.links import attachment
 from tests.models.store.blobs import put_bytes
 
 NAME = of_bytes(b"data")
-OTHER = of_bytes(b"other data")
+ANOTHER_NAME = of_bytes(b"another blob")
 SECRET = b"0123456789abcdef"
 NOW = 1_800_000_000.0
 HOUR = timedelta(hours=1)
@@ -44,17 +44,17 @@ def fields(link: str) -> dict[str, str]:
 
 
 def check(links: Links, link: str, **changes: object) -> None:
-    given = {"digest": urlsplit(link).path.removeprefix("/v1/blobs/"), **fields(link), **changes}
+    link_fields = {"digest": urlsplit(link).path.removeprefix("/v1/blobs/"), **fields(link), **changes}
     links.check(
-        str(given["digest"]),
-        filename=str(given["filename"]),
-        expires=int(str(given["expires"])),
-        signature=str(given["signature"]),
+        str(link_fields["digest"]),
+        filename=str(link_fields["filename"]),
+        expires=int(str(link_fields["expires"])),
+        signature=str(link_fields["signature"]),
     )
 
 
 @pytest.mark.parametrize("filename", ["rank0.engine", "modèle 1&x=y#%.bin", "expires=9"])
-def test_a_link_is_good_until_it_expires(links: Links, clock: Clock, filename: str) -> None:
+def test_a_link_is_valid_until_it_expires(links: Links, clock: Clock, filename: str) -> None:
     link = links.make(NAME, filename=filename, expires=HOUR)
     assert fields(link)["filename"] == filename
 
@@ -69,7 +69,7 @@ def test_a_link_is_good_until_it_expires(links: Links, clock: Clock, filename: s
 @pytest.mark.parametrize(
     "change",
     [
-        {"digest": OTHER},
+        {"digest": ANOTHER_NAME},
         {"filename": "rank1.engine"},
         {"expires": int(NOW) + 3601},
         {"signature": "0" * 64},
@@ -84,16 +84,16 @@ def test_a_changed_link_is_refused(links: Links, change: dict[str, object]) -> N
         check(links, link, **change)
 
 
-def test_fields_do_not_run_into_each_other(links: Links) -> None:
+def test_a_field_cannot_end_in_the_next_one(links: Links) -> None:
     link = links.make(NAME, filename="2", expires=HOUR)
     with pytest.raises(Forbidden):
         check(links, link, filename="", expires=fields(link)["expires"] + "2")
 
 
 def test_a_link_of_another_farm_is_refused(links: Links, clock: Clock) -> None:
-    theirs = Links(b"another secret, as long", clock=clock)
+    other_farm = Links(b"another secret, as long", clock=clock)
     with pytest.raises(Forbidden):
-        check(links, theirs.make(NAME, filename="a", expires=HOUR))
+        check(links, other_farm.make(NAME, filename="a", expires=HOUR))
 
 
 def test_a_short_secret_is_refused() -> None:
@@ -105,21 +105,21 @@ def test_the_secret_is_in_no_link(links: Links) -> None:
     assert SECRET.decode() not in links.make(NAME, filename="a", expires=HOUR)
 
 
-def test_the_store_serves_what_its_link_names(tmp_path: Path, links: Links) -> None:
+def test_the_store_serves_the_blob_of_its_link_until_it_is_deleted(tmp_path: Path, links: Links) -> None:
     store = DirectoryStore(tmp_path / "store", links)
     store.prepare()
     put_bytes(store, b"data")
-    given = fields(store.link(NAME, filename="a.bin", expires=HOUR))
-    expires = int(given["expires"])
+    query = fields(store.link(NAME, filename="a.bin", expires=HOUR))
+    expires = int(query["expires"])
 
-    path = store.check_link(NAME, filename="a.bin", expires=expires, signature=given["signature"])
+    path = store.check_link(NAME, filename="a.bin", expires=expires, signature=query["signature"])
 
     assert path.read_bytes() == b"data"
     with pytest.raises(Forbidden):
-        store.check_link(OTHER, filename="a.bin", expires=expires, signature=given["signature"])
+        store.check_link(ANOTHER_NAME, filename="a.bin", expires=expires, signature=query["signature"])
     store.delete(NAME)
     with pytest.raises(NotFound):
-        store.check_link(NAME, filename="a.bin", expires=expires, signature=given["signature"])
+        store.check_link(NAME, filename="a.bin", expires=expires, signature=query["signature"])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,6 @@ def test_attachment_names_the_file(filename: str, header: str) -> None:
 
 
 @pytest.mark.parametrize("filename", ["", ".", "..", "/etc/passwd", "a\nb", "a\x00b", "é" * 128])
-def test_attachment_refuses_what_is_no_plain_name(filename: str) -> None:
+def test_attachment_refuses_paths_and_control_characters(filename: str) -> None:
     with pytest.raises(InvalidRequest, match="plain file name"):
         attachment(filename)

@@ -1,4 +1,4 @@
-"""Large files to S3: in parallel, taken up again, never named unless right."""
+"""Multipart uploads: in parallel, continued after a failure, completed only with the right bytes."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Stopped(Exception):
 
 
 class Meter:
-    """Counts what left, and stops the upload after so many parts."""
+    """Counts the parts that were sent, and stops the upload after some."""
 
     def __init__(self, stop_after: int = 1000) -> None:
         self.parts = 0
-        self._left, self._lock = stop_after, Lock()
+        self._stop_after = stop_after
+        self._lock = Lock()
 
     def __call__(self, _: int) -> None:
         with self._lock:
             self.parts += 1
-            self._left -= 1
-            if self._left <= 0:
+            if self.parts >= self._stop_after:
                 raise Stopped
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six parts and a bit, no two alike."""
+    """A file of six parts and a short one, no two alike."""
     path = tmp_path_factory.mktemp("large") / "rank0.engine"
     with path.open("wb") as stream:
         for number in range(7):
@@ -69,7 +69,7 @@ def store(s3_place: Place) -> S3Store:
 
 @pytest.fixture
 def swift(swift_place: Place) -> S3Store:
-    """For what moto does not do as the rest: it says that every upload began in 2010, and knows no aborted ones."""
+    """The strict server alone: moto says that every upload began in 2010, and treats aborted ones differently."""
     store = at(swift_place)
     store.prepare()
     return store
@@ -85,7 +85,7 @@ def test_a_file_in_parts_arrives_complete(store: S3Store, source: Path, digest: 
     store.verify(digest, source.stat().st_size)
     assert (meter.parts, unfinished_count(store)) == (7, 0)
     store.put(source, digest, source.stat().st_size, meter)
-    assert meter.parts == 7  # a blob that is there is not sent again
+    assert meter.parts == 7  # a stored blob is not sent again
 
 
 def test_a_stopped_upload_continues_where_it_stopped(
@@ -97,24 +97,24 @@ def test_a_stopped_upload_continues_where_it_stopped(
     assert store.stat(digest) is None
     assert unfinished_count(store) == 1
     port = int(settings_of(s3_place).endpoint.rpartition(":")[2])
-    sent = Sent()
+    sent = SentBytes()
     with Proxy(port, alter=sent) as proxy:
         at(s3_place, endpoint=f"http://127.0.0.1:{proxy.port}").put(source, digest, size)
-    assert sent.bytes < 4 * PART_SIZE  # four parts of seven were there, the small one perhaps among them
+    assert sent.total < 4 * PART_SIZE  # the server had four of seven parts, the short one perhaps among them
     store.verify(digest, size)
     assert unfinished_count(store) == 0
 
 
-class Sent:
+class SentBytes:
     def __init__(self) -> None:
-        self.bytes = 0
+        self.total = 0
 
     def __call__(self, piece: bytes) -> bytes:
-        self.bytes += len(piece)
+        self.total += len(piece)
         return piece
 
 
-def test_a_file_that_changed_gets_no_name(store: S3Store, source: Path, digest: Digest, tmp_path: Path) -> None:
+def test_a_file_that_changed_is_not_stored(store: S3Store, source: Path, digest: Digest, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     changed.write_bytes(source.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="expected"):
@@ -126,7 +126,7 @@ def test_a_file_that_changed_gets_no_name(store: S3Store, source: Path, digest: 
 def test_two_workers_may_upload_the_same_file_at_once(
     s3_place: Place, store: S3Store, source: Path, digest: Digest
 ) -> None:
-    """A fenced worker and its successor: they may use one upload or two, and both end well."""
+    """As a fenced worker and its successor do. They may share one upload or use two; both succeed."""
     start = Barrier(2)
 
     def put() -> None:
@@ -134,12 +134,12 @@ def test_two_workers_may_upload_the_same_file_at_once(
         at(s3_place).put(source, digest, source.stat().st_size)
 
     with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(put), pool.submit(put)]:
-            done.result()
+        for upload in [pool.submit(put), pool.submit(put)]:
+            upload.result()
     store.verify(digest, source.stat().st_size)
 
 
-def test_an_upload_that_another_process_aborts_starts_anew(swift: S3Store, source: Path, digest: Digest) -> None:
+def test_an_upload_that_another_process_aborts_starts_again(swift: S3Store, source: Path, digest: Digest) -> None:
     aborted = Event()
 
     def abort_once(_: int) -> None:

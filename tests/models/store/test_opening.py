@@ -1,4 +1,4 @@
-"""From a URL to a store."""
+"""Opening the store that a URL names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a store on an S3 server has to face: a network, credentials, presigned links."""
+"""Stores on an S3 server: outages, cut and altered transfers, credentials, presigned links."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def settings_of(place: Place, **changes: Any) -> S3Settings:
 
 
 def at(place: Place, *, patience: float = 30, **changes: str) -> S3Store:
-    """The store at `place`, reached in another way."""
-    parts = urlsplit(place.url)
-    return S3Store(parts.netloc, parts.path, settings_of(place, **changes), patience=patience)
+    """Return the store at `place`, with changed settings."""
+    url = urlsplit(place.url)
+    return S3Store(url.netloc, url.path, settings_of(place, **changes), patience=patience)
 
 
 def every_use(store: Store, source: Path) -> list[Callable[[], object]]:
@@ -75,30 +75,30 @@ def test_a_link_serves_the_blob_over_http(server: str, request: pytest.FixtureRe
     store = prepared(request.getfixturevalue(f"{server}_place"))
     link = store.link(put_bytes(store, DATA), filename="rank0.engine", expires=timedelta(minutes=1))
 
-    whole = httpx.get(link)
-    assert (whole.status_code, whole.content) == (200, DATA)
-    assert whole.headers["content-disposition"] == 'attachment; filename="rank0.engine"'
-    part = httpx.get(link, headers={"Range": "bytes=10-19"})
-    assert (part.status_code, part.content) == (206, DATA[10:20])
+    full = httpx.get(link)
+    assert (full.status_code, full.content) == (200, DATA)
+    assert full.headers["content-disposition"] == 'attachment; filename="rank0.engine"'
+    partial = httpx.get(link, headers={"Range": "bytes=10-19"})
+    assert (partial.status_code, partial.content) == (206, DATA[10:20])
 
 
 def test_a_changed_link_is_refused(store: Store) -> None:
     link = store.link(put_bytes(store, DATA), filename="a", expires=timedelta(minutes=1))
     assert httpx.get(link.replace("X-Amz-Expires=60", "X-Amz-Expires=600")).status_code == 403
-    other = put_bytes(store, b"other").removeprefix("sha256:")
+    other_digits = put_bytes(store, b"other").removeprefix("sha256:")
     digits = NAME.removeprefix("sha256:")
-    assert httpx.get(link.replace(f"{digits[:2]}/{digits}", f"{other[:2]}/{other}")).status_code == 403
+    assert httpx.get(link.replace(f"{digits[:2]}/{digits}", f"{other_digits[:2]}/{other_digits}")).status_code == 403
 
 
 def test_a_link_expires(store: Store) -> None:
     link = store.link(put_bytes(store, DATA), filename="a", expires=timedelta(seconds=1))
-    give_up = time.monotonic() + 10
+    deadline = time.monotonic() + 10
     while httpx.get(link).status_code != 403:
-        assert time.monotonic() < give_up, "the link is still good ten seconds after its time"
+        assert time.monotonic() < deadline, "the link is still valid ten seconds after its time"
         time.sleep(0.1)
 
 
-def test_links_lead_to_the_server_as_clients_see_it(swift_place: Place) -> None:
+def test_links_name_the_public_endpoint(swift_place: Place) -> None:
     store = at(swift_place, public_endpoint="https://s3.example.com")
     link = store.link(NAME, filename="a", expires=timedelta(minutes=1))
     assert link.startswith("https://s3.example.com/enginefarm/tests/")
@@ -120,9 +120,9 @@ def test_a_killed_server_is_an_outage_until_it_runs_again(
             ):
                 use()
         with ThreadPoolExecutor() as pool:
-            waiting = pool.submit(store.put, source, of_file(source), 1000)
+            waiting_put = pool.submit(store.put, source, of_file(source), 1000)
             s3_server.start()
-            waiting.result()
+            waiting_put.result()
     finally:
         if not s3_server.running:
             s3_server.start()
@@ -130,7 +130,7 @@ def test_a_killed_server_is_an_outage_until_it_runs_again(
     store.verify(NAME, len(DATA))
 
 
-def test_a_cut_download_goes_on_where_it_was_cut(swift_place: Place, s3_server: Swift, tmp_path: Path) -> None:
+def test_a_cut_download_continues_behind_its_last_byte(swift_place: Place, s3_server: Swift, tmp_path: Path) -> None:
     source = make(tmp_path / "source", 8 * MIB)
     prepared(swift_place).put(source, of_file(source), 8 * MIB)
 
@@ -154,18 +154,16 @@ def test_a_download_without_progress_is_an_outage(swift_place: Place, s3_server:
     assert not (tmp_path / "copy").exists()
 
 
-def test_bytes_that_change_on_the_way_to_a_strict_server_are_refused_there(
-    swift_place: Place, s3_server: Swift
-) -> None:
+def test_a_strict_server_refuses_bytes_that_changed_on_the_way(swift_place: Place, s3_server: Swift) -> None:
     store = prepared(swift_place)
     with Proxy(s3_server.port, alter=lambda piece: piece.replace(b"innocent", b"tampered")) as proxy:
-        spoilt = at(swift_place, endpoint=f"http://127.0.0.1:{proxy.port}")
+        altered = at(swift_place, endpoint=f"http://127.0.0.1:{proxy.port}")
         with pytest.raises(StoreUnavailable, match="answered"):
-            put_bytes(spoilt, b"innocent data")
+            put_bytes(altered, b"innocent data")
     assert store.stat(of_bytes(b"innocent data")) is None
 
 
-def test_bytes_that_change_on_the_way_to_a_lax_server_are_found_and_removed(moto: Moto, tmp_path: Path) -> None:
+def test_the_store_removes_bytes_that_changed_on_the_way_to_a_lax_server(moto: Moto, tmp_path: Path) -> None:
     settings = S3Settings(f"http://{moto.endpoint}", moto.access_key, moto.secret_key)
     direct = S3Store("lax", "", settings)
     direct.prepare()
@@ -182,22 +180,22 @@ def test_wrong_credentials_are_explained_without_repeating_them(
     caplog.set_level(logging.DEBUG)
     put_bytes(store, DATA)
     source = make(tmp_path / "source", 1000)
-    wrong = at(swift_place, secret_key="5eCr3t-but-wrong")
+    wrong_store = at(swift_place, secret_key="5eCr3t-but-wrong")
 
-    for use in every_use(wrong, source):
+    for use in every_use(wrong_store, source):
         with pytest.raises(StoreUnavailable, match="check ENGINEFARM_S3_ACCESS_KEY") as caught:
             use()
-        told = "".join(traceback.format_exception(caught.value))
-        assert "5eCr3t" not in told
-        assert "test:tester" not in told
+        report = "".join(traceback.format_exception(caught.value))
+        assert "5eCr3t" not in report
+        assert "test:tester" not in report
         assert caught.value.__cause__ is None  # some servers repeat the key and what was signed
     assert "5eCr3t" not in caplog.text
 
 
 def test_settings_do_not_show_their_secrets() -> None:
-    shown = repr(S3Settings("http://127.0.0.1:9000", access_key="AKIA123", secret_key="5eCr3t"))
-    assert "AKIA123" not in shown
-    assert "5eCr3t" not in shown
+    text = repr(S3Settings("http://127.0.0.1:9000", access_key="AKIA123", secret_key="5eCr3t"))
+    assert "AKIA123" not in text
+    assert "5eCr3t" not in text
 
 
 @pytest.mark.parametrize(

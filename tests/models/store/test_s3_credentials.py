@@ -1,4 +1,4 @@
-"""Where the keys of an S3 store come from: the settings, or the standard chain of AWS clients."""
+"""Credentials of an S3 store: explicit keys, or the standard chain of AWS clients."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def test_keys_come_from_the_environment(
 def test_keys_come_from_a_profile_of_the_shared_file(
     chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = tmp_path / "credentials"
-    shared.write_text(
+    shared_file = tmp_path / "credentials"
+    shared_file.write_text(
         f"[farm]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
     )
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared_file))
     monkeypatch.setenv("AWS_PROFILE", "farm")
     check_both_clients_sign(chain_place, tmp_path)
 
@@ -86,7 +86,7 @@ def use_web_identity(monkeypatch: pytest.MonkeyPatch, service: AwsMetadata, fold
 def test_keys_come_from_a_web_identity(
     chain_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a service account of Kubernetes gets a role (IRSA)."""
+    """A service account of Kubernetes gets a role in this way (IRSA)."""
     with AwsMetadata(s3_server.access_key, s3_server.secret_key) as sts:
         use_web_identity(monkeypatch, sts, tmp_path)
         check_both_clients_sign(chain_place, tmp_path)
@@ -120,7 +120,7 @@ def test_keys_that_expire_are_refreshed(
         store.ping()
 
 
-def test_explicit_keys_win(
+def test_explicit_keys_win_over_the_chain(
     swift_place: Place, s3_server: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever AWS settings the machine has, even broken ones."""
@@ -142,7 +142,7 @@ def test_an_sts_that_refuses_is_an_outage_of_the_store(
     assert "identity-token" not in "".join(traceback.format_exception(caught.value)) + caplog.text
 
 
-def test_without_any_keys_one_line_names_the_places(tmp_path: Path) -> None:
+def test_an_error_without_keys_names_the_places_searched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no S3 credentials are set and none were found; checked") as caught:
         S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
     for place in ("AWS_ACCESS_KEY_ID", "~/.aws/credentials", "AWS_WEB_IDENTITY_TOKEN_FILE", "instance's role"):

@@ -1,4 +1,4 @@
-"""How S3 servers differ: in a bucket's name, in whose certificate they show, in what their clocks and ETags say."""
+"""Differences of S3 servers: bucket in host or path, private certificates, clocks, regions, ETags."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.servers.proxy import Proxy
 from tests.servers.s3 import DOMAIN, Moto, Swift
 from tests.servers.tls import TlsFront
 
-LONG = timedelta(minutes=15)
+VALIDITY = timedelta(minutes=15)
 
 
 def use_every_method(store: Store, folder: Path) -> None:
-    """Every use of a store: small and in parts, read, listed, linked, deleted."""
+    """Call every method: store a small blob and one in parts, read, list, link and delete."""
     large = make(folder / "large", PART_SIZE + 1000)
     store.ping()
     put_bytes(store, DATA)
@@ -39,38 +39,38 @@ def use_every_method(store: Store, folder: Path) -> None:
     assert {digest for digest, _ in store.list()} == {NAME, of_file(large)}
     assert b"".join(store.read(NAME, 10, 10)) == DATA[10:20]
     assert store.abort_stale(timedelta(0)) == 0
-    assert httpx.get(store.link(NAME, filename="a", expires=LONG)).content == DATA
+    assert httpx.get(store.link(NAME, filename="a", expires=VALIDITY)).content == DATA
     store.delete(NAME)
     assert store.stat(NAME) is None
 
 
 @pytest.fixture
 def named_hosts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a name server would do for the buckets' hosts; returns the names that were looked up."""
-    asked: list[str] = []
+    """Resolve the hosts of buckets to loopback, as a wildcard DNS name does; the fixture lists the names looked up."""
+    looked_up: list[str] = []
     resolve = socket.getaddrinfo
 
-    def answer(host: str | bytes | None, *rest: Any, **more: Any) -> Any:
+    def answer(host: str | bytes | None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(host, str) and host.endswith(DOMAIN):
-            asked.append(host)
+            looked_up.append(host)
             host = "127.0.0.1"
-        return resolve(host, *rest, **more)
+        return resolve(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    return asked
+    return looked_up
 
 
 def test_both_clients_name_the_bucket_in_the_host(
     swift_place: Place, s3_server: Swift, named_hosts: list[str], tmp_path: Path
 ) -> None:
-    prepared(swift_place)  # servers make buckets by path
+    prepared(swift_place)  # servers create buckets by path
     store = at(swift_place, endpoint=f"http://{DOMAIN}:{s3_server.port}", addressing="virtual")
     use_every_method(store, tmp_path)
     assert set(named_hosts) == {f"enginefarm.{DOMAIN}"}
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "addressing", "begins"),
+    ("endpoint", "addressing", "prefix"),
     [
         ("https://s3.example.com", "auto", "https://s3.example.com/bucket/"),
         ("https://s3.example.com", "virtual", "https://bucket.s3.example.com/blobs/"),
@@ -78,9 +78,9 @@ def test_both_clients_name_the_bucket_in_the_host(
         ("https://s3.eu-central-1.amazonaws.com", "path", "https://s3.eu-central-1.amazonaws.com/bucket/"),
     ],
 )
-def test_links_name_the_bucket_in_the_same_way(endpoint: str, addressing: Any, begins: str) -> None:
+def test_links_follow_the_addressing_too(endpoint: str, addressing: Any, prefix: str) -> None:
     settings = S3Settings(endpoint, "key", "secret", region="eu-central-1", addressing=addressing)
-    assert S3Store("bucket", "", settings).link(NAME, filename="a", expires=LONG).startswith(begins)
+    assert S3Store("bucket", "", settings).link(NAME, filename="a", expires=VALIDITY).startswith(prefix)
 
 
 def test_a_private_authority_is_trusted_when_it_is_named(
@@ -128,15 +128,17 @@ def test_a_wrong_region_is_named_as_the_cause(swift_place: Place) -> None:
         put_bytes(at(swift_place, region="eu-west-1"), DATA)
 
 
-def no_digest(piece: bytes) -> bytes:
-    """As a server answers that encrypts: its ETags are no digests of what was sent."""
-    return re.sub(rb'(?i)(\r\netag: "?)[0-9a-f]{32}', lambda found: found[1] + b"5" * 32, piece)
+def replace_etags(piece: bytes) -> bytes:
+    """Answer as a server that encrypts: its ETags are not the MD5 of the bytes that were sent."""
+    return re.sub(rb'(?i)(\r\netag: "?)[0-9a-f]{32}', lambda match: match[1] + b"5" * 32, piece)
 
 
-def test_a_store_whose_etags_are_no_md5_is_read_back(moto: Moto) -> None:
+def test_the_store_reads_an_object_back_if_its_etag_is_no_md5(moto: Moto) -> None:
     direct = S3Store("etagless", "", S3Settings(f"http://{moto.endpoint}", moto.access_key, moto.secret_key))
     direct.prepare()
-    with Proxy(moto.port, alter_answer=no_digest, alter=lambda piece: piece.replace(b"innocent", b"tampered")) as proxy:
+    with Proxy(
+        moto.port, alter_answer=replace_etags, alter=lambda piece: piece.replace(b"innocent", b"tampered")
+    ) as proxy:
         settings = S3Settings(f"http://127.0.0.1:{proxy.port}", moto.access_key, moto.secret_key)
         store = S3Store("etagless", "", settings)
         put_bytes(store, DATA)
