@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -25,6 +26,8 @@ from enginefarm.transfer.file_lock import locked, locked_if_free
 _SEALED_AT = 1_000_000_000  # ns since 1970, that is, one second after: no file gets this time by itself
 _NO_LINK_POSSIBLE = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FILE_NAME = re.compile(r"[0-9a-f]{64}")
+_ABANDONED_AFTER = 3600.0  # seconds without a change: a copy of the largest file is written to much more often
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,12 @@ class Cache:
             yield locked_names
 
     def entries(self) -> list[Cached]:
-        """The most recently used first."""
+        """The most recently used first. A file that another process is adding is not one of them yet."""
         entries = []
         for path in self._files.glob("??/*"):
+            # Under its temporary name a copy has other bytes than its digest until its last byte is written.
+            if not _FILE_NAME.fullmatch(path.name):
+                continue
             with suppress(FileNotFoundError):  # pruned by another process
                 status = path.stat()
                 other_links = status.st_nlink - 1
@@ -113,11 +119,18 @@ class Cache:
     def prune(self, limit: int | None = None) -> list[Cached]:
         """Remove the least recently used files until `limit` bytes are left; returns what was removed.
 
-        What an engine's directory shares stays on the disk until that directory is removed, too.
+        What an engine's directory shares stays on the disk until that directory is removed, too. Temporary files of
+        processes that were killed while they added a file are removed as well.
         """
-        limit = self._limit if limit is None else limit
+        if limit is None:
+            limit = self._limit
         if limit is None:
             limit = shutil.disk_usage(self.root).total // 2 if self.root.exists() else 0
+        for temporary in self._files.glob("??/.*"):
+            with suppress(FileNotFoundError):  # its process has finished with it
+                # The time of the last change to the inode, because `keep` sets the modification time to a fixed one.
+                if temporary.stat().st_ctime < time.time() - _ABANDONED_AFTER:
+                    temporary.unlink()
         removed = []
         remaining_size = 0
         for cached in self.entries():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import InvalidRequest
 from enginefarm.contract.manifest import FileEntry
+from enginefarm.transfer import node_cache
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.pull import Transfer, pull
 from tests.enginefarm.farm_double import FarmDouble
@@ -163,6 +165,41 @@ def test_verify_removes_a_file_that_the_disk_damaged(cache: Cache, tmp_path: Pat
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [right for _, right in cache.verify()] == [False]
     assert cache.entries() == []
+
+
+def test_a_file_that_another_process_is_adding_is_not_listed_verified_or_pruned(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(BIG)
+    entry = FileEntry(path="a", digest=of_bytes(BIG), size=len(BIG))
+    link_or_copy = node_cache._link_or_copy
+
+    def look_while_the_file_has_a_temporary_name(source: Path, target: Path, entry: FileEntry) -> bool:
+        is_right = link_or_copy(source, target, entry)
+        assert cache.entries() == []
+        assert list(cache.verify()) == []
+        assert cache.prune(0) == []
+        return is_right
+
+    monkeypatch.setattr(node_cache, "_link_or_copy", look_while_the_file_has_a_temporary_name)
+    cache.keep(source, entry)
+    assert [cached.digest for cached in cache.entries()] == [entry.digest]
+
+
+def test_prune_removes_a_temporary_file_whose_process_was_killed(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = cache.root / "sha256" / "ab" / ".0123456789abcdef"
+    temporary.parent.mkdir(parents=True)
+    temporary.write_bytes(b"half")
+    cache.prune()
+    assert temporary.exists()
+
+    in_two_hours = time.time() + 7200
+    monkeypatch.setattr("enginefarm.transfer.node_cache.time.time", lambda: in_two_hours)
+    cache.prune()
+    assert not temporary.exists()
 
 
 class TestSdk:
