@@ -228,7 +228,9 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    return "no answer in time" if isinstance(error, ConnectTimeoutError) else type(cause).__name__
+    if isinstance(error, ConnectTimeoutError):
+        return "no answer in time"
+    return type(cause).__name__
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.client import responses as standard_phrases
 
 from pydantic import ValidationError
@@ -56,4 +57,6 @@ def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
 
 
 def _class_of_status(status: int) -> type[EnginefarmError]:
-    return _BY_STATUS.get(status, InvalidRequest if status < 500 else FarmError)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return FarmError
+    return _BY_STATUS.get(status, InvalidRequest)

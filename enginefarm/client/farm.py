@@ -130,7 +130,9 @@ class Farm:
         Raises:
             WaitTimedOut: after `timeout` seconds.
         """
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        deadline = math.inf
+        if timeout is not None:
+            deadline = time.monotonic() + timeout
         # For the error: a caller who gives up wants to know what the build waits for.
         state, reason = "not known", ""
         for build in build_changes(self._connection, build_id, deadline=deadline, patience=self.patience):
@@ -325,4 +327,6 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _json(body: BaseModel | Mapping[str, Any]) -> Any:
-    return body.model_dump(mode="json") if isinstance(body, BaseModel) else dict(body)
+    if isinstance(body, BaseModel):
+        return body.model_dump(mode="json")
+    return dict(body)

@@ -80,8 +80,16 @@ class HttpPool:
         )
 
     def _manager(self, url: str) -> urllib3.PoolManager:
-        scheme = parse_url(url).scheme
-        proxy = self._proxy(url)
+        """The pool for `url`, through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for it."""
+        parsed = parse_url(url)
+        scheme, host = parsed.scheme, parsed.host or ""
+        proxy: str | None = None
+        # A proxy would take a loopback address for its own. NO_PROXY may list a host with its port.
+        if host not in _LOOPBACK and not proxy_bypass(host) and not proxy_bypass(f"{host}:{parsed.port}"):
+            proxy = self._proxies.get(scheme or "") or self._proxies.get("all") or None
+        if proxy and "://" not in proxy:
+            # HTTP_PROXY=proxy:3128 is common, and other programs accept it.
+            proxy = f"http://{proxy}"
         with self._lock:
             idle_since, self._used_at = self._used_at, time.monotonic()
             if self._used_at - idle_since > _IDLE_SECONDS:
@@ -91,19 +99,6 @@ class HttpPool:
             if (scheme, proxy) not in self._managers:
                 self._managers[scheme, proxy] = _new_manager(scheme, proxy)
             return self._managers[scheme, proxy]
-
-    def _proxy(self, url: str) -> str | None:
-        """The proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for `url`; None if it is asked directly."""
-        parsed = parse_url(url)
-        host = parsed.host or ""
-        # A proxy would take a loopback address for its own. NO_PROXY may list a host with its port.
-        if host in _LOOPBACK or proxy_bypass(host) or proxy_bypass(f"{host}:{parsed.port}"):
-            return None
-        proxy = self._proxies.get(parsed.scheme or "") or self._proxies.get("all")
-        if not proxy:
-            return None
-        # HTTP_PROXY=proxy:3128 is common, and other programs accept it.
-        return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _new_manager(scheme: str | None, proxy: str | None) -> urllib3.PoolManager:
@@ -138,6 +133,7 @@ def _trust() -> ssl.SSLContext:
     return _tls_context(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
 
 
+# Loading the system's certificates takes tens of milliseconds, and each pool needs a context.
 @cache
 def _tls_context(cafile: str | None, capath: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=cafile, capath=capath)

@@ -51,12 +51,14 @@ def log_lines(connection: Connection, path: str, *, patience: float, ended: Call
 
 
 def _chunks(connection: Connection, path: str, offset: int, *, follow: bool) -> Iterator[bytes]:
-    with connection.stream(
-        path,
-        params={"follow": 1 if follow else None, "offset": offset or None},
-        headers={},
-        waits=_QUIET_SECONDS if follow else 0,
-    ) as response:
+    params: dict[str, int] = {}
+    waits = 0.0
+    if offset:
+        params["offset"] = offset
+    if follow:
+        params["follow"] = 1
+        waits = _QUIET_SECONDS
+    with connection.stream(path, params=params, headers={}, waits=waits) as response:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise InvalidRequest(f"the log is shorter than the {offset} bytes that were read: it was replaced")
         yield from response.chunks

@@ -24,13 +24,14 @@ def fetch_build(
     Args:
         wait: seconds for which the farm may delay its response until the build changes.
     """
-    response = connection.request(
-        "GET",
-        f"/v1/builds/{path_segment(build_id)}",
-        params={"wait": None if wait is None else round(wait, 3)},
-        headers={"If-None-Match": etag} if etag else {},
-        waits=wait or 0,
-    )
+    params: dict[str, float] = {}
+    headers: dict[str, str] = {}
+    if wait is not None:
+        params["wait"] = round(wait, 3)
+    if etag:
+        headers["If-None-Match"] = etag
+    path = f"/v1/builds/{path_segment(build_id)}"
+    response = connection.request("GET", path, params=params, headers=headers, waits=wait or 0)
     if response.status == HTTPStatus.NOT_MODIFIED:
         return None, etag
     return connection.parse(Build, response), response.headers.get("etag")

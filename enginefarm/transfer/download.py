@@ -133,9 +133,11 @@ class _WorkQueue:
                     self._changed.wait()
                 if self._is_closed or not self._open_files:
                     return
+                # Verified first: a file that turns out to be wrong adds parts, which should not come at the end.
                 work: Part | PartialFile = (
                     self._unverified.popleft() if self._unverified else self._missing.popleft()
                 )  # fmt: skip
+            # Outside the lock: the connection works on it before it asks for more.
             yield work
 
     def close_file(self, file: PartialFile) -> None:
@@ -173,22 +175,19 @@ class _Connection:
             try:
                 if not isinstance(work, PartialFile):
                     self._fetch_part(file, work[1])
-                self._verify(file)
+                # Hash the file as far as it has arrived. Wrong bytes are fetched again, up to _MAX_RESTARTS times.
+                try:
+                    if file.verify(self._stop.is_set):
+                        self._queue.close_file(file)
+                except IntegrityError:
+                    # An empty file cannot be downloaded again: it has no part that could arrive.
+                    if file.restarts == _MAX_RESTARTS or not file.entry.size:
+                        raise
+                    file.restart()
+                    self._queue.put_back(file)
             except (IntegrityError, NotFound) as error:
                 # The farm withdraws an engine whose stored bytes are damaged, so that no other node fetches them.
                 raise type(error)(error.detail + self._links.report_damage(file.entry.path)) from error
-
-    def _verify(self, file: PartialFile) -> None:
-        """Hash the file as far as it has arrived. One with wrong bytes is fetched again, up to _MAX_RESTARTS times."""
-        try:
-            if file.verify(self._stop.is_set):
-                self._queue.close_file(file)
-        except IntegrityError:
-            # An empty file cannot be downloaded again: it has no part that could arrive.
-            if file.restarts == _MAX_RESTARTS or not file.entry.size:
-                raise
-            file.restart()
-            self._queue.put_back(file)
 
     def _fetch_part(self, file: PartialFile, number: int) -> None:
         """Fetch what is missing of a part, over as many requests as it takes.

@@ -106,7 +106,23 @@ class PartialFile:
         self._hasher = hashlib.sha256()  # of the first `_hashed_parts` parts
         self._hashed_parts = 0
         self._descriptor = os.open(target, _OPEN_FLAGS, 0o666)
-        self._resume()
+
+        # Count what an earlier pull left in the file.
+        size = os.fstat(self._descriptor).st_size
+        if self._part_count == 1:
+            if size > entry.size:  # a longer file is another file
+                os.ftruncate(self._descriptor, 0)
+                size = 0
+            self._arrived[0] = size
+        elif size == entry.size:
+            for number in journal.recorded(entry.path) & set(self.part_numbers):
+                self._arrived[number] = self.end(number) - number * part_size
+        else:
+            # A new file, or one of another size, in which the recorded parts are not where they should be.
+            journal.forget(entry.path)
+            os.ftruncate(self._descriptor, entry.size)
+        self._finished.update(number for number in self.part_numbers if self.is_complete(number))
+        on_bytes(sum(self._arrived))
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -201,20 +217,3 @@ class PartialFile:
                 raise IntegrityError(f"{self.entry.path}: another program shortened it while it was fetched")
             self._hasher.update(chunk)
             offset += len(chunk)
-
-    def _resume(self) -> None:
-        """Count what an earlier pull left in the file."""
-        size = os.fstat(self._descriptor).st_size
-        if self._part_count == 1:
-            if size > self.entry.size:  # a longer file is another file
-                os.ftruncate(self._descriptor, 0)
-                size = 0
-            self._arrived[0] = size
-        elif size == self.entry.size:
-            for number in self._journal.recorded(self.entry.path) & set(self.part_numbers):
-                self._arrived[number] = self.end(number) - number * self._part_size
-        else:
-            self._journal.forget(self.entry.path)
-            os.ftruncate(self._descriptor, self.entry.size)
-        self._finished = {number for number in self.part_numbers if self.is_complete(number)}
-        self._on_bytes(sum(self._arrived))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,12 @@ def pull_layout(
         layout = read_serving(root / engine_path).layouts.get(name)
         if layout is None or layout.engine != engine_path:
             raise IntegrityError(f"engine {engine.key[:12]}: the layout that the farm states is not in its {FILE}")
+        layout_files = _LayoutFiles(destination, layout)
         if exists:
-            _require_same(destination, layout)
+            layout_files.require_same()
         else:
-            _write(root, destination, layout)
+            layout_files.write(root)
+            # Last, so that a server never reads a tree in which a file is missing.
             root.rename(destination)
     return destination
 
@@ -108,23 +109,27 @@ def _section(summary: Any, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _contents(destination: Path, layout: Layout) -> Iterator[tuple[str, str]]:
-    """(path, text) of each file of the layout at `destination`, besides the engine's own."""
-    for path, text in layout.files.items():
-        yield path, filled(text, engine=destination / layout.engine, layout=destination)
+class _LayoutFiles:
+    """The files of a layout besides the engine's own. Their texts name `destination` and the engine's path in it."""
 
+    def __init__(self, destination: Path, layout: Layout) -> None:
+        self._destination = destination
+        self._folders = layout.folders
+        self._texts: dict[str, str] = {}  # by path
+        for path, text in layout.files.items():
+            self._texts[path] = filled(text, engine=destination / layout.engine, layout=destination)
 
-def _write(root: Path, destination: Path, layout: Layout) -> None:
-    """The texts name `destination`, which `root` is about to become."""
-    for folder in layout.folders:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for path, text in _contents(destination, layout):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
+    def write(self, root: Path) -> None:
+        """Write them below `root`, which is about to be renamed to the destination."""
+        for folder in self._folders:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for path, text in self._texts.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
 
-
-def _require_same(destination: Path, layout: Layout) -> None:
-    for path, text in _contents(destination, layout):
-        target = destination / path
-        if not target.is_file() or target.read_text() != text:
-            raise Conflict(f"{target} is not what the layout has there: name another place, or remove it first")
+    def require_same(self) -> None:
+        """Raises Conflict if a file at the destination differs."""
+        for path, text in self._texts.items():
+            target = self._destination / path
+            if not target.is_file() or target.read_text() != text:
+                raise Conflict(f"{target} is not what the layout has there: name another place, or remove it first")
