@@ -1,4 +1,4 @@
-"""`make planted`: plant each fault in a copy of the checkout and see whether the tests notice."""
+"""`make planted`: plant each fault in a copy of the checkout and run the tests that must fail with it."""
 
 from __future__ import annotations
 
@@ -12,52 +12,56 @@ from pathlib import Path
 from tests.planted.guards import GUARDS, Guard
 from tests.servers.server import CHECKOUT
 
-_NOTICED = 1  # pytest's status when tests failed; anything else says nothing of the guard
+_TESTS_FAILED = 1  # pytest's exit status; any other one means that the tests did not run
 
 
 def main() -> None:
-    missed = [guard for guard in GUARDS if not _noticed(guard)]
+    missed = [guard for guard in GUARDS if not is_noticed(guard)]
     print(f"{len(GUARDS) - len(missed)} of {len(GUARDS)} planted faults were noticed")
     sys.exit(bool(missed))
 
 
-def _noticed(guard: Guard) -> bool:
+def is_noticed(guard: Guard) -> bool:
+    """Plant the fault of one guard, run its tests and print the outcome."""
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        copy = Path(folder) / "checkout"
-        _copy(copy)
-        plant(guard, copy)
+        checkout = Path(folder) / "checkout"
+        copy_checkout(checkout)
+        plant(guard, checkout)
         argv = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *guard.tests.split()]
-        done = subprocess.run(argv, cwd=copy, env=_environment(copy), capture_output=True, text=True, check=False)
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    noticed = done.returncode == _NOTICED and bool(failed) and failed[0].startswith("FAILED")
-    print(
-        f"{'noticed' if noticed else 'MISSED '}  {guard.name}: {failed[0][:160] if failed else done.stdout[-300:]}",
-        flush=True,
-    )
+        # Child processes of the tests must import the copy, too.
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        process = subprocess.run(argv, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    failures = [line for line in process.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    # An ERROR is a fixture or an import that broke: then the test did not get as far as the guard.
+    noticed = process.returncode == _TESTS_FAILED and bool(failures) and failures[0].startswith("FAILED")
+    outcome = "noticed" if noticed else "MISSED "
+    evidence = failures[0][:160] if failures else process.stdout[-300:]
+    print(f"{outcome}  {guard.name}: {evidence}", flush=True)
     return noticed
 
 
 def plant(guard: Guard, checkout: Path) -> None:
-    """Raises ValueError if the guard is not where the table says, or there twice."""
+    """Replace the guard in `checkout` by its fault.
+
+    Raises:
+        ValueError: the guard's text does not occur exactly once in its file, because the code has changed.
+    """
     file = checkout / guard.file
     source = file.read_text()
-    if source.count(guard.text) != 1:
-        raise ValueError(
-            f"{guard.file} has {guard.text!r} {source.count(guard.text)} times: bring the table up to date"
-        )
-    file.write_text(source.replace(guard.text, guard.instead))
+    count = source.count(guard.text)
+    if count != 1:
+        raise ValueError(f"{guard.file} has {guard.text!r} {count} times, not once: update tests/planted/guards.py")
+    file.write_text(source.replace(guard.text, guard.fault))
 
 
-def _copy(target: Path) -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (CHECKOUT / name).is_file():
+def copy_checkout(target: Path) -> None:
+    """Copy the files that git tracks, with their uncommitted changes."""
+    argv = ["git", "ls-files", "-z"]
+    listing = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listing.split("\0")):
+        if (CHECKOUT / name).is_file():  # a file that was deleted is listed until the deletion is committed
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(CHECKOUT / name, target / name)
-
-
-def _environment(copy: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(copy)}
 
 
 if __name__ == "__main__":
