@@ -31,12 +31,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all if none is given")
     names = parser.parse_args().names or list(BENCHMARKS)
-    if unknown := [name for name in names if name not in BENCHMARKS]:
-        parser.error(f"there is no benchmark {', '.join(unknown)}: expected one of {', '.join(BENCHMARKS)}")
+    # Before the servers start: a typing error should not cost a minute.
+    for name in names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name}: expected one of {', '.join(BENCHMARKS)}")
     gib = psutil.virtual_memory().total / (1 << 30)
     machine = f"{os.cpu_count()} cores, {gib:.0f} GiB, Python {platform.python_version()}"
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}", flush=True)
     with Ground() as ground:
+        # Printed one by one, so that an interrupted run has shown what it measured.
         for name in names:
             print(f"\n{BENCHMARKS[name](ground)}", flush=True)
 

@@ -17,7 +17,13 @@ _ROUNDS = 3  # of each server, alternating: a busy machine slows both alike, and
 
 
 def run(ground: Ground) -> Table:
-    bodies = _built(ground)
+    # The salt is an option of the tests' toolchain that makes each engine another one.
+    specs = [ground.farm.spec(ground.model, salt=f"cached {number}") for number in range(_ENGINES)]
+    # The engines exist before the load begins: each of its submits is answered from the catalogue.
+    for spec in specs:
+        ended = ground.client.wait(ground.client.submit(spec).id, timeout=120)
+        assert ended.state == "succeeded", ended.error
+    bodies = list(map(json.dumps, specs))
     port, _ = ground.bare_route
     farm_port = int(ground.farm.urls[0].rpartition(":")[2])
     farm, bare = [], []
@@ -38,17 +44,8 @@ def run(ground: Ground) -> Table:
     )
 
 
-def _built(ground: Ground) -> list[str]:
-    """Build engines; return bodies of requests for them."""
-    # The salt is an option of the tests' toolchain that makes each engine another one.
-    specs = [ground.farm.spec(ground.model, salt=f"cached {number}") for number in range(_ENGINES)]
-    for build in [ground.client.submit(spec) for spec in specs]:
-        ended = ground.client.wait(build.id, timeout=120)
-        assert ended.state == "succeeded", ended.error
-    return [json.dumps(spec) for spec in specs]
-
-
 def _load(port: int, bodies: list[str], headers: dict[str, str], expect: str) -> dict[str, float]:
+    # A process of its own: its clock must not wait for the threads of this one.
     argv = [sys.executable, "-m", "benchmarks.load", str(port), "/v1/builds", str(_SECONDS), str(CONNECTIONS)]
     requests = json.dumps({"headers": headers, "bodies": bodies, "expect": expect})
     process = subprocess.run(argv, input=requests, capture_output=True, text=True, check=False, cwd=CHECKOUT)

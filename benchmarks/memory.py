@@ -15,11 +15,11 @@ _MIB = 1 << 20
 
 
 def run(ground: Ground) -> Table:
-    api, worker = (process.pid for process in ground.farm.processes)
-    bare_route = ground.bare_route[1].pid
+    api, worker = ground.farm.processes
+    bare_route = ground.bare_route[1]
     lines = [
-        *_lines("API, with the sweep in it", api, bare_route),
-        *_lines("worker, idle (its baseline: a bare Celery worker)", worker, ground.bare_celery.pid),
+        *_lines("API, with the sweep in it", api.pid, bare_route.pid),
+        *_lines("worker, idle (its baseline: a bare Celery worker)", worker.pid, ground.bare_celery.pid),
         *_lines("broker (Valkey)", ground.valkey.pid),
         *_lines("PostgreSQL, all its processes", ground.postgres.pid),
     ]
@@ -27,7 +27,9 @@ def run(ground: Ground) -> Table:
 
 
 def _lines(name: str, farm_pid: int, bare_pid: int | None = None) -> list[Line]:
-    baseline = {} if bare_pid is None else _memory(bare_pid)
+    baseline: dict[str, float] = {}
+    if bare_pid is not None:
+        baseline = _memory(bare_pid)
     lines = []
     for kind, used in _memory(farm_pid).items():
         lines.append(Line(f"{name}, {kind}", "MiB", used, baseline.get(kind)))

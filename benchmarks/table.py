@@ -13,7 +13,8 @@ class Line:
     baseline: float | None = None
     aim: str = ""  # what the figure should be
 
-    def cells(self) -> tuple[str, ...]:
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """Name, unit, farm, baseline, ratio, aim; without a baseline its cell and the ratio's are empty."""
         if self.baseline is None:
             return self.name, self.unit, _short(self.farm), "", "", self.aim
         return self.name, self.unit, _short(self.farm), _short(self.baseline), f"{self.ratio:.2f}", self.aim
@@ -32,17 +33,20 @@ class Table:
 
     def __str__(self) -> str:
         """Markdown, so that it can go into docs/measurements.md as it is."""
-        rows = [("", "unit", "farm", self.baseline, "ratio", "aim"), *(line.cells() for line in self.lines)]
+        rows = [("", "unit", "farm", self.baseline, "ratio", "aim"), *map(Line.cells, self.lines)]
+        # Padded, so that it reads well on a terminal, too.
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        header, *body = (_row(row, widths) for row in rows)
-        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        return "\n".join([f"### {self.title}", "", header, rule, *body])
-
-
-def _row(cells: tuple[str, ...], widths: list[int]) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-    return "| " + " | ".join(padded) + " |"
+        texts = []
+        for cells in rows:
+            padded = map(str.ljust, cells, widths)
+            texts.append("| " + " | ".join(padded) + " |")
+        dashes = ["-" * (width + 2) for width in widths]
+        rule = "|" + "|".join(dashes) + "|"
+        return "\n".join([f"### {self.title}", "", texts[0], rule, *texts[1:]])
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    # Three digits at most: the noise of a shared machine is larger than the fourth.
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -9,8 +9,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from minio import Minio
@@ -26,41 +26,34 @@ _BARE = "bare/rank0.engine"
 
 def _client(server: dict[str, str]) -> Minio:
     endpoint = urlsplit(server["endpoint"]).netloc
+    # With a region the SDK does not ask the server for it before each transfer.
     client = Minio(endpoint, server["access"], server["secret"], secure=False, region="us-east-1")
     if not client.bucket_exists(_BUCKET):
         client.make_bucket(_BUCKET)
     return client
 
 
-def _upload_bare(path: Path, server: dict[str, str]) -> Callable[[], Any]:
-    client = _client(server)
-    return lambda: client.fput_object(_BUCKET, _BARE, str(path))
-
-
-def _download_bare(path: Path, server: dict[str, str]) -> Callable[[], Any]:
-    client = _client(server)
-    return lambda: client.fget_object(_BUCKET, _BARE, str(path))
-
-
-def _upload(path: Path, server: dict[str, str]) -> Callable[[], Any]:
-    store = S3Store(_BUCKET, "engines", S3Settings(server["endpoint"], server["access"], server["secret"]))
-    # The farm's worker knows the digest from writing the manifest; it is checked again while the bytes leave.
-    name = digest.of_file(path)
-    return lambda: store.put(path, name, path.stat().st_size)
-
-
-def _pull(path: Path, server: dict[str, str]) -> Callable[[], Any]:
-    farm = Farm(server["url"])
-    engine = farm.engine(server["key"])
-    return lambda: pull(farm, engine, path, transfer=Transfer(), any_platform=True)
-
-
 def main() -> None:
     kind, path = sys.argv[1], Path(sys.argv[2])
-    server = json.loads(sys.argv[3])
-    transfers = {"upload": _upload, "upload_bare": _upload_bare, "pull": _pull, "download_bare": _download_bare}
+    server: dict[str, str] = json.loads(sys.argv[3])
     # Clients are made and digests computed before the clock starts.
-    transfer = transfers[kind](path, server)
+    transfer: Callable[[], object]
+    match kind:
+        case "upload":
+            store = S3Store(_BUCKET, "engines", S3Settings(server["endpoint"], server["access"], server["secret"]))
+            # The farm's worker knows the digest from writing the manifest; it is checked again while the bytes leave.
+            transfer = partial(store.put, path, digest.of_file(path), path.stat().st_size)
+        case "upload_bare":
+            transfer = partial(_client(server).fput_object, _BUCKET, _BARE, str(path))
+        case "pull":
+            farm = Farm(server["url"])
+            # No cache: with one, only the first round would transfer bytes.
+            transfer = partial(pull, farm, farm.engine(server["key"]), path, transfer=Transfer(), any_platform=True)
+        case "download_bare":
+            # The object that an upload_bare left: one that the farm stored has another name.
+            transfer = partial(_client(server).fget_object, _BUCKET, _BARE, str(path))
+        case _:
+            sys.exit(f"there is no transfer {kind!r}: expected upload, upload_bare, pull or download_bare")
     started = time.monotonic()
     transfer()
     seconds = time.monotonic() - started

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.servers.s3 import Swift
 from tests.servers.server import new_data_dir
 
 _GIB = float(os.environ.get("ENGINEFARM_BENCH_GIB", "1"))
+_MIB = 1 << 20
 _READERS = 8  # as many as a node has GPUs
 _ROUNDS = 3 if _GIB <= 1 else 1  # a round with a large file takes minutes, and noise matters less
 
@@ -42,80 +43,74 @@ def run(ground: Ground) -> Table:
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # /tmp may be in memory, and a disk is to be measured
         root = Path(folder)
         source = root / "rank0.engine"
-        _random_file(source, int(_GIB * (1 << 30)))
-        lines = [*_on_s3(root / "s3", source), *_in_a_folder(root / "folder", source)]
+        # Random, because a store or a file system may compress zeros.
+        with source.open("xb") as stream:
+            for _ in range(int(_GIB * 1024)):
+                stream.write(os.urandom(_MIB))
+        lines = [*_on_s3(root / "s3", source)]
+        folder_root = root / "folder"
+        folder_root.mkdir()
+        with published(folder_root, files={"rank0.engine": source}) as farm:
+            lines += _pulls(farm, folder_root, "a folder")
+            lines.append(_shared(farm, folder_root))
     return Table(f"Transfers of {_GIB:g} GiB, everything on one machine", "unverified", tuple(lines))
 
 
 def _on_s3(root: Path, source: Path) -> Iterator[Line]:
     root.mkdir()
-    with _swift() as swift:
-        parts = urlsplit(swift.url)
+    with ExitStack() as stack:
+        # Not below `root`: Swift needs a file system with extended attributes.
+        data_dir = new_data_dir("swift", xattrs=True)
+        stack.callback(shutil.rmtree, data_dir)
+        swift = stack.enter_context(Swift(data_dir))
+        url = urlsplit(swift.url)
         server = {
-            "endpoint": f"http://{parts.hostname}:{parts.port}",
-            "access": unquote(parts.username or ""),
-            "secret": unquote(parts.password or ""),
+            "endpoint": f"http://{url.hostname}:{url.port}",
+            "access": unquote(url.username or ""),
+            "secret": unquote(url.password or ""),
         }
         sdk = _spent("upload_bare", source, server)
         farm_upload = _spent("upload", source, server)
         yield _rate("upload to S3, beside the SDK's fput_object", farm_upload, sdk, "≥ 0.9")
         yield Line("upload: CPU s/GiB", "s", farm_upload.cpu / _GIB, sdk.cpu / _GIB)
-        yield Line("upload: peak RSS", "MiB", farm_upload.rss / (1 << 20), sdk.rss / (1 << 20), "≤ 150")
+        yield Line("upload: peak RSS", "MiB", farm_upload.rss / _MIB, sdk.rss / _MIB, "≤ 150")
         settings: dict[str, Any] = {
             "STORE_URL": "s3://enginefarm/engines", "S3_ENDPOINT": server["endpoint"],
             "S3_ACCESS_KEY": server["access"], "S3_SECRET_KEY": server["secret"],
         }  # fmt: skip
         with published(root, files={"rank0.engine": source}, **settings) as farm:
-            yield from _pulls(farm, root, "S3", lambda: _bare_download(root / "bare", server))
+            yield from _pulls(farm, root, "S3", server)
 
 
-def _in_a_folder(root: Path, source: Path) -> Iterator[Line]:
-    root.mkdir()
-    with published(root, files={"rank0.engine": source}) as farm:
-        yield from _pulls(farm, root, "a folder")
-        yield _shared(farm, root)
-
-
-@dataclass(frozen=True)
-class _Round:
-    pull: Spent
-    curl: Spent
-    verified_curl: Spent  # curl, and what it leaves undone: sync and sha256sum
-    sdk: Spent | None
-
-
-def _pulls(
-    farm: Published, root: Path, store: str, download_by_sdk: Callable[[], Spent] | None = None
-) -> Iterator[Line]:
-    """Lines for pulls from one store."""
+def _pulls(farm: Published, root: Path, store: str, s3_server: dict[str, str] | None = None) -> Iterator[Line]:
+    """Lines for pulls from one store; with `s3_server`, compared with the SDK's download, too."""
+    pulls, curls, verified_curls, sdk_downloads = [], [], [], []
+    link = f"{farm.url}/v1/engines/{farm.key}/files/rank0.engine"
+    pull_target, curl_target, sdk_target = root / "pulled", root / "curled", root / "bare"
     # Alternated, because the machine is not the same from one minute to the next; the median of each counts.
-    rounds = [_round(farm, root, download_by_sdk) for _ in range(_ROUNDS)]
-    pull = _median([round_.pull for round_ in rounds])
-    curl = _median([round_.curl for round_ in rounds])
-    verified_curl = _median([round_.verified_curl for round_ in rounds])
-    yield _rate(f"pull from {store}, beside curl, sha256sum and sync", pull, verified_curl)
+    for _ in range(_ROUNDS):
+        pulls.append(_spent("pull", pull_target, {"url": farm.url, "key": farm.key}))
+        shutil.rmtree(pull_target)
+        curl = _timed(["curl", "--silent", "--show-error", "--location", "--output", str(curl_target), link])
+        # A pull does more than curl: its bytes are verified and on the disk when it ends.
+        sync = _timed(["sync", str(curl_target)])
+        sha256sum = _timed(["sha256sum", str(curl_target)])
+        curl_target.unlink()
+        curls.append(curl)
+        verified_curls.append(Spent(curl.wall + sync.wall + sha256sum.wall, curl.cpu + sync.cpu + sha256sum.cpu))
+        if s3_server is not None:
+            sdk_downloads.append(_spent("download_bare", sdk_target, s3_server))
+            sdk_target.unlink()
+    pull, curl = _median(pulls), _median(curls)
+    yield _rate(f"pull from {store}, beside curl, sha256sum and sync", pull, _median(verified_curls))
     yield _rate(f"pull from {store}, beside curl", pull, curl, "≥ 0.9")
-    sdk_rounds = [round_.sdk for round_ in rounds if round_.sdk is not None]
     sdk_rss = None
-    if sdk_rounds:
-        sdk = _median(sdk_rounds)
-        sdk_rss = sdk.rss / (1 << 20)
+    if sdk_downloads:
+        sdk = _median(sdk_downloads)
+        sdk_rss = sdk.rss / _MIB
         yield _rate(f"pull from {store}, beside the SDK's fget_object", pull, sdk, "≥ 0.9")
     yield Line(f"pull from {store}: CPU s/GiB", "s", pull.cpu / _GIB, curl.cpu / _GIB)
-    yield Line(f"pull from {store}: peak RSS", "MiB", pull.rss / (1 << 20), sdk_rss, "≤ 150")
-
-
-def _round(farm: Published, root: Path, download_by_sdk: Callable[[], Spent] | None) -> _Round:
-    pull = _spent("pull", root / "pulled", {"url": farm.url, "key": farm.key})
-    shutil.rmtree(root / "pulled")
-    link = f"{farm.url}/v1/engines/{farm.key}/files/rank0.engine"
-    curled = root / "curled"
-    curl = _timed(["curl", "--silent", "--show-error", "--location", "--output", str(curled), link])
-    sync = _timed(["sync", str(curled)])
-    sha256sum = _timed(["sha256sum", str(curled)])
-    curled.unlink()
-    verified_curl = Spent(curl.wall + sync.wall + sha256sum.wall, curl.cpu + sync.cpu + sha256sum.cpu)
-    return _Round(pull, curl, verified_curl, download_by_sdk() if download_by_sdk else None)
+    yield Line(f"pull from {store}: peak RSS", "MiB", pull.rss / _MIB, sdk_rss, "≤ 150")
 
 
 def _median(rounds: Sequence[Spent]) -> Spent:
@@ -126,21 +121,18 @@ def _shared(farm: Published, root: Path) -> Line:
     """Pull with eight processes of one node at once, each to its own directory."""
     environment = {**os.environ, "ENGINEFARM_URL": farm.url, "ENGINEFARM_CACHE": str(root / "cache")}
     program = [sys.executable, "-m", "enginefarm.cli", "pull", farm.key, "--any-platform"]
-    running = [
-        subprocess.Popen(
-            [*program, str(root / f"node{n}")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    processes = {}
+    for number in range(_READERS):
+        target = root / f"node{number}"
+        processes[target] = subprocess.Popen(
+            [*program, str(target)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        for n in range(_READERS)
-    ]
-    assert [process.wait() for process in running] == [0] * _READERS
-    inodes = {(root / f"node{n}" / "rank0.engine").stat().st_ino for n in range(_READERS)}
+    # Hard links to one file have one inode: as many inodes as copies of the bytes.
+    inodes = set()
+    for target, process in processes.items():
+        assert process.wait() == 0, target
+        inodes.add((target / "rank0.engine").stat().st_ino)
     return Line(f"{_READERS} processes pull it at once: copies on the disk", "", len(inodes), None, "1")
-
-
-def _bare_download(target: Path, server: dict[str, str]) -> Spent:
-    spent = _spent("download_bare", target, server)
-    target.unlink()
-    return spent
 
 
 def _rate(name: str, farm: Spent, baseline: Spent, aim: str = "") -> Line:
@@ -163,24 +155,9 @@ def _measured(argv: Sequence[str]) -> tuple[Spent, str]:
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
+    # wait4, not `wait`: it returns the CPU time of this child alone.
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, argv
     cpu = usage.ru_utime + usage.ru_stime
     return Spent(time.monotonic() - started, cpu), output
-
-
-def _random_file(path: Path, size: int) -> None:
-    with path.open("xb") as stream:
-        for start in range(0, size, 1 << 20):
-            stream.write(os.urandom(min(1 << 20, size - start)))
-
-
-@contextmanager
-def _swift() -> Iterator[Swift]:
-    data = new_data_dir("swift", xattrs=True)
-    try:
-        with Swift(data) as server:
-            yield server
-    finally:
-        shutil.rmtree(data)
