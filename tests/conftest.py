@@ -1,4 +1,4 @@
-"""Real servers for every test that asks: started on first use, one of each a session."""
+"""Fixtures with real servers, started on first use, one of each per session; the order of parallel tests."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from tests.servers.server import Server, new_data_dir
 S = TypeVar("S", bound=Server)
 
 
-# Compilers and whole farms, minutes together.
-LONG = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/")
+# Folders whose tests run compilers or whole farms: minutes together.
+_LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in parallel, long ones go first and those that share a costly fixture stay on one process."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    """Let long tests start first, and keep tests that share a costly fixture on one process of pytest-xdist."""
+    # A long test that starts last would run alone while the other processes have nothing to do.
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG_TESTS))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    path = item.location[0]
-    if path.startswith(LONG[0]):
-        return LONG[0]
-    return item.name if path == "tests/farm/test_end_to_end.py" else path
+        group = item.location[0]
+        if group.startswith("tests/toolchains/aoti/"):
+            group = "tests/toolchains/aoti/"  # they share compiled engines
+        elif group == "tests/farm/test_end_to_end.py":
+            group = item.name  # each of them starts a farm of its own
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or fills the cache of whoever runs it."""
+    """Tests use an empty node cache, not the one of the user who runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGINEFARM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -45,15 +44,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Valkey]:
-    """A Redis-compatible server; whoever kills it starts it again."""
+    """A Redis-compatible server. A test that kills it must start it again."""
     yield from _serve(Valkey)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Databases]:
-    """The server that ENGINEFARM_TEST_POSTGRES_URL names, else one of our own."""
-    if named := os.environ.get("ENGINEFARM_TEST_POSTGRES_URL"):
-        yield Databases(named)
+    """The server that ENGINEFARM_TEST_POSTGRES_URL names, else one that the session starts."""
+    url = os.environ.get("ENGINEFARM_TEST_POSTGRES_URL")
+    if url:
+        yield Databases(url)
     else:
         for server in _serve(Postgres):
             yield server.databases
@@ -61,7 +61,7 @@ def postgres() -> Iterator[Databases]:
 
 @pytest.fixture
 def postgres_url(postgres: Databases) -> Iterator[str]:
-    """An empty database for this test alone."""
+    """The URL of an empty database for one test."""
     url = postgres.create()
     yield url
     postgres.drop(url)
@@ -69,7 +69,7 @@ def postgres_url(postgres: Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Swift]:
-    """A strict S3 server; whoever kills it starts it again."""
+    """A strict S3 server. A test that kills it must start it again."""
     yield from _serve(Swift, xattrs=True)
 
 

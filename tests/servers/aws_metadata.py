@@ -1,4 +1,4 @@
-"""The two services from which programs on AWS get temporary keys: instance metadata (IMDSv2) and STS."""
+"""The two services that issue temporary keys to programs on AWS: instance metadata (IMDSv2) and STS."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ROLE_PATH = "/latest/meta-data/iam/security-credentials/"
 
 
 class AwsMetadata:
-    """`with AwsMetadata(access_key, secret_key) as service:`; it issues these keys as temporary ones.
+    """Issues the given keys as temporary ones. Use it as a context manager.
 
     Args:
-        lifetime: how long issued keys are said to be valid. botocore refreshes keys in their last ten minutes.
+        lifetime: from the issue of keys to their expiration. botocore refreshes keys in their last ten minutes.
     """
 
     def __init__(self, access_key: str, secret_key: str, *, lifetime: timedelta = timedelta(hours=1)) -> None:

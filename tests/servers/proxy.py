@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that spoils what passes through it."""
+"""A TCP proxy on loopback that cuts connections and changes bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.servers.server import free_port
 
 
 class Proxy:
-    """Passes connections on to `target`, a port of 127.0.0.1.
+    """Forwards connections to `target`, a port of 127.0.0.1.
 
     Args:
-        cut_after: bytes of a connection's answer after which it is cut, for the first `cuts` connections that
-            get so far.
-        alter: what becomes of each piece that is sent to the target.
-        alter_answer: what becomes of each piece that it answers.
+        cut_after: bytes of the answer after which a connection is cut.
+        cuts: connections to cut; later ones are forwarded to their end.
+        alter: changes each piece that is sent to the target.
+        alter_answer: changes each piece of the target's answer.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Proxy:
         _close(client, server)
 
     def _answers(self, client: socket.socket, server: socket.socket) -> None:
-        passed = 0
+        forwarded = 0  # bytes
         with contextlib.suppress(OSError):
             while piece := server.recv(1 << 16):
-                passed += len(piece)
-                if self.cuts_left and passed > self._cut_after:
+                forwarded += len(piece)
+                if self.cuts_left and forwarded > self._cut_after:
                     self.cuts_left -= 1
                     break
                 client.sendall(self._alter_answer(piece))

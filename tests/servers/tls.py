@@ -1,4 +1,4 @@
-"""TLS in front of a server on loopback, with a certificate of an authority that nobody else knows."""
+"""Terminate TLS in front of a server on loopback, with a certificate of a private authority."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trustme
 
 
 class TlsFront:
-    """https://localhost:`port` for the server at `target`, a port of 127.0.0.1; `authority` is its CA's file."""
+    """https://localhost:`port` for the server on port `target` of 127.0.0.1; `authority` is the CA's PEM file."""
 
     def __init__(self, target: int, folder: Path) -> None:
         self.authority = folder / "authority.pem"
@@ -25,7 +25,7 @@ class TlsFront:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
+        self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -33,26 +33,27 @@ class TlsFront:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # which ends what is still connected
+        # The runner cancels the tasks of connections that are still open when `_serve` returns.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        async with await asyncio.start_server(self._connected, sock=self._listener, ssl=self._tls):
-            await self._over.wait()
+        async with await asyncio.start_server(self._forward, sock=self._listener, ssl=self._tls):
+            await self._stop.wait()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(_pass_on(reader, inner_writer), _pass_on(inner_reader, writer), return_exceptions=True)
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer), return_exceptions=True)
 
 
-async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     try:
-        while piece := await source.read(1 << 16):
-            target.write(piece)
+        while chunk := await source.read(1 << 16):
+            target.write(chunk)
             await target.drain()
     finally:
         target.close()
