@@ -20,9 +20,9 @@ from models.security.signing_key import create
 from models.settings import Settings
 from models.store import Store
 from tests.api.published import served, settings_in
-from tests.models.requests import CPU, HOST, add_worker, claim_now, manifest
+from tests.models.requests import CPU, HOST, add_worker, claim_now, one_file_manifest
 from tests.models.store.blobs import put_bytes
-from tests.promises import broken
+from tests.promises import broken_promises
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Site:
 
     def require_promises(self) -> None:
         with self.database.read() as session:
-            assert broken(session) == []
+            assert broken_promises(session) == []
 
 
 @contextmanager
@@ -81,14 +81,14 @@ def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], f
         held = claim_now(place.database, convert)
         put_bytes(place.store, b"weights")
         with place.database.write() as session:
-            publish_checkpoint(session, held, manifest("weights"), facts={}, steps={})
+            publish_checkpoint(session, held, one_file_manifest("weights"), facts={}, steps={})
     held = claim_now(place.database, asked.key)
     job = held.work.job
     columns = {
         "model": job.spec.model, "toolchain": job.toolchain, "version": job.version,
         "platform": CPU.model_dump(), "bound_to": held.document["platform"], "driver_binding": "branch",
         "spec": job.spec.model_dump(mode="json"),
-        "provenance": {"worker": "w1", "host": HOST.model_dump(), "checkpoint": manifest("weights").digest},
+        "provenance": {"worker": "w1", "host": HOST.model_dump(), "checkpoint": one_file_manifest("weights").digest},
     }  # fmt: skip
     with place.database.write() as session:
         publish_engine(session, held, made, engine=columns, steps={})

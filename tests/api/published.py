@@ -20,7 +20,7 @@ from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.opening import open_store
 from models.security import api_keys as access
 from models.settings import Settings
-from tests.models.requests import ENGINE, add_worker, claim_now, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, submit_request
 
 MODEL = "hf:Org/Tiny.Llama@" + "0" * 40
 FILES = {"config.json": b"{}", "lora/adapter.bin": b"a" * 70_000, "rank0.engine": bytes(range(256)) * 4096}
@@ -82,7 +82,7 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
     manifest, store = Manifest.of_directory(folder), open_store(settings, link_secret=b"s" * 32)
     for entry in manifest.files:
         store.put(folder / entry.path, entry.digest, entry.size)
-    wanted = request(MODEL)
+    wanted = new_request(MODEL)
     worker = add_worker(database)
     submit_request(database, wanted)
     for action in (wanted.convert, wanted.build):

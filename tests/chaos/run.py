@@ -15,7 +15,7 @@ from tests.chaos.farm import Farm, Loss, farm
 from tests.chaos.faults import Deck
 from tests.chaos.load import Book, Load
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
-from tests.promises import broken
+from tests.promises import broken_promises
 
 _TICK_SECONDS = 0.05
 _CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
@@ -116,7 +116,7 @@ def _goes_on(spent: float, plan: Plan, deck: Deck) -> bool:
 def _broken_now(farm: Farm) -> list[str]:
     try:
         with farm.base.database.read() as session:
-            return broken(session)
+            return broken_promises(session)
     except DatabaseUnavailable:
         return []
 

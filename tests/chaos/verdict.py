@@ -22,7 +22,7 @@ from models.settings import Settings
 from models.store import Store
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.load import Book
-from tests.promises import broken
+from tests.promises import broken_promises
 
 _COLLECTIONS = 2
 _GRACE_SECONDS = 11.0  # a little more than the farm's grace for blobs that nothing refers to
@@ -56,7 +56,7 @@ def judge(farm: Farm, book: Book) -> Verdict:
             unverified=list(_unverified(session, store)),
             orphans=list(_orphans(session, store)),
             broken=[
-                *broken(session),
+                *broken_promises(session),
                 *book.wrong_answers,
                 *_unexpected_ends(farm),
                 *_left_running(farm),

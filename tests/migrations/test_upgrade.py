@@ -27,7 +27,7 @@ from models.queries.removals import removals
 from models.settings import Settings
 from tests.migrations import catalogue_0001, catalogue_0006
 from tests.migrations.tables import Rows, insert_rows, read_rows
-from tests.models.requests import ENGINE, add_worker, manifest
+from tests.models.requests import ENGINE, add_worker, one_file_manifest
 
 BUILD = catalogue_0001.BUILD
 MAX_TRIES = Settings.model_fields["max_tries"].default
@@ -175,11 +175,11 @@ def test_work_of_the_last_release_is_claimed_published_and_listed(last_release: 
             assert claim_action(session, catalogue_0006.QUEUED_CONVERT, refusing, lease_seconds=30) is None
         convert = claim_action(session, catalogue_0006.QUEUED_CONVERT, "new", lease_seconds=30)
         assert convert is not None
-        announcements = publish_checkpoint(session, convert, manifest("weights"), facts={}, steps={})
+        announcements = publish_checkpoint(session, convert, one_file_manifest("weights"), facts={}, steps={})
         assert announcements == [(catalogue_0006.WAITING_BUILD, catalogue_0006.BUILD_QUEUE)]
         build = claim_action(session, catalogue_0006.WAITING_BUILD, "new", lease_seconds=30)
         assert build is not None
-        publish_engine(session, build, manifest("engine"), engine=ENGINE, steps={})
+        publish_engine(session, build, one_file_manifest("engine"), engine=ENGINE, steps={})
     with last_release.read() as session:
         engines = {engine.key for engine in list_engines(session, limit=10, cursor=None).items}
         assert engines == {BUILD, catalogue_0006.WAITING_BUILD}

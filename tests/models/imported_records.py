@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enginefarm.trust.provenance import VerifiedRecord
 from enginefarm.wire.engine_record import EngineRecord
 from models.lifecycle.submission import Request
-from tests.models.requests import CPU, manifest
+from tests.models.requests import CPU, one_file_manifest
 
 SIGNER = "a" * 64
 STARTED_AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -18,7 +18,7 @@ def imported_record(build_request: Request, content: str = "engine") -> Verified
     return VerifiedRecord(
         record=EngineRecord(
             key=build_request.build.key,
-            manifest=manifest(content),
+            manifest=one_file_manifest(content),
             checkpoint_document=build_request.convert.document,
             attestation={"payload": "as it came"},
         ),

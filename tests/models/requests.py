@@ -1,7 +1,8 @@
-"""Requests and workers for tests of the catalogue."""
+"""Make requests, workers, claims and manifests for tests of the catalogue."""
 
 from __future__ import annotations
 
+from enginefarm.contract import digest
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
@@ -33,18 +34,20 @@ FACTS = ModelFacts(
 )  # fmt: skip
 
 
-def work(stage: Stage) -> Work:
-    """The work of a stage that no test of the catalogue runs."""
+def new_work(stage: Stage) -> Work:
+    """The work of a stage, valid but never run: tests of the catalogue have no toolchain."""
     platform = CPU if stage is Stage.BUILD else None
     job = Job(stage=stage, toolchain="aoti", version="2.13.0", spec=SPEC, facts=FACTS, platform=platform)
     return Work(job=job)
 
 
-def request(model: str = "llama", limits: str = "small", queue: str = "build.q") -> Request:
-    """A request; equal arguments, equal keys."""
-    convert = NewAction(key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, work(Stage.CONVERT))
+def new_request(model: str = "llama", limits: str = "small", queue: str = "build.q") -> Request:
+    """A request for an engine and its checkpoint. Equal arguments make equal keys."""
+    convert = NewAction(
+        key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, new_work(Stage.CONVERT)
+    )
     build = NewAction(
-        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, work(Stage.BUILD)
+        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, new_work(Stage.BUILD)
     )
     return Request(
         convert=convert,
@@ -65,6 +68,7 @@ def submit_request(database: Database, build_request: Request) -> Accepted:
 
 
 def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = ("convert.q", "build.q")) -> str:
+    """Register a live worker for both stages; returns its id, which is its name."""
     capabilities = [Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])]
     with database.write() as session:
         register(session, name, name, Fingerprint(platform=CPU, host=HOST), capabilities, queues)
@@ -72,19 +76,20 @@ def add_worker(database: Database, name: str = "w1", queues: tuple[str, ...] = (
 
 
 def claim_now(database: Database, key: str, worker: str = "w1", lease: float = 30) -> Claim:
+    """Claim an action that the worker can claim at once, for `lease` seconds."""
     with database.write() as session:
         claim = claim_action(session, key, worker, lease_seconds=lease)
     assert claim is not None
     return claim
 
 
-def manifest(text: str = "engine") -> Manifest:
-    from enginefarm.contract import digest
-
+def one_file_manifest(text: str = "engine") -> Manifest:
+    """The manifest of a directory with one file, `config.json`, that contains `text`."""
     data = text.encode()
     return Manifest.of([FileEntry(path="config.json", digest=digest.of_bytes(data), size=len(data))])
 
 
+# What `publish_engine` records about an engine besides its key and manifest.
 ENGINE = {
     "model": "llama", "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(), "bound_to": {},
     "driver_binding": "branch", "spec": {}, "provenance": {},

@@ -1,4 +1,4 @@
-"""Run stages for tests: publish checkpoints and engines, fail attempts, through the functions that workers use."""
+"""Stages without a toolchain: claim, then publish or fail through the functions that workers use."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from models.catalogue.rows import ActionRow
 from models.lifecycle.leases import Claim, fail_attempt
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.submission import Request
-from tests.models.requests import ENGINE, claim_now, manifest, submit_request
+from tests.models.requests import ENGINE, claim_now, one_file_manifest, submit_request
 
 
 def run_convert(database: Database, build_request: Request, worker: str = "w1") -> None:
     claim = claim_now(database, build_request.convert.key, worker)
     with database.write() as session:
-        publish_checkpoint(session, claim, manifest("weights"), facts={}, steps={})
+        publish_checkpoint(session, claim, one_file_manifest("weights"), facts={}, steps={})
 
 
 def run_build(database: Database, build_request: Request, worker: str = "w1") -> None:
     claim = claim_now(database, build_request.build.key, worker)
     with database.write() as session:
-        publish_engine(session, claim, manifest("engine"), engine=ENGINE, steps={})
+        publish_engine(session, claim, one_file_manifest("engine"), engine=ENGINE, steps={})
 
 
 def build_engine(database: Database, build_request: Request, *, converter: str = "w1", builder: str = "w1") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests import promises
 from tests.simulation.clock import Clock, FaultyDatabase
-from tests.simulation.parts import MemoryStore
+from tests.simulation.doubles import MemoryStore
 
 _NAMED = """
     SELECT e.key, e.attempt, e.quarantined_at IS NOT NULL, a.attempt
@@ -43,7 +43,7 @@ class Invariants:
         if state == self._checked:
             return
         ask = self.database.ask
-        broken = promises.told(ask(promises.QUESTION))
+        broken = promises.describe(ask(promises.QUERY))
         broken += [
             f"I2, I5: {referrer} without its bytes: {blob}"
             for referrer, blob in ask(_REFERRED)

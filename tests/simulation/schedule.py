@@ -16,11 +16,11 @@ from enginefarm.wire.retention import CleanUpRequest
 from models.catalogue.rows import BuildRow
 from models.fleet.worker_control import release
 from models.lifecycle.submission import Request, cancel, submit
-from tests.models.requests import request
+from tests.models.requests import new_request
 from tests.simulation.clock import State
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.upkeep import Upkeep
-from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Parts, Worker
+from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Worker, World
 
 # A move makes one thing happen. It returns a line that says what it did, or None if there was nothing to do.
 Move = Callable[[], str | None]
@@ -39,22 +39,22 @@ _WORKERS = (("w1", 8, 1.0), ("w2", 8, 0.25), ("w3", 32, 4.0))  # name, memory in
 
 
 class Schedule:
-    def __init__(self, parts: Parts, tell: Callable[[str], None]) -> None:
-        self.parts = parts
+    def __init__(self, world: World, tell: Callable[[str], None]) -> None:
+        self.world = world
         self.tell = tell
         self.moves_made = 0  # moves that were undone count too
         self._frozen = set[Iterator[str]]()  # steps that must not continue inside `undone`
-        self.workers = [Worker(parts, *made) for made in _WORKERS]
-        self.invariants = Invariants(parts.database, parts.store, parts.clock)
-        grace = parts.random.choice(_GRACES)
+        self.workers = [Worker(world, *made) for made in _WORKERS]
+        self.invariants = Invariants(world.database, world.store, world.clock)
+        grace = world.random.choice(_GRACES)
         settings = SimpleNamespace(
             worker_seconds=30.0, max_tries=MAX_TRIES, retention=(), link_seconds=grace, gc_grace_seconds=grace,
             gc_checkpoint_days=0.0002,
         )  # fmt: skip
         self.control: Any = SimpleNamespace(
-            settings=settings, database=parts.database, announcer=parts.broker, store=parts.store
+            settings=settings, database=world.database, announcer=world.broker, store=world.store
         )
-        self.upkeep = upkeep = Upkeep(parts, self.control, self.invariants, self._random_request)
+        self.upkeep = upkeep = Upkeep(world, self.control, self.invariants, self._random_request)
         moves: dict[Move, float] = {
             self.submit: 5, self.cancel: 2, self.deliver: 12, self.work: 30, self.beat: 6, self.pass_time: 6,
             self.sweep: 6, self.crash: 3, self.leave: 1, self.start: 3, self.part_away: 1, self.lose_messages: 1,
@@ -63,7 +63,7 @@ class Schedule:
             self.stand_still: 2,
         }  # fmt: skip
         # Each schedule weighs the moves differently, so that in some schedules two rare moves are common and meet.
-        self._moves = {move: weight * parts.random.choice(_WEIGHT_FACTORS) for move, weight in moves.items()}
+        self._moves = {move: weight * world.random.choice(_WEIGHT_FACTORS) for move, weight in moves.items()}
 
     def begin(self) -> None:
         for worker in self.workers:
@@ -84,7 +84,7 @@ class Schedule:
 
     def _seed(self, name: str) -> None:
         self.tell(name)
-        self.parts.random.seed(name)
+        self.world.random.seed(name)
 
     def end(self, name: str) -> None:
         """Stop all faults; then every build must end and every blob without a reference must be deleted.
@@ -103,12 +103,12 @@ class Schedule:
 
         What ran when the block began does not continue inside it: a generator's progress cannot be undone.
         """
-        parts, upkeep = self.parts, self.upkeep
+        world, upkeep = self.world, self.upkeep
         self._frozen = {*upkeep.under_way, *(worker.running for worker in self.workers if worker.running is not None)}
-        objects = (*self.workers, parts.clock, parts.broker, parts.store, upkeep, self.invariants)
+        objects = (*self.workers, world.clock, world.broker, world.store, upkeep, self.invariants)
         states = [State(changed) for changed in objects]
         try:
-            with parts.database.undone():
+            with world.database.undone():
                 yield
         finally:
             self._frozen = set()
@@ -116,7 +116,7 @@ class Schedule:
                 state.restore()
 
     def _any_move(self) -> Move:
-        return self.parts.random.choices(list(self._moves), list(self._moves.values()))[0]
+        return self.world.random.choices(list(self._moves), list(self._moves.values()))[0]
 
     def _checked(self, move: Move) -> bool:
         """Make the move and check the promises; return False if there was nothing to do."""
@@ -128,22 +128,22 @@ class Schedule:
         if line is None:
             return False
         self.moves_made += 1
-        self.tell(f"{self.parts.clock.time:%H:%M:%S} {move.__name__}: {line}")
+        self.tell(f"{self.world.clock.time:%H:%M:%S} {move.__name__}: {line}")
         self.invariants.check()
         return True
 
     def _faults(self, share: float) -> None:
-        parts = self.parts
-        parts.database.faults = parts.broker.faults = parts.store.faults = share
-        parts.stages_fail = 4 * share
+        world = self.world
+        world.database.faults = world.broker.faults = world.store.faults = share
+        world.stages_fail = 4 * share
 
     def _come_to_an_end(self) -> None:
         """I4: after the last fault, every build ends within bounded time."""
-        self.parts.broker.away = self.parts.store.away = False
+        self.world.broker.away = self.world.store.away = False
         for _ in range(_ROUNDS):
             if not self._open_builds():
                 return
-            self.parts.clock.move(5)
+            self.world.clock.move(5)
             for move in (self._start_all_workers, self.sweep, self._work_off):
                 self._checked(move)
         raise Broken(f"I4: {self._open_builds()} builds are open, {_ROUNDS} rounds after the last fault")
@@ -157,18 +157,18 @@ class Schedule:
             unreferenced = self.invariants.unreferenced_blobs()
             if not unreferenced:
                 return
-            self.parts.clock.move(_LONG)
+            self.world.clock.move(_LONG)
         raise Broken(f"I5: nothing refers to these blobs, and they were not deleted: {unreferenced}")
 
     def _open_builds(self) -> int:
-        with self.parts.database.read() as session:
+        with self.world.database.read() as session:
             return session.execute(select(func.count()).where(BuildRow.state == "open")).scalar_one()
 
     def _start_all_workers(self) -> str:
         for worker in self.workers:
-            worker.leaving = False
+            worker.is_leaving = False
             worker.start()
-            with self.parts.database.write() as session:
+            with self.world.database.write() as session:
                 release(session, worker.name)
         return "all workers started"
 
@@ -176,10 +176,10 @@ class Schedule:
         """Let every busy worker finish; then deliver messages until there are none."""
         busy = 0
         for worker in [*self.workers, *self.workers]:  # twice: a later worker may leave an action to an earlier one
-            for _ in range(1 + len(self.parts.broker.messages)):
+            for _ in range(1 + len(self.world.broker.messages)):
                 busy += self._finish(worker)
-                if (key := self.parts.broker.take(worker.queues)) is not None:
-                    worker.hear(key)
+                if (key := self.world.broker.take(worker.queues)) is not None:
+                    worker.receive(key)
             busy += self._finish(worker)
         return f"{busy} steps"
 
@@ -191,41 +191,41 @@ class Schedule:
             steps += 1
             if self.upkeep.under_way:
                 self._checked(self.go_on)
-            elif self.parts.random.random() < _CLEAN_UPS:
+            elif self.world.random.random() < _CLEAN_UPS:
                 self._checked(self.upkeep.clean_up)
         return steps
 
     def submit(self) -> str:
         """Submit a request. Sometimes the API dies after the commit, before it announces."""
         request_ = self._random_request()
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             accepted = submit(session, request_)
-        if self.parts.random.random() > _FAULTS:
-            self.parts.broker.announce(accepted.announcements)
+        if self.world.random.random() > _FAULTS:
+            self.world.broker.announce(accepted.announcements)
         return f"{request_.build.key[:6]} {accepted.disposition}"
 
     def _random_request(self) -> Request:
         """One of four different requests, so that many submits are identical."""
-        random = self.parts.random
-        return request(random.choice(["llama", "qwen"]), random.choice(["small", "large"]))
+        random = self.world.random
+        return new_request(random.choice(["llama", "qwen"]), random.choice(["small", "large"]))
 
     def cancel(self) -> str | None:
-        with self.parts.database.read() as session:
+        with self.world.database.read() as session:
             builds = session.execute(select(BuildRow.id).order_by(BuildRow.seq)).scalars().all()
         if not builds:
             return None
-        build = self.parts.random.choice(builds)
+        build = self.world.random.choice(builds)
         self.invariants.cancelled.add(build)
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             return f"the build at {builds.index(build)}: {cancel(session, build)}"
 
     def deliver(self) -> str | None:
         """Deliver a message to an idle worker."""
-        worker = self._any(lambda worker: worker.alive and worker.running is None and not worker.leaving)
-        key = self.parts.broker.take(worker.queues) if worker else None
+        worker = self._any(lambda worker: worker.alive and worker.running is None and not worker.is_leaving)
+        key = self.world.broker.take(worker.queues) if worker else None
         if worker is None or key is None:
             return None
-        worker.hear(key)
+        worker.receive(key)
         return f"{worker.name} {worker.step()}"
 
     def work(self) -> str | None:
@@ -233,13 +233,13 @@ class Schedule:
         return self._several_steps(lambda: worker.step() if worker and worker.running else None)
 
     def beat(self) -> str | None:
-        worker = self._any(lambda worker: worker.held is not None)
+        worker = self._any(lambda worker: worker.claim is not None)
         return f"{worker.name} {worker.beat()}" if worker else None
 
     def pass_time(self) -> str:
         """Move the clock, sometimes past the end of a lease."""
-        seconds = self.parts.random.choice([1, 3, 10, 10, 25, 90])
-        self.parts.clock.move(seconds)
+        seconds = self.world.random.choice([1, 3, 10, 10, 25, 90])
+        self.world.clock.move(seconds)
         return f"{seconds} s"
 
     def go_on(self) -> str | None:
@@ -248,7 +248,7 @@ class Schedule:
     def _several_steps(self, step: Move) -> str | None:
         """Make several steps of one actor in a row, so that a schedule of limited length reaches later stages."""
         lines = []
-        for _ in range(self.parts.random.choice([1, 1, 3, 15])):
+        for _ in range(self.world.random.choice([1, 1, 3, 15])):
             line = step()
             if line is None:
                 break
@@ -268,10 +268,10 @@ class Schedule:
 
     def stand_still(self) -> str | None:
         """Freeze a worker past the end of its lease; then it continues while its successor works on the same action."""
-        late = self._any(lambda worker: worker.held is not None and worker.running not in self._frozen)
+        late = self._any(lambda worker: worker.claim is not None and worker.running not in self._frozen)
         if late is None:
             return None
-        self.parts.clock.move(LEASE_SECONDS + 1)
+        self.world.clock.move(LEASE_SECONDS + 1)
         for move in (self.start, self.sweep, self.deliver):
             self._checked(move)
         lines = []
@@ -287,7 +287,7 @@ class Schedule:
         worker = self._any(lambda worker: worker.alive)
         if worker is None:
             return None
-        worker.leaving = True
+        worker.is_leaving = True
         return worker.name
 
     def start(self) -> str | None:
@@ -299,16 +299,16 @@ class Schedule:
 
     def part_away(self) -> str:
         """Take the broker or the store down, or bring it back."""
-        part: Any = self.parts.random.choice([self.parts.broker, self.parts.store])
+        part: Any = self.world.random.choice([self.world.broker, self.world.store])
         part.away = not part.away
         return f"{type(part).__name__} {'away' if part.away else 'back'}"
 
     def lose_messages(self) -> str:
         """Empty the broker."""
-        lost = len(self.parts.broker.messages)
-        self.parts.broker.messages = []
+        lost = len(self.world.broker.messages)
+        self.world.broker.messages = []
         return f"{lost} lost"
 
     def _any(self, matches: Callable[[Worker], bool]) -> Worker | None:
         workers = [worker for worker in self.workers if matches(worker)]
-        return self.parts.random.choice(workers) if workers else None
+        return self.world.random.choice(workers) if workers else None

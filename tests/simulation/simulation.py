@@ -12,9 +12,9 @@ from pathlib import Path
 from enginefarm.contract.digest import Digest
 from tests.simulation import tree
 from tests.simulation.clock import Clock, FaultyDatabase
-from tests.simulation.parts import Broker, MemoryStore
+from tests.simulation.doubles import Broker, MemoryStore
 from tests.simulation.schedule import Schedule
-from tests.simulation.worker import Parts
+from tests.simulation.worker import World
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Simulation:
         self._database.restore(scene.database)
         self._clock.time = scene.time
         chance = random.Random(seed)
-        parts = Parts(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
-        parts.store.blobs = dict(scene.blobs)
-        for part in (parts.database, parts.broker, parts.store):
+        world = World(chance, self._clock, self._database, Broker(), MemoryStore(), self._scratch)
+        world.store.blobs = dict(scene.blobs)
+        for part in (world.database, world.broker, world.store):
             part.random = chance
-        return Schedule(parts, tell)
+        return Schedule(world, tell)
 
     def _after_builds(self) -> Scene:
         schedule = self.schedule(0)
@@ -68,8 +68,8 @@ class Simulation:
         worker.start()
         schedule.submit()
         schedule.submit()
-        while (key := schedule.parts.broker.take(worker.queues)) is not None:
-            worker.hear(key)
+        while (key := schedule.world.broker.take(worker.queues)) is not None:
+            worker.receive(key)
             while worker.running is not None:
                 worker.step()
-        return Scene(self._database.copy(), self._clock.time, schedule.parts.store.blobs)
+        return Scene(self._database.copy(), self._clock.time, schedule.world.store.blobs)

@@ -73,14 +73,14 @@ def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     late.start()
     other.start()
     schedule.submit()
-    convert = schedule.parts.broker.messages[0][0]
-    late.hear(convert)
+    convert = schedule.world.broker.messages[0][0]
+    late.receive(convert)
     while late.step() != "uploaded its log":
         pass  # nothing is published
-    schedule.parts.clock.move(LEASE_SECONDS + 1)
+    schedule.world.clock.move(LEASE_SECONDS + 1)
     schedule.sweep()
-    schedule.parts.clock.move(LEASE_SECONDS)
-    other.hear(convert)
+    schedule.world.clock.move(LEASE_SECONDS)
+    other.receive(convert)
     assert other.step().endswith("attempt 2")
     late.step()
     with pytest.raises(Broken, match="I3"):
@@ -101,7 +101,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     worker = schedule.workers[0]
     worker.start()
     schedule.submit()
-    worker.hear(schedule.parts.broker.messages[0][0])
+    worker.receive(schedule.world.broker.messages[0][0])
     while worker.step() != "uploaded its log":
         pass
     cleaning = in_steps(schedule.control, CleanUpRequest())

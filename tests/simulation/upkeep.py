@@ -32,7 +32,7 @@ from models.queries.engines import get_engine
 from models.retention.pins import set_pin
 from tests.models.imported_records import imported_record
 from tests.simulation.invariants import Invariants
-from tests.simulation.worker import Parts
+from tests.simulation.worker import World
 
 _AT_ONCE = 3
 _POLICIES = [
@@ -41,8 +41,8 @@ _POLICIES = [
 
 
 class Upkeep:
-    def __init__(self, parts: Parts, control: Any, invariants: Invariants, wanted: Callable[[], Request]) -> None:
-        self.parts = parts
+    def __init__(self, world: World, control: Any, invariants: Invariants, wanted: Callable[[], Request]) -> None:
+        self.world = world
         self.control = control
         self.invariants = invariants
         self._wanted = wanted
@@ -53,7 +53,7 @@ class Upkeep:
         tasks = [task for task in self.under_way if task not in but]
         if not tasks:
             return None
-        task = self.parts.random.choice(tasks)
+        task = self.world.random.choice(tasks)
         try:
             return next(task)
         except BaseException as error:  # an error ends the operation too
@@ -69,7 +69,7 @@ class Upkeep:
         return f"{killed} under way" if killed else None
 
     def clean_up(self) -> str | None:
-        policies = self.parts.random.choice(_POLICIES)
+        policies = self.world.random.choice(_POLICIES)
         return self._begin(in_steps(self.control, CleanUpRequest(policies=policies)))
 
     def repair(self) -> str | None:
@@ -86,15 +86,15 @@ class Upkeep:
 
     def _repair(self) -> Iterator[str]:
         """As the route does: read every served file outside a transaction, then withdraw the damaged engines."""
-        with self.parts.database.read() as session:
+        with self.world.database.read() as session:
             manifests = session.execute(select(EngineRow.manifest).order_by(EngineRow.key)).scalars().all()
             files = [entry for manifest in manifests for entry in read_manifest(session, manifest).files]
-        damaged = sorted({entry.digest for entry in damaged_files(self.parts.store, files)})
+        damaged = sorted({entry.digest for entry in damaged_files(self.world.store, files)})
         if damaged:
             yield f"{len(damaged)} blobs are damaged"
-            with self.parts.database.write() as session:
+            with self.world.database.write() as session:
                 withdrawn, announcements = withdraw_damaged(session, damaged)
-            self.parts.broker.announce(announcements)
+            self.world.broker.announce(announcements)
             yield f"{len(withdrawn.engines)} engines, {len(withdrawn.checkpoints)} checkpoints withdrawn"
 
     def _bring(self, wanted: Request) -> Iterator[str]:
@@ -104,34 +104,34 @@ class Upkeep:
             yield f"{digest} is missing"
             size = came.record.sizes[digest]
             if missing(self.control, {digest: size}):
-                self.parts.store.put_stream(iter([b"engine"]), digest, size)
-            with self.parts.database.write() as session:
+                self.world.store.put_stream(iter([b"engine"]), digest, size)
+            with self.world.database.write() as session:
                 mark_rewritten(session, [digest])
         yield "every blob is uploaded"
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             published = publish_import(session, came, imported_by=None)
-            require_stored(self.parts.store, came.record.sizes)
+            require_stored(self.world.store, came.record.sizes)
         yield f"{came.record.key[:6]} {'imported' if published else 'existed'}"
 
     def rot(self) -> str | None:
-        intact = [digest for digest in self.parts.store.blobs if self.parts.store.intact(digest)]
+        intact = [digest for digest in self.world.store.blobs if self.world.store.intact(digest)]
         if not intact:
             return None
-        digest = self.parts.random.choice(intact)
-        self.parts.store.rot(digest)
+        digest = self.world.random.choice(intact)
+        self.world.store.rot(digest)
         return digest
 
     def recall(self) -> str:
-        name = self.parts.random.choice(["w1", "w2", "w3"])
-        with self.parts.database.write() as session:
+        name = self.world.random.choice(["w1", "w2", "w3"])
+        with self.world.database.write() as session:
             withdrawn, announcements = recall(session, Recall(worker=name, reason="simulated"))
-        self.parts.broker.announce(announcements)
+        self.world.broker.announce(announcements)
         return f"{name}: {len(withdrawn.engines)} engines, {len(withdrawn.checkpoints)} checkpoints"
 
     def drain_or_release(self) -> str:
-        name = self.parts.random.choice(["w1", "w2", "w3"])
-        decide = self.parts.random.choice([drain, release])
-        with self.parts.database.write() as session:
+        name = self.world.random.choice(["w1", "w2", "w3"])
+        decide = self.world.random.choice([drain, release])
+        with self.world.database.write() as session:
             decide(session, name)
         return f"{decide.__name__} {name}"
 
@@ -140,9 +140,9 @@ class Upkeep:
         engine = self._any_engine()
         if engine is None:
             return None
-        pinned = self.parts.random.random() < 0.5
+        pinned = self.world.random.random() < 0.5
         self.invariants.pinned.discard(engine.key)
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             set_pin(session, engine.key, pinned=pinned)
             get_engine(session, engine.key)  # as the route does: it raises if the engine is not served
         if pinned:
@@ -154,16 +154,16 @@ class Upkeep:
         engine = self._any_engine()
         if engine is None:
             return None
-        with self.parts.database.read() as session:
+        with self.world.database.read() as session:
             files = read_manifest(session, engine.manifest).files
         note_pull(self.control, [engine.key])
         self.invariants.link({entry.digest for entry in files}, seconds=self.control.settings.link_seconds)
         return engine.key[:6]
 
     def _any_engine(self) -> EngineRow | None:
-        with self.parts.database.read() as session:
+        with self.world.database.read() as session:
             engines = session.execute(select(EngineRow).where(SERVED).order_by(EngineRow.key)).scalars().all()
-        return self.parts.random.choice(engines) if engines else None
+        return self.world.random.choice(engines) if engines else None
 
 
 def in_steps(control: Any, wanted: CleanUpRequest) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A worker as steps: between any two of them it can be killed, stand still, or hear that its lease is lost.
+"""A simulated worker that advances in steps: between any two it can crash, pause, or lose its lease.
 
 The steps are those of workers.runner and workers.stage_run, in their order, on the same functions of the catalogue;
 only the stage itself and the threads are left out.
@@ -38,7 +38,7 @@ from models.queue.names import Announcement, queues_by_memory
 from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
-from tests.simulation.parts import Broker, MemoryStore
+from tests.simulation.doubles import Broker, MemoryStore
 from workers.failures import StageFailed, StageStopped, StartDamaged, explain
 from workers.warm_start import WarmStart
 
@@ -55,8 +55,8 @@ _FAILURES = {
 
 
 @dataclass
-class Parts:
-    """What workers, control planes and the schedule share."""
+class World:
+    """The clock, servers and randomness that the workers, the control planes and the schedule share."""
 
     random: random.Random
     clock: Clock
@@ -64,19 +64,19 @@ class Parts:
     broker: Broker
     store: MemoryStore
     scratch: Path
-    stages_fail: float = 0.0
+    stages_fail: float = 0.0  # the share of stages that fail
 
 
 @dataclass
 class Worker:
-    parts: Parts
+    world: World
     name: str
     memory_gib: int
-    skew: float  # how fast its own clock runs
+    skew: float  # the speed of its own clock: 1.0 is right
     running: Iterator[str] | None = None
-    held: Claim | None = None
-    stopped: bool = False
-    leaving: bool = False
+    claim: Claim | None = None
+    is_stopped: bool = False
+    is_leaving: bool = False
     alive: bool = True
     _renewed: float = field(default=0.0)
 
@@ -85,220 +85,224 @@ class Worker:
         return ["convert.q", *queues_by_memory("build.q", self.memory_gib)]
 
     def report(self) -> None:
-        """That it is there."""
+        """Register it, as a real worker does again and again to show that it lives."""
         host = HOST.model_copy(update={"memory_gib": self.memory_gib})
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             register(session, self.name, self.name, Fingerprint(platform=CPU, host=host), _CAPABILITIES, self.queues)
 
     def crash(self) -> None:
-        """Nothing of it goes on; its row does not know."""
-        self.running, self.held, self.alive = None, None, False
+        """Stop everything it does. Its row and its lease stay as they are, as after kill -9."""
+        self.running, self.claim, self.alive = None, None, False
 
     def start(self) -> None:
-        self.alive, self.leaving = True, False
+        self.alive, self.is_leaving = True, False
         self.report()
 
-    def hear(self, key: str) -> None:
-        self.running, self.stopped = self._work(key), False
+    def receive(self, key: str) -> None:
+        """Begin to work on the action of a message."""
+        self.running, self.is_stopped = self._work(key), False
 
     def step(self) -> str:
-        """Go on to the next point at which it could be killed."""
+        """Advance to the next point at which a crash makes a difference; returns what happened, "idle" at the end."""
         assert self.running is not None
         try:
             return next(self.running)
         except StopIteration:
-            self.running, self.held = None, None
+            self.running, self.claim = None, None
             return "idle"
 
     def beat(self) -> str:
-        """The heartbeat's thread: it looks at the worker's own clock only to give up."""
-        assert self.held is not None
+        """Renew the lease once, as the heartbeat's thread does. Only giving up depends on the worker's own clock."""
+        assert self.claim is not None
         try:
-            with self.parts.database.write() as session:
-                renew(session, self.held, lease_seconds=LEASE_SECONDS, progress=0.5)
+            with self.world.database.write() as session:
+                renew(session, self.claim, lease_seconds=LEASE_SECONDS, progress=0.5)
             self._renewed = self._own_time()
         except Fenced:
-            self.stopped = True
+            self.is_stopped = True
             return "lost"
         except DatabaseUnavailable:
-            self.stopped = self.stopped or self._own_time() - self._renewed > 0.6 * LEASE_SECONDS
+            self.is_stopped = self.is_stopped or self._own_time() - self._renewed > 0.6 * LEASE_SECONDS
             return "unanswered"
         return "renewed"
 
     def _own_time(self) -> float:
-        return self.parts.clock.time.timestamp() * self.skew
+        return self.world.clock.time.timestamp() * self.skew
 
     def _work(self, key: str) -> Iterator[str]:
         try:
-            with self.parts.database.write() as session:
-                held = claim_action(session, key, self.name, lease_seconds=LEASE_SECONDS)
-            if held is None:
-                self._leave_to_others(key)
+            with self.world.database.write() as session:
+                claim = claim_action(session, key, self.name, lease_seconds=LEASE_SECONDS)
+            if claim is None:
+                self._announce_to_others(key)
                 return
         except DatabaseUnavailable:
-            return  # the message is lost, and perhaps the claim is ours unknown to us: the sweep sees to both
-        self.held, self._renewed = held, self._own_time()
-        yield f"claimed {held.stage} {key[:6]} attempt {held.attempt}"
+            # The message is lost, and the claim may be committed without the worker's knowledge. The sweep announces
+            # the action again in the first case and takes the lease back in the second.
+            return
+        self.claim, self._renewed = claim, self._own_time()
+        yield f"claimed {claim.stage} {key[:6]} attempt {claim.attempt}"
         try:
-            yield from self._stage(held)
+            yield from self._stage(claim)
         except Fenced:
-            yield from self._not_published(held)
+            yield from self._after_fence(claim)
         except StageStopped:
-            if self.leaving:
-                yield from self._ended(lambda: self._hand_back(held))
-            yield from self._save_log(held)
+            if self.is_leaving:
+                yield from self._write_end(lambda: self._hand_back(claim))
+            yield from self._save_log(claim)
         except Exception as error:
-            yield from self._failed(held, error)
+            yield from self._fail(claim, error)
 
-    def _leave_to_others(self, key: str) -> None:
-        with self.parts.database.read() as session:
+    def _announce_to_others(self, key: str) -> None:
+        with self.world.database.read() as session:
             announcement = reserved_for_others(session, key, self.name)
         if announcement is not None:
-            self.parts.broker.announce([announcement])
+            self.world.broker.announce([announcement])
 
-    def _stage(self, held: Claim) -> Iterator[str]:
-        self._fetch(held)
+    def _stage(self, claim: Claim) -> Iterator[str]:
+        self._fetch(claim)
         yield "fetched"
         self._check()
-        if self.parts.random.random() < self.parts.stages_fail:
-            raise StageFailed(self.parts.random.choice(list(_FAILURES.values())))
+        if self.world.random.random() < self.world.stages_fail:
+            raise StageFailed(self.world.random.choice(list(_FAILURES.values())))
         yield "ran"
-        # Every other attempt makes the same, so that one finds in the store what another left there.
-        files = {"config.json": _CONFIG, "output": f"{held.key}, version {held.attempt % 2}".encode()}
+        # Every other attempt makes the same bytes, so that an upload meets blobs of an earlier attempt in the store.
+        files = {"config.json": _CONFIG, "output": f"{claim.key}, version {claim.attempt % 2}".encode()}
         manifest = Manifest.of(FileEntry(path=p, digest=of_bytes(d), size=len(d)) for p, d in files.items())
         rewritten = yield from self._upload(files, manifest)
-        warmth = self._warm_file(held)
+        warmth = self._warm_file(claim)
         warmth.take_out()
         yield "uploaded its warm file"
-        yield from self._published(held, files, manifest, rewritten)
-        warmth.record(held, seconds=1.0)
+        yield from self._publish_stored(claim, files, manifest, rewritten)
+        warmth.record(claim, seconds=1.0)
         yield "kept its warm file"
 
-    def _warm_file(self, held: Claim) -> WarmStart:
-        """One for each queue: the last good run's."""
-        source = self._file(f"{held.queue}, version {held.attempt % 2}".encode())
-        return WarmStart(self.parts.database, self.parts.store, source, {"queue": held.queue})
+    def _warm_file(self, claim: Claim) -> WarmStart:
+        """Each queue has one warm file, of its last successful run. Its bytes change from attempt to attempt."""
+        source = self._file(f"{claim.queue}, version {claim.attempt % 2}".encode())
+        return WarmStart(self.world.database, self.world.store, source, {"queue": claim.queue})
 
     def _upload(self, files: dict[str, bytes], manifest: Manifest) -> Generator[str, None, frozenset[str]]:
-        """Returns what was known to be damaged, and is written anew."""
-        with self.parts.database.read() as session:
+        """Returns the digests that the catalogue lists as damaged; their bytes are uploaded again."""
+        with self.world.database.read() as session:
             damaged = frozenset(damaged_blobs(session, blob_sizes(manifest)))
         for entry in manifest.files:
             self._check()
             source = self._file(files[entry.path])
-            self.parts.store.put(source, entry.digest, entry.size, anew=entry.digest in damaged)
+            self.world.store.put(source, entry.digest, entry.size, anew=entry.digest in damaged)
             yield f"uploaded {entry.path}"
         return damaged
 
     def _file(self, data: bytes) -> Path:
-        """Schedules write the same few files again and again."""
-        path = self.parts.scratch / of_bytes(data)
+        # Kept by digest, because schedules write the same few files again and again.
+        path = self.world.scratch / of_bytes(data)
         if not path.exists():
             path.write_bytes(data)
         return path
 
-    def _fetch(self, held: Claim) -> None:
-        if held.checkpoint is None:
+    def _fetch(self, claim: Claim) -> None:
+        if claim.checkpoint is None:
             return
-        with self.parts.database.read() as session:
-            manifest = read_manifest(session, held.checkpoint)
+        with self.world.database.read() as session:
+            manifest = read_manifest(session, claim.checkpoint)
         for entry in manifest.files:
             try:
-                self.parts.store.verify(entry.digest, entry.size)
+                self.world.store.verify(entry.digest, entry.size)
             except (NotFound, IntegrityError) as error:
                 raise StartDamaged(entry.digest, error) from error
 
     def _check(self) -> None:
-        if self.stopped or self.leaving:
+        if self.is_stopped or self.is_leaving:
             raise StageStopped
 
-    def _published(
-        self, held: Claim, files: dict[str, bytes], manifest: Manifest, rewritten: frozenset[str]
+    def _publish_stored(
+        self, claim: Claim, files: dict[str, bytes], manifest: Manifest, rewritten: frozenset[str]
     ) -> Iterator[str]:
-        """What was in the store already may be collected until the moment of publishing: then it is sent again."""
+        """Publish. A blob that the store had already may be collected before the commit: then it is uploaded again."""
         while True:
-            log = self._upload_log(held)
+            log = self._upload_log(claim)
             yield "uploaded its log"
             try:
-                yield from self._until_answered(partial(self._publish, held, manifest, rewritten, log))
+                yield from self._write_until_answered(partial(self._publish, claim, manifest, rewritten, log))
                 return
             except NotStored as error:
                 yield error.detail
                 rewritten |= yield from self._upload(files, manifest)
 
-    def _upload_log(self, held: Claim) -> tuple[str, int]:
-        log = f"log of {held.key}, attempt {held.attempt}".encode()
-        return put_bytes(self.parts.store, log), len(log)
+    def _upload_log(self, claim: Claim) -> tuple[str, int]:
+        log = f"log of {claim.key}, attempt {claim.attempt}".encode()
+        return put_bytes(self.world.store, log), len(log)
 
     def _publish(
-        self, held: Claim, manifest: Manifest, rewritten: frozenset[str], log: tuple[str, int]
+        self, claim: Claim, manifest: Manifest, rewritten: frozenset[str], log: tuple[str, int]
     ) -> list[Announcement]:
         announcements: list[Announcement] = []
-        with self.parts.database.write() as session:
-            if held.stage == Stage.CONVERT:
-                announcements = publish_checkpoint(session, held, manifest, facts={}, steps={}, rewritten=rewritten)
+        with self.world.database.write() as session:
+            if claim.stage == Stage.CONVERT:
+                announcements = publish_checkpoint(session, claim, manifest, facts={}, steps={}, rewritten=rewritten)
             else:
-                publish_engine(session, held, manifest, engine=ENGINE, steps={}, rewritten=rewritten)
-            record_log(session, held.key, held.attempt, log)
-            require_stored(self.parts.store, blob_sizes(manifest) | dict([log]))
+                publish_engine(session, claim, manifest, engine=ENGINE, steps={}, rewritten=rewritten)
+            record_log(session, claim.key, claim.attempt, log)
+            require_stored(self.world.store, blob_sizes(manifest) | dict([log]))
         return announcements
 
-    def _not_published(self, held: Claim) -> Iterator[str]:
-        with self.parts.database.read() as session:
-            published = was_published(session, held)
-        yield "published, as it turned out" if published else "fenced"
+    def _after_fence(self, claim: Claim) -> Iterator[str]:
+        with self.world.database.read() as session:
+            published = was_published(session, claim)
+        # A commit whose answer was lost has published: the second try finds its own attempt ended, and is fenced.
+        yield "already published" if published else "fenced"
         if not published:
-            yield from self._save_log(held)
+            yield from self._save_log(claim)
 
-    def _hand_back(self, held: Claim) -> list[Announcement]:
-        with self.parts.database.write() as session:
-            return [hand_back(session, held)]
+    def _hand_back(self, claim: Claim) -> list[Announcement]:
+        with self.world.database.write() as session:
+            return [hand_back(session, claim)]
 
-    def _failed(self, held: Claim, error: Exception) -> Iterator[str]:
+    def _fail(self, claim: Claim, error: Exception) -> Iterator[str]:
         failure = explain(error)
         assert failure.cause != "internal", repr(error)
-        yield from self._save_log(held)
-        yield from self._ended(lambda: self._record(held, error, failure))
+        yield from self._save_log(claim)
+        yield from self._write_end(lambda: self._record_failure(claim, error, failure))
 
-    def _save_log(self, held: Claim) -> Iterator[str]:
+    def _save_log(self, claim: Claim) -> Iterator[str]:
         try:
-            log = self._upload_log(held)
+            log = self._upload_log(claim)
             yield "uploaded its log"
-            with self.parts.database.write() as session:
-                record_log(session, held.key, held.attempt, log)
-                require_stored(self.parts.store, dict([log]))
+            with self.world.database.write() as session:
+                record_log(session, claim.key, claim.attempt, log)
+                require_stored(self.world.store, dict([log]))
         except EnginefarmError as error:
             yield f"its log is not kept: {error.detail}"
 
-    def _ended(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
+    def _write_end(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
         try:
-            yield from self._until_answered(write)
+            yield from self._write_until_answered(write)
         except Fenced:
-            yield "its end does not count, or counts already"
+            yield "its end is fenced, or recorded already"
         except DatabaseUnavailable:
-            yield "its end stays unsaid"
+            yield "its end is not recorded"
 
-    def _record(self, held: Claim, error: Exception, failure: Failure) -> list[Announcement]:
+    def _record_failure(self, claim: Claim, error: Exception, failure: Failure) -> list[Announcement]:
         announcements: list[Announcement] = []
-        with self.parts.database.write() as session:
+        with self.world.database.write() as session:
             if isinstance(error, StartDamaged):
                 announcements = withdraw_damaged_checkpoint(
-                    session, held, error.digest, failure, max_tries=MAX_TRIES, steps={}
+                    session, claim, error.digest, failure, max_tries=MAX_TRIES, steps={}
                 )
             else:
-                fail_attempt(session, held, failure, max_tries=MAX_TRIES, steps={})
+                fail_attempt(session, claim, failure, max_tries=MAX_TRIES, steps={})
             quarantine_if_sick(session, self.name, after=_QUARANTINE_AFTER)
         return announcements
 
-    def _until_answered(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
-        """Write, again and again; then, unless it is killed between the two, announce."""
+    def _write_until_answered(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:
+        """Repeat `write` until its transaction is answered, then announce; a crash between the two loses messages."""
         while True:
             try:
                 announcements = write()
                 break
             except (DatabaseUnavailable, StoreUnavailable):
-                if self.stopped:
+                if self.is_stopped:
                     raise
                 yield "wrote without an answer"
         yield "committed"
-        self.parts.broker.announce(announcements)
+        self.world.broker.announce(announcements)

@@ -13,14 +13,14 @@ from sqlalchemy import event
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
-from tests.models.requests import add_worker, claim_now, request, submit_request
+from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 
 
 def test_progress_never_falls_back(tmp_path: Path) -> None:
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
+    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
     submit_request(database, wanted)
     add_worker(database)
@@ -40,7 +40,7 @@ def test_progress_never_falls_back(tmp_path: Path) -> None:
 
 def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path: Path) -> None:
     """A little is waited out; then the programs end, while nobody else can have the action yet."""
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
+    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
     submit_request(database, wanted)
     add_worker(database)
@@ -57,7 +57,7 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path:
 
 
 def test_a_catalogue_that_does_not_answer_at_all_keeps_no_programs_running(tmp_path: Path) -> None:
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), request()
+    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
     submit_request(database, wanted)
     add_worker(database)

@@ -16,9 +16,9 @@ from enginefarm.contract.work import (
     read_work,
     toolchain_of,
 )
-from tests.models.requests import work
+from tests.models.requests import new_work
 
-CONVERT, BUILD = work(Stage.CONVERT), work(Stage.BUILD)
+CONVERT, BUILD = new_work(Stage.CONVERT), new_work(Stage.BUILD)
 
 
 @pytest.mark.parametrize("written", [CONVERT, BUILD])

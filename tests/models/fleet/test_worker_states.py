@@ -16,7 +16,7 @@ from models.fleet.registration import deregister
 from models.fleet.roster import list_workers, live_workers, quarantined_workers_serving
 from models.fleet.worker_control import drain, quarantine, release
 from models.lifecycle.leases import claim_action
-from tests.models.requests import add_worker, request, submit_request
+from tests.models.requests import add_worker, new_request, submit_request
 
 
 def stored_state(database: Database, worker_id: str = "w1") -> str:
@@ -70,7 +70,7 @@ def test_a_quarantine_reaches_a_worker_of_an_older_program(database: Database) -
 
 def test_a_quarantine_stored_by_an_older_program_counts_as_one(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     becomes_older_program(database, state="draining", quarantined_at=now(), quarantine_reason="sick")
     assert shown_state(database) == "quarantined"

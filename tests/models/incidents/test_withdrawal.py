@@ -22,7 +22,7 @@ from models.lifecycle.submission import submit_again
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queries.builds import get_build
 from models.queries.engines import find_engine, get_engine, list_engines
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, run_build, run_convert
 
 
@@ -39,7 +39,7 @@ def recalled(database: Database, **build_request: object) -> tuple[list[str], li
 
 def test_a_withdrawn_engine_is_gone_for_every_reader_and_comes_back_new(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_id = build_engine(database, build_request)
     with database.write() as session:
         assert withdraw_engine(session, build_request.build.key, "a bad day")
@@ -67,7 +67,7 @@ def test_builds_wait_when_their_checkpoint_is_withdrawn(database: Database) -> N
     """Those that run are fenced: what they would publish comes from it."""
     add_worker(database)
     add_worker(database, "w2")
-    running, queued = request(limits="a"), request(limits="b")
+    running, queued = new_request(limits="a"), new_request(limits="b")
     for build_request in (running, queued):
         submit_request(database, build_request)
     run_convert(database, running)
@@ -79,7 +79,7 @@ def test_builds_wait_when_their_checkpoint_is_withdrawn(database: Database) -> N
     with database.write() as session, pytest.raises(Fenced):
         renew(session, claim, lease_seconds=30)
     with pytest.raises(Fenced), database.write() as session:
-        publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
+        publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={})
     run_convert(database, running)
     assert state(database, running.build.key) == state(database, queued.build.key) == "queued"
     run_build(database, running)
@@ -87,11 +87,11 @@ def test_builds_wait_when_their_checkpoint_is_withdrawn(database: Database) -> N
 
 def test_a_submit_converts_a_withdrawn_checkpoint_anew(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_engine(database, build_request)
     with database.write() as session:
         assert withdraw_checkpoint(session, build_request.convert.key, "bad") == []  # nobody waits for it
-    other = request(limits="other")
+    other = new_request(limits="other")
     assert submit_request(database, other).announcements == [(build_request.convert.key, "convert.q")]
     assert state(database, other.build.key) == "waiting"
 
@@ -99,12 +99,12 @@ def test_a_submit_converts_a_withdrawn_checkpoint_anew(database: Database) -> No
 def test_a_recall_by_worker_withdraws_its_output_and_what_was_built_from_it(database: Database) -> None:
     for name in ("sick", "well"):
         add_worker(database, name)
-    sick_build = request("sick build")
-    mixed, clean = request("mixed"), request("clean")
+    sick_build = new_request("sick build")
+    mixed, clean = new_request("mixed"), new_request("clean")
     build_engine(database, sick_build, converter="well", builder="sick")
     build_engine(database, mixed, converter="sick", builder="well")
     build_engine(database, clean, converter="well", builder="well")
-    busy = request("busy")
+    busy = new_request("busy")
     submit_request(database, busy)
     claim = claim_now(database, busy.convert.key, "sick")
     engines, checkpoints = recalled(database, worker="sick", reason="bad memory")
@@ -121,7 +121,7 @@ def test_a_recall_by_worker_withdraws_its_output_and_what_was_built_from_it(data
 
 def test_a_recall_is_limited_by_times(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_engine(database, build_request)
     with database.read() as session:
         before, after = (session.execute(select(now(seconds))).scalar_one() for seconds in (-60, 60))
@@ -140,7 +140,7 @@ def test_a_recall_without_a_criterion_is_refused(database: Database) -> None:
 
 def test_a_withdrawn_engine_is_submitted_again(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_engine(database, build_request)
     recalled(database, worker="w1")
     with database.write() as session:
@@ -151,7 +151,7 @@ def test_a_withdrawn_engine_is_submitted_again(database: Database) -> None:
 
 def test_a_damaged_blob_withdraws_its_engines_until_it_is_written_again(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_engine(database, build_request)
     blob = digest.of_bytes(b"engine")
     with database.write() as session:
@@ -160,10 +160,10 @@ def test_a_damaged_blob_withdraws_its_engines_until_it_is_written_again(database
     submit_request(database, build_request)
     claim = claim_now(database, build_request.build.key, "w1")
     with pytest.raises(IntegrityError, match="damaged"), database.write() as session:
-        publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
+        publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={})
     assert state(database, build_request.build.key) == "running"  # nothing of it was done
     with database.write() as session:
-        publish_engine(session, claim, manifest(), engine=ENGINE, steps={}, rewritten=[blob])
+        publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={}, rewritten=[blob])
     with database.read() as session:
         assert session.get_one(BlobRow, blob).damaged_at is None
         assert get_engine(session, build_request.build.key).contents[0].digest == blob
@@ -171,7 +171,7 @@ def test_a_damaged_blob_withdraws_its_engines_until_it_is_written_again(database
 
 def test_a_build_with_a_damaged_checkpoint_waits_for_a_new_one(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     accepted = submit_request(database, build_request)
     run_convert(database, build_request)
     claim = claim_now(database, build_request.build.key)

@@ -34,8 +34,8 @@ from models.lifecycle.recovery import mark_announced, queue_released_builds
 from models.lifecycle.submission import Request, cancel, submit
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.retention import removal
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
-from tests.promises import broken
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
+from tests.promises import broken_promises
 from tests.servers.postgres import Databases
 
 
@@ -63,8 +63,8 @@ class Scene:
 
     def contents(self, stage: str) -> Manifest:
         """Two files, one of which checkpoint and engine have in common."""
-        (of_stage,) = manifest(stage).files
-        (shared,) = manifest("shared").files
+        (of_stage,) = one_file_manifest(stage).files
+        (shared,) = one_file_manifest("shared").files
         return Manifest.of([of_stage, shared.model_copy(update={"path": "tokenizer.json"})])
 
 
@@ -77,7 +77,7 @@ def submits(session: Session, scene: Scene) -> bool:
 
 def submits_sibling(session: Session, scene: Scene) -> bool:
     """Submit another engine from the same checkpoint."""
-    return submit(session, request(scene.build_request.model, "sibling")).disposition is Disposition.CREATED
+    return submit(session, new_request(scene.build_request.model, "sibling")).disposition is Disposition.CREATED
 
 
 def cancels(session: Session, scene: Scene) -> bool:
@@ -262,7 +262,7 @@ def reach(catalogue: Database, situation: str) -> Scene:
     """Bring a new request into the situation."""
     for worker in ("sick", "well"):
         add_worker(catalogue, worker)
-    build_request = request()
+    build_request = new_request()
     scene = Scene(build_request, submit_request(catalogue, build_request).id)
     if situation == "converting is due":
         return scene
@@ -307,7 +307,7 @@ def test_two_concurrent_operations(
     scene = stage.set_up(situation)
     succeeded = at_once(stage.catalogue, pool, scene, (first, second))
     with stage.catalogue.read() as session:
-        assert broken(session) == []
+        assert broken_promises(session) == []
     if any(first in group and second in group for group in ONCE[situation]):
         assert sum(succeeded) == 1, succeeded
 

@@ -34,9 +34,9 @@ from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.retention.policies import engines_to_remove
 from tests.models.imported_records import SIGNER, STARTED_AT, imported_record
-from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claim_now, manifest, submit_request, work
+from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claim_now, new_work, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
-from tests.promises import broken
+from tests.promises import broken_promises
 
 CONVERT = convert_document(
     toolchain="aoti", version="2.13.0", model={"commit": "0" * 40}, precision=SPEC.precision,
@@ -52,8 +52,8 @@ KEY = key_of(BUILD)
 def same() -> Request:
     """What somebody asks for here, who wants this engine."""
     return Request(
-        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, work(Stage.CONVERT)),
-        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, work(Stage.BUILD)),
+        convert=NewAction(key_of(CONVERT), Stage.CONVERT, "convert.q", CONVERT, new_work(Stage.CONVERT)),
+        build=NewAction(KEY, Stage.BUILD, "build.q", BUILD, new_work(Stage.BUILD)),
         model=SPEC.model, toolchain="aoti", version="2.13.0", spec=SPEC.model_dump(mode="json"),
         platform=CPU.model_dump(), platform_label=CPU.label(), requested_by=None,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def imported(database: Database, came: VerifiedRecord | None = None) -> bool:
 
 def promised(database: Database) -> None:
     with database.read() as session:
-        assert broken(session) == []
+        assert broken_promises(session) == []
 
 
 def test_an_imported_engine_is_served_like_one_built_here(database: Database) -> None:
@@ -78,7 +78,11 @@ def test_an_imported_engine_is_served_like_one_built_here(database: Database) ->
     with database.read() as session:
         engine = get_engine(session, KEY)
         row = session.get_one(EngineRow, KEY)
-        assert (engine.manifest, engine.model, engine.document) == (manifest("engine").digest, SPEC.model, BUILD)
+        assert (engine.manifest, engine.model, engine.document) == (
+            one_file_manifest("engine").digest,
+            SPEC.model,
+            BUILD,
+        )
         assert (engine.checkpoint_document, engine.provenance) == (CONVERT, {"worker": "of the other farm"})
         assert original_envelope(session, row) == {"payload": "as it came"}
         assert session.get_one(ImportRow, (KEY, row.attempt)).imported_by == "admin"
@@ -129,7 +133,7 @@ def test_an_import_ends_the_builds_that_wait_for_its_engine(database: Database, 
     assert envelope is not None
     if claim is not None:
         with database.write() as session, pytest.raises(Fenced):
-            publish_engine(session, claim, manifest("too late"), engine=ENGINE, steps={})
+            publish_engine(session, claim, one_file_manifest("too late"), engine=ENGINE, steps={})
     assert submit_request(database, request).disposition is Disposition.CACHED
 
 
@@ -172,7 +176,7 @@ def test_a_withdrawn_import_is_built_anew_by_a_submit(database: Database) -> Non
     run_convert(database, request)
     claim = claim_now(database, request.build.key)
     with database.write() as session:
-        publish_engine(session, claim, manifest("built here"), engine=ENGINE, steps={})
+        publish_engine(session, claim, one_file_manifest("built here"), engine=ENGINE, steps={})
     promised(database)
     with database.read() as session:
         assert original_envelope(session, session.get_one(EngineRow, KEY)) is None  # the statement is about other bytes
@@ -197,7 +201,7 @@ def test_a_removed_engine_can_be_imported_again(database: Database) -> None:
 
 
 def test_an_import_with_damaged_bytes_is_refused(database: Database) -> None:
-    (entry,) = manifest("engine").files
+    (entry,) = one_file_manifest("engine").files
     imported(database)
     with database.write() as session:
         session.execute(update(BlobRow).where(BlobRow.digest == entry.digest).values(damaged_at=STARTED_AT))
@@ -251,7 +255,7 @@ def test_concurrent_imports_publish_one_engine(database: Database) -> None:
         start.wait(60)
         try:
             with database.write() as session:
-                publish_engine(session, claim, manifest("engine"), engine=ENGINE, steps={})
+                publish_engine(session, claim, one_file_manifest("engine"), engine=ENGINE, steps={})
         except Fenced:
             return False
         return True

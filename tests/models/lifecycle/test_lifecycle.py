@@ -23,7 +23,7 @@ from models.lifecycle.withdrawal import withdraw_checkpoint
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.queue.names import Announcement
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 
 LOST = Failure(cause="killed", fault=Fault.WORKER, detail="gone", retryable=True)
 CALLERS = Failure(cause="bad", fault=Fault.CALLER, detail="your model", retryable=False)
@@ -47,18 +47,18 @@ def count(database: Database, row: type) -> int:
 def convert_done(database: Database, key: str) -> list[Announcement]:
     claim = claim_now(database, key)
     with database.write() as session:
-        return publish_checkpoint(session, claim, manifest("weights"), facts={}, steps={})
+        return publish_checkpoint(session, claim, one_file_manifest("weights"), facts={}, steps={})
 
 
 def build_done(database: Database, key: str) -> None:
     claim = claim_now(database, key)
     with database.write() as session:
-        publish_engine(session, claim, manifest(), engine=ENGINE, steps={"build": 1.0})
+        publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={"build": 1.0})
 
 
 def test_a_build_passes_from_submit_to_engine(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     first = submit_request(database, build_request)
     assert first.disposition is Disposition.CREATED
     assert first.announcements == [(build_request.convert.key, "convert.q")]
@@ -78,13 +78,13 @@ def test_a_build_passes_from_submit_to_engine(database: Database) -> None:
 def test_builds_with_other_limits_share_the_checkpoint(database: Database) -> None:
     add_worker(database)
     convert_done(database, _submit_key(database, "small"))
-    other = submit_request(database, request(limits="large"))
-    assert other.announcements == [(request(limits="large").build.key, "build.q")]
+    other = submit_request(database, new_request(limits="large"))
+    assert other.announcements == [(new_request(limits="large").build.key, "build.q")]
     assert count(database, CheckpointRow) == 1
 
 
 def _submit_key(database: Database, limits: str) -> str:
-    build_request = request(limits=limits)
+    build_request = new_request(limits=limits)
     submit_request(database, build_request)
     return build_request.convert.key
 
@@ -92,7 +92,7 @@ def _submit_key(database: Database, limits: str) -> str:
 def test_concurrent_submits_make_one_action(database: Database) -> None:
     """I1: one created, the rest joined, whatever the interleaving."""
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: submit_request(database, request()), range(60)))
+        answers = list(pool.map(lambda _: submit_request(database, new_request()), range(60)))
     dispositions = [answer.disposition for answer in answers]
     assert dispositions.count(Disposition.CREATED) == 1
     assert dispositions.count(Disposition.JOINED) == 59
@@ -102,7 +102,7 @@ def test_concurrent_submits_make_one_action(database: Database) -> None:
 
 def test_a_submit_is_cached_although_the_checkpoint_was_removed(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     convert_done(database, build_request.convert.key)
     build_done(database, build_request.build.key)
@@ -115,7 +115,7 @@ def test_a_submit_is_cached_although_the_checkpoint_was_removed(database: Databa
 
 def test_a_joiner_that_races_the_end_is_never_left_open(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     convert_done(database, build_request.convert.key)
     stop = threading.Event()
@@ -140,7 +140,7 @@ def test_a_joiner_that_races_the_end_is_never_left_open(database: Database) -> N
 
 def test_only_one_worker_claims_an_action(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
 
     def take(_: int) -> bool:
@@ -155,7 +155,7 @@ def test_a_lost_lease_can_neither_renew_nor_publish(database: Database) -> None:
     """I3: the attempt number is checked in the publishing transaction."""
     add_worker(database)
     add_worker(database, "w2")
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     late = claim_now(database, build_request.convert.key, lease=-1)
     with database.write() as session:
@@ -165,7 +165,7 @@ def test_a_lost_lease_can_neither_renew_nor_publish(database: Database) -> None:
 
     for attempt_to in (
         lambda session: renew(session, late, lease_seconds=30),
-        lambda session: publish_checkpoint(session, late, manifest("stale"), facts={}, steps={}),
+        lambda session: publish_checkpoint(session, late, one_file_manifest("stale"), facts={}, steps={}),
         lambda session: fail_attempt(session, late, LOST, max_tries=3, steps={}),
         lambda session: hand_back(session, late),
     ):
@@ -173,7 +173,7 @@ def test_a_lost_lease_can_neither_renew_nor_publish(database: Database) -> None:
             attempt_to(session)
     assert count(database, CheckpointRow) == 0
     with database.write() as session:
-        publish_checkpoint(session, current, manifest("weights"), facts={}, steps={})
+        publish_checkpoint(session, current, one_file_manifest("weights"), facts={}, steps={})
     with database.read() as session:
         outcomes = session.execute(select(AttemptRow.outcome).order_by(AttemptRow.number)).scalars().all()
     assert outcomes == ["lost", "succeeded"]
@@ -181,7 +181,7 @@ def test_a_lost_lease_can_neither_renew_nor_publish(database: Database) -> None:
 
 def test_a_live_lease_does_not_expire(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key, lease=30)
     with database.write() as session:
@@ -193,7 +193,7 @@ def test_a_live_lease_does_not_expire(database: Database) -> None:
 
 def test_tries_are_capped_and_their_history_is_kept(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     accepted = submit_request(database, build_request)
     for _ in range(3):
         claim_now(database, build_request.convert.key, lease=-1)
@@ -210,7 +210,7 @@ def test_tries_are_capped_and_their_history_is_kept(database: Database) -> None:
 
 def test_a_failed_action_is_opened_again_with_fresh_tries(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
@@ -223,7 +223,7 @@ def test_a_failed_action_is_opened_again_with_fresh_tries(database: Database) ->
 
 def test_a_retry_waits_for_its_time(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
@@ -236,7 +236,7 @@ def test_a_retry_waits_for_its_time(database: Database) -> None:
 
 def test_a_handed_back_attempt_costs_no_try(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     for _ in range(5):
         claim = claim_now(database, build_request.convert.key)
@@ -248,7 +248,7 @@ def test_a_handed_back_attempt_costs_no_try(database: Database) -> None:
 def test_cancelling_one_build_leaves_the_action_to_the_others(database: Database) -> None:
     """I6: mine only."""
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     first, second = submit_request(database, build_request), submit_request(database, build_request)
     with database.write() as session:
         assert cancel(session, first.id)
@@ -262,7 +262,7 @@ def test_cancelling_one_build_leaves_the_action_to_the_others(database: Database
 
 def test_cancelling_the_last_build_cancels_the_action_and_fences_its_worker(database: Database) -> None:
     add_worker(database)
-    build_request, sibling = request(), request(limits="large")
+    build_request, sibling = new_request(), new_request(limits="large")
     first, other = submit_request(database, build_request), submit_request(database, sibling)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
@@ -280,15 +280,15 @@ def test_cancelling_the_last_build_cancels_the_action_and_fences_its_worker(data
 
 def test_a_failed_convert_fails_every_build_that_waits_for_it(database: Database) -> None:
     add_worker(database)
-    ids = [submit_request(database, request(limits=limits)).id for limits in ("a", "b")]
+    ids = [submit_request(database, new_request(limits=limits)).id for limits in ("a", "b")]
     with database.write() as session:
-        fail_action(session, request().convert.key, CALLERS)
+        fail_action(session, new_request().convert.key, CALLERS)
     assert [build_state(database, build_id) for build_id in ids] == [BuildState.FAILED] * 2
 
 
 def test_the_schema_refuses_what_the_code_must_never_do(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     nonsense = (
         {"state": "running"},  # without a lease
@@ -307,7 +307,7 @@ def test_the_schema_refuses_what_the_code_must_never_do(database: Database) -> N
 
 def test_the_sweep_announces_a_lost_message_once(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     with database.write() as session:
         assert sweeping.count_due_by_queue(session) == {"convert.q": 1}
@@ -319,7 +319,7 @@ def test_the_sweep_announces_a_lost_message_once(database: Database) -> None:
 
 
 def test_a_queued_build_says_why_it_waits(database: Database) -> None:
-    first, second = submit_request(database, request()), submit_request(database, request(model="other"))
+    first, second = submit_request(database, new_request()), submit_request(database, new_request(model="other"))
     with database.read() as session:
         assert "no live worker serves convert.q" in str(get_build(session, first.id).waiting_for)
     add_worker(database)
@@ -331,7 +331,7 @@ def test_a_queued_build_says_why_it_waits(database: Database) -> None:
 
 def test_two_publications_of_one_key_leave_one_engine(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     convert_done(database, build_request.convert.key)
     build_done(database, build_request.build.key)

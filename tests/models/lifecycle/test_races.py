@@ -20,7 +20,7 @@ from models.catalogue.rows import ActionRow
 from models.catalogue.states import MOVES, ActionState, Fenced
 from models.lifecycle.publication import publish_engine
 from models.lifecycle.transitions import move
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
 from tests.servers.postgres import Databases
 
@@ -92,7 +92,7 @@ def test_exactly_one_of_two_sessions_moves_an_action(
     catalogue: Database, source: ActionState, first: ActionState, second: ActionState, undo: bool
 ) -> None:
     """The second one has to wait for the first one's end, and then sees what that left."""
-    build_request = request(model=f"{source} {first} {second} {undo}")
+    build_request = new_request(model=f"{source} {first} {second} {undo}")
     submit_request(catalogue, build_request)
     key = build_request.build.key
     with catalogue.write() as session:
@@ -112,13 +112,13 @@ def test_exactly_one_of_two_sessions_moves_an_action(
 
 
 def test_a_submit_that_waited_for_a_publication_is_answered_with_its_engine(catalogue: Database) -> None:
-    build_request = request(model="published while a submit waits")
+    build_request = new_request(model="published while a submit waits")
     submit_request(catalogue, build_request)
     run_convert(catalogue, build_request)
     claim = claim_now(catalogue, build_request.build.key)
     with ThreadPoolExecutor(1) as pool:
         with catalogue.write() as session:
-            publish_engine(session, claim, manifest("engine"), engine=ENGINE, steps={})
+            publish_engine(session, claim, one_file_manifest("engine"), engine=ENGINE, steps={})
             late = pool.submit(submit_request, catalogue, build_request)
             wait_for_a_blocked_session(catalogue)
         assert (late.result(60).disposition, late.result().announcements) == (Disposition.CACHED, [])

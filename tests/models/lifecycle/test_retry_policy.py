@@ -22,7 +22,7 @@ from models.lifecycle.leases import claim_action, reserved_for_others, was_publi
 from models.lifecycle.publication import publish_checkpoint
 from models.queries.builds import get_build
 from models.queue.names import larger_memory_queue, queues_by_memory
-from tests.models.requests import CPU, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import CPU, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, fail_claim, make_due
 
 BROKEN = Failure(cause="device_fault", fault=Fault.WORKER, detail="Xid 79", retryable=True)
@@ -56,7 +56,7 @@ def why(database: Database, build_id: str) -> str:
 def test_a_retryable_failure_is_tried_on_other_workers_first(database: Database) -> None:
     for name in ("w1", "w2"):
         add_worker(database, name)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key, "w1"), BROKEN)
     assert not claims(database, build_request.convert.key, "w2")  # not before its time
@@ -71,7 +71,7 @@ def test_a_retryable_failure_is_tried_on_other_workers_first(database: Database)
 def test_an_action_returns_to_the_worker_that_failed_if_no_other_takes_it(database: Database) -> None:
     for name in ("w1", "w2"):
         add_worker(database, name)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key, "w1"), BROKEN)
     make_due(database, build_request.convert.key)
@@ -82,7 +82,7 @@ def test_an_action_returns_to_the_worker_that_failed_if_no_other_takes_it(databa
 
 def test_the_only_worker_tries_again(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key), BROKEN)
     make_due(database, build_request.convert.key)
@@ -91,7 +91,7 @@ def test_the_only_worker_tries_again(database: Database) -> None:
 
 def test_the_last_failure_names_the_earlier_causes(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     accepted = submit_request(database, build_request)
     for failure in (BROKEN, BROKEN.model_copy(update={"cause": "store_unavailable"}), BROKEN):
         make_due(database, build_request.convert.key)
@@ -107,7 +107,7 @@ def test_the_last_failure_names_the_earlier_causes(database: Database) -> None:
 def test_a_kill_for_memory_is_tried_once_on_a_larger_worker(database: Database) -> None:
     with_memory(database, "small", 24.0)
     with_memory(database, "large", 64.0)
-    build_request = request()
+    build_request = new_request()
     accepted = submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key, "small"), MEMORY)
     with database.read() as session:
@@ -122,7 +122,7 @@ def test_a_kill_for_memory_is_tried_once_on_a_larger_worker(database: Database) 
 def test_a_kill_for_memory_fails_without_a_larger_worker(database: Database) -> None:
     with_memory(database, "small", 24.0)
     with_memory(database, "as-small", 30.0)
-    build_request = request()
+    build_request = new_request()
     accepted = submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key, "small"), MEMORY)
     with database.read() as session:
@@ -138,7 +138,7 @@ def test_memory_classes() -> None:
 
 
 def fail_one(database: Database, name: str, failure: Failure = BROKEN) -> str | None:
-    build_request = request(name)
+    build_request = new_request(name)
     submit_request(database, build_request)
     fail_claim(database, claim_now(database, build_request.convert.key, "w1"), failure)
     with database.write() as session:
@@ -150,7 +150,7 @@ def test_a_worker_on_which_different_actions_fail_is_quarantined_until_released(
     assert fail_one(database, "a") is None
     assert fail_one(database, "b") == "2 different actions in a row failed on it (device_fault)"
     assert state(database, "w1") == "quarantined"
-    waiting = request("c")
+    waiting = new_request("c")
     accepted = submit_request(database, waiting)
     assert not claims(database, waiting.convert.key, "w1")
     assert "quarantined: w1 (2 different actions in a row" in why(database, accepted.id)
@@ -171,7 +171,7 @@ def test_failures_that_are_not_the_workers_fault_do_not_quarantine_it(database: 
 
 def test_one_action_that_fails_again_and_again_does_not_quarantine_a_worker(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     for _ in range(2):
         make_due(database, build_request.convert.key)
@@ -183,7 +183,7 @@ def test_one_action_that_fails_again_and_again_does_not_quarantine_a_worker(data
 def test_a_success_resets_the_count_of_failures(database: Database) -> None:
     add_worker(database)
     assert fail_one(database, "a") is None
-    build_engine(database, request("good"))
+    build_engine(database, new_request("good"))
     assert fail_one(database, "b") is None
 
 
@@ -212,7 +212,7 @@ def test_a_quarantine_outlives_a_restart_of_the_worker(database: Database) -> No
 
 def test_a_drained_worker_keeps_what_it_runs_and_takes_nothing_new(database: Database) -> None:
     add_worker(database)
-    first, second = request("a"), request("b")
+    first, second = new_request("a"), new_request("b")
     for build_request in (first, second):
         submit_request(database, build_request)
     claim = claim_now(database, first.convert.key)
@@ -229,13 +229,13 @@ def test_a_drained_worker_keeps_what_it_runs_and_takes_nothing_new(database: Dat
 
 def test_a_publisher_recognizes_its_own_unanswered_commit(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key)
     with database.read() as session:
         assert not was_published(session, claim)
     for expected in (nullcontext(), pytest.raises(Fenced)):
         with expected, database.write() as session:
-            publish_checkpoint(session, claim, manifest("weights"), facts={}, steps={})
+            publish_checkpoint(session, claim, one_file_manifest("weights"), facts={}, steps={})
     with database.read() as session:
         assert was_published(session, claim)

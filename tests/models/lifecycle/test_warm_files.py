@@ -8,7 +8,7 @@ from models.lifecycle.leases import Claim
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, record_warmth, save_warm_file
 from models.queries.builds import get_build
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 
 KEY = "a" * 64
 OLD, NEW = (StoredWarmFile(digest.of_bytes(data), len(data)) for data in (b"old", b"newer"))
@@ -16,15 +16,15 @@ OLD, NEW = (StoredWarmFile(digest.of_bytes(data), len(data)) for data in (b"old"
 
 def built(database: Database, limits: str, seconds: float) -> tuple[str, Claim]:
     """A build of the same model that took its stage so long; its id and claim."""
-    build_request = request(limits=limits)
+    build_request = new_request(limits=limits)
     accepted = submit_request(database, build_request)
     if any(key == build_request.convert.key for key, _ in accepted.announcements):
         claim = claim_now(database, build_request.convert.key)
         with database.write() as session:
-            publish_checkpoint(session, claim, manifest(), facts={}, steps={"convert": 99.0})
+            publish_checkpoint(session, claim, one_file_manifest(), facts={}, steps={"convert": 99.0})
     claim = claim_now(database, build_request.build.key)
     with database.write() as session:
-        publish_engine(session, claim, manifest(limits), engine=ENGINE, steps={"build": seconds})
+        publish_engine(session, claim, one_file_manifest(limits), engine=ENGINE, steps={"build": seconds})
     return accepted.id, claim
 
 

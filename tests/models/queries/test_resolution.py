@@ -17,7 +17,7 @@ from models.lifecycle.submission import NewAction, Request, submit
 from models.lifecycle.withdrawal import withdraw_engine
 from models.queries.resolution import resolve
 from models.queries.similarity import nearest
-from tests.models.requests import CPU, add_worker, claim_now, manifest, work
+from tests.models.requests import CPU, add_worker, claim_now, new_work, one_file_manifest
 
 MODEL = "hf:org/tiny"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -31,9 +31,9 @@ def publish(
     spec = BuildSpec.parse({"model": f"{MODEL}@{commit}", "toolchain": {"name": "aoti"}} | parts).model_dump()
     bound = platform or CPU.bound(frozenset({"os", "arch", "cpu_isa"}), "branch")
     identity = {"model": {"commit": commit}}
-    convert = NewAction(key_of(identity), Stage.CONVERT, "convert.q", identity, work(Stage.CONVERT))
+    convert = NewAction(key_of(identity), Stage.CONVERT, "convert.q", identity, new_work(Stage.CONVERT))
     document = {"spec": spec, "platform": bound}
-    build = NewAction(key_of(document), Stage.BUILD, "build.q", document, work(Stage.BUILD))
+    build = NewAction(key_of(document), Stage.BUILD, "build.q", document, new_work(Stage.BUILD))
     request = Request(convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None)
     add_worker(database)
     with database.write() as session:
@@ -41,7 +41,7 @@ def publish(
     if first == convert.key:
         claim = claim_now(database, convert.key)
         with database.write() as session:
-            publish_checkpoint(session, claim, manifest(), facts={}, steps={})
+            publish_checkpoint(session, claim, one_file_manifest(), facts={}, steps={})
     claim = claim_now(database, build.key)
     engine = {
         "model": spec["model"], "toolchain": "aoti", "version": "2.13.0", "platform": CPU.model_dump(),
@@ -49,7 +49,7 @@ def publish(
         "provenance": {"facts": {"own_limits": own_limits}} if own_limits else {},
     }  # fmt: skip
     with database.write() as session:
-        publish_engine(session, claim, manifest(build.key), engine=engine, steps={})
+        publish_engine(session, claim, one_file_manifest(build.key), engine=engine, steps={})
     return build.key
 
 
@@ -149,9 +149,9 @@ def near(database: Database) -> set[str]:
     asked = {"model": f"{MODEL}@{FIRST}", "toolchain": {"name": "aoti"}, "limits": limits(4)}
     spec = BuildSpec.parse(asked).model_dump()
     convert = NewAction(
-        key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, work(Stage.CONVERT)
+        key_of({"convert": 0}), Stage.CONVERT, "convert.q", {"model": {"commit": FIRST}}, new_work(Stage.CONVERT)
     )
-    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, work(Stage.BUILD))
+    build = NewAction(key_of({"build": 0}), Stage.BUILD, "build.q", {"platform": {}}, new_work(Stage.BUILD))
     build_request = Request(
         convert, build, spec["model"], "aoti", "2.13.0", spec, CPU.model_dump(), CPU.label(), None
     )  # fmt: skip

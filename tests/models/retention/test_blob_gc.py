@@ -23,7 +23,7 @@ from models.lifecycle.warm_files import StoredWarmFile, save_warm_file
 from models.retention import blob_gc as garbage
 from models.retention import removal
 from models.store import DirectoryStore, Links
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
 from tests.models.store.blobs import put_bytes
 
@@ -101,7 +101,7 @@ def test_a_referenced_blob_stays(database: Database, store: DirectoryStore) -> N
     add_worker(database)
     put_bytes(store, DATA)
     log = (put_bytes(store, b"log"), 3)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
@@ -117,7 +117,7 @@ def test_a_referenced_blob_stays(database: Database, store: DirectoryStore) -> N
 def test_a_log_that_an_older_farm_wrote_without_a_row_stays(database: Database, store: DirectoryStore) -> None:
     add_worker(database)
     log = (put_bytes(store, b"log"), 3)
-    build_request = request()
+    build_request = new_request()
     submit_request(database, build_request)
     claim = claim_now(database, build_request.convert.key)
     with database.write() as session:
@@ -266,44 +266,44 @@ def test_a_manifest_can_be_published_while_it_is_removed(
     postgresql: Database, store: DirectoryStore, pool: ThreadPoolExecutor
 ) -> None:
     add_worker(postgresql)
-    build_request = request()
+    build_request = new_request()
     submit_request(postgresql, build_request)
     run_convert(postgresql, build_request)
     claim = claim_now(postgresql, build_request.build.key)
     with postgresql.write() as session:
-        record_manifest(session, manifest())  # of an engine that was removed
+        record_manifest(session, one_file_manifest())  # of an engine that was removed
 
     def publish() -> None:
         with postgresql.write() as session:
-            publish_engine(session, claim, manifest(), engine=ENGINE, steps={})
+            publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={})
 
     with postgresql.write() as session:
         removal.remove_manifests(session)
-        assert session.get(ManifestRow, manifest().digest) is None
+        assert session.get(ManifestRow, one_file_manifest().digest) is None
         publishing = pool.submit(publish)
         blocked(postgresql, publishing)
     publishing.result(timeout=60)
     with postgresql.write() as session:
         removal.remove_manifests(session)
-        assert read_manifest(session, manifest().digest) == manifest()
+        assert read_manifest(session, one_file_manifest().digest) == one_file_manifest()
 
 
 def test_a_manifest_that_is_being_published_is_skipped(postgresql: Database, pool: ThreadPoolExecutor) -> None:
     with postgresql.write() as session:
-        record_manifest(session, manifest())
+        record_manifest(session, one_file_manifest())
 
     def clean_up() -> None:
         with postgresql.write() as session:
             removal.remove_manifests(session)
 
     with postgresql.write() as session:
-        record_manifest(session, manifest())
+        record_manifest(session, one_file_manifest())
         pool.submit(clean_up).result(timeout=60)
     with postgresql.read() as session:
-        assert read_manifest(session, manifest().digest) == manifest()
+        assert read_manifest(session, one_file_manifest().digest) == one_file_manifest()
     clean_up()
     with postgresql.read() as session, pytest.raises(NotFound, match="a moment ago"):
-        read_manifest(session, manifest().digest)
+        read_manifest(session, one_file_manifest().digest)
 
 
 def test_concurrent_publishers_and_collectors_lose_no_bytes(postgresql: Database, store: DirectoryStore) -> None:

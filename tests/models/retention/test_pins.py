@@ -8,13 +8,13 @@ from enginefarm.contract.errors import NotFound
 from models.catalogue.database import Database
 from models.queries.engines import get_engine
 from models.retention.pins import set_pin
-from tests.models.requests import add_worker, request
+from tests.models.requests import add_worker, new_request
 from tests.models.stage_runs import build_engine
 
 
 def test_a_pin_is_set_twice_and_removed(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_engine(database, build_request)
     for pinned in (True, True, False):
         with database.write() as session:

@@ -21,7 +21,7 @@ from models.retention import removal
 from models.retention.pins import set_pin
 from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
 from models.retention.pulls import engines_with_file, record_pull, without_recent_pull
-from tests.models.requests import ENGINE, add_worker, claim_now, manifest, request, submit_request
+from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, run_build, run_convert
 
 ALL = Policy(keep_last=0)
@@ -36,12 +36,14 @@ def aged(database: Database, key: str, **columns: float) -> None:
 
 def built_as(database: Database, limits: str, *, model: str = "llama", age: float = 0) -> str:
     """The key of an engine with bytes of its own, `age` days old."""
-    build_request = request(model, limits)
+    build_request = new_request(model, limits)
     if submit_request(database, build_request).announcements == [(build_request.convert.key, "convert.q")]:
         run_convert(database, build_request)
     claim = claim_now(database, build_request.build.key)
     with database.write() as session:
-        publish_engine(session, claim, manifest(f"{model} {limits}"), engine=ENGINE | {"model": model}, steps={})
+        publish_engine(
+            session, claim, one_file_manifest(f"{model} {limits}"), engine=ENGINE | {"model": model}, steps={}
+        )
     aged(database, build_request.build.key, created_at=age)
     return build_request.build.key
 
@@ -110,7 +112,7 @@ def test_pinned_engines_and_engines_being_pulled_stay(database: Database) -> Non
 
 def test_an_engine_is_removed_in_two_steps_and_readers_get_the_reason(database: Database) -> None:
     add_worker(database)
-    build_request = request()
+    build_request = new_request()
     build_id, key = build_engine(database, build_request), build_request.build.key
     (candidate,) = going(database, ALL)
     assert not removed(database, candidate)  # not marked
@@ -190,14 +192,14 @@ def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0)
 
 def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(database: Database) -> None:
     add_worker(database)
-    build_request = request(limits="a")
+    build_request = new_request(limits="a")
     build_engine(database, build_request)
     assert checkpoints(database, []) == []
     assert checkpoints(database, [build_request.build.key], keep_days=1) == []
     (candidate,) = checkpoints(database, [build_request.build.key])
     assert candidate.key == build_request.convert.key
     marked(database, [candidate])
-    other = request(limits="b")
+    other = new_request(limits="b")
     submit_request(database, other)  # in flight: it starts from this checkpoint
     assert checkpoints(database, [build_request.build.key]) == []
     assert not removed(database, candidate)
@@ -205,7 +207,7 @@ def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(d
     assert removed(database, candidate)
     with database.read() as session:
         assert session.execute(select(CheckpointRow)).first() is None
-    third = request(limits="c")
+    third = new_request(limits="c")
     assert submit_request(database, third).announcements == [(build_request.convert.key, "convert.q")]
     run_convert(database, third)
     run_build(database, third)
@@ -214,9 +216,9 @@ def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(d
 def test_a_manifest_is_removed_with_its_last_engine(database: Database) -> None:
     add_worker(database)
     for limits in ("a", "b"):
-        build_engine(database, request(limits=limits)) if limits == "a" else built_again(database, limits)
+        build_engine(database, new_request(limits=limits)) if limits == "a" else built_again(database, limits)
     with database.read() as session:
-        assert len(engines_with_file(session, manifest("engine").files[0].digest)) == 2
+        assert len(engines_with_file(session, one_file_manifest("engine").files[0].digest)) == 2
         candidates = engines_to_remove(session, [ALL], link_seconds=10)
         assert freed_bytes(session, candidates[:1]) == 0  # the other engine has the same bytes
         assert freed_bytes(session, candidates) == len("engine")
@@ -229,7 +231,7 @@ def test_a_manifest_is_removed_with_its_last_engine(database: Database) -> None:
 
 
 def built_again(database: Database, limits: str) -> None:
-    build_request = request(limits=limits)
+    build_request = new_request(limits=limits)
     submit_request(database, build_request)
     run_build(database, build_request)
 
