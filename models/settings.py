@@ -35,95 +35,125 @@ class Settings(BaseSettings):
     store_url: str = Field(description="s3://bucket/prefix, or file:///path for a folder that every process sees")
     s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server; http:// or https://")
     s3_public_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server as clients reach it")
-    s3_region: str = Field(default="us-east-1", description="region that requests are signed for")
+    s3_region: str = Field(default="us-east-1", description="region that requests to the S3 server are signed for")
     s3_addressing: Addressing = Field(
-        default="auto", description="the bucket in the `path`, in the host's name (`virtual`), or as this host wants it"
+        default="auto",
+        description="where a URL names the bucket: in the `path`, in the host's name (`virtual`), or as the host "
+        "expects (`auto`)",
     )
     s3_access_key: SecretStr | None = Field(
         default=None,
-        description="S3 access key; without both keys: the standard chain of AWS clients (environment, shared files, "
-        "web identity, role)",
+        description="S3 access key; if both keys are unset: the standard chain of AWS clients (environment, shared "
+        "files, web identity, role)",
     )
     s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
 
     # Models
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="folders that file: models may be in, joined by ':'"
+        default=(), description="folders that `file:` models may be in, joined by ':'"
     )
     trusted_models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="models whose own code conversions may run and whose pickles they may load, joined by ',': "
-        "hf:org/name@commit, file:/path or s3://bucket/prefix",
+        description="models whose own Python code may run and whose pickles may be loaded in a conversion, joined by "
+        "',': hf:org/name@commit, file:/path or s3://bucket/prefix",
     )
-    hf_endpoint: AnyHttpUrl | None = Field(default=None, description="the hub of hf: models; HF_ENDPOINT if unset")
+    hf_endpoint: AnyHttpUrl | None = Field(
+        default=None, description="the hub that `hf:` models are fetched from; HF_ENDPOINT if unset"
+    )
     hf_token: SecretStr | None = Field(
-        default=None, description="token for gated models; only the fetching step sees it"
+        default=None, description="token for gated models; programs of toolchains do not get it"
     )
-    models_s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server of s3: models")
+    models_s3_endpoint: AnyHttpUrl | None = Field(
+        default=None, description="the S3 server that `s3:` models are fetched from"
+    )
     models_s3_access_key: SecretStr | None = Field(
-        default=None, description="access key for s3: models; without: as for the store, else public buckets only"
+        default=None,
+        description="access key for `s3:` models; if unset: the standard chain as for the store, else public buckets "
+        "only",
     )
-    models_s3_secret_key: SecretStr | None = Field(default=None, description="secret key for s3: models")
+    models_s3_secret_key: SecretStr | None = Field(default=None, description="secret key for `s3:` models")
 
     # Keys
     driver_binding: Literal["branch", "exact"] = Field(
-        default="branch", description="how much of the driver's version enters the key"
+        default="branch",
+        description="`branch`: an engine is bound to the branch of its driver (580); `exact`: to the driver's full "
+        "version",
     )
 
     # The control plane
-    host: str = Field(default="127.0.0.1", description="address the API listens on")
-    port: int = Field(default=8000, ge=0, le=65535, description="port the API listens on")
+    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on")
     public_url: AnyHttpUrl | None = Field(
-        default=None, description="the API as clients reach it, behind a proxy: base of the links that it hands out"
+        default=None, description="address of the API as clients reach it, if a proxy is in between; base of its links"
     )
     link_secret: SecretStr | None = Field(
         default=None,
-        description="signs links to files of a folder store, 16 bytes or more; give all API processes the same",
+        description="secret that signs links to files of a folder store, 16 bytes or more; the same for all API "
+        "processes",
     )
     signing_key: Path | None = Field(
-        default=None, description="PEM file with the Ed25519 key that signs what is said of engines; unset: unsigned"
+        default=None,
+        description="PEM file with the Ed25519 key that signs attestations of engines; unset: no signatures",
     )
-    link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is good")
+    link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is valid")
     sweep_seconds: float = Field(default=2.0, gt=0, description="pause between two rounds of the sweep")
 
     # Clean-up
     retention: Annotated[tuple[Policy, ...], NoDecode] = Field(
         default=(),
-        description="policies as JSON, the first that means an engine decides on it; without any, engines stay until "
-        "they are deleted or withdrawn",
+        description="retention policies as JSON; the first that fits an engine decides; without any, engines stay "
+        "until they are deleted or withdrawn",
     )
-    gc_hours: float | None = Field(default=None, gt=0, description="the API cleans up by itself so often; unset: never")
+    gc_hours: float | None = Field(
+        default=None, gt=0, description="hours between two clean-ups by the API; unset: only when one is requested"
+    )
     gc_grace_seconds: float = Field(
-        default=86400.0, ge=0, description="between marking something and removing it, twice for bytes of an engine"
+        default=86400.0,
+        ge=0,
+        description="time between marking something for removal and removing it; an engine's bytes wait once more",
     )
     gc_checkpoint_days: float = Field(
-        default=7.0, ge=0, description="a checkpoint from which no engine is left is kept until it is so old"
+        default=7.0,
+        ge=0,
+        description="age at which a checkpoint is removed if no engine that was built from it remains",
     )
 
     # Leases and attempts
     lease_seconds: float = Field(
-        default=16.0, ge=1, description="a worker that is silent for so long has lost its action"
+        default=16.0, ge=1, description="a worker that does not renew its lease for this long loses its action"
     )
-    max_tries: int = Field(default=3, ge=1, description="attempts before an action fails for good")
+    max_tries: int = Field(default=3, ge=1, description="number of attempts after which an action fails")
     quarantine_after: int = Field(
-        default=3, ge=1, description="a worker on which so many different actions failed in a row is quarantined"
+        default=3, ge=1, description="number of different actions that must fail in a row on a worker to quarantine it"
     )
-    worker_seconds: float = Field(default=30.0, ge=2, description="a worker that is silent for so long is gone")
+    worker_seconds: float = Field(
+        default=30.0, ge=2, description="a worker that does not report for this long is listed as gone"
+    )
 
     # The worker
     worker_name: str | None = Field(default=None, description="name in listings; the host's name if unset")
-    image: str | None = Field(default=None, description="the container image that the worker runs in, to be recorded")
-    scratch: Path = Field(default=Path("/var/tmp/enginefarm"), description="folder for a worker's scratch space")  # noqa: S108  # one owner-only folder per job below it
-    stage_seconds: float = Field(default=4 * 3600, gt=0, description="wall limit of one stage")
-    silence_seconds: float = Field(default=3600, gt=0, description="limit of one stage without any output")
+    image: str | None = Field(
+        default=None, description="the container image that the worker runs in; recorded with the worker"
+    )
+    scratch: Path = Field(
+        default=Path("/var/tmp/enginefarm"),  # noqa: S108  # one owner-only folder per job below it
+        description="folder in which a worker keeps the files of a running stage",
+    )
+    stage_seconds: float = Field(default=4 * 3600, gt=0, description="longest time that a stage may take")
+    silence_seconds: float = Field(default=3600, gt=0, description="longest time that a stage may print nothing")
     stage_disk_bytes: int | None = Field(
-        default=None, gt=0, description="limit of one stage on the scratch disk, source and output included"
+        default=None,
+        gt=0,
+        description="most bytes that a stage may have on the scratch disk, source and output included",
     )
     offline_stages: bool = Field(
-        default=False, description="true: programs run without network where the kernel allows user namespaces"
+        default=False,
+        description="true: programs of a stage run without network where the kernel allows user namespaces",
     )
-    kill_seconds: float = Field(default=5.0, gt=0, description="from SIGTERM to SIGKILL for a stage's programs")
-    use_gpu: bool = Field(default=True, description="false: this worker builds for the CPU even where there is a GPU")
+    kill_seconds: float = Field(
+        default=5.0, gt=0, description="time that a stage's programs have to end after SIGTERM, before SIGKILL"
+    )
+    use_gpu: bool = Field(default=True, description="false: the worker builds for the CPU even if it has a GPU")
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -135,15 +165,18 @@ class Settings(BaseSettings):
     @field_validator("retention", mode="before")
     @classmethod
     def _parse_json(cls, value: object) -> object:
-        return from_json(value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return from_json(value)
 
     @field_validator("trusted_models", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        references = (reference.strip() for reference in value.split(","))
-        return tuple(reference for reference in references if reference)
+        # Blanks are allowed, because a long list is easier to read with a blank or a line end after each comma.
+        references = [reference.strip() for reference in value.split(",")]
+        return tuple(filter(None, references))
 
     @field_validator("trusted_models")
     @classmethod
@@ -166,7 +199,9 @@ class Settings(BaseSettings):
         Raises:
             ValueError: settings are unknown, missing or invalid. It names every one, but no value: that may be secret.
         """
-        variables = os.environ if environment is None else environment
+        variables: Mapping[str, str] = os.environ
+        if environment is not None:
+            variables = environment
         # huggingface_hub's own variable is the default, because nodes that use a mirror have it set already.
         field_by_variable = {PREFIX + name.upper(): name for name in cls.model_fields}
         values: dict[str, Any] = {"hf_endpoint": variables.get("HF_ENDPOINT") or None}
@@ -177,6 +212,9 @@ class Settings(BaseSettings):
             elif variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in _NOT_OF_SERVERS:
                 unknown.append(variable)
         if unknown:
-            plural = "s" if len(unknown) > 1 else ""
+            # All of them at once, so that an operator need not start the process again for each.
+            plural = ""
+            if len(unknown) > 1:
+                plural = "s"
             raise ValueError(f"unknown setting{plural} {', '.join(unknown)}: docs/settings.md lists all of them")
         return cls(**values)
