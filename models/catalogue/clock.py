@@ -27,12 +27,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value.tzinfo is None:
             raise ValueError(f"{value} has no time zone: the catalogue stores aware times only")
         in_utc = value.astimezone(UTC)
-        return in_utc if dialect.name == "postgresql" else in_utc.replace(tzinfo=None)
+        if dialect.name == "postgresql":
+            return in_utc
+        return in_utc.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        if value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        # PostgreSQL returns times in the time zone of the session.
+        return value.astimezone(UTC)
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function that it is
@@ -45,18 +50,21 @@ class now(FunctionElement[datetime]):  # noqa: N801  # reads as the SQL function
     inherit_cache = True  # the seconds are a parameter; without this SQLAlchemy compiles the statement at each use
 
     def __init__(self, seconds: float = 0) -> None:
-        super().__init__(*([literal(float(seconds), Float())] if seconds else []))
+        if seconds == 0:
+            super().__init__()  # no clause: the plain time, without an addition in each statement
+        else:
+            super().__init__(literal(float(seconds), Float()))
 
 
 @compiles(now, "postgresql")
-def _postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+def now_on_postgresql(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     if not len(element.clauses):
         return "clock_timestamp()"
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 
 @compiles(now, "sqlite")
-def _sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
+def now_on_sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     # Six decimals, because SQLAlchemy writes a datetime so and SQLite compares times as text.
     shift = ""
     if len(element.clauses):

@@ -35,7 +35,10 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
         postgresql = make_url(url).get_backend_name() == "postgresql"
-        self.engine = _postgresql(url, pool_size) if postgresql else _sqlite(url)
+        if postgresql:
+            self.engine = _postgresql(url, pool_size)
+        else:
+            self.engine = _sqlite(url)
         # SQLite must take its write lock at BEGIN: a transaction that reads first and then writes fails at once if
         # another writer came between, without waiting for it.
         self._writer = self.engine.execution_options(begin="IMMEDIATE")
@@ -123,11 +126,11 @@ def _postgresql(url: str, pool_size: int) -> Engine:
     # round trip for each statement of a busy farm.
 
     @event.listens_for(engine, "checkin")
-    def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    def note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
         record.info["returned_at"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _ping_if_idle(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    def ping_if_idle(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
         idle_seconds = time.monotonic() - record.info.get("returned_at", math.inf)
         if idle_seconds > _PING_IDLE_SECONDS:
             try:
@@ -143,13 +146,13 @@ def _sqlite(url: str) -> Engine:
     engine = create_engine(url, connect_args=connect, json_serializer=_json)
 
     @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not emit BEGIN: `_begin` chooses its mode
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not emit BEGIN: `begin` chooses its mode
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
+    def begin(connection: Any) -> None:
         mode = connection.get_execution_options().get("begin", "DEFERRED")
         connection.exec_driver_sql(f"BEGIN {mode}")
 

@@ -140,7 +140,7 @@ class LogChunkRow(Row):
     action_key: Mapped[str] = mapped_column(String(64), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)  # byte offset in the log
-    data: Mapped[bytes]
+    chunk: Mapped[bytes] = mapped_column("data")
 
 
 class BuildRow(Row):

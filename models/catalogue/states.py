@@ -79,4 +79,6 @@ def sources(to: ActionState, among: Iterable[ActionState]) -> list[str]:
 
 def leaving(to: ActionState) -> Mapping[str, Any]:
     """Columns that a move out of `running` must clear, so that the CHECKs hold."""
-    return {} if to is _S.RUNNING else {"worker_id": None, "lease_expires_at": None}
+    if to is _S.RUNNING:
+        return {}
+    return {"worker_id": None, "lease_expires_at": None}

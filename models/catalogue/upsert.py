@@ -19,8 +19,10 @@ def insert_new(session: Session, row: type[Row], values: Mapping[str, Any] | Seq
     """
     if not values:
         return 0
-    rows = [values] if isinstance(values, Mapping) else values
-    statement = _insert(session, row).values([_by_column(row, each) for each in rows]).on_conflict_do_nothing()
+    if isinstance(values, Mapping):
+        values = [values]
+    rows = [_by_column(row, attributes) for attributes in values]
+    statement = _insert(session, row).values(rows).on_conflict_do_nothing()
     # Count the returned keys: the drivers disagree on rowcount for an INSERT.
     return len(session.execute(statement.returning(*row.__table__.primary_key)).all())
 

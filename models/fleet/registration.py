@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -41,11 +42,12 @@ def register(
     # of that name, whose times a release clears.
     quarantined = select(WorkerRow).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
     predecessor = session.execute(quarantined.order_by(WorkerRow.quarantined_at.desc()).limit(1)).scalar_one_or_none()
-    quarantine = {
-        "quarantined_at": predecessor.quarantined_at if predecessor else None,
-        "quarantine_reason": predecessor.quarantine_reason if predecessor else None,
-    }
+    quarantine: dict[str, Any] = {}
+    if predecessor is not None:
+        quarantine["quarantined_at"] = predecessor.quarantined_at
+        quarantine["quarantine_reason"] = predecessor.quarantine_reason
     identity = {"id": worker_id, "name": name, "state": str(WorkerState.LIVE)}
+    # The quarantine is written only with a new row: a release since the query must not be undone by an update.
     if not insert_new(session, WorkerRow, identity | quarantine | report):
         session.execute(update(WorkerRow).where(WorkerRow.id == worker_id).values(**report))
     # A statement of its own, after the update: an operator may have drained the worker since the row was read.

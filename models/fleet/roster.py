@@ -38,6 +38,7 @@ def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker
     query = select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at)
     if not include_gone:
         query = query.where(IS_PRESENT)
+    # One query for the fleet, not one a worker.
     running_action = dict(
         session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
     )

@@ -14,7 +14,7 @@ from models.catalogue.rows import AttemptRow, WorkerRow
 from models.catalogue.states import Outcome, WorkerState
 from models.fleet.worker_states import IS_PRESENT, IS_QUARANTINED, QUARANTINED_STATE
 
-# Enough for the largest sensible ENGINEFARM_QUARANTINE_AFTER even if several failures are of one action.
+# Only the newest. With ENGINEFARM_QUARANTINE_AFTER above this number, no worker is ever quarantined for its failures.
 _ATTEMPTS_EXAMINED = 50
 
 
@@ -35,6 +35,7 @@ def release(session: Session, name: str) -> list[str]:
     Raises:
         NotFound: there never was a worker of this name.
     """
+    # released_at: failures of before do not count any more, or the next one would quarantine the worker again.
     cleared = {"draining_at": None, "quarantined_at": None, "quarantine_reason": None, "released_at": now()}
     return _decide(session, name, state=case((IS_PRESENT, str(WorkerState.LIVE)), else_=WorkerRow.state), **cleared)
 
@@ -71,7 +72,7 @@ def quarantine_if_sick(session: Session, worker_id: str, *, after: int) -> str |
     causes: dict[str, str] = {}  # by action: one action that fails on every worker must not quarantine them all
     for attempt in session.execute(newest_first).scalars():
         if attempt.outcome == Outcome.SUCCEEDED:
-            break
+            break  # the worker was well then, so older failures say nothing about it
         failure = attempt.failure or {}
         if failure.get("fault") == Fault.WORKER and failure.get("cause") != OUT_OF_MEMORY:
             causes.setdefault(attempt.action_key, failure["cause"])
@@ -94,6 +95,7 @@ def worker_ids(session: Session, name: str) -> list[str]:
 
 
 def _decide(session: Session, name: str, *conditions: ColumnElement[bool], **values: Any) -> list[str]:
+    # Several rows may have the name: a worker gets a new id at each start.
     query = update(WorkerRow).where(_named(name), *conditions).values(**values)
     ids = list(session.execute(query.returning(WorkerRow.id)).scalars())
     _require_some(name, ids)

@@ -25,7 +25,9 @@ def recall(session: Session, criteria: Recall) -> tuple[WithdrawalResult, list[A
     Raises:
         NotFound: there never was such a worker.
     """
-    workers = worker_ids(session, criteria.worker) if criteria.worker is not None else []
+    workers: list[str] = []
+    if criteria.worker is not None:
+        workers = worker_ids(session, criteria.worker)
     checkpoints = _matching(session, CheckpointRow, criteria, USABLE)
     running = ActionRow.worker_id.in_(workers) & (ActionRow.state == ActionState.RUNNING)
     # Lock all convert actions before the first build action: see the lock order in models.lifecycle.transitions.
@@ -57,6 +59,7 @@ def _matching(
     query = (
         select(row.key, ActionRow.work)
         .join(ActionRow, ActionRow.key == row.key)
+        # The attempt that published the row: other attempts of the action may be of other workers.
         .join(AttemptRow, (AttemptRow.action_key == row.key) & (AttemptRow.number == row.attempt))
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
         .where(visible)

@@ -42,11 +42,12 @@ def manifests_of(session: Session, key: str) -> tuple[Manifest, Manifest | None]
     if engine is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists the engines")
     depends_on = session.get_one(ActionRow, key).depends_on
-    checkpoint = session.get(CheckpointRow, depends_on) if depends_on else None
-    engine_manifest = read_manifest(session, engine.manifest)
-    if checkpoint is None:
-        return engine_manifest, None
-    return engine_manifest, read_manifest(session, checkpoint.manifest)
+    checkpoint_manifest = None
+    if depends_on is not None:
+        checkpoint = session.get(CheckpointRow, depends_on)
+        if checkpoint is not None:
+            checkpoint_manifest = read_manifest(session, checkpoint.manifest)
+    return read_manifest(session, engine.manifest), checkpoint_manifest
 
 
 def damaged_files(store: Store, files: Iterable[FileEntry]) -> list[FileEntry]:
@@ -62,6 +63,7 @@ def damaged_files(store: Store, files: Iterable[FileEntry]) -> list[FileEntry]:
 def _is_intact(store: Store, entry: FileEntry) -> bool:
     try:
         store.verify(entry.digest, entry.size)
+    # A store that does not answer says nothing of the bytes, so that error passes.
     except (NotFound, IntegrityError):
         return False
     return True
@@ -85,6 +87,7 @@ def withdraw_damaged(session: Session, digests: Collection[Digest]) -> tuple[Wit
 
 
 def _mark_damaged(session: Session, digests: Collection[Digest]) -> None:
+    # In the order of digests, as publishers lock them, so that neither waits for the other for ever.
     lock = select(BlobRow.digest).where(BlobRow.digest.in_(digests)).order_by(BlobRow.digest)
     session.execute(lock.with_for_update(key_share=True))
     session.execute(update(BlobRow).where(BlobRow.digest.in_(digests)).values(damaged_at=now()))

@@ -19,13 +19,13 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import ImportedWork, ToolchainVersion
 from enginefarm.trust.provenance import VerifiedRecord
 from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, WorkerRow
-from models.catalogue.states import ActionState, Outcome, WorkerState
+from models.catalogue.states import ActionState, WorkerState
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
 from models.lifecycle.leases import claim_action
 from models.lifecycle.publication import publish_engine, record_manifest
 from models.lifecycle.submission import insert_action
-from models.lifecycle.transitions import cancel_if_unneeded, end_attempt, lock_action, move
+from models.lifecycle.transitions import cancel_if_unneeded, lock_action, queue_at_once
 from models.queue.names import build_queue, convert_queue
 
 _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=0)
@@ -49,7 +49,7 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
     build = _lock_actions(session, imported)
     if engine_exists(session, key):  # published while we waited for the lock
         return False
-    _queue_at_once(session, build)
+    queue_at_once(session, build)
     worker_id = _insert_worker(session, imported)
     # No heartbeat renews the lease: the same transaction publishes.
     claim = claim_action(session, key, worker_id, lease_seconds=0)
@@ -64,6 +64,7 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
         "spec": imported.spec,
         "provenance": imported.facts,
     }
+    # As a worker does: so the fence and the lock order are those of an engine that was built here.
     publish_engine(session, claim, manifest, engine=engine, steps={})
     session.add(
         ImportRow(action_key=key, attempt=claim.attempt, envelope=imported.record.attestation, signer=imported.signer,
@@ -73,6 +74,7 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
     attempt = (AttemptRow.action_key == key, AttemptRow.number == claim.attempt)
     times = {"started_at": imported.started_at, "ended_at": imported.ended_at}
     session.execute(update(AttemptRow).where(*attempt).values(**times))
+    # A conversion that only this engine waited for has no purpose any more.
     cancel_if_unneeded(session, imported.document["convert"])
     return True
 
@@ -121,16 +123,6 @@ def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
     return row
 
 
-def _queue_at_once(session: Session, build: ActionRow) -> None:
-    """Make the action claimable now. A worker that runs it is fenced, and kills its programs at the next heartbeat."""
-    if build.state == ActionState.RUNNING:
-        end_attempt(session, build.key, build.attempt, Outcome.CANCELLED)
-    if build.state != ActionState.QUEUED:
-        move(session, build.key, ActionState.QUEUED, failure=None)
-    at_once = {"not_before": None, "avoid_worker": None, "avoid_until": None}
-    session.execute(update(ActionRow).where(ActionRow.key == build.key).values(**at_once))
-
-
 def _insert_worker(session: Session, imported: VerifiedRecord) -> str:
     """Record the other farm's machine as a worker, if it is new; returns its id. It is gone, and so takes no work."""
     name = import_worker_name(imported.signer)
@@ -153,6 +145,7 @@ def _insert_worker(session: Session, imported: VerifiedRecord) -> str:
 
 def _require_not_recalled(session: Session, signer: str) -> None:
     name = import_worker_name(signer)
+    # A recall quarantines the worker that stands for the key; a release of that worker allows its engines again.
     recalled = select(WorkerRow.quarantine_reason).where(WorkerRow.name == name, WorkerRow.quarantined_at.is_not(None))
     reason = session.execute(recalled.limit(1)).scalar_one_or_none()
     if reason is not None:

@@ -77,12 +77,18 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
             avoid_until=None,
         )
         .returning(ActionRow)
+        # The session may have read the row before, and would return those values instead of the new ones.
         .execution_options(populate_existing=True)
     ).scalar_one_or_none()
     if row is None:
         return None
+    # A unique index allows one running attempt of an action, and so refuses a second claim even if this code is wrong.
     session.add(AttemptRow(action_key=key, number=row.attempt, worker_id=worker_id, outcome=str(Outcome.RUNNING)))
-    checkpoint = checkpoint_of(session, row.depends_on) if row.depends_on else None
+    manifest = None
+    if row.depends_on is not None:
+        checkpoint = checkpoint_of(session, row.depends_on)
+        if checkpoint is not None:
+            manifest = checkpoint.manifest
     return Claim(
         key=key,
         attempt=row.attempt,
@@ -91,7 +97,7 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
         queue=row.queue,
         document=row.document,
         stored_work=row.work,
-        checkpoint=checkpoint.manifest if checkpoint else None,
+        checkpoint=manifest,
         worker_id=worker_id,
     )
 
@@ -104,7 +110,9 @@ def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcem
     refused = or_(~_not_avoiding(worker_id), refusal_of(worker_id))
     where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due(), refused)
     row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
-    return Announcement(row.key, row.queue) if row is not None else None
+    if row is None:
+        return None
+    return Announcement(row.key, row.queue)
 
 
 def _due() -> ColumnElement[bool]:
@@ -148,6 +156,7 @@ def lost_lease(claim: Claim) -> Fenced:
 
 
 def _leased(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    # By the attempt and not by the worker: a worker may lose an action and claim it again later.
     return (ActionRow.key == claim.key, ActionRow.state == ActionState.RUNNING, ActionRow.attempt == claim.attempt)
 
 
@@ -193,7 +202,9 @@ def fail_attempt(session: Session, claim: Claim, failure: Failure, *, max_tries:
         requeue(session, claim.key, attempt=claim.attempt, queue=memory_queue)
     elif tries_left and failure.retryable:
         # The fault may be the machine's, so another worker goes first if there is one.
-        avoid = claim.worker_id if others_serve(session, claim.queue, claim.worker_id) else None
+        avoid = None
+        if others_serve(session, claim.queue, claim.worker_id):
+            avoid = claim.worker_id
         requeue(session, claim.key, attempt=claim.attempt, delay_seconds=backoff(claim.tries), avoid=avoid)
     else:
         reason = with_history(session, claim.key, failure, tries=claim.tries)
@@ -220,9 +231,12 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
         )
         if row.tries < max_tries:
             # No further pause: the lease was one, and a lost worker's action must be leased again within 30 s.
-            avoid = row.worker_id if others_serve(session, row.queue, row.worker_id) else None
+            avoid = None
+            if others_serve(session, row.queue, row.worker_id):
+                avoid = row.worker_id
             announcements.append(requeue(session, row.key, attempt=row.attempt, avoid=avoid))
         else:
+            # An action that loses worker after worker may be what kills them: see ADR 0002.
             reason = with_history(session, row.key, failure, tries=row.tries)
             fail_action(session, row.key, reason, attempt=row.attempt)
         end_attempt(session, row.key, row.attempt, Outcome.LOST, failure=failure)

@@ -26,22 +26,24 @@ class LogSegment:
     ended: bool
 
 
-def append(session: Session, key: str, attempt: int, start: int, data: bytes) -> None:
+def append(session: Session, key: str, attempt: int, start: int, chunk: bytes) -> None:
     """Add bytes at offset `start` of a running attempt's log. A repeated call changes nothing."""
     # A worker whose commit was not answered sends the piece again.
-    insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "data": data})
+    insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "chunk": chunk})
 
 
 def segments(session: Session, build_id: str) -> list[LogSegment]:
     """The attempts whose output belongs to this build: those of the convert action first, each action's in order."""
     key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
     depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
-    keys = [action_key for action_key in (depends_on, key) if action_key is not None]
+    keys = [key]
+    if depends_on is not None:
+        keys.insert(0, depends_on)
     live = (
         select(
             LogChunkRow.action_key,
             LogChunkRow.attempt,
-            func.sum(func.length(LogChunkRow.data)).label("size"),
+            func.sum(func.length(LogChunkRow.chunk)).label("size"),
         )
         .where(LogChunkRow.action_key.in_(keys))
         .group_by(LogChunkRow.action_key, LogChunkRow.attempt)
@@ -54,12 +56,15 @@ def segments(session: Session, build_id: str) -> list[LogSegment]:
     ).all()
     log_segments = []
     for attempt, live_size in rows:
-        stored_size = attempt.log_size if attempt.log_digest else None
+        # The pieces are removed when the complete log is recorded, so only one of the two has a size.
+        size = int(live_size or 0)
+        if attempt.log_digest is not None and attempt.log_size is not None:
+            size = attempt.log_size
         log_segments.append(
             LogSegment(
                 action_key=attempt.action_key,
                 attempt=attempt.number,
-                size=stored_size if stored_size is not None else int(live_size or 0),
+                size=size,
                 digest=attempt.log_digest,
                 ended=attempt.ended_at is not None,
             )
@@ -70,9 +75,13 @@ def segments(session: Session, build_id: str) -> list[LogSegment]:
 def read_live(session: Session, key: str, attempt: int, start: int) -> bytes:
     """What a running attempt wrote from offset `start` on."""
     rows = session.execute(
-        select(LogChunkRow.start, LogChunkRow.data)
+        select(LogChunkRow.start, LogChunkRow.chunk)
         .where(LogChunkRow.action_key == key, LogChunkRow.attempt == attempt)
-        .where(LogChunkRow.start + func.length(LogChunkRow.data) > start)
+        .where(LogChunkRow.start + func.length(LogChunkRow.chunk) > start)
         .order_by(LogChunkRow.start)
     )
-    return b"".join(row.data[max(0, start - row.start) :] for row in rows)
+    output = bytearray()
+    for row in rows:
+        # The first piece may begin before `start`: a reader's offsets are not those of the worker's pieces.
+        output += row.chunk[max(0, start - row.start) :]
+    return bytes(output)

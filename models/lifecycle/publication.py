@@ -71,6 +71,7 @@ def publish_engine(
     _end_claim(session, claim, steps)
     values = {"key": claim.key, "manifest": digest, "attempt": claim.attempt}
     upsert(session, EngineRow, values | engine | _published_anew())
+    # In the same transaction, so that a caller who reads `succeeded` always gets the engine.
     end_builds(session, claim.key, BuildRowState.SUCCEEDED)
 
 

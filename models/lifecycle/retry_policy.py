@@ -16,9 +16,11 @@ from models.catalogue.states import Outcome
 from models.fleet.roster import workers_serving
 from models.queue.names import larger_memory_queue
 
-_FIRST_PAUSE_SECONDS = 5.0  # a store or a database that restarts is often back by then
-_PAUSE_FACTOR = 3.0  # 5, 15, 45, … seconds: the default of three tries outlasts a restart of a minute
-_LONGEST_PAUSE_SECONDS = 600.0  # minutes more are little beside a build of 10 to 40, but an operator looks meanwhile
+# Pauses of 5, 15, 45, … seconds give a store or a broker that is away time to return. With three tries, the default of
+# ENGINEFARM_MAX_TRIES, only the first two occur; the longest bounds farms that allow many tries.
+_FIRST_PAUSE_SECONDS = 5.0
+_PAUSE_FACTOR = 3.0
+_LONGEST_PAUSE_SECONDS = 600.0
 
 
 def backoff(tries: int) -> float:
@@ -39,6 +41,7 @@ def larger_queue(session: Session, queue: str, worker_id: str) -> str | None:
     worker = session.get(WorkerRow, worker_id)
     if worker is None:
         return None
+    # By the memory of the machine that killed it, because workers of one queue may differ in memory.
     larger = larger_memory_queue(queue, worker.host["memory_gib"])
     if larger is None or not workers_serving(session, larger):
         return None
@@ -54,6 +57,7 @@ def with_history(session: Session, key: str, failure: Failure, *, tries: int) ->
     """The last failure; its detail also names the causes of the earlier tries since the action was opened."""
     if tries <= 1:
         return failure
+    # By the number of tries: older attempts are of a submit that ended before this one opened the action again.
     earlier = session.execute(
         select(AttemptRow.failure, WorkerRow.name)
         .join(WorkerRow, WorkerRow.id == AttemptRow.worker_id)
@@ -63,5 +67,7 @@ def with_history(session: Session, key: str, failure: Failure, *, tries: int) ->
     ).all()
     # In the order of time: the cause that repeats, and the workers it followed, show whose fault it is.
     causes = [f"{row.failure['cause']} on {row.name}" for row in reversed(earlier) if row.failure]
-    history = ", ".join(causes) or "no cause recorded"
+    history = "no cause recorded"
+    if causes:
+        history = ", ".join(causes)
     return failure.model_copy(update={"detail": f"{failure.detail} (try {tries}; before: {history})"})

@@ -158,7 +158,9 @@ def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool
 
     Locks its row, so that the action cannot end before the caller's build is recorded.
     """
-    state = ActionState.QUEUED if checkpoint_exists else ActionState.WAITING
+    state = ActionState.WAITING
+    if checkpoint_exists:
+        state = ActionState.QUEUED
     if _insert(session, request.build, depends_on=request.convert.key, state=state):
         return Disposition.CREATED
     row = lock_action(session, request.build.key)
@@ -190,6 +192,7 @@ def insert_action(
     state: ActionState,
 ) -> bool:
     """Insert the action's row. False if the key has a row already: that row stays as it is."""
+    # announced_at: the caller announces the action after its commit, so the sweep need not do it at once.
     values = {
         "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
         "depends_on": depends_on, "state": str(state), "announced_at": now(),
@@ -212,14 +215,22 @@ _INSERT_BUILDS = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]
 
 def record_builds(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
     """Insert a row for each build; returns their ids, in the order of `requests`."""
-    cached = disposition is Disposition.CACHED
-    insert_builds = _INSERT_BUILDS.values(ended_at=now()) if cached else _INSERT_BUILDS
-    rows: list[dict[str, Any]] = [
-        {
-            "id": secrets.token_hex(10),
+    state = BuildRowState.OPEN
+    insert_builds = _INSERT_BUILDS
+    if disposition is Disposition.CACHED:
+        # No action will end it: its engine exists.
+        state = BuildRowState.SUCCEEDED
+        insert_builds = _INSERT_BUILDS.values(ended_at=now())
+    ids: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for request in requests:
+        build_id = secrets.token_hex(10)
+        ids.append(build_id)
+        row = {
+            "id": build_id,
             "key": request.build.key,
             "disposition": str(disposition),
-            "state": str(BuildRowState.SUCCEEDED if cached else BuildRowState.OPEN),
+            "state": str(state),
             "spec": request.spec,
             "asked": request.spec_as_written,
             "model": request.model,
@@ -229,8 +240,7 @@ def record_builds(session: Session, requests: Sequence[Request], disposition: Di
             "platform_label": request.platform_label,
             "requested_by": request.requested_by,
         }
-        for request in requests
-    ]
+        rows.append(row)
     # By the table instead of the ORM: cached submits record many builds at once, and unit-of-work costs more than SQL.
     session.connection().execute(insert_builds, rows)
-    return [row["id"] for row in rows]
+    return ids

@@ -6,7 +6,7 @@ kind by key. Nothing here commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -19,7 +19,7 @@ from models.catalogue.states import IN_FLIGHT, ActionState, BuildRowState, Fence
 from models.lifecycle.blobs import record_blobs
 from models.queue.names import Announcement
 
-_OTHERS_FIRST_SECONDS = 15.0  # a longer time would keep a build from the only worker that is free
+_OTHERS_FIRST_SECONDS = 15.0  # a longer time would keep the action from the only worker that is free
 
 
 def move(
@@ -95,12 +95,12 @@ def record_log(session: Session, key: str, number: int, log: tuple[str, int]) ->
 
 
 def end_builds(session: Session, key: str, state: BuildRowState, failure: Failure | None = None) -> None:
-    """End every open build of the action."""
-    session.execute(
-        update(BuildRow)
-        .where(BuildRow.key == key, BuildRow.state == BuildRowState.OPEN)
-        .values(state=str(state), ended_at=now(), failure=failure.model_dump(mode="json") if failure else None)
-    )
+    """End every open build of the action. A build that its caller cancelled before keeps that state."""
+    values: dict[str, Any] = {"state": str(state), "ended_at": now()}
+    if failure is not None:
+        values["failure"] = failure.model_dump(mode="json")
+    open_builds = (BuildRow.key == key, BuildRow.state == BuildRowState.OPEN)
+    session.execute(update(BuildRow).where(*open_builds).values(**values))
 
 
 def release_dependents(session: Session, key: str) -> list[Announcement]:
@@ -108,6 +108,7 @@ def release_dependents(session: Session, key: str) -> list[Announcement]:
     queued = session.execute(
         update(ActionRow)
         .where(ActionRow.depends_on == key, ActionRow.state == ActionState.WAITING)
+        # The place in the queue counts from now: before, no worker could have run the action.
         .values(state=str(ActionState.QUEUED), queued_at=now())
         .returning(ActionRow.key, ActionRow.queue)
     )
@@ -120,7 +121,10 @@ def fail_action(session: Session, key: str, failure: Failure, *, attempt: int | 
     Raises:
         Fenced: `attempt` does not run any more; without `attempt`, the action has ended.
     """
-    among = IN_FLIGHT if attempt is None else [ActionState.RUNNING]
+    among: Collection[ActionState] = IN_FLIGHT
+    if attempt is not None:
+        # Whoever names an attempt acts for it, and a fenced attempt must change nothing.
+        among = [ActionState.RUNNING]
     move(session, key, ActionState.FAILED, among=among, attempt=attempt, failure=failure.model_dump(mode="json"))
     end_builds(session, key, BuildRowState.FAILED, failure)
     # One level deep: builds wait for conversions, and nothing waits for a build action.
@@ -144,8 +148,13 @@ def requeue(
     Raises:
         Fenced: `attempt` does not run any more.
     """
-    not_before = now(delay_seconds) if delay_seconds else None
-    avoid_until = now(delay_seconds + _OTHERS_FIRST_SECONDS) if avoid else None
+    not_before = None
+    if delay_seconds > 0:
+        not_before = now(delay_seconds)
+    avoid_until = None
+    if avoid is not None:
+        # From the end of the pause: before it, no worker may claim the action anyway.
+        avoid_until = now(delay_seconds + _OTHERS_FIRST_SECONDS)
     # announced_at=None: the sweep announces the action if its message is lost, or once its pause is over.
     move(
         session, key, ActionState.QUEUED, among=[ActionState.RUNNING], attempt=attempt,
@@ -154,6 +163,20 @@ def requeue(
     )  # fmt: skip
     queue = session.execute(select(ActionRow.queue).where(ActionRow.key == key)).scalar_one()
     return Announcement(key, queue)
+
+
+def queue_at_once(session: Session, row: ActionRow) -> None:
+    """Make a locked action claimable now, whatever its state.
+
+    A worker that runs it is fenced, and kills its programs at the next heartbeat.
+    """
+    if row.state == ActionState.RUNNING:
+        end_attempt(session, row.key, row.attempt, Outcome.CANCELLED)
+    if row.state != ActionState.QUEUED:
+        move(session, row.key, ActionState.QUEUED, failure=None)
+    # An action that was queued before may be in the pause after a failure, or reserved for other workers.
+    at_once = {"not_before": None, "avoid_worker": None, "avoid_until": None}
+    session.execute(update(ActionRow).where(ActionRow.key == row.key).values(**at_once))
 
 
 def cancel_if_unneeded(session: Session, key: str) -> None:

@@ -16,7 +16,7 @@ from models.catalogue.upsert import upsert
 from models.lifecycle.blobs import record_blobs
 from models.lifecycle.leases import Claim
 
-_SAMPLES = 20  # recent attempts: enough for a stable median, few enough to follow a new machine or release
+_SAMPLES = 20  # only recent attempts, so that the saving is measured against the present machines and release
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ def find_warm_file(session: Session, key: str) -> StoredWarmFile | None:
     """The warm file of this key, which is the SHA-256 of everything that it depends on."""
     query = select(BlobRow.digest, BlobRow.size).join(WarmFileRow, WarmFileRow.blob == BlobRow.digest)
     row = session.execute(query.where(WarmFileRow.key == key)).first()
-    return StoredWarmFile(row.digest, row.size) if row else None
+    if row is None:
+        return None
+    return StoredWarmFile(row.digest, row.size)
 
 
 def save_warm_file(session: Session, key: str, document: dict[str, Any], file: StoredWarmFile) -> None:
@@ -51,14 +53,16 @@ def record_warmth(session: Session, claim: Claim, start: StoredWarmFile, *, seco
             ActionRow.depends_on == checkpoint,
             AttemptRow.outcome == Outcome.SUCCEEDED,
             AttemptRow.warmth.is_(None),
+            # Not this attempt itself, which has just ended and whose warmth is written only below.
             or_(AttemptRow.action_key != claim.key, AttemptRow.number != claim.attempt),
         )
         .order_by(AttemptRow.ended_at.desc())
         .limit(_SAMPLES)
     ).scalars()
     cold_seconds = [steps[claim.stage] for steps in steps_of_attempts if claim.stage in steps]
-    usual_seconds = median(cold_seconds) if cold_seconds else None
-    saved_seconds = None if usual_seconds is None else round(usual_seconds - seconds, 3)
+    saved_seconds = None  # unknown, if no such attempt ran yet
+    if cold_seconds:
+        saved_seconds = round(median(cold_seconds) - seconds, 3)
     warmth = {"file": start.digest, "saved_seconds": saved_seconds}
     attempt = (AttemptRow.action_key == claim.key, AttemptRow.number == claim.attempt)
     session.execute(update(AttemptRow).where(*attempt).values(warmth=warmth))

@@ -72,9 +72,11 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
         elif name == "platform":
             conditions.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
         elif name == "model":
+            # autoescape: `_` is a wildcard of LIKE and stands in many names of models.
             conditions.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
         else:
             conditions.append(getattr(BuildRow, name) == value)
+    # By the sequence number and not by time: builds of one instant must not change places between two pages.
     query = select(BuildRow).where(*conditions).order_by(BuildRow.seq.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(BuildRow.seq < from_cursor(cursor))

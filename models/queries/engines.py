@@ -29,6 +29,7 @@ def find_engine(session: Session, key: str) -> EngineSummary | None:
 
 def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
     """The served engines of these keys, by key."""
+    # An IN without values selects nothing: save the round trip.
     if not keys:
         return {}
     rows = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys)))
@@ -84,6 +85,7 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     # By key as well: engines of one time would otherwise change places between two pages.
     query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
     if model is not None:
+        # autoescape: `_` is a wildcard of LIKE and stands in many names of models.
         query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
     # The cursor is an offset, because engines have no sequence number. One row more shows whether a page follows.
     offset = 0

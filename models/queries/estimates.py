@@ -36,6 +36,7 @@ def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> floa
     attempt = session.get(AttemptRow, (current.key, current.attempt))
     if attempt is None:
         return None
+    # The database's clock wrote `started_at`, and the clocks of APIs differ from it.
     elapsed = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
     if current.progress >= _TRUSTED_PROGRESS:
         remaining = max(0.0, elapsed * (1 - current.progress) / current.progress)
@@ -43,6 +44,7 @@ def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> floa
         usual = usual_seconds(session, current.queue, checkpoint=current.depends_on)
         if usual is None:
             return None
+        # An attempt may take longer than usual; then it ends at any moment.
         remaining = max(0.0, usual - elapsed)
     if current.key == action.key:
         return remaining
@@ -70,6 +72,7 @@ def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None
 
 
 def _attempt_seconds(session: Session, queue: str, *conditions: ColumnElement[bool]) -> list[float]:
+    # Attempts of one queue are comparable: it stands for a stage of one release on one kind of machine.
     rows = session.execute(
         select(AttemptRow.started_at, AttemptRow.ended_at)
         .join(ActionRow, ActionRow.key == AttemptRow.action_key)

@@ -21,6 +21,7 @@ ARTIFACT = "application/vnd.enginefarm.engine.v1"
 FILE = "application/vnd.enginefarm.file.v1"
 TITLE = "org.opencontainers.image.title"
 
+# The image specification names architectures as Go does.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 

@@ -35,6 +35,7 @@ def statement_of(session: Session, key: Key) -> Statement:
         predicate={
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
+                # External: what the caller chose. Internal: what the farm derived from it.
                 "externalParameters": {"spec": engine.spec},
                 "internalParameters": {"document": build.document, "platform": engine.platform},
                 "resolvedDependencies": [

@@ -18,6 +18,7 @@ from models.queries.similarity import any_revision_of
 
 _ENGINES_EXAMINED = 1000  # the newest of one model; bounds what one request reads and compares
 _NEAREST_SHOWN = 3  # each may differ in several fields, and every difference is a problem of the answer
+# An engine with a larger value of one of these also serves requests with the smaller value.
 _COVERED_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens")
 
 

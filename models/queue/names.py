@@ -29,7 +29,10 @@ class Announcement(NamedTuple):
 
 def convert_queue(toolchain: str, version: str, *, on_gpu: bool) -> str:
     """The queue of all workers with the toolchain, or of those with a GPU: a checkpoint depends on no platform."""
-    return f"{Stage.CONVERT}.{toolchain}.{version}" + (_ON_GPU if on_gpu else "")
+    queue = f"{Stage.CONVERT}.{toolchain}.{version}"
+    if on_gpu:
+        queue += _ON_GPU
+    return queue
 
 
 def converts_on_gpu(queue: str) -> bool:
@@ -53,7 +56,10 @@ def larger_memory_queue(queue: str, memory_gib: float) -> str | None:
     """
     if _LARGER_MEMORY.search(queue):
         return None
-    return next((f"{queue}.over{size}" for size in _MEMORY_CLASSES if size >= memory_gib), None)
+    for size in _MEMORY_CLASSES:
+        if size >= memory_gib:
+            return f"{queue}.over{size}"
+    return None
 
 
 def queues_by_memory(queue: str, memory_gib: float) -> list[str]:
@@ -61,4 +67,6 @@ def queues_by_memory(queue: str, memory_gib: float) -> list[str]:
 
     They are `queue` itself, and those for actions that were killed for memory on smaller workers.
     """
-    return [queue, *(f"{queue}.over{size}" for size in _MEMORY_CLASSES if size < memory_gib)]
+    # Strictly less: an action in `.over64` was killed on a machine with up to 64 GiB.
+    larger_queues = [f"{queue}.over{size}" for size in _MEMORY_CLASSES if size < memory_gib]
+    return [queue, *larger_queues]

@@ -20,6 +20,7 @@ from models.catalogue.rows import AttemptRow, BlobRow, ManifestFileRow, WarmFile
 from models.catalogue.upsert import insert_new
 from models.store import Store
 
+# What keeps a blob: a file of an engine or a checkpoint, a warm file, the complete log of an attempt.
 _REFERRED = or_(
     exists().where(ManifestFileRow.blob == BlobRow.digest),
     exists().where(WarmFileRow.blob == BlobRow.digest),
@@ -39,7 +40,9 @@ def orphans(session: Session, stored: Mapping[Digest, int]) -> dict[Digest, int]
     # Logs of older farms have a digest in their attempt, but no row of a blob.
     recorded: set[Digest] = set(session.execute(select(BlobRow.digest).where(BlobRow.digest.in_(stored))).scalars())
     logs = select(AttemptRow.log_digest).where(AttemptRow.log_digest.in_(stored))
-    recorded.update(digest for digest in session.execute(logs).scalars() if digest)
+    for digest in session.execute(logs).scalars():
+        assert digest is not None, "the query selects digests that are in the store"
+        recorded.add(digest)
     return {digest: size for digest, size in stored.items() if digest not in recorded}
 
 

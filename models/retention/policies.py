@@ -76,6 +76,7 @@ def _without_revision(model: str) -> str:
 
 def _first_fitting(policies: Sequence[Policy], model_name: str, label: str, gpu: str | None) -> Policy | None:
     for policy in policies:
+        # Not fnmatch, which ignores case on some operating systems.
         fits_model = policy.model is None or fnmatchcase(model_name, _without_revision(policy.model))
         if fits_model and policy.platform in {None, label, gpu}:
             return policy
@@ -108,11 +109,13 @@ def checkpoints_to_remove(
     Withdrawn ones go at once, others when they are older than `keep_days`.
     """
     build = aliased(ActionRow)
+    # Engines of the same clean-up count as removed, so that a checkpoint is marked together with its last engine.
     remaining_engines = (
         select(EngineRow.key)
         .join(build, build.key == EngineRow.key)
         .where(build.depends_on == CheckpointRow.key, EngineRow.key.not_in(engines_removed))
     )
+    # A build that waits, or runs again after a failure, starts from the checkpoint.
     needed = exists().where(ActionRow.depends_on == CheckpointRow.key, ActionRow.state.in_(IN_FLIGHT))
     query = (
         select(CheckpointRow, ManifestRow.size)
@@ -135,6 +138,7 @@ def checkpoints_to_remove(
 
 def freed_bytes(session: Session, candidates: Sequence[RemovalCandidate]) -> int:
     """Bytes of the blobs that nothing refers to after all candidates are removed."""
+    # Not the sum of the sizes: engines share files, and a shared file is freed with the last of them.
     removed_keys = {candidate.key for candidate in candidates}
     kept_manifests: list[str] = []
     removed_manifests: list[str] = []

@@ -30,5 +30,6 @@ def engines_with_file(session: Session, digest: str) -> list[str]:
 
 def record_pull(session: Session, keys: Collection[str]) -> bool:
     """Record a pull of the engines, before a link is issued. False if one of them was removed meanwhile."""
+    # Fewer rows than keys: one engine is gone, and a link to its files would soon lead nowhere.
     result = session.execute(update(EngineRow).where(EngineRow.key.in_(keys)).values(pulled_at=now()))
     return bool(result.rowcount == len(keys))  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult

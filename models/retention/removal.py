@@ -93,6 +93,7 @@ def remove_manifests(session: Session) -> None:
     locked = session.execute(unused.order_by(ManifestRow.digest).with_for_update(skip_locked=True)).scalars().all()
     # Again, now that they are locked: one may have been published between the first look and the lock.
     digests = session.execute(unused.where(ManifestRow.digest.in_(locked))).scalars().all()
+    # Files first: they refer to their manifest.
     session.execute(delete(ManifestFileRow).where(ManifestFileRow.manifest.in_(digests)))
     session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(digests)))
 
@@ -104,6 +105,7 @@ def request_removal(session: Session, key: str, reason: str) -> None:
         NotFound: there is no such engine.
         Conflict: it is pinned.
     """
+    # Locked: a pin must not come between this look and the withdrawal.
     engine = session.execute(select(EngineRow).where(EngineRow.key == key).with_for_update()).scalar_one_or_none()
     if engine is None:
         raise NotFound(f"there is no engine {key!r}; GET /v1/engines lists the engines")
