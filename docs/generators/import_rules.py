@@ -52,13 +52,33 @@ def _code(names: list[str]) -> str:
 
 def block(page: str) -> str:
     """The part of the page between the two comments."""
-    return page.split(BEGIN)[1].split(END)[0].strip()
+    return _split(page)[1].strip()
+
+
+def with_rules(page: str, rules: str) -> str:
+    """The page with `rules` between the two comments, and every other byte as it was.
+
+    Raises:
+        ValueError: the page does not have each comment once, in this order.
+    """
+    before, _, after = _split(page)
+    return f"{before}{BEGIN}\n{rules}\n{END}{after}"
+
+
+def _split(page: str) -> tuple[str, str, str]:
+    """The page before, between and after the two comments.
+
+    By position: the text between them may be empty or occur elsewhere on the page, where it must stay.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(END) < page.index(BEGIN):
+        raise ValueError(f"the page needs {BEGIN!r} once, and {END!r} once after it")
+    before, _, after_begin = page.partition(BEGIN)
+    between, _, after = after_begin.partition(END)
+    return before, between, after
 
 
 def main() -> None:
-    before, after_begin = PAGE.read_text().split(BEGIN)
-    _, after = after_begin.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{import_rules()}\n{END}{after}")
+    PAGE.write_text(with_rules(PAGE.read_text(), import_rules()))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import psutil
@@ -18,9 +19,10 @@ from enginefarm.contract.errors import DatabaseUnavailable
 from tests.chaos.backing_server import BackingServer
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.supervised_process import SupervisedProcess
+from workers import supervisor
 
 _PROGRAM = "quick_program.py"
-_GUARD = "guard.py"
+_SUPERVISOR = Path(supervisor.__file__).name
 # Programs are killed only in the first two tries of an action: the pause before the next try grows threefold each time,
 # and the run would spend its minutes waiting.
 _MAX_TRIES = 2
@@ -73,8 +75,8 @@ def _kill_program(farm: Farm, random: Random) -> bool:
     return _kill_child(farm, random, lambda argv: _ends_in(argv[2:3], _PROGRAM))
 
 
-def _kill_guard(farm: Farm, random: Random) -> bool:
-    return _kill_child(farm, random, lambda argv: _ends_in(argv[3:4], _GUARD))
+def _kill_supervisor(farm: Farm, random: Random) -> bool:
+    return _kill_child(farm, random, lambda argv: _ends_in(argv[3:4], _SUPERVISOR))
 
 
 def _kill_child(farm: Farm, random: Random, matches: Callable[[list[str]], bool]) -> bool:
@@ -148,7 +150,7 @@ FAULTS = (
     Fault("worker frozen past its lease", 1, _freeze_worker),
     Fault("worker told to stop", 1, _tell_worker_to_stop),
     Fault("toolchain's program killed", 2, _kill_program),
-    Fault("program's guard killed", 1, _kill_guard),
+    Fault("program's supervisor killed", 1, _kill_supervisor),
     Fault("API killed", 2, _kill_api),
     Fault("broker killed", 1, _kill_broker),
     Fault("broker emptied", 2, _empty_broker),

@@ -152,6 +152,13 @@ def test_the_import_rules_are_those_of_the_linter() -> None:
     assert import_rules.block(import_rules.PAGE.read_text()) == import_rules.import_rules()
 
 
+def test_writing_the_import_rules_changes_nothing_outside_their_comments() -> None:
+    page = f"a b\n{import_rules.BEGIN}\nb\n{import_rules.END}\nb a\n"
+    assert import_rules.with_rules(page, "c") == f"a b\n{import_rules.BEGIN}\nc\n{import_rules.END}\nb a\n"
+    with pytest.raises(ValueError, match="once"):
+        import_rules.with_rules(page + import_rules.END, "c")
+
+
 @pytest.mark.parametrize("line", re.findall(r"^\| `(.+?)` \| (?:API|worker)", OPERATIONS.read_text(), re.MULTILINE))
 def test_a_log_line_of_the_operations_page_is_in_the_code(line: str) -> None:
     """The longest run of fixed words of the line stands in the source as it is."""
