@@ -54,6 +54,7 @@ def write_bundle(target: BinaryIO, records: Sequence[EngineRecord], chunks_of: C
     """
     records = sorted(records, key=lambda record: record.key)
     index = {"format": FORMAT, "engines": [record.key for record in records]}
+    # Documents before blobs: a reader knows every blob's name and size before it meets the first one.
     _write_document(target, _INDEX, index)
     for record in records:
         _write_document(target, _record_name(record.key), record.model_dump(mode="json"))
@@ -63,6 +64,7 @@ def write_bundle(target: BinaryIO, records: Sequence[EngineRecord], chunks_of: C
 
 
 def _write_document(target: BinaryIO, name: str, document: dict[str, Any]) -> None:
+    # Canonical JSON: two programs that export the same engines must write the same bytes.
     content = rfc8785.dumps(document)
     _write_member(target, name, len(content), [content])
 
@@ -100,7 +102,10 @@ class Bundle:
             raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
         try:
             self._file_size = os.fstat(self._file.fileno()).st_size
-            self._read_structure()
+            # The order of the members: each position follows from the members before it.
+            self.records, offset = self._read_records()
+            self.sizes = _blob_sizes(self.records)
+            self._offsets = self._locate_blobs(offset)
         except BaseException:
             self._file.close()  # __exit__ does not run for an object whose __init__ raises
             raise
@@ -121,28 +126,8 @@ class Bundle:
         size = self.sizes[digest]
         return verified(self._chunks(self._offsets[digest], size), digest, size, what=f"{self._path}, blob {digest}")
 
-    def _read_structure(self) -> None:
-        index, offset = self._read_index()
-        records = []
-        for key in index.engines:
-            content, offset = self._read_document(_record_name(key), offset)
-            records.append(self._parse_record(key, content))
-        self.records = tuple(records)
-        self.sizes = _blob_sizes(records)
-        self._offsets: dict[Digest, int] = {}  # of the first byte of each blob
-        for digest, size in self.sizes.items():
-            self._offsets[digest], _ = self._read_header(_blob_name(digest), offset, size)
-            offset = self._offsets[digest] + _padded(size)
-        self._require_size(offset + _END)
-        # Bytes after the last member would reach whoever unpacks the file with another program, unseen by this check.
-        for chunk in self._chunks(offset, self._file_size - offset):
-            if any(chunk):
-                raise IntegrityError(
-                    f"{self._path}: something follows the last blob at byte {offset}, expected nothing"
-                )
-
-    def _read_index(self) -> tuple[_Index, int]:
-        """Return the index, and the offset of the member after it."""
+    def _read_records(self) -> tuple[tuple[EngineRecord, ...], int]:
+        """Return the records that the index lists, and the offset of the first blob."""
         try:
             content, offset = self._read_document(_INDEX, 0)
         except IntegrityError as error:
@@ -155,18 +140,38 @@ class Bundle:
         except ValidationError as error:
             raise IntegrityError(f"{self._path}: {_INDEX} {_first_mistake(error)}") from error
         require_version(str(self._path), f"{_INDEX} format", index.format, FORMAT)
+        # Equal engines give equal bytes only if their order is fixed.
         if index.engines != sorted(set(index.engines)):
             raise IntegrityError(f"{self._path}: {_INDEX} engines: expected every key once, sorted")
-        return index, offset
 
-    def _parse_record(self, key: Key, content: bytes) -> EngineRecord:
-        try:
-            record = EngineRecord.model_validate_json(content)
-        except ValidationError as error:
-            raise IntegrityError(f"{self._path}: {_record_name(key)} {_first_mistake(error)}") from error
-        if record.key != key:
-            raise IntegrityError(f"{self._path}: {_record_name(key)} key is {record.key}, expected that of its name")
-        return record
+        records = []
+        for key in index.engines:
+            name = _record_name(key)
+            content, offset = self._read_document(name, offset)
+            try:
+                record = EngineRecord.model_validate_json(content)
+            except ValidationError as error:
+                raise IntegrityError(f"{self._path}: {name} {_first_mistake(error)}") from error
+            # An import publishes by the key in the record, whatever its member is called.
+            if record.key != key:
+                raise IntegrityError(f"{self._path}: {name} key is {record.key}, expected that of its name")
+            records.append(record)
+        return tuple(records), offset
+
+    def _locate_blobs(self, offset: int) -> dict[Digest, int]:
+        """Return the offset of each blob's first byte; the first blob's header is at `offset`."""
+        offsets: dict[Digest, int] = {}
+        for digest, size in self.sizes.items():
+            offsets[digest], _ = self._read_header(_blob_name(digest), offset, size)
+            offset = offsets[digest] + _padded(size)
+        self._require_size(offset + _END)
+        # Bytes after the last member would reach whoever unpacks the file with another program, unseen by this check.
+        for chunk in self._chunks(offset, self._file_size - offset):
+            if any(chunk):
+                raise IntegrityError(
+                    f"{self._path}: something follows the last blob at byte {offset}, expected nothing"
+                )
+        return offsets
 
     def _read_document(self, name: str, offset: int) -> tuple[bytes, int]:
         """Return the content of the document at `offset`, and the offset of the member after it."""
@@ -188,7 +193,9 @@ class Bundle:
         # A header can state a negative size: it would move the reader backwards.
         is_expected = header.type == tarfile.REGTYPE and header.name == name and header.size >= 0
         if not is_expected or size not in {None, header.size}:
-            member = name if size is None else f"{name} of {size} bytes"
+            member = name
+            if size is not None:
+                member += f" of {size} bytes"
             raise IntegrityError(
                 f"{self._path}: expected {member} at byte {offset}, found {header.name[:100]!r} of {header.size} bytes "
                 f"and type {header.type!r}: a bundle holds plain files in one order, and this one was changed"
@@ -224,6 +231,7 @@ def _blob_sizes(records: Iterable[EngineRecord]) -> dict[Digest, int]:
     sizes: dict[Digest, int] = {}
     for record in records:
         for digest, size in record.sizes.items():
+            # One digest has one size. Without this check, one of the two records would decide how far the reader goes.
             if sizes.setdefault(digest, size) != size:
                 raise IntegrityError(
                     f"engine {record.key[:12]}: blob {digest} has {size} bytes, but {sizes[digest]} in another engine"

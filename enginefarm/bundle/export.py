@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from enginefarm.wire.bodies import Engine
 from enginefarm.wire.engine_manifest import manifest_of
 from enginefarm.wire.engine_record import EngineRecord
 
-_NO_LIMIT = 1 << 62  # bytes
+_NO_LIMIT = 1 << 62  # bytes; the cache of an export must not evict a file before the bundle has it
 
 
 def export(
@@ -52,13 +52,13 @@ def export(
     """
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    # A caller may name one engine twice, by its key and by a build; a bundle has every engine once.
     engines = list({engine.key: engine for engine in engines}.values())
     with locked(target, on_wait=lambda: progress and progress(Progress(Activity.WAITING, 0, 0))):
         if os.path.lexists(target):
             raise Conflict(f"{target} exists: name another file, or remove it first")
-        trusted = trusted or _keys_of(farm)
         # Records first: an engine that an import would refuse is refused before gigabytes are pulled.
-        records = [_verified_record(farm, engine, trusted) for engine in engines]
+        records = _verified_records(farm, engines, trusted)
         staging = target.with_name(f".{target.name}.engines")
         staging.mkdir(exist_ok=True)
         # The export has a cache of its own, so that a file of several engines is pulled once, whatever the node's
@@ -71,32 +71,34 @@ def export(
     return target
 
 
-def _keys_of(farm: Farm) -> TrustedKeys:
-    keys = farm.signing_keys()
-    if not keys:
-        raise NotFound(
-            f"the farm at {farm.url} does not sign, and only signed engines can be exported: its operator makes a key "
-            "with `python -m api.signing create FILE`. For engines that were imported there, name the key that signed "
-            "them with --trusted-key"
+def _verified_records(farm: Farm, engines: Iterable[Engine], trusted: TrustedKeys | None) -> list[EngineRecord]:
+    """Return the records of `engines`, checked exactly as the importing farm will check them."""
+    if trusted is None:
+        keys = farm.signing_keys()
+        if not keys:
+            raise NotFound(
+                f"the farm at {farm.url} does not sign, and only signed engines can be exported: its operator makes a "
+                "key with `python -m api.signing create FILE`. For engines that were imported there, name the key that "
+                "signed them with --trusted-key"
+            )
+        trusted = TrustedKeys.of_pems([key.public_key for key in keys])
+    records = []
+    for engine in engines:
+        attestation = farm.attestation(engine.key)
+        # An older farm leaves the field out. Without it, the importing farm cannot check the engine's `convert` key.
+        if not engine.checkpoint_document:
+            raise FarmError(
+                f"the farm at {farm.url} does not state what engine {engine.key[:12]} was built from: upgrade it"
+            )
+        record = EngineRecord(
+            key=engine.key,
+            manifest=manifest_of(engine),
+            checkpoint_document=engine.checkpoint_document,
+            attestation=attestation,
         )
-    return TrustedKeys.of_pems([key.public_key for key in keys])
-
-
-def _verified_record(farm: Farm, engine: Engine, trusted: TrustedKeys) -> EngineRecord:
-    """Return the record of `engine`, checked exactly as the importing farm will check it."""
-    attestation = farm.attestation(engine.key)
-    if not engine.checkpoint_document:
-        raise FarmError(
-            f"the farm at {farm.url} does not state what engine {engine.key[:12]} was built from: upgrade it"
-        )
-    record = EngineRecord(
-        key=engine.key,
-        manifest=manifest_of(engine),
-        checkpoint_document=engine.checkpoint_document,
-        attestation=attestation,
-    )
-    verify_record(record, trusted)
-    return record
+        verify_record(record, trusted)
+        records.append(record)
+    return records
 
 
 def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progress: OnProgress | None) -> None:
@@ -107,7 +109,9 @@ def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progres
         sizes.update(record.sizes)
         for entry in record.manifest.files:
             sources[entry.digest] = staging / record.key / entry.path
-    written, total = 0, sum(sizes.values())
+    # Equal files of several engines are written once, and counted once.
+    total = sum(sizes.values())
+    written = 0
 
     def chunks_of(digest: Digest) -> Iterator[bytes]:
         nonlocal written
@@ -121,6 +125,8 @@ def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progres
     try:
         with partial.open("wb") as stream:
             write_bundle(stream, records, chunks_of)
+            # The bytes reach the disk before the name does: after a power failure, the name must not lead to half a
+            # bundle.
             stream.flush()
             os.fsync(stream.fileno())
         rename_durably(partial, target)

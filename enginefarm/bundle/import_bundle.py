@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from enginefarm.bundle.archive import Bundle
 from enginefarm.client.farm import Farm
@@ -30,26 +31,24 @@ def import_bundle(
         Forbidden: the API key lacks the scope admin.
         FarmError: the farm could not be reached for as long as its patience lasts.
     """
+    # All signatures before the first blob: a refused bundle must cost neither hours of sending nor space in the store.
     for record in bundle.records:
         verify_record(record, trusted)
     sender = _Sender(farm, bundle, progress)
     for record in bundle.records:
-        # An engine that is served needs no blob, even if it is the farm's own with other bytes: the farm keeps that.
-        result = _existing(farm, record)
-        if result is None:
+        try:
+            engine = farm.engine(record.key)
+        except (NotFound, Gone):
+            # Blobs first: the farm publishes an engine only after it has verified all of its bytes.
             sender.send(record)
-            result = farm.import_engine(record, trusted.pems)
-        yield result
-
-
-def _existing(farm: Farm, record: EngineRecord) -> ImportResult | None:
-    """Return the result for an engine that the farm serves already; None if it serves none under this key."""
-    try:
-        engine = farm.engine(record.key)
-    except (NotFound, Gone):
-        return None
-    same = engine.manifest == record.manifest.digest
-    return ImportResult(outcome="there" if same else "kept", engine=EngineSummary.model_validate(engine.model_dump()))
+            yield farm.import_engine(record, trusted.pems)
+            continue
+        # An engine that is served needs no blob, even if it is the farm's own with other bytes: the farm keeps that.
+        # Engines are not reproducible bit by bit, so two farms that built one key rarely have the same bytes.
+        outcome: Literal["there", "kept"] = "kept"
+        if engine.manifest == record.manifest.digest:
+            outcome = "there"
+        yield ImportResult(outcome=outcome, engine=EngineSummary.model_validate(engine.model_dump()))
 
 
 class _Sender:
@@ -64,13 +63,14 @@ class _Sender:
 
     def send(self, record: EngineRecord) -> None:
         """Send the blobs of `record` that the farm lacks."""
+        # Asked for each record, not for the bundle: a blob of two engines is sent with the first of them.
         missing = self._farm.missing_blobs(record.sizes)
         for digest, size in record.sizes.items():
             if digest in missing:
-                self._put(digest, size)
+                self._send_blob(digest, size)
             self._report(digest, size)
 
-    def _put(self, digest: Digest, size: int) -> None:
+    def _send_blob(self, digest: Digest, size: int) -> None:
         farthest = 0  # bytes
         for attempt in retrying(self._farm.patience):
             with attempt:

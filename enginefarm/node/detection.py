@@ -7,9 +7,7 @@ work where CUDA is broken.
 from __future__ import annotations
 
 import json
-import platform as host
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform as system
 from importlib import metadata
 from pathlib import Path
 
@@ -46,20 +44,39 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
         PlatformMismatch: its GPUs are unlike, so that no one platform describes it; or its processor architecture is
             unknown to the farm.
     """
-    gpus = _gpus() if prefer_gpu else []
-    if len({gpu.model_dump_json() for gpu in gpus}) > 1:
+    gpus: list[Platform] = []
+    if prefer_gpu:
+        gpus = _gpus()
+    if any(gpu != gpus[0] for gpu in gpus):
+        labels = ", ".join(gpu.label() for gpu in gpus)
         raise PlatformMismatch(
-            "this machine has unlike GPUs ("
-            + ", ".join(gpu.label() for gpu in gpus)
-            + "): give each worker a container with GPUs of one kind"
+            f"this machine has unlike GPUs ({labels}): give each worker a container with GPUs of one kind"
         )
     machine = gpus[0] if gpus else Platform(arch=arch(), cpu_isa=cpu_isa())
-    return Fingerprint(platform=machine, host=_host(len(gpus)))
+
+    # Recorded with what this machine builds, to explain a failure later; no key contains it.
+    versions: dict[str, str] = {}
+    for name in ("torch", "transformers", "tensorrt_llm", *_TENSORRT_PACKAGES[:3]):
+        version = package_version(name)
+        if version:
+            versions[name] = version
+    toolkit = cuda_toolkit_version()
+    if toolkit:
+        versions["cuda"] = toolkit
+    host = Host(
+        name=system.node(),
+        cpu=_cpuinfo("model name") or system.processor() or arch(),
+        cores=psutil.cpu_count(logical=True) or 1,
+        memory_gib=round(psutil.virtual_memory().total / 2**30),
+        gpus=len(gpus),
+        versions=versions,
+    )
+    return Fingerprint(platform=machine, host=host)
 
 
 def arch() -> Arch:
     """Return the processor architecture by its Linux name. Raises PlatformMismatch for one that the farm lacks."""
-    machine = host.machine().lower()
+    machine = system.machine().lower()
     # The same architecture has another name in Debian, in Docker and on macOS.
     match machine:
         case "x86_64" | "amd64":
@@ -76,6 +93,7 @@ def cpu_isa() -> CpuIsa:
     flags = frozenset(_cpuinfo("flags").split())
     isa: CpuIsa = "x86-64"
     for level, needed in _LEVELS:
+        # A virtual machine can hide a flag of a lower level: code for the levels above it would crash there.
         if not needed <= flags:
             break
         isa = level
@@ -92,21 +110,24 @@ def package_version(*names: str) -> str | None:
     return None
 
 
-def tensorrt_version() -> str | None:
+def tensorrt_version(root: Path = Path("/")) -> str | None:
     """Return TensorRT's version, of at most four numbers; None if it is not installed.
 
-    It comes from the Python package's metadata, else from the library's name, such as `libnvinfer.so.10.13.3`.
+    It comes from the Python package's metadata, else from the name of the library below `root`, such as
+    `libnvinfer.so.10.13.3`.
     """
-    version = package_version(*_TENSORRT_PACKAGES) or _library_version()
+    version = package_version(*_TENSORRT_PACKAGES)
     if version is None:
+        # An image can have the library without the Python package. `libnvinfer.so.10` links to
+        # `libnvinfer.so.10.13.3`: the longest name has the complete version.
+        version = ""
+        for pattern in _TENSORRT_LIBRARIES:
+            for path in root.glob(pattern):
+                version = max(version, path.name.partition(".so.")[2], key=len)
+    if not version:
         return None
+    # A wheel's version can end in a local part such as `+cu12`, which is not TensorRT's own.
     return ".".join(version.split("+")[0].split(".")[:4])
-
-
-def _library_version(root: Path = Path("/")) -> str | None:
-    versions = [path.name.partition(".so.")[2] for pattern in _TENSORRT_LIBRARIES for path in root.glob(pattern)]
-    # `libnvinfer.so.10` links to `libnvinfer.so.10.13.3`: the longest name has the complete version.
-    return max(versions, key=len, default=None)
 
 
 def cuda_toolkit_version() -> str | None:
@@ -120,26 +141,6 @@ def cuda_toolkit_version() -> str | None:
         return None
 
 
-def _host(gpus: int) -> Host:
-    packages = ("torch", "transformers", "tensorrt_llm", *_TENSORRT_PACKAGES[:3])
-    versions: dict[str, str] = {}
-    for name in packages:
-        version = package_version(name)
-        if version:
-            versions[name] = version
-    toolkit = cuda_toolkit_version()
-    if toolkit:
-        versions["cuda"] = toolkit
-    return Host(
-        name=host.node(),
-        cpu=_cpuinfo("model name") or host.processor() or arch(),
-        cores=psutil.cpu_count(logical=True) or 1,
-        memory_gib=round(psutil.virtual_memory().total / 2**30),
-        gpus=gpus,
-        versions=versions,
-    )
-
-
 def _cpuinfo(field: str) -> str:
     """Return a field of the first processor in /proc/cpuinfo; "" if it has none, as on aarch64."""
     for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
@@ -149,49 +150,39 @@ def _cpuinfo(field: str) -> str:
     return ""
 
 
-@contextmanager
-def _nvml() -> Iterator[bool]:
-    """Open NVML; yield False on a machine without an NVIDIA driver, which is no error."""
+def _gpus() -> list[Platform]:
+    """Return the platform of each GPU; an empty list on a machine without an NVIDIA driver, which is no error."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        yield False
-        return
+        return []
+    gpus = []
     try:
-        yield True
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is CUDA 13.1
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            try:
+                ecc, _pending = pynvml.nvmlDeviceGetEccMode(handle)
+            except pynvml.NVMLError:  # the card has no ECC
+                ecc = False
+            gpus.append(
+                Platform(
+                    arch=arch(),
+                    gpu=pynvml.nvmlDeviceGetName(handle),
+                    sm=f"{major}{minor}",
+                    # Whole GiB: the size in bytes differs by a few MiB between drivers of one branch.
+                    gpu_memory_gib=round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
+                    mig=_mig(handle),
+                    ecc=bool(ecc),
+                    cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+                    driver=pynvml.nvmlSystemGetDriverVersion(),
+                    tensorrt=tensorrt_version(),
+                )
+            )
     finally:
         pynvml.nvmlShutdown()
-
-
-def _gpus() -> list[Platform]:
-    with _nvml() as has_driver:
-        if not has_driver:
-            return []
-        return [_gpu(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
-
-
-def _gpu(handle: pynvml.c_nvmlDevice_t) -> Platform:
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is CUDA 13.1
-    return Platform(
-        arch=arch(),
-        gpu=pynvml.nvmlDeviceGetName(handle),
-        sm=f"{major}{minor}",
-        gpu_memory_gib=round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
-        mig=_mig(handle),
-        ecc=_ecc(handle),
-        cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-        driver=pynvml.nvmlSystemGetDriverVersion(),
-        tensorrt=tensorrt_version(),
-    )
-
-
-def _ecc(handle: pynvml.c_nvmlDevice_t) -> bool:
-    try:
-        current, _pending = pynvml.nvmlDeviceGetEccMode(handle)
-    except pynvml.NVMLError:  # the card has no ECC
-        return False
-    return bool(current)
+    return gpus
 
 
 def _mig(handle: pynvml.c_nvmlDevice_t) -> str | None:

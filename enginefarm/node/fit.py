@@ -20,13 +20,14 @@ def require_fit(engine: Engine, node: Platform) -> None:
     """
     unlike = misfits(engine, node)
     if unlike:
-        fields = [
-            f"{name} must be {field_text(needed)}, here it is {field_text(actual)}"
-            for name, (needed, actual) in unlike.items()
-        ]
+        fields = []
+        for name, (needed, actual) in unlike.items():
+            fields.append(f"{name} must be {field_text(needed)}, here it is {field_text(actual)}")
         raise PlatformMismatch(f"engine {engine.key[:12]} is for {engine.platform.label()}: {'; '.join(fields)}")
 
 
 def field_text(value: object) -> str:
     """Return the value of a platform field for a person."""
-    return "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    return str(value)

@@ -34,11 +34,14 @@ def test_tensorrt_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("usr/lib/x86_64-linux-gnu", [], None),
     ],
 )
-def test_tensorrt_from_its_library(tmp_path: Path, folder: str, files: list[str], expected: str | None) -> None:
+def test_tensorrt_from_its_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, files: list[str], expected: str | None
+) -> None:
+    monkeypatch.setattr(fingerprint, "_TENSORRT_PACKAGES", ())  # the Python package would come first
     (tmp_path / folder).mkdir(parents=True)
     for name in files:
         (tmp_path / folder / name).touch()
-    assert fingerprint._library_version(tmp_path) == expected
+    assert fingerprint.tensorrt_version(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
