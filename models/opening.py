@@ -85,10 +85,12 @@ def _keys(settings: Settings, prefix: str) -> tuple[str | None, str | None]:
     Raises:
         ValueError: only one of the two is set.
     """
+    # By prefix, so that the text can name the settings as the operator wrote them.
     access_key = _revealed(getattr(settings, f"{prefix}_access_key"))
     secret_key = _revealed(getattr(settings, f"{prefix}_secret_key"))
     if (access_key is None) != (secret_key is None):
         name = f"ENGINEFARM_{prefix.upper()}"
+        # One key alone is a mistake: without this the chain's keys would sign, for another account.
         raise ValueError(f"set both {name}_ACCESS_KEY and {name}_SECRET_KEY, or neither: only one of them is set")
     return access_key, secret_key
 

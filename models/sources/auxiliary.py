@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
-from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
+from enginefarm.contract.resolved_files import ResolvedFiles
 from models.sources.auxiliary_config import AuxiliaryConfigs
 from models.sources.auxiliary_selection import PLAIN_DATA, Selection
 from models.sources.confined_folders import ConfinedFolders
@@ -47,13 +46,8 @@ class AuxiliarySource:
                 return self._hub.resolve(reference, selection)
             case FileReference():
                 folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
-                entries = folders.hash_files(reference, folders.scan(reference))
-                return ResolvedFiles(
-                    reference=str(reference),
-                    # The content alone, as for a model: the same data at two paths are one input of the key.
-                    identity={"source": "files", "digest": Manifest.of(entries).digest},
-                    files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
-                )
+                identity, files = folders.identify(reference, folders.scan(reference))
+                return ResolvedFiles(reference=str(reference), identity=identity, files=files)
             case HubReference() | BucketReference():
                 subject = "calibration data are"
                 if selection.repository != "dataset":

@@ -92,6 +92,7 @@ def read_facts(
             **_read_settings(settings),
         )
     except ValidationError as error:
+        # One is enough: whoever mends it writes the config again.
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         # Cut: the value comes from the model and may be of any length.

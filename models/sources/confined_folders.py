@@ -18,7 +18,7 @@ from pathlib import Path
 
 from enginefarm.contract.digest import CHUNK, verified
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable
-from enginefarm.contract.manifest import FileEntry
+from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.model_reference import FileReference
 from enginefarm.contract.resolved_files import ModelFile
 from models.sources.digest_cache import DigestCache, FileStamp
@@ -112,13 +112,17 @@ class ConfinedFolders:
             stamps.append((name, FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)))
         return Listing(folder, names, tuple(stamps))
 
-    def hash_files(self, reference: FileReference, listing: Listing) -> list[FileEntry]:
-        """Return the selected files with their digests. A file that was not hashed before is read completely.
+    def identify(self, reference: FileReference, listing: Listing) -> tuple[dict[str, str], tuple[ModelFile, ...]]:
+        """Return (the identity of the selected files, the files with their digests).
+
+        The identity is the content alone: the same files at two paths are one input of a key. A file that was not
+        hashed before is read completely.
 
         Raises:
             ModelUnavailable: a file was written while the farm read the folder.
         """
         entries = []
+        files = []
         for name, stamp in listing.stamps:
             digest = self._digests.get(stamp)
             if digest is None:
@@ -126,10 +130,11 @@ class ConfinedFolders:
                     digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
                 self._digests.put(stamp, digest)
             entries.append(FileEntry(path=name, size=stamp.size, digest=digest))
+            files.append(ModelFile(path=name, size=stamp.size, digest=digest))
         # A file that was written while it was read has a digest of neither version.
         if self.scan(reference) != listing:
             raise changed(reference, "its files were written while the farm read them")
-        return entries
+        return {"source": "files", "digest": Manifest.of(entries).digest}, tuple(files)
 
     def copy(self, reference: FileReference, folder: Path, file: ModelFile, target: Path) -> None:
         """Copy one resolved file of `folder` to `target`, which must not exist.

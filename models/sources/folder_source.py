@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model_reference import FileReference, parse
-from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
+from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.confined_folders import ConfinedFolders, Listing
@@ -37,6 +36,7 @@ class FileSource:
         self._trust = trust
         self._reading: SingleFlight[Listing, ResolvedModel] = SingleFlight()
         self._lock = threading.Lock()
+        # One entry a folder, replaced by a newer listing. Unlike a hub's answer it needs no age: the listing tells.
         self._resolved: dict[Path, tuple[Listing, ResolvedModel]] = {}
 
     def resolve(self, reference: FileReference) -> ResolvedModel:
@@ -88,13 +88,8 @@ class FileSource:
         weight_sizes = [stamp.size for name, stamp in listing.stamps if is_weights(name)]
         # Facts before digests: a config that cannot be used is refused before minutes of hashing.
         facts = read_facts(reference, config, weight_sizes, listing.names, trusted=self._trust.allows(reference))
-        entries = self._folders.hash_files(reference, listing)
-        model = ResolvedModel(
-            reference=str(reference),
-            identity={"source": "files", "digest": Manifest.of(entries).digest},
-            files=tuple(ModelFile(path=entry.path, size=entry.size, digest=entry.digest) for entry in entries),
-            facts=facts,
-        )
+        identity, files = self._folders.identify(reference, listing)
+        model = ResolvedModel(reference=str(reference), identity=identity, files=files, facts=facts)
         with self._lock:
             self._resolved[listing.folder] = (listing, model)
         return model
