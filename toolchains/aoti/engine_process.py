@@ -52,9 +52,11 @@ class EngineProcess:
             stderr=subprocess.PIPE,
             cwd=self._scratch.name,
             env=environment,
+            # A group of its own: `close` can kill all of it, and Ctrl-C at a terminal does not reach it.
             process_group=0,
             text=True,
             encoding="utf-8",
+            # A crash may print bytes that are not UTF-8. They must not end the threads that read.
             errors="replace",
         )
         self._answers: SimpleQueue[str | None] = SimpleQueue()  # None: the child closed its stdout
@@ -102,9 +104,11 @@ class EngineProcess:
 
     def close(self) -> None:
         """Kill the child and all processes that it started. May be called again."""
+        # Once waited for, a child has given its process id back: the signal could hit another process.
         if self._child.returncode is None:
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
+        # With all writers dead the pipes end, and so do the threads that read them.
         for reader in self._readers:
             reader.join()
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):

@@ -31,7 +31,9 @@ _CODES: dict[str, tuple[Fault, bool, str | None]] = {
 
 def classify(ended: Exit) -> Failure:
     """Why a program failed. The most certain sign decides: the kernel, the device, the program's own last line."""
-    peak = f" (peak memory {ended.peak_memory / 2**30:.1f} GiB)" if ended.peak_memory else ""
+    peak = ""
+    if ended.peak_memory:
+        peak = f" (peak memory {ended.peak_memory / 2**30:.1f} GiB)"
     if ended.oom_killed:
         return _failure("out_of_memory", "the kernel killed the program for memory" + peak)
     device_fault = _DEVICE_FAULT.search(ended.tail)
@@ -44,6 +46,7 @@ def classify(ended: Exit) -> Failure:
     errors = list(_ERROR.finditer(ended.tail))
     if errors:
         return _failure(errors[-1]["code"], errors[-1]["detail"])
+    # Any library may meet a full disk, so this error reaches the end of the program as a traceback without a code.
     if "No space left on device" in ended.tail:
         return Failure(
             cause="disk_full", fault=Fault.WORKER, detail="no space left on the worker's disk",
@@ -55,7 +58,11 @@ def classify(ended: Exit) -> Failure:
             advice="see the log, and the kernel log of the worker's machine", retryable=True,
         )  # fmt: skip
     # An unexpected error: its traceback ends with a line that names it.
-    last_line = next((line for line in reversed(ended.tail.splitlines()) if line.strip()), "it printed nothing")
+    last_line = "it printed nothing"
+    for line in reversed(ended.tail.splitlines()):
+        if line.strip():
+            last_line = line
+            break
     return Failure(
         cause="toolchain_failed", fault=Fault.TOOLCHAIN,
         detail=f"the program ended with status {ended.status}: {last_line.strip()[:300]}",

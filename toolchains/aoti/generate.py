@@ -47,13 +47,18 @@ def _print_text(engine: Engine, prompt: str, max_new_tokens: int) -> None:
 
 def _print_json(engine: Engine, prompt: str, max_new_tokens: int) -> None:
     tokens = list(_tokens(engine, prompt, max_new_tokens))
-    timings = asdict(engine.timings) if engine.timings else None
+    timings = None
+    if engine.timings:
+        timings = asdict(engine.timings)
     print(json.dumps({"prompt": prompt, "tokens": tokens, "text": engine.decode(tokens), "timings": timings}))
 
 
 def _tokens(engine: Engine, prompt: str, max_new_tokens: int) -> Iterator[int]:
     for step in engine.generate([prompt], max_new_tokens):
-        yield from (token for token in step.tokens if token is not None)
+        # One prompt, so one token a step.
+        (token,) = step.tokens
+        if token is not None:
+            yield token
 
 
 if __name__ == "__main__":

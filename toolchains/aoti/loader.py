@@ -86,7 +86,8 @@ class Engine:
         except ValidationError as error:
             raise InvalidRequest(f"{directory}: config.json is not that of an engine: {error}") from error
         process = EngineProcess(directory, patience)
-        process.receive()  # the first answer is "ready"
+        # The first answer is "ready". If there is none, `receive` kills the child before it raises.
+        process.receive()
         return cls(directory, config, process)
 
     def generate(self, prompts: Sequence[str] | Sequence[Sequence[int]], max_new_tokens: int) -> Iterator[Step]:
@@ -102,7 +103,12 @@ class Engine:
         # A string is a sequence of strings too: each character would become a prompt.
         if isinstance(prompts, str):
             raise InvalidRequest("prompts is one text: expected a list; put it in brackets")
-        rows = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        rows = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                rows.append(self.encode(prompt))
+            else:
+                rows.append(list(prompt))
         admission.check(rows, max_new_tokens, self.config.limits, self.config.vocab_size)
         self._latest_generation += 1
         self._process.send(

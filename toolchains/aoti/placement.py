@@ -28,6 +28,7 @@ def check(config: Mapping[str, Any], name: str) -> None:
     except (KeyError, TypeError, ValidationError) as error:
         raise InvalidRequest(f"{name}: config.json does not say which platform and torch it needs: {error}") from error
 
+    # A machine with a GPU runs CPU engines too, so the engine decides which of its devices counts.
     this_platform = detect(prefer_gpu=engine_platform.device == "cuda").platform
     mismatches = differences(engine_platform, this_platform, _COMPARED_FIELDS, "branch")
     problems = []

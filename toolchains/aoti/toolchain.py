@@ -58,8 +58,9 @@ class Aoti:
             missing.append("transformers is not installed: pip install '.[aoti]'")
         if not shutil.which("g++"):
             missing.append("a C++ compiler is not installed: apt install g++, or the like")
-        stages = () if missing else (Stage.CONVERT, Stage.BUILD)
-        return (Installed(version, stages, tuple(missing)),)
+        if missing:
+            return (Installed(version, (), tuple(missing)),)
+        return (Installed(version, (Stage.CONVERT, Stage.BUILD)),)
 
     def options_schema(self, version: str) -> Mapping[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
@@ -81,8 +82,10 @@ class Aoti:
     def needs(self, job: Job) -> Needs:
         """Memory for the weights as they are read and as they are written; the compiler's own share hardly grows."""
         weights = job.facts.weight_bytes
-        on_gpu = job.platform is not None and job.platform.device == "cuda"
-        gpu_memory = 2 * weights if on_gpu else 0
+        gpu_memory = 0
+        # A convert job has no platform: it runs on any machine.
+        if job.platform is not None and job.platform.device == "cuda":
+            gpu_memory = 2 * weights
         return Needs(host_memory=2 * weights, gpu_memory=gpu_memory, gpu_memory_in_all=0, scratch=3 * weights)
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
@@ -111,7 +114,13 @@ class Aoti:
         if job.facts.has_tokenizer and not (output / "tokenizer.json").is_file():
             raise InvalidOutput("tokenizer.json is missing: the engine could not read a prompt")
         if job.stage is Stage.CONVERT:
-            _check_weights(output / "model.safetensors")
+            try:
+                # Opening compares the header's offsets with the file's size, so a truncated file is refused.
+                with safe_open(output / "model.safetensors", framework="numpy") as weights:
+                    if not list(weights.keys()):
+                        raise InvalidOutput("model.safetensors has no tensors")
+            except (OSError, SafetensorError) as error:
+                raise InvalidOutput(f"model.safetensors does not open: {error}") from error
             return {"dtype": job.spec.precision.dtype}
         # A .pt2 file is a zip archive, whose directory is at its end: a truncated file is no archive.
         if not zipfile.is_zipfile(output / "engine.pt2"):
@@ -136,7 +145,9 @@ class Aoti:
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
         match = _PROGRESS.match(line)
-        return Report(float(match["fraction"]), match["message"]) if match else None
+        if match is None:
+            return None
+        return Report(float(match["fraction"]), match["message"])
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
         return classify(ended)
@@ -150,12 +161,3 @@ def _read_config(output: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidOutput("config.json is not an object")
     return config
-
-
-def _check_weights(path: Path) -> None:
-    try:
-        with safe_open(path, framework="numpy") as weights:
-            if not list(weights.keys()):
-                raise InvalidOutput("model.safetensors has no tensors")
-    except (OSError, SafetensorError) as error:
-        raise InvalidOutput(f"model.safetensors does not open: {error}") from error

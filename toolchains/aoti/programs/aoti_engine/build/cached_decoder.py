@@ -73,9 +73,11 @@ class CachedDecoder(torch.nn.Module):
         output = self.model(
             input_ids=input_ids,
             attention_mask=self.attention_mask(slots, pad),
+            # Padding precedes position 0; a model has no negative positions.
             position_ids=(slots[None, :] - pad[:, None]).clamp(min=0),
             past_key_values=Cache(layers=layers),
             use_cache=True,
+            # Logits of all tokens of a prompt would take tokens × vocabulary numbers of memory, and nobody reads them.
             logits_to_keep=1,
         )
         logits: torch.Tensor = output.logits[:, -1].float()

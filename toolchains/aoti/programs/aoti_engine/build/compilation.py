@@ -77,4 +77,7 @@ def compile_to(output: Path, graph: ExportedProgram, device: str, level: isa.Lev
 
 def _dimension(name: str, largest: int) -> Any:
     """A dimension from 1 to `largest`, or a static one if `largest` is 1."""
-    return Dim(name, min=1, max=largest) if largest > 1 else Dim.STATIC
+    # Dim refuses a range of one size.
+    if largest == 1:
+        return Dim.STATIC
+    return Dim(name, min=1, max=largest)

@@ -106,16 +106,14 @@ def write_reference(model: Any, limits: EngineLimits, target: Path) -> None:
     steps = min(_STEPS, limits.max_seq_len - longest + 1)
 
     ragged_lengths = [longest, max(1, longest // 2)][: limits.max_batch_size]
-    batches = [
-        [_run(model, length, steps, generator) for length in lengths]
-        for lengths in (ragged_lengths, [max(1, longest - 1)])
-    ]
+    batches = []
+    for prompt_lengths in (ragged_lengths, [max(1, longest - 1)]):
+        rows = []
+        # Each row runs alone and without a cache, so that no padding and no cache of transformers affects the logits.
+        for prompt_length in prompt_lengths:
+            ids = torch.randint(model.config.vocab_size, (prompt_length + steps - 1,), generator=generator)
+            with torch.no_grad():
+                logits = model(ids[None].to(model.device), use_cache=False, logits_to_keep=steps).logits
+            rows.append(Row(ids, logits[0].float().cpu()))
+        batches.append(rows)
     save_file(pack(batches), target)
-
-
-def _run(model: Any, prompt_length: int, steps: int, generator: torch.Generator) -> Row:
-    """Run the model on random tokens: a prompt and `steps - 1` tokens after it."""
-    ids = torch.randint(model.config.vocab_size, (prompt_length + steps - 1,), generator=generator)
-    with torch.no_grad():
-        logits = model(ids[None].to(model.device), use_cache=False, logits_to_keep=steps).logits
-    return Row(ids, logits[0].float().cpu())

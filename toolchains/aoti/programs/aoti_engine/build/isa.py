@@ -17,6 +17,7 @@ class Level:
     recorded: str  # value of AOTI_CPU_ISA in the metadata of a package compiled for this level
 
 
+# On x86 the code generator has vector code from AVX2 on. Below, only the C++ compiler may use vectors of the level.
 LEVELS = {
     "x86-64": Level("x86-64", None, "INVALID_VEC_ISA"),
     "x86-64-v2": Level("x86-64-v2", None, "INVALID_VEC_ISA"),

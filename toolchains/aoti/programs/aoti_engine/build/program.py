@@ -43,8 +43,10 @@ def build(request: Request) -> None:
         )
     config = read_json(request.checkpoint / "config.json")
     engine_limits.check(request.limits, config)
+    # Called for its refusals: a missing shard would otherwise fail only while the model is loaded.
     weight_files(request.checkpoint)
 
+    # The worker starts programs in their scratch directory.
     reference = Path.cwd() / "reference.safetensors"
     engine_config = compile_engine(request, config, reference)
     copy_tokenizer(request.checkpoint, request.output)

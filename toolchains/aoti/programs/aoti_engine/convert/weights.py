@@ -63,6 +63,7 @@ def list_tensors(files: Sequence[Path], dtype: torch.dtype) -> list[Entry]:
                         f"tensor {name!r} is {stored_dtype}: expected unquantized weights (F32, F16 or BF16)",
                     )
                 entries[name] = Entry(name, file, tuple(view.get_shape()), stored_dtype)
+    # Sorted, so that the same tensors make the same file, however the model's own files divide them.
     return [entries[name] for name in sorted(entries)]
 
 
@@ -85,6 +86,7 @@ def write(target: Path, entries: Sequence[Entry], dtype: torch.dtype) -> None:
     with target.open("wb") as stream:
         stream.write(safetensors_header(entries))
         for index, entry in enumerate(entries):
+            # A model has hundreds of tensors: a line for each would hide the other lines of the log.
             if index % 50 == 0:
                 progress(0.05 + 0.9 * index / len(entries), f"casting tensor {index + 1} of {len(entries)}")
             tensor = _load(entry)

@@ -21,6 +21,7 @@ class Session:
         self._device = torch.device(self.config["device"])
         # torch._inductor.aoti_load_package() wraps this class, but imports the whole compiler, which takes seconds,
         # and parses the description of the call again at each token.
+        # The arguments after the name: not single-threaded, one runner, and the current device.
         self._engine = torch._C._aoti.AOTIModelPackageLoader(str(directory / ENGINE), "model", False, 1, -1)
         self._next_slot = 0
         self._pad = torch.zeros(1, dtype=torch.long, device=self._device)
@@ -31,6 +32,7 @@ class Session:
         pad = [longest - len(prompt) for prompt in prompts]
         self._next_slot = 0
         self._pad = torch.tensor(pad, device=self._device)
+        # Any token can pad: the attention mask hides it from all others.
         padded_prompts = [[0] * count + list(prompt) for count, prompt in zip(pad, prompts, strict=True)]
         return self._feed(padded_prompts)
 

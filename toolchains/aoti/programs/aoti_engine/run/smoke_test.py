@@ -44,6 +44,7 @@ def smoke_test(engine: Path, reference: Path) -> dict[str, float]:
     """
     session = Session(engine)
     batches = unpack(load_file(reference))
+    # Both [rows of all batches × steps, vocab], in the same order.
     engine_logits = torch.cat([run_batch(session, rows).flatten(0, 1) for rows in batches])
     model_logits = torch.cat([row.logits for rows in batches for row in rows])
     error = float((engine_logits - model_logits).square().mean().sqrt() / model_logits.square().mean().sqrt())
@@ -68,6 +69,7 @@ def run_at_limits(session: Session) -> None:
     """Run the largest batch of the longest prompts, then the last slot: an engine must not fail within its limits."""
     limits = session.config["limits"]
     rows = limits["max_batch_size"]
+    # Token 0 is in every vocabulary.
     prefill_logits = session.begin([[0] * limits["max_input_len"]] * rows)
     last_logits = session.add_at(limits["max_seq_len"] - 1, [0] * rows)
     if not bool(torch.isfinite(prefill_logits).all()) or not bool(torch.isfinite(last_logits).all()):
