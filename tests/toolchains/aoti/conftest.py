@@ -20,20 +20,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkpoint")
-    ended = run("convert.py", root / "scratch", "--model-dir", tiny_model, "--output-dir", root / "out")
-    assert ended.returncode == 0, ended.stderr
+    process = run("convert.py", root / "scratch", "--model-dir", tiny_model, "--output-dir", root / "out")
+    assert process.returncode == 0, process.stderr
     return root / "out"
 
 
 @pytest.fixture(scope="session")
 def tiny_build(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The engine's directory, and what the program said on its standard output."""
+    """The engine's directory, and the standard output of build.py."""
     root = tmp_path_factory.mktemp("engine")
     limits = [word for name, value in LIMITS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    places = ("--checkpoint-dir", tiny_checkpoint, "--output-dir", root / "out")
-    ended = run("build.py", root / "scratch", *places, "--device", "cpu", *limits)
-    assert ended.returncode == 0, ended.stderr
-    return root / "out", ended.stdout
+    directories = ("--checkpoint-dir", tiny_checkpoint, "--output-dir", root / "out")
+    process = run("build.py", root / "scratch", *directories, "--device", "cpu", *limits)
+    assert process.returncode == 0, process.stderr
+    return root / "out", process.stdout
 
 
 @pytest.fixture(scope="session")

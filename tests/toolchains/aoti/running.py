@@ -16,7 +16,7 @@ PROGRAMS = Path(toolchains.__path__[0]) / "aoti" / "programs"
 def run(
     program: str, scratch: Path, *arguments: str | Path, path: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`path` replaces PATH."""
+    """Run a program of the toolchain to its end; `path` replaces PATH."""
     scratch.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
         [sys.executable, "-P", str(PROGRAMS / program), *map(str, arguments)],
@@ -34,9 +34,9 @@ def run(
     )
 
 
-def refused_with(ended: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
+def refusal_of(process: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
     """Status, code and message of the last line that a failing program leaves."""
-    last = ended.stderr.strip().splitlines()[-1]
-    found = re.fullmatch(r"\[enginefarm\] error ([a-z_]+): (.+)", last)
-    assert found, ended.stderr
-    return ended.returncode, found[1], found[2]
+    last_line = process.stderr.strip().splitlines()[-1]
+    match = re.fullmatch(r"\[enginefarm\] error ([a-z_]+): (.+)", last_line)
+    assert match, process.stderr
+    return process.returncode, match[1], match[2]

@@ -34,7 +34,7 @@ def model(tiny_model: Path) -> Any:
 
 
 @pytest.fixture
-def copied(tiny_engine: Path, tmp_path: Path) -> Path:
+def engine_copy(tiny_engine: Path, tmp_path: Path) -> Path:
     """A copy of the engine that a test may change."""
     return Path(shutil.copytree(tiny_engine, tmp_path / "engine"))
 
@@ -51,22 +51,22 @@ def rows(steps: Iterator[Step]) -> list[list[int]]:
 
 def eager(model: Any, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
     ids = torch.tensor([prompt])
-    whole = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens)
-    tokens: list[int] = whole[0, len(prompt) :].tolist()
+    sequences = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_new_tokens)
+    tokens: list[int] = sequences[0, len(prompt) :].tolist()
     return tokens
 
 
-def test_tokens_are_those_of_transformers_prompt_after_prompt(engine: Engine, model: Any) -> None:
+def test_the_engine_chooses_the_tokens_that_transformers_chooses(engine: Engine, model: Any) -> None:
     for prompt in PROMPTS:
         assert rows(engine.generate([prompt], 20)) == [eager(model, prompt, 20)]
 
 
-def test_a_batch_of_unlike_prompts_answers_each_as_if_alone(engine: Engine, model: Any) -> None:
+def test_prompts_of_one_batch_get_the_answers_that_each_gets_alone(engine: Engine, model: Any) -> None:
     for pair in (PROMPTS[:2], PROMPTS[1:3], PROMPTS[2:]):
         assert rows(engine.generate(pair, 20)) == [eager(model, prompt, 20) for prompt in pair]
 
 
-def test_text_goes_in_and_comes_out(engine: Engine, model: Any) -> None:
+def test_the_engine_encodes_and_decodes_text(engine: Engine, model: Any) -> None:
     ids = engine.encode("the farm builds")
     assert engine.decode(ids) == "the farm builds"
     assert rows(engine.generate(["the farm builds"], 5)) == [eager(model, ids, 5)]
@@ -79,15 +79,15 @@ def test_the_engine_may_be_filled_to_its_last_token(engine: Engine, model: Any) 
     assert engine.timings.new_tokens == 48
 
 
-def test_a_row_ends_at_its_stop_token_and_the_other_goes_on(copied: Path, model: Any) -> None:
+def test_a_row_ends_at_its_stop_token_and_the_other_goes_on(engine_copy: Path, model: Any) -> None:
     first, second = (eager(model, prompt, 10) for prompt in PROMPTS[:2])
     stop = next(token for token in first[1:9] if token not in second and first.index(token) > 0)
-    edit(copied, eos_token_ids=[stop])
-    with Engine.load(copied) as engine:
+    edit(engine_copy, eos_token_ids=[stop])
+    with Engine.load(engine_copy) as engine:
         assert rows(engine.generate(PROMPTS[:2], 10)) == [first[: first.index(stop) + 1], second]
 
 
-def test_a_generation_that_is_given_up_does_not_disturb_the_next(engine: Engine, model: Any) -> None:
+def test_an_abandoned_generation_does_not_disturb_the_next(engine: Engine, model: Any) -> None:
     abandoned = engine.generate([PROMPTS[0]], 20)
     next(abandoned)
     assert rows(engine.generate([PROMPTS[1]], 10)) == [eager(model, PROMPTS[1], 10)]
@@ -96,7 +96,7 @@ def test_a_generation_that_is_given_up_does_not_disturb_the_next(engine: Engine,
 
 
 @pytest.mark.parametrize(
-    ("prompts", "max_new_tokens", "pointer", "said"),
+    ("prompts", "max_new_tokens", "pointer", "complaint"),
     [
         ([[1]] * 3, 1, "/prompts", "at most 2 prompts (max_batch_size)"),
         ([], 1, "/prompts", "1 prompt or more"),
@@ -111,48 +111,48 @@ def test_a_generation_that_is_given_up_does_not_disturb_the_next(engine: Engine,
     ],
 )
 def test_a_request_beyond_the_limits_is_refused_before_it_reaches_the_engine(
-    engine: Engine, prompts: Any, max_new_tokens: int, pointer: str, said: str
+    engine: Engine, prompts: Any, max_new_tokens: int, pointer: str, complaint: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         engine.generate(prompts, max_new_tokens)  # not iterated: nothing may have been sent
     (problem,) = refusal.value.problems
     assert problem.pointer == pointer
-    assert said in problem.detail
+    assert complaint in problem.detail
     assert problem.remedy
 
 
-def test_one_text_in_place_of_a_list_is_refused(engine: Engine) -> None:
+def test_a_text_in_place_of_a_list_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="expected a list"):
         engine.generate("the farm", 1)
 
 
-def test_an_engine_of_another_machine_is_refused_field_by_field(copied: Path) -> None:
+def test_an_engine_of_another_machine_is_refused_field_by_field(engine_copy: Path) -> None:
     machine = {"os": "linux", "arch": "x86_64", "gpu": "NVIDIA Imaginary 1", "sm": "42"}
-    edit(copied, platform=machine, versions={"torch": "1.0.0"})
+    edit(engine_copy, platform=machine, versions={"torch": "1.0.0"})
     with pytest.raises(PlatformMismatch) as refusal:
-        Engine.load(copied)
-    unlike = {problem.pointer: problem for problem in refusal.value.problems}
-    assert {"/platform/gpu", "/platform/sm", "/versions/torch"} <= unlike.keys()
-    assert unlike["/versions/torch"].expected == "1.0.0"
-    assert unlike["/versions/torch"].value in str(refusal.value)
+        Engine.load(engine_copy)
+    problems = {problem.pointer: problem for problem in refusal.value.problems}
+    assert {"/platform/gpu", "/platform/sm", "/versions/torch"} <= problems.keys()
+    assert problems["/versions/torch"].expected == "1.0.0"
+    assert problems["/versions/torch"].value in str(refusal.value)
     assert "NVIDIA Imaginary 1" in str(refusal.value)
 
 
-def test_a_directory_without_an_engine_is_refused(tmp_path: Path, copied: Path) -> None:
+def test_a_directory_without_an_engine_is_refused(tmp_path: Path, engine_copy: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"config\.json and engine\.pt2 missing"):
         Engine.load(tmp_path)
-    edit(copied, toolchain="trtllm")
+    edit(engine_copy, toolchain="trtllm")
     with pytest.raises(InvalidRequest, match="is no aoti engine"):
-        Engine.load(copied)
+        Engine.load(engine_copy)
 
 
-def test_a_truncated_engine_says_why_it_does_not_load(copied: Path) -> None:
-    os.truncate(copied / "engine.pt2", 100_000)
+def test_the_error_of_a_truncated_engine_gives_the_reason(engine_copy: Path) -> None:
+    os.truncate(engine_copy / "engine.pt2", 100_000)
     with pytest.raises(EngineStopped, match="zip archive"):
-        Engine.load(copied)
+        Engine.load(engine_copy)
 
 
-def test_a_killed_engine_is_an_error_and_leaves_nothing_behind(
+def test_a_killed_engine_raises_an_error_and_leaves_no_file(
     tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -181,11 +181,11 @@ def test_an_engine_that_does_not_answer_is_stopped(tiny_engine: Path) -> None:
 def test_generate_runs_as_a_command(
     tiny_engine: Path, model: Any, engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = [str(tiny_engine), "--prompt", "the farm", "--max-new-tokens", "6"]
-    assert generate.main([*asked, "--json"]) == 0
+    arguments = [str(tiny_engine), "--prompt", "the farm", "--max-new-tokens", "6"]
+    assert generate.main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["tokens"] == eager(model, engine.encode("the farm"), 6)
-    assert generate.main(asked) == 0
+    assert generate.main(arguments) == 0
     assert capsys.readouterr().out == answer["text"] + "\n"
-    assert generate.main([*asked[:-1], "60"]) == InvalidRequest.exit_code
+    assert generate.main([*arguments[:-1], "60"]) == InvalidRequest.exit_code
     assert "max_seq_len 48" in capsys.readouterr().err

@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.toolchains.aoti import tiny
 from tests.toolchains.aoti.conftest import LIMITS
-from tests.toolchains.aoti.running import refused_with, run
+from tests.toolchains.aoti.running import refusal_of, run
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def convert(model: Path, root: Path, *arguments: str) -> tuple[int, str, str] | Path:
-    """The checkpoint, or how it was refused."""
-    ended = run("convert.py", root / "scratch", "--model-dir", model, "--output-dir", root / "out", *arguments)
-    return refused_with(ended) if ended.returncode else root / "out"
+    """The directory of the checkpoint, or status, code and message of the refusal."""
+    process = run("convert.py", root / "scratch", "--model-dir", model, "--output-dir", root / "out", *arguments)
+    return refusal_of(process) if process.returncode else root / "out"
 
 
 def refused(answer: tuple[int, str, str] | Path) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ def refused(answer: tuple[int, str, str] | Path) -> tuple[int, str, str]:
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the model that a test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -43,12 +43,13 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(document))
 
 
-def test_convert_keeps_weights_and_tokenizer_and_nothing_else(tiny_model: Path, tiny_checkpoint: Path) -> None:
+def test_a_checkpoint_has_weights_and_tokenizer_and_no_other_file(tiny_model: Path, tiny_checkpoint: Path) -> None:
     names = {path.name for path in tiny_checkpoint.iterdir()}
     assert names == {"config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
-    before, after = load_file(tiny_model / WEIGHTS), load_file(tiny_checkpoint / WEIGHTS)
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    model_weights = load_file(tiny_model / WEIGHTS)
+    weights = load_file(tiny_checkpoint / WEIGHTS)
+    assert model_weights.keys() == weights.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model_weights.items())
     assert json.loads((tiny_checkpoint / "config.json").read_text())["dtype"] == "float32"
 
 
@@ -56,11 +57,11 @@ def test_convert_casts_shards_into_one_file(model: Path, tmp_path: Path) -> None
     weights = load_file(model / WEIGHTS) | {"steps": torch.arange(3)}
     names = sorted(weights)
     shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
-    for file, held in shards.items():
-        save_file({name: weights[name] for name in held}, model / file)
+    for file, shard_names in shards.items():
+        save_file({name: weights[name] for name in shard_names}, model / file)
     (model / WEIGHTS).unlink()
-    where = {name: file for file, held in shards.items() for name in held}
-    (model / INDEX).write_text(json.dumps({"weight_map": where}))
+    weight_map = {name: file for file, shard_names in shards.items() for name in shard_names}
+    (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     output = convert(model, tmp_path, "--dtype", "bfloat16")
     assert isinstance(output, Path)
     cast = load_file(output / WEIGHTS)
@@ -79,7 +80,7 @@ def test_convert_stores_a_tied_head_once(tmp_path: Path) -> None:
     assert load_file(output / WEIGHTS).keys() == weights.keys() - {"lm_head.weight"}
 
 
-def test_convert_drops_what_points_to_code(model: Path, tmp_path: Path) -> None:
+def test_convert_drops_references_to_code(model: Path, tmp_path: Path) -> None:
     edit(model / "config.json", lambda config: config.update(auto_map={"AutoConfig": "evil.py"}, torch_dtype="float16"))
     (model / "evil.py").write_text("raise SystemExit")
     output = convert(model, tmp_path)
@@ -98,8 +99,8 @@ def test_convert_refuses_pickles(model: Path, tmp_path: Path) -> None:
 
 
 def test_convert_refuses_truncated_weights(model: Path, tmp_path: Path) -> None:
-    whole = (model / WEIGHTS).read_bytes()
-    (model / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    content = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).write_bytes(content[: len(content) // 2])
     assert refused(convert(model, tmp_path))[:2] == (2, "bad_checkpoint")
 
 
@@ -119,7 +120,9 @@ def test_convert_refuses_a_shard_outside_the_model(model: Path, tmp_path: Path) 
         {"quantization_config": {"quant_method": "awq"}},
     ],
 )
-def test_convert_refuses_models_it_cannot_build(config: dict[str, Any], model: Path, tmp_path: Path) -> None:
+def test_convert_refuses_models_that_the_toolchain_cannot_build(
+    config: dict[str, Any], model: Path, tmp_path: Path
+) -> None:
     edit(model / "config.json", lambda document: document.update(config))
     assert refused(convert(model, tmp_path))[:2] == (2, "unsupported_model")
 
@@ -134,13 +137,15 @@ def test_convert_refuses_weights_that_do_not_fit_the_dtype(model: Path, tmp_path
 
 
 def build(checkpoint: Path, root: Path, *, path: str | None = None, **limits: int) -> tuple[int, str, str]:
-    """How a build is refused."""
-    asked = [word for name, value in (LIMITS | limits).items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    places = ("--checkpoint-dir", checkpoint, "--output-dir", root / "out", "--device", "cpu")
-    return refused_with(run("build.py", root / "scratch", *places, *asked, path=path))
+    """Status, code and message of a build that is refused."""
+    limit_arguments = [
+        word for name, value in (LIMITS | limits).items() for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    directories = ("--checkpoint-dir", checkpoint, "--output-dir", root / "out", "--device", "cpu")
+    return refusal_of(run("build.py", root / "scratch", *directories, *limit_arguments, path=path))
 
 
-def test_build_leaves_a_directory_that_needs_nothing_else(tiny_engine: Path) -> None:
+def test_an_engine_directory_has_engine_tokenizer_and_config(tiny_engine: Path) -> None:
     names = {path.name for path in tiny_engine.iterdir()}
     assert names == {"engine.pt2", "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     config = json.loads((tiny_engine / "config.json").read_text())
@@ -158,24 +163,24 @@ def test_build_reports_progress(tiny_build: tuple[Path, str]) -> None:
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
 
 
-def test_build_without_a_compiler_is_refused_before_anything_is_loaded(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_build_without_a_compiler_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     status, code, message = build(tiny_checkpoint, tmp_path, path="")
     assert (status, code) == (3, "missing_compiler")
     assert "g++" in message
 
 
 @pytest.mark.parametrize(
-    ("limits", "named"),
+    ("limits", "complaint"),
     [
         ({"max_seq_len": 65}, "64 positions"),
         ({"max_input_len": 49}, "max_seq_len 48"),
         ({"max_batch_size": 0}, "max_batch_size is 0"),
     ],
 )
-def test_build_refuses_limits(limits: dict[str, int], named: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_build_refuses_limits(limits: dict[str, int], complaint: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     status, code, message = build(tiny_checkpoint, tmp_path, **limits)  # type: ignore[arg-type]  # mypy mixes it with `march`
     assert (status, code) == (2, "limits")
-    assert named in message
+    assert complaint in message
 
 
 def test_build_refuses_weights_that_are_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -188,10 +193,10 @@ def test_build_refuses_weights_that_are_missing(tiny_checkpoint: Path, tmp_path:
     assert "model.norm.weight" in message
 
 
-def test_smoke_refuses_an_engine_that_computes_something_else(tiny_engine: Path, tmp_path: Path) -> None:
+def test_the_smoke_test_refuses_an_engine_with_other_logits(tiny_engine: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = {"0.0.ids": torch.arange(12), "0.0.logits": torch.randn(5, 300)}
     save_file(reference, tmp_path / "reference.safetensors")
-    places = ("--engine-dir", tiny_engine, "--reference", tmp_path / "reference.safetensors")
-    status, code, _message = refused_with(run("smoke.py", tmp_path / "scratch", *places))
+    directories = ("--engine-dir", tiny_engine, "--reference", tmp_path / "reference.safetensors")
+    status, code, _message = refusal_of(run("smoke.py", tmp_path / "scratch", *directories))
     assert (status, code) == (3, "smoke_failed")

@@ -110,7 +110,7 @@ def test_tokens_are_bounded_by_the_input_alone(requested: dict[str, int], expect
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "value", "words"),
+    ("model", "name", "value", "remedy"),
     [
         (T5, "max_encoder_input_len", 512, "use /limits/max_input_len"),
         (T5, "strip_plan", True, "remove it"),
@@ -124,11 +124,11 @@ def test_tokens_are_bounded_by_the_input_alone(requested: dict[str, int], expect
     ],
 )
 def test_an_option_closed_to_encoder_decoders_is_refused_with_a_remedy(
-    model: ModelFacts, name: str, value: object, words: str
+    model: ModelFacts, name: str, value: object, remedy: str
 ) -> None:
     normal, _ = TRTLLM.normalise(spec(limits=LIMITS, options={name: value}), model, H100)
     (problem,) = TRTLLM.preflight(normal, model, H100)
-    assert (problem.pointer, problem.code, problem.remedy) == (f"/options/{name}", "reserved_option", words)
+    assert (problem.pointer, problem.code, problem.remedy) == (f"/options/{name}", "reserved_option", remedy)
 
 
 def test_a_quantized_encoder_decoder_is_refused() -> None:
@@ -159,7 +159,7 @@ class TestRoad:
     @pytest.mark.parametrize("version", ["0.15.0", "0.16.0", "0.19.0", "1.0.0", VERSION, "1.3.0rc20"])
     @pytest.mark.parametrize("model", [TINY_T5, TINY_BART], ids=["t5", "bart"])
     def test_encoder_and_decoder_are_converted_and_built(self, version: str, model: ModelFacts, tmp_path: Path) -> None:
-        pipeline = start_road(tmp_path, model, version)
+        pipeline = start_pipeline(tmp_path, model, version)
         facts = pipeline.run_both()
         assert (facts["version"], facts["differences"], facts["own_limits"]) == (version, [], ["max_output_len"])
         encoder, decoder = (facts["effective"][folder]["build_config"] for folder in ("encoder", "decoder"))
@@ -172,7 +172,7 @@ class TestRoad:
 
     @pytest.mark.usefixtures("installation")
     def test_encoder_and_decoder_have_files_for_every_rank(self, tmp_path: Path) -> None:
-        pipeline = start_road(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
+        pipeline = start_pipeline(tmp_path, TINY_T5, parallelism={"tp": 2, "pp": 2})
         assert pipeline.run_both()["differences"] == []
         for folder in LAYERS:
             assert len(list((tmp_path / "convert" / folder).glob("rank*.safetensors"))) == 4
@@ -189,10 +189,10 @@ class TestRoad:
             ("truncated", "rank1.* (is empty|complete)"),
         ],
     )
-    def test_status_zero_proves_nothing(
+    def test_an_incomplete_output_is_refused_though_the_program_succeeded(
         self, installation: Path, tmp_path: Path, stage: Stage, mode: str, complaint: str
     ) -> None:
-        pipeline = start_road(tmp_path, TINY_T5, parallelism={"tp": 2})
+        pipeline = start_pipeline(tmp_path, TINY_T5, parallelism={"tp": 2})
         if stage is Stage.BUILD:
             assert pipeline.run(Stage.CONVERT).status == 0
         order(installation, VERSION, **{stage: {"mode": mode}})
@@ -203,7 +203,7 @@ class TestRoad:
     @pytest.mark.usefixtures("installation")
     def test_progress_moves_forward_through_both_programs(self, tmp_path: Path) -> None:
         """Each program begins at its own part of the stage."""
-        pipeline = start_road(tmp_path, TINY_T5)
+        pipeline = start_pipeline(tmp_path, TINY_T5)
         for stage, spans in ((Stage.CONVERT, [(0, 1)]), (Stage.BUILD, [(0, 0.5), (0.5, 1)])):
             planned = TOOLCHAIN.plan(pipeline.job(stage), pipeline.directories(stage))
             assert [command.span for command in planned[:-1]] == spans
@@ -224,7 +224,7 @@ class TestRoad:
         assert Pipeline(tmp_path, model=TINY_T5).run(Stage.CONVERT).status == 1
 
 
-def start_road(root: Path, model: ModelFacts, version: str = VERSION, **fields: Any) -> Pipeline:
+def start_pipeline(root: Path, model: ModelFacts, version: str = VERSION, **fields: Any) -> Pipeline:
     make = make_tiny_t5 if model is TINY_T5 else make_tiny_bart
     make(root / "model")
     return Pipeline(root, version, model=model, **fields)
@@ -233,7 +233,7 @@ def start_road(root: Path, model: ModelFacts, version: str = VERSION, **fields: 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted and built model; tests copy it and break the copy."""
-    return finished_pipeline(tmp_path_factory.mktemp("encoder_decoder"), lambda root: start_road(root, TINY_T5))
+    return finished_pipeline(tmp_path_factory.mktemp("encoder_decoder"), lambda root: start_pipeline(root, TINY_T5))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_broken_file_is_reported_with_its_folder(
     finished: Path, tmp_path: Path, stage: Stage, name: str, content: bytes | None, complaint: str
 ) -> None:
-    pipeline = copy_of(finished, tmp_path)
+    pipeline = copied_pipeline(finished, tmp_path)
     path = pipeline.root / stage / name
     if content is None:
         shutil.rmtree(path)
@@ -275,7 +275,7 @@ def test_a_broken_file_is_reported_with_its_folder(
 def test_a_checkpoint_with_other_settings_is_refused_with_its_folder(
     finished: Path, tmp_path: Path, folder: str, changes: dict[str, Any], complaint: str
 ) -> None:
-    pipeline = copy_of(finished, tmp_path)
+    pipeline = copied_pipeline(finished, tmp_path)
     path = pipeline.root / "convert" / folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
     with pytest.raises(InvalidOutput, match=complaint):
@@ -296,10 +296,10 @@ def test_a_checkpoint_with_other_settings_is_refused_with_its_folder(
         ("decoder", {"max_num_tokens": 64}, None),
     ],
 )  # fmt: skip
-def test_other_lengths_than_asked_for_are_reported(
+def test_lengths_that_differ_from_the_spec_are_reported(
     finished: Path, tmp_path: Path, folder: str, changes: dict[str, Any], difference: dict[str, Any] | None
 ) -> None:
-    pipeline = copy_of(finished, tmp_path)
+    pipeline = copied_pipeline(finished, tmp_path)
     path = pipeline.root / "build" / folder / "config.json"
     content = json.loads(path.read_bytes())
     content["build_config"] |= changes
@@ -307,7 +307,7 @@ def test_other_lengths_than_asked_for_are_reported(
     assert pipeline.check(Stage.BUILD)["differences"] == ([difference] if difference else [])
 
 
-def copy_of(finished: Path, tmp_path: Path) -> Pipeline:
+def copied_pipeline(finished: Path, tmp_path: Path) -> Pipeline:
     return Pipeline(shutil.copytree(finished, tmp_path / "pipeline"), model=TINY_T5)
 
 
@@ -351,7 +351,7 @@ def test_needs_do_not_depend_on_the_token_limit() -> None:
     assert needs(Stage.BUILD, BART, **few_tokens).gpu_memory == needs(Stage.BUILD, BART).gpu_memory
 
 
-def served(model: ModelFacts, **fields: Any) -> Serving:
+def serving_of(model: ModelFacts, **fields: Any) -> Serving:
     serving = TOOLCHAIN.serving(job(Stage.BUILD, model, **fields))
     assert serving is not None
     return serving
@@ -366,16 +366,16 @@ def served(model: ModelFacts, **fields: Any) -> Serving:
     ],
 )
 def test_an_engine_that_triton_cannot_serve_has_no_layout_and_a_reason(fields: dict[str, Any], reason: str) -> None:
-    serving = served(T5, **fields)
+    serving = serving_of(T5, **fields)
     assert set(serving.launch) == {"run"}
     assert serving.layouts == {}
     assert reason in serving.without["triton"]
     assert reason in serving.summary()["without"]["triton"]
-    assert served(FACTS, **fields).layouts
+    assert serving_of(FACTS, **fields).layouts
 
 
 def test_the_triton_layout_names_both_engines() -> None:
-    serving = served(BART, parallelism={"tp": 2})
+    serving = serving_of(BART, parallelism={"tp": 2})
     assert "--engine_dir {engine} --tokenizer_dir {engine}" in " ".join(serving.launch["run"].argv)
     assert serving.launch["triton"].argv.count("tritonserver") == 2
     files = serving.layouts["triton"].files
@@ -388,14 +388,14 @@ def test_the_triton_layout_names_both_engines() -> None:
     assert parameter("tokenizer_dir", "{engine}") in files["preprocessing/config.pbtxt"]
     joined(files)
     assert {"decoder_input_ids", "decoder_input_lengths"} <= names(files["tensorrt_llm/config.pbtxt"], "input")
-    one_engine = served(FACTS).layouts["triton"].files
+    one_engine = serving_of(FACTS).layouts["triton"].files
     assert not any("decoder" in text for path, text in one_engine.items() if path.endswith(".pbtxt"))
 
 
 def test_an_output_starts_with_the_token_that_the_decoder_names(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = copy_of(finished, tmp_path).root / "build"
+    engine = copied_pipeline(finished, tmp_path).root / "build"
     request = {"QUERY": [[b"w1 w2"], [b"w3"]], "REQUEST_OUTPUT_LEN": [[5], [6]]}
     (tokens,) = python_model("preprocessing", engine, monkeypatch, decoder_dir=engine / "decoder").execute([request])
     assert tokens["INPUT_ID"].tolist() == [[4, 5], [6, 1]]

@@ -36,7 +36,7 @@ class Pipeline:
 
     def __init__(
         self, root: Path, version: str = VERSION, architecture: str = LLAMA, model: ModelFacts | None = None,
-        **parts: Any,
+        **fields: Any,
     ) -> None:  # fmt: skip
         """`model`: facts of a model that exists at `root / "model"`; None makes a tiny Llama there."""
         self.root = root
@@ -45,7 +45,7 @@ class Pipeline:
         if model is None:
             make_tiny_llama(self.model, architectures=[architecture])
         self.facts = model or TINY.model_copy(update={"architecture": architecture})
-        self.spec, _ = TOOLCHAIN.normalise(spec(version, **{"limits": LIMITS} | parts), self.facts, H100)
+        self.spec, _ = TOOLCHAIN.normalise(spec(version, **{"limits": LIMITS} | fields), self.facts, H100)
         assert not TOOLCHAIN.preflight(self.spec, self.facts, H100)
 
     def directories(self, stage: Stage) -> Directories:

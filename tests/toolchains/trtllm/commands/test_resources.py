@@ -17,8 +17,8 @@ GB = 10**9
 DATA = "file:/data/cnn_dailymail"
 
 
-def needs(stage: Stage, model: ModelFacts = FACTS, **parts: Any) -> Needs:
-    normal, _ = TOOLCHAIN.normalise(spec(**parts), model, H100)
+def needs(stage: Stage, model: ModelFacts = FACTS, **fields: Any) -> Needs:
+    normal, _ = TOOLCHAIN.normalise(spec(**fields), model, H100)
     platform = H100 if stage is Stage.BUILD else None
     return TOOLCHAIN.needs(
         Job(stage=stage, toolchain="trtllm", version=VERSION, spec=normal, facts=model, platform=platform)

@@ -14,10 +14,10 @@ from toolchains.trtllm import TOOLCHAIN
 
 
 def warm_file(
-    stage: Stage = Stage.BUILD, *, machine: Any = None, version: str = VERSION, **parts: Any
+    stage: Stage = Stage.BUILD, *, machine: Any = None, version: str = VERSION, **fields: Any
 ) -> WarmFile | None:
     target = platform(**(machine or {}))
-    normal, _ = TOOLCHAIN.normalise(spec(version, **parts), FACTS, target)
+    normal, _ = TOOLCHAIN.normalise(spec(version, **fields), FACTS, target)
     job = Job(stage=stage, toolchain="trtllm", version=version, spec=normal, facts=FACTS, platform=target)
     return TOOLCHAIN.warm_file(job)
 
@@ -31,7 +31,7 @@ def warm_file(
         {"options": {"gemm_plugin": "disable"}},
     ],
 )
-def test_builds_that_differ_in_this_share_a_cache(changes: dict[str, Any]) -> None:
+def test_builds_with_these_differences_share_a_cache(changes: dict[str, Any]) -> None:
     assert warm_file(**changes) == warm_file()
 
 
@@ -46,7 +46,7 @@ def test_builds_that_differ_in_this_share_a_cache(changes: dict[str, Any]) -> No
         {"options": {"strip_plan": True}},
     ],
 )
-def test_builds_that_differ_in_this_have_caches_of_their_own(changes: dict[str, Any]) -> None:
+def test_builds_with_these_differences_have_caches_of_their_own(changes: dict[str, Any]) -> None:
     assert warm_file(**changes) != warm_file()
 
 

@@ -21,21 +21,21 @@ from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.serving.launch import images
 
 
-def job(**parts: Any) -> Job:
-    normalised, _ = TOOLCHAIN.normalise(spec(**parts), FACTS, H100)
+def job(**fields: Any) -> Job:
+    normalised, _ = TOOLCHAIN.normalise(spec(**fields), FACTS, H100)
     return Job(stage=Stage.BUILD, toolchain="trtllm", version=VERSION, spec=normalised, facts=FACTS, platform=H100)
 
 
-def layout(**parts: Any) -> Layout:
-    made = TOOLCHAIN.serving(job(**parts))
-    assert made is not None
-    return made.layouts["triton"]
+def layout(**fields: Any) -> Layout:
+    serving = TOOLCHAIN.serving(job(**fields))
+    assert serving is not None
+    return serving.layouts["triton"]
 
 
 def names(text: str, section: str) -> set[str]:
     """The tensors of `input [ … ]` or `output [ … ]`."""
-    (found,) = re.findall(rf"^{section} \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    return set(re.findall(r'name: "(\w+)"', found))
+    (section_text,) = re.findall(rf"^{section} \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r'name: "(\w+)"', section_text))
 
 
 def test_every_rank_has_a_process() -> None:
@@ -61,14 +61,17 @@ def test_every_rank_has_a_process() -> None:
     ],
 )
 def test_images_are_those_that_a_source_states(version: str, expected: list[str]) -> None:
-    found = images(version)
-    assert [image.image.endswith(end) for image, end in zip(found, expected, strict=True)] == [True] * len(expected)
-    assert all(image.has["tensorrt_llm"] == version and image.source for image in found)
+    known_images = images(version)
+    assert len(known_images) == len(expected)
+    for image, ending in zip(known_images, expected, strict=True):
+        assert image.image.endswith(ending)
+        assert image.has["tensorrt_llm"] == version
+        assert image.source
 
 
 def test_every_placeholder_of_the_repository_has_a_value() -> None:
-    made = layout(limits={"max_batch_size": 7, "max_input_len": 64, "max_output_len": 32, "max_beam_width": 3})
-    engine = made.files["tensorrt_llm/config.pbtxt"]
+    triton = layout(limits={"max_batch_size": 7, "max_input_len": 64, "max_output_len": 32, "max_beam_width": 3})
+    engine = triton.files["tensorrt_llm/config.pbtxt"]
     for line in (
         'backend: "tensorrtllm"', "max_batch_size: 7", "decoupled: true",
         'key: "gpt_model_path" value: { string_value: "{engine}" }',
@@ -77,9 +80,9 @@ def test_every_placeholder_of_the_repository_has_a_value() -> None:
     ):  # fmt: skip
         assert line in engine
     for name in ("preprocessing", "postprocessing"):
-        assert 'key: "tokenizer_dir" value: { string_value: "{engine}" }' in made.files[f"{name}/config.pbtxt"]
-    assert not any("$" in text for path, text in made.files.items() if path.endswith(".pbtxt"))
-    assert made.engine == "tensorrt_llm/1"
+        assert 'key: "tokenizer_dir" value: { string_value: "{engine}" }' in triton.files[f"{name}/config.pbtxt"]
+    assert not any("$" in text for path, text in triton.files.items() if path.endswith(".pbtxt"))
+    assert triton.engine == "tensorrt_llm/1"
 
 
 MEDUSA = {"speculative_decoding_mode": "medusa", "medusa_model_dir": "hf:org/heads"}
@@ -92,7 +95,7 @@ def parameter(name: str, value: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "parameters"),
     [
         (MEDUSA, {"decoding_mode": "medusa"}),
         (EAGLE, {"decoding_mode": "eagle"}),
@@ -102,14 +105,17 @@ def parameter(name: str, value: object) -> str:
         ({"max_lora_rank": 16}, {}),
     ],
 )
-def test_the_server_is_told_how_an_engine_drafts_and_how_wide_adapters_are(
-    options: dict[str, Any], said: dict[str, object]
+def test_parameters_name_the_decoding_mode_and_the_largest_adapter(
+    options: dict[str, Any], parameters: dict[str, object]
 ) -> None:
-    plain, more = (
-        [line for line in layout(options=some).files["tensorrt_llm/config.pbtxt"].splitlines() if "parameters" in line]
-        for some in ({}, options)
-    )
-    assert more == [*plain, *(parameter(*one) for one in said.items())]
+    always = parameter_lines({})
+    assert parameter_lines(options) == always + [parameter(name, value) for name, value in parameters.items()]
+
+
+def parameter_lines(options: dict[str, Any]) -> list[str]:
+    """The lines of parameters of the model `tensorrt_llm`, for an engine with these options."""
+    config = layout(options=options).files["tensorrt_llm/config.pbtxt"]
+    return [line for line in config.splitlines() if "parameters" in line]
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", "TYPE_BF16"), ("float16", "TYPE_FP16")])
@@ -122,7 +128,7 @@ def test_adapters_come_with_requests_in_the_engines_own_type(dtype: str, kind: s
         assert "lora" not in layout().files[f"{model}/config.pbtxt"]
 
 
-def test_an_ensemble_hands_adapters_on() -> None:
+def test_an_ensemble_passes_adapters_to_the_engine() -> None:
     joined(layout(options=LORA).files)
     assert layout(options=LORA).files["ensemble/config.pbtxt"].count('input_map { key: "lora_') == 3
 
@@ -144,38 +150,38 @@ def test_a_tree_of_drafts_that_does_not_fit_must_be_given(options: dict[str, Any
     assert [note.partition(": ")[2] for note in notes if "does not fit" in note] == ([says] if says else [])
 
 
-def test_whoever_serves_adapters_is_told_where_they_are() -> None:
-    with_them, without = layout(options=LORA).notes, layout().notes
-    assert any("lora/0 to lora/1" in note for note in with_them)
-    assert any("lora_task_id" in note for note in with_them)
-    assert not any("lora" in note for note in without)
+def test_the_notes_name_the_folders_of_adapters() -> None:
+    adapter_notes = layout(options=LORA).notes
+    assert any("lora/0 to lora/1" in note for note in adapter_notes)
+    assert any("lora_task_id" in note for note in adapter_notes)
+    assert not any("lora" in note for note in layout().notes)
 
 
 def test_without_packed_input_there_is_no_inflight_batching() -> None:
     assert '"V1"' in layout(options={"remove_input_padding": "disable"}).files["tensorrt_llm/config.pbtxt"]
 
 
-def test_the_ensemble_names_what_its_models_have() -> None:
+def test_the_ensemble_names_tensors_of_its_models() -> None:
     joined(layout().files)
 
 
 def joined(files: dict[str, str]) -> None:
-    """Every tensor that a step takes was made before, and its models have all that the ensemble names."""
+    """Assert that an earlier step makes every tensor that a step takes, and that the models have the named tensors."""
     ensemble = files["ensemble/config.pbtxt"]
-    made = set(names(ensemble, "input"))
+    known_tensors = set(names(ensemble, "input"))
     for step in ensemble.split("model_name: ")[1:]:
         model = files[step.split('"')[1] + "/config.pbtxt"]
         inputs = dict(re.findall(r'input_map { key: "(\w+)" value: "(\w+)" }', step))
         outputs = dict(re.findall(r'output_map { key: "(\w+)" value: "(\w+)" }', step))
         assert inputs.keys() <= names(model, "input")
         assert outputs.keys() <= names(model, "output")
-        assert set(inputs.values()) <= made, "every tensor was made by a step before"
-        made |= set(outputs.values())
-    assert names(ensemble, "output") <= made
+        assert set(inputs.values()) <= known_tensors, "an earlier step makes every tensor"
+        known_tensors |= set(outputs.values())
+    assert names(ensemble, "output") <= known_tensors
 
 
 class Backend(ModuleType):
-    """As much of Triton's Python backend as the two models use."""
+    """Imitates the part of Triton's Python backend that the two models use."""
 
     Tensor = staticmethod(lambda name, value: SimpleNamespace(name=name, as_numpy=lambda: value))
     InferenceResponse = staticmethod(lambda output_tensors: {t.name: t.as_numpy() for t in output_tensors})
@@ -190,13 +196,13 @@ def python_model(name: str, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, **
     space: dict[str, Any] = {}
     exec(compile(layout().files[f"{name}/1/model.py"], name, "exec"), space)
     model = space["TritonPythonModel"]()
-    places = {"tokenizer_dir": tokenizer, **folders}
-    parameters = {key: {"string_value": str(folder)} for key, folder in places.items()}
+    model_folders = {"tokenizer_dir": tokenizer, **folders}
+    parameters = {key: {"string_value": str(folder)} for key, folder in model_folders.items()}
     model.initialize({"model_config": json.dumps({"parameters": parameters})})
     return model
 
 
-def test_text_to_tokens_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_models_encode_and_decode_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_tiny_llama(tmp_path / "model")
     request = {"QUERY": [[b"w1 w2 w3"], [b"w4"]], "REQUEST_OUTPUT_LEN": [[5], [6]]}
     (tokens,) = python_model("preprocessing", folder, monkeypatch).execute([request])
