@@ -1,4 +1,4 @@
-"""A farm double and its store, on loopback; each test finds them empty."""
+"""A farm double, its store double and a client of the farm. The doubles are empty when a test starts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A farm on loopback with the REST API's real bodies, which answers wrongly when told to.
-
-It is a real HTTP server, so that broken connections and redirects are real, too.
-"""
+"""A farm double: a real HTTP server with the REST API's real bodies, and wrong answers when a test asks for them."""
 
 from __future__ import annotations
 
@@ -35,18 +32,20 @@ MODEL = "hf:acme/tiny-llama@" + "5f0b" * 10
 
 @dataclass
 class FarmState:
+    """The rows that the double answers from, and its next faults."""
+
     builds: dict[str, Build] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
-    refuse: Response | None = None  # the answer to every request
+    refuse: Response | None = None  # the answer to every request, if there is one
     log: bytes = b""
     log_cuts: list[int] = field(default_factory=list)  # each request of the log breaks off before one of these bytes
-    stages: list[dict[str, Any]] = field(default_factory=list)  # a submitted build takes the next one at each request
-    page: int = 2  # items
+    stages: list[dict[str, Any]] = field(default_factory=list)  # fields of build b1, the next ones at each request
+    page: int = 2  # items per page: few, so that every list has several pages
 
 
 class FarmDouble(HttpDouble):
-    """The routes that the client uses, with answers made from `state`."""
+    """The routes that the client uses, answered from `state`."""
 
     def __init__(self, store: StoreDouble) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class FarmDouble(HttpDouble):
     def publish(
         self, files: Mapping[str, bytes], *, platform: Platform = HERE.platform, direct: bool = False
     ) -> Engine:
-        """An engine of these files, behind the farm's own links or (`direct`) behind the store's."""
+        """Store the files and list an engine of them, with the farm's own links or (`direct`) the store's."""
         key = hashlib.sha256(repr(sorted(files)).encode() + platform.label().encode()).hexdigest()
         entries = [FileEntry(path=p, digest=self.store.put(data), size=len(data)) for p, data in files.items()]
         return self.list_engine(key, entries, platform=platform, direct=direct)
@@ -83,9 +82,10 @@ class FarmDouble(HttpDouble):
     def list_engine(
         self, key: str, entries: Iterable[FileEntry], *, platform: Platform = HERE.platform, direct: bool = False
     ) -> Engine:
+        """List an engine of `entries`, whose bytes the store may have or not."""
         manifest = Manifest.of(entries)
         contents = [PhysicalFile(**e.model_dump(), url=self._url(key, e, direct)) for e in manifest.files]
-        engine = an_engine(key, manifest, contents, platform)
+        engine = new_engine(key, manifest, contents, platform)
         self.state.engines[key] = engine
         return engine
 
@@ -93,12 +93,14 @@ class FarmDouble(HttpDouble):
         return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
     def add_build(self, build_id: str, **fields: Any) -> Build:
-        build = a_build(build_id, **fields)
+        """Add a build with these fields of `Build`; those of `new_build` otherwise."""
+        build = new_build(build_id, **fields)
         self.state.builds[build_id] = build
         return build
 
     def change(self, build_id: str, **fields: Any) -> None:
-        self.state.builds[build_id] = a_build(build_id, **fields)
+        """Replace a build."""
+        self.state.builds[build_id] = new_build(build_id, **fields)
 
     def _url(self, key: str, entry: FileEntry, direct: bool) -> str:
         return self.store.link(entry.digest) if direct else f"/v1/engines/{key}/files/{entry.path}"
@@ -179,14 +181,16 @@ class FarmDouble(HttpDouble):
         engine = self._get(self.state.engines, key, "engine")
         return RedirectResponse(self.store.link(self._get({f.path: f.digest for f in engine.contents}, path, "file")))
 
-    def _get(self, rows: dict[str, Any], name: str, what: str) -> Any:
+    def _get(self, rows: dict[str, Any], name: str, kind: str) -> Any:
         if name not in rows:
-            reason = Problem(pointer="", code="not_found", detail=f"unknown {what}", value=name, remedy="list them")
-            raise NotFound(f"there is no {what} {name}", problems=[reason])
+            reason = Problem(pointer="", code="not_found", detail=f"unknown {kind}", value=name, remedy="list them")
+            raise NotFound(f"there is no {kind} {name}", problems=[reason])
         return rows[name]
 
 
-def an_engine(key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform) -> Engine:
+def new_engine(
+    key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform
+) -> Engine:
     fields = frozenset(platform.model_dump())
     return Engine(
         key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,
@@ -195,7 +199,7 @@ def an_engine(key: str, manifest: Manifest, contents: list[PhysicalFile], platfo
     )  # fmt: skip
 
 
-def a_build(build_id: str, **fields: Any) -> Build:
+def new_build(build_id: str, **fields: Any) -> Build:
     build: dict[str, Any] = {
         "id": build_id, "key": "ab" * 32, "disposition": "created", "state": "queued", "model": MODEL,
         "toolchain": "aoti", "version": "2.13.0", "platform": HERE.platform.model_dump(), "created_at": NOW,

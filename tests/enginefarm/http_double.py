@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread that remembers its requests."""
+"""A real HTTP server in a thread, which records its requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReceivedRequest:
 
 
 class HttpDouble:
-    """An app on a port of 127.0.0.1, which can be stopped and started again on the same port."""
+    """A FastAPI app on a port of 127.0.0.1. It can be stopped and started again on the same port."""
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
@@ -52,7 +52,7 @@ class HttpDouble:
         wait_until(lambda: self._server is not None and self._server.started)
 
     def reset(self) -> None:
-        """Forget all requests and run, whatever the last test did."""
+        """Forget all requests, and start again if the last test stopped the server."""
         self.requests.clear()
         if not self._server:
             self.start()
@@ -74,7 +74,7 @@ class HttpDouble:
         """A response that is sent instead of any route's; None to let the route answer."""
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Below the framework's own middleware, which would end properly a stream that is to break off.
+        # Not a middleware of the framework: with one, a stream that breaks off would end properly.
         request = Request(scope)
         self.requests.append(
             ReceivedRequest(request.method, scope["raw_path"].decode(), dict(request.query_params), request.headers)

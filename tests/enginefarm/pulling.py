@@ -1,4 +1,4 @@
-"""An engine to pull, and helpers for the tests of pulling."""
+"""The files of an engine for tests of pulls, its staging directory, and a pull in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ def files_in(directory: Path) -> dict[str, bytes]:
 
 
 def staging_path(destination: Path, engine: Engine) -> Path:
+    """The directory in which a pull of `engine` to `destination` collects the files."""
     return destination.with_name(f".{destination.name}.partial-{engine.manifest[7:19]}")
 
 
 def pull_in_subprocess(double: FarmDouble, engine: Engine, destination: Path) -> subprocess.Popen[bytes]:
+    """Start `enginefarm pull`; a test may kill it."""
     program = [sys.executable, "-m", "enginefarm.cli", "pull", engine.key, str(destination)]
-    # A cache that no other pull has filled: from a full one the pull would end before a test sees it begin.
+    # Each pull has an empty cache of its own: with a full one it would end before a test sees it begin.
     environment = {**os.environ, "ENGINEFARM_URL": double.url, "ENGINEFARM_CACHE": f"{destination}.cache"}
     return subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

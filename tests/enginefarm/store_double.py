@@ -1,4 +1,4 @@
-"""A store behind signed links, and the wrong responses that it can be told to give."""
+"""A store double behind signed links, and the wrong answers that it gives when a test asks for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from enginefarm.contract import digest
 from tests.enginefarm.http_double import HttpDouble
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
-# Turns the right answer to one request, and the whole blob, into a wrong answer; None leaves it right.
+# From the right answer to one request and the whole blob to a wrong answer; None sends the right one.
 Fault = Callable[[Answer, bytes], Answer | None]
 
 
@@ -36,13 +36,14 @@ class StoreDouble(HttpDouble):
     def _clear(self) -> None:
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
-        self.always: Fault | None = None  # for every request after those
+        self.always: Fault | None = None  # for every request after `faults` are used up
         self.pace = 0.0  # seconds before each piece of 64 KiB
-        self.valid = 0  # links with a smaller number are refused, as if they had expired
+        self.valid = 0  # number of the links that are valid; a link with a smaller one has expired
 
-    def put(self, data: bytes) -> str:
-        name = digest.of_bytes(data)
-        self.blobs[name] = data
+    def put(self, content: bytes) -> str:
+        """Store a blob; returns its digest."""
+        name = digest.of_bytes(content)
+        self.blobs[name] = content
         return name
 
     def link(self, name: str) -> str:
@@ -81,38 +82,45 @@ def _right_answer(blob: bytes, range_header: str | None) -> Answer:
 
 
 def cut(after: int) -> Fault:
-    """The right headers, and the connection breaks off after that many bytes of the body."""
+    """The right headers, and `after` bytes of the body: then the connection breaks."""
     return lambda answer, blob: (answer[0], answer[1], answer[2][:after])
 
 
 def short(answer: Answer, blob: bytes) -> Answer:
-    """The start of the blob, sent as if it were all of it."""
+    """A complete answer with the first 1000 bytes of the blob only."""
     return 200, {"content-length": "1000"}, blob[:1000]
 
 
 def corrupt(answer: Answer, blob: bytes) -> Answer:
+    """The right answer with a wrong first byte."""
     return answer[0], answer[1], b"X" + answer[2][1:]
 
 
 def too_long(answer: Answer, blob: bytes) -> Answer:
+    """The blob and four bytes more, without a length."""
     return 200, {}, blob + b"more"
 
 
 def ignores_ranges(answer: Answer, blob: bytes) -> Answer:
+    """The whole blob, as servers answer that do not support ranges."""
     return 200, {"content-length": str(len(blob))}, blob
 
 
 def ignores_ranges_and_cuts(answer: Answer, blob: bytes) -> Answer:
+    """The whole blob instead of a range, and the connection breaks after 200,000 bytes."""
     return 200, {"content-length": str(len(blob))}, blob[:200_000]
 
 
 def other_range(answer: Answer, blob: bytes) -> Answer:
+    """A valid answer to another request: everything from byte 7."""
     return 206, {"content-range": f"bytes 7-{len(blob) - 1}/{len(blob)}"}, blob[7:]
 
 
 def compressed(answer: Answer, blob: bytes) -> Answer:
+    """The blob, compressed although the client asked for its bytes as they are."""
     return 200, {"content-encoding": "gzip"}, gzip.compress(blob)
 
 
 def status(code: int) -> Fault:
+    """An S3 error with this status."""
     return lambda answer, blob: (code, {}, b"<Error/>")

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from enginefarm.wire.bodies import Engine, PhysicalFile
-from tests.enginefarm.farm_double import an_engine
+from tests.enginefarm.farm_double import new_engine
 from tests.faults.bad_responses import EXPIRED, FAULTS, ConnectionEnded, Line, RangeRequest, right
 from tests.faults.scenario import Scenario
 
@@ -49,7 +49,7 @@ def engine_of(scenario: Scenario, url: str, valid: int) -> Engine:
         )
         for entry in scenario.manifest.files
     ]
-    return an_engine(scenario.key, scenario.manifest, contents)
+    return new_engine(scenario.key, scenario.manifest, contents)
 
 
 class _ScenarioState:

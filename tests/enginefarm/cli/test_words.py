@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from enginefarm.cli import words
-from tests.enginefarm.farm_double import a_build
+from tests.enginefarm.farm_double import new_build
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_commit_is_shortened_and_a_branch_is_not() -> None:
 
 
 def test_why_a_build_waits() -> None:
-    assert words.doing(a_build("b", waiting_for="a worker", queue_position=3)) == (
+    assert words.doing(new_build("b", waiting_for="a worker", queue_position=3)) == (
         "waiting for a worker, number 3 in the queue"
     )
-    assert words.doing(a_build("b", state="running", message="compiling")) == "compiling"
+    assert words.doing(new_build("b", state="running", message="compiling")) == "compiling"

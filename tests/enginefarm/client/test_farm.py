@@ -25,7 +25,7 @@ from enginefarm.contract.errors import (
 )
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, Disposition
-from tests.enginefarm.farm_double import MODEL, FarmDouble, a_build, problem
+from tests.enginefarm.farm_double import MODEL, FarmDouble, new_build, problem
 from tests.enginefarm.store_double import StoreDouble
 
 SPEC = {"model": MODEL, "toolchain": {"name": "aoti"}}
@@ -273,10 +273,10 @@ def test_only_a_succeeded_build_has_an_engine(double: FarmDouble) -> None:
     engine = double.summary(double.publish({"a": b"a"}))
     failure = {"cause": "out_of_memory", "fault": "caller", "detail": "80 GiB were not enough", "advice": "tp 2"}
 
-    assert engine_of(a_build("b1", state="succeeded", engine=engine)) == engine
+    assert engine_of(new_build("b1", state="succeeded", engine=engine)) == engine
     with pytest.raises(Conflict, match="is queued"):
-        engine_of(a_build("b1"))
+        engine_of(new_build("b1"))
     with pytest.raises(BuildFailed, match="was cancelled"):
-        engine_of(a_build("b1", state="cancelled"))
+        engine_of(new_build("b1", state="cancelled"))
     with pytest.raises(BuildFailed, match=r"out_of_memory.*80 GiB.*tp 2"):
-        engine_of(a_build("b1", state="failed", error=failure))
+        engine_of(new_build("b1", state="failed", error=failure))
