@@ -1,4 +1,4 @@
-"""The catalogue on both databases, migrated the way production is."""
+"""Fixtures of an empty catalogue on SQLite and on PostgreSQL, migrated as in production."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verified records of engines from another farm."""
+"""Make verified records of engines that another farm built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STARTED_AT = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def imported_record(build_request: Request, content: str = "engine") -> VerifiedRecord:
-    """The record of an engine for `build_request` that took another farm twenty minutes; `content` is its one file."""
+    """The record of an engine for `build_request`, built in twenty minutes, with the one file `content`."""
     return VerifiedRecord(
         record=EngineRecord(
             key=build_request.build.key,
