@@ -1,4 +1,4 @@
-"""Whether the live fleet could take a request at all."""
+"""Compare a request with the live fleet: does a worker listen for each of its stages, and is one large enough?"""
 
 from __future__ import annotations
 
@@ -19,56 +19,77 @@ from models.queue.names import converts_on_gpu
 
 
 def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
-    return next((no_worker_serves(action.queue) for action in _unserved(session, request, fleet)), None)
+    """The reason why the request waits for a worker; None if a live worker listens for each stage still to run."""
+    unserved = _unserved(session, request, fleet)
+    # The first stage alone: nobody can run the second before.
+    return no_worker_serves(unserved[0].queue) if unserved else None
 
 
 def too_small_for(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[Problem]:
-    """For each stage that is still to run, what every live worker that listens for it lacks. Mostly nothing."""
-    found = {action.key: problem for action in _stages(request) if (problem := too_small(action, fleet))}
-    remaining = _remaining(session, request, [action for action in _stages(request) if action.key in found])
-    return [found[action.key] for action in remaining]
+    """A problem for each stage still to run for which every live worker that listens is too small. Mostly none."""
+    problems = {}
+    for action in (request.convert, request.build):
+        problem = too_small(action, fleet)
+        if problem is not None:
+            problems[action.stage] = problem
+    # No query for the usual case.
+    if not problems:
+        return []
+    return [problems[action.stage] for action in _still_to_run(session, request) if action.stage in problems]
 
 
 def require_worker(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> None:
-    """Raises InvalidSpec, listing the candidates, if something is left to do that no live worker could take."""
+    """
+    Raises:
+        InvalidSpec: no live worker could run a stage that is still to run; it lists the candidates.
+    """
     problems = [_no_worker(request, action, fleet) for action in _unserved(session, request, fleet)]
-    if problems := [*problems, *too_small_for(session, request, fleet)]:
+    problems += too_small_for(session, request, fleet)
+    if problems:
         raise InvalidSpec(problems)
 
 
 def _unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[NewAction]:
-    """The stages that are still to run and that no live worker listens for. Mostly none."""
-    idle = [action for action in _stages(request) if not any(action.queue in worker.queues for worker in fleet)]
-    return _remaining(session, request, idle)
-
-
-def _stages(request: Request) -> tuple[NewAction, NewAction]:
-    return request.convert, request.build
-
-
-def _remaining(session: Session, request: Request, found: Sequence[NewAction]) -> list[NewAction]:
-    """Those of `found` that are still to run. No query if there are none."""
-    if not found or engine_exists(session, request.build.key):
+    """The stages still to run that no live worker listens for, in their order. Mostly none."""
+    queues = {queue for worker in fleet for queue in worker.queues}
+    # The catalogue is asked only if a queue has no listener, which is rare: this runs at every submit.
+    if request.convert.queue in queues and request.build.queue in queues:
         return []
-    converted = checkpoint_of(session, request.convert.key) is not None
-    return [action for action in found if action.stage is Stage.BUILD or not converted]
+    return [action for action in _still_to_run(session, request) if action.queue not in queues]
+
+
+def _still_to_run(session: Session, request: Request) -> list[NewAction]:
+    """The stages whose result is not in the catalogue, in the order in which they run."""
+    if engine_exists(session, request.build.key):
+        return []
+    # Many engines share a checkpoint, so often only the build is left.
+    if checkpoint_of(session, request.convert.key) is not None:
+        return [request.build]
+    return [request.convert, request.build]
 
 
 def _no_worker(request: Request, action: NewAction, fleet: Sequence[WorkerRow]) -> Problem:
-    what = f"{request.toolchain} {request.version}"
-    platforms = {
-        worker.name: platform_text(platform_of(worker))
-        for worker in fleet
-        if has_toolchain(worker, request.toolchain, request.version, action.stage)
-    }
-    others = "; ".join(f"{name} {platform}" for name, platform in platforms.items())
-    building = action.stage is Stage.BUILD
-    on_what = f" for {request.platform_label}" if building else " on a GPU" if converts_on_gpu(action.queue) else ""
+    toolchain = f"{request.toolchain} {request.version}"
+    if action.stage is Stage.BUILD:
+        pointer, value = "/platform", request.platform_label
+        target = f" for {request.platform_label}"
+    else:
+        # No platform is named for a convert: its checkpoint is bound to none.
+        pointer, value = "/toolchain/version", request.version
+        target = " on a GPU" if converts_on_gpu(action.queue) else ""
+    platforms = {}
+    for worker in fleet:
+        if has_toolchain(worker, request.toolchain, request.version, action.stage):
+            platforms[worker.name] = platform_text(platform_of(worker))
+    if platforms:
+        expected = "one of: " + "; ".join(f"{name} {platform}" for name, platform in platforms.items())
+    else:
+        expected = f"no live worker can {action.stage} with {toolchain} anywhere"
     return Problem(
-        pointer="/platform" if building else "/toolchain/version",
+        pointer=pointer,
         code="no_worker",
-        detail=f"no live worker can {action.stage} with {what}{on_what}",
-        value=request.platform_label if building else request.version,
-        expected=f"one of: {others}" if others else f"no live worker can {action.stage} with {what} anywhere",
+        detail=f"no live worker can {action.stage} with {toolchain}{target}",
+        value=value,
+        expected=expected,
         remedy="start such a worker, ask for one of these, or leave require_worker out to wait",
     )

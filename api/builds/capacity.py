@@ -1,11 +1,11 @@
 """Whether the live workers that listen for a stage are large enough for it, by the toolchain's own estimate.
 
-An estimate is no proof: without `require_worker` it is a note, and the build is tried.
+The estimate may be wrong, so a submit only notes it and the build is tried; `require_worker` turns it into a refusal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.stage import Stage
@@ -18,45 +18,62 @@ _GIB = 1 << 30
 
 
 def too_small(action: NewAction, fleet: Sequence[WorkerRow]) -> Problem | None:
-    """What is lacking, worker by worker, if every worker that listens lacks something; None if none listens."""
+    """A problem that lists what each worker lacks, if every worker that listens for the action lacks something.
+
+    None if a worker is large enough, and also if none listens: `api.builds.availability` reports that.
+    """
     job = action.work.job
     needs = all_toolchains()[job.toolchain].needs(job)
-    lacking = {worker.name: list(_lacks(needs, worker)) for worker in fleet if action.queue in worker.queues}
-    if not lacking or not all(lacking.values()):
+    shortages = {}
+    for worker in fleet:
+        if action.queue in worker.queues:
+            shortages[worker.name] = _shortages(needs, worker)
+    if not shortages or not all(shortages.values()):
         return None
+    workers = "; ".join(f"{name} has {', '.join(lacks)}" for name, lacks in shortages.items())
+
+    # Only what the action needs: a build on a CPU, for example, needs no GPU memory.
+    expected = []
+    for resource, size in _sizes(needs).items():
+        if size:
+            expected.append(f"{_gib(size)} GiB {resource}")
     return Problem(
         pointer="/platform" if action.stage is Stage.BUILD else "/model",
         code="too_small",
-        detail=f"no live worker seems large enough to {action.stage} this: "
-        + "; ".join(f"{name} has {', '.join(what)}" for name, what in lacking.items()),
-        value=max(needs.host_memory, needs.gpu_memory, needs.gpu_memory_in_all, needs.scratch) // _GIB,
-        expected=_words(needs),
+        detail=f"no live worker seems large enough to {action.stage} this: {workers}",
+        value=max(_sizes(needs).values()) // _GIB,
+        expected="about " + ", ".join(expected),
         remedy="start a larger worker, ask for lower limits or more ranks, or a precision of fewer bits",
     )
 
 
-def _lacks(needs: Needs, worker: WorkerRow) -> Iterator[str]:
-    host, gpu = worker.host, worker.platform.get("gpu_memory_gib") or 0
-    has = (
-        ("memory", host["memory_gib"], needs.host_memory),
-        ("scratch disk", host.get("scratch_gib"), needs.scratch),
-        ("on a GPU", gpu, needs.gpu_memory),
-        ("on all GPUs", gpu * host.get("gpus", 0), needs.gpu_memory_in_all),
-    )
-    for what, gib, needed in has:
-        if gib is not None and gib * _GIB < needed:
-            yield f"{gib} GiB {what} for about {_gib(needed)}"
-
-
-def _words(needs: Needs) -> str:
-    parts = {
+def _sizes(needs: Needs) -> dict[str, int]:
+    """What the toolchain needs, in bytes, by the words in which a person is told."""
+    return {
         "memory": needs.host_memory,
         "scratch disk": needs.scratch,
         "on a GPU": needs.gpu_memory,
         "on all GPUs": needs.gpu_memory_in_all,
     }
-    return "about " + ", ".join(f"{_gib(needed)} GiB {what}" for what, needed in parts.items() if needed)
+
+
+def _shortages(needs: Needs, worker: WorkerRow) -> list[str]:
+    """What the worker has too little of, in words; empty if it is large enough."""
+    gpu_memory = worker.platform.get("gpu_memory_gib") or 0
+    capacity = {
+        "memory": worker.host["memory_gib"],
+        # Workers of older releases do not report their disk: it counts as large enough.
+        "scratch disk": worker.host.get("scratch_gib"),
+        "on a GPU": gpu_memory,
+        "on all GPUs": gpu_memory * worker.host.get("gpus", 0),
+    }
+    shortages = []
+    for resource, size in _sizes(needs).items():
+        gib = capacity[resource]
+        if gib is not None and gib * _GIB < size:
+            shortages.append(f"{gib} GiB {resource} for about {_gib(size)}")
+    return shortages
 
 
 def _gib(size: int) -> int:
-    return -(-size // _GIB)
+    return -(-size // _GIB)  # rounded up: a machine of the size that is shown must suffice

@@ -1,19 +1,17 @@
-"""Say what a submit would do, without doing it."""
+"""Explain a spec: what a submit of it would do, without submitting it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from api.builds.availability import too_small_for
 from api.control import ControlPlane
-from api.planning.planner import Draft
 from enginefarm.contract.spec import BuildSpec
-from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
+from enginefarm.wire.explanation import Explanation, PlannedCommand, Verdict
 from models.catalogue.rows import BuildRow
 from models.catalogue.states import BuildRowState
 from models.lifecycle.submission import Request
@@ -23,73 +21,73 @@ from models.queries.similarity import nearest
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories
 
-_PLACES = Directories(source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"))
+# A worker chooses its directories only when it runs a program; the commands show these names in their place.
+_PLACEHOLDERS = Directories(source=Path("{source}"), output=Path("{output}"), scratch=Path("{scratch}"))
 
 
 def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
-    """Raises SourceUnavailable if the model's source is away."""
+    """
+    Raises:
+        SourceUnavailable: a model's source did not answer.
+    """
     draft = control.planner.draft(spec)
-    if draft.request is None:
-        return _explanation(draft, Verdict.MISS)
+    normalized = draft.spec.model_dump(mode="json")
+    findings = list(draft.findings)
+    request = draft.request
+    if request is None:
+        # The findings leave the spec without keys: nothing in the catalogue can be compared with it.
+        return Explanation(verdict=Verdict.MISS, spec=normalized, notes=list(draft.notes), findings=findings)
+
     with control.database.read() as session:
-        remarks = too_small_for(session, draft.request, control.fleet.live_workers())
-        return _keyed(session, replace(draft, notes=(*draft.notes, *remarks)), draft.request)
+        too_small = too_small_for(session, request, control.fleet.live_workers())
+        engine = find_engine(session, request.build.key)
+        # An action that no open build waits for is not in flight: a submit would start it.
+        open_builds = select(BuildRow.id).where(BuildRow.key == request.build.key, BuildRow.state == BuildRowState.OPEN)
+        build_id = session.execute(open_builds.order_by(BuildRow.seq).limit(1)).scalar_one_or_none()
+        near = nearest(session, request)
+        stages = [
+            outlook(session, request.convert),
+            outlook(session, request.build, checkpoint=request.convert.key),
+        ]
 
+    verdict = Verdict.MISS
+    if engine is not None:
+        verdict = Verdict.HIT
+    elif build_id is not None:
+        verdict = Verdict.JOIN
+    elif near:
+        verdict = Verdict.NEAR
 
-def _keyed(session: Session, draft: Draft, request: Request) -> Explanation:
-    engine = find_engine(session, request.build.key)
-    build_id = _open_build(session, request.build.key)
-    near = nearest(session, request)
-    stages = [
-        outlook(session, request.convert),
-        outlook(session, request.build, checkpoint=request.convert.key),
-    ]
-    return _explanation(
-        draft, _verdict(hit=engine is not None, join=build_id is not None, near=near)
-    ).model_copy(
-        update={
-            "key": request.build.key,
-            "convert_key": request.convert.key,
-            "build_id": build_id,
-            "engine": engine,
-            "nearest": near,
-            "stages": stages,
-            "predicted_minutes": 0.0 if engine else _minutes(stages),
-            "commands": [] if draft.findings else list(commands(request)),
-        }
-    )  # fmt: skip
+    seconds = [stage.seconds for stage in stages if stage.seconds is not None]
+    predicted_minutes = None
+    if engine is not None:
+        predicted_minutes = 0.0
+    elif len(seconds) == len(stages):
+        # Without an estimate for one of the stages the sum of the others would promise too little.
+        predicted_minutes = round(sum(seconds) / 60, 2)
 
-
-def _explanation(draft: Draft, verdict: Verdict) -> Explanation:
     return Explanation(
         verdict=verdict,
-        spec=draft.spec.model_dump(mode="json"),
-        notes=list(draft.notes),
-        findings=list(draft.findings),
+        key=request.build.key,
+        convert_key=request.convert.key,
+        spec=normalized,
+        notes=[*draft.notes, *too_small],
+        findings=findings,
+        build_id=build_id,
+        engine=engine,
+        nearest=near,
+        stages=stages,
+        predicted_minutes=predicted_minutes,
+        # A toolchain plans commands only for a spec that passed its checks.
+        commands=[] if findings else list(commands(request)),
     )
 
 
-def _verdict(*, hit: bool, join: bool, near: Sequence[NearEngine]) -> Verdict:
-    if hit or join:
-        return Verdict.HIT if hit else Verdict.JOIN
-    return Verdict.NEAR if near else Verdict.MISS
-
-
-def _open_build(session: Session, key: str) -> str | None:
-    """The first open build that waits for this action; an action without one is not in flight."""
-    query = select(BuildRow.id).where(BuildRow.key == key, BuildRow.state == BuildRowState.OPEN)
-    return session.execute(query.order_by(BuildRow.seq).limit(1)).scalar_one_or_none()
-
-
-def _minutes(stages: Sequence[Outlook]) -> float | None:
-    known = [stage.seconds for stage in stages if stage.seconds is not None]
-    return round(sum(known) / 60, 2) if len(known) == len(stages) else None
-
-
 def commands(request: Request) -> Iterator[PlannedCommand]:
-    """Every program of both stages, as the toolchain plans it, with names in place of the worker's directories."""
+    """Every program of both stages, as the toolchain plans it, with placeholders for the worker's directories."""
     for action in (request.convert, request.build):
         work = action.work
         inputs = {name: Path(f"{{{name}}}") for name in work.inputs}
-        for command in all_toolchains()[request.toolchain].plan(work.job, replace(_PLACES, inputs=inputs)):
+        directories = replace(_PLACEHOLDERS, inputs=inputs)
+        for command in all_toolchains()[request.toolchain].plan(work.job, directories):
             yield PlannedCommand(stage=work.job.stage, argv=list(command.argv), environment=dict(command.environment))

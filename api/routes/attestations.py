@@ -1,4 +1,4 @@
-"""What the farm signs: attestations of engines, and the public key to check them with."""
+"""Attestations of engines, and the public key that checks them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.auth import Reader
-from api.control import Control, ControlPlane
+from api.control import Control
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.trust.attestation import key_id, pem
@@ -16,7 +16,6 @@ from models.catalogue.rows import EngineRow
 from models.lifecycle.imports import original_envelope
 from models.queries.engines import get_engine
 from models.queries.provenance import statement_of
-from models.security.signing_key import SigningKey
 
 router = APIRouter(tags=["engines"])
 
@@ -25,31 +24,29 @@ router = APIRouter(tags=["engines"])
 def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
     """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope.
 
-    Of an engine that was imported, it is the original, with this farm's signature beside that of the other farm.
+    The attestation of an imported engine is the original one; this farm adds its signature to the other farm's.
     """
+    signing_key = control.signing_key
     with control.database.snapshot() as session:
-        get_engine(session, key)  # an engine that is not served is not vouched for
+        # Raises NotFound for a withdrawn engine: a farm does not attest what it no longer serves.
+        get_engine(session, key)
         original = original_envelope(session, session.get_one(EngineRow, key))
-        statement = statement_of(session, key) if original is None and control.signing_key else None
-    if original is not None:
-        return control.signing_key.countersign(original) if control.signing_key else original
-    signing_key = _signing_key(control)
-    assert statement is not None, "it was made because there is a key"
-    return signing_key.sign(statement)
+        if original is None:
+            if signing_key is None:
+                raise NotFound(
+                    "this farm does not sign: its operator makes a key with `python -m api.signing create FILE` "
+                    "and names it in ENGINEFARM_SIGNING_KEY"
+                )
+            return signing_key.sign(statement_of(session, key))
+    # Without a key of its own the farm still passes on the signature of the farm that built the engine.
+    return original if signing_key is None else signing_key.countersign(original)
 
 
 @router.get("/v1/signing-keys")
 def signing_keys(control: Control) -> SigningKeyList:
-    """The public key that checks attestations; nothing if this farm does not sign. Needs no API key."""
-    held = control.signing_key
-    keys = [VerificationKey(id=key_id(held.public), public_key=pem(held.public))] if held else []
-    return SigningKeyList(items=keys)
-
-
-def _signing_key(control: ControlPlane) -> SigningKey:
-    if control.signing_key is None:
-        raise NotFound(
-            "this farm does not sign: its operator makes a key with `python -m api.signing create FILE` "
-            "and names it in ENGINEFARM_SIGNING_KEY"
-        )
-    return control.signing_key
+    """The public key that checks attestations; an empty list if this farm does not sign. Needs no API key."""
+    signing_key = control.signing_key
+    if signing_key is None:
+        return SigningKeyList(items=[])
+    public = signing_key.public
+    return SigningKeyList(items=[VerificationKey(id=key_id(public), public_key=pem(public))])

@@ -1,4 +1,4 @@
-"""/v1/builds"""
+"""/v1/builds: submit, list, watch and cancel builds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Reader, Submitter
-from api.builds import streaming as following
+from api.builds import streaming
 from api.builds.submit import submit_spec
 from api.control import Control
 from api.planning.cached_submits import Submit
@@ -21,7 +21,8 @@ from models.queries.engines import MAX_PAGE
 
 router = APIRouter(prefix="/v1/builds", tags=["builds"])
 
-MAX_WAIT = 60.0  # seconds: below the idle limits of common proxies
+# Seconds. Common proxies cut a connection that is idle for longer.
+MAX_WAIT = 60.0
 
 RequireWorker = Annotated[bool, Query(description="refuse what no live worker could take, instead of letting it wait")]
 
@@ -35,13 +36,14 @@ RequireWorker = Annotated[bool, Query(description="refuse what no live worker co
 async def submit_build(
     spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
 ) -> Response:
-    """Ask for an engine. 200: it exists. 202: somebody is building it already (joined), or now we are (created)."""
+    """Ask for an engine. 200: it exists. 202: another build makes it already (joined), or this one does (created)."""
+    # Without a thread of its own, because most submits of a running farm ask for an engine that exists.
     submitted = await control.cached_submits.answer(Submit(spec, caller.name))
     if submitted is None:
         submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
-    where = {"Location": control.public(f"/v1/builds/{submitted.id}")}
-    # Written here, because FastAPI would validate our own words once more.
-    return Response(submitted.model_dump_json(), submitted.status, where, "application/json")
+    headers = {"Location": control.public(f"/v1/builds/{submitted.id}")}
+    # Serialized here: FastAPI would validate the model a second time.
+    return Response(submitted.model_dump_json(), submitted.status, headers, "application/json")
 
 
 @router.get("")
@@ -84,12 +86,12 @@ async def build(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Build:
     """One build: state, stage, progress, what it waits for, attempts. `?wait=` makes it a long poll."""
-    found = await following.wait_for_change(control, build_id, seconds=wait, known=if_none_match)
-    tag = following.etag(found)
+    build = await streaming.wait_for_change(control, build_id, seconds=wait, last_etag=if_none_match)
+    tag = streaming.etag(build)
     response.headers["ETag"] = tag
     if tag == if_none_match:
         return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]  # FastAPI sends it as it is
-    return found
+    return build
 
 
 @router.get("/{build_id}/logs", response_class=StreamingResponse)
@@ -101,8 +103,10 @@ async def logs(
     offset: Annotated[int, Query(ge=0, description="bytes to skip, to go on after a broken connection")] = 0,
 ) -> StreamingResponse:
     """The log of convert, then of build, as plain text."""
-    await following.read_build(control, build_id)  # a 404 must come before the stream starts
-    content = following.log_bytes(control, build_id, offset=offset, follow=follow)
+    # Raises NotFound now: once the stream has started, its status is 200.
+    await streaming.read_build(control, build_id)
+    content = streaming.log_bytes(control, build_id, offset=offset, follow=follow)
+    # A browser must not take a program's output for HTML, nor a cache a log that grows for a complete one.
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     return StreamingResponse(content, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -110,16 +114,17 @@ async def logs(
 @router.get("/{build_id}/events", response_class=StreamingResponse)
 async def events(build_id: str, control: Control, _: Reader) -> StreamingResponse:
     """Server-sent events: a `build` event with the build's JSON for each change."""
-    first = await following.read_build(control, build_id)
+    build = await streaming.read_build(control, build_id)
+    # X-Accel-Buffering: nginx would collect events until its buffer is full.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(following.events(control, first), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(streaming.events(control, build), media_type="text/event-stream", headers=headers)
 
 
 @router.delete("/{build_id}")
 def cancel_build(build_id: str, control: Control, _: Submitter) -> Build:
-    """Cancel this build. The work goes on while another build waits for it; a build that has ended stays as it is."""
+    """Cancel this build. Its actions run on while another build waits for them. An ended build does not change."""
     with control.database.snapshot() as session:
-        get_build(session, build_id)
+        get_build(session, build_id)  # raises NotFound
     with control.database.write() as session:
         cancel(session, build_id)
     with control.database.snapshot() as session:

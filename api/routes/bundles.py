@@ -1,4 +1,4 @@
-"""How engines of other farms come in: bytes first, then one transaction for each engine."""
+"""Import engines of other farms: clients send the bytes first, then one import request for each engine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ router = APIRouter(prefix="/v1", tags=["moving"])
 
 
 @router.post("/blobs:missing")
-def missing_blobs(asked: BlobSizes, control: Control, _: Administrator) -> MissingBlobs:
-    """Which of these blobs the farm does not have."""
-    return MissingBlobs(items=missing(control, asked.blobs))
+def missing_blobs(blobs: BlobSizes, control: Control, _: Administrator) -> MissingBlobs:
+    """The blobs of the list that the farm does not have, so that a client sends only these."""
+    return MissingBlobs(items=missing(control, blobs.blobs))
 
 
 @router.put("/blobs/{digest}", status_code=204)
@@ -30,11 +30,12 @@ async def put_blob(
     control: Control,
     _: Administrator,
 ) -> None:
-    """Send a blob. It is stored if its bytes have this digest; a clean-up removes what nothing refers to."""
+    """Send a blob. It is stored if its bytes have this digest; garbage collection deletes it if no import follows."""
+    # As a stream: a blob may be larger than the memory of this process. `api.bodylimit` exempts this route.
     await receive(control, request.stream(), digest, content_length)
 
 
 @router.post("/engines:import")
-def import_engine(arrival: ImportRequest, control: Control, caller: Administrator) -> ImportResult:
-    """Take in an engine of another farm whose bytes were sent before. Builds that wait for it succeed."""
-    return take_in(control, arrival, imported_by=caller.name)
+def import_engine(request: ImportRequest, control: Control, caller: Administrator) -> ImportResult:
+    """Import an engine of another farm whose blobs were sent before. Builds that wait for this engine succeed."""
+    return take_in(control, request, imported_by=caller.name)

@@ -1,4 +1,4 @@
-"""/v1/engines, and the links under which a folder store's blobs are served."""
+"""/v1/engines, and /v1/blobs, which serves the signed links of a directory store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ router = APIRouter(tags=["engines"])
 
 
 class _BlobResponse(FileResponse):
-    chunk_size = 1 << 20  # bytes; a thread reads each, and Starlette's 64 KiB are soon read
+    # Bytes. Starlette hands each chunk to a thread and back; with its 64 KiB the hand-over costs more than the read.
+    chunk_size = 1 << 20
 
 
 @router.get("/v1/engines")
@@ -44,32 +45,34 @@ def engines(
 
 
 @router.post("/v1/engines:resolve")
-def resolve_engine(wanted: EngineRequirements, control: Control, _: Reader) -> Resolution:
+def resolve_engine(requirements: EngineRequirements, control: Control, _: Reader) -> Resolution:
     """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them.
 
-    One with adapters or draft heads only if its options are asked for.
+    An engine with adapters or draft heads is returned only if the request names the options for them.
     """
-    alone = wanted.model_copy(update={"options": without_second_models(wanted.options)})
+    # A null excludes engines built with a second model: a node that names none could not serve its adapters.
+    options = without_second_models(requirements.options)
     with control.database.read() as session:
-        return resolve(session, alone)
+        return resolve(session, requirements.model_copy(update={"options": options}))
 
 
 @router.put("/v1/engines/{key}/pin")
 def pin(key: Key, control: Control, _: Submitter) -> EngineSummary:
-    """Keep this engine, whatever clears the catalogue up."""
+    """Pin this engine: garbage collection skips pinned engines."""
     return _set_pin(control, key, pinned=True)
 
 
 @router.delete("/v1/engines/{key}/pin")
 def unpin(key: Key, control: Control, _: Submitter) -> EngineSummary:
-    """Let this engine go when its time has come."""
+    """Unpin this engine: retention policies decide about it again."""
     return _set_pin(control, key, pinned=False)
 
 
 def _set_pin(control: ControlPlane, key: str, *, pinned: bool) -> EngineSummary:
     with control.database.write() as session:
         set_pin(session, key, pinned=pinned)
-        engine = get_engine(session, key)  # raises, and so undoes the pin, if the engine is not served
+        # Raises NotFound for an engine that is not served, which rolls the pin back.
+        engine = get_engine(session, key)
     return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
 
@@ -86,19 +89,21 @@ def engine_file(
 ) -> RedirectResponse:
     """307 to an expiring link that serves the bytes, ranges included."""
     with control.database.read() as session:
-        found = get_engine(session, key)
-    entry = next((file for file in found.contents if file.path == path), None)
-    if entry is None:
+        engine = get_engine(session, key)
+    digests = {file.path: file.digest for file in engine.contents}
+    if path not in digests:
         raise NotFound(f"engine {key[:12]} has no file {path!r}; GET /v1/engines/{key} lists its files")
+    # Before the link is made: from here on garbage collection keeps the engine for as long as the link is valid.
     note_pull(control, [key])
     expires = timedelta(seconds=control.settings.link_seconds)
-    link = control.store.link(entry.digest, filename=PurePosixPath(path).name, expires=expires)
+    link = control.store.link(digests[path], filename=PurePosixPath(path).name, expires=expires)
     return RedirectResponse(control.public(link))
 
 
 @router.get("/v1/blobs/{digest}", include_in_schema=False)
 def blob(digest: Digest, filename: str, expires: int, signature: str, control: Control) -> _BlobResponse:
-    """Bytes of a folder store, for whoever holds a link that `engine_file` signed."""
+    """The bytes of a blob in a directory store. The link's signature stands for an API key."""
+    # An S3 server signs and serves its own links; only a directory store has them served here.
     if not isinstance(control.store, DirectoryStore):
         raise NotFound("this farm's store serves its blobs itself")
     path = control.store.check_link(digest, filename=filename, expires=expires, signature=signature)

@@ -1,4 +1,4 @@
-"""/v1/workers and /v1/toolchains"""
+"""/v1/workers and /v1/toolchains: the fleet, and the toolchains that it offers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from fastapi import APIRouter, Query
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
 from enginefarm.wire.bodies import Toolchain, ToolchainList, ToolchainVersion, WorkerList
+from models.fleet import worker_control
 from models.fleet.roster import has_toolchain, list_workers
-from models.fleet.worker_control import drain, release
-from toolchains import toolchain as interface
 from toolchains.registry import all_toolchains
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
@@ -21,47 +20,50 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 def workers(
     control: Control, _: Reader, gone: Annotated[bool, Query(description="list those that left, too")] = False
 ) -> WorkerList:
-    """The live fleet."""
+    """The workers that are alive; with `gone`, those that left, too."""
     with control.database.read() as session:
         return WorkerList(items=list_workers(session, include_gone=gone))
 
 
 @router.post("/workers/{name}:drain")
 def drain_worker(name: str, control: Control, _: Administrator) -> WorkerList:
-    """Let every worker of this name (or id) finish what it runs and take nothing new."""
+    """Drain every worker of this name (or id): it finishes its attempt and claims no new action."""
     with control.database.write() as session:
-        ids = drain(session, name)
-    return _these(control, ids)
+        ids = worker_control.drain(session, name)
+    return _workers_with(control, ids)
 
 
 @router.post("/workers/{name}:release")
 def release_worker(name: str, control: Control, _: Administrator) -> WorkerList:
-    """Let every worker of this name (or id) take work again: no longer drained, no longer quarantined."""
+    """Release every worker of this name (or id) from draining and from quarantine: it claims actions again."""
     with control.database.write() as session:
-        ids = release(session, name)
-    return _these(control, ids)
+        ids = worker_control.release(session, name)
+    return _workers_with(control, ids)
 
 
-def _these(control: ControlPlane, ids: list[str]) -> WorkerList:
+def _workers_with(control: ControlPlane, ids: list[str]) -> WorkerList:
     with control.database.read() as session:
-        return WorkerList(items=[worker for worker in list_workers(session, include_gone=True) if worker.id in ids])
+        # Also those that left: a drained worker may end between the two transactions.
+        workers = list_workers(session, include_gone=True)
+    return WorkerList(items=[worker for worker in workers if worker.id in ids])
 
 
 @router.get("/toolchains")
 def toolchains(control: Control, _: Reader) -> ToolchainList:
     """Toolchains, their versions, and the JSON Schema of each version's options."""
-    return ToolchainList(items=[_toolchain(found, control) for found in all_toolchains().values()])
-
-
-def _toolchain(found: interface.Toolchain, control: Control) -> Toolchain:
     fleet = control.fleet.live_workers()
-    versions = [
-        ToolchainVersion(
-            version=release.version,
-            available=any(has_toolchain(row, found.name, release.version) for row in fleet),
-            notes=release.notes,
-            options_schema=dict(found.options_schema(release.version)),
-        )
-        for release in found.releases()
-    ]
-    return Toolchain(name=found.name, title=found.title, versions=versions)
+    toolchain_list = []
+    for toolchain in all_toolchains().values():
+        versions = []
+        for release in toolchain.releases():
+            available = any(has_toolchain(worker, toolchain.name, release.version) for worker in fleet)
+            versions.append(
+                ToolchainVersion(
+                    version=release.version,
+                    available=available,
+                    notes=release.notes,
+                    options_schema=dict(toolchain.options_schema(release.version)),
+                )
+            )
+        toolchain_list.append(Toolchain(name=toolchain.name, title=toolchain.title, versions=versions))
+    return ToolchainList(items=toolchain_list)

@@ -1,4 +1,4 @@
-"""What a spec would become, and many specs at once: /v1/builds:explain and /v1/builds:matrix."""
+"""/v1/builds:explain plans a spec without submitting it; /v1/builds:matrix submits many specs at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from api.auth import Reader, Submitter
 from api.builds.explain import explain
 from api.builds.submit import submit_spec
-from api.control import Control, ControlPlane
+from api.control import Control
 from api.routes.builds import RequireWorker
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.portable import portable
@@ -18,14 +18,13 @@ from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import ProblemDocument
 from enginefarm.wire.explanation import Explanation
 from enginefarm.wire.matrix import Cell, Matrix, cells
-from models.security.api_keys import Caller
 
 router = APIRouter(tags=["builds"])
 
 
 @router.post("/v1/builds:explain")
 def explain_build(spec: BuildSpec, control: Control, _: Reader) -> Explanation:
-    """What a submit of this spec would do, and why: nothing is written, and nothing is refused that has a form."""
+    """What a submit of this spec would do, and why. Writes nothing; a spec with findings is explained, not refused."""
     return explain(control, spec)
 
 
@@ -40,16 +39,13 @@ def submit_matrix(
 
     To give an option a list as its value, put it into another list.
     """
-    return Matrix(
-        cells=[_cell(control, axes, cell, caller, require_worker=require_worker) for axes, cell in cells(spec)]
-    )
-
-
-def _cell(
-    control: ControlPlane, axes: dict[str, Any], spec: dict[str, Any], caller: Caller, *, require_worker: bool
-) -> Cell:
-    try:
-        submitted = submit_spec(control, BuildSpec.parse(spec), caller, require_worker=require_worker)
-    except EnginefarmError as error:
-        return Cell(axes=axes, status=error.status, problem=ProblemDocument.of(error))
-    return Cell(axes=axes, status=submitted.status, submitted=submitted)
+    matrix = []
+    for axes, cell_spec in cells(spec):
+        # A cell that is refused must not undo or stop the others: each is a submit of its own.
+        try:
+            submitted = submit_spec(control, BuildSpec.parse(cell_spec), caller, require_worker=require_worker)
+        except EnginefarmError as error:
+            matrix.append(Cell(axes=axes, status=error.status, problem=ProblemDocument.of(error)))
+        else:
+            matrix.append(Cell(axes=axes, status=submitted.status, submitted=submitted))
+    return Matrix(cells=matrix)

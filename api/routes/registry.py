@@ -1,6 +1,6 @@
-"""/v2: the read side of the OCI distribution protocol, so that registry clients fetch engines without ours.
+"""/v2: the pull side of the OCI distribution protocol, so that oras, skopeo and kubelets fetch engines.
 
-Errors are in the form that the distribution specification asks for, not problem+json.
+Errors have the JSON form of the distribution specification, not problem+json: registry clients read only that.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from models.queries import oci
 from models.queries import oci_registry as registry
 from models.retention import pulls
 
+# The codes of the distribution specification; an error of another class is UNAVAILABLE.
 _CODES: dict[type[EnginefarmError], str] = {
     Unauthenticated: "UNAUTHORIZED",
     Forbidden: "DENIED",
     NotFound: "MANIFEST_UNKNOWN",
 }
-_Name = str  # `{name:path}` takes the slashes of a repository's name
+_Name = str  # declared as `{name:path}`: the name of a repository has slashes
 
 
 class _Route(APIRoute):
+    """A route that answers errors in the form of the distribution specification."""
+
+    # A route class, because FastAPI knows exception handlers only for the whole application.
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
@@ -38,7 +42,16 @@ class _Route(APIRoute):
             try:
                 return await handler(request)
             except EnginefarmError as error:
-                return _refusal(error)
+                code = "UNAVAILABLE"
+                for error_class, error_code in _CODES.items():
+                    if isinstance(error, error_class):
+                        code = error_code
+                headers = {}
+                if isinstance(error, Unauthenticated):
+                    # Without this challenge a registry client does not send the password that it has.
+                    headers["WWW-Authenticate"] = 'Basic realm="enginefarm"'
+                body = {"errors": [{"code": code, "message": error.detail}]}
+                return JSONResponse(body, status_code=error.status, headers=headers)
 
         return handle
 
@@ -48,6 +61,7 @@ router = APIRouter(prefix="/v2", tags=["registry"], route_class=_Route, include_
 
 @router.api_route("/", methods=["GET", "HEAD"])
 def version(_: RegistryReader) -> Response:
+    # Clients ask this first, to learn whether this is a registry and how to authenticate.
     return JSONResponse({}, headers={"Docker-Distribution-API-Version": "registry/2.0"})
 
 
@@ -66,24 +80,25 @@ def tags(
     last: str = "",
 ) -> Response:
     with control.database.read() as session:
-        after = [tag for tag in registry.tags(session, name) if tag > last]
-    page = after if n is None else after[:n]
-    more = (
-        {"Link": f'</v2/{name}/tags/list?n={n}&last={page[-1]}>; rel="next"'} if page and len(page) < len(after) else {}
-    )
-    return JSONResponse({"name": name, "tags": page}, headers=more)
+        tags_after_last = [tag for tag in registry.tags(session, name) if tag > last]
+    page = tags_after_last[:n]
+    headers = {}
+    # An empty page (n=0) has no last tag to go on from, so it gets no link.
+    if page and len(page) < len(tags_after_last):
+        headers["Link"] = f'</v2/{name}/tags/list?n={n}&last={page[-1]}>; rel="next"'
+    return JSONResponse({"name": name, "tags": page}, headers=headers)
 
 
 @router.api_route("/{name:path}/manifests/{reference}", methods=["GET", "HEAD"])
 def manifest(name: _Name, reference: str, control: Control, _: RegistryReader) -> Response:
     with control.database.read() as session:
-        found = registry.find_artifact(session, name, reference)
-    return _document(found.manifest, found.digest, oci.MANIFEST)
+        artifact = registry.find_artifact(session, name, reference)
+    return _document(artifact.manifest, artifact.digest, oci.MANIFEST)
 
 
 @router.api_route("/{name:path}/blobs/{digest}", methods=["GET", "HEAD"])
 def blob(name: _Name, digest: Digest, request: Request, control: Control, _: RegistryReader) -> Response:
-    """A file, by redirect to the store; or the configuration, which is made from the catalogue."""
+    """Redirect to a file of an engine in the store, or answer an OCI configuration, which the catalogue makes."""
     with control.database.read() as session:
         if not registry.holds_file(session, name, digest):
             document = registry.find_document(session, name, digest)
@@ -92,29 +107,21 @@ def blob(name: _Name, digest: Digest, request: Request, control: Control, _: Reg
             return _document(document, digest, "application/octet-stream")
         engines = pulls.engines_with_file(session, digest)
     if request.method == "HEAD":
-        return _head(digest, control.store.stat(digest))
+        # Answered here: a presigned S3 link is signed for GET alone, so a redirect would end in a 403.
+        size = control.store.stat(digest)
+        if size is None:
+            raise NotFound(f"the store has lost the blob {digest}")
+        return Response(
+            headers={"Docker-Content-Digest": digest, "Content-Length": str(size), "Accept-Ranges": "bytes"},
+            media_type="application/octet-stream",
+        )
+    # Before the link is made: garbage collection keeps these engines while the link is valid.
     note_pull(control, engines)
     expires = timedelta(seconds=control.settings.link_seconds)
     link = control.store.link(digest, filename=digest.removeprefix("sha256:"), expires=expires)
     return RedirectResponse(control.public(link), headers={"Docker-Content-Digest": digest})
 
 
-def _document(data: bytes, digest: Digest, media_type: str) -> Response:
-    """For HEAD too: the server drops the body and keeps its length."""
-    return Response(data, media_type=media_type, headers={"Docker-Content-Digest": digest, "ETag": f'"{digest}"'})
-
-
-def _head(digest: Digest, size: int | None) -> Response:
-    if size is None:
-        raise NotFound(f"the store has lost the blob {digest}")
-    return Response(
-        headers={"Docker-Content-Digest": digest, "Content-Length": str(size), "Accept-Ranges": "bytes"},
-        media_type="application/octet-stream",
-    )
-
-
-def _refusal(error: EnginefarmError) -> Response:
-    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "UNAVAILABLE")
-    ask = {"WWW-Authenticate": 'Basic realm="enginefarm"'} if isinstance(error, Unauthenticated) else {}
-    body = {"errors": [{"code": code, "message": error.detail}]}
-    return JSONResponse(body, status_code=error.status, headers=ask)
+def _document(content: bytes, digest: Digest, media_type: str) -> Response:
+    """A document made from the catalogue. The answer to HEAD, too: the server drops the body and keeps its length."""
+    return Response(content, media_type=media_type, headers={"Docker-Content-Digest": digest, "ETag": f'"{digest}"'})

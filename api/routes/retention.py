@@ -1,4 +1,4 @@
-"""What makes room: a clean-up by policy, and the deletion of one engine."""
+"""Garbage collection by retention policy, the list of its removals, and the deletion of one engine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ router = APIRouter(prefix="/v1", tags=["upkeep"])
 
 
 @router.post("/gc")
-def collect(wanted: CleanUpRequest, control: Control, caller: Administrator) -> CleanUpResult:
-    """Mark what no policy keeps, remove what was marked a grace ago, and delete bytes that nothing refers to.
+def collect(request: CleanUpRequest, control: Control, caller: Administrator) -> CleanUpResult:
+    """Mark engines and checkpoints that no policy keeps, remove those whose grace is over, delete unreferenced blobs.
 
-    Answers when the whole store is listed: minutes, for a large one.
+    The answer comes when the whole store was listed, which takes minutes for a large one.
     """
-    return clean_up(control, wanted, by=caller.name)
+    return clean_up(control, request, by=caller.name)
 
 
 @router.get("/removals")
@@ -34,14 +34,17 @@ def list_removals(
     cursor: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> RemovalPage:
-    """What clean-ups removed, newest first: what it was, why, when and by whom."""
+    """Engines and checkpoints that were removed, newest first, each with reason, time and caller."""
     with control.database.read() as session:
         return removals(session, limit=limit, cursor=cursor)
 
 
 @router.delete("/engines/{key}", status_code=204, responses={409: {"description": "it is pinned"}})
 def delete_engine(key: Key, control: Control, caller: Administrator) -> None:
-    """Serve an engine no more. Clean-ups remove it when its grace is over; until then, building it anew is all that
-    brings it back."""
+    """Stop serving an engine. Garbage collection removes it when its grace is over.
+
+    Only a new build or an import of this key brings it back.
+    """
+    # A request is enough here: nodes that hold a link may still be pulling its bytes.
     with control.database.write() as session:
         request_removal(session, key, f"deleted by {caller.name}" if caller.name else "deleted")

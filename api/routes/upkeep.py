@@ -1,4 +1,4 @@
-"""What keeps the catalogue honest: reports of damage, repair, recall."""
+"""Withdraw bad engines: reports of damaged files, repair, recall."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
+from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.wire.recall import Damage, Inspection, Recall, WithdrawalResult
@@ -20,61 +21,71 @@ router = APIRouter(prefix="/v1", tags=["upkeep"])
 
 @router.post("/engines/{key}:damaged")
 def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Inspection:
-    """Say that files of an engine came with wrong bytes. The farm reads them again in its store and believes that."""
+    """Report files of an engine that arrived with wrong bytes. The farm reads them again in its store and decides."""
     with control.database.read() as session:
         engine, _checkpoint = repair.manifests_of(session, key)
-    if unknown := set(damage.paths) - {entry.path for entry in engine.files}:
-        raise NotFound(f"engine {key[:12]} has no file {min(unknown)!r}; GET /v1/engines/{key} lists its files")
-    found = repair.damaged_files(control.store, (entry for entry in engine.files if entry.path in damage.paths))
-    taken = _take_out(control, {entry.digest for entry in found})
-    return Inspection(key=key, damaged=[entry.path for entry in found], taken_out=taken)
+    unknown_paths = set(damage.paths).difference(entry.path for entry in engine.files)
+    if unknown_paths:
+        raise NotFound(f"engine {key[:12]} has no file {min(unknown_paths)!r}; GET /v1/engines/{key} lists its files")
+    # The report alone proves nothing: any reader may send one, and a proxy may have broken the bytes on their way.
+    reported = (entry for entry in engine.files if entry.path in damage.paths)
+    damaged = repair.damaged_files(control.store, reported)
+    withdrawn = _withdraw(control, {entry.digest for entry in damaged})
+    return Inspection(key=key, damaged=[entry.path for entry in damaged], taken_out=withdrawn)
 
 
 @router.post("/engines/{key}:repair")
 def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bool = False) -> Inspection:
-    """Read all bytes of an engine and of its checkpoint again; take out what is damaged, and rebuild it if asked to.
+    """Read every file of an engine and of its checkpoint again, withdraw what is damaged, and rebuild it on request.
 
-    Answers when all is read: minutes, for a large engine.
+    The answer comes when all files were read, which takes minutes for a large engine.
     """
     with control.database.read() as session:
         engine, checkpoint = repair.manifests_of(session, key)
-    files = {entry.digest: entry for part in (engine, checkpoint) if part is not None for entry in part.files}
-    found = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
-    taken = _take_out(control, found)
-    taken = _rebuilt(control, taken, caller.name) if rebuild else taken
-    paths = [entry.path for entry in engine.files if entry.digest in found]
+    # By digest: a file that engine and checkpoint share is read once.
+    files = {entry.digest: entry for entry in engine.files}
     if checkpoint is not None:
-        paths += [f"checkpoint/{entry.path}" for entry in checkpoint.files if entry.digest in found]
-    return Inspection(key=key, damaged=paths, taken_out=taken)
+        files.update((entry.digest, entry) for entry in checkpoint.files)
+    damaged = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
+    withdrawn = _withdraw(control, damaged)
+    if rebuild:
+        withdrawn = _submit_rebuilds(control, withdrawn, caller.name)
+    paths = [entry.path for entry in engine.files if entry.digest in damaged]
+    if checkpoint is not None:
+        paths += [f"checkpoint/{entry.path}" for entry in checkpoint.files if entry.digest in damaged]
+    return Inspection(key=key, damaged=paths, taken_out=withdrawn)
 
 
 @router.post("/engines:recall")
-def recall_engines(wanted: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
-    """Take out every engine and checkpoint built by a worker, by a toolchain, or between two times."""
+def recall_engines(criteria: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
+    """Withdraw every engine and checkpoint built by a worker, by a toolchain, or between two times."""
     with control.database.write() as session:
-        taken, announcements = recall(session, wanted)
+        withdrawn, announcements = recall(session, criteria)
+    # After the commit: a worker that receives the message must find the action queued.
     control.announcer.announce(announcements)
-    return _rebuilt(control, taken, caller.name) if wanted.rebuild else taken
+    return _submit_rebuilds(control, withdrawn, caller.name) if criteria.rebuild else withdrawn
 
 
-def _take_out(control: ControlPlane, digests: Collection[str]) -> WithdrawalResult:
-    if not digests:
+def _withdraw(control: ControlPlane, damaged: Collection[Digest]) -> WithdrawalResult:
+    """Withdraw every engine and checkpoint that has one of these files; other engines may share the blob."""
+    if not damaged:
         return WithdrawalResult()
     with control.database.write() as session:
-        taken, announcements = repair.withdraw_damaged(session, digests)
+        withdrawn, announcements = repair.withdraw_damaged(session, damaged)
     control.announcer.announce(announcements)
-    return taken
+    return withdrawn
 
 
-def _rebuilt(control: ControlPlane, taken: WithdrawalResult, name: str | None) -> WithdrawalResult:
-    """A transaction for each engine: a long one would hold up everybody else."""
-    builds, left = [], []
-    for key in taken.engines:
+def _submit_rebuilds(control: ControlPlane, withdrawn: WithdrawalResult, caller: str | None) -> WithdrawalResult:
+    """Submit a build for each withdrawn engine; returns `withdrawn` with the ids of these builds."""
+    builds, not_rebuilt = [], []
+    for key in withdrawn.engines:
+        # A transaction for each engine: one for all would lock their actions until the last was submitted.
         with control.database.write() as session:
-            accepted = submit_again(session, key, requested_by=name) if can_submit_again(session, key) else None
-        if accepted is None:
-            left.append(key)
-            continue
+            if not can_submit_again(session, key):
+                not_rebuilt.append(key)
+                continue
+            accepted = submit_again(session, key, requested_by=caller)
         control.announcer.announce(accepted.announcements)
         builds.append(accepted.id)
-    return taken.model_copy(update={"builds": builds, "not_rebuilt": left})
+    return withdrawn.model_copy(update={"builds": builds, "not_rebuilt": not_rebuilt})
