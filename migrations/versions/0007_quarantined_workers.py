@@ -1,7 +1,7 @@
 """Quarantined workers have a state of their own
 
 A program older than this migration refuses new work only while its worker's row is `draining`. It leaves
-`catalogue_revision` empty, so that whoever quarantines its worker still writes `draining` for it.
+`catalogue_revision` empty, so that a quarantine of its worker is still stored as `draining`.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ def _labels(engine: Engine) -> dict[str, str]:
         "enginefarm.manifest": engine.manifest,
         "enginefarm.toolchain": f"{engine.toolchain} {engine.version}",
     }
+    # Only what binds the engine: the other facts of the machine do not decide where it runs.
     for name, value in engine.bound_to.items():
         if value is not None:
             labels[f"enginefarm.platform.{name}"] = str(value)

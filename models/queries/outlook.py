@@ -26,7 +26,7 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
     else:
         has_output = engine_exists(session, action.key)
     waiting_for = None
-    seconds: float | None = 0.0
+    seconds: float | None = 0.0  # an output that exists takes no time
     if not has_output:
         waiting_for = what_it_waits_for(session, action.queue, row)
         seconds = usual_seconds(session, action.queue, checkpoint=checkpoint)

@@ -13,6 +13,7 @@ from models.catalogue.rows import EngineRow, RemovalRow
 
 def why_removed(session: Session, key: str) -> str | None:
     """The reason of the last removal of the engine; None if it never was. It may have been built again since."""
+    # The last: an engine may be built again and removed again.
     query = select(RemovalRow.reason).where(RemovalRow.kind == "engine", RemovalRow.key == key)
     return session.execute(query.order_by(RemovalRow.seq.desc()).limit(1)).scalar_one_or_none()
 

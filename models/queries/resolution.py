@@ -118,6 +118,7 @@ def _build_differences(row: EngineRow, requirements: EngineRequirements) -> Iter
             requested[f"/{section}/{name}"] = value
         for name, value in row.spec[section].items():
             actual[f"/{section}/{name}"] = value
+    # Only what the requirements name: a field that they leave out may have any value in the engine.
     for pointer, value in requested.items():
         # `auto` names no type: any will do.
         any_dtype = (pointer, value) == ("/precision/dtype", "auto")

@@ -49,7 +49,7 @@ def engines_to_remove(session: Session, policies: Sequence[Policy], *, link_seco
             # It is not counted as a newer one either: it must not push a good engine out.
             reason = f"withdrawn: {row.quarantine_reason}"
         else:
-            policy = _first_fitting(policies, model_name, platform_label, row.platform["gpu"])
+            policy = deciding_policy(policies, model_name, platform_label, row.platform["gpu"])
             if policy is not None:
                 reason = _reason_to_remove(policy, row, newer_engines[model_name, platform_label], time)
             newer_engines[model_name, platform_label] += 1
@@ -74,7 +74,8 @@ def _without_revision(model: str) -> str:
     return model.partition("@")[0]
 
 
-def _first_fitting(policies: Sequence[Policy], model_name: str, label: str, gpu: str | None) -> Policy | None:
+def deciding_policy(policies: Sequence[Policy], model_name: str, label: str, gpu: str | None) -> Policy | None:
+    """The first policy that fits engines of this model (without a revision) on this platform; None if none does."""
     for policy in policies:
         # Not fnmatch, which ignores case on some operating systems.
         fits_model = policy.model is None or fnmatchcase(model_name, _without_revision(policy.model))
