@@ -1,4 +1,4 @@
-"""One suite for every store: what goes in comes out, and nothing wrong ever gets a name."""
+"""Tests that every store passes: blobs come back unchanged, and wrong bytes are never stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABSENT = of_bytes(b"never stored")
 
 
 def make(path: Path, size: int) -> Path:
-    """A file of random bytes that are the same in every run."""
+    """Return a file of random bytes that are the same in every run."""
     path.write_bytes(random.Random(size).randbytes(size))
     return path
 
@@ -64,7 +64,7 @@ def test_a_second_put_changes_nothing(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1000, 20 * MIB])
-def test_wrong_bytes_are_refused_and_leave_nothing(store: Store, tmp_path: Path, size: int) -> None:
+def test_wrong_bytes_are_refused_and_not_stored(store: Store, tmp_path: Path, size: int) -> None:
     source = make(tmp_path / "source", size)
 
     with pytest.raises(IntegrityError, match="source"):
@@ -74,28 +74,29 @@ def test_wrong_bytes_are_refused_and_leave_nothing(store: Store, tmp_path: Path,
     assert list(store.list()) == []
 
 
-@pytest.mark.parametrize("wrong", [-1, +1])
-def test_a_wrong_size_is_refused_and_leaves_nothing(store: Store, tmp_path: Path, wrong: int) -> None:
+@pytest.mark.parametrize("difference", [-1, +1])
+def test_bytes_of_a_wrong_size_are_refused_and_not_stored(store: Store, tmp_path: Path, difference: int) -> None:
     source = make(tmp_path / "source", 1000)
 
     with pytest.raises(IntegrityError):
-        store.put(source, of_file(source), 1000 + wrong)
+        store.put(source, of_file(source), 1000 + difference)
 
     assert list(store.list()) == []
 
 
 def test_a_source_that_cannot_be_read_is_not_blamed_on_the_store(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(FarmError, match=r"gone cannot be read: No such file") as caught:
-        store.put(tmp_path / "gone", NAME, len(DATA))
+    with pytest.raises(FarmError, match=r"missing cannot be read: No such file") as caught:
+        store.put(tmp_path / "missing", NAME, len(DATA))
     assert not isinstance(caught.value, StoreUnavailable)
 
 
 def test_eight_threads_may_put_the_same_blob(store: Store, tmp_path: Path) -> None:
     source = make(tmp_path / "source", MIB)
-    name, together = of_file(source), threading.Barrier(8)
+    name = of_file(source)
+    start = threading.Barrier(8)
 
     def put(_: int) -> None:
-        together.wait()
+        start.wait()
         store.put(source, name, MIB)
 
     with ThreadPoolExecutor(8) as pool:
@@ -132,7 +133,7 @@ def test_an_empty_blob_has_no_bytes_anywhere(store: Store, start: int, length: i
     assert b"".join(store.read(put_bytes(store, b""), start, length)) == b""
 
 
-def test_a_range_with_negative_numbers_is_a_mistake(store: Store) -> None:
+def test_a_range_with_negative_numbers_is_refused(store: Store) -> None:
     put_bytes(store, DATA)
     for start, length in [(-1, None), (0, -1)]:
         with pytest.raises(ValueError, match="negative"):
@@ -165,7 +166,9 @@ def test_a_blob_that_was_never_stored_is_not_found(store: Store, tmp_path: Path)
 @pytest.mark.parametrize(
     "stored", [DATA[:-1], DATA + b"x", b"x" + DATA[1:], b""], ids=["short", "long", "altered", "empty"]
 )
-def test_damage_in_the_store_is_noticed(store: Store, place: Place, tmp_path: Path, stored: bytes) -> None:
+def test_a_damaged_blob_is_neither_verified_nor_fetched(
+    store: Store, place: Place, tmp_path: Path, stored: bytes
+) -> None:
     put_bytes(store, DATA)
     place.overwrite(NAME, stored)
 
@@ -197,7 +200,7 @@ def test_a_blob_of_the_wrong_size_is_put_again(store: Store, place: Place, tmp_p
         store.verify(NAME, len(DATA))
 
 
-def test_delete_removes_and_may_be_repeated(store: Store) -> None:
+def test_a_blob_can_be_deleted_twice(store: Store) -> None:
     put_bytes(store, DATA)
     store.delete(NAME)
     store.delete(NAME)
@@ -205,8 +208,8 @@ def test_delete_removes_and_may_be_repeated(store: Store) -> None:
     assert list(store.list()) == []
 
 
-def test_list_gives_every_blob_and_nothing_else(store: Store) -> None:
-    expected = {(put_bytes(store, data), len(data)) for data in (b"", b"one", DATA)}
+def test_list_yields_exactly_the_stored_blobs(store: Store) -> None:
+    expected = {(put_bytes(store, content), len(content)) for content in (b"", b"small", DATA)}
     assert set(store.list()) == expected
 
 
@@ -237,7 +240,7 @@ def test_links_are_saved_under_plain_names_only(store: Store, filename: str) -> 
 
 
 @pytest.mark.parametrize("expires", [timedelta(0), timedelta(seconds=-5), timedelta(days=8)])
-def test_links_are_good_for_a_week_at_most(store: Store, expires: timedelta) -> None:
+def test_links_are_valid_for_a_week_at_most(store: Store, expires: timedelta) -> None:
     with pytest.raises(ValueError, match="cannot be good for"):
         store.link(NAME, filename="a", expires=expires)
 
@@ -252,21 +255,21 @@ def test_memory_does_not_grow_with_the_blob(store: Store, tmp_path: Path) -> Non
     tracemalloc.start()
     try:
         store.put(source, name, size)
-        _, putting = tracemalloc.get_traced_memory()
+        _, put_peak = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         store.fetch(name, size, tmp_path / "copy")
-        _, fetching = tracemalloc.get_traced_memory()
+        _, fetch_peak = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         store.put_stream(read_chunks(source), name, size)
-        _, streaming = tracemalloc.get_traced_memory()
+        _, stream_peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert putting < 64 * MIB  # a part of 8 MiB for each of four connections, and change
-    assert fetching < 8 * MIB
-    assert streaming < 80 * MIB  # a part more, and one that is being filled
+    assert put_peak < 64 * MIB  # a part of 8 MiB for each of four connections, and change
+    assert fetch_peak < 8 * MIB
+    assert stream_peak < 80 * MIB  # a part more, and one that is being filled
 
 
-def test_a_killed_put_leaves_all_or_nothing(store: Store, place: Place, tmp_path: Path) -> None:
+def test_a_killed_put_stores_the_complete_blob_or_none(store: Store, place: Place, tmp_path: Path) -> None:
     size = 48 * MIB
     source = make(tmp_path / "source", size)
     name = of_file(source)
@@ -293,23 +296,26 @@ def _put(place: Place, source: Path, name: str, size: int, begun: Event) -> None
 
 
 @pytest.mark.parametrize("size", [0, 1000, 8 * MIB, 21 * MIB + 5])
-def test_a_stream_is_stored_as_it_comes(store: Store, tmp_path: Path, size: int) -> None:
+def test_a_stream_is_stored_also_over_a_blob_of_its_name(store: Store, tmp_path: Path, size: int) -> None:
     name = of_file(make(tmp_path / "source", size))
-    for _ in range(2):  # again, over what is there
+    for _ in range(2):  # the second time over the stored blob
         with (tmp_path / "source").open("rb") as source:
             store.put_stream(iter(lambda: source.read(300_000), b""), name, size)
         store.verify(name, size)
 
 
 @pytest.mark.parametrize("size", [1000, 21 * MIB + 5])
-@pytest.mark.parametrize("wrong", ["short", "long", "other", "broken"])
-def test_a_stream_that_is_not_what_it_says_leaves_nothing(store: Store, tmp_path: Path, size: int, wrong: str) -> None:
-    name, data = of_file(make(tmp_path / "source", size)), (tmp_path / "source").read_bytes()
+@pytest.mark.parametrize("defect", ["short", "long", "other", "broken"])
+def test_a_wrong_or_broken_stream_is_not_stored(store: Store, tmp_path: Path, size: int, defect: str) -> None:
+    name = of_file(make(tmp_path / "source", size))
+    content = (tmp_path / "source").read_bytes()
+    variants = {"short": content[:-1], "long": content + b"x", "other": content[:-1] + b"?"}
 
     def chunks() -> Iterator[bytes]:
-        yield {"short": data[:-1], "long": data + b"x", "other": data[:-1] + b"?", "broken": data[: size // 2]}[wrong]
-        if wrong == "broken":
+        if defect == "broken":
+            yield content[: size // 2]
             raise ConnectionResetError
+        yield variants[defect]
 
     with pytest.raises((IntegrityError, ConnectionResetError, StoreUnavailable)):
         store.put_stream(chunks(), name, size)
