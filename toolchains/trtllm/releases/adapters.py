@@ -44,7 +44,7 @@ def adapter_model_options() -> dict[str, tuple[str, ...]]:
 def count_adapters(options: Mapping[str, Any]) -> int:
     """How many adapters the options name."""
     option = adapter_table().option
-    return sum(1 for _ in references(option, options.get(option)))
+    return len(list(references(option, options.get(option))))
 
 
 def with_joined_modules(modules: list[str]) -> list[str]:

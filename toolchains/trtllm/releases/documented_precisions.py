@@ -45,8 +45,11 @@ def undocumented_model(architecture: str, quantization: str | None) -> Documente
     if quantization not in table.columns:
         return None
     for line in table.models:
-        if architecture in line.architectures:
-            return None if quantization in line.quantizations else line
+        if architecture not in line.architectures:
+            continue
+        if quantization in line.quantizations:
+            return None
+        return line
     return None
 
 

@@ -47,11 +47,12 @@ def draft_heads_by_mode() -> Mapping[str, DraftHeads]:
 
 def available_modes(release: ReleaseDescriptor, architecture: str) -> Mapping[str, tuple[DraftHeads, Script]]:
     """The kinds of draft heads that the release is proven to add to such a base model, by mode."""
-    return {
-        mode: (heads, release.draft[mode])
-        for mode, heads in draft_heads_by_mode().items()
-        if mode in release.draft and architecture in heads.architectures
-    }
+    modes = {}
+    for mode, heads in draft_heads_by_mode().items():
+        script = release.draft.get(mode)
+        if script is not None and architecture in heads.architectures:
+            modes[mode] = (heads, script)
+    return modes
 
 
 def requested_mode(release: ReleaseDescriptor, architecture: str, options: Mapping[str, JsonValue]) -> str | None:

@@ -83,10 +83,11 @@ def engine_parts(architecture: str) -> tuple[EnginePart, ...]:
 def closed_options(architecture: str) -> Mapping[str, ReservedOption]:
     """Options that the programs have and that callers cannot set for this architecture, by name."""
     family = find_family(architecture)
-    of_family = family.closed_options if family else {}
-    if is_encoder_decoder(architecture):
-        return {**_encoder_decoder_parts().closed_options, **of_family}
-    return of_family
+    if family is None:
+        return {}
+    if family.encoder_decoder:
+        return {**_encoder_decoder_parts().closed_options, **family.closed_options}
+    return family.closed_options
 
 
 def relative_bias_elements(facts: ModelFacts, spec: BuildSpec) -> int:

@@ -66,10 +66,14 @@ def family_names() -> Mapping[str, str]:
 def find_family(architecture: str) -> ModelFamily | None:
     """None if no release has a family for the architecture."""
     name = family_names().get(architecture)
-    return families_by_name()[name] if name else None
+    if name is None:
+        return None
+    return families_by_name()[name]
 
 
 def proven_since(architecture: str) -> str | None:
     """The first release whose script is proven to convert this architecture; None if none is."""
     family = find_family(architecture)
-    return family.architectures[architecture] if family else None
+    if family is None:
+        return None
+    return family.architectures[architecture]

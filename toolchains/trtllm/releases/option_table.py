@@ -56,7 +56,9 @@ class Option(FrozenModel):
         takes_dtypes = set(self.choices) >= _DTYPES
         if not takes_dtypes or "auto" in self.choices:
             return self
-        default = "auto" if self.default == "float16" else self.default
+        default = self.default
+        if default == "float16":
+            default = "auto"
         return self.model_copy(
             update={"choices": ("auto", *self.choices), "default": default, "default_sure": False, "auto_is_ours": True}
         )
@@ -64,24 +66,30 @@ class Option(FrozenModel):
     @property
     def value_schema(self) -> dict[str, Any]:
         """JSON Schema of the value, with null if the default is unset."""
-        value: dict[str, Any] = {"enum": list(self.choices)} if self.choices else {"type": _JSON_TYPES[self.type]}
+        value: dict[str, Any] = {"type": _JSON_TYPES[self.type]}
+        if self.choices:
+            value = {"enum": list(self.choices)}
         if self.minimum is not None:
             value["minimum"] = self.minimum
         if self.nargs == "+":
             value = {"type": "array", "items": value, "minItems": 1}
         if self.default is None:
             value = {"anyOf": [value, {"type": "null"}]}
-        about = f"{self.about} ({self.note})" if self.note else self.about
+        about = self.about
+        if self.note:
+            about += f" ({self.note})"
         return {"description": about, "default": self.default} | value
 
     @property
     def expected(self) -> str:
         """The accepted values in words, for the text of an error."""
-        if self.choices:
-            choices = ", ".join(str(choice) for choice in self.choices)
-            text = f"a list of {choices}" if self.nargs == "+" else f"one of {choices}"
-        else:
+        choices = ", ".join(str(choice) for choice in self.choices)
+        if not self.choices:
             text = _TYPE_WORDS[self.type]
+        elif self.nargs == "+":
+            text = f"a list of {choices}"
+        else:
+            text = f"one of {choices}"
         if self.minimum is not None:
             text += f" ≥ {self.minimum}"
         if self.default is None:
@@ -93,9 +101,12 @@ class Option(FrozenModel):
         # Identity: 1 == True and 0 == False in Python, and a number is no flag.
         if value is self.default:
             return True
-        if self.nargs == "+":
-            return isinstance(value, list) and bool(value) and all(self._accepts_item(item) for item in value)
-        return self._accepts_item(value)
+        if self.nargs != "+":
+            return self._accepts_item(value)
+        # argparse refuses the flag of a list without an item after it.
+        if not isinstance(value, list) or not value:
+            return False
+        return all(self._accepts_item(item) for item in value)
 
     def _accepts_item(self, value: JsonValue) -> bool:
         # bool is a subclass of int, but `true` is no whole number.
@@ -117,8 +128,9 @@ class Option(FrozenModel):
             return ()
         if self.type == "bool":
             return (self.flag,)
-        values = value if isinstance(value, list) else [value]
-        return (self.flag, *(str(item) for item in values))
+        if isinstance(value, list):
+            return (self.flag, *map(str, value))
+        return (self.flag, str(value))
 
 
 class OptionTable(FrozenModel):

@@ -50,7 +50,7 @@ class PrecisionRecipe(FrozenModel):
         # A program without an option for calibration data downloads a data set by name, and a worker downloads nothing.
         if self.calibrates and recipe_table().calibration.option not in options:
             return False
-        return all(name in options for name in self.required_options)
+        return options.keys() >= set(self.required_options)
 
 
 class Calibration(FrozenModel):
@@ -98,14 +98,18 @@ def quantization_of(facts: ModelFacts) -> ModelQuantization | None:
     if config is None:
         return None
     bits = config.get("bits")
-    return ModelQuantization(str(config.get("quant_method")), bits if isinstance(bits, int) else None)
+    # Nobody validates a model's config.json: a value that is no whole number counts as not stated.
+    if not isinstance(bits, int):
+        bits = None
+    return ModelQuantization(str(config.get("quant_method")), bits)
 
 
 def quantization_name(model_quantization: ModelQuantization) -> str | None:
     """The farm's name for the quantization that a model has already; None if no recipe takes such weights."""
     for name, recipes in recipe_table().quantization.items():
-        if any(recipe.model_quantization == model_quantization for recipe in recipes):
-            return name
+        for recipe in recipes:
+            if recipe.model_quantization == model_quantization:
+                return name
     return None
 
 

@@ -66,7 +66,9 @@ class ReleaseDescriptor(ReleaseFacts, Programs):
     @property
     def refit_table(self) -> OptionTable | None:
         """The options of trtllm-refit; None if the release has no such program."""
-        return load_table(self.refit) if self.refit else None
+        if self.refit is None:
+            return None
+        return load_table(self.refit)
 
     @property
     def build_options(self) -> Mapping[str, Option]:
@@ -92,7 +94,9 @@ class ReleaseDescriptor(ReleaseFacts, Programs):
     def convert_options(self, architecture: str) -> Mapping[str, Option]:
         """The options of its conversion script that callers may set, by name; empty without such a script."""
         script = self.script_for(architecture)
-        return _without_closed(convert_options(script), architecture) if script else {}
+        if script is None:
+            return {}
+        return _without_closed(convert_options(script), architecture)
 
     def options(self, architecture: str) -> Mapping[str, Option]:
         """The options of both programs that callers may set for this architecture, by name."""
@@ -101,8 +105,9 @@ class ReleaseDescriptor(ReleaseFacts, Programs):
     def option_aliases(self, architecture: str) -> Mapping[str, str]:
         """Alias of an option of either program → the option's name."""
         script = self.script_for(architecture)
-        tables = [self.build, script.table] if script else [self.build]
-        return option_aliases(*tables)
+        if script is None:
+            return option_aliases(self.build)
+        return option_aliases(self.build, script.table)
 
     def scripts(self) -> list[Script]:
         """Every program that makes a checkpoint."""
@@ -150,11 +155,12 @@ def find_release(version: str | None) -> ReleaseDescriptor:
 
 def convert_option_names() -> frozenset[str]:
     """Every option that callers may set of a conversion, in any release and family."""
-    scripts = {script.table: script for release in all_releases() for script in release.scripts()}
     names: set[str] = set()
-    for script in scripts.values():
-        names.update(convert_options(script))
-    return frozenset(names)
+    for release in all_releases():
+        for script in release.scripts():
+            names.update(caller_options(script.table))
+    # As in `convert_options`: a name that trtllm-build has too is an option of the build alone.
+    return frozenset(names - build_option_names())
 
 
 @cache
@@ -170,8 +176,10 @@ def releases_with_option(name: str) -> list[str]:
     """The versions in which trtllm-build or a conversion program has this option, newest first."""
     versions = []
     for release in all_releases():
-        tables = [release.build_table, *(script.options for script in release.scripts())]
-        if any(name in table.by_name for table in tables):
+        names = set(release.build_table.by_name)
+        for script in release.scripts():
+            names.update(script.options.by_name)
+        if name in names:
             versions.append(release.version)
     return versions
 
@@ -179,8 +187,12 @@ def releases_with_option(name: str) -> list[str]:
 @cache
 def caller_options(file: str) -> Mapping[str, Option]:
     """The options of this table that callers may set, by name."""
-    options = load_table(file).by_name
-    return {name: option.for_callers for name, option in options.items() if not is_reserved(name, options)}
+    all_options = load_table(file).by_name
+    options = {}
+    for name, option in all_options.items():
+        if not is_reserved(name, all_options):
+            options[name] = option.for_callers
+    return options
 
 
 def convert_options(script: Script) -> Mapping[str, Option]:
@@ -189,13 +201,17 @@ def convert_options(script: Script) -> Mapping[str, Option]:
     A name that trtllm-build has too belongs to the build alone. As an option of both stages it would enter both keys,
     and the builder's value is the one that counts.
     """
-    options = caller_options(script.table)
-    return {name: option for name, option in options.items() if name not in build_option_names()}
+    options = dict(caller_options(script.table))
+    for name in build_option_names():
+        options.pop(name, None)
+    return options
 
 
 def _without_closed(options: Mapping[str, Option], architecture: str) -> Mapping[str, Option]:
-    closed = closed_options(architecture)
-    return {name: option for name, option in options.items() if name not in closed}
+    remaining = dict(options)
+    for name in closed_options(architecture):
+        remaining.pop(name, None)
+    return remaining
 
 
 @cache
