@@ -24,4 +24,5 @@ def requested_adapters(context: BuildContext) -> Iterator[RequestedAdapter]:
     """In the order of the spec."""
     option = adapter_table().option
     for number, (name, reference) in enumerate(references(option, context.option_value(option))):
+        # Only submit reads second models. A worker gets the facts of a job without them.
         yield RequestedAdapter(number, reference, context.facts.beside.get(name, {}))

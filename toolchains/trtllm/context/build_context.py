@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Literal
 
 from pydantic import JsonValue
@@ -62,8 +61,11 @@ class BuildContext:
         """Compute capability as a number: 90 for `90`, 100 for `100a`; 0 without a GPU."""
         # Some architectures have a suffix, as in 100a, which changes no rule.
         digits = re.match(r"\d+", self.platform.sm or "")
-        return int(digits.group()) if digits else 0
+        if digits is None:
+            return 0
+        return int(digits.group())
 
+    # Cached, because most checks ask for it, and the search compares every recipe with the release's option tables.
     @cached_property
     def conversion(self) -> Conversion | None:
         """None if no program of the release is proven to make this precision of this model."""
@@ -80,21 +82,26 @@ class BuildContext:
     @property
     def draft_heads(self) -> DraftHeads | None:
         """The draft heads that the checkpoint gets."""
-        return self.conversion.draft_heads if self.conversion else None
+        if self.conversion is None:
+            return None
+        return self.conversion.draft_heads
 
     @property
     def max_drafted_tokens(self) -> int | None:
         """How many tokens the checkpoint's draft heads draft at most; None without draft heads."""
         if self.conversion is None or self.conversion.draft_heads is None:
             return None
-        factors: list[JsonValue] = []
+        max_tokens = 1
         for name in self.conversion.draft_heads.token_count_options:
             # Callers cannot set Eagle's max_draft_len, which trtllm-build has too: the script keeps its default, 63.
             if name in self.conversion.options:
-                factors.append(self.number(name))
-            else:
-                factors.append(self.conversion.script_options[name].default)
-        return prod(factor for factor in factors if isinstance(factor, int))
+                max_tokens *= self.number(name)
+                continue
+            default = self.conversion.script_options[name].default
+            # An unset default states no bound of its own.
+            if isinstance(default, int):
+                max_tokens *= default
+        return max_tokens
 
     @property
     def architecture(self) -> str:
@@ -117,9 +124,11 @@ class BuildContext:
 
     def is_valid(self, name: str) -> bool:
         """True if the option is available, and its value is accepted or not given."""
-        # A missing value is valid: the default counts.
         option = self.available_options.get(name)
-        return option is not None and (name not in self.spec.options or option.accepts(self.spec.options[name]))
+        if option is None:
+            return False
+        # A missing value is valid: the default counts.
+        return name not in self.spec.options or option.accepts(self.spec.options[name])
 
     def option_value(self, name: str) -> JsonValue:
         """The option's value in this build: the spec's, or the default if the spec has no valid one.
@@ -130,12 +139,17 @@ class BuildContext:
         option = self.available_options.get(name)
         if option is None:
             return None
-        return self.spec.options.get(name, option.default) if self.is_valid(name) else option.default
+        # An invalid value must not decide anything else: its own problem is the only one that the caller gets for it.
+        if not self.is_valid(name):
+            return option.default
+        return self.spec.options.get(name, option.default)
 
     def number(self, name: str, default: int = 0) -> int:
         """The option's value, or `default` if it is not a whole number."""
         value = self.option_value(name)
-        return value if isinstance(value, int) else default
+        if isinstance(value, int):
+            return value
+        return default
 
     def enabled(self, name: str) -> bool:
         """True for `enable`, of the options whose values are enable and disable."""

@@ -50,17 +50,23 @@ class Conversion:
     @property
     def all_options(self) -> Mapping[str, Option]:
         """The options that callers may set, those of `base` included."""
-        return {**self.base.options, **self.options} if self.base else self.options
+        if self.base is None:
+            return self.options
+        return {**self.base.options, **self.options}
 
     @property
     def all_required_options(self) -> tuple[str, ...]:
         """The options that callers must set, those of `base` included."""
-        of_base = self.base.required_options if self.base else ()
-        return (*of_base, *self.required_options)
+        if self.base is None:
+            return self.required_options
+        return (*self.base.required_options, *self.required_options)
 
     def unsupported(self, parallelism: Parallelism) -> list[Role]:
         """The kinds of parallelism above 1 that this conversion or its base cannot divide by."""
-        unsupported_by_base = self.base.unsupported(parallelism) if self.base else []
+        # Each run writes a checkpoint for all ranks, so that both have to divide.
+        unsupported_by_base: list[Role] = []
+        if self.base is not None:
+            unsupported_by_base = self.base.unsupported(parallelism)
         roles = []
         for role in _PARALLELISM:
             unsupported = not self._divides_by(role) or role in unsupported_by_base
@@ -90,14 +96,18 @@ class Conversion:
             yield from self.script_options["trust_remote_code"].argv(True)
         # A fixed argument that callers may replace is the default of their option, and is written below with it.
         for name, value in self.fixed_arguments.items():
-            if name not in self.options:
-                yield from self.script_options[name].argv(source if value == SOURCE else value)
+            if name in self.options:
+                continue
+            if value == SOURCE:
+                value = source
+            yield from self.script_options[name].argv(value)
         written: dict[Role, str] = {"source": source, "output": output, "dtype": precision.dtype}
         for role, argument in written.items():
             yield from (self.script_options[self.argument_names[role]].flag, argument)
         for role in _PARALLELISM:
             if self._divides_by(role):
                 yield from self.script_options[self.argument_names[role]].argv(getattr(parallelism, role))
+        # Nothing is written without calibration data: `checks.feasibility` refuses such a spec at submit.
         if self.calibrates:
             yield from self.script_options[recipe_table().calibration.option].argv(inputs.get(CALIBRATION))
         for name, option in self.options.items():
@@ -146,7 +156,10 @@ def find_conversion(
             limited_to_one=family.limited_to_one,
         )
     recipes = _find_recipes(release, "quantize", release.quantize, precision, model_quantization)
-    return _follow(recipes, release.quantize, {}) if recipes is not None else None
+    if recipes is None:
+        return None
+    # quantize.py has no options that every precision takes: each recipe names those that callers may set with it.
+    return _follow(recipes, release.quantize, {})
 
 
 def conversion_of(job: Job) -> Conversion | None:
@@ -179,11 +192,13 @@ def _with_draft_heads(
     conversion = _follow(recipes, script, convert_options(script))
     # The script that reads a checkpoint of the base model has no argument for the model itself.
     source_argument = draft_heads.base_checkpoint_option or DEFAULT_ARGUMENT_NAMES["source"]
-    closed = draft_heads.closed_options
+    options = dict(conversion.options)
+    for name in draft_heads.closed_options:
+        options.pop(name, None)
     return replace(
         conversion,
         argument_names={**DEFAULT_ARGUMENT_NAMES, "source": source_argument},
-        options={name: option for name, option in conversion.options.items() if name not in closed},
+        options=options,
         limited_to_one=draft_heads.limited_to_one,
         draft_heads=draft_heads,
         base=base,
@@ -210,10 +225,10 @@ def _find_recipes(
         combinations = product(for_weights, table.kv_cache.get(precision.kv_cache, ()))
     # Both recipes must be for one program: a checkpoint is written by one run.
     for recipes in combinations:
-        if all(
-            recipe.program == program and recipe.is_available(release.version, script.options, model_quantization)
-            for recipe in recipes
-        ):
+        programs = {recipe.program for recipe in recipes}
+        if programs != {program}:
+            continue
+        if all(recipe.is_available(release.version, script.options, model_quantization) for recipe in recipes):
             return recipes
     return None
 
@@ -227,11 +242,13 @@ def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mappi
     fixed_arguments: dict[str, JsonValue] = {}
     required: list[str] = []
     allowed: set[str] = set()
+    calibrates = False
     for recipe in recipes:
+        # One run calibrates weights and KV cache together, on the same data.
+        calibrates = calibrates or recipe.calibrates
         fixed_arguments.update(recipe.arguments)
         required += recipe.required_options
         allowed.update(recipe.allowed_options, recipe.required_options)
-    calibrates = any(recipe.calibrates for recipe in recipes)
     if calibrates:
         allowed.update(recipe_table().calibration.allowed_options)
 

@@ -17,8 +17,13 @@ def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
     moe_tp = context.number("moe_tp_size", -1)
     moe_ep = context.number("moe_ep_size", -1)
     # max(…, 1): a size of 0 must not divide. Its product is not tp either, so that it is refused.
-    if moe_tp == -1:
-        moe_tp = tp if moe_ep == -1 else tp // max(moe_ep, 1)
+    if moe_tp == -1 and moe_ep == -1:
+        moe_tp = tp
+    elif moe_tp == -1:
+        moe_tp = tp // max(moe_ep, 1)
     if moe_ep == -1:
         moe_ep = tp // max(moe_tp, 1)
-    return (moe_tp, moe_ep) if moe_tp * moe_ep == tp else None
+    # Floor division above: a size that does not divide tp shows here.
+    if moe_tp * moe_ep != tp:
+        return None
+    return moe_tp, moe_ep

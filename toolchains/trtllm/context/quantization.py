@@ -19,7 +19,9 @@ def has_fp8_workflow(context: BuildContext, *, since_020: bool) -> bool:
         since_020: whether to count what 0.20 and later count as FP8 weights.
     """
     quantization = context.spec.precision.quantization
-    return quantization in _FP8_WORKFLOW if since_020 else quantization == "fp8"
+    if since_020:
+        return quantization in _FP8_WORKFLOW
+    return quantization == "fp8"
 
 
 def has_fp8_cache(context: BuildContext) -> bool:
@@ -33,4 +35,6 @@ def has_int8_cache(context: BuildContext) -> bool:
 def auto_formats(context: BuildContext) -> tuple[str, ...]:
     """The formats that auto-quantization chooses from, by the comma-separated option autoq_format."""
     formats = context.option_value("autoq_format")
-    return tuple(name.strip() for name in formats.split(",")) if isinstance(formats, str) else ()
+    if not isinstance(formats, str):
+        return ()
+    return tuple(name.strip() for name in formats.split(","))

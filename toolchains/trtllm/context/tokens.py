@@ -31,7 +31,9 @@ def takes_output_length(build_table: OptionTable) -> bool:
 def default_max_num_tokens(limits: Limits, build_table: OptionTable) -> int:
     """What trtllm-build starts from if max_num_tokens is left out."""
     default = build_table.by_name["max_num_tokens"].default
-    return default if isinstance(default, int) else limits.max_batch_size * limits.max_input_len
+    if isinstance(default, int):
+        return default
+    return limits.max_batch_size * limits.max_input_len
 
 
 def default_opt_num_tokens(limits: Limits) -> int:
