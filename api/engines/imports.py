@@ -1,51 +1,56 @@
-"""From a record of another farm to an engine that is served: verified, then one transaction."""
+"""Import an engine of another farm: verify its signed record, then publish it in one transaction."""
 
 from __future__ import annotations
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import Conflict, IntegrityError, InvalidRequest
 from enginefarm.trust.attestation import TrustedKeys
-from enginefarm.trust.provenance import VerifiedRecord, verify_record
+from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.engine_record import EngineRecord, ImportRequest, ImportResult
 from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.imports import publish_import
 from models.queries.engines import find_engine
 
 
-def take_in(control: ControlPlane, arrival: ImportRequest, *, imported_by: str | None) -> ImportResult:
-    """
+def take_in(control: ControlPlane, request: ImportRequest, *, imported_by: str | None) -> ImportResult:
+    """Publish the engine of the request, unless the farm serves one under its key already.
+
     Raises:
-        InvalidRequest: no trusted key signed it, or it is not what was signed.
-        Conflict: some of its bytes are not in the store, or are damaged there.
+        InvalidRequest: no trusted key signed the record, or the record differs from what was signed.
+        Conflict: some of its blobs are not in the store, or are damaged there.
     """
-    came = _vouched(arrival)
-    if found := _there(control, came.record):
-        return found
+    try:
+        verified = verify_record(request.engine, TrustedKeys.of_pems(request.trusted_keys))
+    except IntegrityError as error:
+        # The caller sent the record and the keys: this is no damage in the farm's own store.
+        raise InvalidRequest(error.detail) from error
+    record = verified.record
+
+    # Most records of a bundle that is imported again are served already: they need no lock.
+    existing = _served_engine(control, record)
+    if existing is not None:
+        return existing
     try:
         with control.database.write() as session:
-            published = publish_import(session, came, imported_by=imported_by)
-            require_stored(control.store, came.record.sizes)
+            published = publish_import(session, verified, imported_by=imported_by)
+            # After the rows are locked, before the commit: garbage collection can delete no blob in between.
+            require_stored(control.store, record.sizes)
     except (NotStored, IntegrityError) as error:
-        raise Conflict(
-            f"engine {came.record.key[:12]}: {error.detail}; send its blobs again, then import it"
-        ) from error
-    now_there = _there(control, came.record)
-    if now_there is None:
-        raise Conflict(f"engine {came.record.key[:12]} was taken out in the moment in which it came: import it again")
-    return now_there.model_copy(update={"outcome": "imported"}) if published else now_there
+        raise Conflict(f"engine {record.key[:12]}: {error.detail}; send its blobs again, then import it") from error
+
+    imported = _served_engine(control, record)
+    if imported is None:
+        raise Conflict(f"engine {record.key[:12]} was withdrawn while it was imported: import it again")
+    # False: a worker or another import published the key first.
+    return imported.model_copy(update={"outcome": "imported"}) if published else imported
 
 
-def _vouched(arrival: ImportRequest) -> VerifiedRecord:
-    try:
-        return verify_record(arrival.engine, TrustedKeys.of_pems(arrival.trusted_keys))
-    except IntegrityError as error:
-        raise InvalidRequest(error.detail) from error
-
-
-def _there(control: ControlPlane, record: EngineRecord) -> ImportResult | None:
-    """The engine under this key as it is served now."""
+def _served_engine(control: ControlPlane, record: EngineRecord) -> ImportResult | None:
+    """The engine that is served under the record's key, with its outcome; None if there is none."""
     with control.database.read() as session:
         engine = find_engine(session, record.key)
     if engine is None:
         return None
-    return ImportResult(outcome="there" if engine.manifest == record.manifest.digest else "kept", engine=engine)
+    # Builds are not reproducible: this farm's own build of the key has other bytes, and stays.
+    is_same = engine.manifest == record.manifest.digest
+    return ImportResult(outcome="there" if is_same else "kept", engine=engine)

@@ -1,4 +1,4 @@
-"""Links to bytes are given out: the engine is being pulled, and a clean-up passes it by."""
+"""Note that engines are pulled: garbage collection keeps an engine while a link to its files is valid."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from models.retention import pulls
 
 
 def note_pull(control: ControlPlane, keys: Collection[str]) -> None:
-    """Call it before the link is made.
+    """Note a pull of each engine. Call it before the link is made, or a removal could come between the two.
 
     Raises:
-        NotFound: an engine was removed this very moment.
+        NotFound: an engine was removed since the caller read it.
     """
+    # A node pulls all files of an engine in a row: only the first of them costs a write.
     with control.database.read() as session:
         unnoted = pulls.without_recent_pull(session, keys)
     if not unnoted:
         return
     with control.database.write() as session:
         if not pulls.record_pull(session, unnoted):
-            raise NotFound("the engine was removed a moment ago; GET /v1/engines lists what there is")
+            raise NotFound("the engine was removed a moment ago; GET /v1/engines lists the engines")

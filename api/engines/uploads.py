@@ -1,4 +1,4 @@
-"""Bytes that come in over REST, on their way into the store: in pieces, in a thread, as the store wants them."""
+"""Receive blobs over REST and write them to the store, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -16,39 +16,48 @@ from models.lifecycle.blobs import damaged_blobs, mark_rewritten
 
 
 def missing(control: ControlPlane, sizes: dict[Digest, int]) -> list[Digest]:
-    """Those of `sizes` (bytes by digest) that the store lacks, or holds damaged."""
+    """The blobs of `sizes` (bytes by digest) that are not in the store, have another size there, or are damaged."""
     with control.database.read() as session:
         damaged = damaged_blobs(session, sizes)
     return [digest for digest, size in sizes.items() if digest in damaged or control.store.stat(digest) != size]
 
 
 async def receive(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Digest, size: int) -> None:
-    """
+    """Write a request's body to the store as the blob `digest` of `size` bytes.
+
     Raises:
-        InvalidRequest: these are not the bytes of `digest`; nothing is kept of them.
+        InvalidRequest: the body is not the blob, or the client disconnected. The store keeps none of its bytes.
     """
+    # In a thread: the store's interface blocks.
     await run_in_threadpool(_store, control, body, digest, size)
 
 
 def _store(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Digest, size: int) -> None:
+    chunks = _chunks(body)
     try:
         if missing(control, {digest: size}):
-            control.store.put_stream(_chunks(body), digest, size)
-        else:  # engines may have it: what is right is not written over
-            deque(verified(_chunks(body), digest, size, what=f"blob {digest}"), maxlen=0)
+            control.store.put_stream(chunks, digest, size)
+        else:
+            # Engines may refer to these bytes, so a blob that is intact is never written over. The body is still
+            # checked: a client that sends wrong bytes learns of it.
+            deque(verified(chunks, digest, size, what=f"blob {digest}"), maxlen=0)
     except IntegrityError as error:
         raise InvalidRequest(f"{error.detail}: send the file that has this digest") from error
     except ClientDisconnect as error:
-        raise InvalidRequest(f"blob {digest}: the connection ended before its {size} bytes had come") from error
+        raise InvalidRequest(f"blob {digest}: the client disconnected before its {size} bytes were received") from error
     with control.database.write() as session:
         mark_rewritten(session, [digest])
 
 
 def _chunks(body: AsyncGenerator[bytes, None]) -> Iterator[bytes]:
-    """For a thread, what the event loop receives."""
-    while (chunk := from_thread.run(_next, body)) is not None:
+    """The chunks of the body, for a thread: the event loop receives each of them."""
+    while True:
+        chunk = from_thread.run(_next_chunk, body)
+        if chunk is None:
+            return
         yield chunk
 
 
-async def _next(body: AsyncGenerator[bytes, None]) -> bytes | None:
+async def _next_chunk(body: AsyncGenerator[bytes, None]) -> bytes | None:
+    # None at the end: StopAsyncIteration cannot pass through the future that connects the loop and the thread.
     return await anext(body, None)

@@ -1,6 +1,6 @@
-"""A clean-up: what goes is marked, what was marked long ago is removed, and so are bytes that nothing refers to.
+"""Garbage collection: mark engines and checkpoints for removal, remove those marked long ago, delete unused blobs.
 
-Small transactions, each of them conditional: it may be stopped anywhere and run twice at once.
+Every step is a small transaction that checks its condition again, so a run may stop anywhere, and two may run at once.
 """
 
 from __future__ import annotations
@@ -17,109 +17,126 @@ from starlette.concurrency import run_in_threadpool
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, FileTotals, RemovalCandidate
-from models.retention import blob_gc as garbage
-from models.retention import removal
+from models.retention import blob_gc, removal
 from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
 
 log = logging.getLogger(__name__)
 
-_BATCH = 500  # names of the store that are looked up at once
+_BATCH = 500  # blobs of the store that one transaction looks up
 
 
 async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> None:
-    """Until cancelled. Several APIs, and one that is often started anew, each begin somewhere in the first interval."""
-    await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # nobody gains by guessing it
+    """Run garbage collection at an interval, until cancelled."""
+    # At a random time of the first interval: several API processes start together, and one that is restarted often
+    # must not list the whole store at each start.
+    await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # no secret depends on it
     while True:
         try:
-            done = await run_in_threadpool(clean_up, control, CleanUpRequest(), by=None)
+            result = await run_in_threadpool(clean_up, control, CleanUpRequest(), by=None)
         except EnginefarmError as error:
-            log.warning("the clean-up is put off: %s", error.detail)
+            log.warning("garbage collection is postponed to its next interval: %s", error.detail)
         except Exception:
-            log.exception("the clean-up met a defect; it is tried again")
+            # A defect must not end the loop: the store would fill up, and nobody would know why.
+            log.exception("garbage collection failed by a defect; it runs again at its next interval")
         else:
-            log.info("cleaned up: %d marked or removed, %d bytes deleted", len(done.going), done.deleted.size)
+            log.info(
+                "garbage collection: %d marked or removed, %d bytes deleted", len(result.going), result.deleted.size
+            )
         await asyncio.sleep(every_seconds)
 
 
-def clean_up(control: ControlPlane, wanted: CleanUpRequest, *, by: str | None) -> CleanUpResult:
-    grace = _grace_seconds(control)
-    going, frees = _planned(control, wanted)
-    if wanted.dry_run:
-        done = CleanUpResult(dry_run=True, frees=frees, grace_seconds=grace, going=_due(control, going, grace))
-        return done.model_copy(update=_bytes_now(control, grace))
+def clean_up(control: ControlPlane, request: CleanUpRequest, *, by: str | None) -> CleanUpResult:
+    """Run garbage collection once, or say what a run would do (`request.dry_run`).
+
+    Args:
+        by: the caller's name, recorded with each removal; None for a run of the farm itself.
+    """
+    settings = control.settings
+    # Never shorter than a link is valid: a node that holds one may still be reading the bytes.
+    grace = max(settings.gc_grace_seconds, float(settings.link_seconds))
+    policies = settings.retention if request.policies is None else request.policies
+    with control.database.read() as session:
+        engines = engines_to_remove(session, policies, link_seconds=settings.link_seconds)
+        # A checkpoint is kept for the engines that stay, so the engines are chosen first.
+        engine_keys = [engine.key for engine in engines]
+        candidates = engines + checkpoints_to_remove(session, engine_keys, keep_days=settings.gc_checkpoint_days)
+        frees = freed_bytes(session, candidates)
+    if request.dry_run:
+        return _dry_run(control, candidates, frees, grace)
+
+    # Rows first, bytes last: no engine is served whose bytes are deleted already.
     with control.database.write() as session:
-        removal.mark(session, going)
-    going = [_removed(control, found, grace, by) for found in going]
+        removal.mark(session, candidates)
+    going = []
+    for candidate in candidates:
+        with control.database.write() as session:
+            removed = removal.remove(session, candidate, grace_seconds=grace, removed_by=by)
+        if removed:
+            log.info("removed %s %s: %s", candidate.kind, candidate.key[:12], candidate.reason)
+        going.append(candidate.model_copy(update={"removed": removed}))
     with control.database.write() as session:
         removal.remove_manifests(session)
-        garbage.mark_unreferenced(session)
-    for batch in _listed(control):
+        blob_gc.mark_unreferenced(session)
+    # Blobs without a row are left by uploads that never were published. They get a row, and with it a grace.
+    for batch in _stored_blobs(control):
         with control.database.write() as session:
-            garbage.adopt(session, batch)
-    deleted = _delete(control, grace)
+            blob_gc.adopt(session, batch)
+    deleted = _delete_blobs(control, grace)
     with control.database.read() as session:
-        waiting = garbage.total_in_grace(session, grace_seconds=grace)
+        waiting = blob_gc.total_in_grace(session, grace_seconds=grace)
+    # Uploads in parts that were never completed are in no listing, but an S3 server bills them.
     uploads = control.store.abort_stale(timedelta(seconds=grace))
     return CleanUpResult(
         dry_run=False, going=going, frees=frees, deleted=deleted, waiting=waiting, uploads=uploads, grace_seconds=grace
     )
 
 
-def _grace_seconds(control: ControlPlane) -> float:
-    """Never shorter than a link is good for."""
-    return max(control.settings.gc_grace_seconds, float(control.settings.link_seconds))
-
-
-def _planned(control: ControlPlane, wanted: CleanUpRequest) -> tuple[list[RemovalCandidate], int]:
-    settings = control.settings
-    policies = settings.retention if wanted.policies is None else wanted.policies
+def _dry_run(control: ControlPlane, candidates: list[RemovalCandidate], frees: int, grace: float) -> CleanUpResult:
+    """The result that a run would have now. Writes nothing."""
     with control.database.read() as session:
-        engines = engines_to_remove(session, policies, link_seconds=settings.link_seconds)
-        checkpoints = checkpoints_to_remove(
-            session, [found.key for found in engines], keep_days=settings.gc_checkpoint_days
-        )
-        going = engines + checkpoints
-        return going, freed_bytes(session, going)
+        due_keys = removal.due(session, grace_seconds=grace)
+        in_grace = blob_gc.total_in_grace(session, grace_seconds=grace)
+        deleted = blob_gc.total_removable(session, grace_seconds=grace)
+        files, size = in_grace.files, in_grace.size
+        for batch in _stored_blobs(control):
+            # A run would give these a row, so that their grace begins.
+            orphan_sizes = blob_gc.orphans(session, batch).values()
+            files += len(orphan_sizes)
+            size += sum(orphan_sizes)
+    going = [candidate.model_copy(update={"removed": candidate.key in due_keys}) for candidate in candidates]
+    return CleanUpResult(
+        dry_run=True,
+        going=going,
+        frees=frees,
+        deleted=deleted,
+        waiting=FileTotals(files=files, size=size),
+        grace_seconds=grace,
+    )
 
 
-def _due(control: ControlPlane, going: list[RemovalCandidate], grace: float) -> list[RemovalCandidate]:
-    with control.database.read() as session:
-        due = removal.due(session, grace_seconds=grace)
-    return [found.model_copy(update={"removed": found.key in due}) for found in going]
-
-
-def _removed(control: ControlPlane, found: RemovalCandidate, grace: float, by: str | None) -> RemovalCandidate:
-    with control.database.write() as session:
-        removed = removal.remove(session, found, grace_seconds=grace, removed_by=by)
-    if removed:
-        log.info("removed %s %s: %s", found.kind, found.key[:12], found.reason)
-    return found.model_copy(update={"removed": removed})
-
-
-def _bytes_now(control: ControlPlane, grace: float) -> dict[str, FileTotals]:
-    with control.database.read() as session:
-        waiting = garbage.total_in_grace(session, grace_seconds=grace)
-        due = garbage.total_removable(session, grace_seconds=grace)
-        for batch in _listed(control):
-            orphans = garbage.orphans(session, batch).values()
-            waiting = FileTotals(files=waiting.files + len(orphans), size=waiting.size + sum(orphans))
-    return {"waiting": waiting, "deleted": due}
-
-
-def _listed(control: ControlPlane) -> Iterator[dict[str, int]]:
-    listed = control.store.list()
-    while batch := dict(islice(listed, _BATCH)):
+def _stored_blobs(control: ControlPlane) -> Iterator[dict[str, int]]:
+    """The store's blobs, as batches of sizes in bytes by digest: a store may have millions."""
+    blobs = control.store.list()
+    while True:
+        batch = dict(islice(blobs, _BATCH))
+        if not batch:
+            return
         yield batch
 
 
-def _delete(control: ControlPlane, grace: float) -> FileTotals:
+def _delete_blobs(control: ControlPlane, grace: float) -> FileTotals:
+    """Delete the blobs whose grace is over, and return what was deleted."""
     with control.database.read() as session:
-        digests = garbage.removable(session, grace_seconds=grace)
-    files = size = 0
+        digests = blob_gc.removable(session, grace_seconds=grace)
+    files = 0
+    size = 0
     for digest in digests:
+        # A transaction for each blob: it locks the row while the store deletes the bytes, and publishers wait for it.
         with control.database.write() as session:
-            freed = garbage.remove(session, control.store, digest, grace_seconds=grace)
+            freed = blob_gc.remove(session, control.store, digest, grace_seconds=grace)
+        # None: a publisher refers to it again or has locked it, or another run deleted it.
         if freed is not None:
             log.info("deleted blob %s, %d bytes", digest, freed)
-            files, size = files + 1, size + freed
+            files += 1
+            size += freed
     return FileTotals(files=files, size=size)

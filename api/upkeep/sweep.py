@@ -1,8 +1,7 @@
-"""The sweep: every few seconds, make good what was lost. Recovery never relies on the broker.
+"""The sweep: every few seconds, end expired leases, mark silent workers and announce actions that lost their message.
 
-Expired leases are taken back, silent workers marked, and actions announced that the broker forgot. It
-announces only the shortfall (due actions minus waiting messages), so that a queue whose workers are merely
-busy is never flooded. Any number of control planes may run it at once.
+Recovery does not rely on the broker: Redis delivers a message again by its age, so a long build would run twice.
+Any number of API processes may sweep at once.
 """
 
 from __future__ import annotations
@@ -15,45 +14,52 @@ from starlette.concurrency import run_in_threadpool
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
 from models.fleet.registration import mark_silent_workers_gone
-from models.lifecycle import recovery as sweeping
+from models.lifecycle import recovery
 from models.lifecycle.leases import expire
 
 log = logging.getLogger(__name__)
 
 
 def sweep_once(control: ControlPlane) -> int:
-    """One round; returns how many actions were announced."""
+    """Sweep once; returns how many actions were announced."""
     settings = control.settings
     with control.database.write() as session:
         mark_silent_workers_gone(session, after_seconds=settings.worker_seconds)
-        taken_back = expire(session, max_tries=settings.max_tries)
-        sweeping.queue_released_builds(session)
-    for key, _queue in taken_back:
-        log.warning("took back %s: its worker stopped renewing the lease", key[:12])
+        expired = expire(session, max_tries=settings.max_tries)
+        recovery.queue_released_builds(session)
+    for key, _queue in expired:
+        log.warning("the lease of action %s expired: its worker stopped renewing it", key[:12])
     return announce_shortfall(control)
 
 
 def announce_shortfall(control: ControlPlane) -> int:
+    """Announce due actions that have no waiting message; returns how many.
+
+    The difference between due actions and waiting messages is announced, never all due actions: otherwise the queue
+    of workers that are merely busy would grow with every sweep.
+    """
     with control.database.read() as session:
-        due = sweeping.count_due_by_queue(session)
+        due = recovery.count_due_by_queue(session)
     announced = 0
     for queue, count in due.items():
         shortfall = count - control.announcer.depth(queue)
         if shortfall > 0:
             with control.database.write() as session:
-                unannounced = sweeping.mark_announced(session, queue, shortfall)
-            control.announcer.announce(unannounced)
-            announced += len(unannounced)
+                announcements = recovery.mark_announced(session, queue, shortfall)
+            # After the commit, so that the next sweep does not choose the same actions. A message that is lost here
+            # is a shortfall again later.
+            control.announcer.announce(announcements)
+            announced += len(announcements)
     return announced
 
 
 async def sweep_forever(control: ControlPlane) -> None:
-    """Until cancelled. A part that is away is logged and tried again: the sweep itself must never end."""
+    """Sweep at an interval, until cancelled. An outage or a defect is logged and never ends the loop."""
     while True:
         try:
             await run_in_threadpool(sweep_once, control)
         except EnginefarmError as error:
-            log.warning("the sweep will go on when this is over: %s", error.detail)
+            log.warning("the sweep is tried again in a few seconds: %s", error.detail)
         except Exception:
-            log.exception("the sweep met a defect; it goes on")
+            log.exception("the sweep failed by a defect; it is tried again in a few seconds")
         await asyncio.sleep(control.settings.sweep_seconds)

@@ -99,7 +99,7 @@ def test_a_long_poll_without_a_change_is_a_304(published_farm: Published, begin:
 def test_the_client_waits_through_a_real_304(
     published_farm: Published, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enginefarm.client._HOLD_SECONDS", 0.2)  # several unchanged answers before the end
+    monkeypatch.setattr("enginefarm.client.waiting._POLL_SECONDS", 0.2)  # several unchanged answers before the end
     build_id, _ = begin()
     seen: list[str] = []
     timer = threading.Timer(1.5, end, (published_farm, build_id))
