@@ -32,8 +32,10 @@ def of_file(path: Path) -> Digest:
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield a file's content in pieces of CHUNK bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
+        chunk = stream.read(CHUNK)
+        while chunk:
             yield chunk
+            chunk = stream.read(CHUNK)
 
 
 def verified(chunks: Iterable[bytes], digest: Digest, size: int, *, what: str) -> Iterator[bytes]:

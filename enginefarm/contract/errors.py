@@ -91,7 +91,8 @@ class InvalidSpec(CallerError):
 
     def __init__(self, problems: Sequence[Problem], detail: str | None = None) -> None:
         if detail is None:
-            detail = "; ".join(f"{problem.pointer or '/'}: {problem.detail}" for problem in problems)
+            lines = [f"{problem.pointer or '/'}: {problem.detail}" for problem in problems]
+            detail = "; ".join(lines)
         super().__init__(detail, problems=problems)
 
 
@@ -117,6 +118,7 @@ class Forbidden(CallerError):
 
     code = "forbidden"
     title = "This API key may not do that"
+    # The key is valid, so another login would not help: only an administrator can add the scope.
     status = 403
     exit_code = 3
 
@@ -125,7 +127,7 @@ class NotFound(CallerError):
     """No build, engine or other resource has this name."""
 
     code = "not_found"
-    title = "There is no such thing"
+    title = "The resource does not exist"
     status = 404
     exit_code = 4
 
@@ -134,7 +136,7 @@ class Gone(CallerError):
     """The engine existed and was withdrawn; the detail has the reason."""
 
     code = "gone"
-    title = "It was taken out"
+    title = "The engine was withdrawn"
     status = 410
     exit_code = 4
 
@@ -186,6 +188,7 @@ class IntegrityError(EnginefarmError):
 
     code = "integrity"
     title = "The bytes are not what their digest says"
+    # Bad gateway: the caller's request was right, and what the farm has or received for it is wrong.
     status = 502
     exit_code = 6
 

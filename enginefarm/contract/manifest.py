@@ -13,9 +13,10 @@ from enginefarm.contract import digest
 from enginefarm.contract.digest import Digest
 
 
-def _confined(path: str) -> str:
+def plain_relative_path(path: str) -> str:
     """Refuse a path that could lead out of the directory, or that two systems could read differently."""
     pure = PurePosixPath(path)
+    # A backslash separates folders on Windows; control characters can forge a line of a listing or a log.
     if (
         not path
         or len(path) > 1024
@@ -30,7 +31,7 @@ def _confined(path: str) -> str:
     return path
 
 
-RelativePath = Annotated[str, AfterValidator(_confined)]
+RelativePath = Annotated[str, AfterValidator(plain_relative_path)]
 
 
 class FileEntry(BaseModel):
@@ -52,11 +53,15 @@ class Manifest(BaseModel):
     files: tuple[FileEntry, ...]
 
     @model_validator(mode="after")
-    def _sorted_and_unique(self) -> Manifest:
+    def sorted_and_unique(self) -> Manifest:
+        # One order, so that a directory has one canonical form and one digest.
         paths = [entry.path for entry in self.files]
         if paths != sorted(set(paths)):
             raise ValueError("files must be sorted by path, each path once")
-        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+        # A path below a file could not be written: the pull would fail after gigabytes.
+        folders: set[str] = set()
+        for path in paths:
+            folders.update(str(parent) for parent in PurePosixPath(path).parents)
         clashes = folders.intersection(paths)
         if clashes:
             raise ValueError(f"{min(clashes)!r} is both a file and a folder")
@@ -78,6 +83,7 @@ class Manifest(BaseModel):
         entries = []
         for path in sorted(root.rglob("*")):
             relative = path.relative_to(root).as_posix()
+            # A link could lead out of the directory, and its target could change after it was hashed.
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{relative!r} is neither a regular file nor a folder")
             if path.is_file():
@@ -100,4 +106,7 @@ class Manifest(BaseModel):
 
     def entry(self, path: str) -> FileEntry | None:
         """Return the file at `path`; None if there is none."""
-        return next((entry for entry in self.files if entry.path == path), None)
+        for entry in self.files:
+            if entry.path == path:
+                return entry
+        return None

@@ -30,10 +30,14 @@ class HubReference:
     @property
     def commit(self) -> str | None:
         """The revision if it is a full commit, which never moves."""
-        return self.revision if self.revision and _COMMIT.fullmatch(self.revision) else None
+        if self.revision and _COMMIT.fullmatch(self.revision):
+            return self.revision
+        return None
 
     def __str__(self) -> str:
-        return f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        if self.revision:
+            return f"hf:{self.repo}@{self.revision}"
+        return f"hf:{self.repo}"
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,16 @@ def parse(text: str) -> ModelReference:
         case "hf":
             return _parse_hub(text, location)
         case "file":
-            return _parse_file(text, location)
+            # file://host/path would name another machine.
+            if not location.startswith("/") or location.startswith("//"):
+                raise _invalid(text, "needs an absolute path with one '/' in front, as in file:/models/llama")
+            return FileReference("/" + _plain_path(text, location.removeprefix("/")))
         case "s3":
-            return _parse_bucket(text, location)
+            bucket, _, prefix = location.removeprefix("//").partition("/")
+            # S3 itself refuses a bucket name with two dots in a row.
+            if not location.startswith("//") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
+                raise _invalid(text, f"has the bad bucket name {bucket!r}, expected as in s3://bucket/prefix")
+            return BucketReference(bucket, _plain_path(text, prefix))
         case "":
             raise _invalid(text, "has no scheme")
         case _:
@@ -103,20 +114,6 @@ def _parse_hub(text: str, location: str) -> HubReference:
     if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
         raise _invalid(text, f"has the bad revision {revision!r}: expected a branch, a tag or a commit after '@'")
     return HubReference(repo, revision or None)
-
-
-def _parse_file(text: str, location: str) -> FileReference:
-    # file://host/path would name another machine.
-    if not location.startswith("/") or location.startswith("//"):
-        raise _invalid(text, "needs an absolute path with one '/' in front, as in file:/models/llama")
-    return FileReference("/" + _plain_path(text, location.removeprefix("/")))
-
-
-def _parse_bucket(text: str, location: str) -> BucketReference:
-    bucket, _, prefix = location.removeprefix("//").partition("/")
-    if not location.startswith("//") or not _BUCKET.fullmatch(bucket) or ".." in bucket:
-        raise _invalid(text, f"has the bad bucket name {bucket!r}, expected as in s3://bucket/prefix")
-    return BucketReference(bucket, _plain_path(text, prefix))
 
 
 def _plain_path(text: str, path: str) -> str:

@@ -16,7 +16,7 @@ DriverBinding = Literal["branch", "exact"]
 _GPU_ONLY = ("sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt")
 
 
-def _plain_sm(value: object) -> object:
+def plain_sm(value: object) -> object:
     """Fold the spellings of a compute capability: `9.0`, `sm_90` and `90` mean the same."""
     if isinstance(value, str):
         return value.lower().removeprefix("sm_").removeprefix("sm").replace(".", "")
@@ -27,7 +27,7 @@ Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$", max_length=32)]
-Sm = Annotated[str, BeforeValidator(_plain_sm), StringConstraints(pattern=r"^\d{2,3}[af]?$")]
+Sm = Annotated[str, BeforeValidator(plain_sm), StringConstraints(pattern=r"^\d{2,3}[af]?$")]
 Os = Literal["linux"]
 Arch = Literal["x86_64", "aarch64"]
 CpuIsa = Literal["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
@@ -56,7 +56,7 @@ class PlatformSelector(BaseModel):
     cpu_isa: CpuIsa | None = Field(default=None, description="instruction set level of a CPU engine")
 
     @model_validator(mode="after")
-    def _cpu_or_gpu(self) -> PlatformSelector:
+    def cpu_or_gpu(self) -> PlatformSelector:
         if self.cpu_isa and (self.gpu or self.sm):
             raise ValueError("cpu_isa asks for a CPU engine, gpu and sm for a GPU engine: give one or the other")
         return self
@@ -113,13 +113,15 @@ class Platform(BaseModel):
     cpu_isa: CpuIsa | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> Platform:
+    def describe_cpu_or_gpu(self) -> Platform:
+        # The key of an engine must not depend on a field that its machine cannot have.
         if self.gpu is None:
             gpu_fields = [name for name in _GPU_ONLY if getattr(self, name) is not None]
             if gpu_fields:
                 raise ValueError(f"{', '.join(gpu_fields)} without gpu")
             if self.cpu_isa is None:
                 raise ValueError("a platform without gpu needs cpu_isa")
+        # An engine contains code for one compute capability: without it, no toolchain knows what to compile for.
         elif self.sm is None:
             raise ValueError("a platform with gpu needs sm")
         return self
@@ -137,7 +139,9 @@ class Platform(BaseModel):
         """
         relevant = {"os", "arch", "cpu_isa"} if self.gpu is None else set(PlatformSelector.model_fields) - {"cpu_isa"}
         document = {name: getattr(self, name) for name in sorted(relevant & fields)}
-        return _by_branch(document) if binding == "branch" else document
+        if binding == "branch":
+            return _by_branch(document)
+        return document
 
     def label(self) -> str:
         """Return a short name for people and queues: `h100-80gb-hbm3-sm90`, `cpu-x86-64-v3`."""
@@ -145,7 +149,9 @@ class Platform(BaseModel):
             return f"cpu-{self.cpu_isa}"
         name = self.gpu.lower().removeprefix("nvidia ").replace(" ", "-")
         label = f"{name}-sm{self.sm}"
-        return f"{label}-{self.mig}" if self.mig else label
+        if self.mig:
+            label += f"-{self.mig}"
+        return label
 
 
 def differences(
@@ -202,7 +208,9 @@ def selector_differences(
 def _comparable(machine: Platform | PlatformSelector, binding: str) -> dict[str, Any]:
     """Return the fields of a machine in the form in which they enter a key."""
     fields = machine.model_dump()
-    return fields if binding == "exact" else _by_branch(fields)
+    if binding == "exact":
+        return fields
+    return _by_branch(fields)
 
 
 def _by_branch(fields: dict[str, Any]) -> dict[str, Any]:
@@ -228,4 +236,6 @@ def _x86_level(isa: object) -> int:
 
 
 def _default_arch(cpu_isa: CpuIsa | None) -> Arch:
-    return "aarch64" if cpu_isa == "aarch64" else "x86_64"
+    if cpu_isa == "aarch64":
+        return "aarch64"
+    return "x86_64"

@@ -59,5 +59,7 @@ class Serving(_Section):
 
     def summary(self) -> dict[str, Any]:
         """Return what the catalogue stores: everything but the layouts' files, which can be large."""
-        layouts = {name: {"engine": layout.engine} for name, layout in self.layouts.items()}
+        layouts = {}
+        for name, layout in self.layouts.items():
+            layouts[name] = {"engine": layout.engine}
         return self.model_dump(mode="json", exclude={"layouts"}) | {"layouts": layouts}

@@ -64,7 +64,9 @@ class _Section(BaseModel):
 class ToolchainRef(_Section):
     """A compiler and its version."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(examples=["trtllm", "aoti"])
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = Field(
+        description="the compiler: trtllm, aoti, or a third party's", examples=["trtllm", "aoti"]
+    )
     version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")] | None = Field(
         default=None, description="null: the newest that a live worker has", examples=["1.2.1"]
     )
@@ -74,8 +76,12 @@ class Precision(_Section):
     """Number formats of weights and activations, and of the KV cache."""
 
     dtype: Dtype = Field(default="auto", description="auto: the checkpoint's own; bf16, half, … are folded")
-    quantization: Annotated[Word | None, _folded(_QUANTIZATION_ALIASES)] = None
-    kv_cache: Annotated[Word | None, _folded({"none": None, "auto": None})] = None
+    quantization: Annotated[Word | None, _folded(_QUANTIZATION_ALIASES)] = Field(
+        default=None, description="number format of the weights; null for none", examples=["fp8", "int4_awq"]
+    )
+    kv_cache: Annotated[Word | None, _folded({"none": None, "auto": None})] = Field(
+        default=None, description="number format of the key/value cache; null for the dtype", examples=["fp8", "int8"]
+    )
 
 
 class Parallelism(_Section):
@@ -97,36 +103,67 @@ class Limits(_Section):
     `max_seq_len` is input and output together. A caller gives it or `max_output_len`; the other one is filled in.
     """
 
-    max_batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 1
-    max_input_len: Length = _DEFAULT_LENGTH
-    max_output_len: Length | None = Field(default=None, description="1024 if max_seq_len is not given either")
-    max_seq_len: Length | None = Field(default=None, description="max_input_len + max_output_len")
-    max_beam_width: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
-    max_num_tokens: Length | None = None
-    opt_num_tokens: Length | None = None
+    max_batch_size: Annotated[int, Field(strict=True, ge=1, le=65536, description="sequences at once")] = 1
+    max_input_len: Length = Field(default=_DEFAULT_LENGTH, description="tokens of one prompt")
+    max_output_len: Length | None = Field(
+        default=None, description="tokens of one answer; 1024 if max_seq_len is not given either"
+    )
+    max_seq_len: Length | None = Field(
+        default=None, description="tokens of prompt and answer together: max_input_len + max_output_len"
+    )
+    max_beam_width: Annotated[
+        int, Field(strict=True, ge=1, le=1024, description="beams of a beam search; 1 for none")
+    ] = 1
+    max_num_tokens: Length | None = Field(
+        default=None, description="tokens of all sequences in one step; null for the release's default"
+    )
+    opt_num_tokens: Length | None = Field(
+        default=None, description="the number of tokens that the builder tunes for; null for the release's default"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
-    def _agreeing_lengths(cls, data: object, validate: ModelWrapValidatorHandler[Limits]) -> Limits:
+    def agree_lengths(cls, document: object, validate: ModelWrapValidatorHandler[Limits]) -> Limits:
         """Fill in max_output_len or max_seq_len, whichever is missing; refuse two that disagree.
 
         Disagreeing lengths are reported together with every other problem of the limits, not instead of them.
         """
-        lengths = _lengths(data)
-        if not isinstance(data, dict) or lengths is None:
-            return validate(data)  # a length is malformed, which the fields' own bounds report
-        input_len, output_len, seq_len = lengths
+        if not isinstance(document, dict):
+            return validate(document)
+        input_len = document.get("max_input_len", _DEFAULT_LENGTH)
+        output_len = document.get("max_output_len")
+        seq_len = document.get("max_seq_len")
+        for length in (input_len, output_len, seq_len):
+            # `type(…) is int`: True is an instance of int, and Pydantic's strict mode refuses it.
+            if length is not None and (type(length) is not int or not 1 <= length <= _MAX_LENGTH):
+                return validate(document)  # a length is malformed, which the fields' own bounds report
+        if input_len is None:
+            return validate(document)  # null is no length; the field refuses it
+
         disagreement = _disagreement(input_len, output_len, seq_len)
         if disagreement is None:
-            if output_len is None:
-                output_len = _DEFAULT_LENGTH if seq_len is None else seq_len - input_len
-            return validate(data | {"max_output_len": output_len, "max_seq_len": input_len + output_len})
+            # Both lengths are filled in, so that it does not matter to the key which of them the caller wrote.
+            if seq_len is not None:
+                output_len = seq_len - input_len
+            elif output_len is None:
+                output_len = _DEFAULT_LENGTH
+            return validate(document | {"max_output_len": output_len, "max_seq_len": input_len + output_len})
+
+        # Pydantic stops at the first exception of a validator, so the fields' errors are collected by hand.
         errors: list[InitErrorDetails] = []
         try:
-            validate(data)
+            validate(document)
         except ValidationError as error:
-            errors = [_raisable(details) for details in error.errors(include_url=False)]
-        errors.append({"type": disagreement, "loc": (), "input": data})
+            errors = [
+                {
+                    "type": details["type"],
+                    "loc": details["loc"],
+                    "input": details["input"],
+                    "ctx": details.get("ctx", {}),
+                }
+                for details in error.errors(include_url=False)
+            ]
+        errors.append({"type": disagreement, "loc": (), "input": document})
         raise ValidationError.from_exception_data(cls.__name__, errors)
 
     @property
@@ -134,22 +171,6 @@ class Limits(_Section):
         """`max_seq_len`, which every validated `Limits` has."""
         assert self.max_seq_len is not None, "the validator fills it in"
         return self.max_seq_len
-
-
-def _lengths(data: object) -> tuple[int, int | None, int | None] | None:
-    """Return (max_input_len, max_output_len, max_seq_len) as written; None if one of them is no valid length."""
-    if not isinstance(data, dict):
-        return None
-    input_len = data.get("max_input_len", _DEFAULT_LENGTH)
-    output_len = data.get("max_output_len")
-    seq_len = data.get("max_seq_len")
-    if input_len is None:
-        return None
-    for length in (input_len, output_len, seq_len):
-        # `type(…) is int`: True is an instance of int, and Pydantic's strict mode refuses it.
-        if length is not None and (type(length) is not int or not 1 <= length <= _MAX_LENGTH):
-            return None
-    return input_len, output_len, seq_len
 
 
 def _disagreement(input_len: int, output_len: int | None, seq_len: int | None) -> PydanticCustomError | None:
@@ -173,13 +194,6 @@ def _disagreement(input_len: int, output_len: int | None, seq_len: int | None) -
             "expected": f"max_seq_len {input_len + output_len}, or only one of max_output_len and max_seq_len",
         },
     )  # fmt: skip
-
-
-def _raisable(details: ErrorDetails) -> InitErrorDetails:
-    """Convert an error that Pydantic reported into the form that `from_exception_data` takes."""
-    return {
-        "type": details["type"], "loc": details["loc"], "input": details["input"], "ctx": details.get("ctx", {}),
-    }  # fmt: skip
 
 
 class BuildSpec(_Section):
@@ -227,20 +241,21 @@ class BuildSpec(_Section):
 
     @field_validator("model", "calibration")
     @classmethod
-    def _canonical_reference(cls, value: str | None) -> str | None:
+    def canonical_reference(cls, value: str | None) -> str | None:
         if value is None:
             return None
+        # `file:/models/llama` and `file:/models/llama/` are one folder, and must make one key.
         return str(model_reference.parse(value))
 
     @classmethod
-    def parse(cls, data: object) -> BuildSpec:
-        """Return the spec that `data`, a parsed JSON object, describes.
+    def parse(cls, document: object) -> BuildSpec:
+        """Return the spec that `document`, a parsed JSON object, describes.
 
         Raises:
             InvalidSpec: with every problem of the spec at once, each with a JSON pointer.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(document)
         except ValidationError as error:
             raise InvalidSpec(problems_of(error.errors(include_url=False))) from None
 
@@ -268,10 +283,16 @@ def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
     problems = []
     for details in errors:
         kind = details["type"]
-        value = None if kind == "missing" else details.get("input")
+        value = None
+        if kind != "missing":  # for a missing field, Pydantic's input is the whole object around it
+            value = details.get("input")
+        pointer = ""
+        for step in details["loc"]:
+            # RFC 6901: '~' first, or the '~' of an escaped '/' would be escaped again.
+            pointer += "/" + _without_surrogates(str(step)).replace("~", "~0").replace("/", "~1")
         problems.append(
             Problem(
-                pointer="".join(f"/{_escaped(step)}" for step in details["loc"]),
+                pointer=pointer,
                 code=kind,
                 detail=_detail(kind, details["msg"], value),
                 value=_echo(value),
@@ -298,7 +319,10 @@ def _detail(kind: str, message: str, value: object) -> str:
 def _expected(kind: str, context: dict[str, Any]) -> str | None:
     if "expected" in context:
         return str(context["expected"])
-    bounds = [f"{sign} {context[name]}" for name, sign in _BOUNDS.items() if name in context]
+    bounds = []
+    for name, sign in _BOUNDS.items():
+        if name in context:
+            bounds.append(f"{sign} {context[name]}")
     if bounds:
         return ", ".join(bounds)
     if "pattern" in context:
@@ -317,14 +341,11 @@ def _echo(value: object) -> object:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     text = _without_surrogates(str(value))
-    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
+    if len(text) > _MAX_ECHO:
+        return text[:_MAX_ECHO] + "…"
+    return text
 
 
 def _without_surrogates(text: str) -> str:
     """Escape lone surrogates, which JSON can spell and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _escaped(step: object) -> str:
-    """Escape one step of a JSON pointer (RFC 6901)."""
-    return _without_surrogates(str(step)).replace("~", "~0").replace("/", "~1")

@@ -101,9 +101,10 @@ def read_work(stored: Mapping[str, Any]) -> Work:
     Raises:
         UnreadableWork: it is of a version that this program does not know, is damaged, or was imported.
     """
+    # The version comes first: work of a later one would fail with a list of unknown fields, and no reason.
     version = stored.get("version", 1)
     if version not in READABLE_VERSIONS:
-        readable = ", ".join(str(number) for number in sorted(READABLE_VERSIONS))
+        readable = ", ".join(map(str, sorted(READABLE_VERSIONS)))
         raise UnreadableWork(
             f"this action's work is of version {version}, and this program reads version {readable}: upgrade it"
         )
@@ -113,7 +114,7 @@ def read_work(stored: Mapping[str, Any]) -> Work:
         return Work.model_validate(stored)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        pointer = "/" + "/".join(str(step) for step in first["loc"])
+        pointer = "/" + "/".join(map(str, first["loc"]))
         raise UnreadableWork(
             f"this action's work claims version {version}, but is not valid: {pointer}: {first['msg']}; "
             "run the API and its workers on the same release"

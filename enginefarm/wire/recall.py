@@ -24,7 +24,7 @@ class Recall(BaseModel):
     rebuild: bool = Field(default=False, description="rebuild now, instead of at the next request")
 
     @model_validator(mode="after")
-    def _narrow(self) -> Self:
+    def require_condition(self) -> Self:
         conditions = (self.worker, self.toolchain, self.since, self.until)
         if all(condition is None for condition in conditions):
             raise ValueError("give a worker, a toolchain, or a time: a recall of everything is most often a mistake")

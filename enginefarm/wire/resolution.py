@@ -35,18 +35,18 @@ class EngineRequirements(BaseModel):
 
     @field_validator("model")
     @classmethod
-    def _canonical_reference(cls, value: str) -> str:
+    def canonical_reference(cls, value: str) -> str:
         return str(model_reference.parse(value))
 
     @classmethod
-    def parse(cls, data: object) -> EngineRequirements:
-        """Return the requirements that `data`, a parsed JSON object, states.
+    def parse(cls, document: object) -> EngineRequirements:
+        """Return the requirements that `document`, a parsed JSON object, states.
 
         Raises:
             InvalidSpec: with every problem at once, each with a JSON pointer.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(document)
         except ValidationError as error:
             raise InvalidSpec(problems_of(error.errors(include_url=False))) from None
 

@@ -28,7 +28,7 @@ class Policy(BaseModel):
     keep_pulled_days: _Days | None = Field(default=None, description="keep engines pulled in this many last days")
 
     @model_validator(mode="after")
-    def _keeps_something(self) -> Self:
+    def require_rule(self) -> Self:
         # An empty policy more likely is a mistake than the wish to delete everything, which 0 states.
         rules = (self.keep_last, self.keep_days, self.keep_pulled_days)
         if all(rule is None for rule in rules):
