@@ -43,8 +43,10 @@ def dtype(context: BuildContext) -> Iterator[Problem]:
 def second_model(context: BuildContext) -> Iterator[Problem]:
     """Compare the config.json of the model with the heads. A worker would see a mismatch minutes later, or pad it."""
     heads = context.draft_heads
-    config = context.facts.beside.get(heads.model_option) if heads else None
-    if heads is None or config is None:
+    if heads is None:
+        return
+    config = context.facts.beside.get(heads.model_option)
+    if config is None:
         return
     reasons = []
     # The heads read the base model's hidden states, and the loader pads weights of another shape with a warning alone
@@ -54,8 +56,10 @@ def second_model(context: BuildContext) -> Iterator[Problem]:
         if field in config and of_base not in (None, config[field]):
             reasons.append(f"its {field} is {config[field]}, and the model's {of_base}")
     # The script reads these without a default (examples/redrafter/convert_checkpoint.py @31a9cd42).
-    missing_fields = [field for field in heads.required_fields if field not in config]
-    reasons += [f"its config.json has no {field}" for field in missing_fields]
+    for field in heads.required_fields:
+        if field in config:
+            continue
+        reasons.append(f"its config.json has no {field}")
     architectures = config.get("architectures") or ()
     if context.draft_mode == "eagle" and any("eagle3" in str(name).lower() for name in architectures):
         reasons.append("it has heads of EAGLE-3, and the script takes those of EAGLE-1 and 2")

@@ -32,12 +32,17 @@ def widths(context: BuildContext) -> Iterator[Problem]:
     if not context.is_encoder_decoder:
         return
     facts, tp = context.facts, context.parallelism.tp
-    mlps = [stack.intermediate_size for stack in (facts.encoder, facts.decoder) if stack]
-    divided = [width for width in (facts.vocab_size, *mlps) if width]
-    if any(width % tp for width in divided):
-        common = divisors(math.gcd(*divided))
-        legal = [size for size in common if size <= _MAX_LISTED_RANKS]
-        listed = comma_separated(sorted(set(divided)))
+    divided = set()
+    if facts.vocab_size:
+        divided.add(facts.vocab_size)
+    for stack in (facts.encoder, facts.decoder):
+        if stack and stack.intermediate_size:
+            divided.add(stack.intermediate_size)
+    # tp divides every width if it divides their greatest common divisor, which is 0 if no width is stated.
+    common_divisor = math.gcd(*divided)
+    if common_divisor % tp:
+        legal = [size for size in divisors(common_divisor) if size <= _MAX_LISTED_RANKS]
+        listed = comma_separated(sorted(divided))
         yield Problem(
             pointer="/parallelism/tp",
             code="enc_dec_tp",

@@ -26,7 +26,9 @@ def quantized_model(context: BuildContext) -> Iterator[Problem]:
     if script is None or context.conversion is not None or model_quantization is None:
         return  # `checks.model` reports a model without a script
     method, bits = model_quantization
-    described = f"{method}, {bits} bits" if bits else method
+    described = method
+    if bits:
+        described += f", {bits} bits"
     yield Problem(
         pointer="/model",
         code="quantized_model",
@@ -60,10 +62,13 @@ def _impossible_precision(context: BuildContext, field: str) -> Problem:
     version, architecture = context.release.version, context.facts.architecture
     detail = f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {version}"
     recipes: dict[str, tuple[PrecisionRecipe, ...]] = getattr(recipe_table(), field)
-    possible = [name for name in (None, *recipes) if _is_possible(context, **{field: name})]
+    possible = []
+    if _is_possible(context, **{field: None}):
+        possible.append("null")
+    possible += [name for name in recipes if _is_possible(context, **{field: name})]
     if context.family and context.family.unquantized_reason:
         detail += f": {context.family.unquantized_reason}"
-        possible = [None]
+        possible = ["null"]
     elif any(_lacks_only_calibration_data(context, recipe) for recipe in recipes.get(value, ())):
         detail += ": its program downloads calibration data by a fixed name, and a worker downloads nothing"
     return Problem(
@@ -71,7 +76,7 @@ def _impossible_precision(context: BuildContext, field: str) -> Problem:
         code=field,
         detail=detail,
         value=value,
-        expected=", ".join(name or "null" for name in possible),
+        expected=", ".join(possible),
     )
 
 

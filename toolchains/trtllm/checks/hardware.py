@@ -101,12 +101,15 @@ def _possible_values(context: BuildContext, field: str) -> str:
     if field == "dtype":
         return "float16 or float32"
     # A value is offered if its rule is not in force in this release, or the GPU is new enough for it.
-    impossible = set()
-    for need in _PRECISION_NEEDS:
-        if need.field == field and context.sm < need.min_sm and in_force(need.rule, context.release.version):
-            impossible.add(need.value)
     recipes: dict[str, object] = getattr(recipe_table(), field)
-    return ", ".join(["null", *(value for value in recipes if value not in impossible)])
+    possible = ["null", *recipes]
+    for need in _PRECISION_NEEDS:
+        if need.field != field or context.sm >= need.min_sm:
+            continue
+        # A value may have two rules, one in force after the other.
+        if in_force(need.rule, context.release.version) and need.value in possible:
+            possible.remove(need.value)
+    return ", ".join(possible)
 
 
 def sm100_precision(context: BuildContext) -> Iterator[Problem]:

@@ -39,7 +39,11 @@ def stripped_plans(context: BuildContext) -> Iterator[Problem]:
     # trtllm-refit copies config.json and nothing else, so that other files of an engine would be lost.
     if not context.option_value("strip_plan"):
         return
-    with_files = [name for name in ("fast_build", "lora_dir") if context.option_value(name)]
+    with_files = []
+    if context.option_value("fast_build"):
+        with_files.append("fast_build")
+    if context.option_value("lora_dir"):
+        with_files.append("lora_dir")
     # quant_cfg.json lists the precision of each layer.
     if context.spec.precision.quantization == "auto_quantize":
         with_files.append("auto_quantize")

@@ -79,7 +79,9 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
 
 
 def _use_instead(pointer: str) -> str:
-    return f"use {pointer}" if pointer else "remove it"
+    if not pointer:
+        return "remove it"
+    return f"use {pointer}"
 
 
 def _suggest_names(context: BuildContext, name: str) -> str:

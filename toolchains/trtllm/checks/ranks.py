@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
+from enginefarm.contract.model_facts import ModelFacts, Stack
 from toolchains.trtllm.checks.check import Check, comma_separated, divisors, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.experts import expert_sizes
@@ -28,18 +29,27 @@ def heads(context: BuildContext) -> Iterator[Problem]:
 
 def _counts_in_stacks(context: BuildContext, field: str) -> list[int]:
     """The distinct values of a field, ascending: of encoder and decoder, or of the whole model if it has no encoder."""
-    facts = context.facts
-    stacks = [stack for stack in (facts.encoder, facts.decoder) if stack] if context.is_encoder_decoder else [facts]
-    counts = {getattr(stack, field) for stack in stacks}
-    return sorted(count for count in counts if count)
+    stacks: tuple[Stack | ModelFacts | None, ...] = (context.facts,)
+    if context.is_encoder_decoder:
+        stacks = (context.facts.encoder, context.facts.decoder)
+    counts: set[int] = set()
+    for stack in stacks:
+        count = getattr(stack, field, None)
+        # A stack or a number that config.json does not state breaks no rule.
+        if count:
+            counts.add(count)
+    return sorted(counts)
 
 
 def _tensor_parallel_problem(context: BuildContext, rule: str, detail: str) -> Problem:
     counts = _counts_in_stacks(context, "num_attention_heads")
     kv_heads = context.facts.num_key_value_heads or 1
-    candidates = divisors(math.gcd(*counts)) if counts else []
+    # Without stated counts the greatest common divisor is 0, and `divisors` lists none.
+    candidates = divisors(math.gcd(*counts))
     legal = [tp for tp in candidates if kv_heads % tp == 0 or tp % kv_heads == 0]
-    expected = f"tp may be {comma_separated(legal)}" if legal else None
+    expected = None
+    if legal:
+        expected = f"tp may be {comma_separated(legal)}"
     tp = context.parallelism.tp
     return Problem(pointer="/parallelism/tp", code=rule, detail=detail, value=tp, expected=expected)
 
