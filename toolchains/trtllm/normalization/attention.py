@@ -21,7 +21,10 @@ def switch_context_attention(context: BuildContext) -> Iterator[Change]:
     # The builder switches paged attention on for Eagle last, after everything that may have switched it off.
     is_eagle = context.option_value("speculative_decoding_mode") == "eagle"
     is_since_020 = in_force("fmha_off", context.release.version)
-    for change in _changes_since_020(context) if is_since_020 else _changes_before_020(context):
+    changes = _changes_before_020(context)
+    if is_since_020:
+        changes = _changes_since_020(context)
+    for change in changes:
         if not (is_eagle and change.name == _PAGED):
             yield change
     if is_eagle:

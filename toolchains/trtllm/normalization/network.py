@@ -53,6 +53,8 @@ def reset_expert_sizes(context: BuildContext) -> Iterator[Change]:
     # Both unset mean moe_tp_size = tp and moe_ep_size = 1 (tensorrt_llm/mapping.py @aaacc9bd).
     has_experts = bool(context.facts.num_experts)
     is_derived = not has_experts or sizes == (context.parallelism.tp, 1)
-    reason = "what the release derives by itself" if has_experts else "the model has no experts"
+    reason = "what the release derives by itself"
+    if not has_experts:
+        reason = "the model has no experts"
     for name, size in zip(("moe_tp_size", "moe_ep_size"), sizes, strict=True):
         yield option_change("experts_default", name, -1 if is_derived else size, reason)

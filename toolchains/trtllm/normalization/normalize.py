@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pydantic import JsonValue
+
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.spec import BuildSpec
 from toolchains.trtllm.context.build_context import BuildContext
@@ -43,16 +45,21 @@ def _rewrite(context: BuildContext, rewrites: Iterable[Rewrite]) -> tuple[BuildC
             value = context.value(change.section, change.name)
             if value == change.value:
                 continue
-            before = "unset" if value is None else value
-            after = "unset" if change.value is None else change.value
             notes.append(
                 Problem(
                     pointer=f"/{change.section}/{change.name}",
                     code=change.rule,
-                    detail=f"{before} becomes {after}: {change.reason}",
+                    detail=f"{_in_words(value)} becomes {_in_words(change.value)}: {change.reason}",
                     value=value,
                     expected=str(change.value),
                 )
             )
             context = context.with_value(change.section, change.name, change.value)
     return context, notes
+
+
+def _in_words(value: JsonValue) -> str:
+    """A value in the text of a note."""
+    if value is None:
+        return "unset"
+    return str(value)

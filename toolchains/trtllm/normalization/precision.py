@@ -43,7 +43,9 @@ def bound_auto_quantize_bits(context: BuildContext) -> Iterator[Change]:
     bits = context.option_value("auto_quantize_bits")
     if not formats or not isinstance(bits, int | float):
         return
-    min_bits = _MIN_BITS if any("4" in name for name in formats) else _MIN_BITS_WITHOUT_4
+    min_bits = _MIN_BITS_WITHOUT_4
+    if "4" in "".join(formats):
+        min_bits = _MIN_BITS
     if not min_bits <= bits <= _MAX_BITS:
         reason = f"these formats take {min_bits} to {_MAX_BITS} bits, and the release uses the lower bound instead"
         yield option_change("autoq_bits", "auto_quantize_bits", min_bits, reason)
