@@ -46,10 +46,13 @@ def show(grid: Table) -> None:
 
 
 def _console(stream: IO[str]) -> Console:
+    width = None  # the terminal's own
+    if not stream.isatty():
+        width = _UNBOUNDED
     # No markup: text may come from a farm, a worker or a compiler, and must not be interpreted.
     return Console(
         file=stream,
-        width=None if stream.isatty() else _UNBOUNDED,
+        width=width,
         force_terminal=stream.isatty(),
         markup=False,
         emoji=False,
@@ -61,6 +64,7 @@ def print_json(value: BaseModel | Any) -> None:
     """Print a body, or a value that JSON can state, on stdout."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
+    # Not escaped: a model's name in another script stays readable, and every JSON reader takes UTF-8.
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -105,8 +109,10 @@ def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     if ctx.meta.get(_JSON):
         click.echo(ProblemDocument.of(error).model_dump_json(), err=True)
         return
+    summary = error.detail
     # The detail of a refused spec is all its problems in one line: they are listed instead.
-    summary = "" if isinstance(error, InvalidSpec) else error.detail
+    if isinstance(error, InvalidSpec):
+        summary = ""
     say(f"error: {plain(summary) or error.title}")
     for problem in error.problems:
         print_problem(problem, printed=summary)

@@ -34,6 +34,7 @@ class Program(click.Group):
             print_error(error, ctx)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
+            # Click would turn it into exit code 1, which shells and CI systems take for an error of the program.
             say("interrupted")
             ctx.exit(exits.INTERRUPTED)
 
@@ -42,7 +43,9 @@ class Program(click.Group):
 
 
 def _epilog() -> str:
+    # Made from the error tree, so that the help cannot name a code that no error has.
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
+    # `\b` on a line of its own keeps click from joining the lines below it to a paragraph.
     settings = (
         f"  ENGINEFARM_URL           URL of the farm (default {DEFAULT_URL})\n"
         "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"

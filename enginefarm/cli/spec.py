@@ -30,26 +30,25 @@ _SECTIONS: dict[str, dict[str, type]] = {
 _SAME_LENGTH = ("max_output_len", "max_seq_len")
 
 
-def _field_options(command: Command) -> Command:
-    """Add a flag for every plain field of a spec."""
+def spec_arguments(command: Command) -> Command:
+    """Add the argument SPEC and the flags that override it; pass them to `read_spec` unchanged."""
+    # Backwards, because each decorator puts its parameter before those that the command has already.
+    for option in reversed(_TOOLCHAIN_ARGUMENTS):
+        command = option(command)
     for fields in reversed(_SECTIONS.values()):
         for name, kind in reversed(fields.items()):
             command = click.option(f"--{name.replace('_', '-')}", name, type=kind)(command)
-    return command
-
-
-def spec_arguments(command: Command) -> Command:
-    """Add the argument SPEC and the flags that override it; pass them to `read_spec` unchanged."""
-    for option in reversed(_ARGUMENTS):
+    for option in reversed(_MODEL_ARGUMENTS):
         command = option(command)
     return command
 
 
-_ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
+_MODEL_ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.argument("spec_file", metavar="[SPEC]", type=click.File(encoding="utf-8"), required=False),
     click.option("--model", metavar="MODEL", help="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix."),
     click.option("--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest one of a live worker."),
-    _field_options,
+)
+_TOOLCHAIN_ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--option",
         "options",
@@ -93,10 +92,19 @@ def with_flags(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
             spec[name] = flags[name]
     if flags["toolchain"] is not None:
         name, _, version = flags["toolchain"].partition("@")
-        spec["toolchain"] = {"name": name, "version": version} if version else {"name": name}
+        spec["toolchain"] = {"name": name}
+        if version:
+            spec["toolchain"]["version"] = version
     for section, fields in _SECTIONS.items():
         _override(spec, section, {name: flags[name] for name in fields if flags[name] is not None})
-    _override(spec, "options", {name: _json_or_text(value) for name, value in _pairs("--option", flags["options"])})
+    options = {}
+    for name, text in _pairs("--option", flags["options"]):
+        # Text needs no quotes on the command line: what is no JSON is the text itself.
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    _override(spec, "options", options)
     _override(spec, "platform", dict(_pairs("--platform", flags["platform"])))
     return spec
 
@@ -119,13 +127,6 @@ def _pairs(flag: str, texts: tuple[str, ...]) -> list[tuple[str, str]]:
             raise click.UsageError(f"{flag} {text}: expected NAME=VALUE")
         pairs.append((name, value))
     return pairs
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def read_object(file: IO[str] | None) -> dict[str, Any]:

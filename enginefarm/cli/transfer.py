@@ -19,6 +19,7 @@ from enginefarm.transfer.progress import OnProgress, Progress
 def transfer_shown() -> Iterator[OnProgress]:
     """Yield the callback that shows progress on stderr until the block ends."""
     console = err()
+    # A dumb terminal, such as an editor's, cannot go back to the start of a line.
     if not console.is_terminal or console.is_dumb_terminal:
         yield _Lines().update
         return
@@ -43,7 +44,9 @@ class _Rate(ProgressColumn):
     """The speed, in the same units as the sizes in the bar."""
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{words.size(int(task.speed))}/s")
+        if task.speed is None:  # until the second update there is nothing to measure
+            return Text("")
+        return Text(f"{words.size(int(task.speed))}/s")
 
 
 class _Lines:

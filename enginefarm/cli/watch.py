@@ -60,9 +60,16 @@ class LineDisplay:
     def update(self, build: Build) -> None:
         doing = plain(words.doing(build))
         current = (build.state, build.stage, doing, int(build.progress * 10))
+        # Most answers change nothing that is printed: a log must not fill with equal lines.
         if current != self._last:
             self._last = current
-            say(f"{datetime.now(UTC):%H:%M:%SZ}  {_where(build):<10} {_share(build):>4}  {doing}{_eta(build)}".rstrip())
+            share = eta = ""
+            if build.state is BuildState.RUNNING:
+                share = f"{build.progress:.0%}"
+            if build.eta_seconds is not None and not build.state.ended:
+                eta = f" (eta {words.duration(build.eta_seconds)})"
+            # The columns have fixed widths, so that the lines of a CI log stand below each other.
+            say(f"{datetime.now(UTC):%H:%M:%SZ}  {_where(build):<10} {share:>4}  {doing}{eta}".rstrip())
 
 
 class BarDisplay:
@@ -93,14 +100,19 @@ class BarDisplay:
         self._progress.stop()
 
     def update(self, build: Build) -> None:
-        running = build.state is not BuildState.QUEUED
+        total: float | None = 1.0
+        if build.state is BuildState.QUEUED:
+            total = None  # without a total the bar pulses
+        ends_at = None
+        if build.eta_seconds is not None:
+            ends_at = time.monotonic() + build.eta_seconds
         self._progress.update(
             self._task,
             description=_where(build),
-            total=1.0 if running else None,  # without a total the bar pulses
+            total=total,
             completed=build.progress,
             doing=plain(words.doing(build)),
-            ends_at=None if build.eta_seconds is None else time.monotonic() + build.eta_seconds,
+            ends_at=ends_at,
         )
 
 
@@ -109,17 +121,12 @@ class _Remaining(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         ends_at = task.fields["ends_at"]
-        return Text("" if ends_at is None else f"eta {words.duration(ends_at - time.monotonic())}")
+        if ends_at is None:
+            return Text("")
+        return Text(f"eta {words.duration(ends_at - time.monotonic())}")
 
 
 def _where(build: Build) -> str:
-    running = build.state is BuildState.RUNNING and build.stage is not None
-    return str(build.stage if running else build.state)
-
-
-def _share(build: Build) -> str:
-    return f"{build.progress:.0%}" if build.state is BuildState.RUNNING else ""
-
-
-def _eta(build: Build) -> str:
-    return "" if build.eta_seconds is None or build.state.ended else f" (eta {words.duration(build.eta_seconds)})"
+    if build.state is BuildState.RUNNING and build.stage is not None:
+        return str(build.stage)
+    return str(build.state)

@@ -25,6 +25,7 @@ def size(count: int) -> str:
             break
         amount /= 1024
         unit = larger_unit
+    # Three digits are enough to compare sizes; half a byte does not exist.
     digits = 0 if unit == "B" or amount >= 100 else 1
     return f"{amount:.{digits}f} {unit}"
 
@@ -55,7 +56,9 @@ def doing(build: Build) -> str:
     """Return what a build is doing, or what it waits for; "" if nothing is known."""
     if build.state is not BuildState.QUEUED:
         return build.message or ""
-    text = f"waiting for {build.waiting_for}" if build.waiting_for else "waiting"
+    text = "waiting"
+    if build.waiting_for:
+        text += f" for {build.waiting_for}"
     if build.queue_position:
         text += f", number {build.queue_position} in the queue"
     return text

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 
 import click
 
@@ -38,7 +37,7 @@ def status(settings: Settings, /, build_id: str | None, limit: int, as_json: boo
             if as_json:
                 print_items(builds)
             else:
-                _print_list(builds)
+                print_builds(builds)
         else:
             build = farm.build(build_id)
             if as_json:
@@ -70,7 +69,9 @@ def logs(settings: Settings, build_id: str, follow: bool, as_json: bool) -> None
     """Print the log of a build. With --json, one object for each line."""
     with settings.farm() as farm:
         for line in farm.logs(build_id, follow=follow):
-            click.echo(json.dumps({"line": line}, ensure_ascii=False) if as_json else line)
+            if as_json:
+                line = json.dumps({"line": line}, ensure_ascii=False)
+            click.echo(line)
 
 
 @click.command()
@@ -95,6 +96,7 @@ def report(build: Build, *, as_json: bool) -> None:
     """
     if as_json:
         print_json(build)
+    # After the JSON: a program reads from it why the build failed, and the exit code says that it did.
     engine = engine_of(build)
     if not as_json:
         show(
@@ -111,46 +113,64 @@ def report(build: Build, *, as_json: bool) -> None:
 
 def print_build(build: Build) -> None:
     """Print one build and its attempts."""
-    share = f" {build.progress:.0%}" if build.state is BuildState.RUNNING else ""
-    stage = f", {build.stage}" if build.stage else ""
+    state = str(build.state)
+    if build.stage:
+        state += f", {build.stage}"
+    if build.state is BuildState.RUNNING:
+        state += f" {build.progress:.0%}"
+    eta = cause = advice = engine = None
+    if build.eta_seconds is not None:
+        eta = words.duration(build.eta_seconds)
+    if build.error:
+        cause = f"{build.error.cause}: {build.error.detail}"
+        advice = build.error.advice
+    if build.engine:
+        engine = f"{words.size(build.engine.size)} in {build.engine.files} files"
     show(
         facts(
             [
                 ("build", build.id),
                 ("key", build.key),
-                ("state", f"{build.state}{stage}{share} ({build.disposition})"),
+                ("state", f"{state} ({build.disposition})"),
                 ("doing", words.doing(build) or None),
-                ("eta", None if build.eta_seconds is None else words.duration(build.eta_seconds)),
+                ("eta", eta),
                 ("model", words.model(build.model)),
                 ("toolchain", f"{build.toolchain} {build.version}"),
                 ("platform", build.platform.label()),
                 ("requested by", build.requested_by),
                 ("created", f"{build.created_at:%Y-%m-%d %H:%M:%SZ} ({words.age(build.created_at)} ago)"),
-                ("cause", f"{build.error.cause}: {build.error.detail}" if build.error else None),
-                ("advice", build.error.advice if build.error else None),
-                ("engine", f"{words.size(build.engine.size)} in {build.engine.files} files" if build.engine else None),
+                ("cause", cause),
+                ("advice", advice),
+                ("engine", engine),
             ]
         )
     )
     if build.attempts:
-        headings = ("STAGE", "TRY", "WORKER", "OUTCOME", "TOOK", "CAUSE")
         click.echo()
-        show(table(headings, map(_attempt, build.attempts), elastic="CAUSE"))
+        print_attempts(build.attempts)
 
 
-def _attempt(attempt: Attempt) -> tuple[object, ...]:
-    ended = attempt.ended_at
-    took = words.duration((ended - attempt.started_at).total_seconds()) if ended else words.age(attempt.started_at)
-    failure = attempt.failure
-    cause = f"{failure.cause}: {failure.detail}" if failure else ""
-    return attempt.stage, attempt.number, attempt.worker, attempt.outcome, took, cause
+def print_attempts(attempts: list[Attempt]) -> None:
+    """Print a table of attempts: where each ran, for how long, and why it failed."""
+    rows = []
+    for attempt in attempts:
+        took = words.age(attempt.started_at)  # of one that still runs
+        if attempt.ended_at:
+            took = words.duration((attempt.ended_at - attempt.started_at).total_seconds())
+        cause = ""
+        if attempt.failure:
+            cause = f"{attempt.failure.cause}: {attempt.failure.detail}"
+        rows.append((attempt.stage, attempt.number, attempt.worker, attempt.outcome, took, cause))
+    show(table(("STAGE", "TRY", "WORKER", "OUTCOME", "TOOK", "CAUSE"), rows, elastic="CAUSE"))
 
 
-def _print_list(builds: list[Build]) -> None:
-    show(table(("BUILD", "STATE", "DONE", "AGE", "MODEL"), chain.from_iterable(map(_rows, builds)), elastic="MODEL"))
-
-
-def _rows(build: Build) -> Iterator[tuple[object, ...]]:
-    yield build.id, build.state, f"{build.progress:.0%}", words.age(build.created_at), words.model(build.model)
-    if not build.state.ended and words.doing(build):
-        yield "", "", "", "", f"({words.doing(build)})"  # a line of its own, because it is long
+def print_builds(builds: list[Build]) -> None:
+    """Print a table of builds, with what an open one does or waits for."""
+    rows: list[tuple[object, ...]] = []
+    for build in builds:
+        share = f"{build.progress:.0%}"
+        rows.append((build.id, build.state, share, words.age(build.created_at), words.model(build.model)))
+        doing = words.doing(build)
+        if doing and not build.state.ended:
+            rows.append(("", "", "", "", f"({doing})"))  # a line of its own, because it is long
+    show(table(("BUILD", "STATE", "DONE", "AGE", "MODEL"), rows, elastic="MODEL"))

@@ -54,15 +54,18 @@ def export(
     until then the export needs twice its size on the disk. An interrupted export continues where
     it stopped. The farm must sign its engines.
     """
-    trusted = keys or settings.trusted_keys
+    files = keys or settings.trusted_keys
+    trusted = None
     try:
         with settings.farm() as farm, transfer_shown() as progress:
             engines = [engine_named(farm, name) for name in names]
+            if files:
+                trusted = TrustedKeys.of_files(files)
             path = export_to(
                 farm,
                 engines,
                 target,
-                trusted=TrustedKeys.of_files(trusted) if trusted else None,
+                trusted=trusted,
                 transfer=fetch.Transfer(connections=connections, limit_rate=limit_rate),
                 progress=progress,
             )
@@ -72,6 +75,7 @@ def export(
         say("What was fetched is kept: the same command continues from there.")
         raise
     if as_json:
+        # As in the bundle: each key once, sorted, however often an engine was named.
         exported = sorted({engine.key for engine in engines})
         print_json({"path": str(path), "size": path.stat().st_size, "keys": exported})
     else:
@@ -93,11 +97,13 @@ def import_(settings: Settings, file: Path, keys: tuple[Path, ...], as_json: boo
     sent again. Each engine appears when it is complete. Needs the scope admin.
     """
     trusted = keys or settings.trusted_keys
+    # No default: the keys of the importing farm say nothing about who made the bundle.
     if not trusted:
         raise InvalidRequest(
             "name the key that must have signed the engines: --trusted-key FILE, with the public key that GET "
             "/v1/signing-keys of the exporting farm shows"
         )
+    # Each result is printed as soon as the farm serves the engine: an import of many can take long.
     results: list[ImportResult] = []
     try:
         with Bundle(file) as bundle, settings.farm() as farm, transfer_shown() as progress:

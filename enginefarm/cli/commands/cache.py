@@ -31,15 +31,11 @@ def ls(settings: Settings, as_json: bool) -> None:
     if as_json:
         print_json({"root": str(settings.cache.root), "files": [asdict(cached) for cached in files]})
         return
-    rows = (
-        (
-            cached.digest.removeprefix("sha256:")[:12],
-            words.size(cached.size),
-            str(cached.engines),
-            words.age(datetime.fromtimestamp(cached.used_at, UTC)),
-        )
-        for cached in files
-    )
+    rows = []
+    for cached in files:
+        digest = cached.digest.removeprefix("sha256:")[:12]
+        used = words.age(datetime.fromtimestamp(cached.used_at, UTC))
+        rows.append((digest, words.size(cached.size), str(cached.engines), used))
     show(table(("FILE", "SIZE", "ENGINES", "USED"), rows, elastic="FILE"))
     click.echo(f"{words.size(sum(cached.size for cached in files))} in {settings.cache.root}")
 
@@ -56,7 +52,9 @@ def prune(settings: Settings, keep: int | None, everything: bool, as_json: bool)
 
     A file that an engine's directory shares stays on the disk until that directory is removed too.
     """
-    removed = settings.cache.prune(0 if everything else keep)
+    if everything:
+        keep = 0
+    removed = settings.cache.prune(keep)
     # Removing one name of a hard-linked file frees nothing.
     freed = sum(cached.size for cached in removed if not cached.engines)
     if as_json:
@@ -70,6 +68,7 @@ def prune(settings: Settings, keep: int | None, everything: bool, as_json: bool)
 @pass_settings
 def verify(settings: Settings, as_json: bool) -> None:
     """Verify every cached file, and remove damaged ones. Exit code 6: some were damaged."""
+    # The list first: it verifies, and removes what is wrong, while it is read.
     checked = list(settings.cache.verify())
     wrong = [cached.digest for cached, right in checked if not right]
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -35,27 +34,24 @@ def ls(
     """List the engines of the catalogue."""
     with settings.farm() as farm:
         # The farm filters by model only, so the other filters read its pages until the limit is reached.
-        matching = (
-            engine
-            for engine in farm.engines(model=model)
-            if toolchain in {None, engine.toolchain}
-            and platform in {None, engine.platform.label(), engine.platform.gpu}
-        )
-        engines = list(islice(matching, limit))
+        engines = []
+        for engine in farm.engines(model=model):
+            if toolchain not in {None, engine.toolchain}:
+                continue
+            if platform not in {None, engine.platform.label(), engine.platform.gpu}:
+                continue
+            engines.append(engine)
+            if len(engines) == limit:
+                break
     if as_json:
         print_items(engines)
         return
-    rows = (
-        (
-            words.short(engine.key),
-            words.model(engine.model),
-            f"{engine.toolchain} {engine.version}",
-            engine.platform.label(),
-            words.size(engine.size),
-            words.age(engine.created_at),
-        )
-        for engine in engines
-    )
+    rows = []
+    for engine in engines:
+        model_name = words.model(engine.model)
+        compiler = f"{engine.toolchain} {engine.version}"
+        size, age = words.size(engine.size), words.age(engine.created_at)
+        rows.append((words.short(engine.key), model_name, compiler, engine.platform.label(), size, age))
     show(table(("KEY", "MODEL", "TOOLCHAIN", "PLATFORM", "SIZE", "AGE"), rows, elastic="MODEL"))
 
 
@@ -90,18 +86,18 @@ def pull(
     DIRECTORY appears when it is complete. An interrupted pull continues where it stopped. A unique
     prefix of a key is enough.
     """
+    transfer = fetch.Transfer(connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None)
+    fetched = partial(pull_layout, name="triton") if triton else fetch.pull
     try:
         with settings.farm() as farm, transfer_shown() as progress:
             engine = engine_named(farm, name)
+            # Before any byte moves: the bytes are then verified against the manifest that was signed.
             require_signed(farm, engine, keys or settings.trusted_keys)
-            fetched = partial(pull_layout, name="triton") if triton else fetch.pull
             path = fetched(
                 farm,
                 engine,
                 destination=directory,
-                transfer=fetch.Transfer(
-                    connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None
-                ),
+                transfer=transfer,
                 any_platform=any_platform,
                 progress=progress,
             )
@@ -131,10 +127,12 @@ def check(settings: Settings, name: str, as_json: bool) -> None:
     node = detect(prefer_gpu=engine.platform.device == "cuda").platform
     unlike = misfits(engine, node)
     if as_json:
-        differences = {field: {"needed": needed, "found": actual} for field, (needed, actual) in unlike.items()}
+        differences = {}
+        for field, (needed, actual) in unlike.items():
+            differences[field] = {"needed": needed, "found": actual}
         print_json({"key": engine.key, "fits": not unlike, "differences": differences})
     elif unlike:
-        rows = ((field, field_text(needed), field_text(actual)) for field, (needed, actual) in unlike.items())
+        rows = [(field, field_text(needed), field_text(actual)) for field, (needed, actual) in unlike.items()]
         show(table(("FIELD", "ENGINE NEEDS", "THIS MACHINE HAS"), rows))
     else:
         click.echo(f"engine {words.short(engine.key)} runs on this machine ({node.label()})")

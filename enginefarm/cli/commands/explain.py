@@ -11,7 +11,7 @@ from enginefarm.cli import words
 from enginefarm.cli.output import facts, json_option, print_json, print_problem, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_spec, spec_arguments
-from enginefarm.wire.explanation import Explanation, NearEngine, Outlook, PlannedCommand, Verdict
+from enginefarm.wire.explanation import Explanation, Verdict
 
 _VERDICTS = {
     Verdict.HIT: "hit: the engine exists",
@@ -43,47 +43,37 @@ def explain(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
 
 def _print(explanation: Explanation) -> None:
     verdict = "a submit would be refused" if explanation.findings else _VERDICTS[explanation.verdict]
-    minutes = explanation.predicted_minutes
-    show(
-        facts(
-            [
-                ("verdict", verdict),
-                ("key", explanation.key),
-                ("convert key", explanation.convert_key),
-                ("join", explanation.build_id),
-                ("would take", None if minutes is None else words.duration(minutes * 60)),
-                *(_outlook(stage) for stage in explanation.stages),
-            ]
-        )
-    )
+    would_take = None
+    if explanation.predicted_minutes is not None:
+        would_take = words.duration(explanation.predicted_minutes * 60)
+    lines: list[tuple[str, object | None]] = [
+        ("verdict", verdict),
+        ("key", explanation.key),
+        ("convert key", explanation.convert_key),
+        ("join", explanation.build_id),
+        ("would take", would_take),
+    ]
+    for stage in explanation.stages:
+        outlook = f"{', '.join(stage.workers) or 'no worker'} could run it"
+        if stage.waiting_for:
+            outlook += f"; waits for: {stage.waiting_for}"
+        if stage.done:
+            outlook = "done"
+        lines.append((str(stage.stage), outlook))
+    show(facts(lines))
+    # Problems go to stderr: stdout has only the answer, which a shell can cut and filter.
     for title, problems in (("refused for", explanation.findings), ("note", explanation.notes)):
         for problem in problems:
             say(f"{title}:")
             print_problem(problem)
     for near in explanation.nearest:
-        _print_near(near)
+        click.echo()
+        click.echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
+        rows = [(difference.pointer, difference.wanted, difference.has) for difference in near.differences]
+        show(table(("FIELD", "REQUESTED", "IT HAS"), rows))
     for command in explanation.commands:
-        _print_command(command)
-
-
-def _outlook(stage: Outlook) -> tuple[str, str]:
-    if stage.done:
-        return str(stage.stage), "done"
-    outlook = f"{', '.join(stage.workers) or 'no worker'} could run it"
-    if stage.waiting_for:
-        outlook += f"; waits for: {stage.waiting_for}"
-    return str(stage.stage), outlook
-
-
-def _print_near(near: NearEngine) -> None:
-    click.echo()
-    click.echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
-    rows = ((difference.pointer, difference.wanted, difference.has) for difference in near.differences)
-    show(table(("FIELD", "REQUESTED", "IT HAS"), rows))
-
-
-def _print_command(command: PlannedCommand) -> None:
-    click.echo()
-    click.echo(f"# {command.stage}")
-    settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-    click.echo(" ".join([*settings, shlex.join(command.argv)]))
+        click.echo()
+        click.echo(f"# {command.stage}")
+        # Quoted, so that the line can be copied into a shell.
+        settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+        click.echo(" ".join([*settings, shlex.join(command.argv)]))

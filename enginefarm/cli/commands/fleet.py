@@ -51,20 +51,23 @@ def _print(listed: list[Worker], *, as_json: bool) -> None:
     if as_json:
         print_items(listed)
         return
+    rows = []
+    for worker in listed:
+        versions: dict[str, list[str]] = {}
+        for capability in worker.capabilities:
+            versions.setdefault(capability.toolchain, []).append(capability.version)
+        toolchains = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in versions.items())
+        running = "-"
+        if worker.running:
+            running = words.short(worker.running)
+        age = words.age(worker.last_seen_at)
+        rows.append((worker.name, worker.state, worker.platform.label(), toolchains, running, age))
     headings = ("WORKER", "STATE", "PLATFORM", "TOOLCHAINS", "RUNNING", "SEEN AGO")
-    show(table(headings, map(_worker, listed), elastic="TOOLCHAINS"))
+    show(table(headings, rows, elastic="TOOLCHAINS"))
+    # Below the table, because a reason is a sentence and would fold every column.
     for worker in listed:
         if worker.quarantine is not None:
             say(f"{worker.name} is quarantined: {worker.quarantine}")
-
-
-def _worker(worker: Worker) -> tuple[object, ...]:
-    versions: dict[str, list[str]] = {}
-    for capability in worker.capabilities:
-        versions.setdefault(capability.toolchain, []).append(capability.version)
-    toolchains = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in versions.items())
-    running = words.short(worker.running) if worker.running else "-"
-    return worker.name, worker.state, worker.platform.label(), toolchains, running, words.age(worker.last_seen_at)
 
 
 @click.command()
@@ -80,11 +83,11 @@ def toolchains(settings: Settings, as_json: bool) -> None:
     if as_json:
         print_items(listed)
         return
-    rows = (
-        (toolchain.name, version.version, "yes" if version.available else "no", version.notes or toolchain.title)
-        for toolchain in listed
-        for version in toolchain.versions
-    )
+    rows = []
+    for toolchain in listed:
+        for version in toolchain.versions:
+            available = "yes" if version.available else "no"
+            rows.append((toolchain.name, version.version, available, version.notes or toolchain.title))
     show(table(("TOOLCHAIN", "VERSION", "WORKER", "NOTES"), rows, elastic="NOTES"))
 
 

@@ -10,7 +10,7 @@ from enginefarm.cli import words
 from enginefarm.cli.output import json_option, print_items, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
-from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, Policy, RemovalCandidate
+from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, Policy
 
 _DAYS = click.FloatRange(min=0)
 
@@ -45,6 +45,7 @@ def gc(
             model=model, platform=platform, keep_last=keep_last, keep_days=keep_days, keep_pulled_days=keep_pulled_days
         )
         policies = (policy,)
+    # Ignored, these filters would let the farm's own policies remove engines of every model.
     elif model or platform:
         raise click.UsageError("--model and --platform need --keep-last, --keep-days or --keep-pulled-days")
     with settings.farm() as farm:
@@ -66,11 +67,12 @@ def removed(settings: Settings, limit: int, as_json: bool) -> None:
     if as_json:
         print_items(removals)
         return
-    rows = (
-        (removal.kind, words.short(removal.key), words.model(removal.model or ""), words.size(removal.size),
-         words.age(removal.at), removal.by or "", removal.reason)
-        for removal in removals
-    )  # fmt: skip
+    rows = []
+    for removal in removals:
+        model = words.model(removal.model or "")
+        age = words.age(removal.at)
+        size = words.size(removal.size)
+        rows.append((removal.kind, words.short(removal.key), model, size, age, removal.by or "", removal.reason))
     show(table(("WHAT", "KEY", "MODEL", "SIZE", "AGE", "BY", "WHY"), rows, elastic="WHY"))
 
 
@@ -89,6 +91,7 @@ def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
             engine = engine_named(farm, name)
             farm.delete(engine.key)
             deleted.append(engine)
+            # At once: if a later name is refused, the user knows which engines are gone already.
             if not as_json:
                 click.echo(f"engine {words.short(engine.key)} is no longer served")
     if as_json:
@@ -97,11 +100,18 @@ def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
 
 def _print(result: CleanUpResult) -> None:
     if result.going:
-        rows = (
-            (candidate.kind, words.short(candidate.key), words.model(candidate.model or ""), words.size(candidate.size),
-             _state(candidate, dry_run=result.dry_run), candidate.reason)
-            for candidate in result.going
-        )  # fmt: skip
+        rows = []
+        for candidate in result.going:
+            state = "marked"
+            if candidate.removed:
+                state = "due" if result.dry_run else "removed"
+            # A real run has marked every candidate by now; a dry run marks none.
+            elif result.dry_run and candidate.since is None:
+                state = "not marked"
+            rows.append(
+                (candidate.kind, words.short(candidate.key), words.model(candidate.model or ""),
+                 words.size(candidate.size), state, candidate.reason)
+            )  # fmt: skip
         show(table(("WHAT", "KEY", "MODEL", "SIZE", "STATE", "WHY"), rows, elastic="WHY"))
         click.echo(f"{words.size(result.frees)} will be free once all of these are removed")
     verb = "would be deleted" if result.dry_run else "deleted"
@@ -110,12 +120,3 @@ def _print(result: CleanUpResult) -> None:
     click.echo(
         f"{words.size(result.waiting.size)} in {result.waiting.files} files are in their grace period of {grace}"
     )
-
-
-def _state(candidate: RemovalCandidate, *, dry_run: bool) -> str:
-    if candidate.removed:
-        return "due" if dry_run else "removed"
-    # A real run has marked every candidate by now; a dry run marks none.
-    if dry_run and candidate.since is None:
-        return "not marked"
-    return "marked"

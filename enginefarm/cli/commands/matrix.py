@@ -11,7 +11,6 @@ from enginefarm.cli.output import json_option, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_object
 from enginefarm.contract.errors import InvalidSpec
-from enginefarm.wire.matrix import Cell
 
 
 @click.command()
@@ -30,20 +29,19 @@ def matrix(settings: Settings, spec_file: IO[str], require_worker: bool, as_json
     if as_json:
         print_json(answer)
     else:
-        show(table(("CELL", "BUILD", "STATE", "KEY OR REASON"), map(_row, answer.cells), elastic="KEY OR REASON"))
+        rows: list[tuple[object, ...]] = []
+        for cell in answer.cells:
+            name = ", ".join(f"{pointer.rpartition('/')[2]}={value}" for pointer, value in cell.axes.items())
+            submitted = cell.submitted
+            if submitted is None:
+                rows.append((name, "-", "refused", cell.problem.detail if cell.problem else cell.status))
+            else:
+                state = f"{submitted.state} ({submitted.disposition})"
+                rows.append((name, submitted.id, state, words.short(submitted.key)))
+        show(table(("CELL", "BUILD", "STATE", "KEY OR REASON"), rows, elastic="KEY OR REASON"))
     refused = [cell.problem for cell in answer.cells if cell.problem is not None]
     if refused:
-        problems = [problem for document in refused for problem in document.errors]
+        problems = []
+        for document in refused:
+            problems.extend(document.errors)
         raise InvalidSpec(problems, f"{len(refused)} of {len(answer.cells)} cells were refused")
-
-
-def _row(cell: Cell) -> tuple[object, ...]:
-    name = ", ".join(f"{pointer.rpartition('/')[2]}={value}" for pointer, value in cell.axes.items())
-    if cell.submitted is None:
-        return name, "-", "refused", cell.problem.detail if cell.problem else cell.status
-    return (
-        name,
-        cell.submitted.id,
-        f"{cell.submitted.state} ({cell.submitted.disposition})",
-        words.short(cell.submitted.key),
-    )

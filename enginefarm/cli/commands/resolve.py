@@ -12,7 +12,7 @@ from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_object, spec_arguments, with_flags
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.node.detection import detect
-from enginefarm.wire.resolution import EngineRequirements, Resolution
+from enginefarm.wire.resolution import EngineRequirements
 
 
 @click.command()
@@ -33,18 +33,14 @@ def resolve(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
         resolution = farm.resolve(requirements)
     if as_json:
         print_json(resolution)
-    else:
-        _print(resolution)
-
-
-def _print(resolution: Resolution) -> None:
-    engine = resolution.engine
+        return
     match = "exact"
     if not resolution.exact:
         larger = [
             f"{limit.pointer.rpartition('/')[2]} {limit.has} for {limit.wanted}" for limit in resolution.differences
         ]
         match = f"the smallest that covers it: {', '.join(larger)}"
+    engine = resolution.engine
     show(
         facts(
             [
@@ -57,6 +53,7 @@ def _print(resolution: Resolution) -> None:
             ]
         )
     )
+    # With --platform, a field that is left out matches every engine: the user must know which ones were.
     if resolution.unchecked:
         say(f"not checked, because not given: {', '.join(resolution.unchecked)}")
 

@@ -38,8 +38,11 @@ def repair(settings: Settings, names: tuple[str, ...], rebuild: bool, as_json: b
             inspection = farm.repair(key, rebuild=rebuild)
             inspections.append(inspection)
             if not as_json:
-                state = f"{', '.join(inspection.damaged)} damaged" if inspection.damaged else "intact"
+                state = "intact"
+                if inspection.damaged:
+                    state = f"{', '.join(inspection.damaged)} damaged"
                 say(f"{words.short(key)}: {state}")
+    # After all engines: the first damaged one must not keep the others from their inspection.
     if as_json:
         print_items(inspections)
     damaged = [inspection for inspection in inspections if inspection.damaged]
@@ -97,7 +100,9 @@ def _time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a time such as 2026-11-24T03:00", param_hint="--between") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    if time.tzinfo is None:
+        return time.replace(tzinfo=UTC)
+    return time
 
 
 def _print(result: WithdrawalResult) -> None:
