@@ -9,7 +9,6 @@ import shutil
 import sys
 import threading
 import warnings
-from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -25,7 +24,7 @@ from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import TASK
 from models.settings import Settings
-from workers.broker_watchdog import Pulse, Watch
+from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.child import ProcessLimits
 from workers.environment_hiding import hide
@@ -36,129 +35,147 @@ from workers.workspace import clear
 
 log = logging.getLogger("workers")
 
-_LOOK_SECONDS = 0.1
+_LOOP_SECONDS = 0.1
 
 
 def main() -> None:
+    """Start a worker and run it until SIGTERM or SIGINT. Exits with one line for a wrong setup."""
+    # First: from here on no program of this user can read the secrets, and no thread runs yet.
     hide()
     start_logging()
     try:
         settings = Settings.from_environment()
-        identity = _identity(settings)
+        identity = identify(settings)
         database = Database(settings.database_url.get_secret_value(), pool_size=4)
-        _check_catalogue(database)
-        _serve(settings, database, identity)
+        # An older program on a newer catalogue, or the reverse, would fail in the middle of an attempt.
+        current, head = versions(database.engine)
+        if current != head:
+            raise ValueError(
+                f"the catalogue is at version {current or 'none'}, this program needs {head}: migrate it first"
+            )
+        serve(settings, database, identity)
     except (ValueError, EnginefarmError) as error:
         sys.exit(f"enginefarm worker: {error}")
 
 
-def _identity(settings: Settings) -> Identity:
+def identify(settings: Settings) -> Identity:
+    """Detect the machine and the toolchains that can run on it.
+
+    Raises:
+        ValueError: no toolchain can run.
+    """
     fingerprint = detect(prefer_gpu=settings.use_gpu)
-    host = fingerprint.host.model_copy(update={"image": settings.image, "scratch_gib": _free_gib(settings.scratch)})
-    found = capabilities()
-    if not found:
+    # An estimate at the start: other programs may fill the disk or free it later.
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    scratch_gib = shutil.disk_usage(settings.scratch).free >> 30
+    host = fingerprint.host.model_copy(update={"image": settings.image, "scratch_gib": scratch_gib})
+    usable = capabilities()
+    if not usable:
         raise ValueError(
             "no toolchain can run here: install one (`pip install .[server,aoti]`), see docs/operations.md"
         )
     return Identity(
+        # New at each start: a lease of the killed predecessor must not look like one of this process.
         id=secrets.token_hex(8),
         name=settings.worker_name or fingerprint.host.name,
         fingerprint=fingerprint.model_copy(update={"host": host}),
-        capabilities=found,
-        queues=queues(found, fingerprint, settings.driver_binding),
+        capabilities=usable,
+        queues=queues(usable, fingerprint, settings.driver_binding),
     )
 
 
-def _free_gib(scratch: Path) -> int:
-    """What a worker of another name left there may go; what others write, may come."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(scratch).free >> 30
-
-
-def _check_catalogue(database: Database) -> None:
-    found, head = versions(database.engine)
-    if found != head:
-        raise ValueError(f"the catalogue is at version {found or 'none'}, this program needs {head}: migrate it first")
-
-
-def _serve(settings: Settings, database: Database, identity: Identity) -> None:
+def serve(settings: Settings, database: Database, identity: Identity) -> None:
+    """Connect the worker's parts, and run actions until the process is told to stop."""
     app = celery_app(settings.broker_url.get_secret_value())
-    # One folder per worker name: what a killed predecessor of that name left is removed, nobody else's.
+    # One folder per worker name: a start removes only the files of a killed predecessor of the same name.
     scratch = settings.scratch / identity.name
     clear(scratch)
-    leaving, pulse, announcer = threading.Event(), Pulse(), Announcer(app)
+    leaving = threading.Event()
+    activity = MessageActivity()
+    announcer = Announcer(app)
     runner = Runner(
         settings=settings,
-        tools=Tools(
-            database=database,
-            store=open_store(settings, link_secret=secrets.token_bytes(32)),  # a worker signs no links
-            sources=open_sources(settings, database),
-            identity=identity,
-            limits=_limits(settings),
-            binding=settings.driver_binding,
-        ),
+        tools=stage_tools(settings, database, identity),
         announcer=announcer,
         scratch=scratch,
         leaving=leaving,
-        pulse=pulse,
+        activity=activity,
     )
     app.task(name=TASK)(runner.run)
     presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
-    setup_logging.connect(lambda **_: None, weak=False)  # a receiver keeps Celery's hands off our logging
+    # Celery configures logging itself unless this signal has a receiver.
+    setup_logging.connect(lambda **_: None, weak=False)
     worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
-    worker_ready.connect(_look_often, weak=False)
+    worker_ready.connect(keep_loop_turning, weak=False)
     worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
-    watch = Watch(
-        pulse,
+    watchdog = BrokerWatchdog(
+        activity,
         identity.queues,
         announcer.depth,
-        lambda: _start_anew(presence),
+        lambda: restart(presence),
         every_seconds=settings.worker_seconds / 4,
     )
+    # Registered before it consumes, so that its first claim finds the worker's row.
     presence.start()
-    watch.start()
+    watchdog.start()
     try:
-        _consume(app, identity)
+        consume(app, identity)
     finally:
-        watch.stop()
+        # First the watchdog: it must not restart a worker that is shutting down.
+        watchdog.stop()
         presence.stop()
         database.close()
 
 
-def _limits(settings: Settings) -> ProcessLimits:
-    return ProcessLimits(
-        settings.stage_seconds,
-        settings.silence_seconds,
-        settings.kill_seconds,
-        disk_bytes=settings.stage_disk_bytes,
-        offline=settings.offline_stages,
+def stage_tools(settings: Settings, database: Database, identity: Identity) -> Tools:
+    """The store, sources and limits of this worker's stages, as the settings give them."""
+    return Tools(
+        database=database,
+        # A worker signs no links, so its secret may be a random one.
+        store=open_store(settings, link_secret=secrets.token_bytes(32)),
+        sources=open_sources(settings, database),
+        identity=identity,
+        limits=ProcessLimits(
+            settings.stage_seconds,
+            settings.silence_seconds,
+            settings.kill_seconds,
+            disk_bytes=settings.stage_disk_bytes,
+            offline=settings.offline_stages,
+        ),
+        binding=settings.driver_binding,
     )
 
 
-def _look_often(*, sender: Consumer, **_: object) -> None:
-    """A worker without a prefetch asks Redis for nothing while it is busy, and Celery's loop does not hear that it is
-    idle again: it finds out when it turns next, up to a second later. Make it turn."""
-    sender.hub.call_repeatedly(_LOOK_SECONDS, lambda: None)
+def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
+    """Wake Celery's event loop every 0.1 s, so that an idle worker asks Redis for the next message at once.
+
+    Without a prefetch a busy worker asks Redis for nothing, and the loop is not told when the worker is idle again: it
+    notices when it turns next, up to a second later.
+    """
+    sender.hub.call_repeatedly(_LOOP_SECONDS, lambda: None)
 
 
-def _start_anew(presence: Presence) -> None:
-    """The same program from its beginning, in the same process."""
+def restart(presence: Presence) -> None:
+    """Replace this process by a new one of the same program, with the same process id."""
+    # The new process has a new worker id: without this, the old one would be listed until it is overdue.
     presence.stop()
     os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
 
 
-def _consume(app: Celery, identity: Identity) -> None:
-    """Until SIGTERM or SIGINT; then the running stage is handed back. Threads, because the work is in a child."""
+def consume(app: Celery, identity: Identity) -> None:
+    """Receive messages until SIGTERM or SIGINT; the running stage is handed back then."""
     if os.geteuid() == 0:
         log.warning("running as root, and so do the toolchains: start the worker as a user of its own")
-    # Celery would say so too, at length, and advise an option that this program does not have.
+    # Celery warns of root too, at length, and advises an option that this program does not have.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
         hostname=f"{identity.name}@{identity.id}",
         queues=list(identity.queues),
+        # A thread is enough, because a stage runs in a child process; a forked pool would copy open connections.
         pool="threads",
         concurrency=1,
         quiet=True,
+        # The catalogue knows which workers live: gossip, mingle and Celery's heartbeat only cost messages.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

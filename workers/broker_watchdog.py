@@ -1,7 +1,7 @@
-"""Notice that no messages arrive although some wait: after a broker's reset Celery may be connected and deaf.
+"""Detect that the worker receives no messages although its queues have some, and restart it.
 
-A worker that is idle and sees messages in its own queues, look after look, starts itself anew. It runs nothing then, so
-nothing is lost.
+After a broker's reset, Celery's connection may look healthy and deliver nothing. A worker that is idle and sees
+messages in its own queues at several checks in a row restarts itself. It runs no stage then, so no work is lost.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from enginefarm.contract.errors import BrokerUnavailable
 
 log = logging.getLogger(__name__)
 
-_DEAF_AFTER = 3  # looks
+# Checks. One or two may fall between the arrival of a message in the queue and its delivery to an idle worker.
+_RESTART_AFTER = 3
 
 
-class Pulse:
-    """How many messages arrived, and whether one is being worked on."""
+class MessageActivity:
+    """How many messages the worker received, and whether it is working on one now."""
 
     def __init__(self) -> None:
         self.count = 0
         self.busy = False
 
     @contextmanager
-    def beat(self) -> Iterator[None]:
+    def message(self) -> Iterator[None]:
+        """The time during which the worker handles one message."""
         self.count += 1
         self.busy = True
         try:
@@ -35,39 +37,58 @@ class Pulse:
             self.busy = False
 
 
-class Watch:
+class BrokerWatchdog:
+    """Calls `restart` when the worker is idle and messages wait in its `queues` at several checks in a row.
+
+    `depth` returns the number of messages in a queue, and raises BrokerUnavailable.
+    """
+
     def __init__(
         self,
-        pulse: Pulse,
+        activity: MessageActivity,
         queues: Sequence[str],
         depth: Callable[[str], int],
         restart: Callable[[], None],
         *,
         every_seconds: float,
     ) -> None:
-        self._pulse, self._queues, self._depth, self._restart = pulse, queues, depth, restart
+        self._activity = activity
+        self._queues = queues
+        self._depth = depth
+        self._restart = restart
         self._every = every_seconds
-        self._seen, self._deaf = 0, 0
+        self._last_count = 0
+        self._missed_checks = 0
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._repeat, name="pulse", daemon=True).start()
+        """Check repeatedly, in a daemon thread."""
+        threading.Thread(target=self.check_repeatedly, name="broker-watchdog", daemon=True).start()
 
     def stop(self) -> None:
+        """End the checks. Does not wait: `restart` runs in the thread of the checks and may call this."""
         self._stopped.set()
 
-    def look(self) -> None:
-        """Once. A broker that is away says nothing of us: Celery connects again by itself."""
+    def check(self) -> None:
+        """Check once, and restart the worker after enough checks at which messages waited."""
         try:
-            missed = not self._pulse.busy and any(self._depth(queue) for queue in self._queues)
+            messages_wait = not self._activity.busy and any(self._depth(queue) for queue in self._queues)
         except BrokerUnavailable:
-            missed = False
-        heard, self._seen = self._pulse.count != self._seen, self._pulse.count
-        self._deaf = self._deaf + 1 if missed and not heard and not self._pulse.busy else 0
-        if self._deaf >= _DEAF_AFTER:
+            # An unreachable broker does not prove a broken delivery: Celery reconnects by itself.
+            messages_wait = False
+        count = self._activity.count
+        received = count != self._last_count
+        self._last_count = count
+        # Ask again whether it is busy: a message may have arrived while the depths were read.
+        if messages_wait and not received and not self._activity.busy:
+            self._missed_checks += 1
+        else:
+            self._missed_checks = 0
+        if self._missed_checks >= _RESTART_AFTER:
             log.error("messages wait and none arrives: starting anew")
             self._restart()
 
-    def _repeat(self) -> None:
+    def check_repeatedly(self) -> None:
+        """Check until `stop` is called."""
         while not self._stopped.wait(self._every):
-            self.look()
+            self.check()

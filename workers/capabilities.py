@@ -1,4 +1,4 @@
-"""What this worker can really do, and the queues that follow from it."""
+"""Find the toolchain versions that can run on this worker, and the queues that it consumes because of them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,30 @@ log = logging.getLogger(__name__)
 
 
 def capabilities() -> list[Capability]:
-    """Every toolchain version found here with at least one stage that can run."""
-    found = []
+    """Every installed toolchain version with at least one stage that can run. Logs what the other stages miss."""
+    usable = []
     for toolchain in all_toolchains().values():
         for installed in toolchain.installed():
             for reason in installed.missing:
                 log.warning("%s %s: %s", toolchain.name, installed.version, reason)
             if installed.stages:
-                found.append(
+                usable.append(
                     Capability(toolchain=toolchain.name, version=installed.version, stages=list(installed.stages))
                 )
-    return found
+    return usable
 
 
-def queues(found: Sequence[Capability], fingerprint: Fingerprint, binding: DriverBinding) -> list[str]:
-    platform, names = fingerprint.platform, []
-    for capability in found:
+def queues(usable: Sequence[Capability], fingerprint: Fingerprint, binding: DriverBinding) -> list[str]:
+    """The queues of a worker with these capabilities on this machine.
+
+    Each name comes with the queues of actions that were killed for memory on smaller machines.
+    """
+    platform = fingerprint.platform
+    names = []
+    for capability in usable:
         toolchain = all_toolchains()[capability.toolchain]
         if Stage.CONVERT in capability.stages:
+            # A conversion that needs no GPU runs on every machine, so a GPU worker consumes both queues.
             kinds = (False, True) if platform.gpu else (False,)
             names += [convert_queue(capability.toolchain, capability.version, on_gpu=on_gpu) for on_gpu in kinds]
         if Stage.BUILD in capability.stages:

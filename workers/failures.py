@@ -1,4 +1,4 @@
-"""From what went wrong to a Failure: a cause, whose fault, whether another try can help, and advice."""
+"""Turn an error of an attempt into a Failure: its cause, whose fault it is, whether to retry, and advice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.child import KilledFor, ProcessLimits
 
 
 class StageFailed(Exception):
-    """A step of the stage failed, and this is what to tell."""
+    """A step of the stage failed; `failure` is what the caller reads."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
@@ -36,10 +36,11 @@ class StartDamaged(StageFailed):
 
 
 class StageStopped(Exception):
-    """The stage was stopped from outside: its lease is lost, or the worker is leaving. No failure of the action."""
+    """The stage was stopped: its lease is lost, or the worker is leaving. The action did not fail."""
 
 
 def explain(error: Exception) -> Failure:
+    """The failure to record for `error`. The first matching case decides, from specific to general."""
     match error:
         case StageFailed():
             return error.failure
@@ -51,6 +52,7 @@ def explain(error: Exception) -> Failure:
                 advice="the log has what it printed; an exit status alone proves nothing",
             )
         case CallerError():
+            # A wrong spec or model fails the same way each time: no retry.
             advice = next((problem.remedy for problem in error.problems if problem.remedy), None)
             return Failure(cause=error.code, fault=Fault.CALLER, detail=error.detail, advice=advice)
         case UnreadableWork():
@@ -66,6 +68,7 @@ def explain(error: Exception) -> Failure:
             return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail, retryable=True)
         case EnginefarmError():
             return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail)
+        # Another worker may have a larger disk, so this one retries; other OSErrors are defects.
         case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return Failure(
                 cause="disk_full",
@@ -75,6 +78,7 @@ def explain(error: Exception) -> Failure:
                 retryable=True,
             )
         case _:
+            # The text of an unknown error may hold a secret or a path: the caller reads its type only.
             return Failure(
                 cause="internal",
                 fault=Fault.FARM,
@@ -84,6 +88,7 @@ def explain(error: Exception) -> Failure:
 
 
 def limit_passed(limit: KilledFor, limits: ProcessLimits) -> Failure:
+    """The failure of a program that was killed because it exceeded `limit`."""
     if limit is KilledFor.WALL:
         return Failure(
             cause="timed_out",

@@ -1,8 +1,8 @@
-"""Keep a lease while a stage runs, from a thread of its own: a busy stage must not look like a dead one.
+"""Renew a lease while a stage runs, from a thread of its own: a busy stage must not look like a dead one.
 
-If the lease is lost, cannot be renewed before it could be taken by somebody else, or the worker is leaving,
-`stop` is set and the stage ends its child. This needs neither the broker nor the stage; nor, to give up, an answer of
-the database: a second thread looks at the time alone.
+`stop` is set, and the stage kills its program, if the lease is lost, if it cannot be renewed before another worker may
+claim the action, or if the worker is leaving. Renewal needs neither the broker nor the stage. Giving up does not even
+need an answer of the database: a second thread only compares times.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from workers.job_log import JobLog
 
 log = logging.getLogger(__name__)
 
-# Of the lease: give up early enough that the child is dead before another worker can start.
+# Share of the lease. Early enough that the program is dead before another worker can start the action.
 _GIVE_UP = 0.6
 
 
 class Heartbeat:
-    """A context: renews while inside. `lost` says why it stopped, if it did."""
+    """A context that renews the lease of `claim` while it is open. `lost` is the reason why it gave up, or None."""
 
     def __init__(
         self,
         database: Database,
-        held: Claim,
+        claim: Claim,
         joblog: JobLog,
         *,
         lease_seconds: float,
@@ -41,25 +41,28 @@ class Heartbeat:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._held = held
+        self._claim = claim
         self._log = joblog
         self._lease = lease_seconds
         self._leaving = leaving
         self._clock = clock
         self._finished = threading.Event()
         self._threads = [
-            threading.Thread(target=target, name=f"lease-{held.key[:8]}", daemon=True)
-            for target in (self._watch, self._beat)
+            threading.Thread(target=target, name=f"lease-{claim.key[:8]}", daemon=True)
+            for target in (self.give_up_in_time, self.renew_repeatedly)
         ]
         self._renewed = clock()
-        self._away = ""  # what the last renewal met
+        self._outage = ""  # why the last renewal failed, as the end of a sentence; empty if it succeeded
         self.stop = stop
         self.lost: str | None = None
         self.progress: float | None = None
         self.message: str | None = None
 
     def report(self, report: Report) -> None:
-        """What the stage says of itself. Ranks report in turn, each from where it is: progress never falls back."""
+        """Note the stage's progress and message; the next renewal sends them.
+
+        Ranks report in turn, each its own progress: the highest counts, so that progress never falls back.
+        """
         if report.progress is not None:
             self.progress = max(self.progress or 0.0, report.progress)
         if report.message is not None:
@@ -77,33 +80,49 @@ class Heartbeat:
         for thread in self._threads:
             thread.join()
 
-    def _watch(self) -> None:
+    def give_up_in_time(self) -> None:
+        """Give up when the last renewal is too long ago.
+
+        In a thread of its own: a database that does not answer at all blocks the thread that renews.
+        """
         pause = min(2.0, self._lease / 5) / 2
         while self.lost is None and not self._finished.wait(pause):
             if self._clock() - self._renewed > self._lease * _GIVE_UP:
-                self._give_up(f"the lease could not be renewed{self._away}")
+                self._give_up(f"the lease could not be renewed{self._outage}")
 
-    def _beat(self) -> None:
+    def renew_repeatedly(self) -> None:
+        """Renew until the stage is finished or the lease is lost."""
+        # Two seconds at most, because a renewal is also how a cancel and the live log reach their destination.
         while self.lost is None and not self._finished.wait(min(2.0, self._lease / 5)):
             if self._leaving.is_set():
-                self.stop.set()  # and go on renewing: the lease is ours until the stage has handed it back
+                # Keep renewing: the action belongs to this worker until the stage has handed it back.
+                self.stop.set()
             try:
                 self.renew()
             except Fenced as error:
                 self._give_up(str(error))
             except DatabaseUnavailable as error:
-                self._away = f": {error.detail}"
-                log.warning("cannot renew the lease on %s yet: %s", self._held.key[:12], error.detail)
+                self._outage = f": {error.detail}"
+                log.warning("cannot renew the lease on %s yet: %s", self._claim.key[:12], error.detail)
 
     def renew(self) -> None:
-        """Once, now. Raises Fenced if the lease is lost."""
-        asked = self._clock()  # the lease counts from before the question, not from after the answer
-        with self._database.write() as session:
-            renew(session, self._held, lease_seconds=self._lease, progress=self.progress, message=self.message)
-        self._renewed, self._away = asked, ""
-        self._log.send(self._database, self._held)
+        """Renew the lease once, and send the new part of the log.
 
-    def _give_up(self, why: str) -> None:
-        log.warning("%s: stopping its programs", why)
-        self.lost = why
+        Raises:
+            Fenced: the lease is lost, or the action was cancelled.
+            DatabaseUnavailable: the lease is not renewed, or the log is not sent.
+        """
+        # The database counts the lease from some moment of its transaction: the earliest one is safe.
+        renewal_began = self._clock()
+        with self._database.write() as session:
+            renew(session, self._claim, lease_seconds=self._lease, progress=self.progress, message=self.message)
+        self._renewed = renewal_began
+        self._outage = ""
+        # A transaction of its own: an outage during a long log must not undo the renewal.
+        self._log.send(self._database, self._claim)
+
+    def _give_up(self, reason: str) -> None:
+        log.warning("%s: stopping its programs", reason)
+        # Before `stop`: the stage reads it to tell a lost lease from a worker that is leaving.
+        self.lost = reason
         self.stop.set()

@@ -1,4 +1,4 @@
-"""Tell the catalogue, every few seconds, that this worker is there."""
+"""Register this worker in the catalogue, and repeat it every few seconds: a worker that stops is listed as gone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
+    """One worker process: `id` is new at each start, `name` stays the same over restarts."""
+
     id: str
     name: str
     fingerprint: Fingerprint
@@ -26,20 +28,24 @@ class Identity:
 
 
 class Presence:
+    """Keeps the row of one worker up to date from a daemon thread."""
+
     def __init__(self, database: Database, identity: Identity, *, every_seconds: float) -> None:
         self._database = database
         self._identity = identity
         self._every = every_seconds
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="presence", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self.register_repeatedly, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Register once, in the caller's thread, so that a broken set-up fails at the start; then keep at it."""
+        """Register once in the caller's thread, so that a wrong setup fails at the start; then repeat in a thread."""
         self._register()
         self._thread.start()
 
     def stop(self) -> None:
-        self._left.set()
+        """End the repetition and remove the worker from the fleet; the sweep does it later if the database is away."""
+        self._stopped.set()
+        # First the thread: a registration after the removal would bring the worker back.
         self._thread.join()
         try:
             with self._database.write() as session:
@@ -47,14 +53,22 @@ class Presence:
         except DatabaseUnavailable as error:
             log.warning("could not say goodbye; the sweep will notice: %s", error.detail)
 
-    def _repeat(self) -> None:
-        while not self._left.wait(self._every):
+    def register_repeatedly(self) -> None:
+        """Register again until `stop` is called."""
+        while not self._stopped.wait(self._every):
             try:
                 self._register()
             except DatabaseUnavailable as error:
                 log.warning("cannot report to the catalogue: %s", error.detail)
 
     def _register(self) -> None:
-        me = self._identity
+        identity = self._identity
         with self._database.write() as session:
-            register(session, me.id, me.name, me.fingerprint, me.capabilities, me.queues)
+            register(
+                session,
+                identity.id,
+                identity.name,
+                identity.fingerprint,
+                identity.capabilities,
+                identity.queues,
+            )

@@ -36,7 +36,7 @@ from models.lifecycle.transitions import record_log
 from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
-from workers.broker_watchdog import Pulse
+from workers.broker_watchdog import MessageActivity
 from workers.failures import StageStopped, StartDamaged, explain
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
@@ -45,9 +45,9 @@ from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
 
-_STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to take what this one leaves to it
-_AGAIN_SECONDS = 1.0
-_UPLOADS = 3  # again, of what was collected between upload and publication
+_STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to receive the message that this one announces again
+_RETRY_SECONDS = 1.0  # between two tries of a write at the end of an attempt
+_REPEATED_UPLOADS = 3  # of blobs that garbage collection removed between upload and publication
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ class Runner:
     announcer: Announcer
     scratch: Path
     leaving: Event
-    pulse: Pulse = field(default_factory=Pulse)
+    activity: MessageActivity = field(default_factory=MessageActivity)
 
     def run(self, key: str) -> None:
-        """Claim the action, run its stage, publish the output. Whatever fails becomes the end of the attempt."""
-        with self.pulse.beat():
-            claim = self._claim(key)
+        """Claim the action, run its stage, publish the output. An error ends the attempt, never the worker."""
+        with self.activity.message():
+            claim = self.claim(key)
             if claim is None:
-                self._leave_to_others(key)
+                # Usual: the message is a duplicate, or another worker was faster.
+                self.leave_to_others(key)
                 return
             log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
             with ExitStack() as stack:
@@ -81,6 +82,7 @@ class Runner:
                 )
                 stage_run = StageRun(self.tools, claim, directories, joblog, heartbeat)
                 try:
+                    # Before the fetch: a message in the wrong queue must not cost a download of the weights.
                     stage_run.refuse_other_platform()
                     with stage_run.step("fetch"):
                         stage_run.fetch()
@@ -91,26 +93,28 @@ class Runner:
                     with stage_run.step("upload"):
                         output = stage_run.upload(output)
                     joblog.say("done")
-                    announcements = self._publish(stage_run, output)
+                    announcements = self.publish(stage_run, output)
                 except Fenced as error:
-                    self._not_published(stage_run, error)
+                    self.finish_fenced(stage_run, error)
                 except StageStopped:
-                    self._stopped(stage_run)
+                    self.finish_stopped(stage_run)
                 except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
-                    self._failed(stage_run, error)
+                    self.finish_failed(stage_run, error)
                 else:
                     log.info("published %s", key[:12])
+                    # After the commit: a worker that hears of a build must be able to read its checkpoint.
                     self.announcer.announce(announcements)
                     if stage_run.warm_start is not None:
                         stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
 
-    def _claim(self, key: str) -> Claim | None:
+    def claim(self, key: str) -> Claim | None:
+        """Returns None if this worker may not run the action now, or is leaving."""
         if self.leaving.is_set():
             return None  # the sweep announces it again
         with self.tools.database.write() as session:
             return claim_action(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
 
-    def _leave_to_others(self, key: str) -> None:
+    def leave_to_others(self, key: str) -> None:
         """Announce an action again that only other workers may take. Mostly it is claimed or done: then do nothing.
 
         An action that failed here is reserved for others for a while, and a drained or quarantined worker takes no
@@ -131,19 +135,21 @@ class Runner:
                     if not refuses_new_work(session, worker_id):
                         return
             except DatabaseUnavailable:
-                continue  # it still refuses, as far as is known
+                # Without an answer the worker counts as drained still: only an administrator's release changes that.
+                continue
 
-    def _publish(self, stage_run: StageRun, output: StageOutput) -> list[Announcement]:
+    def publish(self, stage_run: StageRun, output: StageOutput) -> list[Announcement]:
         """Publish the output; upload again what garbage collection removed between upload and publication.
 
         Raises:
             Fenced: the lease was lost, or an earlier try of this was committed without an answer.
         """
-        uploads_left = _UPLOADS
+        uploads_left = _REPEATED_UPLOADS
         while True:
+            # Inside the loop: the line about a repeated upload belongs to the log that is published.
             log_blob = upload_log(self.tools.store, stage_run.joblog)
             try:
-                return self._while_leased(stage_run)(self._write_publication, stage_run, output, log_blob)
+                return self._while_leased(stage_run)(self.write_publication, stage_run, output, log_blob)
             except NotStored as error:
                 if uploads_left == 0:
                     raise
@@ -151,10 +157,10 @@ class Runner:
                 stage_run.joblog.say(f"{error.detail}: uploading again")
                 output = stage_run.upload_again(output)
 
-    def _write_publication(
+    def write_publication(
         self, stage_run: StageRun, output: StageOutput, log_blob: tuple[str, int]
     ) -> list[Announcement]:
-        """One transaction: the fence, the rows of the bytes, the end of the attempt, the log."""
+        """Publish in one transaction: check the fence, write the rows of the blobs, end the attempt, record the log."""
         claim, manifest, steps = stage_run.claim, output.manifest, stage_run.steps
         announcements: list[Announcement] = []
         with self.tools.database.write() as session:
@@ -170,7 +176,8 @@ class Runner:
             require_stored(self.tools.store, blob_sizes(manifest) | dict([log_blob]))
         return announcements
 
-    def _not_published(self, stage_run: StageRun, error: Fenced) -> None:
+    def finish_fenced(self, stage_run: StageRun, error: Fenced) -> None:
+        """After a refused publication: find out whether an earlier try of it was committed, else save the log."""
         claim = stage_run.claim
         # The answer to a commit may be lost. Its repetition is then fenced by the first one, which did publish.
         with self.tools.database.read() as session:
@@ -180,8 +187,8 @@ class Runner:
         log.warning("not published: %s", error)
         self._save_log(stage_run)
 
-    def _stopped(self, stage_run: StageRun) -> None:
-        """The lease is lost, or this worker is leaving and hands the action back."""
+    def finish_stopped(self, stage_run: StageRun) -> None:
+        """After a stop: hand the action back if this worker is leaving; write nothing if its lease is lost."""
         claim, lost = stage_run.claim, stage_run.heartbeat.lost
         if lost is not None:
             log.warning("stopped %s: %s", claim.key[:12], lost)
@@ -189,24 +196,28 @@ class Runner:
         else:
             log.info("handing %s back: this worker is leaving", claim.key[:12])
             stage_run.joblog.say("handed back: this worker is leaving")
-            self._end(stage_run, partial(self._hand_back, claim))
+            self._end(stage_run, partial(self.hand_back, claim))
         self._save_log(stage_run)
 
-    def _hand_back(self, claim: Claim) -> list[Announcement]:
+    def hand_back(self, claim: Claim) -> list[Announcement]:
+        """Queue the action again at once; the attempt does not count as a try."""
         with self.tools.database.write() as session:
             return [hand_back(session, claim)]
 
-    def _failed(self, stage_run: StageRun, error: Exception) -> None:
+    def finish_failed(self, stage_run: StageRun, error: Exception) -> None:
+        """After a failure: explain it, save the log, record it as the end of the attempt."""
         failure = explain(error)
+        # A caller reads only "internal": the traceback is for the person who runs the farm.
         if failure.cause == "internal":
             claim = stage_run.claim
             log.error("attempt %d of %s met a defect", claim.attempt, claim.key[:12], exc_info=error)
         stage_run.joblog.say(f"failed: {failure.cause}: {failure.detail}")
-        # Before the end is recorded: whoever reads the failure finds the whole log.
+        # Before the end is recorded, so that a caller who reads the failure can read the whole log.
         self._save_log(stage_run)
-        self._end(stage_run, partial(self._record_failure, stage_run, error, failure))
+        self._end(stage_run, partial(self.record_failure, stage_run, error, failure))
 
-    def _record_failure(self, stage_run: StageRun, error: Exception, failure: Failure) -> list[Announcement]:
+    def record_failure(self, stage_run: StageRun, error: Exception, failure: Failure) -> list[Announcement]:
+        """Record the failure, and what follows: a damaged checkpoint is withdrawn, a sick worker is quarantined."""
         settings, claim, steps = self.settings, stage_run.claim, stage_run.steps
         announcements: list[Announcement] = []
         with self.tools.database.write() as session:
@@ -216,6 +227,7 @@ class Runner:
                 )
             else:
                 fail_attempt(session, claim, failure, max_tries=settings.max_tries, steps=steps)
+            # In the same transaction, because it counts this failure: a sick worker must not claim once more.
             quarantine_reason = quarantine_if_sick(session, self.tools.identity.id, after=settings.quarantine_after)
         if quarantine_reason is not None:
             log.error("this worker is quarantined: %s", quarantine_reason)
@@ -233,7 +245,7 @@ class Runner:
             self.announcer.announce(announcements)
 
     def _while_leased(self, stage_run: StageRun) -> Retrying:
-        """Retries a write while the catalogue or the store is away, for as long as the heartbeat hopes.
+        """Repeats a write while the catalogue or the store is away, until the heartbeat gives up the lease.
 
         Safe to repeat: each write is conditional on the attempt. One that was committed without an answer makes its
         repetition Fenced.
@@ -246,14 +258,17 @@ class Runner:
         return Retrying(
             retry=retry_if_exception_type((DatabaseUnavailable, StoreUnavailable)),
             stop=lambda _: stage_run.heartbeat.lost is not None,
-            wait=wait_fixed(_AGAIN_SECONDS),
+            wait=wait_fixed(_RETRY_SECONDS),
             before_sleep=warn,
             reraise=True,
         )
 
     def _save_log(self, stage_run: StageRun) -> None:
-        """Best effort: an attempt that failed because the store is away cannot save its log there. The pieces that the
-        heartbeat sent stay in the catalogue then."""
+        """Upload the log and record it, if the store and the catalogue answer.
+
+        An attempt that failed because the store is away cannot save its log there. The pieces that the heartbeat sent
+        stay in the catalogue then.
+        """
         claim = stage_run.claim
         try:
             log_blob = upload_log(self.tools.store, stage_run.joblog)

@@ -44,7 +44,7 @@ _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload":
 
 @dataclass(frozen=True)
 class Tools:
-    """What all attempts of this worker share."""
+    """The database, store, sources and limits that all attempts of one worker share."""
 
     database: Database
     store: Store
@@ -56,7 +56,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class StageOutput:
-    """The checked output of a stage. `rewritten`: digests of its files that the store had damaged and now has again."""
+    """The checked output of a stage. `rewritten`: digests of files whose damaged blobs this attempt replaced."""
 
     manifest: Manifest
     facts: dict[str, Any]
@@ -66,17 +66,18 @@ class StageOutput:
 
 @dataclass
 class Peaks:
-    """The most memory that a stage says it held, in bytes: what the next estimate can be measured by."""
+    """The most memory that a stage used, in bytes, as its programs and the kernel report it."""
 
     memory: int = 0
     gpu_memory: int = 0
 
     def see(self, report: Report) -> None:
+        """Raise the peaks to those of the report."""
         self.memory = max(self.memory, report.peak_memory or 0)
         self.gpu_memory = max(self.gpu_memory, report.peak_gpu_memory or 0)
 
     def summary(self) -> dict[str, int]:
-        """Empty if the stage said nothing of it."""
+        """The peaks that were reported, by name; empty if none was."""
         return {name: size for name, size in asdict(self).items() if size}
 
 
@@ -132,6 +133,7 @@ class StageRun:
         Only this step uses the hub's token: the toolchain's programs never see it.
         """
         work = self.claim.work
+        # In the attempt's folder: the disk limit counts the inputs, and they are removed with it.
         inputs = {name: self.directories.scratch.parent / "inputs" / name for name in work.inputs}
         self.directories = replace(self.directories, inputs=inputs)
         for name, files in work.inputs.items():
@@ -141,31 +143,31 @@ class StageRun:
             assert work.model is not None, "a convert's work has its model"
             self.tools.sources.fetch(work.model, self.directories.source)
         else:
-            self._fetch_checkpoint()
-        self._bring_warm_file()
+            assert self.claim.checkpoint is not None, "a build is queued only when its checkpoint is published"
+            with self.tools.database.read() as session:
+                manifest = read_manifest(session, self.claim.checkpoint)
+            for entry in manifest.files:
+                # A checkpoint may have hundreds of GiB: a stop must not wait for all of it.
+                self._check_stop()
+                target = self.directories.source / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    self.tools.store.fetch(entry.digest, entry.size, target)
+                except (NotFound, IntegrityError) as error:
+                    # Another try would fetch the same bytes: this failure withdraws the checkpoint instead.
+                    raise StartDamaged(entry.digest, error) from error
+        self.fetch_warm_file()
 
-    def _fetch_checkpoint(self) -> None:
-        assert self.claim.checkpoint is not None, "a build is queued only when its checkpoint is published"
-        with self.tools.database.read() as session:
-            manifest = read_manifest(session, self.claim.checkpoint)
-        for entry in manifest.files:
-            self._check_stop()
-            target = self.directories.source / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.tools.store.fetch(entry.digest, entry.size, target)
-            except (NotFound, IntegrityError) as error:
-                raise StartDamaged(entry.digest, error) from error
-
-    def _bring_warm_file(self) -> None:
-        """Only the first try starts warm: should the file be to blame for a failure, the next one does without."""
+    def fetch_warm_file(self) -> None:
+        """Prepare the toolchain's warm file, if it has one for this job."""
         warm = self.toolchain.warm_file(self.job)
         if warm is None:
             return
         tools, scratch = self.tools, self.directories.scratch
         self.warm_start = WarmStart.of(self.job.toolchain, warm, scratch, database=tools.database, store=tools.store)
+        # Only the first try starts warm: if the warm file causes a failure, the second try runs without it.
         if self.claim.tries == 1:
-            self.warm_start.bring()
+            self.warm_start.fetch()
         self.joblog.say("starts warm" if self.warm_start.start else "starts cold")
 
     def run_programs(self) -> None:
@@ -178,6 +180,7 @@ class StageRun:
         for command in self.toolchain.plan(self.job, self.directories):
             output = ProgramOutput(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))
+            # A stop, a limit and a bad status differ in whose fault they are, so each has its own end below.
             ended = child.run(
                 command,
                 scratch=self.directories.scratch,
@@ -186,6 +189,7 @@ class StageRun:
                 on_output=output.write,
             )
             self.joblog.say(f"ended with status {ended.status}")
+            # The kernel's figure counts too: most programs report no memory themselves.
             self.peaks.see(Report(peak_memory=ended.peak_memory))
             if ended.killed_for is KilledFor.STOP:
                 raise StageStopped
@@ -200,11 +204,14 @@ class StageRun:
         Raises:
             InvalidOutput: a program ended with success, but its output is not usable.
         """
+        # An exit status of 0 proves nothing: the output may lack files, or have a truncated one.
         facts = self.toolchain.check_output(self.job, self.directories)
         differences = facts.get("differences")
         if differences:
             self.joblog.say(f"the output is not all that was requested: {json.dumps(differences)}")
-        serving = self.toolchain.serving(self.job) if self.job.stage is Stage.BUILD else None
+        serving = None
+        if self.job.stage is Stage.BUILD:
+            serving = self.toolchain.serving(self.job)
         if serving is not None:
             # A file of the engine, so that a serving node can check these bytes like all others.
             (self.directories.output / SERVING_FILE).write_text(serving.model_dump_json(indent=2))
@@ -218,13 +225,15 @@ class StageRun:
             StoreUnavailable: the store did not answer.
         """
         output = self.upload_again(output)
+        # After the engine, which callers wait for: a warm file only makes a later stage faster.
         if self.warm_start is not None:
-            self.warm_start.take_out()
+            self.warm_start.upload()
         return output
 
     def upload_again(self, output: StageOutput) -> StageOutput:
         """Upload the files that the store lacks, and those that it has damaged. Raises as `upload`."""
         with self.tools.database.read() as session:
+            # `put` skips blobs that the store has; those known as damaged must be written over.
             damaged = frozenset(damaged_blobs(session, blob_sizes(output.manifest)))
         for entry in output.manifest.files:
             self._check_stop()
@@ -239,7 +248,7 @@ class StageRun:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure a step, and show it in the log and to those who wait."""
+        """Measure a step, and name it in the log and in the status of the builds that wait for it."""
         self._check_stop()
         self.heartbeat.message = _STEP_MESSAGES.get(name)
         self.joblog.say(f"{name} begins")
@@ -247,6 +256,7 @@ class StageRun:
         try:
             yield
         finally:
+            # Also for a step that fails: the attempt's record shows how long it took.
             self.steps[name] = round(time.monotonic() - started, 3)
 
     def _check_stop(self) -> None:
@@ -255,17 +265,18 @@ class StageRun:
 
 
 class ProgramOutput:
-    """The output of a program on its way to the log, read for progress line by line."""
+    """Writes the output of a program to the log, and reads progress and memory from its lines."""
 
     def __init__(self, stage_run: StageRun, span: tuple[float, float]) -> None:
         self._stage_run = stage_run
         self._span = span
         self._unfinished_line = b""
 
-    def write(self, data: bytes) -> None:
-        self._stage_run.joblog.write(data)
-        *lines, unfinished = (self._unfinished_line + data).split(b"\n")
-        self._unfinished_line = unfinished[-4096:]  # a program may print gigabytes without a line's end
+    def write(self, output: bytes) -> None:
+        """Take the next bytes of the output; they may begin and end within a line."""
+        self._stage_run.joblog.write(output)
+        *lines, unfinished = (self._unfinished_line + output).split(b"\n")
+        self._unfinished_line = unfinished[-4096:]  # a program may print gigabytes without the end of a line
         for line in lines:
             text = line.decode(errors="replace")
             report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
@@ -275,7 +286,7 @@ class ProgramOutput:
 
 
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
-    """The whole log as a blob: (digest, bytes)."""
+    """Upload the log, head and tail, as a blob; returns its (digest, size in bytes)."""
     joblog.settle()
     name, size = digest.of_file(joblog.path), joblog.path.stat().st_size
     store.put(joblog.path, name, size)
@@ -285,6 +296,9 @@ def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
 def engine_columns(stage_run: StageRun, output: StageOutput) -> dict[str, Any]:
     """The columns of an engine's row that only the worker knows."""
     claim, job, identity = stage_run.claim, stage_run.job, stage_run.tools.identity
+    serving = None
+    if output.serving is not None:
+        serving = output.serving.summary()
     return {
         "model": job.spec.model,
         "toolchain": job.toolchain,
@@ -303,6 +317,6 @@ def engine_columns(stage_run: StageRun, output: StageOutput) -> dict[str, Any]:
             "convert": claim.document["convert"],
             "checkpoint": claim.checkpoint,
             "facts": output.facts,
-            "serving": output.serving.summary() if output.serving else None,
+            "serving": serving,
         },
     }

@@ -1,4 +1,4 @@
-"""A stage's warm file: brought before it runs, taken out after. What goes wrong here costs time, never the attempt."""
+"""A stage's warm file: fetched before the stage runs, uploaded after it. An error costs time, not the attempt."""
 
 from __future__ import annotations
 
@@ -19,56 +19,67 @@ from toolchains.toolchain import WarmFile
 
 log = logging.getLogger(__name__)
 
+# In the key of a warm file: another number makes every stored file unfindable.
 _DOCUMENT = "enginefarm.warm/1"
 
 
 @dataclass
 class WarmStart:
-    """`start` is what the stage started from, `made` what it left, uploaded; None if there was nothing."""
+    """The warm file of one stage, at `path`; `document` names what it is good for, and makes its key.
+
+    `start` is the file that the stage started from, `uploaded` the new one that it wrote; None if there is none.
+    """
 
     database: Database
     store: Store
     path: Path
     document: dict[str, Any]
     start: StoredWarmFile | None = None
-    made: StoredWarmFile | None = None
+    uploaded: StoredWarmFile | None = None
 
     @classmethod
     def of(cls, toolchain: str, warm: WarmFile, scratch: Path, *, database: Database, store: Store) -> WarmStart:
+        """Returns the warm start of a stage of this toolchain, whose file lies in `scratch`."""
         document = {"document": _DOCUMENT, "toolchain": toolchain, "good_for": dict(warm.good_for)}
         return cls(database, store, scratch / warm.path, document)
 
-    def bring(self) -> None:
+    def fetch(self) -> None:
+        """Fetch the last warm file with this key, if there is one."""
         try:
             with self.database.read() as session:
-                found = find_warm_file(session, key_of(self.document))
-            if found is not None:
-                self.store.fetch(found.digest, found.size, self.path)
-                self.start = found
+                stored = find_warm_file(session, key_of(self.document))
+            if stored is not None:
+                self.store.fetch(stored.digest, stored.size, self.path)
+                self.start = stored
         except (EnginefarmError, OSError) as error:
+            # A toolchain might read half a file: without one it starts cold, which always works.
             self.path.unlink(missing_ok=True)
             log.warning("starting cold: %s", error)
 
-    def take_out(self) -> None:
-        """Upload what the stage left, if it is something new."""
+    def upload(self) -> None:
+        """Upload the file that the stage wrote, unless it is empty or the one that the stage started from."""
         try:
             if not self.path.is_file() or self.path.stat().st_size == 0:
                 return
-            found = StoredWarmFile(digest.of_file(self.path), self.path.stat().st_size)
-            if found != self.start:
-                self.store.put(self.path, found.digest, found.size)
-                self.made = found
+            written = StoredWarmFile(digest.of_file(self.path), self.path.stat().st_size)
+            if written != self.start:
+                self.store.put(self.path, written.digest, written.size)
+                self.uploaded = written
         except (EnginefarmError, OSError) as error:
             log.warning("the warm file is not kept: %s", error)
 
-    def record(self, held: Claim, *, seconds: float) -> None:
-        """After the attempt was published: what it left is good."""
+    def record(self, claim: Claim, *, seconds: float) -> None:
+        """Name the uploaded file in the catalogue, and record that this attempt started warm and took `seconds`.
+
+        Call it only after the attempt was published: a failed stage may have written a bad file.
+        """
         try:
             with self.database.write() as session:
-                if self.made is not None:
-                    save_warm_file(session, key_of(self.document), self.document, self.made)
-                    require_stored(self.store, {self.made.digest: self.made.size})
+                if self.uploaded is not None:
+                    save_warm_file(session, key_of(self.document), self.document, self.uploaded)
+                    # Garbage collection may have removed the blob since its upload: then the row must not be committed.
+                    require_stored(self.store, {self.uploaded.digest: self.uploaded.size})
                 if self.start is not None:
-                    record_warmth(session, held, self.start, seconds=seconds)
+                    record_warmth(session, claim, self.start, seconds=seconds)
         except EnginefarmError as error:
             log.warning("the warm file is not kept: %s", error)

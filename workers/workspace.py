@@ -1,4 +1,4 @@
-"""A folder for one attempt, gone when the attempt is."""
+"""Create a folder for one attempt, and remove it when the attempt ends."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Direct
             directory.mkdir()
         yield folder, directories
     finally:
-        remove(folder)  # `clear` gets what is left when the worker starts again
+        # A kill of the worker skips this: `clear` removes the folder at the next start.
+        remove(folder)
 
 
 def clear(root: Path) -> None:
-    """Remove what a killed worker left here. One worker owns one scratch folder."""
+    """Remove the folders of a killed worker below `root`. One worker owns one scratch folder."""
     if root.is_dir():
-        for left in root.iterdir():
-            remove(left)
+        for folder in root.iterdir():
+            remove(folder)
 
 
 def remove(folder: Path) -> None:
-    """All of it, folders too that a program took every permission from."""
+    """Remove `folder` with all its content, also folders whose permissions a program removed."""
     for parent, names, _ in os.walk(folder):
         for name in names:
             path = Path(parent, name)
+            # chmod follows links: a program may have linked to a folder of somebody else.
             if not path.is_symlink():
                 path.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)

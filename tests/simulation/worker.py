@@ -171,7 +171,7 @@ class Worker:
         manifest = Manifest.of(FileEntry(path=p, digest=of_bytes(d), size=len(d)) for p, d in files.items())
         rewritten = yield from self._upload(files, manifest)
         warmth = self._warm_file(claim)
-        warmth.take_out()
+        warmth.upload()
         yield "uploaded its warm file"
         yield from self._publish_stored(claim, files, manifest, rewritten)
         warmth.record(claim, seconds=1.0)

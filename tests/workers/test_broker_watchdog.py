@@ -1,4 +1,4 @@
-"""A worker that hears nothing although messages wait starts anew; a busy one, or one without a broker, does not."""
+"""A worker that receives nothing although messages wait restarts; a busy one, or one without a broker, does not."""
 
 from __future__ import annotations
 
@@ -6,50 +6,54 @@ import redis
 
 from models.queue.broker import Announcer, celery_app
 from tests.servers.redis import Valkey
-from workers.broker_watchdog import Pulse, Watch
+from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 
 
-def watch(valkey: Valkey, pulse: Pulse) -> tuple[Watch, list[str]]:
+def watchdog_of(valkey: Valkey, activity: MessageActivity) -> tuple[BrokerWatchdog, list[str]]:
     restarts: list[str] = []
     announcer = Announcer(celery_app(valkey.url))
-    return Watch(pulse, ["deaf.q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60), restarts
+    return BrokerWatchdog(
+        activity, ["deaf.q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60
+    ), restarts
 
 
-def test_messages_wait_and_none_arrives(valkey: Valkey) -> None:
-    pulse = Pulse()
-    watched, restarts = watch(valkey, pulse)
+def test_an_idle_worker_restarts_when_messages_wait_at_three_checks_in_a_row(valkey: Valkey) -> None:
+    activity = MessageActivity()
+    watchdog, restarts = watchdog_of(valkey, activity)
     with redis.Redis.from_url(valkey.url) as client:
         client.delete("deaf.q")
         for _ in range(5):
-            watched.look()
+            watchdog.check()
         assert restarts == []  # nothing waits
         client.lpush("deaf.q", "message")
-        watched.look()
-        watched.look()
-        with pulse.beat():
-            watched.look()
-        watched.look()
-        watched.look()
+        watchdog.check()
+        watchdog.check()
+        with activity.message():
+            watchdog.check()
+        watchdog.check()
+        watchdog.check()
         assert restarts == []  # one arrived in between
-        watched.look()
+        watchdog.check()
         client.delete("deaf.q")
     assert restarts == ["again"]
 
 
-def test_a_busy_worker_is_not_deaf(valkey: Valkey) -> None:
-    pulse = Pulse()
-    watched, restarts = watch(valkey, pulse)
-    with redis.Redis.from_url(valkey.url) as client, pulse.beat():
+def test_a_busy_worker_does_not_restart(valkey: Valkey) -> None:
+    activity = MessageActivity()
+    watchdog, restarts = watchdog_of(valkey, activity)
+    with redis.Redis.from_url(valkey.url) as client, activity.message():
         client.lpush("deaf.q", "message")
         for _ in range(5):
-            watched.look()
+            watchdog.check()
         client.delete("deaf.q")
     assert restarts == []
 
 
-def test_a_broker_that_is_away_says_nothing() -> None:
+def test_a_worker_without_a_broker_does_not_restart() -> None:
     announcer, restarts = Announcer(celery_app("redis://127.0.0.1:1/0")), []
-    watched = Watch(Pulse(), ["q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60)
+    watchdog = BrokerWatchdog(
+        MessageActivity(), ["q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60
+    )
     for _ in range(4):
-        watched.look()
+        watchdog.check()
     assert restarts == []

@@ -1,4 +1,4 @@
-"""The queues that a worker listens on follow from what it has."""
+"""The queues that a worker consumes follow from its machine and its toolchains."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ H100 = Platform(arch="x86_64", gpu="NVIDIA H100 80GB HBM3", sm="90", gpu_memory_
 
 @pytest.mark.parametrize(("platform", "calibrates"), [(CPU, False), (H100, True)])
 def test_only_a_worker_with_a_gpu_takes_conversions_that_need_one(platform: Platform, calibrates: bool) -> None:
-    fingerprint = Fingerprint(platform=platform, host=Host(name="box", cpu="some", cores=2, memory_gib=2))
-    found = queues([Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT])], fingerprint, "branch")
+    fingerprint = Fingerprint(platform=platform, host=Host(name="box", cpu="Xeon", cores=2, memory_gib=2))
+    names = queues([Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT])], fingerprint, "branch")
     plain, on_gpu = (convert_queue("aoti", "2.13.0", on_gpu=needed) for needed in (False, True))
-    assert plain in found
-    assert (on_gpu in found) is calibrates
+    assert plain in names
+    assert (on_gpu in names) is calibrates
     assert [converts_on_gpu(queue) for queue in (plain, on_gpu)] == [False, True]

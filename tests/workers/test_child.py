@@ -1,4 +1,4 @@
-"""A toolchain's program can do its worst: the worker lives, nothing of it is left, and we know what happened."""
+"""A misbehaving program leaves no process behind, the worker survives it, and the result says how it ended."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def python(code: str) -> Command:
 def run(
     command: Command, scratch: Path, *, limits: ProcessLimits = LIMITS, stop_after: bytes | None = None
 ) -> tuple[Ended, bytes]:
-    """Run it; with `stop_after`, set the stop signal as soon as that was printed."""
+    """Run the command; set the stop signal as soon as its output contains `stop_after`."""
     stop, output = threading.Event(), bytearray()
 
-    def on_output(data: bytes) -> None:
-        output.extend(data)
+    def on_output(piece: bytes) -> None:
+        output.extend(piece)
         if stop_after is not None and stop_after in output:
             stop.set()
 
@@ -42,24 +42,24 @@ def run(
 
 def alive(scratch: Path) -> list[int]:
     """Processes that work in `scratch`."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["pid"]):
         try:
             if Path(process.cwd()).is_relative_to(scratch) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+                pids.append(process.pid)
         except (psutil.Error, OSError):
             continue
-    return found
+    return pids
 
 
 def wait_until_gone(scratch: Path) -> None:
     deadline = time.monotonic() + 10
-    while left := alive(scratch):
-        assert time.monotonic() < deadline, f"still there: {left}"
+    while pids := alive(scratch):
+        assert time.monotonic() < deadline, f"still alive: {pids}"
         time.sleep(0.05)
 
 
-def test_success(tmp_path: Path) -> None:
+def test_a_program_that_succeeds_reports_its_output_and_peak_memory(tmp_path: Path) -> None:
     ended, output = run(python("import sys; print('out'); print('err', file=sys.stderr)"), tmp_path)
     assert ended.status == 0
     assert ended.killed_for is None
@@ -68,24 +68,24 @@ def test_success(tmp_path: Path) -> None:
     assert ended.peak_memory > 1 << 20
 
 
-def test_exit_status_and_tail(tmp_path: Path) -> None:
+def test_a_failed_program_reports_its_status_and_last_lines(tmp_path: Path) -> None:
     ended, _ = run(python("print('x' * 9000); print('the reason'); raise SystemExit(3)"), tmp_path)
     assert ended.status == 3
     assert ended.tail.strip().endswith("the reason")
 
 
-def test_killed_by_a_signal(tmp_path: Path) -> None:
+def test_a_program_killed_by_a_signal_reports_the_signal(tmp_path: Path) -> None:
     ended, _ = run(python("import os; os.kill(os.getpid(), 11)"), tmp_path)
     assert ended.status == -signal.SIGSEGV
 
 
-def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_program_ends_with_status_127(tmp_path: Path) -> None:
     ended, output = run(Command(("/nowhere/trtllm-build",)), tmp_path)
     assert ended.status == 127
     assert b"cannot start /nowhere/trtllm-build" in output
 
 
-def test_invalid_utf8_and_a_line_without_end(tmp_path: Path) -> None:
+def test_output_may_be_invalid_utf8_and_one_endless_line(tmp_path: Path) -> None:
     ended, output = run(python(r"import os; os.write(1, b'\xff\xfe' * 300_000)"), tmp_path)
     assert ended.status == 0
     assert len(output) == 600_000
@@ -116,25 +116,25 @@ time.sleep(60)
     wait_until_gone(tmp_path)
 
 
-def test_what_it_leaves_behind_is_ended_when_it_ends(tmp_path: Path) -> None:
+def test_processes_that_a_program_leaves_behind_are_killed_when_it_ends(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     ended, _ = run(python(code), tmp_path)
     assert ended.status == 0
     wait_until_gone(tmp_path)
 
 
-def test_wall_limit(tmp_path: Path) -> None:
+def test_a_program_is_killed_at_its_wall_limit(tmp_path: Path) -> None:
     noisy = "import time\nwhile True: print('.', flush=True); time.sleep(0.05)"
     ended, _ = run(python(noisy), tmp_path, limits=ProcessLimits(1, 30, 0.5))
     assert ended.killed_for is KilledFor.WALL
 
 
-def test_silence_limit(tmp_path: Path) -> None:
+def test_a_silent_program_is_killed_at_its_silence_limit(tmp_path: Path) -> None:
     ended, _ = run(python("import time; time.sleep(60)"), tmp_path, limits=ProcessLimits(30, 1, 0.5))
     assert ended.killed_for is KilledFor.SILENCE
 
 
-def test_no_secret_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_of_the_worker_reaches_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINEFARM_S3_SECRET_KEY", "hush")
     monkeypatch.setenv("HF_TOKEN", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
@@ -144,8 +144,8 @@ def test_no_secret_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert str(tmp_path).encode() in output
 
 
-def test_it_dies_with_a_killed_worker(tmp_path: Path) -> None:
-    """kill -9 of the worker leaves nothing that compiles on."""
+def test_a_program_dies_with_its_killed_worker(tmp_path: Path) -> None:
+    """SIGKILL of the worker leaves no compiler running."""
     code = f"""
 import threading
 from pathlib import Path
@@ -154,7 +154,7 @@ from workers import child
 child.run(
     Command(({sys.executable!r}, "-c", "import time; print('ready', flush=True); time.sleep(60)")),
     scratch=Path({str(tmp_path)!r}), limits=child.ProcessLimits(60, 60, 0.5), stop=threading.Event(),
-    on_output=lambda data: print(data.decode(), flush=True),
+    on_output=lambda piece: print(piece.decode(), flush=True),
 )
 """
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path.cwd())
@@ -167,7 +167,7 @@ child.run(
     wait_until_gone(tmp_path)
 
 
-def test_disk_limit(tmp_path: Path) -> None:
+def test_a_program_is_killed_when_its_stage_exceeds_the_disk_limit(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     code = "import time\nwith open('big', 'wb') as big: big.write(b'x' * 5_000_000)\nprint('full'); time.sleep(60)"
@@ -176,8 +176,8 @@ def test_disk_limit(tmp_path: Path) -> None:
     wait_until_gone(tmp_path)
 
 
-def test_offline_it_reaches_itself_and_nobody_else(tmp_path: Path) -> None:
-    """Where the kernel allows it; elsewhere it says that it does not."""
+def test_an_offline_program_reaches_only_its_own_loopback(tmp_path: Path) -> None:
+    """Where the kernel allows network namespaces; elsewhere its log says that it has a network."""
     with socket.create_server(("127.0.0.1", 0)) as outside:
         port = outside.getsockname()[1]
         code = f"""

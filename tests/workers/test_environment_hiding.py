@@ -1,4 +1,4 @@
-"""What a worker was started with is in no file of /proc, and no process of its user looks inside it."""
+"""No file of /proc has a secret of the worker, and no process of its user can read its memory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def worker() -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_the_environment_in_proc_has_no_secret(worker: subprocess.Popen[str]) -> None:
+def test_the_environment_of_the_worker_in_proc_has_no_secret(worker: subprocess.Popen[str]) -> None:
     if os.geteuid() == 0:
-        found = Path(f"/proc/{worker.pid}/environ").read_bytes()
-        assert b"PATH=" in found
-        assert b"hush" not in found
+        environ = Path(f"/proc/{worker.pid}/environ").read_bytes()
+        assert b"PATH=" in environ
+        assert b"hush" not in environ
 
 
-def test_the_same_user_cannot_look_inside(worker: subprocess.Popen[str]) -> None:
+def test_another_process_of_the_user_cannot_read_the_environment(worker: subprocess.Popen[str]) -> None:
     """Files of a process that is not dumpable belong to root."""
     assert Path(f"/proc/{worker.pid}/environ").stat().st_uid == 0
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""What a stage says of itself on its way into the catalogue."""
+"""The heartbeat renews the lease, sends the progress, and stops the programs when it cannot renew."""
 
 from __future__ import annotations
 
@@ -19,57 +19,58 @@ from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 
 
-def test_progress_never_falls_back(tmp_path: Path) -> None:
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
-    submit_request(database, wanted)
+    submit_request(database, request)
     add_worker(database)
-    held = claim_now(database, wanted.convert.key)
+    claim = claim_now(database, request.convert.key)
     beat = Heartbeat(
-        database, held, JobLog(tmp_path / "log"), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
+        database, claim, JobLog(tmp_path / "log"), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
     )
     for report in (Report(0.8, "rank 0"), Report(0.3, "rank 1"), Report(None, "rank 1 goes on")):
         beat.report(report)
     beat.renew()
     with database.read() as session:
-        row = session.get_one(ActionRow, held.key)
+        row = session.get_one(ActionRow, claim.key)
         assert row.progress == pytest.approx(0.8)
         assert row.message == "rank 1 goes on"
     database.close()
 
 
-def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_runs_out(tmp_path: Path) -> None:
-    """A little is waited out; then the programs end, while nobody else can have the action yet."""
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: Path) -> None:
+    """A short outage stops nothing; a longer one stops the programs before another worker may claim the action."""
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
-    submit_request(database, wanted)
+    submit_request(database, request)
     add_worker(database)
-    held, since = claim_now(database, wanted.convert.key), time.monotonic()
+    claim = claim_now(database, request.convert.key)
+    claimed_at = time.monotonic()
     joblog, stop = JobLog(tmp_path / "log"), threading.Event()
     event.listen(database.engine, "do_connect", _away)
     database.engine.dispose()
-    with Heartbeat(database, held, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+    with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
         assert stop.wait(60)
         assert beat.lost is not None
         assert "could not be renewed: the catalogue" in beat.lost
-    assert time.monotonic() - since >= 5 * 0.5  # an outage of a moment ends nothing
+    assert time.monotonic() - claimed_at >= 5 * 0.5  # a short outage stops nothing
     database.close()
 
 
-def test_a_catalogue_that_does_not_answer_at_all_keeps_no_programs_running(tmp_path: Path) -> None:
-    database, wanted = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path: Path) -> None:
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
-    submit_request(database, wanted)
+    submit_request(database, request)
     add_worker(database)
-    held = claim_now(database, wanted.convert.key)
+    claim = claim_now(database, request.convert.key)
     joblog, stop = JobLog(tmp_path / "log"), threading.Event()
-    silent = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
-    silent.execute("BEGIN IMMEDIATE")  # whoever wants to write now waits for half a minute
-    with Heartbeat(database, held, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+    other_writer = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
+    other_writer.execute("BEGIN IMMEDIATE")  # every other writer waits for half a minute
+    with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
         assert stop.wait(25)
-        silent.execute("ROLLBACK")
+        other_writer.execute("ROLLBACK")
         assert beat.lost == "the lease could not be renewed"
-    silent.close()
+    other_writer.close()
     database.close()
 
 

@@ -1,4 +1,4 @@
-"""Gigabytes of output stay bounded, and a full disk ends the log, not the worker."""
+"""A log keeps head and tail of endless output, and a full disk ends the log, not the worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from workers.job_log import JobLog
 from workers.workspace import workspace
 
 
-def test_head_and_tail_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_keeps_its_head_and_tail_and_counts_the_dropped_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(job_log, "HEAD_BYTES", 100)
     monkeypatch.setattr(job_log, "TAIL_BYTES", 50)
     log = JobLog(tmp_path / "log")
@@ -31,7 +33,7 @@ def test_head_and_tail_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path) -> None:
+def test_a_log_on_a_full_disk_raises_no_error(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.symlink_to("/dev/full")
     log = JobLog(path)
@@ -40,7 +42,7 @@ def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path) -> None:
     log.close()
 
 
-def test_scratch_without_permissions_is_cleaned(tmp_path: Path) -> None:
+def test_a_workspace_is_removed_although_a_program_removed_its_permissions(tmp_path: Path) -> None:
     with workspace(tmp_path, "0" * 64, 1) as (folder, directories):
         locked = directories.scratch / "a" / "b"
         locked.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A warm file costs time when it is lost, and never the attempt."""
+"""A lost warm file costs time, never the attempt."""
 
 from __future__ import annotations
 
@@ -22,79 +22,79 @@ WARM = WarmFile(path="kernels.cache", good_for={"card": "some"})
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
-    upgrade(made.engine)
-    yield made
-    made.close()
+    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    upgrade(database.engine)
+    yield database
+    database.close()
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = open_store_url(f"file://{tmp_path / 'store'}", s3=None, link_secret=b"s" * 32)
-    made.prepare()
-    return made
+    store = open_store_url(f"file://{tmp_path / 'store'}", s3=None, link_secret=b"s" * 32)
+    store.prepare()
+    return store
 
 
 @pytest.fixture
-def warmth(tmp_path: Path, database: Database, store: Store) -> WarmStart:
+def warm_start(tmp_path: Path, database: Database, store: Store) -> WarmStart:
     (tmp_path / "scratch").mkdir()
     return WarmStart.of("some", WARM, tmp_path / "scratch", database=database, store=store)
 
 
-def kept(database: Database, warmth: WarmStart) -> StoredWarmFile | None:
+def stored_warm_file(database: Database, warm_start: WarmStart) -> StoredWarmFile | None:
     with database.read() as session:
-        return find_warm_file(session, key_of(warmth.document))
+        return find_warm_file(session, key_of(warm_start.document))
 
 
-def keep(database: Database, warmth: WarmStart, data: bytes) -> StoredWarmFile:
-    known = StoredWarmFile(digest.of_bytes(data), len(data))
+def store_warm_file(database: Database, warm_start: WarmStart, content: bytes) -> StoredWarmFile:
+    stored = StoredWarmFile(digest.of_bytes(content), len(content))
     with database.write() as session:
-        save_warm_file(session, key_of(warmth.document), warmth.document, known)
-    return known
+        save_warm_file(session, key_of(warm_start.document), warm_start.document, stored)
+    return stored
 
 
-def test_it_comes_back(warmth: WarmStart, database: Database, store: Store) -> None:
-    known = keep(database, warmth, b"timings")
-    put_bytes(store, b"timings")
-    warmth.bring()
-    assert (warmth.start, warmth.path.read_bytes()) == (known, b"timings")
-    warmth.take_out()
-    assert warmth.made is None, "nothing new was learned"
-    warmth.path.write_bytes(b"timings and more")
-    warmth.take_out()
-    assert warmth.made == StoredWarmFile(digest.of_bytes(b"timings and more"), 16)
-    assert kept(database, warmth) == known, "it is named only after the attempt was published"
-
-
-def test_a_lost_or_broken_one_is_a_cold_start(
-    warmth: WarmStart, database: Database, store: Store, tmp_path: Path
+def test_a_stage_starts_from_the_stored_warm_file_and_uploads_only_a_changed_one(
+    warm_start: WarmStart, database: Database, store: Store
 ) -> None:
-    known = keep(database, warmth, b"timings")
-    warmth.bring()
-    assert warmth.start is None
-    assert not warmth.path.exists()
+    stored = store_warm_file(database, warm_start, b"timings")
     put_bytes(store, b"timings")
-    (blob,) = (path for path in (tmp_path / "store").rglob("*") if path.name == known.digest.removeprefix("sha256:"))
+    warm_start.fetch()
+    assert (warm_start.start, warm_start.path.read_bytes()) == (stored, b"timings")
+    warm_start.upload()
+    assert warm_start.uploaded is None, "nothing new was learned"
+    warm_start.path.write_bytes(b"timings and more")
+    warm_start.upload()
+    assert warm_start.uploaded == StoredWarmFile(digest.of_bytes(b"timings and more"), 16)
+    assert stored_warm_file(database, warm_start) == stored, "it is named only after the attempt was published"
+
+
+def test_a_lost_or_damaged_warm_file_is_a_cold_start(
+    warm_start: WarmStart, database: Database, store: Store, tmp_path: Path
+) -> None:
+    stored = store_warm_file(database, warm_start, b"timings")
+    warm_start.fetch()
+    assert warm_start.start is None
+    assert not warm_start.path.exists()
+    put_bytes(store, b"timings")
+    (blob,) = (path for path in (tmp_path / "store").rglob("*") if path.name == stored.digest.removeprefix("sha256:"))
     blob.chmod(0o600)
     blob.write_bytes(b"timingz")
-    warmth.bring()
-    assert warmth.start is None
-    assert not warmth.path.exists()
+    warm_start.fetch()
+    assert warm_start.start is None
+    assert not warm_start.path.exists()
 
 
-@pytest.mark.parametrize("left", [None, b""])
-def test_a_stage_that_leaves_nothing(warmth: WarmStart, left: bytes | None) -> None:
-    if left is not None:
-        warmth.path.write_bytes(left)
-    warmth.take_out()
-    assert warmth.made is None
+@pytest.mark.parametrize("content", [None, b""])
+def test_an_empty_or_missing_warm_file_is_not_uploaded(warm_start: WarmStart, content: bytes | None) -> None:
+    if content is not None:
+        warm_start.path.write_bytes(content)
+    warm_start.upload()
+    assert warm_start.uploaded is None
 
 
-def test_a_store_that_is_away_keeps_nothing_and_fails_nothing(
-    warmth: WarmStart, database: Database, tmp_path: Path
-) -> None:
+def test_an_unavailable_store_fails_no_stage(warm_start: WarmStart, database: Database, tmp_path: Path) -> None:
     (tmp_path / "store").rename(tmp_path / "unmounted")
-    warmth.path.write_bytes(b"timings")
-    warmth.take_out()
-    assert warmth.made is None
-    assert kept(database, warmth) is None
+    warm_start.path.write_bytes(b"timings")
+    warm_start.upload()
+    assert warm_start.uploaded is None
+    assert stored_warm_file(database, warm_start) is None
