@@ -1,4 +1,4 @@
-"""The control plane as an ASGI application."""
+"""The control plane as an ASGI application, with its background loops: the sweep and garbage collection."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from fastapi import FastAPI
 import api.problems
 from api.bodylimit import BodyLimit
 from api.control import control_plane
-from api.routes import attestations, builds, engines, fleet, health, planning, registry, retention, upkeep
-from api.routes import bundles as moving
+from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import clean_up_forever
 from api.upkeep.sweep import sweep_forever
 from enginefarm.version import __version__
@@ -33,28 +32,31 @@ Errors are `application/problem+json` with a stable `code`; a bad spec gets *all
 
 
 class StartRefusedError(Exception):
-    """The process must not serve as it is configured; says what to do."""
+    """The process must not serve with these settings; the text says what to do."""
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings.
 
     Raises:
-        StartRefusedError: the catalogue is of another version, or the farm would be open to a network.
+        StartRefusedError: the catalogue has another version, or a network could reach a farm without API keys.
     """
-    open_to_all = _check(settings)
+    open_to_all = _require_safe_start(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with control_plane(settings, open_to_all=open_to_all) as control:
             app.state.control = control
-            chores = [asyncio.create_task(sweep_forever(control))]
+            # In every API process: a sweep and a garbage collection may run several times at once, so no process is
+            # elected for them, and none is missed when it dies.
+            loops = [asyncio.create_task(sweep_forever(control))]
             if settings.gc_hours is not None:
-                chores.append(asyncio.create_task(clean_up_forever(control, every_seconds=settings.gc_hours * 3600)))
+                loops.append(asyncio.create_task(clean_up_forever(control, every_seconds=settings.gc_hours * 3600)))
             yield
-            for chore in chores:
-                chore.cancel()
-            await asyncio.gather(*chores, return_exceptions=True)
+            # Ended before the control plane is closed: they use its database.
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
 
     problem = {"model": ProblemDocument, "content": {"application/problem+json": {}}}
     app = FastAPI(
@@ -62,11 +64,12 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        # Behind a proxy the page /docs must send its requests to the proxy.
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
-    for router in (builds, planning, engines, attestations, upkeep, retention, moving, fleet, registry, health):
-        app.include_router(router.router)
+    for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
+        app.include_router(module.router)
     app.add_middleware(BodyLimit)
     api.problems.install(app)
     return app
@@ -84,14 +87,19 @@ _PROBLEMS: dict[int | str, str] = {
 }
 
 
-def _check(settings: Settings) -> bool:
-    """Whether the farm is open to all: no API key was made, and only this machine can reach it."""
+def _require_safe_start(settings: Settings) -> bool:
+    """Return True if the farm serves without API keys: none was made, and only this machine can reach it.
+
+    Raises:
+        StartRefusedError: see `create_app`.
+    """
+    # A connection of its own, closed before the application opens its pool.
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
-        found, head = versions(database.engine)
-        if found != head:
+        catalogue_version, program_version = versions(database.engine)
+        if catalogue_version != program_version:
             raise StartRefusedError(
-                f"the catalogue is at version {found or 'none'}, this program needs {head}: "
+                f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
                 "run `python -m migrations.upgrade`"
             )
         with database.read() as session:
@@ -99,19 +107,15 @@ def _check(settings: Settings) -> bool:
                 return False
     finally:
         database.close()
-    if not _is_loopback(settings.host):
+
+    try:
+        is_loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        is_loopback = False  # another host name: it may resolve to any address
+    if not is_loopback:
         raise StartRefusedError(
             f"no API key exists, and ENGINEFARM_HOST={settings.host} can be reached from elsewhere: "
             "make one with `python -m api.keys create NAME --scope admin`, or listen on 127.0.0.1"
         )
     log.warning("NO API KEY: everybody on this machine may do everything. `python -m api.keys create` makes one.")
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

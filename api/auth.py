@@ -1,4 +1,7 @@
-"""Who asks, and whether they may. A key travels in the Authorization header and nowhere else."""
+"""Authenticate callers by API key and require scopes.
+
+A key is read from the Authorization header only: URLs end up in the logs of proxies.
+"""
 
 from __future__ import annotations
 
@@ -18,43 +21,57 @@ _bearer = HTTPBearer(auto_error=False, description="an API key: `Authorization: 
 _basic = HTTPBasic(auto_error=False)
 
 
-async def _registry_reader(
+async def registry_reader(
     control: Control,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
 ) -> Caller:
-    """Registry clients and kubelets know user and password: the password is the API key, the user is anything."""
-    return await _authenticated(control, basic.password if basic else bearer.credentials if bearer else None)
+    """The caller of a registry route. Registry clients and kubelets send their API key as a password, with any user."""
+    key = None
+    if basic is not None:
+        key = basic.password
+    elif bearer is not None:
+        key = bearer.credentials
+    return await _authenticated(control, key)
 
 
 async def _authenticated(control: ControlPlane, key: str | None) -> Caller:
     if key is None:
+        # True only on a loopback address and without any API key: otherwise `create_app` refuses to start.
         if control.open_to_all:
             return access.OPEN
         raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
-    caller = control.callers.known(key) or await run_in_threadpool(control.callers.ask, key)
+    caller = control.callers.cached(key)
+    if caller is None:
+        # Only now a thread: most requests come with a key that was looked up a moment ago.
+        caller = await run_in_threadpool(control.callers.look_up, key)
     if caller is None:
         raise Unauthenticated("this API key is unknown or was revoked; ask the farm's operator for a new one")
     return caller
 
 
 class _Needs(SecurityBase):
-    """A dependency that gives the caller, who must hold `scope`.
+    """A dependency that returns the caller, whose key must have `scope`."""
 
-    One dependency and not a tree of them: FastAPI walks the tree at every request, which costs more than what it does.
-    """
+    # It reads the header itself instead of depending on `_bearer` and `Control`: FastAPI walks the tree of
+    # dependencies at every request, which costs more than the check.
 
     def __init__(self, scope: Scope) -> None:
-        self.model, self.scheme_name = _bearer.model, _bearer.scheme_name
+        # By these OpenAPI shows every route with the same scheme, the bearer token.
+        self.model = _bearer.model
+        self.scheme_name = _bearer.scheme_name
         self._scope = scope
 
     async def __call__(self, request: Request) -> Caller:
-        given = await _bearer(request)
-        caller = await _authenticated(request.app.state.control, given.credentials if given else None)
+        bearer = await _bearer(request)
+        key = None
+        if bearer is not None:
+            key = bearer.credentials
+        caller = await _authenticated(request.app.state.control, key)
         if self._scope not in caller.scopes:
-            held = ", ".join(sorted(caller.scopes))
+            scopes = ", ".join(sorted(caller.scopes))
             raise Forbidden(
-                f"{request.method} {request.url.path} needs the scope {self._scope}; key {caller.name!r} has {held}"
+                f"{request.method} {request.url.path} needs the scope {self._scope}; key {caller.name!r} has {scopes}"
             )
         return caller
 
@@ -62,4 +79,4 @@ class _Needs(SecurityBase):
 Reader = Annotated[Caller, Depends(_Needs(Scope.READ))]
 Submitter = Annotated[Caller, Depends(_Needs(Scope.SUBMIT))]
 Administrator = Annotated[Caller, Depends(_Needs(Scope.ADMIN))]
-RegistryReader = Annotated[Caller, Depends(_registry_reader)]  # every key may read
+RegistryReader = Annotated[Caller, Depends(registry_reader)]  # every key may read

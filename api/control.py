@@ -1,4 +1,4 @@
-"""What one API process holds: made once at its start, closed at its end, given to every route."""
+"""The control plane: everything that one API process opens at its start, closes at its end and passes to routes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from models.store import Store
 
 @dataclass(frozen=True)
 class ControlPlane:
+    """The parts that routes and background loops share in one API process."""
+
     settings: Settings
     database: Database
     store: Store
@@ -36,13 +38,27 @@ class ControlPlane:
     open_to_all: bool = False  # on loopback, without any API key
 
     def public(self, link: str) -> str:
-        """`link` for the outside: a path of this API as clients reach it, a link to elsewhere as it is."""
+        """The link as clients reach it: a path of this API begins with the public URL, another link stays as it is."""
         base = self.settings.public_url
-        return f"{base}".rstrip("/") + link if base and link.startswith("/") else link
+        if not base or not link.startswith("/"):
+            # Without a public URL a relative link is right for every client that reached the API directly. The links
+            # of an S3 store are absolute, and their signature covers the host.
+            return link
+        return str(base).rstrip("/") + link
 
 
 @contextmanager
 def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:
+    """Open the control plane for these settings; it is closed when the block ends."""
+    if settings.link_secret is not None:
+        link_secret = settings.link_secret.get_secret_value().encode()
+    else:
+        # The links of a single process may end with it. Several processes must check each other's links, so they are
+        # given the same secret.
+        link_secret = secrets.token_bytes(32)
+    signing_key = None
+    if settings.signing_key:
+        signing_key = SigningKey.of_file(settings.signing_key)
     database = Database(settings.database_url.get_secret_value())
     fleet = FleetView(database)
     sources = open_sources(settings, database)
@@ -52,30 +68,26 @@ def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlP
         yield ControlPlane(
             settings=settings,
             database=database,
-            store=open_store(settings, link_secret=_link_secret(settings)),
+            store=open_store(settings, link_secret=link_secret),
             announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
             planner=planner,
             fleet=fleet,
             callers=Callers(database),
             cached_submits=cached_submits,
-            signing_key=SigningKey.of_file(settings.signing_key) if settings.signing_key else None,
+            signing_key=signing_key,
             open_to_all=open_to_all,
         )
     finally:
+        # In this order: the thread of cached submits uses the database.
         cached_submits.close()
         database.close()
 
 
-def _link_secret(settings: Settings) -> bytes:
-    """Of a single process, links may die with it; several must be given the same secret."""
-    given = settings.link_secret
-    return given.get_secret_value().encode() if given else secrets.token_bytes(32)
-
-
-async def _control(request: Request) -> ControlPlane:
-    # A coroutine, because FastAPI would run a plain function in a thread.
+async def control_of(request: Request) -> ControlPlane:
+    """The control plane of the application that serves this request."""
+    # A coroutine: FastAPI runs a plain function in a thread, at every request.
     control: ControlPlane = request.app.state.control
     return control
 
 
-Control = Annotated[ControlPlane, Depends(_control)]
+Control = Annotated[ControlPlane, Depends(control_of)]

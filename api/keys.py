@@ -30,18 +30,20 @@ def main() -> None:
 @click.argument("name")
 @click.option("--scope", "scopes", type=click.Choice([str(s) for s in access.Scope]), multiple=True, default=["read"])
 def create(name: str, scopes: tuple[str, ...]) -> None:
-    """Make a key and print it, once."""
+    """Make a key and print it. It cannot be shown again."""
     try:
         with _database().write() as session:
             key = access.create(session, name, [access.Scope(scope) for scope in scopes])
     except IntegrityError:
+        # The names of revoked keys stay taken: removals and builds are recorded under them.
         sys.exit(f"there is a key named {name!r} already: revoke it, or choose another name")
+    # After the commit, so that a printed key is always valid. The catalogue has only its hash.
     click.echo(key)
 
 
 @main.command("list")
 def list_keys() -> None:
-    """Names and scopes; the keys themselves are not kept."""
+    """List names and scopes. The keys themselves are not stored."""
     with _database().read() as session:
         for row in session.execute(select(ApiKeyRow).order_by(ApiKeyRow.created_at)).scalars():
             state = "revoked" if row.revoked_at else "active"
@@ -51,7 +53,7 @@ def list_keys() -> None:
 @main.command()
 @click.argument("name")
 def revoke(name: str) -> None:
-    """Make a key useless from now on."""
+    """Revoke a key. API processes refuse it after a second at the latest."""
     with _database().write() as session:
         if not access.revoke(session, name):
             sys.exit(f"there is no active key named {name!r}")

@@ -1,4 +1,4 @@
-"""Every error as application/problem+json (RFC 9457). A caller's mistake is never a 500."""
+"""Answer every error as application/problem+json (RFC 9457). A caller's mistake is never a 500."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProblemResponse(JSONResponse):
 
 
 class WithoutNul:
-    """Refuses URLs with a NUL: PostgreSQL keeps none in a text, and nothing that the farm knows has one in its name."""
+    """ASGI middleware that refuses URLs with a NUL byte: PostgreSQL stores none, so a query with one would be a 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,65 +36,77 @@ class WithoutNul:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not ("\0" in scope["path"] or b"%00" in scope["query_string"]):
             return await self._app(scope, receive, send)
-        refused = InvalidRequest("the URL has a NUL byte (%00): no name here has one")
-        return await _on_purpose(Request(scope), refused)(scope, receive, send)
+        error = InvalidRequest("the URL has a NUL byte (%00): no name here has one")
+        response = on_farm_error(Request(scope), error)
+        return await response(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
+    """Make the application answer errors as problem documents."""
     app.add_middleware(WithoutNul)
-    app.add_exception_handler(EnginefarmError, _on_purpose)
-    app.add_exception_handler(RequestValidationError, _not_valid)
-    app.add_exception_handler(HTTPException, _plain)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(EnginefarmError, on_farm_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    # Starlette raises it for unknown routes and methods.
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_defect)
 
 
 def _answer(request: Request, document: ProblemDocument) -> ProblemResponse:
     body = document.model_copy(update={"instance": request.url.path}).model_dump(mode="json", exclude_none=True)
+    # RFC 9110 demands the challenge with a 401; Retry-After tells when a retry may help.
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "5"}}.get(document.status)
     return ProblemResponse(body, status_code=document.status, headers=headers)
 
 
-def _on_purpose(request: Request, error: Exception) -> ProblemResponse:
+def on_farm_error(request: Request, error: Exception) -> ProblemResponse:
+    """Answer an error that the farm raised deliberately."""
     assert isinstance(error, EnginefarmError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # A part of the farm does not answer: its operator must know. Callers' mistakes are not logged.
         log.warning("%s %s: %s", request.method, request.url.path, error.detail)
     return _answer(request, ProblemDocument.of(error))
 
 
-def _not_valid(request: Request, error: Exception) -> ProblemResponse:
+def on_validation_error(request: Request, error: Exception) -> ProblemResponse:
+    """Answer a request that FastAPI could not read: no JSON, no JSON type, a bad spec, or bad parameters."""
     assert isinstance(error, RequestValidationError)
     details = error.errors()
-    if any(found["type"] == "json_invalid" for found in details):
-        where = details[0]["ctx"].get("error", "")
-        return _on_purpose(request, InvalidRequest(f"the body is not JSON: {where} at byte {details[0]['loc'][-1]}"))
+    if any(detail["type"] == "json_invalid" for detail in details):
+        reason = details[0]["ctx"].get("error", "")
+        position = details[0]["loc"][-1]
+        return on_farm_error(request, InvalidRequest(f"the body is not JSON: {reason} at byte {position}"))
+    # FastAPI leaves the body as bytes if the Content-Type is not JSON.
     if isinstance(error.body, bytes):
-        return _plain(request, HTTPException(415, "send the body with `Content-Type: application/json`"))
+        return on_http_exception(request, HTTPException(415, "send the body with `Content-Type: application/json`"))
     if details[0]["loc"][0] == "body":
-        for found in details:
-            found["loc"] = found["loc"][1:]  # "body" is no part of the pointer
-        nothing = details[0]["type"] == "missing" and not details[0]["loc"]
-        return _on_purpose(request, InvalidSpec([_NO_BODY] if nothing else problems_of(details)))
+        for detail in details:
+            detail["loc"] = detail["loc"][1:]  # JSON pointers begin inside of the body
+        if details[0]["type"] == "missing" and not details[0]["loc"]:
+            # A request without any body lacks no field of the spec: it lacks the spec.
+            return on_farm_error(request, InvalidSpec([_NO_BODY]))
+        return on_farm_error(request, InvalidSpec(problems_of(details)))
     problems = problems_of(details)
     summary = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in problems)
-    return _on_purpose(request, InvalidRequest(summary, problems=problems))
+    return on_farm_error(request, InvalidRequest(summary, problems=problems))
 
 
-def _plain(request: Request, error: Exception) -> ProblemResponse:
-    """Starlette's own: unknown routes and methods."""
+def on_http_exception(request: Request, error: Exception) -> ProblemResponse:
+    """Answer an exception of the framework: an unknown route or method, or a body that is too large."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+    detail = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists all routes"
     return _answer(request, ProblemDocument(title=phrase, status=error.status_code, detail=detail, code=code))
 
 
-def _unforeseen(request: Request, error: Exception) -> ProblemResponse:
-    """A defect of ours. The log has the whole story; the answer has none of it."""
+def on_defect(request: Request, error: Exception) -> ProblemResponse:
+    """Answer a defect of the farm."""
+    # The traceback goes to the log alone: it may show paths, queries or secrets.
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(
-        request,
-        ProblemDocument(
-            title="The farm made a mistake", status=500, code="internal",
-            detail="this is a defect of the farm, not of the request; the API's log has the details",
-        ),
-    )  # fmt: skip
+    document = ProblemDocument(
+        title="The farm made a mistake",
+        status=500,
+        code="internal",
+        detail="this is a defect of the farm, not of the request; the API's log has the details",
+    )
+    return _answer(request, document)

@@ -1,4 +1,4 @@
-"""`python -m api.signing create FILE`: make the key that signs what the farm says of its engines."""
+"""`python -m api.signing create FILE`: make the key that signs attestations of engines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def main() -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def create(file: Path) -> None:
-    """Write a new private key to FILE and print its public key, for whoever is to trust this farm."""
+    """Write a new private key to FILE and print its public key, for serving nodes that trust this farm."""
     try:
-        made = create_key(file)
+        signing_key = create_key(file)
     except OSError as error:
         sys.exit(f"enginefarm: {file}: {error.strerror}; nothing was written")
-    click.echo(pem(made.public), nl=False)
+    click.echo(pem(signing_key.public), nl=False)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,10 @@ from models.queue.names import converts_on_gpu
 def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
     """The reason why the request waits for a worker; None if a live worker listens for each stage still to run."""
     unserved = _unserved(session, request, fleet)
-    # The first stage alone: nobody can run the second before.
-    return no_worker_serves(unserved[0].queue) if unserved else None
+    if not unserved:
+        return None
+    # The first stage alone: the second waits for its result anyway.
+    return no_worker_serves(unserved[0].queue)
 
 
 def too_small_for(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> list[Problem]:
@@ -43,7 +45,36 @@ def require_worker(session: Session, request: Request, fleet: Sequence[WorkerRow
     Raises:
         InvalidSpec: no live worker could run a stage that is still to run; it lists the candidates.
     """
-    problems = [_no_worker(request, action, fleet) for action in _unserved(session, request, fleet)]
+    problems = []
+    toolchain = f"{request.toolchain} {request.version}"
+    for action in _unserved(session, request, fleet):
+        if action.stage is Stage.BUILD:
+            pointer, value = "/platform", request.platform_label
+            target = f" for {request.platform_label}"
+        else:
+            # A checkpoint is bound to no platform: for a convert the toolchain's version is what no worker has.
+            pointer, value = "/toolchain/version", request.version
+            target = ""
+            if converts_on_gpu(action.queue):
+                target = " on a GPU"
+        # By name: workers of one name are one entry of the list.
+        platforms = {}
+        for worker in fleet:
+            if has_toolchain(worker, request.toolchain, request.version, action.stage):
+                platforms[worker.name] = platform_text(platform_of(worker))
+        expected = f"no live worker can {action.stage} with {toolchain} anywhere"
+        if platforms:
+            expected = "one of: " + "; ".join(f"{name} {platform}" for name, platform in platforms.items())
+        problems.append(
+            Problem(
+                pointer=pointer,
+                code="no_worker",
+                detail=f"no live worker can {action.stage} with {toolchain}{target}",
+                value=value,
+                expected=expected,
+                remedy="start such a worker, ask for one of these, or leave require_worker out to wait",
+            )
+        )
     problems += too_small_for(session, request, fleet)
     if problems:
         raise InvalidSpec(problems)
@@ -66,30 +97,3 @@ def _still_to_run(session: Session, request: Request) -> list[NewAction]:
     if checkpoint_of(session, request.convert.key) is not None:
         return [request.build]
     return [request.convert, request.build]
-
-
-def _no_worker(request: Request, action: NewAction, fleet: Sequence[WorkerRow]) -> Problem:
-    toolchain = f"{request.toolchain} {request.version}"
-    if action.stage is Stage.BUILD:
-        pointer, value = "/platform", request.platform_label
-        target = f" for {request.platform_label}"
-    else:
-        # No platform is named for a convert: its checkpoint is bound to none.
-        pointer, value = "/toolchain/version", request.version
-        target = " on a GPU" if converts_on_gpu(action.queue) else ""
-    platforms = {}
-    for worker in fleet:
-        if has_toolchain(worker, request.toolchain, request.version, action.stage):
-            platforms[worker.name] = platform_text(platform_of(worker))
-    if platforms:
-        expected = "one of: " + "; ".join(f"{name} {platform}" for name, platform in platforms.items())
-    else:
-        expected = f"no live worker can {action.stage} with {toolchain} anywhere"
-    return Problem(
-        pointer=pointer,
-        code="no_worker",
-        detail=f"no live worker can {action.stage} with {toolchain}{target}",
-        value=value,
-        expected=expected,
-        remedy="start such a worker, ask for one of these, or leave require_worker out to wait",
-    )

@@ -32,13 +32,16 @@ def too_small(action: NewAction, fleet: Sequence[WorkerRow]) -> Problem | None:
         return None
     workers = "; ".join(f"{name} has {', '.join(lacks)}" for name, lacks in shortages.items())
 
+    pointer = "/model"
+    if action.stage is Stage.BUILD:
+        pointer = "/platform"
     # Only what the action needs: a build on a CPU, for example, needs no GPU memory.
     expected = []
     for resource, size in _sizes(needs).items():
         if size:
             expected.append(f"{_gib(size)} GiB {resource}")
     return Problem(
-        pointer="/platform" if action.stage is Stage.BUILD else "/model",
+        pointer=pointer,
         code="too_small",
         detail=f"no live worker seems large enough to {action.stage} this: {workers}",
         value=max(_sizes(needs).values()) // _GIB,

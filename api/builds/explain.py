@@ -38,6 +38,7 @@ def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
         # The findings leave the spec without keys: nothing in the catalogue can be compared with it.
         return Explanation(verdict=Verdict.MISS, spec=normalized, notes=list(draft.notes), findings=findings)
 
+    # In one transaction, so that verdict, engine and build agree.
     with control.database.read() as session:
         too_small = too_small_for(session, request, control.fleet.live_workers())
         engine = find_engine(session, request.build.key)

@@ -80,7 +80,7 @@ async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow
         # Before the log: what the last program writes just before its build ends is then read below.
         build = await read_build(control, build_id)
         while True:
-            chunk = await run_in_threadpool(_read_log, control, build_id, offset)
+            chunk = await run_in_threadpool(read_log, control, build_id, offset)
             if not chunk:
                 break
             offset += len(chunk)
@@ -90,7 +90,7 @@ async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow
         await asyncio.sleep(_PAUSE)
 
 
-def _read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
+def read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
     """Up to _READ bytes at `offset` of the logs of all attempts, which count as one text; b"" at its end."""
     with control.database.read() as session:
         for segment in logs.segments(session, build_id):

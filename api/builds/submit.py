@@ -15,7 +15,8 @@ from models.security.api_keys import Caller
 
 
 def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
-    """
+    """Answer a spec from the catalogue, or create or join the actions that build its engine.
+
     Args:
         require_worker: refuse a spec that no live worker could take, instead of letting it wait.
 
@@ -29,6 +30,7 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
     if cached is not None:
         return cached
 
+    # No lock is taken before this point: most submits ask for an engine that exists.
     fleet = control.fleet.live_workers()
     with control.database.write() as session:
         if require_worker:
@@ -42,8 +44,12 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
         state = BuildState.SUCCEEDED
         if accepted.disposition is not Disposition.CACHED:
             state = build_state(session, accepted.id)
-        engine = find_engine(session, request.build.key) if state is BuildState.SUCCEEDED else None
-        waiting_for, notes = None, list(plan.notes)
+        engine = None
+        if state is BuildState.SUCCEEDED:
+            engine = find_engine(session, request.build.key)
+        waiting_for = None
+        notes = list(plan.notes)
+        # Only a build that waits is told of missing or small workers; a joined one may be running.
         if state is BuildState.QUEUED:
             waiting_for = why_unserved(session, request, fleet)
             notes += too_small_for(session, request, fleet)

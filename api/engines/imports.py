@@ -41,8 +41,10 @@ def take_in(control: ControlPlane, request: ImportRequest, *, imported_by: str |
     imported = _served_engine(control, record)
     if imported is None:
         raise Conflict(f"engine {record.key[:12]} was withdrawn while it was imported: import it again")
-    # False: a worker or another import published the key first.
-    return imported.model_copy(update={"outcome": "imported"}) if published else imported
+    if not published:
+        # A worker or another import published the key first, so the outcome says which engine is served.
+        return imported
+    return imported.model_copy(update={"outcome": "imported"})
 
 
 def _served_engine(control: ControlPlane, record: EngineRecord) -> ImportResult | None:
@@ -51,6 +53,7 @@ def _served_engine(control: ControlPlane, record: EngineRecord) -> ImportResult 
         engine = find_engine(session, record.key)
     if engine is None:
         return None
+    if engine.manifest == record.manifest.digest:
+        return ImportResult(outcome="there", engine=engine)
     # Builds are not reproducible: this farm's own build of the key has other bytes, and stays.
-    is_same = engine.manifest == record.manifest.digest
-    return ImportResult(outcome="there" if is_same else "kept", engine=engine)
+    return ImportResult(outcome="kept", engine=engine)

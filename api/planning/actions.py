@@ -33,10 +33,15 @@ class CompletedSpec:
 
 def convert_action(completed: CompletedSpec) -> NewAction:
     """The action that makes the checkpoint. Its key has no limits and no platform: many builds share a checkpoint."""
-    spec, toolchain, version = completed.spec, completed.toolchain, completed.version
+    spec = completed.spec
+    toolchain = completed.toolchain
+    version = completed.version
+    # Only what convert reads enters the key, or equal checkpoints would be made once for every build option.
     inputs = inputs_of_convert(completed.inputs, toolchain)
     options = {name: value for name, value in spec.options.items() if name in toolchain.convert_options}
-    calibration = inputs.get(CALIBRATION)
+    calibration = None
+    if CALIBRATION in inputs:
+        calibration = inputs[CALIBRATION].identity
     document = convert_document(
         toolchain=toolchain.name,
         version=version,
@@ -44,7 +49,7 @@ def convert_action(completed: CompletedSpec) -> NewAction:
         precision=spec.precision,
         parallelism=spec.parallelism,
         options=with_identities(options, inputs),
-        calibration=calibration.identity if calibration else None,
+        calibration=calibration,
     )
     job = Job(
         stage=Stage.CONVERT,
@@ -54,6 +59,7 @@ def convert_action(completed: CompletedSpec) -> NewAction:
         facts=completed.model.facts,
         platform=None,
     )
+    # Only a convert that needs a GPU is kept from workers without one.
     queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
     work = Work(job=job, model=completed.model, inputs=inputs)
     return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
@@ -61,7 +67,10 @@ def convert_action(completed: CompletedSpec) -> NewAction:
 
 def build_action(completed: CompletedSpec, convert: Key) -> NewAction:
     """The action that makes the engine from the checkpoint of the action `convert`."""
-    spec, toolchain, version = completed.spec, completed.toolchain, completed.version
+    spec = completed.spec
+    toolchain = completed.toolchain
+    version = completed.version
+    # The key of convert stands for the model, the precision and the parallelism: the document does not repeat them.
     inputs = inputs_of_build(completed.inputs, toolchain)
     options = {name: value for name, value in spec.options.items() if name not in toolchain.convert_options}
     document = build_document(

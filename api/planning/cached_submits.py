@@ -28,9 +28,11 @@ from models.queries.engines import find_engines
 from models.sources import Sources
 from toolchains.registry import all_toolchains
 
-_GATHER_SECONDS = 0.001  # a batch of one costs the database as much as one of thirty
+# How long a batch waits for more submits: one of thirty costs the database as much as one of a single submit.
+_GATHER_SECONDS = 0.001
 _MAX_PLANS = 1024
-_MAX_PLAN_SECONDS = 60.0  # frees memory; the fleet view renews itself long before, and its plans with it
+# Frees memory. Plans become invalid long before, each time the fleet view reads the catalogue.
+_MAX_PLAN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,13 @@ class CachedSubmits:
         self._fleet = fleet
         self._database = database
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cached-submits")
-        # No lock: only the one thread uses it.
+        # By the spec as written, in JSON. No lock, because only the one thread uses it.
         self._plans: TTLCache[str, _CachedPlan] = TTLCache(_MAX_PLANS, _MAX_PLAN_SECONDS)
         self._queue: list[tuple[Submit, _Answer]] = []
         self._answering: asyncio.Task[None] | None = None
 
     def close(self) -> None:
+        """Wait for the batch that is being answered."""
         self._thread.shutdown()
 
     async def answer(self, submit: Submit) -> Submitted | None:
@@ -89,18 +92,21 @@ class CachedSubmits:
         return await answer
 
     async def _answer_all(self) -> None:
-        """Until the queue is empty. What arrives while a batch is answered makes the next batch."""
+        """Answer batches until the queue is empty. Submits that arrive meanwhile make the next batch."""
         try:
             while self._queue:
                 await asyncio.sleep(_GATHER_SECONDS)
-                batch, self._queue = self._queue, []
+                batch = self._queue
+                self._queue = []
                 submits = [submit for submit, _ in batch]
                 answers = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, submits)
+                # `wait` does not raise what the thread raised: the error belongs to the callers, not to this task.
                 await asyncio.wait([answers])
                 error = answers.exception()
                 for position, (_, answer) in enumerate(batch):
                     if answer.cancelled():
-                        continue  # its client disconnected
+                        # Its client disconnected. Its build is recorded like the others.
+                        continue
                     if error is not None:
                         answer.set_exception(error)
                     else:
@@ -110,16 +116,21 @@ class CachedSubmits:
 
     def _answers(self, submits: Sequence[Submit]) -> list[Submitted | None]:
         """One answer for each submit, in their order."""
-        plans = [self._plan(submit.spec) for submit in submits]
+        answers: list[Submitted | None] = [None] * len(submits)
+        positions = []
         planned = []
-        for submit, plan in zip(submits, plans, strict=True):
+        for position, submit in enumerate(submits):
+            plan = self._plan(submit.spec)
             if plan is not None:
+                positions.append(position)
                 planned.append((plan, plan.requested_by(submit.requested_by)))
-        recorded = iter(record_cached(self._database, planned))
-        return [next(recorded) if plan is not None else None for plan in plans]
+        for position, submitted in zip(positions, record_cached(self._database, planned), strict=True):
+            answers[position] = submitted
+        return answers
 
     def _plan(self, spec: BuildSpec) -> Plan | None:
-        """The plan, if it takes no network call and reads no model file; the same spec is planned once a second."""
+        """The plan, if making it takes no network call and reads no model file; None otherwise."""
+        # Auxiliary inputs are pinned by network calls or by hashing files.
         toolchain = all_toolchains().get(spec.toolchain.name)
         if toolchain is None or any(input_references(spec, toolchain)):
             return None
@@ -127,28 +138,28 @@ class CachedSubmits:
             model = self._sources.cached_model(model_reference.parse(spec.model))
             if model is None:
                 return None
-            as_written, fleet = spec.model_dump_json(exclude_unset=True), self._fleet.present_workers()
+            as_written = spec.model_dump_json(exclude_unset=True)
+            fleet = self._fleet.present_workers()
             cached = self._plans.get(as_written)
             if cached is not None and cached.fleet is fleet and cached.model == model:
                 return cached.plan
             plan = self._planner.plan(spec)
         except EnginefarmError:
-            return None  # the full path plans the spec again and raises this to its caller
+            # The full path plans the spec again, and raises the error to its own caller alone.
+            return None
         self._plans[as_written] = _CachedPlan(plan, fleet, model)
         return plan
 
 
 def record_cached(database: Database, planned: Sequence[tuple[Plan, Request]]) -> list[Submitted | None]:
-    """For each request whose engine exists, record a build that has succeeded; None for each other one.
-
-    A published engine does not change, so nothing is locked.
-    """
+    """Record a succeeded build for each request whose engine exists; returns an answer or None for each request."""
+    # Nothing is locked: a published engine does not change.
     with database.read() as session:
         engines = find_engines(session, {request.build.key for _, request in planned})
     cached = [request for _, request in planned if request.build.key in engines]
     if not cached:
         return [None] * len(planned)
-    # Committed before anybody is answered: an answered build must not be lost.
+    # Committed before the answers are sent: an accepted build must not be lost.
     with database.write() as session:
         ids = iter(record_builds(session, cached, Disposition.CACHED))
     answers: list[Submitted | None] = []

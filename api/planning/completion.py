@@ -24,14 +24,17 @@ def complete_version(
     None: the requested version is neither a release nor on a live worker; `findings` says so.
     """
     released = [release.version for release in toolchain.releases()]
-    installed = {
-        capability["version"]
-        for worker in fleet
-        for capability in worker.capabilities
-        if capability["toolchain"] == toolchain.name
-    }
+    installed: set[str] = set()
+    for worker in fleet:
+        for capability in worker.capabilities:
+            if capability["toolchain"] == toolchain.name:
+                installed.add(capability["version"])
     if requested.version is None:
-        return max(installed, key=_version_order) if installed else released[0]
+        # A version that a worker has can be built now; the newest release might wait for a worker for ever.
+        if installed:
+            return max(installed, key=_version_order)
+        return released[0]
+    # A worker that is newer than this API may have a version that the API does not list.
     if requested.version in released or requested.version in installed:
         return requested.version
     findings.add(
@@ -70,10 +73,12 @@ def complete_platform(
         return matching[0]
     missing = requested.missing(toolchain.binds_to)
     if not matching and not missing:
-        return requested.complete()  # no worker has this platform yet: the build waits and says so
+        # No worker has this platform yet. The request is whole, so the build waits and its status gives this reason.
+        return requested.complete()
 
+    # Not a guess among the candidates: an engine for another kind of machine would not load.
     subject = f"{toolchain.name} {version}"
-    given = requested.model_dump(exclude_none=True)
+    requested_fields = requested.model_dump(exclude_none=True)
     candidates = matching or list(kinds.values())
     if matching:
         code = "platform_ambiguous"
@@ -85,11 +90,18 @@ def complete_platform(
         remedy = (
             f"name one of the candidates; or, to wait for a machine that is not there yet, give {', '.join(missing)}"
         )
-        if not given:
+        if not requested_fields:
             remedy += " (or cpu_isa for a CPU engine)"
     listed = "; ".join(platform_text(platform) for platform in candidates) or "no live worker has this toolchain"
     findings.add(
-        Problem(pointer="/platform", code=code, detail=detail, value=given, expected=f"one of: {listed}", remedy=remedy)
+        Problem(
+            pointer="/platform",
+            code=code,
+            detail=detail,
+            value=requested_fields,
+            expected=f"one of: {listed}",
+            remedy=remedy,
+        )
     )
     return None
 
@@ -104,4 +116,5 @@ def _version_order(version: str) -> Version:
     try:
         return Version(version)
     except InvalidVersion:
-        return Version("0")  # a worker may announce a version that is not of PEP 440: it sorts last
+        # A worker may report a version in another form than PEP 440's; it sorts last.
+        return Version("0")

@@ -1,4 +1,4 @@
-"""Findings: what is wrong with one spec. Every step of planning adds to them, and the planner's edge raises once."""
+"""Findings: the problems of one spec. Every step of planning adds to them, and the planner raises once, at its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enginefarm.contract.errors import InvalidSpec, ModelUnavailable, Problem
 
 
 class Findings:
-    """Problems in the order in which the steps of planning met them. True if there are any."""
+    """The problems in the order in which planning met them. True if there are any."""
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
@@ -35,6 +35,9 @@ class Findings:
         try:
             yield
         except (InvalidSpec, ModelUnavailable) as error:
+            # An error of a model source may consist of a text alone.
             problems = error.problems or (Problem(pointer="", code=error.code, detail=error.detail),)
             for problem in problems:
-                self.add(problem if pointer is None else problem.model_copy(update={"pointer": pointer}))
+                if pointer is not None:
+                    problem = problem.model_copy(update={"pointer": pointer})
+                self.add(problem)

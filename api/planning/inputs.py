@@ -1,6 +1,6 @@
 """Auxiliary inputs: calibration data and second models that a spec names besides its model.
 
-An input is pinned as the model is. It enters a key by its identity, never by the place where it is found.
+An input is pinned like the model. It enters a key by its identity, never by its location.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Inputs = Mapping[str, ResolvedFiles]  # by the names of `toolchains.inputs`
 
 @dataclass(frozen=True)
 class InputReference:
-    """One place of a spec that names an input: `name` as in `toolchains.inputs`, `selection` the files to read."""
+    """A reference to an input in a spec: `name` as in `toolchains.inputs`, `selection` the files to read."""
 
     name: str
     reference: str
@@ -66,6 +66,7 @@ def pin_inputs(sources: Sources, spec: BuildSpec, toolchain: Toolchain, findings
                 )
             )
             continue
+        # The next input is pinned even if this one cannot be: a caller is told all problems at once.
         with findings.collect(pointer):
             inputs[reference.name] = sources.auxiliary.resolve(parsed, reference.selection)
     return inputs
@@ -79,6 +80,7 @@ def auxiliary_configs(sources: Sources, inputs: Inputs, findings: Findings) -> d
     """
     configs = {}
     for name, files in inputs.items():
+        # Calibration data has no config.
         if name != CALIBRATION:
             with findings.collect(_pointer(name)):
                 configs[name] = dict(sources.auxiliary.config(files))
@@ -86,7 +88,10 @@ def auxiliary_configs(sources: Sources, inputs: Inputs, findings: Findings) -> d
 
 
 def _pointer(name: str) -> str:
-    return f"/{CALIBRATION}" if name == CALIBRATION else "/options/" + name.replace(".", "/")
+    if name == CALIBRATION:
+        return f"/{CALIBRATION}"
+    # The name of a second model is a path below the options.
+    return "/options/" + name.replace(".", "/")
 
 
 def with_pinned_references(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
@@ -95,7 +100,7 @@ def with_pinned_references(options: Mapping[str, JsonValue], inputs: Inputs) -> 
 
 
 def with_identities(options: Mapping[str, JsonValue], inputs: Inputs) -> dict[str, JsonValue]:
-    """Options as they enter a key."""
+    """Options as they enter a key: each reference is replaced by the identity of its files."""
     return substitute(options, {name: dict(files.identity) for name, files in inputs.items()})
 
 
@@ -111,10 +116,12 @@ def without_second_models(options: Mapping[str, JsonValue]) -> dict[str, JsonVal
 
 
 def inputs_of_convert(inputs: Inputs, toolchain: Toolchain) -> dict[str, ResolvedFiles]:
+    """The inputs that the convert stage reads."""
     return {name: files for name, files in inputs.items() if _is_read_by_convert(name, toolchain)}
 
 
 def inputs_of_build(inputs: Inputs, toolchain: Toolchain) -> dict[str, ResolvedFiles]:
+    """The inputs that the build stage reads: all that convert does not."""
     return {name: files for name, files in inputs.items() if not _is_read_by_convert(name, toolchain)}
 
 

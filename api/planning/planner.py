@@ -1,4 +1,4 @@
-"""Plan a build: from a spec to a request with two keyed actions. Planning writes nothing."""
+"""Plan a build: turn a spec into a request with two keyed actions. Planning writes nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from toolchains.registry import all_toolchains
 
 @dataclass(frozen=True)
 class Plan:
-    """A request ready to be submitted, and a note for each change that normalizing made to the spec."""
+    """A request that can be submitted, and a note for each change that normalization made to the spec."""
 
     request: Request
     spec: BuildSpec  # normalized
     notes: tuple[Problem, ...]
 
     def requested_by(self, name: str | None) -> Request:
-        """The request in the name of a caller; None if the farm asks for no API keys."""
+        """The request with the caller's name, which is None if the farm has no API keys.
+
+        The plan itself has no caller, so that it can be cached for all of them.
+        """
         return replace(self.request, requested_by=name)
 
 
@@ -75,13 +78,14 @@ class Planner:
             return Draft(spec, findings=findings.problems)
 
         # Complete what the spec leaves to the farm.
-        fleet, binding = self._fleet.present_workers(), self._settings.driver_binding
+        fleet = self._fleet.present_workers()
+        binding = self._settings.driver_binding
         version = complete_version(spec.toolchain, toolchain, fleet, findings)
         platform = None
         if version is not None:
             platform = complete_platform(spec.platform, toolchain, version, fleet, binding, findings)
 
-        # Pin everything that a worker will read.
+        # Pin everything that a worker will read: a branch may move before the build runs.
         model = None
         with findings.collect("/model"):
             model = self._sources.resolve(model_reference.parse(spec.model))
@@ -90,7 +94,8 @@ class Planner:
         if findings or version is None or platform is None or model is None:
             return Draft(spec, findings=findings.problems)
 
-        # Normalize and check. A spec that cannot be normalized has no keys; one that fails a check has.
+        # Normalize and check. A spec that cannot be normalized has no keys; one that fails a check has keys, so that
+        # an explanation can compare it with the catalogue.
         completed = spec.model_copy(
             update={
                 "model": model.reference,

@@ -38,8 +38,10 @@ def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
                     "and names it in ENGINEFARM_SIGNING_KEY"
                 )
             return signing_key.sign(statement_of(session, key))
-    # Without a key of its own the farm still passes on the signature of the farm that built the engine.
-    return original if signing_key is None else signing_key.countersign(original)
+    if signing_key is None:
+        # A farm without a key still passes on the signature of the farm that built the engine.
+        return original
+    return signing_key.countersign(original)
 
 
 @router.get("/v1/signing-keys")

@@ -37,7 +37,8 @@ async def submit_build(
     spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
 ) -> Response:
     """Ask for an engine. 200: it exists. 202: another build makes it already (joined), or this one does (created)."""
-    # Without a thread of its own, because most submits of a running farm ask for an engine that exists.
+    # First without a thread for this request: most submits of a running farm ask for an engine that exists. For these
+    # `require_worker` does not matter.
     submitted = await control.cached_submits.answer(Submit(spec, caller.name))
     if submitted is None:
         submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
@@ -127,5 +128,6 @@ def cancel_build(build_id: str, control: Control, _: Submitter) -> Build:
         get_build(session, build_id)  # raises NotFound
     with control.database.write() as session:
         cancel(session, build_id)
+    # After the commit: the answer shows what every other reader sees from now on.
     with control.database.snapshot() as session:
         return get_build(session, build_id)

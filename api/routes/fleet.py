@@ -56,6 +56,7 @@ def toolchains(control: Control, _: Reader) -> ToolchainList:
     for toolchain in all_toolchains().values():
         versions = []
         for release in toolchain.releases():
+            # False is no error: a build of this version waits until such a worker starts.
             available = any(has_toolchain(worker, toolchain.name, release.version) for worker in fleet)
             versions.append(
                 ToolchainVersion(

@@ -46,5 +46,8 @@ def delete_engine(key: Key, control: Control, caller: Administrator) -> None:
     Only a new build or an import of this key brings it back.
     """
     # A request is enough here: nodes that hold a link may still be pulling its bytes.
+    reason = "deleted"
+    if caller.name:
+        reason = f"deleted by {caller.name}"
     with control.database.write() as session:
-        request_removal(session, key, f"deleted by {caller.name}" if caller.name else "deleted")
+        request_removal(session, key, reason)

@@ -43,9 +43,10 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
     with control.database.read() as session:
         engine, checkpoint = repair.manifests_of(session, key)
     # By digest: a file that engine and checkpoint share is read once.
-    files = {entry.digest: entry for entry in engine.files}
+    entries = list(engine.files)
     if checkpoint is not None:
-        files.update((entry.digest, entry) for entry in checkpoint.files)
+        entries += checkpoint.files
+    files = {entry.digest: entry for entry in entries}
     damaged = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
     withdrawn = _withdraw(control, damaged)
     if rebuild:
@@ -63,7 +64,9 @@ def recall_engines(criteria: Recall, control: Control, caller: Administrator) ->
         withdrawn, announcements = recall(session, criteria)
     # After the commit: a worker that receives the message must find the action queued.
     control.announcer.announce(announcements)
-    return _submit_rebuilds(control, withdrawn, caller.name) if criteria.rebuild else withdrawn
+    if criteria.rebuild:
+        withdrawn = _submit_rebuilds(control, withdrawn, caller.name)
+    return withdrawn
 
 
 def _withdraw(control: ControlPlane, damaged: Collection[Digest]) -> WithdrawalResult:

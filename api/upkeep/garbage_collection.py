@@ -54,7 +54,9 @@ def clean_up(control: ControlPlane, request: CleanUpRequest, *, by: str | None) 
     settings = control.settings
     # Never shorter than a link is valid: a node that holds one may still be reading the bytes.
     grace = max(settings.gc_grace_seconds, float(settings.link_seconds))
-    policies = settings.retention if request.policies is None else request.policies
+    policies = request.policies
+    if policies is None:
+        policies = settings.retention
     with control.database.read() as session:
         engines = engines_to_remove(session, policies, link_seconds=settings.link_seconds)
         # A checkpoint is kept for the engines that stay, so the engines are chosen first.
