@@ -230,7 +230,7 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
             retryable=True,
         )
         if row.tries < max_tries:
-            # No further pause: the lease was one, and a lost worker's action must be leased again within 30 s.
+            # No pause, because the lease was one: promise I4 of docs/reliability.md allows 30 s until the next lease.
             avoid = None
             if others_serve(session, row.queue, row.worker_id):
                 avoid = row.worker_id

@@ -1,8 +1,9 @@
-"""Decide from the cause of a failure whether, when and where an action is tried again.
+"""Decide when and where a failed action is tried again. `fail_attempt` in leases.py decides whether it is.
 
-A caller's mistake is never tried again. A fault that may pass (a lost worker, a store that is away, a broken device)
-is, with growing pauses, and on another worker if one serves the queue. A kill for memory is tried once, on workers
-with more memory.
+Whoever makes a Failure sets `retryable`: True for a fault that may pass, such as a store that does not answer or a
+broken device, never for a caller's mistake. The next try comes after a growing pause, on another worker if one serves
+the queue. A kill for memory is tried once more, on workers with more memory. The action of a lost worker is queued
+without a pause.
 """
 
 from __future__ import annotations

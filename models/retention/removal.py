@@ -1,7 +1,7 @@
 """Remove engines and checkpoints in two steps: mark them, and remove them when their grace is over.
 
-An engine is served until it is removed; a pin or a pull during its grace keeps it. A removal leaves a row with its
-reason. The bytes are removed later and have a grace of their own: see models.retention.blob_gc.
+An engine is served until it is removed. During its grace, a pin keeps it and a pull starts the grace again. A removal
+leaves a row with its reason. The bytes are removed later and have a grace of their own: see models.retention.blob_gc.
 """
 
 from __future__ import annotations
@@ -23,50 +23,51 @@ _PULLED_SINCE_MARKED = EngineRow.pulled_at >= EngineRow.marked_for_removal_at
 
 
 def mark(session: Session, candidates: Sequence[RemovalCandidate]) -> None:
-    """Mark the candidates for removal, and unmark every other engine and checkpoint: a rule keeps it now.
+    """Mark the candidates for removal. Unmark every other engine and checkpoint: a policy or a pin keeps it now.
 
-    The grace of an engine that was pulled since it was marked begins anew.
+    The grace of an engine that was pulled since it was marked starts again.
     """
-    for row, kind in ((EngineRow, "engine"), (CheckpointRow, "checkpoint")):
+    for table, kind in ((EngineRow, "engine"), (CheckpointRow, "checkpoint")):
         keys = [candidate.key for candidate in candidates if candidate.kind == kind]
-        marked = row.marked_for_removal_at.is_not(None)
-        session.execute(update(row).where(marked, row.key.not_in(keys)).values(marked_for_removal_at=None))
-        to_mark: ColumnElement[bool] = row.marked_for_removal_at.is_(None)
-        if row is EngineRow:
+        marked = table.marked_for_removal_at.is_not(None)
+        session.execute(update(table).where(marked, table.key.not_in(keys)).values(marked_for_removal_at=None))
+        to_mark: ColumnElement[bool] = table.marked_for_removal_at.is_(None)
+        if table is EngineRow:
             # Checkpoints are not pulled.
             to_mark = or_(to_mark, _PULLED_SINCE_MARKED)
-        session.execute(update(row).where(to_mark, row.key.in_(keys)).values(marked_for_removal_at=now()))
+        session.execute(update(table).where(to_mark, table.key.in_(keys)).values(marked_for_removal_at=now()))
 
 
 def due(session: Session, *, grace_seconds: float) -> set[str]:
     """The keys of engines and checkpoints that were marked at least `grace_seconds` ago."""
     keys: set[str] = set()
-    for row in (EngineRow, CheckpointRow):
-        keys.update(session.execute(select(row.key).where(row.marked_for_removal_at <= now(-grace_seconds))).scalars())
+    for table in (EngineRow, CheckpointRow):
+        marked_keys = select(table.key).where(table.marked_for_removal_at <= now(-grace_seconds))
+        keys.update(session.execute(marked_keys).scalars())
     return keys
 
 
 def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: float, removed_by: str | None) -> bool:
-    """Remove an engine or checkpoint whose grace is over. False if something keeps it by now, or it was removed."""
-    row: type[EngineRow | CheckpointRow]
+    """Remove an engine or checkpoint whose grace is over. Return False if it is in use, or was removed before."""
+    table: type[EngineRow | CheckpointRow]
     if candidate.kind == "checkpoint":
-        # Hold the convert action, as a submit does before it looks for the checkpoint.
+        # Lock the convert action, as a submit does: otherwise a submit could find the checkpoint while this deletes it.
         lock_action(session, candidate.key)
         in_flight = (ActionRow.depends_on == candidate.key, ActionRow.state.in_(IN_FLIGHT))
         if session.execute(select(ActionRow.key).where(*in_flight).limit(1)).first() is not None:
             return False
-        row = CheckpointRow
-        removable = [row.key == candidate.key, row.marked_for_removal_at <= now(-grace_seconds)]
+        table = CheckpointRow
+        removable = [table.key == candidate.key, table.marked_for_removal_at <= now(-grace_seconds)]
     else:
-        row = EngineRow
-        # Asked again in the DELETE itself: a pin or a pull may have come since the candidates were chosen.
+        table = EngineRow
+        # The DELETE itself checks again: a pin or a pull may have come since the candidates were chosen.
         removable = [
-            row.key == candidate.key,
-            row.marked_for_removal_at <= now(-grace_seconds),
+            table.key == candidate.key,
+            table.marked_for_removal_at <= now(-grace_seconds),
             EngineRow.pinned.is_(False),
             or_(EngineRow.pulled_at.is_(None), ~_PULLED_SINCE_MARKED),
         ]
-    manifest = session.execute(delete(row).where(*removable).returning(row.manifest)).scalar_one_or_none()
+    manifest = session.execute(delete(table).where(*removable).returning(table.manifest)).scalar_one_or_none()
     if manifest is None:
         return False
     session.add(
@@ -84,7 +85,7 @@ def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: floa
 
 
 def remove_manifests(session: Session) -> None:
-    """Remove the manifests that no engine and no checkpoint has, but none that is being published: those are locked."""
+    """Remove manifests without an engine or checkpoint, except those that are being published: these are locked."""
     used = or_(
         exists().where(EngineRow.manifest == ManifestRow.digest),
         exists().where(CheckpointRow.manifest == ManifestRow.digest),

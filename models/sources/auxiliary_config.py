@@ -16,7 +16,7 @@ from models.sources.rejection import refusal
 
 Fetch = Callable[[ResolvedFiles, Path], None]
 
-# Reference and identity: files with equal ones have equal content.
+# (reference, identity): files with an equal pair have equal content.
 _CacheKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -32,11 +32,11 @@ class AuxiliaryConfigs:
         self._configs: TimedCache[_CacheKey, Mapping[str, Any]] = TimedCache()
 
     def read(self, files: ResolvedFiles) -> Mapping[str, Any]:
-        """Return the first JSON file of `files` as an object; an empty one if there is no JSON file.
+        """Return the first JSON file of `files` as an object; an empty one if there is none.
 
         Raises:
-            ModelUnavailable: it is not a JSON object, is too large, or changed since it was resolved.
-            SourceUnavailable: the hub does not answer.
+            ModelUnavailable: it is not a JSON object, is too large, or did not arrive complete.
+            SourceUnavailable: the source does not answer.
         """
         cache_key = (files.reference, tuple(sorted(files.identity.items())))
         config = self._configs.get(cache_key)
@@ -54,10 +54,10 @@ class AuxiliaryConfigs:
                 self._fetch(files.model_copy(update={"files": (file,)}), Path(folder))
                 config = parse_json_object((Path(folder) / file.path).read_bytes())
             except IntegrityError as error:
-                raise _bad_config(files, file.path, f"did not arrive whole: {error}") from error
+                raise _bad_config(files, file.path, f"did not arrive complete: {error}") from error
             except ValueError as error:
                 raise _bad_config(files, file.path, str(error)) from error
-        # An outage is not remembered, only an answer: the next submit asks again.
+        # Only a good config is remembered: after an outage or a refusal, the next submit reads it again.
         self._configs.put(cache_key, config, COMMIT_SECONDS)
         return config
 
@@ -67,6 +67,6 @@ def _bad_config(files: ResolvedFiles, name: str, defect: str) -> ModelUnavailabl
         files.reference,
         "model_config_invalid",
         f"its {name} {defect}",
-        expected=f"a {name} as the library that trained it writes it",
+        expected=f"the {name} that the training library saved",
         remedy="upload or copy it again",
     )

@@ -21,7 +21,7 @@ from toolchains.trtllm.commands import installation, plan, resources, timing_cac
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.options_schema import options_schema
-from toolchains.trtllm.logs import failure, progress
+from toolchains.trtllm.logs import failures, progress
 from toolchains.trtllm.normalization.normalize import normalize
 from toolchains.trtllm.output import verify
 from toolchains.trtllm.releases.adapters import adapter_model_options
@@ -79,7 +79,7 @@ class TensorRTLLM:
         return progress.read(stage, line)
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
-        return failure.classify(stage, ended)
+        return failures.classify(stage, ended)
 
 
 def _context(spec: BuildSpec, facts: ModelFacts, platform: Platform) -> BuildContext:

@@ -133,7 +133,7 @@ def test_a_damaged_config_is_refused(hub: Hub, source: AuxiliarySource) -> None:
     hub.push("org/heads", CONFIGURED)
     resolved = source.resolve(REFERENCE, HEADS)
     hub.damaged["config.json"] = b'{"r": 4096}'
-    with pytest.raises(ModelUnavailable, match="did not arrive whole"):
+    with pytest.raises(ModelUnavailable, match="did not arrive complete"):
         source.config(resolved)
 
 

@@ -45,7 +45,7 @@ def export(model: Any, shapes: Sequence[CacheShape], limits: EngineLimits) -> Ex
         raise Failure("unsupported_model", f"{type(model).__name__} cannot be exported: {error}") from error
 
 
-def compile_to(output: Path, graph: ExportedProgram, device: str, level: isa.Level) -> None:
+def compile_to(output: Path, graph: ExportedProgram, device: str, level: isa.IsaLevel) -> None:
     """Write the engine's package into the directory `output`.
 
     Raises:
