@@ -66,7 +66,7 @@ class BrokerWatchdog:
         threading.Thread(target=self.check_repeatedly, name="broker-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """End the checks. Does not wait: `restart` runs in the thread of the checks and may call this."""
+        """End the checks. Does not wait for one that is in progress: it may be waiting for the broker."""
         self._stopped.set()
 
     def check(self) -> None:

@@ -170,12 +170,12 @@ class Worker:
         files = {"config.json": _CONFIG, "output": f"{claim.key}, version {claim.attempt % 2}".encode()}
         manifest = Manifest.of(FileEntry(path=p, digest=of_bytes(d), size=len(d)) for p, d in files.items())
         rewritten = yield from self._upload(files, manifest)
-        warmth = self._warm_file(claim)
-        warmth.upload()
+        warm_start = self._warm_file(claim)
+        warm_start.upload()
         yield "uploaded its warm file"
         yield from self._publish_stored(claim, files, manifest, rewritten)
-        warmth.record(claim, seconds=1.0)
-        yield "kept its warm file"
+        warm_start.record(claim, seconds=1.0)
+        yield "recorded its warm file"
 
     def _warm_file(self, claim: Claim) -> WarmStart:
         """Each queue has one warm file, of its last successful run. Its bytes change from attempt to attempt."""
