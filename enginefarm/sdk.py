@@ -51,11 +51,13 @@ def pull(
         raise InvalidRequest("pull needs a key or the id of a build, or `wanted`, and not both")
     cache = Cache.of(os.environ)
     if farm is None:
+        # An empty variable counts as not set, as in the command line.
         farm = Farm(os.environ.get("ENGINEFARM_URL") or DEFAULT_URL, os.environ.get("ENGINEFARM_API_KEY") or None)
     with farm:
         if engine is not None:
             record = engine_named(farm, engine)
         else:
+            # A platform in `wanted` comes first.
             platform = {"platform": detect().platform.model_dump()}
             record = farm.engine(farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine.key)
         # Before any byte is fetched: the bytes are then verified against the manifest that was signed.

@@ -42,6 +42,7 @@ def main() -> None:
             watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
             while not watch.wait(1):
                 for process in farm.processes.values():
+                    # A farm without one of its parts looks alive and builds nothing: better all of it stops.
                     if process.ended():
                         sys.exit(f"{process.name} ended; its log is {process.log}")
     except KeyboardInterrupt:

@@ -55,7 +55,34 @@ class LocalFarm:
     def __enter__(self) -> LocalFarm:
         with ExitStack() as stack:
             stack.callback(self._stop)
-            self._start()
+            # Before anything starts: the API would report a taken port only in its log.
+            with socket.socket() as probe:
+                # As the API's server does: a port of a farm that has just stopped counts as free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", self.port))
+                except OSError:
+                    raise StartFailedError(
+                        f"port {self.port} of 127.0.0.1 is taken: choose another with PORT=…"
+                    ) from None
+            for folder in (self.state, self.models, self.state / "broker"):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o700)  # they contain keys, passwords and models
+            # One key for all runs: engines of earlier ones stay verifiable.
+            signing_key = self.state / "signing.pem"
+            if not signing_key.exists():
+                signing.create(signing_key)
+            environment = self._environment(self._start_broker(), signing_key)
+            set_up(Settings.from_environment(environment))
+            api = self._start_python("api", "api", environment)
+            api.wait_until(self._is_ready, seconds=60)
+            workers = []
+            for number in range(1, self._workers + 1):
+                settings = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
+                workers.append(self._start_python(f"worker-{number}", "workers", settings))
+            # All are started before the first wait, because a worker takes seconds to import its toolchains.
+            for worker in workers:
+                worker.wait_until(self._has_workers, seconds=60)
             self._stack = stack.pop_all()  # from here on, __exit__ stops the parts
         return self
 
@@ -64,36 +91,18 @@ class LocalFarm:
     ) -> None:
         self._stack.close()
 
-    def _start(self) -> None:
-        _require_free(self.port)
-        for folder in (self.state, self.models, self.state / "broker"):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)  # they contain keys, passwords and models
-        signing_key = self.state / "signing.pem"
-        if not signing_key.exists():
-            signing.create(signing_key)
-        environment = self._environment(self._start_broker(), signing_key)
-        set_up(Settings.from_environment(environment))
-        api = self._start_python("api", "api", environment)
-        api.wait_until(self._is_ready, seconds=60)
-        workers = []
-        for number in range(1, self._workers + 1):
-            settings = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
-            workers.append(self._start_python(f"worker-{number}", "workers", settings))
-        # All are started before the first wait, because a worker takes seconds to import its toolchains.
-        for worker in workers:
-            worker.wait_until(self._has_workers, seconds=60)
-
     def _start_broker(self) -> str:
         """Start a Valkey server and return its URL. Only this user can read the file with its password."""
         port = _free_port()
         password = secrets.token_urlsafe(24)
         folder = self.state / "broker"
         config = folder / "valkey.conf"
+        # Made with this mode before the password is in it, so that nobody can read it in between.
         config.touch(mode=0o600)
         config.write_text(
             f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\nappendonly yes\nsave ""\n'
         )
+        # Without settings of a farm in its environment: the broker needs none of its secrets.
         process = self._start_process("broker", [str(get_binary_path()), str(config)], _clean_environment())
         process.wait_until(lambda: _is_open(port), seconds=20)
         return f"redis://:{password}@127.0.0.1:{port}/0"
@@ -159,16 +168,6 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _require_free(port: int) -> None:
-    """Raise StartFailedError if another program listens on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise StartFailedError(f"port {port} of 127.0.0.1 is taken: choose another with PORT=…") from None
 
 
 def _is_open(port: int) -> bool:

@@ -43,14 +43,15 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> None:
-        """Wait until `ready()` is true.
+    def wait_until(self, condition: Callable[[], bool], *, seconds: float) -> None:
+        """Wait until `condition()` is true.
 
         Raises:
             StartFailedError: the process ends, or is not ready after `seconds`.
         """
         deadline = time.monotonic() + seconds
-        while not ready():
+        while not condition():
+            # A process that has ended will never be ready: its log says why at once, not after the deadline.
             if self._popen.poll() is not None:
                 raise StartFailedError(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
             if time.monotonic() > deadline:
@@ -77,5 +78,6 @@ class Process:
         self._popen.wait()
 
     def _tail(self) -> str:
+        # The log can contain bytes of any program, and an error must not hide behind a decoding error.
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
         return "\n".join([*lines, f"(complete log: {self.log})"])

@@ -18,7 +18,7 @@ class Settings:
     """The farm to call, and what this node keeps and trusts."""
 
     url: str
-    api_key: str | None = field(repr=False)
+    api_key: str | None = field(repr=False)  # a traceback or a log must not show it
     cache: Cache
     trusted_keys: tuple[Path, ...] = ()
 

@@ -41,6 +41,7 @@ def convert_document(
     `model` and `calibration` are identities: a commit or digests, no path and no moving tag.
     """
     document: Document = {
+        # The version is inside the hash: a document of another version can never have the same key.
         "document": CONVERT,
         "toolchain": {"name": toolchain, "version": version},
         "model": dict(model),
@@ -70,11 +71,13 @@ def build_document(
     """Return everything that an engine depends on. `platform` is what the engine is bound to: see `Platform.bound`."""
     return {
         "document": BUILD,
+        # Stands for the model, the precision, the parallelism and the options of convert.
         "convert": convert,
         "toolchain": {"name": toolchain, "version": version},
         "limits": {
             "max_batch_size": limits.max_batch_size,
             "max_input_len": limits.max_input_len,
+            # max_output_len follows from the other two lengths, so that it does not matter which one was written.
             "max_seq_len": limits.seq_len,
             "max_beam_width": limits.max_beam_width,
             "max_num_tokens": limits.max_num_tokens,

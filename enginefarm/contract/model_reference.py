@@ -72,6 +72,7 @@ def parse(text: str) -> ModelReference:
     """
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a model reference of {len(text)} characters: expected at most {_MAX_LENGTH}")
+    # A reference is printed in lists and logs, where control characters could forge a line.
     if any(not c.isprintable() for c in text) or text != text.strip():
         raise _invalid(text, "has a control character, or white space around it")
     if not text:

@@ -63,6 +63,7 @@ class PlatformSelector(BaseModel):
 
     def matches(self, platform: Platform, binding: DriverBinding) -> bool:
         """Return whether `platform` has every field that this selector names. `binding`: how drivers compare."""
+        # A field that the selector leaves open is met by any machine.
         required = self.model_dump(exclude_none=True)
         actual = platform.model_dump()
         if binding == "branch":
@@ -77,9 +78,10 @@ class PlatformSelector(BaseModel):
         not be given.
         """
         if self.cpu_isa:
-            return ()
+            return ()  # os and arch have defaults, and a CPU engine is bound to no other field
         if "gpu" not in bound:
             return ("cpu_isa",)
+        # Without `mig`: a null there means a whole GPU, and is an answer.
         needed = ("gpu", "sm", "gpu_memory_gib", "ecc", "cuda", "driver", "tensorrt")
         return tuple(name for name in needed if name in bound and getattr(self, name) is None)
 
@@ -147,6 +149,7 @@ class Platform(BaseModel):
         """Return a short name for people and queues: `h100-80gb-hbm3-sm90`, `cpu-x86-64-v3`."""
         if self.gpu is None:
             return f"cpu-{self.cpu_isa}"
+        # NVML puts the maker in front of every name; the label is part of queue names, so it has no spaces.
         name = self.gpu.lower().removeprefix("nvidia ").replace(" ", "-")
         label = f"{name}-sm{self.sm}"
         if self.mig:
@@ -215,6 +218,7 @@ def _comparable(machine: Platform | PlatformSelector, binding: str) -> dict[str,
 
 def _by_branch(fields: dict[str, Any]) -> dict[str, Any]:
     """Cut the driver to its branch: `580.159.04` → `580`. Engines load under every patch release of a branch."""
+    # ADR 0004: fleets are patched node by node, and an exact version would discard every engine with each patch.
     driver = fields.get("driver")
     if not driver:
         return fields

@@ -23,6 +23,7 @@ def portable(value: J) -> J:
     """
     try:
         text = rfc8785.dumps(value)
+    # JSON from a caller can be nested more deeply than Python's stack.
     except (ValueError, RecursionError):
         text = None
     if text is None or _NUL.search(text):

@@ -87,6 +87,7 @@ class Precision(_Section):
 class Parallelism(_Section):
     """Ranks by which the model is divided."""
 
+    # Strict, as all numbers of a spec: "2", 2.0 and true would otherwise be taken for a number.
     tp: Annotated[int, Field(strict=True, ge=1, le=1024, description="tensor parallel ranks")] = 1
     pp: Annotated[int, Field(strict=True, ge=1, le=1024, description="pipeline parallel ranks")] = 1
     cp: Annotated[int, Field(strict=True, ge=1, le=1024, description="context parallel ranks")] = 1
@@ -232,6 +233,7 @@ class BuildSpec(_Section):
     options: dict[OptionName, PortableValue] = Field(
         default_factory=dict, description="the toolchain's own options", max_length=256
     )
+    # Not an option of the toolchain: its content enters the key of the checkpoint, not its path.
     calibration: Annotated[str, Field(max_length=1024)] | None = Field(
         default=None,
         description="the data set that a quantization is calibrated on: file:/absolute/path or hf:org/name[@revision]",
@@ -266,6 +268,7 @@ _REMEDIES = {
     "lengths_disagree": "give only one of max_output_len and max_seq_len",
 }
 _EXPECTED_TYPES = {
+    # Pydantic's own words are for Python programmers; a spec's author writes JSON.
     "int_type": "a whole number",
     "string_type": "a string",
     "dict_type": "an object",

@@ -134,6 +134,9 @@ class TrustedKeys:
                 "the farm that signed it"
             ) from error
         (subject,) = statement.subject
+        # DSSE signs the payload's type together with the payload, so a document of another kind, signed by the same
+        # key, is no statement. The key and the digest tie the statement to this engine: without them, a mirror could
+        # send the good statement of another engine.
         if signed.payload_type != PAYLOAD_TYPE or subject.name != key:
             raise IntegrityError(f"the signed statement that came with {engine} is about {subject.name[:12]}")
         if f"sha256:{subject.digest['sha256']}" != manifest.digest:
@@ -156,6 +159,7 @@ def _public_key(name: str, pem_text: bytes) -> Ed25519PublicKey:
         key = load_pem_public_key(pem_text)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequest(f"{name} is not a public key: {_EXPECTED}") from error
+    # RSA and ECDSA keys are PEM, too, and no farm signs with them.
     if not isinstance(key, Ed25519PublicKey):
         raise InvalidRequest(f"{name} holds another kind of key: {_EXPECTED}")
     return key

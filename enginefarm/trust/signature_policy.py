@@ -13,6 +13,7 @@ from enginefarm.wire.engine_manifest import manifest_of
 
 def trusted_key_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the public key files that ENGINEFARM_TRUSTED_KEYS lists, separated by ':'; empty if it is not set."""
+    # Two ':' in a row, or one at the end, name no file: scripts that join a list often leave them.
     names = environment.get("ENGINEFARM_TRUSTED_KEYS", "").split(":")
     return tuple(Path(name) for name in names if name)
 

@@ -31,9 +31,11 @@ class EngineRecord(BaseModel):
 class ImportRequest(BaseModel):
     """POST /v1/engines:import: an engine to publish. Its blobs must be in the store already."""
 
+    # Requests refuse unknown fields: a misspelled one must not change what is imported without a word.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: EngineRecord
+    # The administrator names them with each import: the farm keeps no list of farms that it trusts.
     trusted_keys: list[str] = Field(
         min_length=1, max_length=16, description="Ed25519 public keys in PEM, of which one must have signed it"
     )

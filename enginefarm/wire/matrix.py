@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.wire.bodies import Body, ProblemDocument, Submitted
 
-MAX_CELLS = 256
+MAX_CELLS = 256  # cells of one request; each is planned like a submit of its own
 
 
 class Cell(Body):
