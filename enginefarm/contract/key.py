@@ -4,8 +4,9 @@ There are two documents, each with its version in it. The convert document has n
 serves all shapes and all GPUs. The build document contains the convert key, so whatever changes the checkpoint changes
 the engine's key too.
 
-A document lists what is in, never what is left out: a field added to the spec later changes no key until
-somebody names it here and raises the document's version. Frozen vectors: `tests/enginefarm/contract/golden_keys.json`.
+A document lists what is in, never what is left out: a field added to the spec later changes no key until somebody
+names it here. Then raise the document's version (`CONVERT`, `BUILD`), or write the field only where a request sets it,
+as `calibration`, so that older keys stay. Frozen vectors: `tests/enginefarm/contract/golden_keys.json`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The platform (the "fingerprint"): the fields of a machine that an engine is bound to.
 
-`Platform` describes a complete machine; `PlatformSelector` describes the fields that a request names. This module alone
-decides which fields enter a key, and in which form.
+`Platform` describes a complete machine; `PlatformSelector` describes the fields that a request names. A toolchain
+chooses the fields that its engines are bound to (`binds_to`); this module decides in which form they enter a key.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class BuildState(StrEnum):
 
 
 class Fault(StrEnum):
-    """Whose fault a failure is; this decides whether a retry can help."""
+    """Whose fault a failure is. A worker's faults count toward quarantine; `Failure.retryable` decides on a retry."""
 
     CALLER = "caller"
     TOOLCHAIN = "toolchain"

@@ -1,6 +1,7 @@
 """Find everything that makes a build impossible, before a GPU is taken.
 
-Each problem's code is the id of a rule in `data/rules.json`, or one of `option_values` for an option by itself.
+Each problem's code is the id of a rule in `data/rules.json`; a check that yields another code raises KeyError here.
+Only the checks of a single option's value (`option_values`) have codes of their own.
 """
 
 from __future__ import annotations

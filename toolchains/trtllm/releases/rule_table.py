@@ -22,7 +22,9 @@ class Rule(FrozenModel):
 
     id: str
     effect: Effect
-    enforced_at: EnforcedAt  # only rules that are enforced at `submit` are named in code
+    # `submit`: a check or rewrite names the rule's id in code. `spec`: a spec cannot express anything else. `option`:
+    # callers cannot set the option, or no program has it. `output`: it is checked on what a stage wrote.
+    enforced_at: EnforcedAt
     since: str | None  # the first release that has it; None: as far back as the farm knows
     until: str | None  # the first release without it; None: no end is known
     when: str
