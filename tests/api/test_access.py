@@ -103,8 +103,8 @@ def test_a_route_needs_its_scope(
 @pytest.mark.parametrize(
     "path", ["", "_catalog", "a/b/tags/list", "a/b/manifests/latest", f"a/b/blobs/sha256:{'0' * 64}"]
 )
-def test_the_registry_is_for_readers(published_farm: Published, keys: dict[Scope, str], path: str) -> None:
-    """Its routes are not in the OpenAPI document; it asks in the way that registry clients understand."""
+def test_a_registry_route_needs_an_api_key(published_farm: Published, keys: dict[Scope, str], path: str) -> None:
+    """The OpenAPI document has no registry routes, so the list above lacks them. Their challenge is Basic."""
     nobody = ask(published_farm, f"GET /v2/{path}", None)
     assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
     for key in keys.values():
@@ -131,7 +131,9 @@ def test_a_refusal_names_the_scope_and_the_key_by_its_name(published_farm: Publi
         "Bearer {id}_wrong",
     ],
 )
-def test_what_is_no_key_is_refused(published_farm: Published, keys: dict[Scope, str], authorization: str) -> None:
+def test_a_malformed_or_unknown_key_is_refused(
+    published_farm: Published, keys: dict[Scope, str], authorization: str
+) -> None:
     known = keys[Scope.ADMIN].rpartition("_")[0]
     assert ask(published_farm, "GET /v1/builds", authorization.format(id=known)).status_code == 401
 
@@ -179,7 +181,7 @@ def test_a_registry_password_with_nul_is_refused(published_farm: Published) -> N
     ("host", "starts"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("farm.example", False)],
 )
-def test_without_keys_only_loopback(tmp_path: Path, host: str, starts: bool) -> None:
+def test_a_farm_without_keys_starts_only_on_loopback(tmp_path: Path, host: str, starts: bool) -> None:
     settings = Settings.from_environment(
         {
             "ENGINEFARM_DATABASE_URL": f"sqlite:///{tmp_path / 'catalogue.db'}",

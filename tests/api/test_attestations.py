@@ -41,7 +41,7 @@ def envelope(published_farm: Published) -> dict[str, Any]:
         return dict(client.attestation(published_farm.key))
 
 
-def test_the_statement_is_slsa_provenance(
+def test_an_attestation_is_slsa_provenance(
     published_farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
 ) -> None:
     trusted.verify(envelope, key=published_farm.key, manifest=published_farm.manifest)
@@ -56,7 +56,7 @@ def test_the_statement_is_slsa_provenance(
     assert run["byproducts"][0]["annotations"]["worker"] == "w1"
 
 
-def test_the_same_engine_gets_the_same_bytes(published_farm: Published, envelope: dict[str, Any]) -> None:
+def test_an_attestation_is_the_same_bytes_at_every_request(published_farm: Published, envelope: dict[str, Any]) -> None:
     assert httpx.get(f"{published_farm.url}/v1/engines/{published_farm.key}/attestation").json() == envelope
 
 
@@ -80,12 +80,14 @@ def test_a_changed_statement_is_refused(
 
 
 @pytest.mark.parametrize("broken", [{}, {"payload": 3}, {"payload": "e30=", "payloadType": "x", "signatures": []}])
-def test_no_envelope_is_refused(published_farm: Published, trusted: TrustedKeys, broken: dict[str, Any]) -> None:
+def test_a_malformed_envelope_is_refused(
+    published_farm: Published, trusted: TrustedKeys, broken: dict[str, Any]
+) -> None:
     with pytest.raises(IntegrityError, match="no good signature"):
         trusted.verify(broken, key=published_farm.key, manifest=published_farm.manifest)
 
 
-def test_a_good_statement_about_other_things_is_refused(
+def test_a_signed_statement_about_another_subject_is_refused(
     published_farm: Published, trusted: TrustedKeys, envelope: dict[str, Any]
 ) -> None:
     with pytest.raises(IntegrityError, match="is about"):
@@ -101,7 +103,7 @@ def test_a_farm_without_a_key_says_so(tmp_path: Path) -> None:
         assert httpx.get(f"{unsigned.url}/v1/engines/{unsigned.key}/attestation").status_code == 404
 
 
-def test_the_private_key_is_its_owners(tmp_path: Path) -> None:
+def test_the_private_key_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     create(tmp_path / "key.pem")
     assert (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
@@ -109,7 +111,7 @@ def test_the_private_key_is_its_owners(tmp_path: Path) -> None:
     assert SigningKey.of_file(tmp_path / "key.pem")
 
 
-def test_what_is_no_key_is_refused_without_quoting_it(tmp_path: Path) -> None:
+def test_a_malformed_signing_key_is_refused_without_quoting_it(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hunter2")
     with pytest.raises(ValueError, match="not an Ed25519 private key") as refused:
         SigningKey.of_file(tmp_path / "secret")

@@ -71,7 +71,7 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
     ],
     ids=str,
 )  # fmt: skip
-def test_every_problem_of_a_spec_with_its_pointer(
+def test_a_bad_spec_is_refused_with_the_pointer_of_each_problem(
     published_farm: Published, spec: dict[str, Any], models: Path, change: dict[str, Any], pointers: dict[str, str]
 ) -> None:
     if isinstance(change.get("model"), str):
@@ -103,24 +103,26 @@ def test_every_problem_of_a_spec_with_its_pointer(
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_no_spec_at_all(published_farm: Published, body: bytes, content_type: str, status: int) -> None:
+def test_a_body_that_is_no_spec_is_refused_and_nothing_is_written(
+    published_farm: Published, body: bytes, content_type: str, status: int
+) -> None:
     before = rows(published_farm)
     refused(post(published_farm, body, content_type), status)
     assert rows(published_farm) == before
 
 
-def test_a_missing_body_is_not_called_a_missing_field(published_farm: Published) -> None:
+def test_a_missing_body_is_reported_as_a_missing_body(published_farm: Published) -> None:
     [problem] = refused(post(published_farm, b""), 422)["errors"]
     assert (problem["detail"], problem["expected"]) == ("the request has no body", "a JSON object")
 
 
-def test_a_body_of_no_declared_size_is_limited_too(published_farm: Published) -> None:
+def test_a_chunked_body_is_refused_at_the_size_limit(published_farm: Published) -> None:
     pieces = (b" " * (1 << 18) for _ in range(8))
     answer = httpx.post(f"{published_farm.url}/v1/builds", content=pieces, headers={"Content-Type": "application/json"})
     assert "larger than 1048576 bytes" in refused(answer, 413)["detail"]
 
 
-def test_a_matrix_is_read_as_strictly(published_farm: Published, spec: dict[str, Any]) -> None:
+def test_a_matrix_is_parsed_as_strictly_as_a_spec(published_farm: Published, spec: dict[str, Any]) -> None:
     before = rows(published_farm)
     body = json.dumps(spec | {"limits": {"max_batch_size": [1, float("nan")]}})
     answer = httpx.post(
@@ -154,5 +156,5 @@ def test_a_matrix_is_read_as_strictly(published_farm: Published, spec: dict[str,
         ("/v1/nope", 404),
     ],
 )
-def test_what_is_not_there_or_badly_asked(published_farm: Published, path: str, status: int) -> None:
+def test_a_bad_path_or_query_is_refused_with_its_status(published_farm: Published, path: str, status: int) -> None:
     refused(httpx.get(published_farm.url + path), status)

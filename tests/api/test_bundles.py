@@ -105,7 +105,7 @@ def records(path: Path) -> dict[str, EngineRecord]:
 
 
 @pytest.mark.parametrize("place", ["here", "s3_here"])
-def test_a_bundle_is_served_there_as_here(
+def test_a_bundle_is_served_by_the_importing_farm_as_by_the_exporting_farm(
     there: Site, bundle: Path, models: Path, tmp_path: Path, request: pytest.FixtureRequest, place: str
 ) -> None:
     here: Site = request.getfixturevalue(place)
@@ -177,7 +177,7 @@ def test_an_import_that_was_killed_is_repeated(
     here.require_promises()
 
 
-def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, bundle: Path) -> None:
+def test_a_blob_upload_that_was_cut_is_repeated(there: Site, here: Site, bundle: Path) -> None:
     passed = 0
     cuts: list[int] = []
 
@@ -198,7 +198,7 @@ def test_a_blob_that_was_cut_on_the_way_is_sent_again(there: Site, here: Site, b
         here.store.verify(digest, size)
 
 
-def test_what_is_there_is_not_sent_again(there: Site, here: Site, bundle: Path) -> None:
+def test_a_blob_that_the_farm_has_is_not_sent_again(there: Site, here: Site, bundle: Path) -> None:
     assert isinstance(here.store, DirectoryStore)
     put_bytes(here.store, FIRST["rank0.engine"])
     place = here.folder / "store" / blob_name(of_bytes(FIRST["rank0.engine"]))
@@ -207,7 +207,9 @@ def test_what_is_there_is_not_sent_again(there: Site, here: Site, bundle: Path) 
     assert place.stat().st_ino == written
 
 
-def test_a_farm_keeps_its_own(there: Site, here: Site, bundle: Path, models: Path, tmp_path: Path) -> None:
+def test_a_farm_keeps_its_own_engine_over_an_imported_one(
+    there: Site, here: Site, bundle: Path, models: Path, tmp_path: Path
+) -> None:
     own = build_at(here, specs(models)[0], {"rank0.engine": b"built here"}, tmp_path / "own")
     manifest = here.farm.engine(own.key).manifest
     assert sorted(imported(here, there, bundle)) == ["imported", "kept"]
@@ -215,7 +217,7 @@ def test_a_farm_keeps_its_own(there: Site, here: Site, bundle: Path, models: Pat
     assert of_bytes(FIRST["rank0.engine"]) not in here.blobs()
 
 
-def test_an_import_mends_what_is_damaged(there: Site, here: Site, bundle: Path) -> None:
+def test_an_import_replaces_damaged_blobs(there: Site, here: Site, bundle: Path) -> None:
     imported(here, there, bundle)
     (here.folder / "store" / blob_name(of_bytes(SHARED))).write_bytes(b"?" * len(SHARED))
     keys = [found.key for found in here.farm.engines()]
@@ -227,7 +229,7 @@ def test_an_import_mends_what_is_damaged(there: Site, here: Site, bundle: Path) 
     here.require_promises()
 
 
-def test_a_recall_by_the_signing_key_says_what_cannot_be_rebuilt(there: Site, here: Site, bundle: Path) -> None:
+def test_a_recall_by_signing_key_lists_engines_that_cannot_be_rebuilt(there: Site, here: Site, bundle: Path) -> None:
     imported(here, there, bundle)
     (key, *_) = there.farm.signing_keys()
     taken = here.farm.recall({"worker": f"import-{key.id[:12]}", "reason": "stolen", "rebuild": True})
@@ -236,7 +238,9 @@ def test_a_recall_by_the_signing_key_says_what_cannot_be_rebuilt(there: Site, he
         imported(here, there, bundle)
 
 
-def test_a_stranger_is_not_trusted_and_nothing_is_sent(here: Site, bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_signed_by_an_untrusted_key_is_refused_and_nothing_is_sent(
+    here: Site, bundle: Path, tmp_path: Path
+) -> None:
     stranger = TrustedKeys.of_pems([pem(create(tmp_path / "stranger.pem").public)])
     with Bundle(bundle) as opened, pytest.raises(IntegrityError, match="no good signature by a trusted key"):
         list(import_bundle(here.farm, opened, stranger))
@@ -246,7 +250,7 @@ def test_a_stranger_is_not_trusted_and_nothing_is_sent(here: Site, bundle: Path,
         here.farm.import_engine(record, stranger.pems)
 
 
-def test_wrong_bytes_in_a_bundle_are_not_taken(there: Site, here: Site, bundle: Path, tmp_path: Path) -> None:
+def test_wrong_bytes_in_a_bundle_are_refused(there: Site, here: Site, bundle: Path, tmp_path: Path) -> None:
     data = bytearray(bundle.read_bytes())
     position = data.index(FIRST["rank0.engine"][:MIB]) + 5 * MIB
     data[position] ^= 1
@@ -289,7 +293,7 @@ def forged(there: Site, record: EngineRecord, **changes: Any) -> EngineRecord:
         ({"predicate": {}}, "buildDefinition"),
     ],
 )
-def test_a_statement_of_another_form_is_refused(
+def test_a_record_with_a_malformed_statement_is_refused(
     there: Site, here: Site, bundle: Path, changes: dict[str, Any], says: str
 ) -> None:
     record = forged(there, next(iter(records(bundle).values())), **changes)
@@ -298,7 +302,7 @@ def test_a_statement_of_another_form_is_refused(
     assert list(here.farm.engines()) == []
 
 
-def test_what_is_not_what_was_signed_is_refused(there: Site, here: Site, bundle: Path) -> None:
+def test_a_record_that_differs_from_its_signed_statement_is_refused(there: Site, here: Site, bundle: Path) -> None:
     one, other = records(bundle).values()
     changed: dict[str, dict[str, Any]] = {
         "checkpoint_document hashes to": {"checkpoint_document": {**one.checkpoint_document, "options": {"a": 1}}},
@@ -316,7 +320,7 @@ def test_what_is_not_what_was_signed_is_refused(there: Site, here: Site, bundle:
 
 
 @pytest.mark.parametrize("place", ["here", "s3_here"])
-def test_a_blob_is_what_it_says_or_is_not_kept(request: pytest.FixtureRequest, place: str) -> None:
+def test_a_blob_whose_bytes_have_another_digest_is_refused(request: pytest.FixtureRequest, place: str) -> None:
     here: Site = request.getfixturevalue(place)
     for data in (b"small", bytes(9 * MIB)):
         digest = of_bytes(data)
@@ -342,7 +346,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_an_interrupted_export_leaves_no_bundle_and_goes_on(there: Site, bundle: Path, tmp_path: Path) -> None:
+def test_an_interrupted_export_leaves_no_bundle_and_can_be_resumed(there: Site, bundle: Path, tmp_path: Path) -> None:
     engines = [there.farm.engine(found.key) for found in there.farm.engines()]
 
     def interrupt(progress: Progress) -> None:
@@ -372,7 +376,7 @@ def test_a_farm_that_does_not_sign_exports_nothing(valkey: Valkey, models: Path,
             export(unsigned.farm, [unsigned.farm.engine(made.key)], tmp_path / "bundle.tar")
 
 
-def test_the_command_line(there: Site, here: Site, tmp_path: Path) -> None:
+def test_the_export_and_import_commands_move_engines(there: Site, here: Site, tmp_path: Path) -> None:
     keys = sorted(found.key for found in there.farm.engines())
 
     def run(place: Site, *argv: str) -> Any:

@@ -1,4 +1,4 @@
-"""Those who wait for the same look into the catalogue: an error is for all of them, and for nobody after them."""
+"""Cached submits during a database outage, and when a client of the batch disconnects."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ _SPEC = BuildSpec.model_validate(
 
 
 class _Catalogue(CachedSubmits):
-    """Answers with who asks, unless it is away."""
+    """Answers each submit with the name of its API key, or raises an outage."""
 
     def __init__(self) -> None:
-        super().__init__(None, None, None, None)  # type: ignore[arg-type]  # neither is asked
-        self.away = False
-        self.looks: list[list[str | None]] = []
+        super().__init__(None, None, None, None)  # type: ignore[arg-type]  # `_answers` below uses none of them
+        self.is_down = False
+        self.batches: list[list[str | None]] = []
 
     def _answers(self, submits: Any) -> Any:
-        self.looks.append([submit.requested_by for submit in submits])
-        if self.away:
+        self.batches.append([submit.requested_by for submit in submits])
+        if self.is_down:
             raise DatabaseUnavailable("away")
-        return self.looks[-1]
+        return self.batches[-1]
 
 
 async def _all(submits: CachedSubmits, *names: str) -> list[Any]:
     return await asyncio.gather(*(submits.answer(Submit(_SPEC, name)) for name in names), return_exceptions=True)
 
 
-def test_each_gets_the_answer_to_what_was_asked() -> None:
+def test_each_submit_of_a_batch_gets_its_own_answer() -> None:
     submits = _Catalogue()
     assert asyncio.run(_all(submits, "a", "b", "c")) == ["a", "b", "c"]
-    assert submits.looks == [["a", "b", "c"]]
+    assert submits.batches == [["a", "b", "c"]]
 
 
-def test_an_outage_is_told_to_all_who_wait_and_to_nobody_later() -> None:
+def test_an_outage_fails_every_waiting_submit_and_no_later_one() -> None:
     submits = _Catalogue()
 
-    async def ask() -> None:
-        submits.away = True
-        assert [type(found) for found in await _all(submits, "a", "b")] == [DatabaseUnavailable] * 2
-        submits.away = False
+    async def scenario() -> None:
+        submits.is_down = True
+        assert [type(answer) for answer in await _all(submits, "a", "b")] == [DatabaseUnavailable] * 2
+        submits.is_down = False
         assert await _all(submits, "c") == ["c"]
 
-    asyncio.run(ask())
+    asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("leaves", [0, 1])
-def test_who_leaves_takes_no_answer_from_the_others(leaves: int) -> None:
+@pytest.mark.parametrize("disconnected", [0, 1])
+def test_a_disconnected_client_does_not_disturb_the_other_answers(disconnected: int) -> None:
     submits = _Catalogue()
 
-    async def ask() -> None:
+    async def scenario() -> None:
         waiting = [asyncio.create_task(submits.answer(Submit(_SPEC, name))) for name in ("a", "b")]
-        await asyncio.sleep(0)  # both wait by now
-        waiting[leaves].cancel()
-        assert str(await asyncio.wait_for(waiting[1 - leaves], timeout=10)) == "ab"[1 - leaves]
+        await asyncio.sleep(0)  # both submits are in the queue now
+        waiting[disconnected].cancel()
+        assert str(await asyncio.wait_for(waiting[1 - disconnected], timeout=10)) == "ab"[1 - disconnected]
         assert await _all(submits, "c") == ["c"]
 
-    asyncio.run(ask())
+    asyncio.run(scenario())

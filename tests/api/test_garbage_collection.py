@@ -1,4 +1,4 @@
-"""A clean-up over HTTP and the command line, on a real folder: marked first, removed later, bytes last."""
+"""Garbage collection over HTTP and the command line, on a directory store."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def published_farm(tmp_path: Path) -> Iterator[Published]:
 
 @pytest.fixture
 def client(published_farm: Published) -> Iterator[Farm]:
-    with Farm(published_farm.url, patience=1) as made:
-        yield made
+    with Farm(published_farm.url, patience=1) as farm:
+        yield farm
 
 
 def enginefarm(published_farm: Published, *words: str) -> Result:
     return CliRunner().invoke(main, list(words), env={"ENGINEFARM_URL": published_farm.url})
 
 
-def a_day_passes(published_farm: Published) -> None:
+def end_grace(published_farm: Published) -> None:
     yesterday = now(-90000)
     with published_farm.database.write() as session:
         for row in (EngineRow, CheckpointRow, BlobRow):
@@ -60,7 +60,9 @@ def put(folder: Path, data: bytes) -> str:
     return name
 
 
-def test_an_engine_and_its_bytes_go_step_by_step(published_farm: Published, client: Farm, tmp_path: Path) -> None:
+def test_an_engine_is_marked_then_removed_and_its_bytes_are_deleted_last(
+    published_farm: Published, client: Farm, tmp_path: Path
+) -> None:
     before, orphan = blobs(tmp_path), put(tmp_path, b"of an attempt that was fenced")
     dry = client.clean_up(ALL | {"dry_run": True})
     assert [(found.kind, found.since, found.removed) for found in dry.going] == [
@@ -72,7 +74,7 @@ def test_an_engine_and_its_bytes_go_step_by_step(published_farm: Published, clie
     assert [found.removed for found in first.going] == [False, False]
     assert (first.waiting.files, first.deleted.files) == (1, 0)
     assert client.engine(published_farm.key).key == published_farm.key
-    a_day_passes(published_farm)
+    end_grace(published_farm)
     assert [found.removed for found in client.clean_up(ALL | {"dry_run": True}).going] == [True, True]
     assert client.engine(published_farm.key).key == published_farm.key
     second = client.clean_up(ALL)
@@ -82,7 +84,7 @@ def test_an_engine_and_its_bytes_go_step_by_step(published_farm: Published, clie
     assert orphan not in blobs(tmp_path)
     with pytest.raises(Gone, match="removed: 0 of its model"):
         client.engine(published_farm.key)
-    a_day_passes(published_farm)
+    end_grace(published_farm)
     third = client.clean_up(ALL)
     assert (third.going, third.deleted.size, blobs(tmp_path)) == ([], dry.frees, set())
     with published_farm.database.read() as session:
@@ -90,18 +92,20 @@ def test_an_engine_and_its_bytes_go_step_by_step(published_farm: Published, clie
 
 
 @pytest.mark.parametrize("path", ["/v1/engines/{key}/files/config.json", "/v2/org/tiny.llama/blobs/{config}"])
-def test_a_link_given_out_keeps_the_engine(published_farm: Published, client: Farm, path: str) -> None:
+def test_garbage_collection_keeps_an_engine_that_has_a_valid_link(
+    published_farm: Published, client: Farm, path: str
+) -> None:
     config = next(entry.digest for entry in published_farm.manifest.files if entry.path == "config.json")
     name = httpx.get(f"{published_farm.url}/v2/_catalog").json()["repositories"][0]
     path = path.replace("org/tiny.llama", name).format(key=published_farm.key, config=config)
     client.clean_up(ALL)
-    a_day_passes(published_farm)
+    end_grace(published_farm)
     assert httpx.get(published_farm.url + path).status_code == 307
     assert client.clean_up(ALL).going == []
     assert client.engine(published_farm.key).key == published_farm.key
 
 
-def test_a_deleted_engine_is_gone_at_once_and_a_pinned_one_is_not_deleted(
+def test_a_deleted_engine_is_not_served_and_a_pinned_engine_cannot_be_deleted(
     published_farm: Published, client: Farm
 ) -> None:
     client.pin(published_farm.key)
@@ -112,11 +116,11 @@ def test_a_deleted_engine_is_gone_at_once_and_a_pinned_one_is_not_deleted(
     assert (done.exit_code, done.stdout) == (0, f"engine {published_farm.key[:12]} is no longer served\n")
     with pytest.raises(Gone, match="deleted"):
         client.engine(published_farm.key)
-    a_day_passes(published_farm)
+    end_grace(published_farm)
     assert [found.removed for found in client.clean_up().going] == [True, False]
 
 
-def test_the_command_line_says_what_goes_and_why(published_farm: Published) -> None:
+def test_the_gc_command_prints_each_candidate_with_its_reason(published_farm: Published) -> None:
     dry = enginefarm(published_farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0")
     assert dry.exit_code == 0, dry.output
     assert "0 of its model and platform are newer, older than 0 days" in dry.stdout
@@ -132,7 +136,7 @@ def test_a_policy_that_keeps_nothing_by_mistake_is_refused(published_farm: Publi
     assert httpx.post(f"{published_farm.url}/v1/gc", json=body).status_code in {400, 422}
 
 
-def test_making_room_is_for_administrators(tmp_path: Path) -> None:
+def test_garbage_collection_and_deletion_need_the_admin_scope(tmp_path: Path) -> None:
     with published(tmp_path, guarded=True) as published_farm:
         with published_farm.database.write() as session:
             key = access.create(session, "submitter", [access.Scope.SUBMIT])
@@ -141,10 +145,10 @@ def test_making_room_is_for_administrators(tmp_path: Path) -> None:
         assert httpx.delete(f"{published_farm.url}/v1/engines/{published_farm.key}", headers=headers).status_code == 403
 
 
-def test_what_was_removed_is_listed_page_by_page(published_farm: Published, client: Farm) -> None:
+def test_removals_are_listed_in_pages(published_farm: Published, client: Farm) -> None:
     assert list(client.removals()) == []
     client.clean_up(ALL)
-    a_day_passes(published_farm)
+    end_grace(published_farm)
     client.clean_up(ALL)
     first, second = client.removals()
     assert (first.kind, second.kind, second.key) == ("checkpoint", "engine", published_farm.key)
@@ -161,7 +165,7 @@ def test_what_was_removed_is_listed_page_by_page(published_farm: Published, clie
     )
 
 
-def test_a_farm_that_is_told_to_cleans_up_by_itself(tmp_path: Path) -> None:
+def test_a_farm_with_gc_hours_runs_garbage_collection_by_itself(tmp_path: Path) -> None:
     with (
         published(tmp_path, RETENTION='[{"keep_last": 0}]', GC_HOURS="0.0002") as published_farm,
         Farm(published_farm.url, patience=1) as client,
@@ -171,7 +175,7 @@ def test_a_farm_that_is_told_to_cleans_up_by_itself(tmp_path: Path) -> None:
             not (gone := [one for one in client.removals() if one.key == published_farm.key])
             and time.monotonic() < deadline
         ):
-            a_day_passes(published_farm)
+            end_grace(published_farm)
             time.sleep(0.05)
         assert gone[0].by is None
         with pytest.raises(Gone, match="removed: 0 of its model"):

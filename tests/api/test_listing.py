@@ -18,7 +18,7 @@ def listed(published_farm: Published, **query: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def builds(published_farm: Published) -> list[str]:
-    """The build that made the published engine; nobody submits others here."""
+    """The ids of the builds: only the one that made the published engine."""
     return listed(published_farm)
 
 
@@ -32,12 +32,14 @@ def builds(published_farm: Published) -> list[str]:
     ],
     ids=str,
 )  # fmt: skip
-def test_filters(published_farm: Published, builds: list[str], query: dict[str, str], found: int) -> None:
+def test_a_filter_lists_only_matching_builds(
+    published_farm: Published, builds: list[str], query: dict[str, str], found: int
+) -> None:
     assert listed(published_farm, **query) == builds[:found]
     assert len(builds) == 1
 
 
-def test_pages_follow_one_another(published_farm: Published, spec: dict[str, Any]) -> None:
+def test_pages_list_every_build_once_newest_first(published_farm: Published, spec: dict[str, Any]) -> None:
     for size in range(1, 5):
         body = spec | {"limits": {"max_batch_size": size, "max_input_len": 8, "max_output_len": 8}}
         assert httpx.post(f"{published_farm.url}/v1/builds", json=body, timeout=60).status_code == 202

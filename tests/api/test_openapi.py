@@ -23,7 +23,7 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"{method.upper()} {path}", operation
 
 
-def test_every_route_says_what_it_does(document: dict[str, Any]) -> None:
+def test_every_route_has_a_description(document: dict[str, Any]) -> None:
     silent = [
         name
         for name, operation in operations(document)
@@ -32,7 +32,7 @@ def test_every_route_says_what_it_does(document: dict[str, Any]) -> None:
     assert silent == []
 
 
-def test_every_route_says_how_it_refuses(document: dict[str, Any]) -> None:
+def test_every_route_documents_its_problems(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         if not name.split()[1].startswith("/v1"):
             continue  # registry clients and probes have forms of their own
@@ -40,7 +40,7 @@ def test_every_route_says_how_it_refuses(document: dict[str, Any]) -> None:
             assert "application/problem+json" in operation["responses"][status]["content"], (name, status)
 
 
-def test_the_examples_of_a_spec_are_specs(document: dict[str, Any]) -> None:
+def test_the_example_specs_are_valid(document: dict[str, Any]) -> None:
     examples = document["components"]["schemas"]["BuildSpec"]["examples"]
     assert len(examples) >= 2
     for example in examples:

@@ -39,7 +39,7 @@ def submit(published_farm: Published, spec: dict[str, Any], platform: dict[str, 
 @pytest.mark.parametrize(
     ("given", "candidates"), [({}, ["v3", "v4", "aarch64"]), ({"arch": "x86_64"}, ["v3", "v4"])], ids=str
 )
-def test_several_kinds_are_refused_with_each_of_them(
+def test_a_platform_that_matches_several_kinds_is_refused_with_the_candidates(
     published_farm: Published, spec: dict[str, Any], given: dict[str, str], candidates: list[str]
 ) -> None:
     refused = submit(published_farm, spec, given)
@@ -52,14 +52,16 @@ def test_several_kinds_are_refused_with_each_of_them(
     assert all(any(f"{name}}}" in kind for kind in listed) for name in candidates)
 
 
-def test_a_part_that_means_one_kind_is_completed(published_farm: Published, spec: dict[str, Any]) -> None:
+def test_a_partial_platform_that_matches_one_kind_is_completed(published_farm: Published, spec: dict[str, Any]) -> None:
     accepted = submit(published_farm, spec, {"arch": "aarch64"})
     assert accepted.status_code == 202, accepted.text
     build = httpx.get(f"{published_farm.url}/v1/builds/{accepted.json()['id']}").json()
     assert build["spec"]["platform"]["cpu_isa"] == "aarch64"
 
 
-def test_a_part_that_nobody_has_says_what_to_give(published_farm: Published, spec: dict[str, Any]) -> None:
+def test_a_partial_platform_that_no_worker_has_is_refused_with_the_missing_fields(
+    published_farm: Published, spec: dict[str, Any]
+) -> None:
     refused = submit(published_farm, spec, {"gpu": "NVIDIA H100 80GB HBM3"})
     assert refused.status_code == 422
     [problem] = refused.json()["errors"]

@@ -29,7 +29,7 @@ def _get(published_farm: Published, path: str, method: str = "GET") -> httpx.Res
     return httpx.request(method, published_farm.url + path, follow_redirects=False)
 
 
-def test_tag_manifest_config_and_files(published_farm: Published) -> None:
+def test_a_tag_leads_to_manifest_config_and_files(published_farm: Published) -> None:
     assert _get(published_farm, "/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
     assert _get(published_farm, "/v2/_catalog").json() == {"repositories": [NAME]}
     assert _get(published_farm, f"/v2/{NAME}/tags/list").json() == {"name": NAME, "tags": [published_farm.key]}
@@ -47,7 +47,7 @@ def test_tag_manifest_config_and_files(published_farm: Published) -> None:
     }
 
 
-def test_a_file_is_a_redirect_and_serves_ranges(published_farm: Published) -> None:
+def test_a_blob_request_redirects_to_a_link_that_serves_ranges(published_farm: Published) -> None:
     entry = published_farm.manifest.files[-1]
     answer = _get(published_farm, f"/v2/{NAME}/blobs/{entry.digest}")
     assert answer.status_code == 307
@@ -55,7 +55,7 @@ def test_a_file_is_a_redirect_and_serves_ranges(published_farm: Published) -> No
     assert (part.status_code, part.content) == (206, bytes(range(256)))
 
 
-def test_head_says_size_and_digest_without_bytes(published_farm: Published) -> None:
+def test_head_returns_size_and_digest_without_bytes(published_farm: Published) -> None:
     entry = published_farm.manifest.files[-1]
     blob = _get(published_farm, f"/v2/{NAME}/blobs/{entry.digest}", "HEAD")
     assert (blob.status_code, int(blob.headers["content-length"])) == (200, entry.size)
@@ -75,19 +75,19 @@ def test_head_says_size_and_digest_without_bytes(published_farm: Published) -> N
         "/v2/aoti/other/blobs/{blob}",
     ],
 )
-def test_what_is_not_there(published_farm: Published, path: str) -> None:
+def test_an_unknown_name_tag_or_digest_is_a_404(published_farm: Published, path: str) -> None:
     answer = _get(published_farm, path.format(key=published_farm.key, blob=published_farm.manifest.files[0].digest))
     assert answer.status_code == 404
     assert set(answer.json()["errors"][0]) == {"code", "message"}
 
 
-def test_tags_come_in_pages(published_farm: Published) -> None:
+def test_tags_are_listed_in_pages(published_farm: Published) -> None:
     assert _get(published_farm, f"/v2/{NAME}/tags/list?n=0").json()["tags"] == []
     assert _get(published_farm, f"/v2/{NAME}/tags/list?n=1").json()["tags"] == [published_farm.key]
     assert _get(published_farm, f"/v2/{NAME}/tags/list?n=1&last={published_farm.key}").json()["tags"] == []
 
 
-def test_oras_pulls_the_directory(published_farm: Published, tmp_path: Path) -> None:
+def test_oras_pulls_the_engine_directory(published_farm: Published, tmp_path: Path) -> None:
     client = oras.client.OrasClient(insecure=True)
     client.pull(
         target=f"{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}", outdir=str(tmp_path)
@@ -96,7 +96,7 @@ def test_oras_pulls_the_directory(published_farm: Published, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
-def test_skopeo_inspects_and_copies(published_farm: Published, tmp_path: Path) -> None:
+def test_skopeo_inspects_and_copies_an_engine(published_farm: Published, tmp_path: Path) -> None:
     name = f"docker://{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}"
     seen = json.loads(_skopeo("inspect", "--tls-verify=false", name))
     assert (
@@ -118,7 +118,7 @@ def _skopeo(*arguments: str) -> str:
     return done.stdout
 
 
-def test_a_registry_client_brings_its_api_key_as_a_password(tmp_path: Path) -> None:
+def test_a_registry_client_sends_its_api_key_as_a_password(tmp_path: Path) -> None:
     with published(tmp_path, guarded=True) as published_farm:
         asked = _get(published_farm, "/v2/")
         assert (asked.status_code, asked.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')

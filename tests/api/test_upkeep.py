@@ -25,8 +25,8 @@ def published_farm(tmp_path: Path) -> Iterator[Published]:
 
 @pytest.fixture
 def client(published_farm: Published) -> Iterator[Farm]:
-    with Farm(published_farm.url, patience=1) as made:
-        yield made
+    with Farm(published_farm.url, patience=1) as farm:
+        yield farm
 
 
 def damage(folder: Path, published_farm: Published, path: str, data: bytes | None) -> None:
@@ -38,7 +38,7 @@ def damage(folder: Path, published_farm: Published, path: str, data: bytes | Non
 @pytest.mark.parametrize(
     "data", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
 )
-def test_a_pull_of_damage_is_refused_and_takes_it_out(
+def test_a_pull_of_damaged_bytes_fails_and_withdraws_the_engine(
     published_farm: Published, client: Farm, tmp_path: Path, data: bytes | None
 ) -> None:
     damage(tmp_path, published_farm, "rank0.engine", data)
@@ -54,14 +54,14 @@ def test_a_pull_of_damage_is_refused_and_takes_it_out(
     assert httpx.get(f"{published_farm.url}/v2/_catalog").json() == {"repositories": []}
 
 
-def test_a_report_is_believed_only_if_the_store_agrees(published_farm: Published, client: Farm) -> None:
+def test_a_damage_report_counts_only_if_the_store_confirms_it(published_farm: Published, client: Farm) -> None:
     assert client.report_damage(published_farm.key, ["rank0.engine"]).damaged == []
     assert client.engine(published_farm.key).key == published_farm.key
     with pytest.raises(NotFound, match="no file 'nothing'"):
         client.report_damage(published_farm.key, ["nothing"])
 
 
-def test_repair_reads_everything_and_says_what_is_damaged(published_farm: Published, tmp_path: Path) -> None:
+def test_repair_reads_every_file_and_lists_the_damaged_ones(published_farm: Published, tmp_path: Path) -> None:
     environment = {"ENGINEFARM_URL": published_farm.url}
     whole = CliRunner().invoke(main, ["repair"], env=environment)
     assert (whole.exit_code, "intact" in whole.stderr) == (0, True), whole.output
@@ -75,7 +75,7 @@ def test_repair_reads_everything_and_says_what_is_damaged(published_farm: Publis
         assert build.waiting_for is not None
 
 
-def test_recall_over_the_command_line(published_farm: Published) -> None:
+def test_the_recall_command_withdraws_engines(published_farm: Published) -> None:
     environment = {"ENGINEFARM_URL": published_farm.url}
     assert CliRunner().invoke(main, ["recall"], env=environment).exit_code == 2
     assert CliRunner().invoke(main, ["recall", "--between", "now", "then"], env=environment).exit_code == 2
@@ -94,7 +94,7 @@ def test_recall_over_the_command_line(published_farm: Published) -> None:
     assert (pulled.exit_code, "bad memory" in pulled.stderr) == (4, True)
 
 
-def test_upkeep_is_for_administrators(tmp_path: Path) -> None:
+def test_repair_and_recall_need_the_admin_scope(tmp_path: Path) -> None:
     with published(tmp_path, guarded=True) as published_farm:
         with published_farm.database.write() as session:
             key = access.create(session, "submitter", [access.Scope.SUBMIT])

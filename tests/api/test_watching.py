@@ -53,7 +53,7 @@ def end(published_farm: Published, build_id: str) -> None:
         cancel(session, build_id)
 
 
-def test_a_joined_build_says_that_it_runs(published_farm: Published, begin: Begin) -> None:
+def test_a_joined_build_reports_the_state_running(published_farm: Published, begin: Begin) -> None:
     build_id, _ = begin()
     spec = httpx.get(f"{published_farm.url}/v1/builds/{build_id}").json()["spec"]
     joined = httpx.post(f"{published_farm.url}/v1/builds", json=spec, timeout=60).json()
@@ -61,7 +61,7 @@ def test_a_joined_build_says_that_it_runs(published_farm: Published, begin: Begi
     end(published_farm, build_id)
 
 
-def test_etag_and_304(published_farm: Published, begin: Begin) -> None:
+def test_an_unchanged_build_is_a_304_for_its_etag(published_farm: Published, begin: Begin) -> None:
     build_id, held = begin()
     url = f"{published_farm.url}/v1/builds/{build_id}"
     first = httpx.get(url)
@@ -111,7 +111,7 @@ def test_the_client_waits_through_a_real_304(
     assert seen == ["running", "cancelled"]
 
 
-def test_events_tell_each_change_and_end(published_farm: Published, begin: Begin) -> None:
+def test_events_report_each_change_and_end_with_the_build(published_farm: Published, begin: Begin) -> None:
     build_id, held = begin()
     states: list[tuple[str, str | None]] = []
     with httpx.stream("GET", f"{published_farm.url}/v1/builds/{build_id}/events", timeout=60) as stream:
