@@ -1,4 +1,4 @@
-"""Farms between which engines move, and an engine as a worker would have published it for what was really asked."""
+"""Farms that exchange engines, and engines published as a worker would publish them for a real submit."""
 
 from __future__ import annotations
 
@@ -66,33 +66,33 @@ def site(folder: Path, *, signs: bool = True, **settings: str) -> Iterator[Site]
 
 def build_at(place: Site, spec: Mapping[str, Any], files: Mapping[str, bytes], folder: Path) -> Submitted:
     """Ask for an engine and publish `files` as it, as a worker does."""
-    asked = place.farm.submit(spec)
+    submitted = place.farm.submit(spec)
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    made = Manifest.of_directory(folder)
-    for entry in made.files:
+    manifest = Manifest.of_directory(folder)
+    for entry in manifest.files:
         place.store.put(folder / entry.path, entry.digest, entry.size)
     with place.database.read() as session:
-        convert = session.get_one(ActionRow, asked.key).depends_on
+        convert = session.get_one(ActionRow, submitted.key).depends_on
     assert convert is not None
     add_worker(place.database)
     if not _converted(place, convert):
-        held = claim_now(place.database, convert)
+        claim = claim_now(place.database, convert)
         put_bytes(place.store, b"weights")
         with place.database.write() as session:
-            publish_checkpoint(session, held, one_file_manifest("weights"), facts={}, steps={})
-    held = claim_now(place.database, asked.key)
-    job = held.work.job
+            publish_checkpoint(session, claim, one_file_manifest("weights"), facts={}, steps={})
+    claim = claim_now(place.database, submitted.key)
+    job = claim.work.job
     columns = {
         "model": job.spec.model, "toolchain": job.toolchain, "version": job.version,
-        "platform": CPU.model_dump(), "bound_to": held.document["platform"], "driver_binding": "branch",
+        "platform": CPU.model_dump(), "bound_to": claim.document["platform"], "driver_binding": "branch",
         "spec": job.spec.model_dump(mode="json"),
         "provenance": {"worker": "w1", "host": HOST.model_dump(), "checkpoint": one_file_manifest("weights").digest},
     }  # fmt: skip
     with place.database.write() as session:
-        publish_engine(session, held, made, engine=columns, steps={})
-    return asked
+        publish_engine(session, claim, manifest, engine=columns, steps={})
+    return submitted
 
 
 def _converted(place: Site, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""A farm behind a real HTTP server that takes specs: a broker, a model, and one engine that is published already."""
+"""A farm behind a real HTTP server that accepts specs: a broker, a model, and one published engine."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def published_farm(
         "MODEL_ROOTS": str(models),
         "WORKER_SECONDS": "3600",
     }
-    with published(folder, **settings) as running:
-        yield running
+    with published(folder, **settings) as farm:
+        yield farm
     postgres.drop(url)
 
 

@@ -82,18 +82,18 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
     manifest, store = Manifest.of_directory(folder), open_store(settings, link_secret=b"s" * 32)
     for entry in manifest.files:
         store.put(folder / entry.path, entry.digest, entry.size)
-    wanted = new_request(MODEL)
+    request = new_request(MODEL)
     worker = add_worker(database)
-    submit_request(database, wanted)
-    for action in (wanted.convert, wanted.build):
-        held = claim_now(database, action.key, worker)
+    submit_request(database, request)
+    for action in (request.convert, request.build):
+        claim = claim_now(database, action.key, worker)
         with database.write() as session:
             if action.stage is Stage.CONVERT:
-                publish_checkpoint(session, held, manifest, facts={}, steps={})
+                publish_checkpoint(session, claim, manifest, facts={}, steps={})
             else:
                 columns = ENGINE | {"model": MODEL, "provenance": {"checkpoint": manifest.digest}}
-                publish_engine(session, held, manifest, engine=columns, steps={})
-    return wanted.build.key, manifest
+                publish_engine(session, claim, manifest, engine=columns, steps={})
+    return request.build.key, manifest
 
 
 @contextmanager

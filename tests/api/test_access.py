@@ -1,4 +1,4 @@
-"""Each route asks for the scope that it needs, and a farm without keys is open to its own machine only."""
+"""Each route requires its scope, and a farm without API keys serves loopback addresses only."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ BODY: dict[str, Any] = {"model": "hf:org/name", "toolchain": {"name": "gcc"}}
 
 @pytest.fixture(scope="module")
 def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    with published(tmp_path_factory.mktemp("guarded"), guarded=True) as running:
-        yield running
+    with published(tmp_path_factory.mktemp("guarded"), guarded=True) as farm:
+        yield farm
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def ask(published_farm: Published, route: str, authorization: str | None) -> htt
 
 def test_every_route_is_listed_here(published_farm: Published) -> None:
     paths = httpx.get(f"{published_farm.url}/openapi.json").json()["paths"]
-    found = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    assert {route for route in found if " /v2" not in route} == set(ROUTES)
+    documented = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert {route for route in documented if " /v2" not in route} == set(ROUTES)
 
 
 @pytest.mark.parametrize(("route", "scope"), ROUTES.items())
@@ -93,11 +93,11 @@ def test_a_route_needs_its_scope(
         answer = ask(published_farm, route, f"Bearer {key}")
         assert (answer.status_code == 403) == (held not in allowed), answer.text
         assert answer.status_code != 401
-    nobody = ask(published_farm, route, None)
-    assert (nobody.status_code == 401) == (scope is not PUBLIC)
-    if nobody.status_code == 401:
-        assert nobody.headers["www-authenticate"] == "Bearer"
-        assert nobody.headers["content-type"] == "application/problem+json"
+    anonymous = ask(published_farm, route, None)
+    assert (anonymous.status_code == 401) == (scope is not PUBLIC)
+    if anonymous.status_code == 401:
+        assert anonymous.headers["www-authenticate"] == "Bearer"
+        assert anonymous.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_route_needs_its_scope(
 )
 def test_a_registry_route_needs_an_api_key(published_farm: Published, keys: dict[Scope, str], path: str) -> None:
     """The OpenAPI document has no registry routes, so the list above lacks them. Their challenge is Basic."""
-    nobody = ask(published_farm, f"GET /v2/{path}", None)
-    assert (nobody.status_code, nobody.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
+    anonymous = ask(published_farm, f"GET /v2/{path}", None)
+    assert (anonymous.status_code, anonymous.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
     for key in keys.values():
         assert ask(published_farm, f"GET /v2/{path}", f"Bearer {key}").status_code in (200, 404)
 
@@ -134,8 +134,8 @@ def test_a_refusal_names_the_scope_and_the_key_by_its_name(published_farm: Publi
 def test_a_malformed_or_unknown_key_is_refused(
     published_farm: Published, keys: dict[Scope, str], authorization: str
 ) -> None:
-    known = keys[Scope.ADMIN].rpartition("_")[0]
-    assert ask(published_farm, "GET /v1/builds", authorization.format(id=known)).status_code == 401
+    key_id = keys[Scope.ADMIN].rpartition("_")[0]
+    assert ask(published_farm, "GET /v1/builds", authorization.format(id=key_id)).status_code == 401
 
 
 def _refused(answer: httpx.Response) -> httpx.Response | None:
@@ -166,8 +166,8 @@ def test_secrets_are_compared_in_constant_time(
         return compare_digest(first, second)
 
     monkeypatch.setattr(hmac, "compare_digest", recorded)
-    known = keys[READ].rpartition("_")[0]
-    for key in (keys[READ], f"{known}_wrong", "ef_000000000000_wrong", "rubbish"):
+    key_id = keys[READ].rpartition("_")[0]
+    for key in (keys[READ], f"{key_id}_wrong", "ef_000000000000_wrong", "rubbish"):
         with published_farm.database.read() as session:
             access.authenticate(session, key)
     assert compared == [64] * 4

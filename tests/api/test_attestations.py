@@ -1,4 +1,4 @@
-"""What the farm signs can be checked by whoever holds its public key, and by nobody else's key."""
+"""Attestations are verified with the farm's public key, and with no other key."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.api.published import Published, published
 def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     folder = tmp_path_factory.mktemp("signed")
     create(folder / "signing.pem")
-    with published(folder, SIGNING_KEY=str(folder / "signing.pem")) as running:
-        yield running
+    with published(folder, SIGNING_KEY=str(folder / "signing.pem")) as farm:
+        yield farm
 
 
 @pytest.fixture

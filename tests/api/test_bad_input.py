@@ -1,4 +1,4 @@
-"""Whatever is sent to POST /v1/builds, the answer says what is wrong with it, and nothing is queued."""
+"""Bad requests are refused with every problem named, and nothing is queued."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_a_bad_spec_is_refused_with_the_pointer_of_each_problem(
 ) -> None:
     if isinstance(change.get("model"), str):
         change = change | {"model": change["model"].format(models=models)}
-    before = rows(published_farm)
+    rows_before = rows(published_farm)
     problem = refused(post(published_farm, spec | change), 422)
     assert problem["code"] == "invalid_spec"
-    assert {found["pointer"]: found["code"] for found in problem["errors"]} == pointers
-    for found in problem["errors"]:
-        assert found["detail"]
-        assert found.get("expected") or found.get("remedy") or found["code"] in {"value_error", "string_unicode"}
-    assert rows(published_farm) == before
+    assert {finding["pointer"]: finding["code"] for finding in problem["errors"]} == pointers
+    for finding in problem["errors"]:
+        assert finding["detail"]
+        assert finding.get("expected") or finding.get("remedy") or finding["code"] in {"value_error", "string_unicode"}
+    assert rows(published_farm) == rows_before
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_a_bad_spec_is_refused_with_the_pointer_of_each_problem(
 def test_a_body_that_is_no_spec_is_refused_and_nothing_is_written(
     published_farm: Published, body: bytes, content_type: str, status: int
 ) -> None:
-    before = rows(published_farm)
+    rows_before = rows(published_farm)
     refused(post(published_farm, body, content_type), status)
-    assert rows(published_farm) == before
+    assert rows(published_farm) == rows_before
 
 
 def test_a_missing_body_is_reported_as_a_missing_body(published_farm: Published) -> None:
@@ -123,13 +123,13 @@ def test_a_chunked_body_is_refused_at_the_size_limit(published_farm: Published) 
 
 
 def test_a_matrix_is_parsed_as_strictly_as_a_spec(published_farm: Published, spec: dict[str, Any]) -> None:
-    before = rows(published_farm)
+    rows_before = rows(published_farm)
     body = json.dumps(spec | {"limits": {"max_batch_size": [1, float("nan")]}})
     answer = httpx.post(
         f"{published_farm.url}/v1/builds:matrix", content=body, headers={"Content-Type": "application/json"}
     )
     assert refused(answer, 422)["errors"][0]["code"] == "not_portable"
-    assert rows(published_farm) == before
+    assert rows(published_farm) == rows_before
 
 
 @pytest.mark.parametrize(

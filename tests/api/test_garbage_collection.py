@@ -27,8 +27,8 @@ ALL = {"policies": [{"keep_last": 0}]}
 
 @pytest.fixture
 def published_farm(tmp_path: Path) -> Iterator[Published]:
-    with published(tmp_path, GC_CHECKPOINT_DAYS="0", RETENTION='[{"model": "nothing", "keep_last": 0}]') as running:
-        yield running
+    with published(tmp_path, GC_CHECKPOINT_DAYS="0", RETENTION='[{"model": "nothing", "keep_last": 0}]') as farm:
+        yield farm
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def blobs(folder: Path) -> set[str]:
     return {path.name for path in (folder / "store" / "blobs").rglob("*") if path.is_file()}
 
 
-def put(folder: Path, data: bytes) -> str:
-    name = digest.of_bytes(data).removeprefix("sha256:")
-    (folder / "store" / "blobs" / "sha256" / name[:2] / name).write_bytes(data)
+def put(folder: Path, content: bytes) -> str:
+    name = digest.of_bytes(content).removeprefix("sha256:")
+    (folder / "store" / "blobs" / "sha256" / name[:2] / name).write_bytes(content)
     return name
 
 
@@ -64,21 +64,21 @@ def test_an_engine_is_marked_then_removed_and_its_bytes_are_deleted_last(
     published_farm: Published, client: Farm, tmp_path: Path
 ) -> None:
     before, orphan = blobs(tmp_path), put(tmp_path, b"of an attempt that was fenced")
-    dry = client.clean_up(ALL | {"dry_run": True})
-    assert [(found.kind, found.since, found.removed) for found in dry.going] == [
+    dry_run = client.clean_up(ALL | {"dry_run": True})
+    assert [(candidate.kind, candidate.since, candidate.removed) for candidate in dry_run.going] == [
         ("engine", None, False), ("checkpoint", None, False),
     ]  # fmt: skip
-    assert dry.frees == sum(map(len, FILES.values()))
-    assert (dry.waiting.files, dry.deleted.files) == (1, 0)
+    assert dry_run.frees == sum(map(len, FILES.values()))
+    assert (dry_run.waiting.files, dry_run.deleted.files) == (1, 0)
     first = client.clean_up(ALL)
-    assert [found.removed for found in first.going] == [False, False]
+    assert [candidate.removed for candidate in first.going] == [False, False]
     assert (first.waiting.files, first.deleted.files) == (1, 0)
     assert client.engine(published_farm.key).key == published_farm.key
     end_grace(published_farm)
-    assert [found.removed for found in client.clean_up(ALL | {"dry_run": True}).going] == [True, True]
+    assert [candidate.removed for candidate in client.clean_up(ALL | {"dry_run": True}).going] == [True, True]
     assert client.engine(published_farm.key).key == published_farm.key
     second = client.clean_up(ALL)
-    assert [found.removed for found in second.going] == [True, True]
+    assert [candidate.removed for candidate in second.going] == [True, True]
     assert (second.deleted.files, second.waiting.files) == (1, len(FILES))
     assert blobs(tmp_path) == before
     assert orphan not in blobs(tmp_path)
@@ -86,7 +86,7 @@ def test_an_engine_is_marked_then_removed_and_its_bytes_are_deleted_last(
         client.engine(published_farm.key)
     end_grace(published_farm)
     third = client.clean_up(ALL)
-    assert (third.going, third.deleted.size, blobs(tmp_path)) == ([], dry.frees, set())
+    assert (third.going, third.deleted.size, blobs(tmp_path)) == ([], dry_run.frees, set())
     with published_farm.database.read() as session:
         assert sorted(session.execute(select(RemovalRow.kind)).scalars()) == ["checkpoint", "engine"]
 
@@ -112,20 +112,22 @@ def test_a_deleted_engine_is_not_served_and_a_pinned_engine_cannot_be_deleted(
     with pytest.raises(Conflict, match="is pinned"):
         client.delete(published_farm.key)
     assert enginefarm(published_farm, "pin", published_farm.key, "--remove").exit_code == 0
-    done = enginefarm(published_farm, "delete", published_farm.key[:12])
-    assert (done.exit_code, done.stdout) == (0, f"engine {published_farm.key[:12]} is no longer served\n")
+    result = enginefarm(published_farm, "delete", published_farm.key[:12])
+    assert (result.exit_code, result.stdout) == (0, f"engine {published_farm.key[:12]} is no longer served\n")
     with pytest.raises(Gone, match="deleted"):
         client.engine(published_farm.key)
     end_grace(published_farm)
-    assert [found.removed for found in client.clean_up().going] == [True, False]
+    assert [candidate.removed for candidate in client.clean_up().going] == [True, False]
 
 
 def test_the_gc_command_prints_each_candidate_with_its_reason(published_farm: Published) -> None:
-    dry = enginefarm(published_farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0")
-    assert dry.exit_code == 0, dry.output
-    assert "0 of its model and platform are newer, older than 0 days" in dry.stdout
-    assert "1.1 MiB will be free once all of these are removed" in dry.stdout
-    assert "not marked" in dry.stdout
+    dry_run = enginefarm(
+        published_farm, "gc", "--dry-run", "--model", "hf:Org/*", "--keep-last", "0", "--keep-days", "0"
+    )
+    assert dry_run.exit_code == 0, dry_run.output
+    assert "0 of its model and platform are newer, older than 0 days" in dry_run.stdout
+    assert "1.1 MiB will be free once all of these are removed" in dry_run.stdout
+    assert "not marked" in dry_run.stdout
     own = json.loads(enginefarm(published_farm, "gc", "--json").stdout)
     assert (own["going"], own["dry_run"], own["grace_seconds"]) == ([], False, 86400)
     assert enginefarm(published_farm, "gc", "--model", "hf:Org/*").exit_code == 2
@@ -172,11 +174,11 @@ def test_a_farm_with_gc_hours_runs_garbage_collection_by_itself(tmp_path: Path) 
     ):
         deadline = time.monotonic() + 60
         while (
-            not (gone := [one for one in client.removals() if one.key == published_farm.key])
+            not (removed := [removal for removal in client.removals() if removal.key == published_farm.key])
             and time.monotonic() < deadline
         ):
             end_grace(published_farm)
             time.sleep(0.05)
-        assert gone[0].by is None
+        assert removed[0].by is None
         with pytest.raises(Gone, match="removed: 0 of its model"):
             client.engine(published_farm.key)

@@ -23,7 +23,7 @@ def builds(published_farm: Published) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "count"),
     [
         ({"model": MODEL}, 1), ({"model": MODEL.partition("@")[0]}, 1), ({"model": MODEL[:-1]}, 0),
         ({"state": "succeeded"}, 1), ({"state": "queued"}, 0), ({"toolchain": "aoti"}, 1), ({"toolchain": "trtllm"}, 0),
@@ -33,9 +33,9 @@ def builds(published_farm: Published) -> list[str]:
     ids=str,
 )  # fmt: skip
 def test_a_filter_lists_only_matching_builds(
-    published_farm: Published, builds: list[str], query: dict[str, str], found: int
+    published_farm: Published, builds: list[str], query: dict[str, str], count: int
 ) -> None:
-    assert listed(published_farm, **query) == builds[:found]
+    assert listed(published_farm, **query) == builds[:count]
     assert len(builds) == 1
 
 

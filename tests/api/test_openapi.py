@@ -1,4 +1,4 @@
-"""The OpenAPI document describes every route, and its examples are what it says they are."""
+"""The OpenAPI document describes every route, and its examples are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A platform may be left out or given in part: the live workers say which kind of machine is meant."""
+"""A partial platform is completed from the live workers if they are of one kind."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def submit(published_farm: Published, spec: dict[str, Any], platform: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("given", "candidates"), [({}, ["v3", "v4", "aarch64"]), ({"arch": "x86_64"}, ["v3", "v4"])], ids=str
+    ("platform_fields", "candidates"), [({}, ["v3", "v4", "aarch64"]), ({"arch": "x86_64"}, ["v3", "v4"])], ids=str
 )
 def test_a_platform_that_matches_several_kinds_is_refused_with_the_candidates(
-    published_farm: Published, spec: dict[str, Any], given: dict[str, str], candidates: list[str]
+    published_farm: Published, spec: dict[str, Any], platform_fields: dict[str, str], candidates: list[str]
 ) -> None:
-    refused = submit(published_farm, spec, given)
+    refused = submit(published_farm, spec, platform_fields)
     assert refused.status_code == 422
     [problem] = refused.json()["errors"]
     assert (problem["pointer"], problem["code"]) == ("/platform", "platform_ambiguous")

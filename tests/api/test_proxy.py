@@ -1,4 +1,4 @@
-"""Behind a proxy, what the farm hands out leads back through the proxy."""
+"""Behind a proxy, every link of the farm begins with the public URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registry clients that are not ours fetch an engine: the requests package, oras, and skopeo where it is installed."""
+"""Other registry clients fetch an engine: httpx, oras, and skopeo where it is installed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NAME = "aoti/org/tiny-llama"
 
 @pytest.fixture(scope="module")
 def published_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    with published(tmp_path_factory.mktemp("registry")) as running:
-        yield running
+    with published(tmp_path_factory.mktemp("registry")) as farm:
+        yield farm
 
 
 def _get(published_farm: Published, path: str, method: str = "GET") -> httpx.Response:
@@ -33,15 +33,15 @@ def test_a_tag_leads_to_manifest_config_and_files(published_farm: Published) -> 
     assert _get(published_farm, "/v2/").headers["docker-distribution-api-version"] == "registry/2.0"
     assert _get(published_farm, "/v2/_catalog").json() == {"repositories": [NAME]}
     assert _get(published_farm, f"/v2/{NAME}/tags/list").json() == {"name": NAME, "tags": [published_farm.key]}
-    found = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}")
-    digest = found.headers["docker-content-digest"]
-    assert digest == "sha256:" + hashlib.sha256(found.content).hexdigest()
-    assert found.headers["content-type"] == oci.MANIFEST
-    assert _get(published_farm, f"/v2/{NAME}/manifests/{digest}").content == found.content
-    config = _get(published_farm, f"/v2/{NAME}/blobs/{found.json()['config']['digest']}")
-    assert "sha256:" + hashlib.sha256(config.content).hexdigest() == found.json()["config"]["digest"]
+    answer = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}")
+    digest = answer.headers["docker-content-digest"]
+    assert digest == "sha256:" + hashlib.sha256(answer.content).hexdigest()
+    assert answer.headers["content-type"] == oci.MANIFEST
+    assert _get(published_farm, f"/v2/{NAME}/manifests/{digest}").content == answer.content
+    config = _get(published_farm, f"/v2/{NAME}/blobs/{answer.json()['config']['digest']}")
+    assert "sha256:" + hashlib.sha256(config.content).hexdigest() == answer.json()["config"]["digest"]
     assert config.json()["config"]["Labels"]["enginefarm.key"] == published_farm.key
-    titles = {layer["annotations"][oci.TITLE]: layer for layer in found.json()["layers"]}
+    titles = {layer["annotations"][oci.TITLE]: layer for layer in answer.json()["layers"]}
     assert {path: layer["digest"] for path, layer in titles.items()} == {
         entry.path: entry.digest for entry in published_farm.manifest.files
     }
@@ -59,9 +59,9 @@ def test_head_returns_size_and_digest_without_bytes(published_farm: Published) -
     entry = published_farm.manifest.files[-1]
     blob = _get(published_farm, f"/v2/{NAME}/blobs/{entry.digest}", "HEAD")
     assert (blob.status_code, int(blob.headers["content-length"])) == (200, entry.size)
-    found = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}", "HEAD")
-    assert int(found.headers["content-length"]) > 100
-    assert not found.content
+    answer = _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}", "HEAD")
+    assert int(answer.headers["content-length"]) > 100
+    assert not answer.content
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_oras_pulls_the_engine_directory(published_farm: Published, tmp_path: Pa
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_skopeo_inspects_and_copies_an_engine(published_farm: Published, tmp_path: Path) -> None:
     name = f"docker://{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}"
-    seen = json.loads(_skopeo("inspect", "--tls-verify=false", name))
+    inspected = json.loads(_skopeo("inspect", "--tls-verify=false", name))
     assert (
-        seen["Digest"]
+        inspected["Digest"]
         == _get(published_farm, f"/v2/{NAME}/manifests/{published_farm.key}").headers["docker-content-digest"]
     )
-    assert seen["Labels"]["enginefarm.manifest"] == published_farm.manifest.digest
+    assert inspected["Labels"]["enginefarm.manifest"] == published_farm.manifest.digest
     _skopeo("copy", "--src-tls-verify=false", name, f"dir:{tmp_path}/copy")
     for entry in published_farm.manifest.files:
         copied = (tmp_path / "copy" / entry.digest.removeprefix("sha256:")).read_bytes()
@@ -111,18 +111,18 @@ def test_skopeo_inspects_and_copies_an_engine(published_farm: Published, tmp_pat
 
 
 def _skopeo(*arguments: str) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         ["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_registry_client_sends_its_api_key_as_a_password(tmp_path: Path) -> None:
     with published(tmp_path, guarded=True) as published_farm:
-        asked = _get(published_farm, "/v2/")
-        assert (asked.status_code, asked.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
-        assert asked.json()["errors"][0]["code"] == "UNAUTHORIZED"
+        answer = _get(published_farm, "/v2/")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Basic realm="enginefarm"')
+        assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
         assert httpx.get(f"{published_farm.url}/v2/", auth=("anyone", str(published_farm.api_key))).status_code == 200
         assert (
             httpx.get(

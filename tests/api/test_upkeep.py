@@ -1,4 +1,4 @@
-"""Damage is found, said and taken out; a recall takes out what a host built. Over a real server and a real folder."""
+"""Damaged engines are detected and withdrawn; a recall withdraws the engines of a worker. On a directory store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.api.published import FILES, MODEL, Published, published
 
 @pytest.fixture
 def published_farm(tmp_path: Path) -> Iterator[Published]:
-    with published(tmp_path) as running:
-        yield running
+    with published(tmp_path) as farm:
+        yield farm
 
 
 @pytest.fixture
@@ -29,19 +29,19 @@ def client(published_farm: Published) -> Iterator[Farm]:
         yield farm
 
 
-def damage(folder: Path, published_farm: Published, path: str, data: bytes | None) -> None:
+def damage(folder: Path, published_farm: Published, path: str, content: bytes | None) -> None:
     digest = next(entry.digest for entry in published_farm.manifest.files if entry.path == path).removeprefix("sha256:")
     blob = folder / "store" / "blobs" / "sha256" / digest[:2] / digest
-    blob.unlink() if data is None else blob.write_bytes(data)
+    blob.unlink() if content is None else blob.write_bytes(content)
 
 
 @pytest.mark.parametrize(
     "data", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
 )
 def test_a_pull_of_damaged_bytes_fails_and_withdraws_the_engine(
-    published_farm: Published, client: Farm, tmp_path: Path, data: bytes | None
+    published_farm: Published, client: Farm, tmp_path: Path, content: bytes | None
 ) -> None:
-    damage(tmp_path, published_farm, "rank0.engine", data)
+    damage(tmp_path, published_farm, "rank0.engine", content)
     with pytest.raises((IntegrityError, NotFound), match="the farm's own are damaged"):
         pull(client, client.engine(published_farm.key), tmp_path / "here", any_platform=True)
     assert not (tmp_path / "here").exists()
@@ -66,9 +66,9 @@ def test_repair_reads_every_file_and_lists_the_damaged_ones(published_farm: Publ
     whole = CliRunner().invoke(main, ["repair"], env=environment)
     assert (whole.exit_code, "intact" in whole.stderr) == (0, True), whole.output
     damage(tmp_path, published_farm, "config.json", b"[]")
-    found = CliRunner().invoke(main, ["repair", published_farm.key, "--rebuild"], env=environment)
-    assert found.exit_code == 6, found.output
-    assert "config.json, checkpoint/config.json damaged" in found.stderr
+    inspection = CliRunner().invoke(main, ["repair", published_farm.key, "--rebuild"], env=environment)
+    assert inspection.exit_code == 6, inspection.output
+    assert "config.json, checkpoint/config.json damaged" in inspection.stderr
     with Farm(published_farm.url) as client:
         (build,) = [build for build in client.builds() if not build.state.ended]
         assert build.model == MODEL

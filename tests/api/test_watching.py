@@ -35,12 +35,12 @@ def begin(published_farm: Published, spec: dict[str, Any], models: Path, request
             f"{published_farm.url}/v1/builds", json=spec | {"model": f"file:{models / name}"}, timeout=60
         )
         assert answer.status_code == 202, answer.text
-        return answer.json()["id"], hold(published_farm, answer.json()["id"])
+        return answer.json()["id"], start_attempt(published_farm, answer.json()["id"])
 
     return made
 
 
-def hold(published_farm: Published, build_id: str) -> Claim:
+def start_attempt(published_farm: Published, build_id: str) -> Claim:
     with published_farm.database.read() as session:
         build = session.query(BuildRow).filter_by(id=build_id).one()
         convert = session.get_one(ActionRow, build.key).depends_on
@@ -48,7 +48,7 @@ def hold(published_farm: Published, build_id: str) -> Claim:
     return claim_now(published_farm.database, convert, add_worker(published_farm.database, "watched"), lease=600)
 
 
-def end(published_farm: Published, build_id: str) -> None:
+def cancel_build(published_farm: Published, build_id: str) -> None:
     with published_farm.database.write() as session:
         cancel(session, build_id)
 
@@ -58,7 +58,7 @@ def test_a_joined_build_reports_the_state_running(published_farm: Published, beg
     spec = httpx.get(f"{published_farm.url}/v1/builds/{build_id}").json()["spec"]
     joined = httpx.post(f"{published_farm.url}/v1/builds", json=spec, timeout=60).json()
     assert (joined["disposition"], joined["state"], joined["waiting_for"]) == ("joined", "running", None)
-    end(published_farm, build_id)
+    cancel_build(published_farm, build_id)
 
 
 def test_an_unchanged_build_is_a_304_for_its_etag(published_farm: Published, begin: Begin) -> None:
@@ -73,14 +73,14 @@ def test_an_unchanged_build_is_a_304_for_its_etag(published_farm: Published, beg
     changed = httpx.get(url, headers={"If-None-Match": tag})
     assert (changed.status_code, changed.json()["message"]) == (200, "halfway")
     assert changed.headers["etag"] != tag
-    end(published_farm, build_id)
+    cancel_build(published_farm, build_id)
 
 
 def test_a_long_poll_returns_at_a_change(published_farm: Published, begin: Begin) -> None:
     build_id, _ = begin()
     url = f"{published_farm.url}/v1/builds/{build_id}"
     tag = httpx.get(url).headers["etag"]
-    timer = threading.Timer(0.5, end, (published_farm, build_id))
+    timer = threading.Timer(0.5, cancel_build, (published_farm, build_id))
     timer.start()
     answer = httpx.get(url, params={"wait": 60}, headers={"If-None-Match": tag}, timeout=90)
     timer.join()
@@ -93,7 +93,7 @@ def test_a_long_poll_without_a_change_is_a_304(published_farm: Published, begin:
     tag = httpx.get(url).headers["etag"]
     assert httpx.get(url, params={"wait": 0.2}, headers={"If-None-Match": tag}).status_code == 304
     assert httpx.get(url, params={"wait": 0.2}).json()["state"] == "running"
-    end(published_farm, build_id)
+    cancel_build(published_farm, build_id)
 
 
 def test_the_client_waits_through_a_real_304(
@@ -102,7 +102,7 @@ def test_the_client_waits_through_a_real_304(
     monkeypatch.setattr("enginefarm.client.waiting._POLL_SECONDS", 0.2)  # several unchanged answers before the end
     build_id, _ = begin()
     seen: list[str] = []
-    timer = threading.Timer(1.5, end, (published_farm, build_id))
+    timer = threading.Timer(1.5, cancel_build, (published_farm, build_id))
     timer.start()
     with Farm(published_farm.url) as client:
         build = client.wait(build_id, timeout=60, on_update=lambda build: seen.append(str(build.state)))
@@ -125,7 +125,7 @@ def test_events_report_each_change_and_end_with_the_build(published_farm: Publis
                 with published_farm.database.write() as session:
                     renew(session, held, lease_seconds=600, progress=0.5, message="halfway")
             elif len(states) == 2:
-                end(published_farm, build_id)
+                cancel_build(published_farm, build_id)
     assert states == [("running", None), ("running", "halfway"), ("cancelled", None)]
 
 
@@ -148,5 +148,5 @@ def test_a_log_is_followed_to_the_end(published_farm: Published, begin: Begin) -
             if line == "one":
                 write(4, b"two\n")
             elif line == "two":
-                end(published_farm, build_id)
+                cancel_build(published_farm, build_id)
     assert lines == ["one", "two"]
