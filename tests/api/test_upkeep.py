@@ -36,7 +36,7 @@ def damage(folder: Path, published_farm: Published, path: str, content: bytes | 
 
 
 @pytest.mark.parametrize(
-    "data", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
+    "content", [b"x" * len(FILES["rank0.engine"]), b"short", None], ids=["wrong", "truncated", "missing"]
 )
 def test_a_pull_of_damaged_bytes_fails_and_withdraws_the_engine(
     published_farm: Published, client: Farm, tmp_path: Path, content: bytes | None
