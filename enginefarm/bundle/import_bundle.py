@@ -94,5 +94,6 @@ class _Sender:
 
     def _report(self, digest: Digest, sent: int) -> None:
         self._sent[digest] = sent
+        # A blob that is sent again counts from its first byte, so the sum can go back.
         if self._progress:
             self._progress(Progress(Activity.SENDING, sum(self._sent.values()), self._total))

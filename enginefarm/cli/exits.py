@@ -10,6 +10,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def table() -> dict[int, str]:
     """Return the meaning of every exit code: the titles of the topmost error classes that have it."""
+    # Made from the classes, because a table by hand would miss the next error that somebody adds.
     titles: dict[int, list[str]] = {}
     for kind in tree():
         parent = kind.__mro__[1]

@@ -16,6 +16,7 @@ class _Bytes(click.ParamType[int]):
             size = int(_SIZE.validate_python(value))
         except ValidationError:
             size = 0
+        # Zero is refused, too: a limit of 0 bytes per second would never end.
         if size < 1:
             self.fail(f"{value!r} is not a size: expected a number and a unit, such as 50MiB or 2GB", param, ctx)
         return size

@@ -110,6 +110,7 @@ def with_flags(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override(spec: dict[str, Any], section: str, flags: dict[str, Any]) -> None:
+    # Field by field: a flag overrides one value of the file, not its whole section.
     fields = spec.get(section, {})
     if not flags or not isinstance(fields, dict):
         return

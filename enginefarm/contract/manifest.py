@@ -93,6 +93,7 @@ class Manifest(BaseModel):
     @property
     def size(self) -> int:
         """Bytes of all files together."""
+        # Files with equal content count each time: this is the directory's size, not the store's.
         return sum(entry.size for entry in self.files)
 
     @property

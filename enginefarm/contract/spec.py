@@ -293,13 +293,26 @@ def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
         for step in details["loc"]:
             # RFC 6901: '~' first, or the '~' of an escaped '/' would be escaped again.
             pointer += "/" + _without_surrogates(str(step)).replace("~", "~0").replace("/", "~1")
+        # The most precise of what Pydantic tells: our own text, the bounds, the pattern, else the type.
+        context = details.get("ctx", {})
+        expected = _EXPECTED_TYPES.get(kind)
+        bounds = []
+        for name, sign in _BOUNDS.items():
+            if name in context:
+                bounds.append(f"{sign} {context[name]}")
+        if "expected" in context:
+            expected = str(context["expected"])
+        elif bounds:
+            expected = ", ".join(bounds)
+        elif "pattern" in context:
+            expected = f"a match of {context['pattern']}"
         problems.append(
             Problem(
                 pointer=pointer,
                 code=kind,
                 detail=_detail(kind, details["msg"], value),
                 value=_echo(value),
-                expected=_expected(kind, details.get("ctx", {})),
+                expected=expected,
                 remedy=_REMEDIES.get(kind),
             )
         )
@@ -319,26 +332,13 @@ def _detail(kind: str, message: str, value: object) -> str:
     return message
 
 
-def _expected(kind: str, context: dict[str, Any]) -> str | None:
-    if "expected" in context:
-        return str(context["expected"])
-    bounds = []
-    for name, sign in _BOUNDS.items():
-        if name in context:
-            bounds.append(f"{sign} {context[name]}")
-    if bounds:
-        return ", ".join(bounds)
-    if "pattern" in context:
-        return f"a match of {context['pattern']}"
-    return _EXPECTED_TYPES.get(kind)
-
-
 def _echo(value: object) -> object:
     """Return `value` in a form that every JSON reader takes, and never long."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and abs(value) <= _EXACT:  # false for NaN, which JSON cannot state
         return value
+    # Not its content: a problem goes to logs and terminals, and an object can be as large as the request.
     if isinstance(value, dict):
         return f"an object of {len(value)}"
     if isinstance(value, list):

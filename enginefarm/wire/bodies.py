@@ -170,6 +170,7 @@ class Submitted(Body):
     @property
     def status(self) -> int:
         """The HTTP status of this answer: 200 for an engine that exists, 202 for one that will be built."""
+        # Joined is 202, too: the engine does not exist yet, whichever build was first.
         return 200 if self.disposition is Disposition.CACHED else 202
 
 
@@ -293,6 +294,7 @@ class ProblemDocument(Body):
     For a refused spec, `errors` has all of its problems at once.
     """
 
+    # RFC 9457: about:blank says that `title` needs no page that explains it; programs branch on `code`.
     type: str = "about:blank"
     title: str
     status: int

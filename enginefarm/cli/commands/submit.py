@@ -39,6 +39,7 @@ def submit(
     spec = read_spec(spec_file, flags)
     with settings.farm() as farm:
         submitted = farm.submit(spec, require_worker=require_worker)
+        # With --wait --json, stdout has one JSON document: the build at its end.
         if not (wait_for_end and as_json):
             _print(submitted, as_json=as_json, waiting=wait_for_end)
         if wait_for_end:
@@ -49,6 +50,7 @@ def _print(submitted: Submitted, *, as_json: bool, waiting: bool) -> None:
     if as_json:
         print_json(submitted)
         return
+    # Notes go to stderr. They are changes to the spec and advice, no errors: the build goes on.
     for note in submitted.notes:
         say("note:")
         print_problem(note)
@@ -57,6 +59,7 @@ def _print(submitted: Submitted, *, as_json: bool, waiting: bool) -> None:
     if waiting:
         say(f"build {submitted.id} {submitted.disposition}, key {words.short(submitted.key)}")
         return
+    # An engine that exists can be fetched at once; there is nothing to follow.
     next_step = ("follow it", f"enginefarm wait {submitted.id}")
     if submitted.engine:
         next_step = ("fetch it", f"enginefarm pull {words.short(submitted.key)} DIRECTORY")
