@@ -36,7 +36,7 @@ def create(name: str, scopes: tuple[str, ...]) -> None:
             key = access.create(session, name, [access.Scope(scope) for scope in scopes])
     except IntegrityError:
         # The names of revoked keys stay taken: removals and builds are recorded under them.
-        sys.exit(f"there is a key named {name!r} already: revoke it, or choose another name")
+        sys.exit(f"there is a key named {name!r} already: choose another name; a revoked key keeps its name")
     # After the commit, so that a printed key is always valid. The catalogue has only its hash.
     click.echo(key)
 
