@@ -42,20 +42,19 @@ class Program(click.Group):
         return list(self.commands)  # in order of use: submit first, administration last
 
 
-def _epilog() -> str:
-    # Made from the error tree, so that the help cannot name a code that no error has.
-    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
-    # `\b` on a line of its own keeps click from joining the lines below it to a paragraph.
-    settings = (
-        f"  ENGINEFARM_URL           URL of the farm (default {DEFAULT_URL})\n"
-        "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"
-        "  ENGINEFARM_CACHE         folder of this node's cache (else the user's)\n"
-        "  ENGINEFARM_TRUSTED_KEYS  public keys that pull requires, joined by ':'"
-    )
-    return f"\b\nSettings:\n{settings}\n\n\b\nExit codes:\n{codes}"
+# Made from the error tree, so that the help cannot name a code that no error has.
+_EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
+_SETTINGS = (
+    f"  ENGINEFARM_URL           URL of the farm (default {DEFAULT_URL})\n"
+    "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"
+    "  ENGINEFARM_CACHE         folder of this node's cache (else the user's)\n"
+    "  ENGINEFARM_TRUSTED_KEYS  public keys that pull requires, joined by ':'"
+)
+# `\b` on a line of its own keeps click from joining the lines below it to a paragraph.
+_EPILOG = f"\b\nSettings:\n{_SETTINGS}\n\n\b\nExit codes:\n{_EXIT_CODES}"
 
 
-@click.group(cls=Program, epilog=_epilog(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="enginefarm")
 @click.pass_context
 def main(ctx: click.Context) -> None:

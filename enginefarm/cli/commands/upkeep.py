@@ -11,7 +11,7 @@ from enginefarm.cli.output import json_option, print_items, print_json, say
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.contract.errors import IntegrityError
-from enginefarm.wire.recall import Inspection, Recall, WithdrawalResult
+from enginefarm.wire.recall import Inspection, Recall
 
 rebuild_option = click.option(
     "--rebuild", is_flag=True, help="Rebuild withdrawn engines now, instead of at the next request."
@@ -91,8 +91,19 @@ def recall(
         result = farm.recall(request)
     if as_json:
         print_json(result)
-    else:
-        _print(result)
+        return
+    for kind, keys in (("engine", result.engines), ("checkpoint", result.checkpoints)):
+        for key in keys:
+            click.echo(f"{kind} {words.short(key)} is withdrawn")
+    for worker in result.workers:
+        click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
+    for build in result.builds:
+        click.echo(f"build {build} rebuilds it")
+    # An imported engine was never planned here, so this farm does not know where its model is (ADR 0009).
+    for key in result.not_rebuilt:
+        click.echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
+    if not result.engines and not result.checkpoints:
+        click.echo("no engine or checkpoint meets the conditions")
 
 
 def _time(text: str) -> datetime:
@@ -103,17 +114,3 @@ def _time(text: str) -> datetime:
     if time.tzinfo is None:
         return time.replace(tzinfo=UTC)
     return time
-
-
-def _print(result: WithdrawalResult) -> None:
-    for kind, keys in (("engine", result.engines), ("checkpoint", result.checkpoints)):
-        for key in keys:
-            click.echo(f"{kind} {words.short(key)} is withdrawn")
-    for worker in result.workers:
-        click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
-    for build in result.builds:
-        click.echo(f"build {build} rebuilds it")
-    for key in result.not_rebuilt:
-        click.echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
-    if not result.engines and not result.checkpoints:
-        click.echo("no engine or checkpoint meets the conditions")
