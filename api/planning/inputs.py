@@ -68,7 +68,7 @@ def pin_inputs(sources: Sources, spec: BuildSpec, toolchain: Toolchain, findings
             continue
         # The next input is pinned even if this one cannot be: a caller is told all problems at once.
         with findings.collect(pointer):
-            inputs[reference.name] = sources.auxiliary.resolve(parsed, reference.selection)
+            inputs[reference.name] = sources.auxiliary.resolve_files(parsed, reference.selection)
     return inputs
 
 

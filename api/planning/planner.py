@@ -88,7 +88,7 @@ class Planner:
         # Pin everything that a worker will read: a branch may move before the build runs.
         model = None
         with findings.collect("/model"):
-            model = self._sources.resolve(model_reference.parse(spec.model))
+            model = self._sources.resolve_model(model_reference.parse(spec.model))
         inputs = pin_inputs(self._sources, spec, toolchain, findings)
         configs = auxiliary_configs(self._sources, inputs, findings)
         if findings or version is None or platform is None or model is None:

@@ -34,7 +34,7 @@ class AuxiliarySource:
         self._hub = hub
         self._configs = AuxiliaryConfigs(self.fetch)
 
-    def resolve(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
+    def resolve_files(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
         """Pin the reference and list the selected files.
 
         Raises:
@@ -43,7 +43,7 @@ class AuxiliarySource:
         """
         match reference:
             case HubReference() if self._hub:
-                return self._hub.resolve(reference, selection)
+                return self._hub.resolve_files(reference, selection)
             case FileReference():
                 folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
                 identity, files = folders.identify(reference, folders.scan(reference))
@@ -80,6 +80,6 @@ class AuxiliarySource:
             raise TypeError(f"{reference} is neither a folder nor in a hub")
         # The files are known by now, so it does not matter which selection is given; nothing is selected again.
         folders = ConfinedFolders(self._roots, self._digests, PLAIN_DATA.of_folder)
-        folder = folders.resolve(reference)
+        folder = folders.find_folder(reference)
         for file in files.files:
             folders.copy(reference, folder, file, destination / file.path)

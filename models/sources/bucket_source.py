@@ -48,8 +48,8 @@ class BucketSource:
         self._listing: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
 
-    def resolve(self, reference: BucketReference) -> ResolvedModel:
-        """See `Source.resolve`."""
+    def resolve_model(self, reference: BucketReference) -> ResolvedModel:
+        """See `Source.resolve_model`."""
         return self.cached_model(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
 
     def cached_model(self, reference: BucketReference) -> ResolvedModel | None:

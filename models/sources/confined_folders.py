@@ -52,7 +52,7 @@ class ConfinedFolders:
         self._digests = digests
         self._select = select
 
-    def resolve(self, reference: FileReference) -> Path:
+    def find_folder(self, reference: FileReference) -> Path:
         """Return the folder with links resolved.
 
         Raises:
@@ -79,7 +79,7 @@ class ConfinedFolders:
         Raises:
             ModelUnavailable: missing, not readable, outside the roots, or without the files that `select` needs.
         """
-        folder = self.resolve(reference)
+        folder = self.find_folder(reference)
         try:
             with os.scandir(folder) as iterator:
                 entries = {entry.name: entry for entry in iterator}

@@ -21,16 +21,16 @@ class Sources:
     auxiliary: AuxiliarySource
     bucket: Source[BucketReference] | None = None  # None: this farm reads no models from S3
 
-    def resolve(self, reference: ModelReference) -> ResolvedModel:
-        """See `Source.resolve`."""
+    def resolve_model(self, reference: ModelReference) -> ResolvedModel:
+        """See `Source.resolve_model`."""
         # No default case, here and below: mypy reports a scheme that is forgotten.
         match reference:
             case HubReference():
-                return self.hub.resolve(reference)
+                return self.hub.resolve_model(reference)
             case FileReference():
-                return self.files.resolve(reference)
+                return self.files.resolve_model(reference)
             case BucketReference():
-                return self._require_bucket(reference).resolve(reference)
+                return self._require_bucket(reference).resolve_model(reference)
 
     def cached_model(self, reference: ModelReference) -> ResolvedModel | None:
         """See `Source.cached_model`."""

@@ -39,8 +39,8 @@ class FileSource:
         # One entry a folder, replaced by a newer listing. Unlike a hub's answer it needs no age: the listing tells.
         self._resolved: dict[Path, tuple[Listing, ResolvedModel]] = {}
 
-    def resolve(self, reference: FileReference) -> ResolvedModel:
-        """See `Source.resolve`. The first call of a model hashes its files: minutes for a large model.
+    def resolve_model(self, reference: FileReference) -> ResolvedModel:
+        """See `Source.resolve_model`. The first call of a model hashes its files: minutes for a large model.
 
         Later calls read directory entries only, while the folder is unchanged.
         """
@@ -64,7 +64,7 @@ class FileSource:
         reference = parse(model.reference)
         if not isinstance(reference, FileReference):
             raise TypeError(f"{reference} names no folder")
-        folder = self._folders.resolve(reference)
+        folder = self._folders.find_folder(reference)
         for file in model.files:
             self._folders.copy(reference, folder, file, destination / file.path)
 

@@ -19,7 +19,7 @@ R_contra = TypeVar("R_contra", contravariant=True)
 class Source(Protocol[R_contra]):
     """A kind of place that models come from, for references of the type R_contra."""
 
-    def resolve(self, reference: R_contra) -> ResolvedModel:
+    def resolve_model(self, reference: R_contra) -> ResolvedModel:
         """Pin the reference to an immutable identity, reading metadata and `config.json` only.
 
         Raises:

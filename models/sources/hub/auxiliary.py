@@ -44,7 +44,7 @@ class HubAuxiliarySource:
         self._asking: SingleFlight[_CacheKey, ResolvedFiles] = SingleFlight()
         self._resolved: TimedCache[_CacheKey, ResolvedFiles] = TimedCache(clock=clock)
 
-    def resolve(self, reference: HubReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
+    def resolve_files(self, reference: HubReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
         """Pin the reference to a commit and list the selected files.
 
         Raises:

@@ -56,8 +56,8 @@ class HubSource:
         self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
-    def resolve(self, reference: HubReference) -> ResolvedModel:
-        """See `Source.resolve`."""
+    def resolve_model(self, reference: HubReference) -> ResolvedModel:
+        """See `Source.resolve_model`."""
         return self.cached_model(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
 
     def cached_model(self, reference: HubReference) -> ResolvedModel | None:

@@ -31,14 +31,14 @@ def write_data(folder: Path, text: str = '{"text": "a"}') -> Path:
 
 
 def test_only_data_files_are_copied(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
-    resolved = source.resolve(parse(f"file:{write_data(root / 'news')}"))
+    resolved = source.resolve_files(parse(f"file:{write_data(root / 'news')}"))
     source.fetch(resolved, tmp_path / "copy")
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["train.jsonl"]
 
 
 def test_data_are_identified_by_their_content(root: Path, source: AuxiliarySource) -> None:
     first, copy, changed = (
-        source.resolve(parse(f"file:{write_data(root / name, text)}")).identity
+        source.resolve_files(parse(f"file:{write_data(root / name, text)}")).identity
         for name, text in (("a", "x"), ("b", "x"), ("c", "y"))
     )
     assert first == copy != changed
@@ -46,7 +46,7 @@ def test_data_are_identified_by_their_content(root: Path, source: AuxiliarySourc
 
 def test_data_that_changed_are_refused(root: Path, source: AuxiliarySource, tmp_path: Path) -> None:
     folder = write_data(root / "news")
-    resolved = source.resolve(parse(f"file:{folder}"))
+    resolved = source.resolve_files(parse(f"file:{folder}"))
     (folder / "train.jsonl").write_text('{"text": "b"}')
     with pytest.raises(ModelUnavailable) as caught:
         source.fetch(resolved, tmp_path / "copy")
@@ -66,5 +66,5 @@ def test_data_that_cannot_be_used_are_refused_with_a_code(
     root: Path, source: AuxiliarySource, reference: str, code: str
 ) -> None:
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(parse(reference.format(root=root)))
+        source.resolve_files(parse(reference.format(root=root)))
     assert [problem.code for problem in caught.value.problems] == [code]

@@ -42,7 +42,7 @@ def test_a_hub_model_is_pinned_and_only_its_named_files_are_fetched(
     hub: Hub, source: AuxiliarySource, tmp_path: Path
 ) -> None:
     commit = hub.push("org/heads", FILES | IGNORED_FILES)
-    resolved = source.resolve(REFERENCE, HEADS)
+    resolved = source.resolve_files(REFERENCE, HEADS)
     assert resolved.reference == f"hf:org/heads@{commit}"
     assert resolved.identity == {"source": "hf", "repo": "org/heads", "commit": commit}
     hub.push("org/heads", {"config.json": b"later"})
@@ -52,7 +52,7 @@ def test_a_hub_model_is_pinned_and_only_its_named_files_are_fetched(
 
 def test_a_folder_is_identified_by_the_content_of_its_named_files(source: AuxiliarySource, tmp_path: Path) -> None:
     first, copy, changed = (
-        source.resolve(parse(f"file:{put(tmp_path / name, files)}"), HEADS)
+        source.resolve_files(parse(f"file:{put(tmp_path / name, files)}"), HEADS)
         for name, files in (("a", FILES), ("b", FILES | IGNORED_FILES), ("c", FILES | {"config.json": b"[]"}))
     )
     assert first.identity == copy.identity != changed.identity
@@ -74,7 +74,7 @@ def test_a_model_without_the_named_files_is_refused(
     hub.push("org/heads", files)
     for reference in (REFERENCE, parse(f"file:{put(tmp_path / 'heads', files)}")):
         with pytest.raises(ModelUnavailable) as caught:
-            source.resolve(reference, HEADS)
+            source.resolve_files(reference, HEADS)
         (problem,) = caught.value.problems
         assert (problem.code, problem.value) == (code, str(reference))
         assert detail in problem.detail
@@ -86,7 +86,7 @@ CONFIGURED = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": b"weight
 
 def test_a_config_is_read_once_at_its_commit(hub: Hub, source: AuxiliarySource) -> None:
     commit = hub.push("org/heads", CONFIGURED)
-    resolved = source.resolve(REFERENCE, HEADS)
+    resolved = source.resolve_files(REFERENCE, HEADS)
     hub.push("org/heads", {"config.json": b"{}"})
     assert source.config(resolved) == {"r": 8}
     requests = len(hub.requests)
@@ -99,9 +99,9 @@ def test_a_config_is_read_once_at_its_commit(hub: Hub, source: AuxiliarySource) 
 def test_a_changed_config_in_a_folder_is_read_again(source: AuxiliarySource, tmp_path: Path) -> None:
     folder = put(tmp_path / "heads", CONFIGURED)
     reference = parse(f"file:{folder}")
-    assert source.config(source.resolve(reference, HEADS)) == {"r": 8}
+    assert source.config(source.resolve_files(reference, HEADS)) == {"r": 8}
     (folder / "config.json").write_bytes(b'{"r": 16}')
-    assert source.config(source.resolve(reference, HEADS)) == {"r": 16}
+    assert source.config(source.resolve_files(reference, HEADS)) == {"r": 16}
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,17 @@ def test_a_config_that_is_no_json_object_or_too_large_is_refused(
     hub.push("org/heads", files)
     for reference in (REFERENCE, parse(f"file:{put(tmp_path / 'heads', files)}")):
         with pytest.raises(ModelUnavailable, match=defect) as caught:
-            source.config(source.resolve(reference, HEADS))
+            source.config(source.resolve_files(reference, HEADS))
         (problem,) = caught.value.problems
-        assert (problem.code, problem.value) == ("model_config_invalid", source.resolve(reference, HEADS).reference)
+        assert (problem.code, problem.value) == (
+            "model_config_invalid",
+            source.resolve_files(reference, HEADS).reference,
+        )
 
 
 def test_an_outage_of_the_hub_is_not_remembered(hub: Hub, source: AuxiliarySource) -> None:
     hub.push("org/heads", CONFIGURED)
-    resolved = source.resolve(REFERENCE, HEADS)
+    resolved = source.resolve_files(REFERENCE, HEADS)
     hub.down = 503
     with pytest.raises(SourceUnavailable):
         source.config(resolved)
@@ -131,7 +134,7 @@ def test_an_outage_of_the_hub_is_not_remembered(hub: Hub, source: AuxiliarySourc
 
 def test_a_damaged_config_is_refused(hub: Hub, source: AuxiliarySource) -> None:
     hub.push("org/heads", CONFIGURED)
-    resolved = source.resolve(REFERENCE, HEADS)
+    resolved = source.resolve_files(REFERENCE, HEADS)
     hub.damaged["config.json"] = b'{"r": 4096}'
     with pytest.raises(ModelUnavailable, match="did not arrive complete"):
         source.config(resolved)
@@ -139,4 +142,4 @@ def test_a_damaged_config_is_refused(hub: Hub, source: AuxiliarySource) -> None:
 
 def test_a_second_model_in_a_bucket_is_refused(source: AuxiliarySource) -> None:
     with pytest.raises(ModelUnavailable, match="from a hub and from folders"):
-        source.resolve(parse("s3://bucket/heads"), HEADS)
+        source.resolve_files(parse("s3://bucket/heads"), HEADS)

@@ -63,7 +63,7 @@ def put(client: Minio, bucket: str, files: Mapping[str, bytes], prefix: str = "t
 
 def refusal_code(source: BucketSource, reference: BucketReference) -> str:
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(reference)
+        source.resolve_model(reference)
     (problem,) = caught.value.problems
     assert (problem.pointer, problem.value) == ("/model", str(reference))
     assert problem.remedy
@@ -72,7 +72,7 @@ def refusal_code(source: BucketSource, reference: BucketReference) -> str:
 
 def test_a_model_is_identified_by_its_listing(client: Minio, bucket: str, source: BucketSource) -> None:
     reference = put(client, bucket, tiny())
-    resolved = source.resolve(reference)
+    resolved = source.resolve_model(reference)
     assert resolved.reference == f"s3://{bucket}/tiny"
     assert resolved.identity["source"] == "s3"
     assert tuple(file.path for file in resolved.files) == COUNTING
@@ -82,8 +82,8 @@ def test_a_model_is_identified_by_its_listing(client: Minio, bucket: str, source
 
 
 def test_two_copies_are_one_model(client: Minio, bucket: str, source: BucketSource) -> None:
-    first = source.resolve(put(client, bucket, tiny()))
-    second = source.resolve(put(client, bucket, fetched(tiny()), prefix="team/copy"))
+    first = source.resolve_model(put(client, bucket, tiny()))
+    second = source.resolve_model(put(client, bucket, fetched(tiny()), prefix="team/copy"))
     assert second.identity == first.identity
     assert second.reference != first.reference
 
@@ -93,22 +93,22 @@ def test_a_folder_whose_name_begins_alike_is_not_part_of_the_model(
 ) -> None:
     reference = put(client, bucket, tiny())
     put(client, bucket, {"pytorch_model.bin": b"a pickle", "added_tokens.json": b"{}"}, prefix="tiny-2")
-    assert tuple(file.path for file in source.resolve(reference).files) == COUNTING
+    assert tuple(file.path for file in source.resolve_model(reference).files) == COUNTING
 
 
 def test_a_change_is_seen_when_the_answer_is_old(
     client: Minio, bucket: str, source: BucketSource, clock: Clock
 ) -> None:
     reference = put(client, bucket, tiny())
-    before = source.resolve(reference).identity
+    before = source.resolve_model(reference).identity
     put(client, bucket, {"model.safetensors": WEIGHTS[::-1]})
-    assert source.resolve(reference).identity == before
+    assert source.resolve_model(reference).identity == before
     clock.now += 11
-    assert source.resolve(reference).identity != before
+    assert source.resolve_model(reference).identity != before
 
 
 def test_fetch_copies_the_selected_files_only(client: Minio, bucket: str, source: BucketSource, tmp_path: Path) -> None:
-    source.fetch(source.resolve(put(client, bucket, tiny())), tmp_path / "out")
+    source.fetch(source.resolve_model(put(client, bucket, tiny())), tmp_path / "out")
     assert read(tmp_path / "out") == fetched(tiny())
 
 
@@ -118,7 +118,7 @@ def test_large_files_keep_the_etag_of_the_listing(
     weights = secrets.token_bytes(6 << 20)
     reference = put(client, bucket, fetched(tiny()))
     client.put_object(bucket, "tiny/model.safetensors", io.BytesIO(weights), -1, part_size=5 << 20)
-    resolved = source.resolve(reference)
+    resolved = source.resolve_model(reference)
     assert any("-2" in str(file.etag) for file in resolved.files)  # uploaded in two parts
     source.fetch(resolved, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
@@ -128,7 +128,7 @@ def test_large_files_keep_the_etag_of_the_listing(
 def test_a_change_between_submit_and_convert_is_refused(
     client: Minio, bucket: str, source: BucketSource, tmp_path: Path, weights: bytes | None
 ) -> None:
-    resolved = source.resolve(put(client, bucket, tiny()))
+    resolved = source.resolve_model(put(client, bucket, tiny()))
     if weights is None:
         client.remove_object(bucket, "tiny/model.safetensors")
     else:
@@ -155,7 +155,7 @@ def test_each_missing_part_of_a_model_has_its_own_code(client: Minio, bucket: st
 def test_wrong_credentials_are_the_farms_fault(s3_server: S3Server, bucket: str) -> None:
     secret = secrets.token_hex(16)
     with pytest.raises(SourceUnavailable, match="SignatureDoesNotMatch") as caught:
-        BucketSource(client_of(s3_server, secret_key=secret)).resolve(BucketReference(bucket, "tiny"))
+        BucketSource(client_of(s3_server, secret_key=secret)).resolve_model(BucketReference(bucket, "tiny"))
     assert secret not in str(caught.value)
 
 
@@ -165,4 +165,4 @@ def test_a_server_that_cannot_be_reached_is_an_outage() -> None:
         "127.0.0.1:9", "key", "secretsecret", secure=False, region="us-east-1", http_client=pool_without_retries
     )
     with pytest.raises(SourceUnavailable, match="did not answer"):
-        BucketSource(client).resolve(BucketReference("bucket", "tiny"))
+        BucketSource(client).resolve_model(BucketReference("bucket", "tiny"))

@@ -23,7 +23,7 @@ def test_the_scheme_picks_hub_or_folder(tmp_path: Path) -> None:
             AuxiliarySource([], MemoryDigestCache()),
         )
         for text, kind in (("hf:org/tiny", "hf"), (f"file:{folder}", "files")):
-            resolved = sources.resolve(parse(text))
+            resolved = sources.resolve_model(parse(text))
             assert resolved.identity["source"] == kind
             sources.fetch(resolved, tmp_path / kind)
             assert read(tmp_path / kind) == fetched(tiny())
@@ -34,5 +34,5 @@ def test_a_farm_without_s3_says_so() -> None:
         HubSource("http://127.0.0.1:9"), FileSource([], MemoryDigestCache()), AuxiliarySource([], MemoryDigestCache())
     )
     with pytest.raises(ModelUnavailable, match="reads no models from S3") as caught:
-        sources.resolve(parse("s3://bucket/tiny"))
+        sources.resolve_model(parse("s3://bucket/tiny"))
     assert caught.value.problems[0].code == "model_source_unknown"

@@ -55,7 +55,7 @@ def reference(folder: Path) -> FileReference:
 
 def refusal_code(source: FileSource, folder: Path) -> str:
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(reference(folder))
+        source.resolve_model(reference(folder))
     (problem,) = caught.value.problems
     assert problem.pointer == "/model"
     assert problem.value == f"file:{folder}"
@@ -71,7 +71,7 @@ def bytes_read() -> int:
 
 
 def test_a_model_is_identified_by_its_content(source: FileSource, folder: Path) -> None:
-    resolved = source.resolve(reference(folder))
+    resolved = source.resolve_model(reference(folder))
     assert resolved.reference == f"file:{folder}"
     assert resolved.identity.keys() == {"source", "digest"}
     assert resolved.identity["source"] == "files"
@@ -82,33 +82,33 @@ def test_a_model_is_identified_by_its_content(source: FileSource, folder: Path) 
 
 def test_two_copies_are_one_model(source: FileSource, root: Path, folder: Path) -> None:
     copy = write(root / "elsewhere" / "copy", fetched(tiny()))
-    assert source.resolve(reference(copy)).identity == source.resolve(reference(folder)).identity
-    assert source.resolve(reference(copy)).reference == f"file:{copy}"
+    assert source.resolve_model(reference(copy)).identity == source.resolve_model(reference(folder)).identity
+    assert source.resolve_model(reference(copy)).reference == f"file:{copy}"
 
 
 @pytest.mark.parametrize("name", COUNTING)
 def test_every_selected_file_is_in_the_identity(source: FileSource, folder: Path, name: str) -> None:
-    before = source.resolve(reference(folder)).identity
+    before = source.resolve_model(reference(folder)).identity
     with (folder / name).open("ab") as stream:
         stream.write(b" ")
-    assert source.resolve(reference(folder)).identity != before
+    assert source.resolve_model(reference(folder)).identity != before
 
 
 def test_files_that_are_not_used_are_not_in_the_identity(source: FileSource, folder: Path) -> None:
-    before = source.resolve(reference(folder)).identity
+    before = source.resolve_model(reference(folder)).identity
     (folder / "README.md").write_text("changed")
     (folder / "pytorch_model.bin").unlink()
-    after = source.resolve(reference(folder))
+    after = source.resolve_model(reference(folder))
     assert after.identity == before
     assert not after.facts.has_pickle
 
 
 def test_an_unchanged_folder_is_not_read_again(source: FileSource, digests: CountingDigests, folder: Path) -> None:
-    first = source.resolve(reference(folder))
+    first = source.resolve_model(reference(folder))
     assert digests.hashed == sum(file.size for file in first.files)
     digests.hashed = 0
     bytes_before = bytes_read()
-    assert source.resolve(reference(folder)) == first
+    assert source.resolve_model(reference(folder)) == first
     assert digests.hashed == 0
     assert bytes_read() - bytes_before < len(WEIGHTS)
 
@@ -116,32 +116,32 @@ def test_an_unchanged_folder_is_not_read_again(source: FileSource, digests: Coun
 def test_another_process_with_the_same_digests_hashes_nothing(
     source: FileSource, root: Path, digests: CountingDigests, folder: Path
 ) -> None:
-    first = source.resolve(reference(folder))
+    first = source.resolve_model(reference(folder))
     digests.hashed = 0
-    assert FileSource([root], digests).resolve(reference(folder)) == first
+    assert FileSource([root], digests).resolve_model(reference(folder)) == first
     assert digests.hashed == 0
 
 
 def test_only_the_changed_file_is_hashed_again(source: FileSource, digests: CountingDigests, folder: Path) -> None:
-    source.resolve(reference(folder))
+    source.resolve_model(reference(folder))
     digests.hashed = 0
     (folder / "tokenizer.json").write_bytes(b'{"version": "2.0"}')
-    source.resolve(reference(folder))
+    source.resolve_model(reference(folder))
     assert digests.hashed == len(b'{"version": "2.0"}')
 
 
 def test_same_size_and_another_mtime_is_another_model(source: FileSource, folder: Path) -> None:
     weights = folder / "model.safetensors"
-    before = source.resolve(reference(folder))
+    before = source.resolve_model(reference(folder))
     status = weights.stat()
     weights.write_bytes(WEIGHTS[::-1])
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert weights.stat().st_size == status.st_size
-    assert source.resolve(reference(folder)).identity != before.identity
+    assert source.resolve_model(reference(folder)).identity != before.identity
 
 
 def test_fetch_copies_the_selected_files_only(source: FileSource, folder: Path, tmp_path: Path) -> None:
-    source.fetch(source.resolve(reference(folder)), tmp_path / "out")
+    source.fetch(source.resolve_model(reference(folder)), tmp_path / "out")
     assert read(tmp_path / "out") == fetched(tiny())
     assert not (tmp_path / "out" / "model.safetensors").samefile(folder / "model.safetensors")
 
@@ -176,7 +176,7 @@ def _remove_all(folder: Path) -> None:
 def test_a_change_between_submit_and_convert_is_refused(
     source: FileSource, folder: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    resolved = source.resolve(reference(folder))
+    resolved = source.resolve_model(reference(folder))
     change(folder)
     with pytest.raises(ModelUnavailable, match="changed between submit and convert") as caught:
         source.fetch(resolved, tmp_path / "out")
@@ -188,7 +188,7 @@ def test_a_refusal_outside_the_roots_does_not_tell_what_exists(source: FileSourc
     details = []
     for path in (existing, tmp_path / "outside" / "nothing", Path("/etc"), root.with_name("root-2")):
         with pytest.raises(ModelUnavailable) as caught:
-            source.resolve(reference(path))
+            source.resolve_model(reference(path))
         details.append(caught.value.detail.replace(str(path), "…"))
         assert caught.value.problems[0].expected == f"a path below {root}"
     assert len(set(details)) == 1
@@ -216,7 +216,7 @@ def test_a_file_link_out_of_the_roots_is_refused(source: FileSource, folder: Pat
 
 
 def test_a_link_planted_after_submit_is_refused(source: FileSource, folder: Path, tmp_path: Path) -> None:
-    resolved = source.resolve(reference(folder))
+    resolved = source.resolve_model(reference(folder))
     (tmp_path / "same").write_bytes(WEIGHTS)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(tmp_path / "same")
@@ -230,15 +230,15 @@ def test_links_inside_the_roots_are_followed(source: FileSource, root: Path, fol
     for name in COUNTING:
         (snapshot / name).symlink_to(folder / name)
     (root / "latest").symlink_to(snapshot)
-    resolved = source.resolve(reference(root / "latest"))
-    assert resolved.identity == source.resolve(reference(folder)).identity
+    resolved = source.resolve_model(reference(root / "latest"))
+    assert resolved.identity == source.resolve_model(reference(folder)).identity
     source.fetch(resolved, tmp_path / "out")
     assert not (tmp_path / "out" / "model.safetensors").is_symlink()
     assert read(tmp_path / "out") == fetched(tiny())
 
 
 def test_special_files_are_refused_without_waiting(source: FileSource, folder: Path, tmp_path: Path) -> None:
-    resolved = source.resolve(reference(folder))
+    resolved = source.resolve_model(reference(folder))
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
     assert refusal_code(source, folder) == "model_file_invalid"
@@ -276,7 +276,7 @@ def test_a_bad_config_is_refused(source: FileSource, folder: Path, config: bytes
 def test_nothing_is_overwritten_or_followed_at_the_destination(
     source: FileSource, folder: Path, tmp_path: Path
 ) -> None:
-    resolved = source.resolve(reference(folder))
+    resolved = source.resolve_model(reference(folder))
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "out").mkdir()

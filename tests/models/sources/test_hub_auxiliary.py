@@ -29,7 +29,7 @@ def hub() -> Iterator[Hub]:
 
 def refusal(source: HubAuxiliarySource) -> tuple[str, str]:
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(NEWS)
+        source.resolve_files(NEWS)
     (problem,) = caught.value.problems
     assert problem.remedy
     return problem.code, problem.detail
@@ -47,7 +47,7 @@ def test_only_data_are_fetched_at_the_commit(
 ) -> None:
     commit = hub.push(NAME, files | {"news.py": b"raise SystemExit", "README.md": b"# news"})
     source = HubAuxiliarySource(hub.url)
-    resolved = source.resolve(NEWS)
+    resolved = source.resolve_files(NEWS)
     assert resolved.reference == f"hf:org/news@{commit}"
     assert resolved.identity == {"source": "hf_dataset", "repo": "org/news", "commit": commit}
     hub.push(NAME, {"train.jsonl": b"later"})
@@ -64,11 +64,11 @@ def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
     clock = Clock()
     source = HubAuxiliarySource(hub.url, clock=clock)
     first = hub.push(NAME, {"a.txt": b"one"})
-    assert source.resolve(NEWS).identity["commit"] == first
+    assert source.resolve_files(NEWS).identity["commit"] == first
     second = hub.push(NAME, {"a.txt": b"two"})
-    assert source.resolve(NEWS).identity["commit"] == first
+    assert source.resolve_files(NEWS).identity["commit"] == first
     clock.now += 11
-    assert source.resolve(NEWS).identity["commit"] == second
+    assert source.resolve_files(NEWS).identity["commit"] == second
 
 
 def test_a_data_set_without_data_files_is_refused(hub: Hub) -> None:
@@ -89,19 +89,19 @@ def test_gated_data_are_refused_at_submit(hub: Hub) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     hub.restrict(NAME, READER, gated=True)
     assert refusal(HubAuxiliarySource(hub.url)) == ("model_gated", "the data set is gated, and the farm has no token")
-    assert HubAuxiliarySource(hub.url, READER).resolve(NEWS).files
+    assert HubAuxiliarySource(hub.url, READER).resolve_files(NEWS).files
 
 
 def test_an_outage_of_the_hub_is_no_refusal(hub: Hub) -> None:
     hub.down = 503
     with pytest.raises(SourceUnavailable):
-        HubAuxiliarySource(hub.url).resolve(NEWS)
+        HubAuxiliarySource(hub.url).resolve_files(NEWS)
 
 
 def test_damaged_data_are_refused(hub: Hub, tmp_path: Path) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     source = HubAuxiliarySource(hub.url)
-    resolved = source.resolve(NEWS)
+    resolved = source.resolve_files(NEWS)
     hub.damaged["a.txt"] = b"longer"
     with pytest.raises(IntegrityError):
         source.fetch(resolved, tmp_path / "copy")
@@ -110,8 +110,8 @@ def test_damaged_data_are_refused(hub: Hub, tmp_path: Path) -> None:
 def test_the_scheme_of_calibration_picks_its_source(hub: Hub, tmp_path: Path) -> None:
     hub.push(NAME, {"a.txt": b"one"})
     source = AuxiliarySource([tmp_path], MemoryDigestCache(), HubAuxiliarySource(hub.url))
-    source.fetch(source.resolve(parse("hf:org/news")), tmp_path / "copy")
+    source.fetch(source.resolve_files(parse("hf:org/news")), tmp_path / "copy")
     assert read(tmp_path / "copy") == {"a.txt": b"one"}
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(parse("s3://bucket/news"))
+        source.resolve_files(parse("s3://bucket/news"))
     assert caught.value.problems[0].code == "data_source_unknown"

@@ -39,7 +39,7 @@ def code_of(error: EnginefarmError) -> str:
 
 def test_a_branch_becomes_a_commit_in_reference_and_identity(hub: Hub) -> None:
     commit = hub.push("org/tiny", tiny())
-    resolved = HubSource(hub.url).resolve(HubReference("org/tiny", "main"))
+    resolved = HubSource(hub.url).resolve_model(HubReference("org/tiny", "main"))
     assert resolved.reference == f"hf:org/tiny@{commit}"
     assert resolved.identity == {"source": "hf", "repo": "org/tiny", "commit": commit}
     assert tuple(file.path for file in resolved.files) == COUNTING
@@ -52,32 +52,32 @@ def test_a_branch_becomes_a_commit_in_reference_and_identity(hub: Hub) -> None:
 def test_branch_tag_and_commit_are_one_identity(hub: Hub) -> None:
     commit = hub.push("org/tiny", tiny(), branch="refs/pr/1")
     source = HubSource(hub.url)
-    by_branch = source.resolve(HubReference("org/tiny", "refs/pr/1"))
-    assert by_branch.identity == source.resolve(HubReference("org/tiny", commit)).identity
+    by_branch = source.resolve_model(HubReference("org/tiny", "refs/pr/1"))
+    assert by_branch.identity == source.resolve_model(HubReference("org/tiny", commit)).identity
 
 
 def test_a_moved_branch_is_seen_when_the_answer_is_old(hub: Hub) -> None:
     clock = Clock()
     source = HubSource(hub.url, clock=clock)
     first = hub.push("org/tiny", tiny())
-    assert source.resolve(TINY).identity["commit"] == first
+    assert source.resolve_model(TINY).identity["commit"] == first
     second = hub.push("org/tiny", tiny(hidden_size=32))
-    assert source.resolve(TINY).identity["commit"] == first
+    assert source.resolve_model(TINY).identity["commit"] == first
     clock.now += 11
-    assert source.resolve(TINY).identity["commit"] == second
-    assert source.resolve(TINY).facts.hidden_size == 32
+    assert source.resolve_model(TINY).identity["commit"] == second
+    assert source.resolve_model(TINY).facts.hidden_size == 32
 
 
 def test_an_unmoved_branch_costs_one_request_and_a_commit_none(hub: Hub) -> None:
     commit = hub.push("org/tiny", tiny())
     clock = Clock()
     source = HubSource(hub.url, clock=clock)
-    source.resolve(TINY)
+    source.resolve_model(TINY)
     assert len(hub.requests) == 2  # metadata and config.json
     clock.now += 11
-    source.resolve(TINY)
+    source.resolve_model(TINY)
     assert len(hub.requests) == 3
-    source.resolve(HubReference("org/tiny", commit))
+    source.resolve_model(HubReference("org/tiny", commit))
     assert len(hub.requests) == 3
 
 
@@ -89,7 +89,7 @@ def test_a_burst_of_identical_submits_asks_once(hub: Hub) -> None:
 
     def submit() -> ResolvedModel:
         started.wait(10)
-        return source.resolve(TINY)
+        return source.resolve_model(TINY)
 
     with ThreadPoolExecutor(16) as pool:
         answers = [pool.submit(submit) for _ in range(16)]
@@ -104,14 +104,14 @@ def test_fetch_copies_the_selected_files_only(hub: Hub, tmp_path: Path) -> None:
     files = tiny()
     hub.push("org/tiny", files)
     source = HubSource(hub.url)
-    source.fetch(source.resolve(TINY), tmp_path / "model")
+    source.fetch(source.resolve_model(TINY), tmp_path / "model")
     assert read(tmp_path / "model") == fetched(files)
 
 
 def test_fetch_gets_the_commit_even_if_the_branch_moved(hub: Hub, tmp_path: Path) -> None:
     files = tiny()
     hub.push("org/tiny", files)
-    resolved = HubSource(hub.url).resolve(TINY)
+    resolved = HubSource(hub.url).resolve_model(TINY)
     hub.push("org/tiny", tiny(hidden_size=32))
     HubSource(hub.url).fetch(resolved, tmp_path / "model")
     assert read(tmp_path / "model") == fetched(files)
@@ -120,7 +120,7 @@ def test_fetch_gets_the_commit_even_if_the_branch_moved(hub: Hub, tmp_path: Path
 def test_damaged_weights_are_refused(hub: Hub, tmp_path: Path) -> None:
     hub.push("org/tiny", tiny())
     source = HubSource(hub.url)
-    resolved = source.resolve(TINY)
+    resolved = source.resolve_model(TINY)
     hub.damaged["model.safetensors"] = WEIGHTS[:-1] + b"\0"
     with pytest.raises(IntegrityError, match=r"model\.safetensors is sha256:"):
         source.fetch(resolved, tmp_path / "model")
@@ -129,7 +129,7 @@ def test_damaged_weights_are_refused(hub: Hub, tmp_path: Path) -> None:
 def test_a_file_of_another_size_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.push("org/tiny", tiny())
     source = HubSource(hub.url)
-    resolved = source.resolve(TINY)
+    resolved = source.resolve_model(TINY)
     hub.damaged["tokenizer.json"] = b"{}"
     with pytest.raises(IntegrityError, match=r"tokenizer\.json has 2 bytes"):
         source.fetch(resolved, tmp_path / "model")
@@ -138,7 +138,7 @@ def test_a_file_of_another_size_is_refused(hub: Hub, tmp_path: Path) -> None:
 def test_a_commit_that_vanished_is_refused(hub: Hub, tmp_path: Path) -> None:
     commit = hub.push("org/tiny", tiny())
     source = HubSource(hub.url)
-    resolved = source.resolve(TINY)
+    resolved = source.resolve_model(TINY)
     del hub.repositories["org/tiny"].commits[commit]
     with pytest.raises(ModelUnavailable, match=commit):
         source.fetch(resolved, tmp_path / "model")
@@ -149,13 +149,13 @@ def test_names_that_lead_out_of_the_folder_are_never_fetched(hub: Hub, tmp_path:
     files = tiny()
     hub.push("org/tiny", {**files, name: b"planted"})
     source = HubSource(hub.url)
-    source.fetch(source.resolve(TINY), tmp_path / "inner" / "model")
+    source.fetch(source.resolve_model(TINY), tmp_path / "inner" / "model")
     assert read(tmp_path) == {f"inner/model/{name}": content for name, content in fetched(files).items()}
 
 
 def test_a_missing_repository_is_refused(hub: Hub) -> None:
     with pytest.raises(ModelUnavailable, match="has no model org/tiny") as caught:
-        HubSource(hub.url).resolve(TINY)
+        HubSource(hub.url).resolve_model(TINY)
     assert code_of(caught.value) == "model_not_found"
     assert caught.value.problems[0].value == "hf:org/tiny"
 
@@ -163,7 +163,7 @@ def test_a_missing_repository_is_refused(hub: Hub) -> None:
 def test_a_missing_revision_is_refused(hub: Hub) -> None:
     hub.push("org/tiny", tiny())
     with pytest.raises(ModelUnavailable, match="no revision v9") as caught:
-        HubSource(hub.url).resolve(HubReference("org/tiny", "v9"))
+        HubSource(hub.url).resolve_model(HubReference("org/tiny", "v9"))
     assert code_of(caught.value) == "model_revision_not_found"
 
 
@@ -174,7 +174,7 @@ def test_a_gated_model_without_access_is_refused(hub: Hub, token: str | None, re
     hub.push("org/tiny", tiny())
     hub.restrict("org/tiny", READER, gated=True)
     with pytest.raises(ModelUnavailable, match=reason) as caught:
-        HubSource(hub.url, token).resolve(TINY)
+        HubSource(hub.url, token).resolve_model(TINY)
     assert code_of(caught.value) == "model_gated"
     assert "ENGINEFARM_HF_TOKEN" in str(caught.value.problems[0].remedy)
 
@@ -185,7 +185,7 @@ def test_a_restricted_model_with_access_is_fetched(hub: Hub, tmp_path: Path, gat
     hub.push("org/tiny", files)
     hub.restrict("org/tiny", READER, gated=gated)
     source = HubSource(hub.url, READER)
-    source.fetch(source.resolve(TINY), tmp_path)
+    source.fetch(source.resolve_model(TINY), tmp_path)
     assert read(tmp_path) == fetched(files)
 
 
@@ -194,13 +194,13 @@ def test_a_private_model_looks_missing(hub: Hub, token: str | None) -> None:
     hub.push("org/tiny", tiny())
     hub.restrict("org/tiny", READER, gated=False)
     with pytest.raises(ModelUnavailable) as caught:
-        HubSource(hub.url, token).resolve(TINY)
+        HubSource(hub.url, token).resolve_model(TINY)
     assert code_of(caught.value) == "model_not_found"
 
 
 def test_access_that_is_lost_after_submit_refuses_the_fetch(hub: Hub, tmp_path: Path) -> None:
     hub.push("org/tiny", tiny())
-    resolved = HubSource(hub.url).resolve(TINY)
+    resolved = HubSource(hub.url).resolve_model(TINY)
     hub.restrict("org/tiny", READER, gated=True)
     with pytest.raises(ModelUnavailable) as caught:
         HubSource(hub.url, STRANGER).fetch(resolved, tmp_path)
@@ -210,7 +210,7 @@ def test_access_that_is_lost_after_submit_refuses_the_fetch(hub: Hub, tmp_path: 
 def test_a_token_that_the_hub_does_not_know_is_the_farms_fault(hub: Hub) -> None:
     hub.push("org/tiny", tiny())
     with pytest.raises(SourceUnavailable, match="renew ENGINEFARM_HF_TOKEN") as caught:
-        HubSource(hub.url, REVOKED).resolve(TINY)
+        HubSource(hub.url, REVOKED).resolve_model(TINY)
     assert REVOKED not in "".join(traceback.format_exception(caught.value))
 
 
@@ -220,7 +220,7 @@ def test_the_token_is_in_no_error_and_no_repr(hub: Hub, caplog: pytest.LogCaptur
     hub.restrict("org/tiny", READER, gated=True)
     source = HubSource(hub.url, STRANGER)
     with pytest.raises(ModelUnavailable) as caught:
-        source.resolve(TINY)
+        source.resolve_model(TINY)
     assert hub.requests[-1].token == STRANGER
     report = "".join(traceback.format_exception(caught.value)) + repr(source) + caplog.text
     assert STRANGER not in report + json.dumps([problem.model_dump() for problem in caught.value.problems])
@@ -229,7 +229,7 @@ def test_the_token_is_in_no_error_and_no_repr(hub: Hub, caplog: pytest.LogCaptur
 def test_no_token_of_the_machine_is_sent(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", READER)
     hub.push("org/tiny", tiny())
-    HubSource(hub.url).resolve(TINY)
+    HubSource(hub.url).resolve_model(TINY)
     assert [request.token for request in hub.requests] == [None, None]
 
 
@@ -239,36 +239,36 @@ def test_a_hub_that_answers_errors_is_an_outage(hub: Hub, status: int) -> None:
     source = HubSource(hub.url)
     hub.down = status
     with pytest.raises(SourceUnavailable, match=str(status)):
-        source.resolve(TINY)
+        source.resolve_model(TINY)
     hub.down = None
-    assert source.resolve(TINY).facts.model_type == "llama"  # a failure is not remembered
+    assert source.resolve_model(TINY).facts.model_type == "llama"  # a failure is not remembered
 
 
 def test_a_hub_that_cannot_be_reached_is_an_outage() -> None:
     with Hub() as hub:
         url = hub.url
     with pytest.raises(SourceUnavailable, match=r"127\.0\.0\.1:\d+ did not answer"):
-        HubSource(url).resolve(TINY)
+        HubSource(url).resolve_model(TINY)
 
 
 def test_credentials_in_the_endpoint_stay_secret(hub: Hub) -> None:
     hub.down = 500
     with pytest.raises(SourceUnavailable) as caught:
-        HubSource(hub.url.replace("http://", "http://user:pass@")).resolve(TINY)
+        HubSource(hub.url.replace("http://", "http://user:pass@")).resolve_model(TINY)
     assert "pass" not in caught.value.detail
 
 
 def test_a_server_that_is_no_hub_is_an_outage(hub: Hub) -> None:
     hub.down = 200
     with pytest.raises(SourceUnavailable, match="cannot be understood"):
-        HubSource(hub.url).resolve(TINY)
+        HubSource(hub.url).resolve_model(TINY)
 
 
 def test_a_listing_without_sizes_is_refused(hub: Hub) -> None:
     hub.push("org/tiny", {"config.json": b"{}"})
     hub.extra_listing = [{"rfilename": "model.safetensors"}]
     with pytest.raises(SourceUnavailable, match="without a proper size"):
-        HubSource(hub.url).resolve(TINY)
+        HubSource(hub.url).resolve_model(TINY)
 
 
 def test_a_model_with_only_pickles_is_refused(hub: Hub) -> None:
@@ -276,6 +276,6 @@ def test_a_model_with_only_pickles_is_refused(hub: Hub) -> None:
     del files["model.safetensors"]
     hub.push("org/tiny", files)
     with pytest.raises(ModelUnavailable, match=r"has only pickle weights \(pytorch_model\.bin\)") as caught:
-        HubSource(hub.url).resolve(TINY)
+        HubSource(hub.url).resolve_model(TINY)
     assert code_of(caught.value) == "model_only_pickle"
     assert "convert to safetensors" in str(caught.value.problems[0].remedy)

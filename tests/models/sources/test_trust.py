@@ -30,8 +30,8 @@ def source(folder: Path, *trusted: Path) -> FileSource:
 
 def test_only_the_code_of_a_trusted_model_is_used(folder: Path) -> None:
     another = write(folder.parent / "other", tiny())
-    plain = source(folder, another).resolve(FileReference(str(folder)))
-    trusted = source(folder, folder).resolve(FileReference(str(folder)))
+    plain = source(folder, another).resolve_model(FileReference(str(folder)))
+    trusted = source(folder, folder).resolve_model(FileReference(str(folder)))
     assert {file.path for file in plain.files} == set(COUNTING)
     assert {file.path for file in trusted.files} == {*COUNTING, "modeling_tiny.py"}
     assert (plain.facts.remote_code, plain.facts.trusted, trusted.facts.trusted) == (True, False, True)
@@ -50,8 +50,8 @@ def test_pickles_of_a_trusted_model_are_used_if_it_has_no_safetensors(folder: Pa
     (folder / "pytorch_model.bin").unlink()
     write(folder, dict.fromkeys(names, b"pickle"))
     with pytest.raises(ModelUnavailable, match="only pickle weights"):
-        source(folder).resolve(FileReference(str(folder)))
-    trusted = source(folder, folder).resolve(FileReference(str(folder)))
+        source(folder).resolve_model(FileReference(str(folder)))
+    trusted = source(folder, folder).resolve_model(FileReference(str(folder)))
     assert set(names) <= {file.path for file in trusted.files}
     assert not trusted.facts.has_safetensors
     assert trusted.facts.weight_bytes == 6 * len([name for name in names if name.endswith(".bin")])
