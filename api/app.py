@@ -79,11 +79,11 @@ _PROBLEMS: dict[int | str, str] = {
     400: "malformed request",
     401: "no API key, or an unknown one",
     403: "the key's scopes do not allow this",
-    404: "there is no such thing",
+    404: "the resource does not exist",
     413: "the body is too large",
     415: "the body is not declared as JSON",
     422: "the spec does not describe something that can be built; `errors` has every problem",
-    503: "a part of the farm is away; try again",
+    503: "the database, the broker or the store does not answer; try again",
 }
 
 
