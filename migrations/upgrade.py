@@ -59,12 +59,23 @@ def _migrating(engine: Engine) -> Iterator[Config]:
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
                 alembic.attributes["connection"] = connection
+                dangling_before = _dangling_rows(connection) if on_sqlite else set()
                 yield alembic
-                if on_sqlite and (dangling := connection.execute(text("PRAGMA foreign_key_check")).all()):
-                    raise RuntimeError(f"the migration would leave rows that refer to none: {dangling[:3]}")
+                dangling = (_dangling_rows(connection) if on_sqlite else set()) - dangling_before
+                if dangling:
+                    raise ValueError(
+                        f"the migration is undone: it would leave rows whose foreign keys refer to no row, such as "
+                        f"{min(dangling)} (table, row id, table referred to); please report this as a defect"
+                    )
         finally:
             if on_sqlite:
                 _enforce_foreign_keys(connection, enforce=True)
+
+
+def _dangling_rows(connection: Connection) -> set[tuple[str, int, str]]:
+    """(table, row id, table referred to) of every SQLite row whose foreign key refers to no row."""
+    rows = connection.execute(text("PRAGMA foreign_key_check")).all()
+    return {(row[0], row[1], row[2]) for row in rows}
 
 
 def _enforce_foreign_keys(connection: Connection, *, enforce: bool) -> None:

@@ -38,8 +38,8 @@ def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
         # The findings leave the spec without keys: nothing in the catalogue can be compared with it.
         return Explanation(verdict=Verdict.MISS, spec=normalized, notes=list(draft.notes), findings=findings)
 
-    # In one transaction, so that verdict, engine and build agree.
-    with control.database.read() as session:
+    # A snapshot, so that verdict, engine and build agree.
+    with control.database.snapshot() as session:
         too_small = too_small_for(session, request, control.fleet.live_workers())
         engine = find_engine(session, request.build.key)
         # An action that no open build waits for is not in flight: a submit would start it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 
 from fastapi import APIRouter
@@ -11,11 +12,13 @@ from api.control import Control, ControlPlane
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
+from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.recall import Damage, Inspection, Recall, WithdrawalResult
 from models.incidents import repair
 from models.incidents.recall import recall
 from models.lifecycle.submission import can_submit_again, submit_again
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["upkeep"])
 
 
@@ -88,7 +91,13 @@ def _submit_rebuilds(control: ControlPlane, withdrawn: WithdrawalResult, caller:
             if not can_submit_again(session, key):
                 not_rebuilt.append(key)
                 continue
-            accepted = submit_again(session, key, requested_by=caller)
+            try:
+                accepted = submit_again(session, key, requested_by=caller)
+            except UnreadableWork as error:
+                # Of a later release. The other withdrawn engines are rebuilt all the same.
+                log.warning("engine %s is not rebuilt: %s", key[:12], error.detail)
+                not_rebuilt.append(key)
+                continue
         control.announcer.announce(accepted.announcements)
         builds.append(accepted.id)
     return withdrawn.model_copy(update={"builds": builds, "not_rebuilt": not_rebuilt})

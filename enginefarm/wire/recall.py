@@ -42,7 +42,7 @@ class WithdrawalResult(Body):
     builds: list[str] = Field(default_factory=list, description="ids of the builds that rebuild it")
     not_rebuilt: list[Key] = Field(
         default_factory=list,
-        description="imported and never submitted here: import them again, or submit their specs",
+        description="imported and never submitted here, or of a later release: import or submit them again",
     )
 
 

@@ -28,8 +28,8 @@ def upgrade() -> None:
         batch.create_check_constraint(
             op.f("ck_workers_quarantined_at_a_time"), "state <> 'quarantined' OR quarantined_at IS NOT NULL"
         )
-    # A release clears `quarantined_at`, so these rows were not released.
-    op.execute("UPDATE workers SET state = 'quarantined' WHERE state = 'draining' AND quarantined_at IS NOT NULL")
+    # Rows that are `draining` with `quarantined_at` stay: their programs are older than this migration, and such a
+    # program would take work in the state `quarantined`. The row changes when a newer program reports.
 
 
 def downgrade() -> None:

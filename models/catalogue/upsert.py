@@ -20,9 +20,11 @@ def insert_new(session: Session, row: type[Row], values: Mapping[str, Any] | Seq
     if not values:
         return 0
     if isinstance(values, Mapping):
-        values = [values]
-    rows = [_by_column(row, attributes) for attributes in values]
-    statement = _insert(session, row).values(rows).on_conflict_do_nothing()
+        # As a mapping, not a list of one: SQLAlchemy caches a statement of one row, but none with several.
+        statement = _insert(session, row).values(_by_column(row, values))
+    else:
+        statement = _insert(session, row).values([_by_column(row, attributes) for attributes in values])
+    statement = statement.on_conflict_do_nothing()
     # Count the returned keys: the drivers disagree on rowcount for an INSERT.
     return len(session.execute(statement.returning(*row.__table__.primary_key)).all())
 

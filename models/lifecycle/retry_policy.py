@@ -26,7 +26,9 @@ _LONGEST_PAUSE_SECONDS = 600.0
 
 def backoff(tries: int) -> float:
     """Seconds to wait after the failed try number `tries`, which counts from 1."""
-    return min(_FIRST_PAUSE_SECONDS * _PAUSE_FACTOR ** (tries - 1), _LONGEST_PAUSE_SECONDS)
+    # Ten tries reach the longest pause; a float overflows after some hundreds.
+    pauses_before = min(tries - 1, 10)
+    return min(_FIRST_PAUSE_SECONDS * _PAUSE_FACTOR**pauses_before, _LONGEST_PAUSE_SECONDS)
 
 
 def killed_for_memory(failure: Failure) -> bool:

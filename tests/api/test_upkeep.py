@@ -13,6 +13,7 @@ from enginefarm.cli import main
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import Gone, IntegrityError, NotFound
 from enginefarm.transfer.pull import pull
+from models.catalogue.rows import ActionRow
 from models.security import api_keys as access
 from tests.api.published import FILES, MODEL, Published, published
 
@@ -92,6 +93,16 @@ def test_the_recall_command_withdraws_engines(published_farm: Published) -> None
     assert '"state": "draining"' in drained.stdout
     pulled = CliRunner().invoke(main, ["pull", published_farm.key, "/nowhere"], env=environment)
     assert (pulled.exit_code, "bad memory" in pulled.stderr) == (4, True)
+
+
+def test_a_recall_lists_an_engine_whose_work_it_cannot_read_as_not_rebuilt(published_farm: Published) -> None:
+    with published_farm.database.write() as session:
+        action = session.get_one(ActionRow, published_farm.key)
+        action.work = {**action.work, "version": 1000}
+    recalled = httpx.post(f"{published_farm.url}/v1/engines:recall", json={"worker": "w1", "rebuild": True})
+    assert recalled.status_code == 200, recalled.text
+    assert recalled.json()["engines"] == recalled.json()["not_rebuilt"] == [published_farm.key]
+    assert recalled.json()["builds"] == []
 
 
 def test_repair_and_recall_need_the_admin_scope(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from models.fleet.roster import list_workers, live_workers
 from models.fleet.worker_control import drain, quarantine_if_sick, release
 from models.lifecycle.leases import claim_action, reserved_for_others, was_published
 from models.lifecycle.publication import publish_checkpoint
+from models.lifecycle.retry_policy import backoff
 from models.queries.builds import get_build
 from models.queue.names import larger_memory_queue, queues_by_memory
 from tests.models.requests import CPU, add_worker, claim_now, new_request, one_file_manifest, submit_request
@@ -239,3 +240,7 @@ def test_a_publisher_recognizes_its_own_unanswered_commit(database: Database) ->
             publish_checkpoint(session, claim, one_file_manifest("weights"), facts={}, steps={})
     with database.read() as session:
         assert was_published(session, claim)
+
+
+def test_the_pause_grows_threefold_up_to_ten_minutes() -> None:
+    assert [backoff(tries) for tries in (1, 2, 3, 6, 5000)] == [5, 15, 45, 600, 600]
