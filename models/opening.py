@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
@@ -17,8 +16,6 @@ from models.store import S3Settings, Store, open_store_url
 from models.store.retries import RetryingPool
 from models.store.s3_clients import open_minio
 from models.store.s3_credentials import S3Credentials
-
-_LOG = logging.getLogger(__name__)
 
 
 def open_store(settings: Settings, *, link_secret: bytes) -> Store:
@@ -51,19 +48,18 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     """Return the sources of `hf:`, `file:` and, with ENGINEFARM_MODELS_S3_ENDPOINT, `s3:` models.
 
     Raises:
-        ValueError: only one of the two keys for `s3:` models is set.
+        ValueError: only one of the two keys for `s3:` models is set, or the standard chain has no keys.
     """
     trust = Trust(settings.trusted_models)
     bucket = None
     if settings.models_s3_endpoint is not None:
         access_key, secret_key = _keys(settings, "models_s3")
         s3 = S3Settings(str(settings.models_s3_endpoint), access_key, secret_key, settings.s3_region)
-        try:
+        # Public buckets need no keys; a private one answers AccessDenied, which the source explains. The chain is used
+        # only if the operator says so: otherwise every submitter could read what the farm's own role may read.
+        credentials = None
+        if access_key is not None or settings.models_s3_standard_chain:
             credentials = S3Credentials(access_key, secret_key)
-        except ValueError as error:
-            # Public buckets need no keys; a private one answers AccessDenied, which the source explains.
-            _LOG.warning("s3: models are read without credentials, from public buckets only: %s", error)
-            credentials = None
         # A submit waits for the listing: retry as long as the SDK's own five tries took, not as long as an upload.
         client = open_minio(s3, credentials, RetryingPool(patience=5, timeout=(5, 60)))
         bucket = BucketSource(client, trust=trust)

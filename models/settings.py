@@ -68,10 +68,14 @@ class Settings(BaseSettings):
     )
     models_s3_access_key: SecretStr | None = Field(
         default=None,
-        description="access key for `s3:` models; if unset: the standard chain as for the store, else public buckets "
-        "only",
+        description="access key for `s3:` models; if unset, they are read from public buckets only",
     )
     models_s3_secret_key: SecretStr | None = Field(default=None, description="secret key for `s3:` models")
+    models_s3_standard_chain: bool = Field(
+        default=False,
+        description="read `s3:` models with keys of the standard chain, as for the store: every submitter may then "
+        "build any model that these keys may read",
+    )
 
     # Keys
     driver_binding: Literal["branch", "exact"] = Field(

@@ -62,7 +62,7 @@ class HttpPool:
 
         Raises:
             urllib3.exceptions.HTTPError: the server could not be reached or did not answer.
-            InvalidRequest: the environment names a proxy of an unsupported kind.
+            InvalidRequest: the environment names a proxy of an unsupported kind, or certificates that cannot be read.
         """
         # urllib3 applies the connect timeout to writing the request, too. A farm that stores an upload may stop
         # reading for longer than a connection may take.
@@ -106,7 +106,14 @@ def _new_manager(scheme: str | None, proxy: str | None) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager(maxsize=_CONNECTIONS, ssl_context=tls)
     # Python's parser, not urllib3's: user and password are wanted apart, and this URL is the user's own.
-    proxy_url = urlsplit(proxy)
+    try:
+        proxy_url = urlsplit(proxy)
+    except ValueError:
+        # The text does not repeat the URL, which may hold a password.
+        raise InvalidRequest(
+            "the environment names a proxy that is no URL: expected http://host:port in HTTP_PROXY, HTTPS_PROXY and "
+            "ALL_PROXY, or the farm's host in NO_PROXY"
+        ) from None
     if proxy_url.scheme not in {"http", "https"}:
         raise InvalidRequest(
             f"the environment names a proxy of the kind {proxy_url.scheme!r}: expected an http or https URL in "
@@ -136,7 +143,13 @@ def _trust() -> ssl.SSLContext:
 # Loading the system's certificates takes tens of milliseconds, and each pool needs a context.
 @cache
 def _tls_context(cafile: str | None, capath: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=cafile, capath=capath)
+    try:
+        context = ssl.create_default_context(cafile=cafile, capath=capath)
+    except OSError as error:  # ssl.SSLError is one too
+        raise InvalidRequest(
+            f"SSL_CERT_FILE={cafile} or SSL_CERT_DIR={capath} holds no certificates ({error}): name a file or folder "
+            "of certificates in PEM form, or unset it"
+        ) from error
     if cafile is None and capath is None:
         context.load_verify_locations(certifi.where())
     return context

@@ -186,6 +186,11 @@ class MultipartUploads:
                 Body=content,
                 ContentMD5=base64.b64encode(md5.digest()).decode(),
             )
+            # A proxy may strip the header; without it the upload cannot be completed.
+            if "ETag" not in answer:
+                raise StoreUnavailable(
+                    "the S3 server answers an uploaded part without an ETag; check any proxy before it"
+                )
             etag = answer["ETag"].strip('"')
         watch(len(content))
         return _Part(number, md5.digest(), etag)

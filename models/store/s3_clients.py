@@ -62,7 +62,7 @@ def open_botocore(settings: S3Settings, credentials: S3Credentials, *, connectio
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return credentials.session.create_client(
+    client = credentials.session.create_client(
         "s3",
         endpoint_url=settings.endpoint,
         region_name=settings.region,
@@ -70,3 +70,10 @@ def open_botocore(settings: S3Settings, credentials: S3Credentials, *, connectio
         # botocore would trust only the bundle of certifi. minio's connections follow SSL_CERT_FILE and the system.
         verify=ssl.get_default_verify_paths().cafile or True,
     )
+
+    def check_credentials(**_: object) -> None:
+        credentials.retrieve()
+
+    # botocore raises a bare RuntimeError or OSError for keys that it cannot refresh; `retrieve` explains them.
+    client.meta.events.register_first("before-sign.s3", check_credentials)
+    return client

@@ -49,8 +49,9 @@ class S3Credentials(Provider):
             self.session.set_credentials(access_key, secret_key)
         try:
             credentials = self.session.get_credentials()
-        except BotoCoreError as error:
-            # The original text may quote a file or what a credential process printed.
+        except (BotoCoreError, OSError, ValueError) as error:
+            # OSError, ValueError: a credential process does not start, or prints no JSON. Its text is not shown:
+            # it may quote a file, or what a credential process printed.
             raise ValueError(f"the S3 credentials cannot be read ({type(error).__name__}); checked {_PLACES}") from None
         if credentials is None:
             raise ValueError(f"no S3 credentials are set and none were found; checked {_PLACES}")
@@ -65,7 +66,9 @@ class S3Credentials(Provider):
         try:
             # Frozen: access key, secret key and token of one moment; a refresh in between would mix two sets.
             frozen = self._credentials.get_frozen_credentials()
-        except (*BOTOCORE_ERRORS, RuntimeError) as error:  # the last for refreshed keys that have expired already
+        # RuntimeError: the refreshed keys have expired already. OSError and ValueError: a token file is missing, or a
+        # credential process prints something else.
+        except (*BOTOCORE_ERRORS, RuntimeError, OSError, ValueError) as error:
             # No text of the service, and no cause: it may show the identity token that was sent.
             cause = type(error).__name__
             raise StoreUnavailable(

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from botocore.exceptions import InvalidRegionError
+from botocore.utils import is_valid_endpoint_url, validate_region_name
+
 Addressing = Literal["auto", "path", "virtual"]
 
 # `auto` names the bucket in the host for these alone: AWS and Alibaba Cloud refuse or phase out the bucket in the path,
@@ -27,7 +30,7 @@ class S3Settings:
             Alibaba Cloud, and path otherwise.
 
     Raises:
-        ValueError: an endpoint is not one, or only one of the two keys is set. The text repeats neither.
+        ValueError: an endpoint or the region is not valid, or only one of the two keys is set. The text repeats no key.
     """
 
     endpoint: str
@@ -41,6 +44,18 @@ class S3Settings:
         split_endpoint(self.endpoint)
         if self.public_endpoint is not None:
             split_endpoint(self.public_endpoint)
+        # Both clients must accept them: minio would, and the first upload in parts would fail much later.
+        if not is_valid_endpoint_url(self.endpoint):
+            raise ValueError(
+                "the host name of the S3 endpoint has characters that S3 clients refuse; expected letters, digits, "
+                "hyphens and dots: rename the host, for example minio_1 to minio-1"
+            )
+        try:
+            validate_region_name(self.region)
+        except InvalidRegionError:
+            raise ValueError(
+                f"the S3 region is {self.region!r}; expected letters, digits and hyphens, as us-east-1"
+            ) from None
         if (self.access_key is None) != (self.secret_key is None):
             raise ValueError("an S3 server needs an access key and a secret key, or neither: only one of them is set")
 

@@ -91,6 +91,19 @@ def test_a_socks_proxy_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch
         client.workers()
 
 
+def test_a_proxy_that_is_no_url_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://me:pa55@[x")
+    with Farm("http://farm.example") as client, pytest.raises(InvalidRequest, match="no URL") as caught:
+        client.workers()
+    assert "pa55" not in caught.value.detail
+
+
+def test_a_missing_certificate_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authority.pem")
+    with Farm("https://farm.example") as client, pytest.raises(InvalidRequest, match="SSL_CERT_FILE=/nowhere"):
+        client.workers()
+
+
 def test_a_private_authority_is_trusted_for_calls_and_for_files(
     monkeypatch: pytest.MonkeyPatch, double: FarmDouble, tmp_path: Path
 ) -> None:

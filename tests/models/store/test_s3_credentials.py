@@ -12,7 +12,8 @@ import pytest
 
 from enginefarm.contract.digest import of_file
 from enginefarm.contract.errors import StoreUnavailable
-from models.opening import open_store
+from models.catalogue.database import Database
+from models.opening import open_sources, open_store
 from models.settings import Settings
 from models.store import S3Settings, S3Store
 from models.store.multipart import PART_SIZE
@@ -148,6 +149,69 @@ def test_an_error_without_keys_names_the_places_searched(tmp_path: Path) -> None
     for place in ("AWS_ACCESS_KEY_ID", "~/.aws/credentials", "AWS_WEB_IDENTITY_TOKEN_FILE", "instance's role"):
         assert place in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_token_file_is_an_outage_of_the_store(
+    chain_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "missing"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/farm")
+    store = chain_place.open()
+    with pytest.raises(StoreUnavailable, match="cannot be refreshed"):
+        store.ping()
+    with pytest.raises(StoreUnavailable, match="cannot be refreshed"):
+        store.abort_stale(timedelta(0))  # through botocore
+
+
+def test_a_credential_process_that_does_not_start_is_an_error_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("[default]\ncredential_process = /nowhere/program\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(ValueError, match=r"cannot be read \(FileNotFoundError\)"):
+        S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "region", "match"),
+    [
+        ("http://minio_1:9000", "us-east-1", "rename the host"),
+        ("http://127.0.0.1:9", "region_one", "S3 region is 'region_one'"),
+    ],
+)
+def test_an_endpoint_or_region_that_s3_clients_refuse_is_refused_at_the_start(
+    endpoint: str, region: str, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        S3Settings(endpoint, "key", "secret", region)
+
+
+@pytest.mark.parametrize("standard_chain", [False, True])
+def test_models_are_read_with_the_farms_own_keys_only_if_the_operator_says_so(
+    standard_chain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "farm")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "5eCr3t")
+    credentials: list[object] = []
+
+    def record(_settings: object, client_credentials: object, _pool: object) -> None:
+        credentials.append(client_credentials)
+
+    monkeypatch.setattr("models.opening.open_minio", record)
+    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    open_sources(
+        Settings.from_environment(
+            SETTINGS
+            | {
+                "ENGINEFARM_MODELS_S3_ENDPOINT": "http://127.0.0.1:9",
+                "ENGINEFARM_MODELS_S3_STANDARD_CHAIN": str(standard_chain),
+            }
+        ),
+        database,
+    )
+    assert [client_credentials is not None for client_credentials in credentials] == [standard_chain]
+    database.close()
 
 
 def test_a_missing_profile_is_an_error_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
