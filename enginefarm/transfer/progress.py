@@ -10,7 +10,7 @@ from enum import StrEnum
 
 class Activity(StrEnum):
     WAITING = "waiting for another pull"
-    CHECKING = "checking what is there"
+    CHECKING = "checking existing files"
     FETCHING = "fetching"
     WRITING = "writing the bundle"
     SENDING = "sending"
