@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier, Event, Lock
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from enginefarm.contract.digest import Digest, of_file
 from enginefarm.contract.errors import IntegrityError
@@ -137,6 +139,24 @@ def test_two_workers_may_upload_the_same_file_at_once(
         for upload in [pool.submit(put), pool.submit(put)]:
             upload.result()
     store.verify(digest, source.stat().st_size)
+
+
+def test_an_upload_that_is_completed_but_answered_500_succeeds(
+    swift_place: Place, swift: S3Store, source: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swift answers so when two workers complete one upload at once. The object then exists and is verified."""
+    store = at(swift_place, patience=0)
+    client = store.uploads()._client
+    complete = client.complete_multipart_upload
+
+    def complete_and_fail(**arguments: Any) -> None:
+        complete(**arguments)
+        response = {"Error": {"Code": "500"}, "ResponseMetadata": {"HTTPStatusCode": 500}}
+        raise ClientError(response, "CompleteMultipartUpload")
+
+    monkeypatch.setattr(client, "complete_multipart_upload", complete_and_fail)
+    store.put(source, digest, source.stat().st_size)
+    swift.verify(digest, source.stat().st_size)
 
 
 def test_an_upload_that_another_process_aborts_starts_again(swift: S3Store, source: Path, digest: Digest) -> None:
