@@ -12,8 +12,9 @@ export PORT ?= 8000
 export SEEDS ?= 20000
 export TRANSFERS ?= 1000
 export MINUTES ?= 20
+ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos planted check format docs bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos attack planted check format docs bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, 
 
 chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES=20, SEED=… to repeat one)
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+attack: $(VENV)/.dev ## attacks on a live farm: programs, bundles, pages, connections (ROUNDS=20)
+	ATTACK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/attack
 
 planted: $(VENV)/.dev ## faults in place of the guards, and whether the tests notice (about 5 minutes)
 	$(BIN)/python -m tests.planted
