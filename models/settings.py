@@ -15,6 +15,7 @@ from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_core import from_json
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from enginefarm.contract.portable import PortableName
 from enginefarm.wire.retention import Policy
 from models.sources.trust import Trust
 from models.store.s3_settings import Addressing
@@ -135,7 +136,7 @@ class Settings(BaseSettings):
     )
 
     # The worker
-    worker_name: str | None = Field(default=None, description="name in listings; the host's name if unset")
+    worker_name: PortableName | None = Field(default=None, description="name in listings; the host's name if unset")
     image: str | None = Field(
         default=None, description="the container image that the worker runs in; recorded with the worker"
     )

@@ -7,31 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from enginefarm.contract import digest
 from enginefarm.contract.digest import Digest
+from enginefarm.contract.portable import PortablePath
 
-
-def plain_relative_path(path: str) -> str:
-    """Refuse a path that could lead out of the directory, or that two systems could read differently."""
-    pure = PurePosixPath(path)
-    # A backslash separates folders on Windows; control characters can forge a line of a listing or a log.
-    if (
-        not path
-        or len(path) > 1024
-        or pure.is_absolute()
-        or str(pure) != path
-        or any(part in {".", ".."} for part in pure.parts)
-        or any(ord(c) < 32 or c in "\\\x7f" for c in path)
-    ):
-        raise ValueError(
-            f"{path!r} is not a plain relative path: expected names joined by '/', with no '..', '.' or leading '/'"
-        )
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(plain_relative_path)]
+RelativePath = PortablePath
 
 
 class FileEntry(BaseModel):
