@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from fastapi import FastAPI
 import api.problems
 from api.bodylimit import BodyLimit
 from api.control import control_plane
+from api.local_requests import LocalRequestsOnly, is_loopback
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import clean_up_forever
 from api.upkeep.sweep import sweep_forever
@@ -39,17 +39,19 @@ def create_app(settings: Settings) -> FastAPI:
     """The application for these settings.
 
     Raises:
-        StartRefusedError: the catalogue has another version, or a network could reach a farm without API keys.
+        StartRefusedError: the catalogue has another version, or others could reach a farm without API keys.
     """
-    open_to_all = _require_safe_start(settings)
+    starts_open = _require_safe_start(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with control_plane(settings, open_to_all=open_to_all) as control:
+        with control_plane(settings, starts_open=starts_open) as control:
             app.state.control = control
             # In every API process: a sweep and a garbage collection may run several times at once, so no process is
             # elected for them, and none is missed when it dies.
             loops = [asyncio.create_task(sweep_forever(control))]
+            if starts_open:
+                loops.append(asyncio.create_task(control.open_mode.close_with_the_first_key()))
             if settings.gc_hours is not None:
                 loops.append(asyncio.create_task(clean_up_forever(control, every_seconds=settings.gc_hours * 3600)))
             yield
@@ -71,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
+    app.add_middleware(LocalRequestsOnly)
     api.problems.install(app)
     return app
 
@@ -78,10 +81,11 @@ def create_app(settings: Settings) -> FastAPI:
 _PROBLEMS: dict[int | str, str] = {
     400: "malformed request",
     401: "no API key, or an unknown one",
-    403: "the key's scopes do not allow this",
+    403: "the key's scopes do not allow this, or a farm without API keys got it from a web page or through a proxy",
     404: "the resource does not exist",
     413: "the body is too large",
     415: "the body is not declared as JSON",
+    421: "a farm without API keys got a request for another host than this machine",
     422: "the spec does not describe something that can be built; `errors` has every problem",
     503: "the database, the broker or the store does not answer; try again",
 }
@@ -108,14 +112,15 @@ def _require_safe_start(settings: Settings) -> bool:
     finally:
         database.close()
 
-    try:
-        is_loopback = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        is_loopback = False  # another host name: it may resolve to any address
-    if not is_loopback:
+    if not is_loopback(settings.host):
         raise StartRefusedError(
             f"no API key exists, and ENGINEFARM_HOST={settings.host} can be reached from elsewhere: "
             "make one with `python -m api.keys create NAME --scope admin`, or listen on 127.0.0.1"
+        )
+    if settings.public_url is not None:
+        raise StartRefusedError(
+            f"no API key exists, and ENGINEFARM_PUBLIC_URL={settings.public_url} says that a proxy brings requests "
+            "from elsewhere: make one with `python -m api.keys create NAME --scope admin`, or unset it"
         )
     log.warning("NO API KEY: everybody on this machine may do everything. `python -m api.keys create` makes one.")
     return True

@@ -37,8 +37,7 @@ async def registry_reader(
 
 async def _authenticated(control: ControlPlane, key: str | None) -> Caller:
     if key is None:
-        # True only on a loopback address and without any API key: otherwise `create_app` refuses to start.
-        if control.open_to_all:
+        if await control.open_mode.is_open():
             return access.OPEN
         raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
     caller = control.callers.cached(key)

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.callers import Callers
+from api.open_mode import OpenMode
 from api.planning.cached_submits import CachedSubmits
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
@@ -33,9 +34,9 @@ class ControlPlane:
     planner: Planner
     fleet: FleetView
     callers: Callers
+    open_mode: OpenMode
     cached_submits: CachedSubmits
     signing_key: SigningKey | None = None
-    open_to_all: bool = False  # on loopback, without any API key
 
     def public(self, link: str) -> str:
         """The link as clients reach it: a path of this API begins with the public URL, another link stays as it is."""
@@ -48,8 +49,12 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlPlane]:
-    """Open the control plane for these settings; it is closed when the block ends."""
+def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlPlane]:
+    """Open the control plane for these settings; it is closed when the block ends.
+
+    Args:
+        starts_open: no API key exists, so that requests need none until the first is made.
+    """
     if settings.link_secret is not None:
         link_secret = settings.link_secret.get_secret_value().encode()
     else:
@@ -73,9 +78,9 @@ def control_plane(settings: Settings, *, open_to_all: bool) -> Iterator[ControlP
             planner=planner,
             fleet=fleet,
             callers=Callers(database),
+            open_mode=OpenMode(database, starts_open=starts_open),
             cached_submits=cached_submits,
             signing_key=signing_key,
-            open_to_all=open_to_all,
         )
     finally:
         # In this order: the thread of cached submits uses the database.

@@ -6,7 +6,11 @@
     │   ├── InvalidRequest     400  malformed query, cursor or header
     │   ├── ModelUnavailable   422  the model source is missing, gated, or changed under the request
     │   ├── Unauthenticated    401
+    │   ├── TooManyFailedSignIns 429  too many wrong API keys from this address
     │   ├── Forbidden          403
+    │   ├── CrossOrigin        403  a web page of another origin sent it
+    │   ├── Proxied            403  a proxy sent it, and the farm has no API keys
+    │   ├── Misdirected        421  it names a host that an open farm is not
     │   ├── NotFound           404
     │   ├── Gone               410  it existed and was withdrawn; the detail has the reason
     │   └── Conflict           409  the current state does not allow it
@@ -120,6 +124,33 @@ class Forbidden(CallerError):
     title = "This API key may not do that"
     # The key is valid, so another login would not help: only an administrator can add the scope.
     status = 403
+    exit_code = 3
+
+
+class CrossOrigin(CallerError):
+    """A web page of another origin sent the request, and the browser alone authorizes it."""
+
+    code = "cross_origin"
+    title = "Pages of other origins may not use this farm"
+    status = 403
+    exit_code = 3
+
+
+class Proxied(CallerError):
+    """The request came through a proxy, and the farm has no API keys: it serves programs of its own machine only."""
+
+    code = "proxied"
+    title = "A farm without API keys serves no proxy"
+    status = 403
+    exit_code = 3
+
+
+class Misdirected(CallerError):
+    """The request's Host is no loopback address, and the farm has no API keys."""
+
+    code = "misdirected"
+    title = "The request names another host"
+    status = 421
     exit_code = 3
 
 

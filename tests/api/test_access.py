@@ -178,16 +178,26 @@ def test_a_registry_password_with_nul_is_refused(published_farm: Published) -> N
 
 
 @pytest.mark.parametrize(
-    ("host", "starts"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("farm.example", False)],
+    ("host", "public_url", "starts"),
+    [
+        ("127.0.0.1", "", True),
+        ("::1", "", True),
+        ("localhost", "", True),
+        ("0.0.0.0", "", False),
+        ("farm.example", "", False),
+        ("127.0.0.1", "https://farm.example", False),
+    ],
 )
-def test_a_farm_without_keys_starts_only_on_loopback(tmp_path: Path, host: str, starts: bool) -> None:
+def test_a_farm_without_keys_starts_only_on_loopback_and_without_a_proxy(
+    tmp_path: Path, host: str, public_url: str, starts: bool
+) -> None:
     settings = Settings.from_environment(
         {
             "ENGINEFARM_DATABASE_URL": f"sqlite:///{tmp_path / 'catalogue.db'}",
             "ENGINEFARM_BROKER_URL": "redis://127.0.0.1:1/0",
             "ENGINEFARM_STORE_URL": f"file://{tmp_path / 'store'}",
             "ENGINEFARM_HOST": host,
+            **({"ENGINEFARM_PUBLIC_URL": public_url} if public_url else {}),
         }
     )
     set_up(settings)

@@ -126,6 +126,46 @@ GUARDS = (
         "tests/api/test_access.py",
     ),
     Guard(
+        "an open farm refuses another host", "api/local_requests.py",
+        "if match and is_loopback(match[\"name\"]) and", "if match and",
+        "tests/attack/test_open_mode.py::test_another_host_is_refused",
+    ),
+    Guard(
+        "a rebound name does not reach an open farm from a browser", "api/local_requests.py",
+        "    _require_loopback_host(headers, request.scope[\"server\"][1])\n", "",
+        "tests/attack/test_open_mode.py::test_dns_rebinding_reaches_nothing",
+    ),
+    Guard(
+        "an open farm refuses pages of other origins", "api/local_requests.py",
+        "    _require_same_origin(headers)\n", "",
+        "tests/attack/test_open_mode.py::test_a_web_page_reaches_nothing",
+    ),
+    Guard(
+        "an open farm refuses reads by pages of other origins, which have no Origin", "api/local_requests.py",
+        "if site not in (\"same-origin\", \"none\"):", "if False:",
+        "tests/attack/test_open_mode.py::test_a_link_on_a_web_page_leads_to_a_refusal",
+    ),
+    Guard(
+        "an open farm refuses proxies", "api/local_requests.py",
+        "if name in _OF_PROXIES or name.startswith(_OF_PROXIES_START):", "if False:",
+        "tests/attack/test_open_mode.py::test_a_request_through_a_proxy_is_refused",
+    ),
+    Guard(
+        "an open farm refuses the bodies of forms", "api/local_requests.py",
+        "    _require_json(request)\n", "",
+        "tests/attack/test_open_mode.py::test_a_body_that_a_form_could_send_is_refused",
+    ),
+    Guard(
+        "an open farm closes with the first key", "api/open_mode.py",
+        "if a_key_exists and self.was_open:", "if False:",
+        "tests/attack/test_open_mode.py::test_the_first_key_closes_every_process",
+    ),
+    Guard(
+        "no farm starts open behind a proxy", "api/app.py",
+        "if settings.public_url is not None:", "if False:",
+        "tests/api/test_access.py::test_a_farm_without_keys_starts_only_on_loopback_and_without_a_proxy",
+    ),
+    Guard(
         "a model outside the allowed folders is not read", "models/sources/confined_folders.py",
         "return any(path.is_relative_to(root) for root in self._roots)", "return True",
         "tests/models/sources/test_folder_source.py",

@@ -1,0 +1,61 @@
+"""Open mode: while no API key exists, requests need none. The first key closes every API process within a second.
+
+Only a process that listens on loopback starts open (`api.app`), and then it serves only programs of this machine
+(`api.local_requests`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from starlette.concurrency import run_in_threadpool
+
+from enginefarm.contract.errors import DatabaseUnavailable
+from models.caching import SingleFlight
+from models.catalogue.database import Database
+from models.security.api_keys import any_key
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 1.0  # at most so long requests without a key are served after the first key was made
+
+
+class OpenMode:
+    """Whether this process serves requests without an API key. Once closed it stays closed, keys revoked or not."""
+
+    def __init__(self, database: Database, *, starts_open: bool) -> None:
+        self._database = database
+        self._looked_at = time.monotonic()
+        self._looks: SingleFlight[str, None] = SingleFlight()
+        self.was_open = starts_open  # at the last look into the catalogue
+
+    async def is_open(self) -> bool:
+        """Whether no key exists, by a look into the catalogue that is at most a second old.
+
+        Raises:
+            DatabaseUnavailable: it is not known whether a key exists, so no request without a key may be served.
+        """
+        if self.was_open and time.monotonic() - self._looked_at > _SECONDS:
+            await run_in_threadpool(self._looks.run, "any key", self._look)
+        return self.was_open
+
+    async def close_with_the_first_key(self) -> None:
+        """Look once a second until a key exists: an idle process closes, too, and its log says when."""
+        while self.was_open:
+            await asyncio.sleep(_SECONDS)
+            try:
+                await run_in_threadpool(self._looks.run, "any key", self._look)
+            except DatabaseUnavailable:
+                continue  # `is_open` refuses requests meanwhile, and the sweep logs the outage
+            except Exception:
+                log.exception("the look for API keys failed by a defect; it is tried again in a second")
+
+    def _look(self) -> None:
+        with self._database.read() as session:
+            a_key_exists = any_key(session)
+        self._looked_at = time.monotonic()
+        if a_key_exists and self.was_open:
+            self.was_open = False
+            log.warning("the first API key was made: from now on every request needs a key")
