@@ -35,7 +35,7 @@ def pull(
         engine: its key, the start of its key, or the id of a build.
         destination: the directory to make; if None, one in the node's cache, named by the engine's key.
         wanted: instead of `engine`, a spec without a platform: the farm resolves it to the best engine for this
-            machine, as `Farm.resolve` does.
+            machine, as `Farm.resolve` does. The answered engine must meet it, whatever the farm says.
         trusted_keys: files of public keys, of which one must have signed the engine; if None, those that
             ENGINEFARM_TRUSTED_KEYS names.
         farm: if None, the farm that ENGINEFARM_URL and ENGINEFARM_API_KEY name. One that is given is closed, too.
@@ -44,7 +44,7 @@ def pull(
     Raises:
         InvalidRequest: both or neither of `engine` and `wanted` are given, or a trusted key cannot be read.
         NotFound: there is no such engine.
-        IntegrityError: no trusted key signed it.
+        IntegrityError: no trusted key signed it, or the farm answered with another engine than was asked for.
         And what `enginefarm.transfer.pull.pull` raises.
     """
     if (engine is None) == (wanted is None):
@@ -59,7 +59,7 @@ def pull(
         else:
             # A platform in `wanted` comes first.
             platform = {"platform": detect().platform.model_dump()}
-            record = farm.engine(farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine.key)
+            record = farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine
         # Before any byte is fetched: the bytes are then verified against the manifest that was signed.
         require_signed(farm, record, trusted_key_files(os.environ) if trusted_keys is None else trusted_keys)
         directory = Path(destination) if destination is not None else cache.root / "engines" / record.key

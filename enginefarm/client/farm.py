@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, JsonValue, TypeAdapter
 
+from enginefarm.client.answers import checked_resolution
 from enginefarm.client.connection import Connection, StreamedResponse
 from enginefarm.client.log_stream import log_lines
 from enginefarm.client.urls import path_segment
@@ -34,6 +35,7 @@ from enginefarm.wire.bodies import (
     Worker,
     WorkerList,
 )
+from enginefarm.wire.engine_binding import require_requested
 from enginefarm.wire.engine_record import BlobSizes, EngineRecord, ImportRequest, ImportResult, MissingBlobs
 from enginefarm.wire.explanation import Explanation
 from enginefarm.wire.matrix import Matrix
@@ -171,16 +173,27 @@ class Farm:
             yield from page.items
 
     def engine(self, key: str) -> Engine:
-        return self._connection.get(Engine, f"/v1/engines/{path_segment(key)}")
+        """The engine of this key. Its record agrees with the key: see `enginefarm.wire.engine_binding`.
+
+        Raises:
+            IntegrityError: the answer is another engine, or its record was changed.
+        """
+        engine = self._connection.get(Engine, f"/v1/engines/{path_segment(key)}")
+        require_requested(engine, key)
+        return engine
 
     def resolve(self, requirements: EngineRequirements | Mapping[str, Any]) -> Resolution:
         """The best engine that runs on the platform in `requirements`.
 
         Raises:
+            InvalidSpec: the requirements are malformed.
             NotFound: no engine does; the message says what the nearest engines lack.
+            IntegrityError: the answered engine does not meet the requirements.
         """
+        if not isinstance(requirements, EngineRequirements):
+            requirements = EngineRequirements.parse(requirements)
         response = self._connection.request("POST", "/v1/engines:resolve", json=_json(requirements))
-        return self._connection.parse(Resolution, response)
+        return checked_resolution(self._connection.parse(Resolution, response), requirements)
 
     def pin(self, key: str, *, pinned: bool = True) -> EngineSummary:
         """Pin or unpin an engine; garbage collection skips pinned ones."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from http import HTTPStatus
 
+from enginefarm.client.answers import require_build
 from enginefarm.client.connection import Connection
 from enginefarm.client.retry import retrying
 from enginefarm.client.urls import path_segment
@@ -23,6 +24,9 @@ def fetch_build(
 
     Args:
         wait: seconds for which the farm may delay its response until the build changes.
+
+    Raises:
+        IntegrityError: the answer is another build.
     """
     params: dict[str, float] = {}
     headers: dict[str, str] = {}
@@ -34,7 +38,9 @@ def fetch_build(
     response = connection.request("GET", path, params=params, headers=headers, waits=wait or 0)
     if response.status == HTTPStatus.NOT_MODIFIED:
         return None, etag
-    return connection.parse(Build, response), response.headers.get("etag")
+    build = connection.parse(Build, response)
+    require_build(build, build_id)
+    return build, response.headers.get("etag")
 
 
 def build_changes(connection: Connection, build_id: str, *, deadline: float, patience: float) -> Iterator[Build]:

@@ -114,34 +114,61 @@ class TrustedKeys:
     def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> VerifiedStatement:
         """Verify a DSSE envelope, and that its statement is about the engine `key` with the files of `manifest`.
 
-        The signature is checked first, over DSSE's pre-authentication encoding: nothing of the payload is parsed
-        before a trusted key is known to have signed it.
-
         Raises:
             IntegrityError: the envelope is malformed or no trusted key signed it; its payload is no statement; or the
                 statement is about another engine or other files.
         """
         engine = f"engine {key[:12]}"
+        payload, signer = self.open(envelope, PAYLOAD_TYPE, what=engine)
+        return VerifiedStatement(statement_about(payload, key=key, manifest=manifest), signer)
+
+    def open(self, envelope: Mapping[str, Any], payload_type: str, *, what: str) -> tuple[bytes, str]:
+        """Return the payload of a DSSE envelope, and the id of the trusted key that signed it.
+
+        The signature is over DSSE's pre-authentication encoding, which has the payload's type: a document of another
+        kind that the same key signed is refused. Nothing of the payload is parsed here.
+
+        Args:
+            what: names the signed thing in error texts.
+
+        Raises:
+            IntegrityError: the envelope is malformed, of another type, or no trusted key signed it.
+        """
         try:
             signed = Envelope.from_dict(deepcopy(dict(envelope)))  # from_dict() empties the dictionary that it is given
             (signer,) = signed.verify(list(self._keys), threshold=1)
-            statement = Statement.model_validate_json(signed.payload)
-        except (KeyError, TypeError, ValueError, AttributeError, VerificationError, ValidationError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, VerificationError) as error:
             # The envelope comes from outside: securesystemslib answers a malformed one with any of these errors.
             trusted = ", ".join(trusted_key.keyid[:12] for trusted_key in self._keys)
             raise IntegrityError(
-                f"{engine} has no good signature by a trusted key ({trusted}): do not use it, or trust the key of "
+                f"{what} has no good signature by a trusted key ({trusted}): do not use it, or trust the key of "
                 "the farm that signed it"
             ) from error
-        (subject,) = statement.subject
-        # DSSE signs the payload's type together with the payload, so a document of another kind, signed by the same
-        # key, is no statement. The key and the digest tie the statement to this engine: without them, a mirror could
-        # send the good statement of another engine.
-        if signed.payload_type != PAYLOAD_TYPE or subject.name != key:
-            raise IntegrityError(f"the signed statement that came with {engine} is about {subject.name[:12]}")
-        if f"sha256:{subject.digest['sha256']}" != manifest.digest:
-            raise IntegrityError(f"the files of {engine} are not those that its farm signed")
-        return VerifiedStatement(statement, signer)
+        if signed.payload_type != payload_type:
+            raise IntegrityError(f"{what}: what was signed is {signed.payload_type[:100]!r}, expected {payload_type!r}")
+        payload: bytes = signed.payload
+        return payload, signer
+
+
+def statement_about(payload: bytes, *, key: Key, manifest: Manifest) -> Statement:
+    """Return the statement in `payload`, which must be about the engine `key` with the files of `manifest`.
+
+    Without these checks a mirror could send the good statement of another engine.
+
+    Raises:
+        IntegrityError: it is no statement, or about another engine or other files.
+    """
+    engine = f"engine {key[:12]}"
+    try:
+        statement = Statement.model_validate_json(payload)
+    except ValidationError as error:
+        raise IntegrityError(f"what was signed about {engine} is no statement about an engine") from error
+    (subject,) = statement.subject
+    if subject.name != key:
+        raise IntegrityError(f"the signed statement that came with {engine} is about {subject.name[:12]}")
+    if f"sha256:{subject.digest['sha256']}" != manifest.digest:
+        raise IntegrityError(f"the files of {engine} are not those that its farm signed")
+    return statement
 
 
 def pem(key: Ed25519PublicKey) -> str:

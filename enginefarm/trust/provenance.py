@@ -20,15 +20,15 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.alias_generators import to_camel
-from rfc8785 import CanonicalizationError
 
 from enginefarm.contract.document_version import require_version
-from enginefarm.contract.errors import IntegrityError, InvalidRequest
+from enginefarm.contract.errors import InvalidRequest
 from enginefarm.contract.host import Host
-from enginefarm.contract.key import BUILD, CONVERT, Document, Key, key_of
+from enginefarm.contract.key import BUILD, CONVERT, Document, Key
 from enginefarm.contract.platform import DriverBinding, Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.trust.attestation import BUILD_TYPE, TrustedKeys
+from enginefarm.wire.engine_binding import require_key
 from enginefarm.wire.engine_record import EngineRecord
 
 
@@ -143,8 +143,8 @@ def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
 
     # The hashes are over the documents as they were signed or sent, not as they were parsed: parsing drops fields.
     document = signed["buildDefinition"]["internalParameters"]["document"]
-    _require_key(engine, "the signed build document", document, record.key)
-    _require_key(engine, "checkpoint_document", record.checkpoint_document, build.convert)
+    require_key(record.key, "the signed build document", document, record.key)
+    require_key(record.key, "checkpoint_document", record.checkpoint_document, build.convert)
     require_version(engine, "checkpoint_document.document", record.checkpoint_document.get("document"), CONVERT)
     return VerifiedRecord(
         record=record,
@@ -160,12 +160,3 @@ def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
         started_at=predicate.run_details.metadata.started_on,
         ended_at=predicate.run_details.metadata.finished_on,
     )
-
-
-def _require_key(engine: str, name: str, document: Document, expected: Key) -> None:
-    try:
-        actual = key_of(document)
-    except (CanonicalizationError, RecursionError) as error:
-        raise IntegrityError(f"{engine}: {name} has no canonical form: {error}") from error
-    if actual != expected:
-        raise IntegrityError(f"{engine}: {name} hashes to {actual}, expected {expected}: it was changed")

@@ -91,7 +91,9 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
             if action.stage is Stage.CONVERT:
                 publish_checkpoint(session, claim, manifest, facts={}, steps={})
             else:
-                columns = ENGINE | {"model": MODEL, "provenance": {"checkpoint": manifest.digest}}
+                columns = ENGINE | {
+                    "model": MODEL, "spec": {"model": MODEL}, "provenance": {"checkpoint": manifest.digest}
+                }  # fmt: skip
                 publish_engine(session, claim, manifest, engine=columns, steps={})
     return request.build.key, manifest
 

@@ -14,6 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from enginefarm.contract.errors import EnginefarmError, NotFound, Problem, Unauthenticated
+from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
@@ -75,17 +76,25 @@ class FarmDouble(HttpDouble):
         self, files: Mapping[str, bytes], *, platform: Platform = HERE.platform, direct: bool = False
     ) -> Engine:
         """Store the files and list an engine of them, with the farm's own links or (`direct`) the store's."""
-        key = hashlib.sha256(repr(sorted(files)).encode() + platform.label().encode()).hexdigest()
+        document = {"files": sorted(files), "platform": platform.label()}
         entries = [FileEntry(path=p, digest=self.store.put(data), size=len(data)) for p, data in files.items()]
-        return self.list_engine(key, entries, platform=platform, direct=direct)
+        return self.list_engine(key_of(document), entries, platform=platform, direct=direct, document=document)
 
     def list_engine(
-        self, key: str, entries: Iterable[FileEntry], *, platform: Platform = HERE.platform, direct: bool = False
+        self,
+        key: str,
+        entries: Iterable[FileEntry],
+        *,
+        platform: Platform = HERE.platform,
+        direct: bool = False,
+        document: dict[str, Any] | None = None,
     ) -> Engine:
-        """List an engine of `entries`, whose bytes the store may have or not."""
+        """List an engine of `entries`, whose bytes the store may have or not, in the place of one with this key."""
+        if document is None and key in self.state.engines:
+            document = self.state.engines[key].document
         manifest = Manifest.of(entries)
         contents = [PhysicalFile(**e.model_dump(), url=self._url(key, e, direct)) for e in manifest.files]
-        engine = new_engine(key, manifest, contents, platform)
+        engine = new_engine(key, manifest, contents, platform, document=document)
         self.state.engines[key] = engine
         return engine
 
@@ -189,12 +198,16 @@ class FarmDouble(HttpDouble):
 
 
 def new_engine(
-    key: str, manifest: Manifest, contents: list[PhysicalFile], platform: Platform = HERE.platform
+    key: str,
+    manifest: Manifest,
+    contents: list[PhysicalFile],
+    platform: Platform = HERE.platform,
+    document: dict[str, Any] | None = None,
 ) -> Engine:
     fields = frozenset(platform.model_dump())
     return Engine(
         key=key, model=MODEL, toolchain="aoti", version="2.13.0", platform=platform, manifest=manifest.digest,
-        size=manifest.size, files=len(manifest.files), created_at=NOW, spec={}, document={},
+        size=manifest.size, files=len(manifest.files), created_at=NOW, spec={}, document=document or {},
         bound_to=platform.bound(fields, "branch"), driver_binding="branch", contents=contents,
     )  # fmt: skip
 
@@ -204,6 +217,8 @@ def new_build(build_id: str, **fields: Any) -> Build:
         "id": build_id, "key": "ab" * 32, "disposition": "created", "state": "queued", "model": MODEL,
         "toolchain": "aoti", "version": "2.13.0", "platform": HERE.platform.model_dump(), "created_at": NOW,
     }  # fmt: skip
+    if fields.get("engine") is not None:
+        build["key"] = fields["engine"].key
     return Build.model_validate(build | fields)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from enginefarm.contract import digest
+from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
 from tests.faults.bad_responses import EXPIRED, FAULTS, LOUD
 
@@ -53,9 +54,14 @@ class Scenario:
             pace=chance.choice([0, 0.005]) if killed else 0,
         )
 
+    @property
+    def document(self) -> dict[str, int]:
+        """What the engine's key is the hash of."""
+        return {"seed": self.seed}
+
     @cached_property
     def key(self) -> str:
-        return f"{self.seed:064x}"
+        return key_of(self.document)
 
     @cached_property
     def manifest(self) -> Manifest:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from enginefarm.wire.bodies import Engine, PhysicalFile
@@ -49,7 +49,7 @@ def engine_of(scenario: Scenario, url: str, valid: int) -> Engine:
         )
         for entry in scenario.manifest.files
     ]
-    return new_engine(scenario.key, scenario.manifest, contents)
+    return new_engine(scenario.key, scenario.manifest, contents, document=scenario.document)
 
 
 class _ScenarioState:
@@ -92,6 +92,7 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 256
     # States are made under a lock: two threads that want the same one at once must get the same one.
     state_lock = threading.Lock()
+    seeds: ClassVar[dict[str, int]] = {}  # by the key of the engine
 
     @property
     def url(self) -> str:
@@ -131,7 +132,10 @@ class _Handler(socketserver.StreamRequestHandler):
                 valid = int(parse_qs(url.query).get("valid", ["0"])[0])
                 self._blob(self.server.state(int(seed)), unquote("/".join(path)), valid, headers["range"])
             case ["v1", "engines", key] if method == "GET":
-                self._engine(line, self.server.state(int(key, 16)))
+                self._engine(line, self.server.state(self.server.seeds[key]))
+            case ["begin", seed]:
+                self.server.seeds[Scenario.of(int(seed)).key] = int(seed)
+                line.answer(200)
             case ["lift", seed]:
                 state = self.server.state(int(seed))
                 state.lifted = True

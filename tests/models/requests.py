@@ -43,12 +43,10 @@ def new_work(stage: Stage) -> Work:
 
 def new_request(model: str = "llama", limits: str = "small", queue: str = "build.q") -> Request:
     """A request for an engine and its checkpoint. Equal arguments make equal keys."""
-    convert = NewAction(
-        key_of({"convert": model}), Stage.CONVERT, "convert.q", {"document": "c"}, new_work(Stage.CONVERT)
-    )
-    build = NewAction(
-        key_of({"build": [model, limits]}), Stage.BUILD, queue, {"document": "b", "platform": {}}, new_work(Stage.BUILD)
-    )
+    convert_document = {"document": "c", "model": {"name": model}}
+    convert = NewAction(key_of(convert_document), Stage.CONVERT, "convert.q", convert_document, new_work(Stage.CONVERT))
+    build_document = {"document": "b", "convert": convert.key, "limits": limits, "platform": {}}
+    build = NewAction(key_of(build_document), Stage.BUILD, queue, build_document, new_work(Stage.BUILD))
     return Request(
         convert=convert,
         build=build,
