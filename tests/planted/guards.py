@@ -5,37 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True    Guard(
-        "an answered engine is the one that was asked for", "enginefarm/wire/engine_binding.py",
-        "if engine.key != key:", "if False:",
-        "tests/attack/test_trust.py",
-    ),
-    Guard(
-        "the documents of an answered engine hash to its key", "enginefarm/wire/engine_binding.py",
-        "if actual != expected:", "if False:",
-        "tests/attack/test_trust.py",
-    ),
-    Guard(
-        "the record of an engine agrees with the documents of its key", "enginefarm/wire/engine_binding.py",
-        "if stated != in_key:", "if False:",
-        "tests/attack/test_trust.py",
-    ),
-    Guard(
-        "the start of a key is not asked for as a build", "enginefarm/client/engine_lookup.py",
-        "if not is_start_of_key or _BUILD_ID.fullmatch(name):", "if True:",
-        "tests/attack/test_trust.py",
-    ),
-    Guard(
-        "a resolved engine meets the requirements", "enginefarm/client/answers.py",
-        "if suitability.obstacles:", "if False:",
-        "tests/attack/test_trust.py",
-    ),
-    Guard(
-        "the record of a signed engine states what was signed", "enginefarm/trust/signature_policy.py",
-        "if getattr(engine, field) != value:", "if False:",
-        "tests/attack/test_trust.py",
-    ),
-)
+@dataclass(frozen=True)
 class Guard:
     """A condition or a statement that a promise depends on."""
 
@@ -214,5 +184,35 @@ GUARDS = (
         "a name with control, bidi or invisible characters is refused", "enginefarm/contract/portable.py",
         "        if is_unsafe(character):", "        if character == chr(0):",
         "tests/enginefarm/contract/test_portable.py",
+    ),
+    Guard(
+        "an answered engine is the one that was asked for", "enginefarm/wire/engine_binding.py",
+        "if engine.key != key:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "the documents of an answered engine hash to its key", "enginefarm/wire/engine_binding.py",
+        "if actual != expected:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "the record of an engine agrees with the documents of its key", "enginefarm/wire/engine_binding.py",
+        "if stated != in_key:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "the start of a key is not asked for as a build", "enginefarm/client/engine_lookup.py",
+        "if not is_start_of_key or _BUILD_ID.fullmatch(name):", "if True:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "a resolved engine meets the requirements", "enginefarm/client/answers.py",
+        "if suitability.obstacles:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "the record of a signed engine states what was signed", "enginefarm/trust/signature_policy.py",
+        "if getattr(engine, field) != value:", "if False:",
+        "tests/attack/test_trust.py",
     ),
 )  # fmt: skip
