@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from api.app import StartRefusedError, create_app
+from api.server import raise_file_limit, server_config
 from enginefarm.contract.errors import EnginefarmError
 from models.logging import start_logging
 from models.settings import Settings
@@ -17,21 +18,11 @@ def main() -> None:
     start_logging()
     try:
         settings = Settings.from_environment()
+        raise_file_limit(settings)
         app = create_app(settings)
     except (ValueError, StartRefusedError, EnginefarmError) as error:
         sys.exit(f"enginefarm api: {error}")
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        # uvicorn's loggers then pass their lines to the root logger, which `start_logging` configured.
-        log_config=None,
-        access_log=False,
-        # Seconds. Without a limit an open stream, such as a followed log, would delay the shutdown until it ends.
-        timeout_graceful_shutdown=5,
-        # Clients need not know which server and version answers.
-        server_header=False,
-    )
+    uvicorn.Server(server_config(app, settings)).run()
 
 
 if __name__ == "__main__":

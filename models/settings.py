@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,15 @@ class Settings(BaseSettings):
     # The control plane
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on")
+    max_connections: int = Field(default=1000, ge=1, description="most connections that one API process has at once")
+    max_connections_per_peer: int = Field(
+        default=250, ge=1, description="most connections that one API process has with one address at once"
+    )
+    proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(),
+        description="addresses or networks of proxies before the API, joined by ',': they pass on many clients, so "
+        "the limit for one address does not hold for them",
+    )
     public_url: AnyHttpUrl | None = Field(
         default=None, description="address of the API as clients reach it, if a proxy is in between; base of its links"
     )
@@ -174,14 +184,14 @@ class Settings(BaseSettings):
             return value
         return from_json(value)
 
-    @field_validator("trusted_models", mode="before")
+    @field_validator("trusted_models", "proxies", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         # Blanks are allowed, because a long list is easier to read with a blank or a line end after each comma.
-        references = [reference.strip() for reference in value.split(",")]
-        return tuple(filter(None, references))
+        items = [item.strip() for item in value.split(",")]
+        return tuple(filter(None, items))
 
     @field_validator("trusted_models")
     @classmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from api.app import create_app
+from api.server import server_config
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from migrations.upgrade import set_up
@@ -100,7 +101,9 @@ def _publish(database: Database, settings: Settings, folder: Path) -> tuple[str,
 
 @contextmanager
 def served(settings: Settings) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=0, log_config=None, access_log=False))
+    config = server_config(create_app(settings), settings)
+    config.port = 0
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = time.monotonic() + 60

@@ -76,10 +76,10 @@ class RunningFarm:
         (folder / "model.safetensors").write_bytes(content)
         return f"file:{folder}"
 
-    def add_api(self) -> str:
+    def add_api(self, module: str = "api") -> str:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        process = self._add("api", f"api-{len(self.urls)}", {"PORT": str(port)})
+        process = self._add(module, f"api-{len(self.urls)}", {"PORT": str(port)})
         process.wait_until(lambda: answers(url), seconds=60)
         self.urls.append(url)
         return url

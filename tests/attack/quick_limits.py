@@ -1,0 +1,13 @@
+"""`python -m tests.attack.quick_limits`: the API with shorter time limits, so that attacks by slowness take seconds."""
+
+from __future__ import annotations
+
+import api.connections
+from api.__main__ import main
+
+SECONDS = 2.0
+
+if __name__ == "__main__":
+    api.connections.HEAD_SECONDS = SECONDS
+    api.connections.STALL_SECONDS = SECONDS
+    main()
