@@ -120,6 +120,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._dropped = 0  # bytes that came since
         # Bytes of the current message that are not its body: request line, headers, framing of chunks, trailers.
         self._overhead = 0
+        self._head_is_complete = False
         self._message_is_complete = True
         # When the client must have sent what it owes; None while it owes nothing. One timer serves many deadlines: it
         # looks again when it ends, because most requests are complete long before.
@@ -175,6 +176,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._head_is_complete = False
         self._message_is_complete = False
         self._owe(HEAD_SECONDS)
 
@@ -196,6 +198,7 @@ class BoundedConnection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(HTTPStatus.TOO_MANY_REQUESTS, f"more than {MAX_PIPELINED} requests wait for an answer")
         self._deadline = None
+        self._head_is_complete = True
         super().on_headers_complete()
         # The parser adds the trailers of a chunked body to this list: they must not pass for headers.
         self.headers = []
@@ -255,8 +258,8 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if self.loop.time() < self._deadline:
             self._timer = self.loop.call_at(self._deadline, self._check_deadline)
-        elif self._message_is_complete:
-            # No byte came: a connection that was opened in advance. There is no request that could be answered.
+        elif self._message_is_complete or self._head_is_complete:
+            # Nothing is left to answer: no request was begun, or the answer did not wait for the rest of the body.
             self.transport.close()
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {HEAD_SECONDS:g} s")
@@ -272,8 +275,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer with a problem document, and close the connection."""
         self._is_deaf = True
         self._admitted.note_refusal(self._peer, reason)
-        if self.cycle is not None and not self.cycle.response_complete:
-            # An earlier request is being answered: an answer to this one would mix with it.
+        if self.cycle is not None and (self._head_is_complete or not self.cycle.response_complete):
+            # This request, or an earlier one, is being answered or was: another answer would mix with that.
             self.transport.close()
             return
         document = {
