@@ -116,6 +116,36 @@ GUARDS = (
         "tests/workers/test_heartbeat.py",
     ),
     Guard(
+        "an endless header ends at a limit", "api/connections.py",
+        "if self._overhead > MAX_HEAD and not self._is_deaf:", "if False:",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
+        "a head that comes at once has a limit", "api/connections.py",
+        "if size > MAX_HEAD:", "if False:",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
+        "a slow request ends after seconds", "api/connections.py",
+        "self._deadline = self.loop.time() + seconds", "self._deadline = self.loop.time() + 1e9",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
+        "one address has a limited number of connections", "api/connections.py",
+        "if self._by_peer[peer] > self._most_per_peer and not self._is_proxy(peer):", "if False:",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
+        "pipelined requests are limited", "api/connections.py",
+        "if len(self.pipeline) >= MAX_PIPELINED:", "if False:",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
+        "a client that reads nothing is cut", "api/connections.py",
+        "self._watch_stall(self.transport.get_write_buffer_size())", "pass",
+        "tests/attack/test_connections.py",
+    ),
+    Guard(
         "a route requires its scope", "api/auth.py",
         "if self._scope not in caller.scopes:", "if False:",
         "tests/api/test_access.py",
@@ -214,33 +244,5 @@ GUARDS = (
         "the record of a signed engine states what was signed", "enginefarm/trust/signature_policy.py",
         "if getattr(engine, field) != value:", "if False:",
         "tests/attack/test_trust.py",
-        "an endless header ends at a limit", "api/connections.py",
-        "if self._overhead > MAX_HEAD and not self._is_deaf:", "if False:",
-        "tests/attack/test_connections.py",
-    ),
-    Guard(
-        "a head that comes at once has a limit", "api/connections.py",
-        "if size > MAX_HEAD:", "if False:",
-        "tests/attack/test_connections.py",
-    ),
-    Guard(
-        "a slow request ends after seconds", "api/connections.py",
-        "self._deadline = self.loop.time() + seconds", "self._deadline = self.loop.time() + 1e9",
-        "tests/attack/test_connections.py",
-    ),
-    Guard(
-        "one address has a limited number of connections", "api/connections.py",
-        "if self._by_peer[peer] > self._most_per_peer and not self._is_proxy(peer):", "if False:",
-        "tests/attack/test_connections.py",
-    ),
-    Guard(
-        "pipelined requests are limited", "api/connections.py",
-        "if len(self.pipeline) >= MAX_PIPELINED:", "if False:",
-        "tests/attack/test_connections.py",
-    ),
-    Guard(
-        "a client that reads nothing is cut", "api/connections.py",
-        "self._watch_stall(self.transport.get_write_buffer_size())", "pass",
-        "tests/attack/test_connections.py",
     ),
 )  # fmt: skip
