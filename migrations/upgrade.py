@@ -1,11 +1,13 @@
 """Set a farm up, or bring it to this version: `python -m migrations.upgrade`.
 
 It creates or migrates the catalogue's tables and creates the store's bucket or folders. Any number of processes may
-run it at once: the first one migrates, the others wait for it and then change nothing.
+run it at once: the first one migrates, the others wait for it and then change nothing. With `--roles PREFIX` it then
+grants the roles of that name their rights, which new tables need: see `migrations.roles`.
 """
 
 from __future__ import annotations
 
+import argparse
 import secrets
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from enginefarm.contract.errors import EnginefarmError
+from migrations.roles import grant
 from models.catalogue.database import Database
 from models.opening import open_store
 from models.settings import Settings
@@ -95,26 +98,35 @@ def versions(engine: Engine) -> tuple[str | None, str | None]:
     return current, ScriptDirectory.from_config(config()).get_current_head()
 
 
-def set_up(settings: Settings) -> tuple[str | None, str | None]:
+def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None, str | None]:
     """Prepare the catalogue and the store, which an API or a worker needs before it starts.
+
+    `roles` is what the names of the roles begin with that get their rights; None: no roles.
 
     Returns the catalogue's revision before (None: there was none) and now.
 
     Raises:
-        ValueError: the settings do not describe a store.
+        ValueError: the settings do not describe a store, or the roles cannot be granted.
         EnginefarmError: the database or the store cannot be reached.
     """
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     before, head = versions(database.engine)
     upgrade(database.engine)
+    if roles is not None and database.engine.dialect.name == "postgresql":
+        grant(database.engine, roles)
     database.close()
     open_store(settings, link_secret=secrets.token_bytes(32)).prepare()  # the set-up signs no links
     return before, head
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m migrations.upgrade", description="Set a farm up, or migrate it.")
+    parser.add_argument(
+        "--roles", metavar="PREFIX", help="then grant the roles PREFIX_api, PREFIX_worker, … their rights"
+    )
+    roles = parser.parse_args().roles
     try:
-        before, head = set_up(Settings.from_environment())
+        before, head = set_up(Settings.from_environment(), roles=roles)
     except (ValueError, EnginefarmError) as error:
         sys.exit(f"enginefarm: {error}")
     print(f"catalogue: {before or 'empty'} → {head}" if before != head else f"catalogue: already at {head}")

@@ -17,6 +17,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    FetchedValue,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -32,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0007"  # of the migration that leads to these tables
+REVISION = "0008"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -321,6 +322,9 @@ class WorkerRow(Row):
     released_at: Mapped[datetime | None]  # failures before do not count any more
     # REVISION of the worker's program. None: older than 0007, it refuses new work only while its row is `draining`.
     catalogue_revision: Mapped[str | None] = mapped_column(String(32))
+    # The PostgreSQL account that inserted the row, filled in by the server and never by a program. Row-level security
+    # lets an account change only what its own workers run: see migrations.roles. SQLite has no accounts.
+    account: Mapped[str | None] = mapped_column(String(64), server_default=FetchedValue())
 
 
 class FileDigestRow(Row):
