@@ -137,9 +137,9 @@ RIGHTS: Mapping[str, TableRights] = {
         ),
         # Unleased actions in flight, its own leases, and conversions: a damaged checkpoint is converted again. Never a
         # build that has ended, so that no worker opens it to publish another engine under its key.
-        update_old=f"{_own_worker('worker_id')} OR (worker_id IS NULL AND "
+        update_old=f"{_own_worker('actions.worker_id')} OR (worker_id IS NULL AND "
         "(state IN ('waiting', 'queued') OR stage = 'convert'))",
-        update_new=f"worker_id IS NULL OR {_own_worker('worker_id')}",
+        update_new=f"worker_id IS NULL OR {_own_worker('actions.worker_id')}",
     ),
     "attempts": TableRights(
         api=_WRITE,
@@ -149,20 +149,20 @@ RIGHTS: Mapping[str, TableRights] = {
             update=("outcome", "ended_at", "failure", "steps", "warmth", "log_digest", "log_size"),
         ),
         insert=_CLAIMED,
-        update_old=_own_worker("worker_id"),
-        update_new=_own_worker("worker_id"),
+        update_old=_own_worker("attempts.worker_id"),
+        update_new=_own_worker("attempts.worker_id"),
     ),
     "log_chunks": TableRights(
         api=Grant(select=ALL),
         worker=Grant(select=ALL, insert=ALL, delete=True),
-        insert=_own_attempt("action_key", "attempt"),
-        delete=_own_attempt("action_key", "attempt"),
+        insert=_own_attempt("log_chunks.action_key", "log_chunks.attempt"),
+        delete=_own_attempt("log_chunks.action_key", "log_chunks.attempt"),
     ),
     "builds": TableRights(
         api=_WRITE,
         # A worker ends the builds of its action. It learns neither who requested them nor what they wrote.
         worker=Grant(select=("seq", "id", "key", "state"), update=("state", "failure", "ended_at")),
-        update_old=f"state = 'open' AND ({_own_attempt('key')} OR {_own_attempt(_CONVERSION)})",
+        update_old=f"state = 'open' AND ({_own_attempt('builds.key')} OR {_own_attempt(_CONVERSION)})",
         update_new="state <> 'cancelled'",
     ),
     "blobs": TableRights(

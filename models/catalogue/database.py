@@ -98,6 +98,12 @@ def _translated() -> Iterator[None]:
     except OperationalError as error:
         raise DatabaseUnavailable(f"the catalogue's database does not answer: {_reason(error)}") from error
     except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            # An operator's mistake, not a defect: a migration without its grants, or another process's account.
+            raise DatabaseUnavailable(
+                f"the catalogue refuses this account: {_reason(error)}; check the account in ENGINEFARM_DATABASE_URL, "
+                "and run `python -m migrations.roles` as the owner of the tables"
+            ) from error
         if not error.connection_invalidated:
             raise
         raise DatabaseUnavailable(f"the catalogue's database went away: {_reason(error)}") from error

@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True    Guard(
+        "readers of the catalogue do not see API keys", "migrations/roles.py",
+        '"api_keys": TableRights(api=_WRITE, readonly=Grant())', '"api_keys": TableRights(api=_WRITE)',
+        "tests/migrations/test_roles.py",
+    ),
+    Guard(
+        "a worker's account changes only its own leases", "migrations/roles.py",
+        "update_old=f\"{_own_worker('actions.worker_id')} OR (", "update_old=f\"true OR (",
+        "tests/attack/test_privileges.py",
+    ),
+    Guard(
+        "row-level security is switched on", "migrations/roles.py",
+        'yield f"ALTER TABLE {table.name} ENABLE ROW LEVEL SECURITY"', 'yield "SELECT 1"',
+        "tests/attack/test_privileges.py",
+    ),
+)
 class Guard:
     """A condition or a statement that a promise depends on."""
 

