@@ -5,22 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True    Guard(
-        "readers of the catalogue do not see API keys", "migrations/roles.py",
-        '"api_keys": TableRights(api=_WRITE, readonly=Grant())', '"api_keys": TableRights(api=_WRITE)',
-        "tests/migrations/test_roles.py",
-    ),
-    Guard(
-        "a worker's account changes only its own leases", "migrations/roles.py",
-        "update_old=f\"{_own_worker('actions.worker_id')} OR (", "update_old=f\"true OR (",
-        "tests/attack/test_privileges.py",
-    ),
-    Guard(
-        "row-level security is switched on", "migrations/roles.py",
-        'yield f"ALTER TABLE {table.name} ENABLE ROW LEVEL SECURITY"', 'yield "SELECT 1"',
-        "tests/attack/test_privileges.py",
-    ),
-)
+@dataclass(frozen=True)
 class Guard:
     """A condition or a statement that a promise depends on."""
 
@@ -259,5 +244,20 @@ GUARDS = (
         "the record of a signed engine states what was signed", "enginefarm/trust/signature_policy.py",
         "if getattr(engine, field) != value:", "if False:",
         "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "readers of the catalogue do not see API keys", "migrations/roles.py",
+        '"api_keys": TableRights(api=_WRITE, readonly=Grant())', '"api_keys": TableRights(api=_WRITE)',
+        "tests/migrations/test_roles.py",
+    ),
+    Guard(
+        "a worker's account changes only its own leases", "migrations/roles.py",
+        "update_old=f\"{_own_worker('actions.worker_id')} OR (", "update_old=f\"true OR (",
+        "tests/attack/test_privileges.py",
+    ),
+    Guard(
+        "row-level security is switched on", "migrations/roles.py",
+        'yield f"ALTER TABLE {table.name} ENABLE ROW LEVEL SECURITY"', 'yield "SELECT 1"',
+        "tests/attack/test_privileges.py",
     ),
 )  # fmt: skip
