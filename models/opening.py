@@ -67,10 +67,11 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     # Of the settings alone: the library's own settings may name the token of whoever logged in on this machine.
     hub_token = _revealed(settings.hf_token)
     digests = DatabaseDigestCache(database)
+    hub_auxiliary = HubAuxiliarySource(hub_endpoint, hub_token, redirect_networks=settings.hf_redirect_networks)
     return Sources(
-        hub=HubSource(hub_endpoint, hub_token, trust=trust),
+        hub=HubSource(hub_endpoint, hub_token, trust=trust, redirect_networks=settings.hf_redirect_networks),
         files=FileSource(settings.model_roots, digests, trust=trust),
-        auxiliary=AuxiliarySource(settings.model_roots, digests, HubAuxiliarySource(hub_endpoint, hub_token)),
+        auxiliary=AuxiliarySource(settings.model_roots, digests, hub_auxiliary),
         bucket=bucket,
     )
 

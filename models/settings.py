@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     hf_token: SecretStr | None = Field(
         default=None, description="token for gated models; programs of toolchains do not get it"
     )
+    hf_redirect_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(),
+        description="networks in CIDR form, joined by ',', that the hub may redirect to although they are not public, "
+        "such as the network of a mirror's store",
+    )
     models_s3_endpoint: AnyHttpUrl | None = Field(
         default=None, description="the S3 server that `s3:` models are fetched from"
     )
@@ -184,7 +189,7 @@ class Settings(BaseSettings):
             return value
         return from_json(value)
 
-    @field_validator("trusted_models", "proxies", mode="before")
+    @field_validator("trusted_models", "hf_redirect_networks", "proxies", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):

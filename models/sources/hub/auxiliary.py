@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
 from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import ANSWER_SECONDS, HubFiles
+from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
+from models.sources.hub.http_client import HubEndpoint, Network
 from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS
 from models.sources.rejection import refusal
 
@@ -30,16 +31,24 @@ _CacheKey = tuple[HubReference, Selection]
 class HubAuxiliarySource:
     """`hf:` data sets, and named files of `hf:` models. The arguments are those of `HubSource`."""
 
-    def __init__(self, endpoint: str, token: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None = None,
+        *,
+        redirect_networks: Sequence[Network] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = HubEndpoint(endpoint, redirect_networks)
         # False, not None: with None the library would send a token of the machine.
-        self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
+        self._api = HfApi(endpoint=self._hub.url, token=token or False)
         self._errors: dict[Repository, HubErrors] = {
             "dataset": HubErrors(endpoint, has_token=bool(token), kind="data set"),
             "model": HubErrors(endpoint, has_token=bool(token)),
         }
         self._repositories: dict[Repository, HubFiles] = {
-            "dataset": HubFiles(self._api, self._errors["dataset"], "dataset"),
-            "model": HubFiles(self._api, self._errors["model"], "model"),
+            "dataset": HubFiles(self._hub, self._api, self._errors["dataset"], "dataset"),
+            "model": HubFiles(self._hub, self._api, self._errors["model"], "model"),
         }
         self._asking: SingleFlight[_CacheKey, ResolvedFiles] = SingleFlight()
         self._resolved: TimedCache[_CacheKey, ResolvedFiles] = TimedCache(clock=clock)
@@ -84,7 +93,8 @@ class HubAuxiliarySource:
             url = hf_hub_url(
                 pinned.repo, files[0].path, repo_type=kind, revision=pinned.revision, endpoint=self._api.endpoint
             )
-            with self._errors[kind].translated(reference):
+            limits = self._hub.answers(max_bytes=0, seconds=TOTAL_SECONDS)  # the answer to HEAD has no body
+            with self._errors[kind].translated(reference), limits:
                 self._api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS)
             resolved = ResolvedFiles(
                 reference=str(pinned),

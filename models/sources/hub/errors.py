@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from httpx2 import HTTPError
+from httpx2 import HTTPError, TooManyRedirects
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference
+from models.sources.hub.http_client import AnswerRefused
 from models.sources.rejection import refusal
 
 # The library documents no common base of what it raises.
@@ -65,6 +66,11 @@ class HubErrors:
                     failure = "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
                 case HfHubHTTPError():
                     failure = f"answered with status {cause.response.status_code}"
+                case AnswerRefused():
+                    # A later try would get the same answer, so the text does not propose one.
+                    raise SourceUnavailable(f"{reference}: the model hub at {self._host} {cause}") from error
+                case TooManyRedirects():
+                    failure = "redirects again and again"
                 case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
                     failure = f"did not answer ({type(cause).__name__})"
                 case EntryNotFoundError():

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import DatasetInfo, HfApi, ModelInfo, constants
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo
 from huggingface_hub.hf_api import RepoSibling
 from pydantic import ValidationError
 
@@ -18,23 +18,29 @@ from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.model_reference import HubReference
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
 from models.sources.hub.errors import HubErrors
+from models.sources.hub.http_client import AnswerTooLong, HubEndpoint
 
-# Otherwise the first request of a process also asks the public hub what to call its user agent, which takes seconds
-# where a firewall drops it.
-constants.HF_HUB_DISABLE_TELEMETRY = True
-
-ANSWER_SECONDS = 10.0  # a submit waits for the answer, so a slow hub must fail soon
+ANSWER_SECONDS = 10.0  # between two bytes of an answer; a submit waits for it, so a slow hub must fail soon
+TOTAL_SECONDS = 30.0  # for an answer from its first to its last byte
 PARALLEL_FILES = 4
+# A listing has about 250 bytes for a file, and the largest repositories some ten thousand files.
+_MAX_LISTING_BYTES = 16 << 20
+MAX_LISTED_FILES = 50_000
+# A file may take longer the larger it is: a link below 256 KiB/s would need days for a model.
+_FILE_SECONDS = 120.0
+_FILE_BYTES_PER_SECOND = 256 << 10
 
 
 class HubFiles:
     """Repositories of one kind.
 
     Args:
+        hub: sets the limits of every answer.
         api: has the endpoint and the token.
     """
 
-    def __init__(self, api: HfApi, errors: HubErrors, kind: Literal["model", "dataset"]) -> None:
+    def __init__(self, hub: HubEndpoint, api: HfApi, errors: HubErrors, kind: Literal["model", "dataset"]) -> None:
+        self._hub = hub
         self._api = api
         self._errors = errors
         self._kind = kind
@@ -44,9 +50,10 @@ class HubFiles:
 
         Raises:
             ModelUnavailable: no such repository or revision, or the farm may not read it.
-            SourceUnavailable: the hub does not answer, or names no commit.
+            SourceUnavailable: the hub does not answer, names no commit, or lists more files than the farm reads.
         """
-        with self._errors.translated(reference):
+        limits = self._hub.answers(max_bytes=_MAX_LISTING_BYTES, seconds=TOTAL_SECONDS)
+        with self._errors.translated(reference), limits:
             repository = self._api.repo_info(
                 reference.repo,
                 repo_type=self._kind,
@@ -57,6 +64,8 @@ class HubFiles:
         pinned = HubReference(reference.repo, repository.sha)
         if pinned.commit is None or not isinstance(repository, DatasetInfo | ModelInfo):
             raise self._errors.unavailable(reference, "did not name the commit")
+        if len(repository.siblings or ()) > MAX_LISTED_FILES:
+            raise self._errors.unavailable(reference, f"lists more than {MAX_LISTED_FILES} files")
         return pinned, {sibling.rfilename: sibling for sibling in repository.siblings or ()}
 
     def describe(self, reference: HubReference, siblings: Iterable[RepoSibling]) -> tuple[ModelFile, ...]:
@@ -94,10 +103,16 @@ class HubFiles:
         shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
 
     def _fetch_file(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
-        with self._errors.translated(reference):
-            self._api.hf_hub_download(
-                reference.repo, file.path, repo_type=self._kind, revision=reference.revision, local_dir=destination
-            )
+        limits = self._hub.answers(max_bytes=file.size, seconds=_FILE_SECONDS + file.size / _FILE_BYTES_PER_SECOND)
+        with self._errors.translated(reference), limits:
+            try:
+                self._api.hf_hub_download(
+                    reference.repo, file.path, repo_type=self._kind, revision=reference.revision, local_dir=destination
+                )
+            except AnswerTooLong as error:
+                raise IntegrityError(
+                    f"{reference}: {file.path} has more than the {file.size} bytes of the hub's listing"
+                ) from error
         # A commit cannot change, so a difference is damage on the way, or a hub that must not be trusted.
         path = destination / file.path
         size = path.stat().st_size

@@ -7,7 +7,7 @@ alone: nothing here reads one from the environment or from a login on the machin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from models.caching import SingleFlight, TimedCache
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.file_names import CONFIG, is_weights
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import ANSWER_SECONDS, HubFiles
+from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
+from models.sources.hub.http_client import HubEndpoint, Network
 from models.sources.model_files import select
 from models.sources.trust import NOBODY, Trust
 
@@ -34,6 +35,7 @@ class HubSource:
         endpoint: the hub's URL.
         token: sent as a bearer token to that endpoint; None sends none.
         trust: the models whose own code is part of the model.
+        redirect_networks: networks that are not public and that the hub may redirect to all the same.
         clock: seconds, for the age of remembered answers.
     """
 
@@ -43,16 +45,18 @@ class HubSource:
         token: str | None = None,
         *,
         trust: Trust = NOBODY,
+        redirect_networks: Sequence[Network] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trust = trust
+        self._hub = HubEndpoint(endpoint, redirect_networks)
         # False, not None: with None the library would send a token of the machine.
-        self._api = HfApi(endpoint=endpoint.rstrip("/"), token=token or False)
+        self._api = HfApi(endpoint=self._hub.url, token=token or False)
         self._headers = {}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._errors = HubErrors(endpoint, has_token=bool(token))
-        self._files = HubFiles(self._api, self._errors, "model")
+        self._files = HubFiles(self._hub, self._api, self._errors, "model")
         self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
@@ -89,7 +93,8 @@ class HubSource:
                     weight_sizes.append(file.size)
             url = hf_hub_url(pinned.repo, CONFIG, revision=pinned.revision, endpoint=self._api.endpoint)
             # Not by the library's download functions: they keep every answer in a cache on this disk.
-            with self._errors.translated(reference):
+            limits = self._hub.answers(max_bytes=MAX_CONFIG_BYTES, seconds=TOTAL_SECONDS)
+            with self._errors.translated(reference), limits:
                 response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
                 hf_raise_for_status(response)
                 config = response.content

@@ -1,0 +1,178 @@
+"""Servers that the farm asks turn hostile: a model hub sends bombs, endless answers, trickles, and leads inside."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enginefarm.contract.errors import IntegrityError, SourceUnavailable
+from enginefarm.contract.model_reference import HubReference
+from models.sources import HubSource
+from models.sources.hub import files as hub_files
+from tests.attack import ROUNDS
+from tests.attack.memory import peak_below
+from tests.models.sources.models import tiny
+from tests.servers.hostile import HostileServer, RawRequest, endless, gzip_bomb, head, redirect, trickle, whole
+from tests.servers.hub import Hub
+
+MODEL = HubReference("org/tiny")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_" + "s" * 32
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+
+
+def listing(*entries: dict[str, object]) -> bytes:
+    return json.dumps({"id": "org/tiny", "modelId": "org/tiny", "sha": COMMIT, "siblings": entries}).encode()
+
+
+def test_a_compressed_bomb_is_refused_before_it_is_unpacked() -> None:
+    bomb = gzip_bomb(128 * ROUNDS)
+    answers = {
+        "listing": lambda _: whole(bomb, Content_Encoding="gzip", Content_Type="application/json"),
+        "error": lambda _: whole(bomb, "500 Broken", Content_Encoding="gzip", Content_Type="application/json"),
+    }
+    texts = {"listing": "compressed its answer", "error": "answered with status 500"}
+    for name, answer in answers.items():
+        with HostileServer(answer) as hub, peak_below(16), pytest.raises(SourceUnavailable, match=texts[name]):
+            HubSource(hub.url).resolve_model(MODEL)
+        assert hub.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "500 Broken"])
+def test_an_endless_answer_is_cut(status: str) -> None:
+    with (
+        HostileServer(lambda _: endless(b'{"siblings": [', b" " * (1 << 20), status)) as hub,
+        peak_below(64),
+        pytest.raises(SourceUnavailable, match=r"sent more than the 16777216 bytes|answered with status 500"),
+    ):
+        HubSource(hub.url).resolve_model(MODEL)
+    assert hub.sent < 40 << 20
+
+
+def test_an_answer_that_announces_too_much_is_not_read() -> None:
+    def answer(_: RawRequest) -> Iterator[bytes]:
+        yield head(Content_Length=1 << 40)
+
+    with HostileServer(answer) as hub, pytest.raises(SourceUnavailable, match="sent more than"):
+        HubSource(hub.url).resolve_model(MODEL)
+
+
+def test_a_listing_with_too_many_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_files, "MAX_LISTED_FILES", 1000)
+    entries = [{"rfilename": f"{number}.json", "size": 1} for number in range(1001)]
+    with (
+        HostileServer(lambda _: whole(listing(*entries))) as hub,
+        peak_below(128),
+        pytest.raises(SourceUnavailable, match="lists more than 1000 files"),
+    ):
+        HubSource(hub.url).resolve_model(MODEL)
+
+
+def test_a_file_ends_at_the_size_that_the_hub_lists(tmp_path: Path) -> None:
+    with Hub() as honest:
+        honest.push("org/tiny", tiny())
+        model = HubSource(honest.url).resolve_model(MODEL)
+
+    def answer(request: RawRequest) -> Iterable[bytes]:
+        fields = {"ETag": '"x"', "X_Repo_Commit": model.identity["commit"]}
+        if request.method == "HEAD":
+            return [head(Content_Length=10, **fields)]
+        return endless(b"x", b"x" * (1 << 20), **fields)
+
+    with (
+        HostileServer(answer) as hub,
+        peak_below(64),
+        pytest.raises(IntegrityError, match=r"has more than the \d+ bytes of the hub's listing"),
+    ):
+        HubSource(hub.url).fetch(model, tmp_path / "model")
+    assert hub.sent < 64 << 20
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1 << 20
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_answer_that_trickles_ends_in_time(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_files, "TOTAL_SECONDS", 1.0)
+
+    def answer(_: RawRequest) -> Iterator[bytes]:
+        content = head(Content_Length=1 << 20)
+        if part == "body":
+            yield content
+            content = b" " * (1 << 20)
+        yield from trickle(content)
+
+    started = time.monotonic()
+    with HostileServer(answer) as hub, pytest.raises(SourceUnavailable, match="did not complete its answer within 1 s"):
+        HubSource(hub.url).resolve_model(MODEL)
+    assert time.monotonic() - started < 3
+
+
+INSIDE = ("http://169.254.169.254/latest/meta-data", "http://[::ffff:169.254.169.254]/x", "http://10.0.0.1/x",
+          "http://[::1]/x", "http://[64:ff9b::7f00:1]/x", "http://0.0.0.0/x")  # fmt: skip
+
+
+@pytest.mark.parametrize("location", INSIDE)
+def test_a_redirect_to_an_address_inside_is_not_followed(location: str) -> None:
+    started = time.monotonic()
+    with (
+        HostileServer(lambda _: redirect(location)) as hub,
+        pytest.raises(SourceUnavailable, match="not a public address; ENGINEFARM_HF_REDIRECT_NETWORKS"),
+    ):
+        HubSource(hub.url).resolve_model(MODEL)
+    assert time.monotonic() - started < 2  # nobody waited for a connection
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "127.1"])
+def test_a_redirect_to_a_service_of_this_machine_does_not_reach_it(host: str, tmp_path: Path) -> None:
+    with Hub() as honest:
+        honest.push("org/tiny", tiny())
+        model = HubSource(honest.url).resolve_model(MODEL)
+    with HostileServer(lambda _: whole(b"secret of the machine")) as inside:
+        secret_url = f"http://{host}:{inside.address.rpartition(':')[2]}/secret"
+
+        def answer(_: RawRequest) -> Iterable[bytes]:
+            fields = {"ETag": '"x"', "X_Repo_Commit": model.identity["commit"]}
+            return [head("302 Found", Location=secret_url, Content_Length=0, **fields)]
+
+        with HostileServer(answer) as hub:
+            with pytest.raises(SourceUnavailable, match="not a public address"):
+                HubSource(hub.url).resolve_model(MODEL)
+            with pytest.raises(SourceUnavailable, match="not a public address"):
+                HubSource(hub.url, TOKEN).fetch(model, tmp_path / "model")
+        assert inside.requests == []
+
+
+def test_a_redirect_loop_ends() -> None:
+    with (
+        HostileServer(lambda _: redirect("/again")) as hub,
+        pytest.raises(SourceUnavailable, match="redirects again and again"),
+    ):
+        HubSource(hub.url).resolve_model(MODEL)
+    assert len(hub.requests) < 10
+
+
+def test_a_store_that_the_operator_allows_serves_files_and_never_sees_the_token(tmp_path: Path) -> None:
+    files = tiny()
+    with HostileServer(lambda request: whole(files[request.target.rpartition("/")[2]])) as cdn:
+
+        def answer(request: RawRequest) -> Iterable[bytes]:
+            if request.target.startswith("/api/"):
+                entries = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+                return whole(listing(*entries))
+            name = request.target.rpartition("/")[2]
+            fields = {"ETag": f'"{name}"', "X_Repo_Commit": COMMIT, "X_Linked_Size": len(files[name])}
+            return [head("302 Found", Location=f"{cdn.url}/signed/{name}", Content_Length=0, **fields)]
+
+        with HostileServer(answer) as hub:
+            source = HubSource(hub.url, TOKEN, redirect_networks=LOOPBACK)
+            model = source.resolve_model(MODEL)
+            source.fetch(model, tmp_path / "model")
+    for file in model.files:
+        assert (tmp_path / "model" / file.path).read_bytes() == files[file.path]
+    assert {request.headers.get("authorization") for request in hub.requests} == {f"Bearer {TOKEN}"}
+    assert cdn.requests
+    assert {request.headers.get("authorization") for request in cdn.requests} == {None}
