@@ -120,6 +120,8 @@ class LocalFarm:
             "LINK_SECRET": secrets.token_urlsafe(32),
             "SIGNING_KEY": str(signing_key),
             "SCRATCH": str(self.state / "scratch"),
+            # Complete on most machines. Where it is not, the workers' logs say why, and models' own code is refused.
+            "SANDBOX": os.environ.get(PREFIX + "SANDBOX", "auto"),
             "PORT": str(self.port),
             **self._settings,
         }

@@ -6,6 +6,7 @@ silently keep its default.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
@@ -26,6 +27,10 @@ PREFIX = "ENGINEFARM_"
 _NOT_OF_SERVERS = frozenset(
     {"URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"}
 )
+# Settings of earlier releases, which a running farm may still have: accepted, and said to be without effect.
+_FORMER = {PREFIX + "OFFLINE_STAGES": "programs of a stage never have a network in the sandbox (ENGINEFARM_SANDBOX)"}
+
+log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
@@ -166,9 +171,18 @@ class Settings(BaseSettings):
         gt=0,
         description="most bytes that a stage may have on the scratch disk, source and output included",
     )
-    offline_stages: bool = Field(
-        default=False,
-        description="true: programs of a stage run without network where the kernel allows user namespaces",
+    stage_memory_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="most memory that a stage may take; needs a cgroup that the host delegates to the worker",
+    )
+    stage_processes: int = Field(
+        default=8192, ge=16, description="most processes and threads that a stage may have at once"
+    )
+    sandbox: Literal["required", "auto", "off"] = Field(
+        default="required",
+        description="`required`: the worker does not start where programs of a stage cannot be isolated completely; "
+        "`auto`: it starts, isolates them as far as it can, and refuses models' own code; `off`: no isolation",
     )
     kill_seconds: float = Field(
         default=5.0, gt=0, description="time that a stage's programs have to end after SIGTERM, before SIGKILL"
@@ -227,7 +241,9 @@ class Settings(BaseSettings):
         values: dict[str, Any] = {"hf_endpoint": variables.get("HF_ENDPOINT") or None}
         unknown = []
         for variable, value in sorted(variables.items()):
-            if variable in field_by_variable:
+            if variable in _FORMER:
+                log.warning("%s has no effect any more: %s", variable, _FORMER[variable])
+            elif variable in field_by_variable:
                 values[field_by_variable[variable]] = value
             elif variable.startswith(PREFIX) and variable.removeprefix(PREFIX) not in _NOT_OF_SERVERS:
                 unknown.append(variable)

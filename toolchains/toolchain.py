@@ -58,6 +58,9 @@ class Command:
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)  # added to the worker's minimal environment
     span: tuple[float, float] = (0.0, 1.0)  # start and end of this program's part of the stage's progress
+    # Folders and files that the program reads besides the system, the worker's Python, the folders of PATH, the folder
+    # of the toolchain's own module, and the stage's directories. The sandbox shows it nothing else.
+    readable: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

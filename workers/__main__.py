@@ -30,6 +30,8 @@ from workers.child import ProcessLimits
 from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
 from workers.runner import Runner
+from workers.sandbox.choice import choose
+from workers.sandbox.isolation import Isolation
 from workers.stage_run import Tools
 from workers.workspace import clear
 
@@ -45,7 +47,8 @@ def main() -> None:
     start_logging()
     try:
         settings = Settings.from_environment()
-        identity = identify(settings)
+        isolation = choose(settings)
+        identity = identify(settings, isolation)
         database = Database(settings.database_url.get_secret_value(), pool_size=4)
         # An older program on a newer catalogue, or the reverse, would fail in the middle of an attempt.
         current, head = versions(database.engine)
@@ -53,12 +56,12 @@ def main() -> None:
             raise ValueError(
                 f"the catalogue is at version {current or 'none'}, this program needs {head}: migrate it first"
             )
-        serve(settings, database, identity)
+        serve(settings, database, identity, isolation)
     except (ValueError, EnginefarmError) as error:
         sys.exit(f"enginefarm worker: {error}")
 
 
-def identify(settings: Settings) -> Identity:
+def identify(settings: Settings, isolation: Isolation) -> Identity:
     """Detect the machine and the toolchains that can run on it.
 
     Raises:
@@ -68,7 +71,9 @@ def identify(settings: Settings) -> Identity:
     # An estimate at the start: other programs may fill the disk or free it later.
     settings.scratch.mkdir(parents=True, exist_ok=True)
     scratch_gib = shutil.disk_usage(settings.scratch).free >> 30
-    host = fingerprint.host.model_copy(update={"image": settings.image, "scratch_gib": scratch_gib})
+    host = fingerprint.host.model_copy(
+        update={"image": settings.image, "scratch_gib": scratch_gib, "isolation": isolation.in_force}
+    )
     usable = capabilities()
     if not usable:
         raise ValueError(
@@ -84,7 +89,7 @@ def identify(settings: Settings) -> Identity:
     )
 
 
-def serve(settings: Settings, database: Database, identity: Identity) -> None:
+def serve(settings: Settings, database: Database, identity: Identity, isolation: Isolation) -> None:
     """Connect the worker's parts, and run actions until the process is told to stop."""
     app = celery_app(settings.broker_url.get_secret_value())
     # One folder per worker name: a start removes only the files of a killed predecessor of the same name.
@@ -95,7 +100,7 @@ def serve(settings: Settings, database: Database, identity: Identity) -> None:
     announcer = Announcer(app)
     runner = Runner(
         settings=settings,
-        tools=stage_tools(settings, database, identity),
+        tools=stage_tools(settings, database, identity, isolation),
         announcer=announcer,
         scratch=scratch,
         leaving=leaving,
@@ -127,7 +132,7 @@ def serve(settings: Settings, database: Database, identity: Identity) -> None:
         database.close()
 
 
-def stage_tools(settings: Settings, database: Database, identity: Identity) -> Tools:
+def stage_tools(settings: Settings, database: Database, identity: Identity, isolation: Isolation) -> Tools:
     """The store, sources and limits of this worker's stages, as the settings give them."""
     return Tools(
         database=database,
@@ -140,9 +145,11 @@ def stage_tools(settings: Settings, database: Database, identity: Identity) -> T
             settings.silence_seconds,
             settings.kill_seconds,
             disk_bytes=settings.stage_disk_bytes,
-            offline=settings.offline_stages,
+            processes=settings.stage_processes,
+            memory_bytes=settings.stage_memory_bytes,
         ),
         binding=settings.driver_binding,
+        isolation=isolation,
     )
 
 

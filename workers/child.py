@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from toolchains.toolchain import PASSED_ON, Command, Exit
-from workers import supervisor
+from workers.sandbox.guard import Guard
+from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StagePaths
+from workers.supervisor import Orders
 
 _TICK = 0.2  # seconds between two checks of the stop signal and the limits
 _DISK_SECONDS = 2.0  # between two measurements of the disk: each walks through the whole folder
+_DISK_SLICE_SECONDS = 0.1
+_TOO_DEEP = 1 << 62  # bytes, more than any limit
 _READ_BYTES = 1 << 16
 _TAIL_LINES = 200
+# The supervisor has this much longer than `kill_seconds` to end everything; then the worker kills from outside.
+_MARGIN_SECONDS = 1.0
+_DEATH_SECONDS = 5.0  # for the kernel to end what was killed
 
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Limits of one program: its run time, its silence, its time to end after SIGTERM, and its disk (bytes)."""
+    """Limits of one program: its run time, its silence, its time to end after SIGTERM, disk and memory (bytes)."""
 
     wall_seconds: float
     silence_seconds: float
     kill_seconds: float
     disk_bytes: int | None = None  # of the whole stage: source, output and scratch together; None: no limit
-    offline: bool = False  # without a network, where the machine allows that
+    processes: int | None = None  # of the whole stage, threads included
+    memory_bytes: int | None = None  # of the whole stage; needs a delegated cgroup
 
 
 class KilledFor(StrEnum):
@@ -43,6 +55,7 @@ class KilledFor(StrEnum):
     WALL = "wall"
     SILENCE = "silence"
     DISK = "disk"
+    PROCESSES = "processes"
 
 
 @dataclass(frozen=True)
@@ -52,45 +65,98 @@ class Ended(Exit):
     killed_for: KilledFor | None = None
 
 
-def run(
-    command: Command, *, scratch: Path, limits: ProcessLimits, stop: Event, on_output: Callable[[bytes], None]
-) -> Ended:
-    """Run `command` in `scratch` until it ends, `stop` is set or a limit is exceeded.
+class SandboxBroken(Exception):
+    """The supervisor did not start, so the program did not either. The text is the last line of output."""
 
-    `on_output` gets the bytes of both output streams in their order. Returns when no process of the program is alive.
+
+class Unkillable(Exception):
+    """A process of the program is still alive after SIGKILL, because it hangs in a system call."""
+
+
+def run(
+    command: Command,
+    *,
+    paths: StagePaths,
+    limits: ProcessLimits,
+    stop: Event,
+    on_output: Callable[[bytes], None],
+    isolation: Isolation,
+) -> Ended:
+    """Run `command` in the scratch folder until it ends, `stop` is set or a limit is exceeded.
+
+    `on_output` gets the bytes of both output streams in their order. Returns when no process of the program is alive:
+    after a stop or a limit, that takes `kill_seconds` and at most 6 seconds more.
+
+    Raises:
+        SandboxBroken: the program did not start.
+        Unkillable: a process of the program cannot be killed.
     """
+    program_environment = environment(paths.scratch, command.environment)
     # The report has a pipe of its own: a program may print anything to the standard streams.
     reading, writing = os.pipe()
-    # -I and -S: neither the environment nor site-packages decide what the supervisor imports.
-    argv = [sys.executable, "-I", "-S", supervisor.__file__, str(writing), str(limits.kill_seconds)]
-    argv += ["offline" if limits.offline else "online", *command.argv]
-    process = subprocess.Popen(
-        argv,
-        cwd=scratch,
-        env=environment(scratch, command.environment),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=(writing,),
-        start_new_session=True,
-    )
-    # Only the supervisor may hold the writing end: then its death ends the read of the report.
-    os.close(writing)
-    try:
-        tail = _Tail(on_output)
-        killed_for = watch(process, limits, stop, tail, scratch.parent)
-        report = json.loads(os.read(reading, 4096) or b"{}")
-    finally:
-        os.close(reading)
-        # Also after an error of `on_output`: a closed stdin makes the supervisor kill the program.
+    with (
+        FileIO(reading) as report_file,
+        FileIO(writing, "w") as report_for_supervisor,
+        isolation.launch(paths, memory_bytes=limits.memory_bytes, processes=limits.processes) as launch,
+        Guard(launch) as guard,
+    ):
+        orders = Orders(
+            writing,
+            limits.kill_seconds,
+            processes=limits.processes,
+            # Bounds sparse files, which take no disk. Twice the limit, so that the worker finds what does take disk.
+            file_bytes=None if limits.disk_bytes is None else 2 * limits.disk_bytes,
+            seccomp_fd=launch.seccomp_fd,
+            leave_network=launch.leave_network,
+        )
+        process = subprocess.Popen(
+            # -I and -S: neither the environment nor site-packages decide what the supervisor imports.
+            [*launch.prefix, sys.executable, "-I", "-S", str(launch.supervisor), orders.dump(), *command.argv],
+            cwd=paths.scratch,
+            env=program_environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writing, *(file.fileno() for file in launch.inherited)),
+            start_new_session=True,
+        )
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
+        # Only the supervisor may hold the writing end: then its death ends the read of the report.
+        report_for_supervisor.close()
+        report = _Report(report_file)
+        tail = _Tail(on_output)
+        killed_for = None
+        try:
+            guard.watch(process)
+            killed_for = watch(process, report, limits, stop, tail, paths.scratch.parent)
+        finally:
+            # Also after an error of `on_output`: a closed stdin makes the supervisor kill the program.
+            process.stdin.close()
+            # It has ended everything by now, unless a program stopped or killed it.
+            is_dead = guard.wait(_MARGIN_SECONDS)
+            if not is_dead:
+                guard.kill()
+                is_dead = guard.wait(_DEATH_SECONDS)
+            process.stdout.close()
+        if not is_dead:
+            raise Unkillable
+        report.read()
+        oom_kills = 0
+        if launch.cgroup is not None:
+            oom_kills = launch.cgroup.oom_kills()
+    if not report.started:
+        raise SandboxBroken(tail.last_line())
+    ended = report.ended
     # Without a report the supervisor itself was killed, and the program with it.
-    status = report.get("status", -9)
-    return Ended(status, tail.text(), report.get("peak_memory"), report.get("oom_killed", False), killed_for)
+    status = ended.get("status", -signal.SIGKILL)
+    if ended.get("too_many_processes"):
+        killed_for = killed_for or KilledFor.PROCESSES
+    elif status == -signal.SIGXFSZ:
+        # The kernel ended the program at the longest file that it may write.
+        killed_for = killed_for or KilledFor.DISK
+    oom_killed = bool(ended.get("oom_killed", False) or oom_kills)
+    return Ended(status, tail.text(), ended.get("peak_memory"), oom_killed, killed_for)
 
 
 def environment(scratch: Path, added: Mapping[str, str]) -> dict[str, str]:
@@ -122,20 +188,72 @@ class _Tail:
     def text(self) -> str:
         return b"\n".join([*self._lines, self._unfinished_line]).decode(errors="replace")
 
+    def last_line(self) -> str:
+        """The last line that is not empty."""
+        lines = [line.strip() for line in self.text().splitlines()]
+        return next((line for line in reversed(lines) if line), "it printed nothing")
+
+
+class _Report:
+    """Reads the supervisor's report, line by line."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._content = b""
+        self.finished = False  # the supervisor wrote all of it, or is dead
+        os.set_blocking(file.fileno(), False)
+
+    def fileno(self) -> int:
+        """For select()."""
+        return self._file.fileno()
+
+    def read(self) -> None:
+        """Read what is there, without waiting."""
+        while not self.finished:
+            piece = self._file.read(4096)
+            if piece is None:
+                return
+            self._content += piece
+            self.finished = not piece or self._content.count(b"\n") == 2
+
+    @property
+    def started(self) -> bool:
+        """True if the supervisor started, in the sandbox."""
+        return b"\n" in self._content
+
+    @property
+    def ended(self) -> dict[str, Any]:
+        """How the program ended; empty if the supervisor did not say it."""
+        lines = self._content.split(b"\n")
+        if len(lines) < 3:
+            return {}
+        document: dict[str, Any] = json.loads(lines[1])
+        return document
+
 
 def watch(
-    process: subprocess.Popen[bytes], limits: ProcessLimits, stop: Event, tail: _Tail, folder: Path
+    process: subprocess.Popen[bytes], report: _Report, limits: ProcessLimits, stop: Event, tail: _Tail, folder: Path
 ) -> KilledFor | None:
-    """Read the output until it ends; stop the program for a limit or `stop`. Returns why it was stopped, or None."""
+    """Read the output until it ends; stop the program for a limit or `stop`. Returns why it was stopped, or None.
+
+    Returns also if the output does not end although the program or its supervisor has: then processes must be killed.
+    """
     assert process.stdout is not None
     assert process.stdin is not None
-    started = last_output = disk_measured = time.monotonic()
+    started = last_output = time.monotonic()
+    disk = _Disk(folder)
     killed_for: KilledFor | None = None
+    deadline = float("inf")
     descriptor = process.stdout.fileno()
-    while True:
-        readable, _, _ = select.select([descriptor], [], [], _TICK)
+    while time.monotonic() < deadline:
+        waiting_for = [descriptor] if report.finished else [descriptor, report.fileno()]
+        readable, _, _ = select.select(waiting_for, [], [], _TICK)
         now = time.monotonic()
-        if readable:
+        if report.fileno() in readable:
+            report.read()
+            if report.finished:
+                deadline = min(deadline, now + _MARGIN_SECONDS)
+        if descriptor in readable:
             output = os.read(descriptor, _READ_BYTES)
             if not output:
                 return killed_for
@@ -150,22 +268,50 @@ def watch(
             killed_for = KilledFor.WALL
         elif now - last_output > limits.silence_seconds:
             killed_for = KilledFor.SILENCE
-        elif limits.disk_bytes is not None and now - disk_measured > _DISK_SECONDS:
-            # Measured last and seldom: it costs a system call a file.
-            disk_measured = now
-            if used(folder) > limits.disk_bytes:
-                killed_for = KilledFor.DISK
+        elif limits.disk_bytes is not None and disk.measure() > limits.disk_bytes:
+            killed_for = KilledFor.DISK
         if killed_for is not None:
             # Tells the supervisor to end the program.
             process.stdin.close()
+            deadline = min(deadline, now + limits.kill_seconds + _MARGIN_SECONDS)
+    return killed_for
 
 
-def used(folder: Path) -> int:
-    """Bytes that the files below `folder` take on the disk; files that cannot be read count nothing."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):  # deleted since the listing
+class _Disk:
+    """Measures a folder in short slices: a program may make more files than can be counted between two ticks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sizes: Iterator[int] | None = None
+        self._measured = time.monotonic()
+        self._total = 0
+
+    def measure(self) -> int:
+        """Continue to measure for a moment. Returns the bytes that were found so far, or at the last measurement."""
+        now = time.monotonic()
+        if self._sizes is None:
+            if now - self._measured < _DISK_SECONDS:
+                return self._total
+            self._sizes, self._total = sizes(self._folder), 0
+        for size in self._sizes:
+            self._total += size
+            if time.monotonic() - now > _DISK_SLICE_SECONDS:
+                return self._total
+        self._sizes = None
+        self._measured = time.monotonic()
+        return self._total
+
+
+def sizes(folder: Path) -> Iterator[int]:
+    """Yield the bytes that each file and folder takes on the disk; none for what cannot be read."""
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            try:
                 # Blocks, not the length: a sparse file takes less than it is long. st_blocks counts units of 512 bytes.
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118  # called often
-    return total
+                blocks = os.lstat(os.path.join(parent, name)).st_blocks  # noqa: PTH118  # called often
+            except OSError as error:
+                # Deleted since the listing, or hidden in folders that are nested too deep to be named.
+                yield _TOO_DEEP if error.errno == errno.ENAMETOOLONG else 0
+            else:
+                # An empty file takes an inode.
+                yield max(1, blocks) * 512

@@ -9,7 +9,7 @@ from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, 
 from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
-from workers.child import KilledFor, ProcessLimits
+from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
 
 
 class StageFailed(Exception):
@@ -103,10 +103,47 @@ def limit_passed(limit: KilledFor, limits: ProcessLimits) -> Failure:
             detail=f"the stage took more than its {limits.disk_bytes} bytes on the worker's disk",
             advice="ask for less, or have ENGINEFARM_STAGE_DISK_BYTES raised on the worker",
         )
+    if limit is KilledFor.PROCESSES:
+        return Failure(
+            cause="process_limit",
+            fault=Fault.TOOLCHAIN,
+            detail=f"the stage had more than its {limits.processes} processes and threads",
+            advice="have ENGINEFARM_STAGE_PROCESSES raised on the worker, if its programs do need them",
+        )
     return Failure(
         cause="silent",
         fault=Fault.TOOLCHAIN,
         detail=f"the stage printed nothing for {limits.silence_seconds:g} s",
         advice="its programs hung; the next try may fall on another worker",
+        retryable=True,
+    )
+
+
+def sandbox_missing(model: str, obstacle: str) -> Failure:
+    """The failure of a stage that would run a model's own code on a worker without the complete sandbox."""
+    return Failure(
+        cause="sandbox_missing",
+        fault=Fault.FARM,
+        detail=f"{model} brings its own code or pickles, and this worker has no complete sandbox: {obstacle}",
+        advice="start a worker with ENGINEFARM_SANDBOX=required: it names what its machine lacks",
+        retryable=True,
+    )
+
+
+def without_end(error: SandboxBroken | Unkillable) -> Failure:
+    """The failure of a program that did not start in the sandbox, or that no signal ends."""
+    if isinstance(error, SandboxBroken):
+        return Failure(
+            cause="sandbox_failed",
+            fault=Fault.WORKER,
+            detail=f"the sandbox did not start, so the program did not either: {error}",
+            advice="restart that worker: it names what its machine lacks",
+            retryable=True,
+        )
+    return Failure(
+        cause="unkillable",
+        fault=Fault.WORKER,
+        detail="a process of the stage hangs in the kernel, and SIGKILL does not end it",
+        advice="look at the kernel log of that worker's machine; only a reboot may end the process",
         retryable=True,
     )

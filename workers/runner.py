@@ -84,6 +84,7 @@ class Runner:
                 try:
                     # Before the fetch: a message in the wrong queue must not cost a download of the weights.
                     stage_run.refuse_other_platform()
+                    stage_run.refuse_foreign_code()
                     with stage_run.step("fetch"):
                         stage_run.fetch()
                     with stage_run.step(claim.stage):

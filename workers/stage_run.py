@@ -6,11 +6,13 @@ The lease, the log and the limits wrap the steps from outside: a step neither re
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from enginefarm.contract import digest
@@ -30,13 +32,15 @@ from models.lifecycle.publication import blob_sizes, read_manifest
 from models.sources import Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
-from toolchains.toolchain import Directories, Report, Toolchain
+from toolchains.toolchain import Command, Directories, Report, Toolchain
 from workers import child
-from workers.child import KilledFor, ProcessLimits
-from workers.failures import StageFailed, StageStopped, StartDamaged, limit_passed
+from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
+from workers.failures import StageFailed, StageStopped, StartDamaged, limit_passed, sandbox_missing, without_end
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 from workers.presence import Identity
+from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StagePaths
 from workers.warm_start import WarmStart
 
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
@@ -52,6 +56,7 @@ class Tools:
     identity: Identity
     limits: ProcessLimits
     binding: DriverBinding
+    isolation: Isolation
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,33 @@ class StageRun:
                 )
             )
 
+    def refuse_foreign_code(self) -> None:
+        """Code and pickles of a trusted model can do what this user can, unless the sandbox is complete.
+
+        Raises:
+            StageFailed: this worker has no complete sandbox.
+        """
+        facts, isolation = self.job.facts, self.tools.isolation
+        # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
+        if facts.trusted and (facts.remote_code or facts.has_pickle) and not isolation.complete:
+            raise StageFailed(sandbox_missing(self.job.spec.model, isolation.obstacle))
+
+    def paths(self, command: Command) -> StagePaths:
+        """What the programs of this stage see, besides the system and the worker's Python."""
+        directories, job = self.directories, self.job
+        # A toolchain's programs are beside its module, wherever it is installed.
+        module = sys.modules[type(self.toolchain).__module__]
+        own_folders: tuple[Path, ...] = ()
+        if module.__file__ is not None:
+            own_folders = (Path(module.__file__).parent,)
+        on_gpu = job.platform is not None and job.platform.gpu is not None
+        return StagePaths(
+            directories.scratch,
+            writable=(directories.output,),
+            readable=(directories.source, *directories.inputs.values(), *own_folders, *command.readable),
+            gpu=on_gpu or self.toolchain.needs(job).gpu,
+        )
+
     def fetch(self) -> None:
         """Fetch the inputs and the model from their sources, or the checkpoint from the store; then the warm file.
 
@@ -177,17 +209,22 @@ class StageRun:
             StageStopped: the heartbeat stopped the stage.
             StageFailed: a program failed, or passed a limit.
         """
+        self.joblog.say("isolation: " + (", ".join(self.tools.isolation.in_force) or "none"))
         for command in self.toolchain.plan(self.job, self.directories):
             output = ProgramOutput(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))
             # A stop, a limit and a bad status differ in whose fault they are, so each has its own end below.
-            ended = child.run(
-                command,
-                scratch=self.directories.scratch,
-                limits=self.tools.limits,
-                stop=self.heartbeat.stop,
-                on_output=output.write,
-            )
+            try:
+                ended = child.run(
+                    command,
+                    paths=self.paths(command),
+                    limits=self.tools.limits,
+                    stop=self.heartbeat.stop,
+                    on_output=output.write,
+                    isolation=self.tools.isolation,
+                )
+            except (SandboxBroken, Unkillable) as error:
+                raise StageFailed(without_end(error)) from error
             self.joblog.say(f"ended with status {ended.status}")
             # The kernel's figure counts too: most programs report no memory themselves.
             self.peaks.see(Report(peak_memory=ended.peak_memory))
@@ -309,7 +346,8 @@ def engine_columns(stage_run: StageRun, output: StageOutput) -> dict[str, Any]:
         "spec": job.spec.model_dump(mode="json"),
         "provenance": {
             "worker": identity.name,
-            "host": identity.fingerprint.host.model_dump(),
+            "host": identity.fingerprint.host.model_dump(mode="json"),
+            "isolation": list(stage_run.tools.isolation.in_force),
             "attempt": claim.attempt,
             "started_at": stage_run.started_at,
             "seconds": dict(stage_run.steps),

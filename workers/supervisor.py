@@ -1,16 +1,21 @@
-"""Supervisor: kills the program's process tree when the worker closes stdin or dies.
+"""Supervisor: starts a toolchain's program, and kills all that it started when it ends or the worker says so.
 
-    python -I -S supervisor.py REPORT_FD KILL_SECONDS online|offline PROGRAM ARGUMENT…
+    python -I -S supervisor.py ORDERS PROGRAM ARGUMENT…
 
-The program runs in its own process group. When the supervisor's stdin closes (the worker closes it to stop the
-program, and the kernel closes it when the worker dies), the whole group gets SIGTERM, then SIGKILL after KILL_SECONDS.
-The supervisor adopts every orphan of the program, so that it also kills a process which left the group. It writes the
-result to REPORT_FD as JSON: {"status", "peak_memory" (bytes), "oom_killed"}.
+In the sandbox it is process 1 of a PID namespace: the kernel lets no signal from inside stop or kill it, every orphan
+becomes its child, and its own end kills every process of the namespace. Outside the sandbox (`ENGINEFARM_SANDBOX=auto`
+on a machine that lacks something, or `off`) it adopts orphans as a subreaper, and a program can kill it.
+
+The program runs in its own process group. When the supervisor's stdin closes (the worker closes it to stop the program,
+and the kernel closes it when the worker dies), the group gets SIGTERM, and everything gets SIGKILL after KILL_SECONDS.
+ORDERS is JSON, see `Orders`. Two lines of JSON go to the descriptor `report_fd`: {"started": true} before the program
+starts, and {"status", "peak_memory" (bytes), "oom_killed", "too_many_processes"} after it ended.
 
 It imports the standard library only: it starts in milliseconds, and its memory holds no secret of the worker.
 """
 
 import ctypes
+import dataclasses
 import fcntl
 import json
 import os
@@ -27,7 +32,11 @@ from pathlib import Path
 
 # Values of Linux headers (prctl.h, sched.h, sockios.h, if.h): the standard library of Python 3.11 names none of them.
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_MODE_FILTER = 2
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS = 0x8914
@@ -35,51 +44,168 @@ IFF_UP = 0x1
 libc = ctypes.CDLL(None, use_errno=True)
 prctl = libc.prctl
 
+_COUNT_SECONDS = 0.2  # between two counts of the processes
 
-def main(report_fd: int, kill_seconds: float, argv: list[str], *, offline: bool) -> None:
-    """Run the program `argv`, and report how it ended. Returns when no process of the program is alive."""
-    if offline:
-        leave_network()
-    # Orphans of the program become children of this process instead of init's: `kill_descendants` finds them.
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    # A wakeup pipe lets one select() wait for the end of the program and for the end of the worker.
-    wake, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    # Python writes to the wakeup pipe only for signals that have a handler.
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Only the end of stdin stops the program: the worker decides what Ctrl-C in a terminal means.
-        signal.signal(number, signal.SIG_IGN)
-    oom_kills = _oom_kills()
-    try:
-        program = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=prepare_program,
+
+@dataclasses.dataclass(frozen=True)
+class Orders:
+    """What the worker wants. `workers.child` writes it, and the supervisor reads it."""
+
+    report_fd: int
+    kill_seconds: float
+    processes: int | None = None  # most processes and threads of the stage at once
+    file_bytes: int | None = None  # longest file
+    # Outside the sandbox the supervisor does a part of bubblewrap's work.
+    seccomp_fd: int | None = None
+    leave_network: bool = False
+
+    def dump(self) -> str:
+        """As JSON, for the command line."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+class Supervisor:
+    """One program and everything that it starts."""
+
+    def __init__(self, orders: Orders, argv: list[str]) -> None:
+        self.orders = orders
+        self.argv = argv
+        self.pid = 0
+        self.status: int | None = None  # of the program, as `subprocess` has it
+        self.too_many_processes = False
+        self._tasks_before = 0
+        self._oom_kills_before = 0
+
+    def run(self) -> None:
+        """Run the program, and report how it ended. Returns when no process of the program is alive."""
+        orders = self.orders
+        if orders.leave_network:
+            leave_network()
+        # No process of this user may read this one's memory and descriptors, or trace it.
+        prctl(PR_SET_DUMPABLE, 0)
+        # Orphans of the program become children of this process instead of init's. Process 1 has them anyway.
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        if orders.seccomp_fd is not None:
+            install_filter(orders.seccomp_fd)
+        # A wakeup pipe lets one select() wait for the end of the program and for the end of the worker.
+        wake, waker = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(waker, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        # Python writes to the wakeup pipe only for signals that have a handler.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # Only the end of stdin stops the program: the worker decides what Ctrl-C in a terminal means.
+            signal.signal(number, signal.SIG_IGN)
+        self._oom_kills_before = _oom_kills()
+        self._tasks_before = _tasks()
+        self._report({"started": True})
+        try:
+            program = subprocess.Popen(
+                self.argv, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=self._prepare_program
+            )
+        except OSError as error:
+            print(f"cannot start {self.argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
+            # 127 is what a shell reports for a command that cannot be started.
+            self.status = 127
+        else:
+            self.pid = program.pid
+            self._wait_for_end(wake)
+            # Before the report: the worker may reuse the folder as soon as it reads one.
+            kill_everything()
+        self._report_end()
+
+    def _wait_for_end(self, wake: int) -> None:
+        """Wait until the program ends, and stop it when stdin closes or it has too many processes."""
+        descriptors = [wake, 0]
+        deadline: float | None = None
+        counts = self.orders.processes is not None and os.getpid() == 1
+        while True:
+            self._reap()
+            if self.status is not None:
+                return
+            timeout = _COUNT_SECONDS if counts else None
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
+                timeout = left if timeout is None else min(left, timeout)
+            readable, _, _ = select.select(descriptors, [], [], timeout)
+            if wake in readable:
+                with suppress(BlockingIOError):
+                    os.read(wake, 4096)
+            if 0 in readable and not os.read(0, 4096):
+                # A closed stdin stays readable forever: select() must not return for it again.
+                descriptors = [wake]
+                deadline = time.monotonic() + self.orders.kill_seconds
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGTERM)
+            if counts and _tasks() - self._tasks_before > (self.orders.processes or 0):
+                # At once: what forks without end is not asked to end.
+                self.too_many_processes = True
+                deadline = time.monotonic()
+            if deadline is not None and time.monotonic() >= deadline:
+                kill_everything()
+                # A process in an uninterruptible system call of a driver dies only later: repeat once a second.
+                deadline = time.monotonic() + 1.0
+
+    def _reap(self) -> None:
+        """Reap every child that has ended, orphans of the program too, so that no zombie keeps a process id."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                # `kill_everything` may have reaped the program itself.
+                if self.status is None:
+                    self.status = -signal.SIGKILL
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self.status = os.waitstatus_to_exitcode(status)
+
+    def _prepare_program(self) -> None:
+        """In the forked child, before exec: die with the supervisor, react to signals again, and take the limits.
+
+        Ignored signals stay ignored across exec, so that SIGTERM would not end the program.
+        """
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if self.orders.file_bytes is not None:
+            _limit(resource.RLIMIT_FSIZE, self.orders.file_bytes)
+        # The kernel counts processes of a user namespace, but not those of the machine's root.
+        if self.orders.processes is not None and os.getppid() == 1:
+            _limit(resource.RLIMIT_NPROC, self.orders.processes)
+
+    def _report_end(self) -> None:
+        # ru_maxrss is in KiB on Linux, and covers all children that were reaped.
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        # SIGKILL alone proves nothing: the machine's count of kills for memory must have grown meanwhile.
+        oom_killed = self.status == -signal.SIGKILL and _oom_kills() > self._oom_kills_before
+        self._report(
+            {
+                "status": self.status,
+                "peak_memory": peak,
+                "oom_killed": oom_killed,
+                "too_many_processes": self.too_many_processes,
+            }
         )
-    except OSError as error:
-        print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
-        # 127 is what a shell reports for a command that cannot be started.
-        _report(report_fd, status=127, oom_killed=False)
-        return
-    status = wait_for_end(program, wake, kill_seconds)
-    # Before the report: the worker may reuse the folder as soon as it reads one.
-    kill_descendants()
-    # SIGKILL alone proves nothing: the machine's count of kills for memory must have grown meanwhile.
-    _report(report_fd, status=status, oom_killed=status == -signal.SIGKILL and _oom_kills() > oom_kills)
+
+    def _report(self, document: dict[str, object]) -> None:
+        # The worker may be dead: then no process reads the report.
+        with suppress(BrokenPipeError):
+            os.write(self.orders.report_fd, json.dumps(document).encode() + b"\n")
 
 
 def leave_network() -> None:
     """Move this process into a network namespace of its own, whose only interface is a loopback.
 
-    On a machine that allows no user namespaces the program keeps the network, and its log says so.
+    Raises:
+        OSError: this machine allows no network namespaces. The program must not start then.
     """
     user, group = os.geteuid(), os.getegid()
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        print("[farm] with network: this machine allows no network namespaces", flush=True)
-        return
+        raise OSError(ctypes.get_errno(), "unshare")
     # Map the user and the group to themselves, so that files which the program writes keep their owner.
     # The kernel accepts a group map of an unprivileged process only after setgroups is denied.
     Path("/proc/self/setgroups").write_text("deny")
@@ -90,42 +216,32 @@ def leave_network() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
-def wait_for_end(program: "subprocess.Popen[bytes]", wake: int, kill_seconds: float) -> int:
-    """Wait until the program ends, and stop it when stdin closes. Returns its status as `Popen.returncode` has it."""
-    descriptors = [wake, 0]
-    deadline: float | None = None
-    while True:
-        timeout = None
-        if deadline is not None:
-            timeout = max(0.0, deadline - time.monotonic())
-        readable, _, _ = select.select(descriptors, [], [], timeout)
-        if wake in readable:
-            os.read(wake, 4096)
-        status = program.poll()
-        if status is not None:
-            return status
-        if 0 in readable and not os.read(0, 4096):
-            # A closed stdin stays readable forever: select() must not return for it again.
-            descriptors = [wake]
-            deadline = time.monotonic() + kill_seconds
-            _signal_group(program.pid, signal.SIGTERM)
-        if deadline is not None and time.monotonic() >= deadline:
-            _signal_group(program.pid, signal.SIGKILL)
-            # A process in an uninterruptible system call of a driver dies only later: repeat once a second.
-            deadline = time.monotonic() + 1.0
+def install_filter(descriptor: int) -> None:
+    """Put the seccomp filter in the file `descriptor` on this process and all that it starts.
+
+    Raises:
+        OSError: the kernel refuses it. The program must not start then.
+    """
+    with os.fdopen(descriptor, "rb") as file:
+        program = file.read()
+    # struct sock_fprog: the number of instructions, of 8 bytes each, and a pointer to them.
+    buffer = ctypes.create_string_buffer(program)
+    header = struct.pack("HP", len(program) // 8, ctypes.addressof(buffer))
+    # Without this the kernel accepts a filter from root only. It also makes setuid programs harmless.
+    if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
-def kill_descendants() -> None:
-    """Kill and reap every process that the program started and left running, in whatever session it is."""
+def kill_everything() -> None:
+    """Kill every process that the program started and left running, in whatever session it is."""
+    if os.getpid() == 1:
+        # One call kills all at once, so that nothing forks away. The kernel waits for them when this process ends.
+        with suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        return
     own_pid = os.getpid()
     while True:
-        children = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            # A process may end between the listing and the reading.
-            with suppress(OSError):
-                # The command name in parentheses may contain spaces and parentheses; the fields behind it do not.
-                if int(stat.read_text().rpartition(")")[2].split()[1]) == own_pid:
-                    children.append(int(stat.parent.name))
+        children = children_of(own_pid)
         if not children:
             return
         for pid in children:
@@ -136,19 +252,35 @@ def kill_descendants() -> None:
             os.waitpid(-1, 0)
 
 
-def _signal_group(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(pid, number)
+def children_of(parent: int) -> list[int]:
+    """The process ids of the children of a process, zombies included."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        # A process may end between the listing and the reading.
+        with suppress(OSError):
+            # The command name in parentheses may contain spaces and parentheses; the fields behind it do not.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                children.append(int(stat.parent.name))
+    return children
 
 
-def prepare_program() -> None:
-    """In the forked child, before exec: die with the supervisor, and react to signals again.
+def _tasks() -> int:
+    """The number of processes and threads that /proc shows."""
+    tasks = 0
+    for name in os.listdir("/proc"):  # noqa: PTH208  # called often
+        if name.isdigit():
+            # A process may end between the listing and this. A folder has one link for each folder in it, plus two.
+            with suppress(OSError):
+                tasks += os.stat(f"/proc/{name}/task").st_nlink - 2  # noqa: PTH116  # called often
+    return tasks
 
-    Ignored signals stay ignored across exec, so that SIGTERM would not end the program.
-    """
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+
+def _limit(which: int, most: int) -> None:
+    """Lower a limit; never raise it, which the kernel would refuse."""
+    _, hard = resource.getrlimit(which)
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(which, (most, most))
 
 
 def _oom_kills() -> int:
@@ -159,13 +291,5 @@ def _oom_kills() -> int:
     return 0
 
 
-def _report(fd: int, *, status: int, oom_killed: bool) -> None:
-    # ru_maxrss is in KiB on Linux, and covers all children that were reaped.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    # The worker may be dead: then no process reads the report.
-    with suppress(BrokenPipeError):
-        os.write(fd, json.dumps({"status": status, "peak_memory": peak, "oom_killed": oom_killed}).encode())
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[4:], offline=sys.argv[3] == "offline")
+    Supervisor(Orders(**json.loads(sys.argv[1])), sys.argv[2:]).run()

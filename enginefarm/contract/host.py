@@ -23,6 +23,10 @@ class Host(BaseModel):
     image: str | None = Field(
         default=None, description="the container image that it runs in; null if ENGINEFARM_IMAGE is not set"
     )
+    isolation: tuple[str, ...] = Field(
+        default=(),
+        description="what isolates the programs of a worker's stages; the first is `sandbox` if nothing is missing",
+    )
     versions: dict[str, str] = Field(
         default_factory=dict, description="packages of interest, from their metadata; `cuda` is the toolkit's"
     )

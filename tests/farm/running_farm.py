@@ -59,7 +59,9 @@ class RunningFarm:
         self.database = Database(settings["DATABASE_URL"])
         farm_settings = {
             "MODEL_ROOTS": str(self.models), "SCRATCH": str(state / "scratch"), "LEASE_SECONDS": "4",
-            "SWEEP_SECONDS": "0.5", "WORKER_SECONDS": "6", "LINK_SECRET": "s" * 32, "KILL_SECONDS": "1", **settings,
+            "SWEEP_SECONDS": "0.5", "WORKER_SECONDS": "6", "LINK_SECRET": "s" * 32, "KILL_SECONDS": "1",
+            # Complete where the tests run on a machine that allows it; `tests/attack/test_sandbox.py` requires it.
+            "SANDBOX": "auto", **settings,
         }  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         path = {"PYTHONPATH": f"{CHECKOUT}:{QUICK}"}

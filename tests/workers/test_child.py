@@ -14,11 +14,23 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
 from workers import child
 from workers.child import Ended, KilledFor, ProcessLimits
+from workers.sandbox import seccomp
+from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StagePaths
 
 LIMITS = ProcessLimits(wall_seconds=30, silence_seconds=30, kill_seconds=0.5)
+
+
+@pytest.fixture(params=["sandbox", "supervisor alone"])
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """The complete sandbox, and what is left of it on a machine that allows none."""
+    if request.param == "sandbox":
+        return sandbox()
+    return Isolation(machine=seccomp.machine())
 
 
 def python(code: str) -> Command:
@@ -26,7 +38,12 @@ def python(code: str) -> Command:
 
 
 def run(
-    command: Command, scratch: Path, *, limits: ProcessLimits = LIMITS, stop_after: bytes | None = None
+    command: Command,
+    scratch: Path,
+    isolation: Isolation,
+    *,
+    limits: ProcessLimits = LIMITS,
+    stop_after: bytes | None = None,
 ) -> tuple[Ended, bytes]:
     """Run the command; set the stop signal as soon as its output contains `stop_after`."""
     stop, output = threading.Event(), bytearray()
@@ -36,7 +53,14 @@ def run(
         if stop_after is not None and stop_after in output:
             stop.set()
 
-    ended = child.run(command, scratch=scratch, limits=limits, stop=stop, on_output=on_output)
+    ended = child.run(
+        command,
+        paths=StagePaths(scratch),
+        limits=limits,
+        stop=stop,
+        on_output=on_output,
+        isolation=isolation,
+    )
     return ended, bytes(output)
 
 
@@ -59,8 +83,8 @@ def wait_until_gone(scratch: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_program_that_succeeds_reports_its_output_and_peak_memory(tmp_path: Path) -> None:
-    ended, output = run(python("import sys; print('out'); print('err', file=sys.stderr)"), tmp_path)
+def test_a_program_that_succeeds_reports_its_output_and_peak_memory(tmp_path: Path, isolation: Isolation) -> None:
+    ended, output = run(python("import sys; print('out'); print('err', file=sys.stderr)"), tmp_path, isolation)
     assert ended.status == 0
     assert ended.killed_for is None
     assert sorted(output.split()) == [b"err", b"out"]
@@ -68,39 +92,39 @@ def test_a_program_that_succeeds_reports_its_output_and_peak_memory(tmp_path: Pa
     assert ended.peak_memory > 1 << 20
 
 
-def test_a_failed_program_reports_its_status_and_last_lines(tmp_path: Path) -> None:
-    ended, _ = run(python("print('x' * 9000); print('the reason'); raise SystemExit(3)"), tmp_path)
+def test_a_failed_program_reports_its_status_and_last_lines(tmp_path: Path, isolation: Isolation) -> None:
+    ended, _ = run(python("print('x' * 9000); print('the reason'); raise SystemExit(3)"), tmp_path, isolation)
     assert ended.status == 3
     assert ended.tail.strip().endswith("the reason")
 
 
-def test_a_program_killed_by_a_signal_reports_the_signal(tmp_path: Path) -> None:
-    ended, _ = run(python("import os; os.kill(os.getpid(), 11)"), tmp_path)
+def test_a_program_killed_by_a_signal_reports_the_signal(tmp_path: Path, isolation: Isolation) -> None:
+    ended, _ = run(python("import os; os.kill(os.getpid(), 11)"), tmp_path, isolation)
     assert ended.status == -signal.SIGSEGV
 
 
-def test_a_missing_program_ends_with_status_127(tmp_path: Path) -> None:
-    ended, output = run(Command(("/nowhere/trtllm-build",)), tmp_path)
+def test_a_missing_program_ends_with_status_127(tmp_path: Path, isolation: Isolation) -> None:
+    ended, output = run(Command(("/nowhere/trtllm-build",)), tmp_path, isolation)
     assert ended.status == 127
     assert b"cannot start /nowhere/trtllm-build" in output
 
 
-def test_output_may_be_invalid_utf8_and_one_endless_line(tmp_path: Path) -> None:
-    ended, output = run(python(r"import os; os.write(1, b'\xff\xfe' * 300_000)"), tmp_path)
+def test_output_may_be_invalid_utf8_and_one_endless_line(tmp_path: Path, isolation: Isolation) -> None:
+    ended, output = run(python(r"import os; os.write(1, b'\xff\xfe' * 300_000)"), tmp_path, isolation)
     assert ended.status == 0
     assert len(output) == 600_000
     assert "�" in ended.tail
 
 
-def test_stop_ends_a_program_that_ignores_sigterm(tmp_path: Path) -> None:
+def test_stop_ends_a_program_that_ignores_sigterm(tmp_path: Path, isolation: Isolation) -> None:
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
-    ended, _ = run(python(code), tmp_path, stop_after=b"ready")
+    ended, _ = run(python(code), tmp_path, isolation, stop_after=b"ready")
     assert ended.killed_for is KilledFor.STOP
     assert ended.status == -signal.SIGKILL
     wait_until_gone(tmp_path)
 
 
-def test_stop_ends_orphans_that_left_the_group(tmp_path: Path) -> None:
+def test_stop_ends_orphans_that_left_the_group(tmp_path: Path, isolation: Isolation) -> None:
     code = """
 import os, time
 if os.fork() == 0:
@@ -111,50 +135,57 @@ if os.fork() == 0:
     os._exit(0)
 time.sleep(60)
 """
-    ended, _ = run(python(code), tmp_path, stop_after=b"ready")
+    ended, _ = run(python(code), tmp_path, isolation, stop_after=b"ready")
     assert ended.killed_for is KilledFor.STOP
     wait_until_gone(tmp_path)
 
 
-def test_processes_that_a_program_leaves_behind_are_killed_when_it_ends(tmp_path: Path) -> None:
+def test_processes_that_a_program_leaves_behind_are_killed_when_it_ends(tmp_path: Path, isolation: Isolation) -> None:
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    ended, _ = run(python(code), tmp_path)
+    ended, _ = run(python(code), tmp_path, isolation)
     assert ended.status == 0
     wait_until_gone(tmp_path)
 
 
-def test_a_program_is_killed_at_its_wall_limit(tmp_path: Path) -> None:
+def test_a_program_is_killed_at_its_wall_limit(tmp_path: Path, isolation: Isolation) -> None:
     noisy = "import time\nwhile True: print('.', flush=True); time.sleep(0.05)"
-    ended, _ = run(python(noisy), tmp_path, limits=ProcessLimits(1, 30, 0.5))
+    ended, _ = run(python(noisy), tmp_path, isolation, limits=ProcessLimits(1, 30, 0.5))
     assert ended.killed_for is KilledFor.WALL
 
 
-def test_a_silent_program_is_killed_at_its_silence_limit(tmp_path: Path) -> None:
-    ended, _ = run(python("import time; time.sleep(60)"), tmp_path, limits=ProcessLimits(30, 1, 0.5))
+def test_a_silent_program_is_killed_at_its_silence_limit(tmp_path: Path, isolation: Isolation) -> None:
+    ended, _ = run(python("import time; time.sleep(60)"), tmp_path, isolation, limits=ProcessLimits(30, 1, 0.5))
     assert ended.killed_for is KilledFor.SILENCE
 
 
-def test_no_secret_of_the_worker_reaches_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_of_the_worker_reaches_a_program(
+    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ENGINEFARM_S3_SECRET_KEY", "hush")
     monkeypatch.setenv("HF_TOKEN", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    ended, output = run(python("import os; print(os.environ)"), tmp_path)
+    ended, output = run(python("import os; print(os.environ)"), tmp_path, isolation)
     assert ended.status == 0
     assert b"hush" not in output
     assert str(tmp_path).encode() in output
 
 
-def test_a_program_dies_with_its_killed_worker(tmp_path: Path) -> None:
+def test_a_program_dies_with_its_killed_worker(tmp_path: Path, isolation: Isolation) -> None:
     """SIGKILL of the worker leaves no compiler running."""
     code = f"""
 import threading
 from pathlib import Path
+from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
 from workers import child
+from workers.sandbox import seccomp
+from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StagePaths
 child.run(
     Command(({sys.executable!r}, "-c", "import time; print('ready', flush=True); time.sleep(60)")),
-    scratch=Path({str(tmp_path)!r}), limits=child.ProcessLimits(60, 60, 0.5), stop=threading.Event(),
+    paths=StagePaths(Path({str(tmp_path)!r})), limits=child.ProcessLimits(60, 60, 0.5), stop=threading.Event(),
     on_output=lambda piece: print(piece.decode(), flush=True),
+    isolation=sandbox() if {isolation.complete} else Isolation(machine=seccomp.machine()),
 )
 """
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path.cwd())
@@ -167,17 +198,16 @@ child.run(
     wait_until_gone(tmp_path)
 
 
-def test_a_program_is_killed_when_its_stage_exceeds_the_disk_limit(tmp_path: Path) -> None:
+def test_a_program_is_killed_when_its_stage_exceeds_the_disk_limit(tmp_path: Path, isolation: Isolation) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    code = "import time\nwith open('big', 'wb') as big: big.write(b'x' * 5_000_000)\nprint('full'); time.sleep(60)"
-    ended, _ = run(python(code), scratch, limits=ProcessLimits(60, 60, 0.5, disk_bytes=1_000_000))
+    code = "import time\nwith open('big', 'wb') as big: big.write(b'x' * 1_500_000)\nprint('full'); time.sleep(60)"
+    ended, _ = run(python(code), scratch, isolation, limits=ProcessLimits(60, 60, 0.5, disk_bytes=1_000_000))
     assert ended.killed_for is KilledFor.DISK
     wait_until_gone(tmp_path)
 
 
-def test_an_offline_program_reaches_only_its_own_loopback(tmp_path: Path) -> None:
-    """Where the kernel allows network namespaces; elsewhere its log says that it has a network."""
+def test_a_program_reaches_only_its_own_loopback(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as outside:
         port = outside.getsockname()[1]
         code = f"""
@@ -190,10 +220,19 @@ except OSError:
 own = socket.create_server(("127.0.0.1", 0))
 socket.create_connection(own.getsockname(), timeout=5)
 open("file", "w").close()
-print("own loopback", os.stat("file").st_uid == {os.geteuid()})
+print("own loopback", os.stat("file").st_uid == os.getuid())
 """
-        ended, output = run(python(code), tmp_path, limits=ProcessLimits(30, 30, 0.5, offline=True))
-    assert ended.status == 0, output
-    assert b"own loopback True" in output
-    assert (b"not reached" in output) != (b"with network:" in output)
+        with_network_namespace = Isolation(machine=seccomp.machine(), leaves_network=True)
+        for isolation in (sandbox(), with_network_namespace):
+            ended, output = run(python(code), tmp_path, isolation)
+            assert ended.status == 0, output
+            assert b"own loopback True" in output
+            assert b"not reached" in output
     assert (tmp_path / "file").stat().st_uid == os.geteuid()
+
+
+def test_a_sparse_file_that_is_longer_than_the_disk_limit_ends_the_stage(tmp_path: Path, isolation: Isolation) -> None:
+    limits = ProcessLimits(60, 60, 0.5, disk_bytes=1_000_000)
+    ended, _ = run(Command(("truncate", "--size=1T", "sparse")), tmp_path, isolation, limits=limits)
+    assert ended.killed_for is KilledFor.DISK
+    assert (tmp_path / "sparse").stat().st_size == 0
