@@ -13,6 +13,9 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_
 # The hub's library wants a folder that it may write to.
 ENV HF_HOME=/tmp/huggingface
 
+# The sandbox of the programs.
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
 WORKDIR /opt/enginefarm
 

@@ -6,8 +6,8 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_
 # The hub's library wants a folder that it may write to.
 ENV HF_HOME=/tmp/huggingface
 
-# AOTInductor writes C++ and compiles it.
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# AOTInductor writes C++ and compiles it. bubblewrap is the sandbox of the programs.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ bubblewrap && rm -rf /var/lib/apt/lists/*
 
 # A worker empties the scratch folder of its name when it starts, so two workers must never share one:
 # it stays in the container's own layer and goes with the container.

@@ -100,12 +100,29 @@ def machine(name: str | None = None) -> Machine | None:
     return Machine(audit_values[name], calls)
 
 
-def program(target: Machine, *, deny_process_memory: bool = False) -> bytes:
-    """The filter as an array of `struct sock_filter`, which bubblewrap's `--seccomp` and prctl(2) read."""
-    return b"".join(struct.pack("<HBBI", *line) for line in _lines(target, deny_process_memory))
+# What bubblewrap itself calls to make a sandbox: the filter of a worker's container must allow these.
+NEEDED_BY_BUBBLEWRAP = frozenset({"clone", "unshare", "mount", "umount2", "pivot_root", "sethostname"})
 
 
-def _lines(target: Machine, deny_process_memory: bool) -> Iterator[tuple[int, int, int, int]]:
+def program(target: Machine, *, deny_process_memory: bool = False, allowed: frozenset[str] = frozenset()) -> bytes:
+    """The filter as an array of `struct sock_filter`, which bubblewrap's `--seccomp` and prctl(2) read.
+
+    Args:
+        deny_process_memory: deny calls that read and write the memory of other processes.
+        allowed: calls that this filter would deny.
+    """
+    return b"".join(struct.pack("<HBBI", *line) for line in _lines(target, denied_calls(deny_process_memory) - allowed))
+
+
+def denied_calls(deny_process_memory: bool = False) -> frozenset[str]:
+    """The calls that the filter denies, always or with some arguments."""
+    names = _DENIED.keys() | _BY_ARGUMENT.keys()
+    if deny_process_memory:
+        names |= _PROCESS_MEMORY.keys()
+    return frozenset(names)
+
+
+def _lines(target: Machine, denied: frozenset[str]) -> Iterator[tuple[int, int, int, int]]:
     """Yield (operation, lines to skip if true, lines to skip if false, operand)."""
     # A program of another architecture would make calls with other numbers.
     yield (_LOAD, 0, 0, _ARCHITECTURE)
@@ -120,17 +137,16 @@ def _lines(target: Machine, deny_process_memory: bool) -> Iterator[tuple[int, in
     # The flags of clone3 are in memory, where no filter can read them. The C library then calls clone.
     yield (_JUMP_EQUAL, 0, 1, calls["clone3"])
     yield (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
-    denied = dict(_DENIED)
-    if deny_process_memory:
-        denied |= _PROCESS_MEMORY
-    for name in denied:
+    for name in sorted(denied - _BY_ARGUMENT.keys()):
         if name in calls:
             yield (_JUMP_EQUAL, 0, 1, calls[name])
             yield (_RETURN, 0, 0, _ERRNO | errno.EPERM)
 
     # Each of these blocks loads an argument, so it ends with a return: the number is no longer loaded.
-    yield from _block(calls["clone"], 0, _deny_any_bit(_CLONE_NEW_NAMESPACE))
-    yield from _block(calls["unshare"], 0, _deny_any_bit(_NEW_NAMESPACE))
+    if "clone" in denied:
+        yield from _block(calls["clone"], 0, _deny_any_bit(_CLONE_NEW_NAMESPACE))
+    if "unshare" in denied:
+        yield from _block(calls["unshare"], 0, _deny_any_bit(_NEW_NAMESPACE))
     # The kernel reads a command of 32 bits.
     yield from _block(calls["ioctl"], 1, _deny_values(_TERMINAL_INJECTION))
     # Limits of other processes: the supervisor must not get a limit of CPU time.

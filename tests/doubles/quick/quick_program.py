@@ -1,7 +1,9 @@
 """STAGE SOURCE OUTPUT SECONDS BEHAVE "KIB SALT": what the quick toolchain runs."""
 
+import json
 import os
 import random
+import runpy
 import shutil
 import sys
 import time
@@ -17,6 +19,10 @@ while (left := end - time.monotonic()) > 0:
     print(f"progress {1 - left / float(seconds):.2f}", flush=True)
     time.sleep(min(0.2, left))
 
+if behave == "own code":
+    # What a conversion script does with `trust_remote_code`: it imports the module that config.json names.
+    module = json.loads((source / "config.json").read_text())["auto_map"]["AutoModelForCausalLM"].split(".")[0]
+    runpy.run_path(str(source / f"{module}.py"))
 if behave == "refuse":
     sys.exit(2)
 if behave == "break":

@@ -64,6 +64,8 @@ class Quick:
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:
         seconds = job.spec.options.get("convert_seconds" if job.stage is Stage.CONVERT else "seconds", 0)
         behave = str(job.spec.options.get("behave", "")) if job.stage is Stage.BUILD else ""
+        if job.stage is Stage.CONVERT and job.facts.trusted and job.facts.remote_code:
+            behave = "own code"
         program = Path(__file__).parent / "quick_program.py"
         where = (str(directories.source), str(directories.output))
         size = f"{job.spec.options.get('kib', 0)} {job.spec.options.get('salt', '')}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.servers.server import CHECKOUT
 from tests.workers.sandbox.real import sandbox
 from workers.sandbox import bubblewrap, probe, seccomp
 from workers.sandbox.isolation import Isolation
@@ -68,7 +70,7 @@ def test_a_masked_proc_is_named() -> None:
 
 def test_a_missing_bubblewrap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bubblewrap, "find", lambda: None)
-    with pytest.raises(Obstacle, match="bubblewrap 0.8 or newer is not installed: install the package bubblewrap"):
+    with pytest.raises(Obstacle, match=r"bubblewrap 0\.8 or newer is not installed: install the package bubblewrap"):
         probe.complete(Isolation(machine=seccomp.machine()))
 
 
@@ -93,3 +95,29 @@ def test_the_wheel_brings_a_program_that_runs() -> None:
     program = bubblewrap.find()
     assert program is not None
     assert program.version >= (0, 8, 0)
+
+
+def test_the_shipped_profile_of_a_container_allows_the_sandbox() -> None:
+    """The kernel runs the same filter that Docker makes of docker/seccomp-worker.json."""
+    sandbox()
+    filtered = f"""
+from workers.sandbox import seccomp
+from workers.supervisor import install_filter
+denied = {denied_by_profile()!r}
+allowed = seccomp.denied_calls() - denied
+install_filter(seccomp.open_program(seccomp.program(seccomp.machine(), allowed=allowed)))
+"""
+    assert "complete: ('sandbox'" in answer_of(sys.executable, "-c", filtered + PROBE)
+
+
+def test_the_shipped_profile_denies_the_rest_of_the_list() -> None:
+    by_argument = {"clone", "clone3", "unshare", "ioctl", "prlimit64", "socket"}
+    expected = seccomp.denied_calls() - seccomp.NEEDED_BY_BUBBLEWRAP
+    assert denied_by_profile() - by_argument == expected - by_argument
+
+
+def denied_by_profile() -> frozenset[str]:
+    profile = json.loads((CHECKOUT / "docker" / "seccomp-worker.json").read_text())
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert {rule["action"] for rule in profile["syscalls"]} == {"SCMP_ACT_ERRNO"}
+    return frozenset(name for rule in profile["syscalls"] for name in rule["names"])
