@@ -13,11 +13,11 @@ import api.problems
 from api.bodylimit import BodyLimit
 from api.control import control_plane
 from api.local_requests import LocalRequestsOnly, is_loopback
+from api.openapi import document_of
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import clean_up_forever
 from api.upkeep.sweep import sweep_forever
 from enginefarm.version import __version__
-from enginefarm.wire.bodies import ProblemDocument
 from migrations.upgrade import versions
 from models.catalogue.database import Database
 from models.security.api_keys import any_key
@@ -60,7 +60,6 @@ def create_app(settings: Settings) -> FastAPI:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
-    problem = {"model": ProblemDocument, "content": {"application/problem+json": {}}}
     app = FastAPI(
         title="Enginefarm",
         version=__version__,
@@ -68,27 +67,16 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         # Behind a proxy the page /docs must send its requests to the proxy.
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
-        responses={status: {**problem, "description": text} for status, text in _PROBLEMS.items()},
     )
     for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(LocalRequestsOnly)
     api.problems.install(app)
+    # Once: it depends on the routes alone. FastAPI's own document knows neither the refusals nor their media type.
+    document = document_of(app)
+    app.openapi = lambda: document  # type: ignore[method-assign]  # as FastAPI's documentation says
     return app
-
-
-_PROBLEMS: dict[int | str, str] = {
-    400: "malformed request",
-    401: "no API key, or an unknown one",
-    403: "the key's scopes do not allow this, or a farm without API keys got it from a web page or through a proxy",
-    404: "the resource does not exist",
-    413: "the body is too large",
-    415: "the body is not declared as JSON",
-    421: "a farm without API keys got a request for another host than this machine",
-    422: "the spec does not describe something that can be built; `errors` has every problem",
-    503: "the database, the broker or the store does not answer; try again",
-}
 
 
 def _require_safe_start(settings: Settings) -> bool:

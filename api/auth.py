@@ -69,9 +69,8 @@ class _Needs(SecurityBase):
         caller = await _authenticated(request.app.state.control, key)
         if self._scope not in caller.scopes:
             scopes = ", ".join(sorted(caller.scopes))
-            raise Forbidden(
-                f"{request.method} {request.url.path} needs the scope {self._scope}; key {caller.name!r} has {scopes}"
-            )
+            path = request.scope["path"]
+            raise Forbidden(f"{request.method} {path} needs the scope {self._scope}; key {caller.name!r} has {scopes}")
         return caller
 
 

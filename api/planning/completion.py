@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from packaging.version import InvalidVersion, Version
+from pydantic import ValidationError
 
 from api.planning.findings import Findings
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.platform import DriverBinding, Platform, PlatformSelector
-from enginefarm.contract.spec import ToolchainRef
+from enginefarm.contract.spec import ToolchainRef, problems_of
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
 from models.fleet.roster import has_toolchain, platform_of
@@ -74,7 +75,13 @@ def complete_platform(
     missing = requested.missing(toolchain.binds_to)
     if not matching and not missing:
         # No worker has this platform yet. The request is whole, so the build waits and its status gives this reason.
-        return requested.complete()
+        try:
+            return requested.complete()
+        except ValidationError as error:
+            # A CPU with a CUDA version, for instance: each field is right by itself.
+            problems = problems_of(error.errors(include_url=False))
+            findings.add(*(_below_platform(problem) for problem in problems))
+            return None
 
     # Not a guess among the candidates: an engine for another kind of machine would not load.
     subject = f"{toolchain.name} {version}"
@@ -104,6 +111,10 @@ def complete_platform(
         )
     )
     return None
+
+
+def _below_platform(problem: Problem) -> Problem:
+    return problem.model_copy(update={"pointer": f"/platform{problem.pointer}", "code": "platform_impossible"})
 
 
 def platform_text(platform: Platform) -> str:

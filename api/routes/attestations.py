@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
-
 from api.auth import Reader
 from api.control import Control
+from api.openapi import refuses
+from api.routing import bounded_router
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.trust.attestation import key_id, pem
@@ -17,10 +17,10 @@ from models.lifecycle.imports import original_envelope
 from models.queries.engines import get_engine
 from models.queries.provenance import statement_of
 
-router = APIRouter(tags=["engines"])
+router = bounded_router(tags=["engines"])
 
 
-@router.get("/v1/engines/{key}/attestation")
+@router.get("/v1/engines/{key:key}/attestation", responses=refuses(410))
 def attestation(key: Key, control: Control, _: Reader) -> dict[str, Any]:
     """An in-toto statement (SLSA provenance v1) in a signed DSSE envelope.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -12,17 +12,23 @@ from api.auth import Reader, Submitter
 from api.builds import streaming
 from api.builds.submit import submit_spec
 from api.control import Control
+from api.openapi import described_headers
 from api.planning.cached_submits import Submit
+from api.routing import bounded_router
+from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted
 from models.lifecycle.submission import cancel
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import MAX_PAGE
 
-router = APIRouter(prefix="/v1/builds", tags=["builds"])
+router = bounded_router(prefix="/v1/builds", tags=["builds"])
 
 # Seconds. Common proxies cut a connection that is idle for longer.
 MAX_WAIT = 60.0
+
+_LOCATION = described_headers(Location="the URL of the build")
+_ETAG = described_headers(ETag="changes with every field of the body but `eta_seconds`")
 
 RequireWorker = Annotated[bool, Query(description="refuse what no live worker could take, instead of letting it wait")]
 
@@ -31,7 +37,10 @@ RequireWorker = Annotated[bool, Query(description="refuse what no live worker co
     "",
     status_code=202,
     response_model=Submitted,
-    responses={200: {"model": Submitted, "description": "cached: the engine is there"}},
+    responses={
+        200: {"model": Submitted, "description": "cached: the engine is there", "headers": _LOCATION},
+        202: {"description": "joined or created", "headers": _LOCATION},
+    },
 )
 async def submit_build(
     spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
@@ -52,12 +61,12 @@ def builds(
     control: Control,
     _: Reader,
     state: BuildState | None = None,
-    model: Annotated[str | None, Query(description="with or without the revision")] = None,
-    toolchain: str | None = None,
-    platform: Annotated[str | None, Query(description="GPU name or platform label")] = None,
-    requested_by: str | None = None,
-    key: str | None = None,
-    cursor: str | None = None,
+    model: Annotated[Text | None, Query(description="with or without the revision")] = None,
+    toolchain: Text | None = None,
+    platform: Annotated[Text | None, Query(description="GPU name or platform label")] = None,
+    requested_by: Text | None = None,
+    key: Text | None = None,
+    cursor: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> BuildPage:
     """Builds, newest first."""
@@ -75,7 +84,13 @@ def builds(
         )
 
 
-@router.get("/{build_id}", responses={304: {"description": "unchanged since the ETag in If-None-Match"}})
+@router.get(
+    "/{build_id}",
+    responses={
+        200: {"headers": _ETAG},
+        304: {"description": "unchanged since the ETag in If-None-Match", "headers": _ETAG},
+    },
+)
 async def build(
     build_id: str,
     control: Control,
@@ -95,13 +110,13 @@ async def build(
     return build
 
 
-@router.get("/{build_id}/logs", response_class=StreamingResponse)
+@router.get("/{build_id}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
 async def logs(
     build_id: str,
     control: Control,
     _: Reader,
     follow: Annotated[bool, Query(description="stay until the build has ended")] = False,
-    offset: Annotated[int, Query(ge=0, description="bytes to skip, to go on after a broken connection")] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_COUNT, description="bytes to skip, after a broken connection")] = 0,
 ) -> StreamingResponse:
     """The log of convert, then of build, as plain text."""
     # Raises NotFound now: once the stream has started, its status is 200.
@@ -112,7 +127,9 @@ async def logs(
     return StreamingResponse(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-@router.get("/{build_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/{build_id}/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}}
+)
 async def events(build_id: str, control: Control, _: Reader) -> StreamingResponse:
     """Server-sent events: a `build` event with the build's JSON for each change."""
     build = await streaming.read_build(control, build_id)

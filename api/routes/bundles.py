@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 
 from api.auth import Administrator
 from api.control import Control
 from api.engines.imports import take_in
 from api.engines.uploads import missing, receive
+from api.openapi import refuses
+from api.routing import bounded_router
+from enginefarm.contract.bounded import MAX_COUNT
 from enginefarm.contract.digest import Digest
 from enginefarm.wire.engine_record import BlobSizes, ImportRequest, ImportResult, MissingBlobs
 
-router = APIRouter(prefix="/v1", tags=["moving"])
+router = bounded_router(prefix="/v1", tags=["moving"])
 
 
 @router.post("/blobs:missing")
@@ -25,7 +28,7 @@ def missing_blobs(blobs: BlobSizes, control: Control, _: Administrator) -> Missi
 @router.put("/blobs/{digest}", status_code=204)
 async def put_blob(
     digest: Digest,
-    content_length: Annotated[int, Header(ge=0, description="bytes of the blob")],
+    content_length: Annotated[int, Header(ge=0, le=MAX_COUNT, description="bytes of the blob")],
     request: Request,
     control: Control,
     _: Administrator,
@@ -35,7 +38,7 @@ async def put_blob(
     await receive(control, request.stream(), digest, content_length)
 
 
-@router.post("/engines:import")
+@router.post("/engines:import", responses=refuses(409))
 def import_engine(request: ImportRequest, control: Control, caller: Administrator) -> ImportResult:
     """Import an engine of another farm whose blobs were sent before. Builds that wait for this engine succeed."""
     return take_in(control, request, imported_by=caller.name)

@@ -6,13 +6,16 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from fastapi.responses import FileResponse, RedirectResponse
 
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
+from api.openapi import described_headers, refuses
 from api.planning.inputs import without_second_models
+from api.routing import bounded_router
+from enginefarm.contract.bounded import Text
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
@@ -23,7 +26,7 @@ from models.queries.resolution import resolve
 from models.retention.pins import set_pin
 from models.store import DirectoryStore
 
-router = APIRouter(tags=["engines"])
+router = bounded_router(tags=["engines"])
 
 
 class _BlobResponse(FileResponse):
@@ -35,8 +38,8 @@ class _BlobResponse(FileResponse):
 def engines(
     control: Control,
     _: Reader,
-    model: Annotated[str | None, Query(description="with or without the revision")] = None,
-    cursor: str | None = None,
+    model: Annotated[Text | None, Query(description="with or without the revision")] = None,
+    cursor: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> EnginePage:
     """Published engines, newest first."""
@@ -44,7 +47,7 @@ def engines(
         return list_engines(session, limit=limit, cursor=cursor, model=model)
 
 
-@router.post("/v1/engines:resolve")
+@router.post("/v1/engines:resolve", responses=refuses(404))
 def resolve_engine(requirements: EngineRequirements, control: Control, _: Reader) -> Resolution:
     """The best engine that runs on a platform: one of exactly these limits, else the smallest that covers them.
 
@@ -56,13 +59,13 @@ def resolve_engine(requirements: EngineRequirements, control: Control, _: Reader
         return resolve(session, requirements.model_copy(update={"options": options}))
 
 
-@router.put("/v1/engines/{key}/pin")
+@router.put("/v1/engines/{key:key}/pin", responses=refuses(410))
 def pin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Pin this engine: garbage collection skips pinned engines."""
     return _set_pin(control, key, pinned=True)
 
 
-@router.delete("/v1/engines/{key}/pin")
+@router.delete("/v1/engines/{key:key}/pin", responses=refuses(410))
 def unpin(key: Key, control: Control, _: Submitter) -> EngineSummary:
     """Unpin this engine: retention policies decide about it again."""
     return _set_pin(control, key, pinned=False)
@@ -76,14 +79,19 @@ def _set_pin(control: ControlPlane, key: str, *, pinned: bool) -> EngineSummary:
     return EngineSummary(**engine.model_dump(include=set(EngineSummary.model_fields)))
 
 
-@router.get("/v1/engines/{key}")
+@router.get("/v1/engines/{key:key}", responses=refuses(410))
 def engine(key: Key, control: Control, _: Reader) -> Engine:
     """An engine with its manifest: every file's digest, size and link."""
     with control.database.read() as session:
         return get_engine(session, key)
 
 
-@router.get("/v1/engines/{key}/files/{path:path}", status_code=307, response_class=RedirectResponse)
+@router.get(
+    "/v1/engines/{key:key}/files/{path:path}",
+    status_code=307,
+    response_class=RedirectResponse,
+    responses={**refuses(410), 307: {"headers": described_headers(Location="an expiring link to the bytes")}},
+)
 def engine_file(
     key: Key, path: Annotated[str, Path(description="as in the manifest")], control: Control, _: Reader
 ) -> RedirectResponse:

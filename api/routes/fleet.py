@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
+from api.routing import bounded_router
 from enginefarm.wire.bodies import Toolchain, ToolchainList, ToolchainVersion, WorkerList
 from models.fleet import worker_control
 from models.fleet.roster import has_toolchain, list_workers
 from toolchains.registry import all_toolchains
 
-router = APIRouter(prefix="/v1", tags=["fleet"])
+router = bounded_router(prefix="/v1", tags=["fleet"])
 
 
 @router.get("/workers")

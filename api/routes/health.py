@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from api.control import Control
+from api.routing import bounded_router
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.bodies import Dependency, Readiness
 
-router = APIRouter(tags=["health"])
+router = bounded_router(tags=["health"])
 
 
 @router.get("/healthz")
@@ -17,7 +18,7 @@ async def healthz() -> dict[str, bool]:
     return {"ok": True}
 
 
-@router.get("/readyz", responses={503: {"model": Readiness}})
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "one of them does not answer"}})
 def readyz(control: Control, response: Response) -> Readiness:
     """Database, broker and store, each with its error if it does not answer."""
     pings = {"database": control.database.ping, "broker": control.announcer.ping, "store": control.store.ping}

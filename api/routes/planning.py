@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter
 from pydantic import AfterValidator
 
 from api.auth import Reader, Submitter
@@ -12,6 +11,7 @@ from api.builds.explain import explain
 from api.builds.submit import submit_spec
 from api.control import Control
 from api.routes.builds import RequireWorker
+from api.routing import bounded_router
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.portable import portable
 from enginefarm.contract.spec import BuildSpec
@@ -19,7 +19,7 @@ from enginefarm.wire.bodies import ProblemDocument
 from enginefarm.wire.explanation import Explanation
 from enginefarm.wire.matrix import Cell, Matrix, cells
 
-router = APIRouter(tags=["builds"])
+router = bounded_router(tags=["builds"])
 
 
 @router.post("/v1/builds:explain")

@@ -1,62 +1,30 @@
 """/v2: the pull side of the OCI distribution protocol, so that oras, skopeo and kubelets fetch engines.
 
-Errors have the JSON form of the distribution specification, not problem+json: registry clients read only that.
+Errors have the JSON form of the distribution specification, not problem+json: `api.problems` answers them so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
-from fastapi.routing import APIRoute
 
 from api.auth import RegistryReader
 from api.control import Control
 from api.engines.pulls import note_pull
+from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.digest import Digest
-from enginefarm.contract.errors import EnginefarmError, Forbidden, NotFound, Unauthenticated
+from enginefarm.contract.errors import NotFound
 from models.queries import oci
 from models.queries import oci_registry as registry
 from models.retention import pulls
 
-# The codes of the distribution specification; an error of another class is UNAVAILABLE.
-_CODES: dict[type[EnginefarmError], str] = {
-    Unauthenticated: "UNAUTHORIZED",
-    Forbidden: "DENIED",
-    NotFound: "MANIFEST_UNKNOWN",
-}
 _Name = str  # declared as `{name:path}`: the name of a repository has slashes
 
 
-class _Route(APIRoute):
-    """A route that answers errors in the form of the distribution specification."""
-
-    # A route class, because FastAPI knows exception handlers only for the whole application.
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except EnginefarmError as error:
-                code = "UNAVAILABLE"
-                for error_class, error_code in _CODES.items():
-                    if isinstance(error, error_class):
-                        code = error_code
-                headers = {}
-                if isinstance(error, Unauthenticated):
-                    # Without this challenge a registry client does not send the password that it has.
-                    headers["WWW-Authenticate"] = 'Basic realm="enginefarm"'
-                body = {"errors": [{"code": code, "message": error.detail}]}
-                return JSONResponse(body, status_code=error.status, headers=headers)
-
-        return handle
-
-
-router = APIRouter(prefix="/v2", tags=["registry"], route_class=_Route, include_in_schema=False)
+router = APIRouter(prefix="/v2", tags=["registry"], include_in_schema=False)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
@@ -76,8 +44,8 @@ def tags(
     name: _Name,
     control: Control,
     _: RegistryReader,
-    n: Annotated[int | None, Query(ge=0)] = None,
-    last: str = "",
+    n: Annotated[int | None, Query(ge=0, le=MAX_COUNT)] = None,
+    last: Text = "",
 ) -> Response:
     with control.database.read() as session:
         tags_after_last = [tag for tag in registry.tags(session, name) if tag > last]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from api.auth import Administrator
 from api.control import Control
+from api.openapi import refuses
+from api.routing import bounded_router
 from api.upkeep.garbage_collection import clean_up
+from enginefarm.contract.bounded import Text
 from enginefarm.contract.key import Key
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, RemovalPage
 from models.queries.engines import MAX_PAGE
 from models.queries.removals import removals
 from models.retention.removal import request_removal
 
-router = APIRouter(prefix="/v1", tags=["upkeep"])
+router = bounded_router(prefix="/v1", tags=["upkeep"])
 
 
 @router.post("/gc")
@@ -31,7 +34,7 @@ def collect(request: CleanUpRequest, control: Control, caller: Administrator) ->
 def list_removals(
     control: Control,
     _: Administrator,
-    cursor: str | None = None,
+    cursor: Text | None = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
 ) -> RemovalPage:
     """Engines and checkpoints that were removed, newest first, each with reason, time and caller."""
@@ -39,7 +42,7 @@ def list_removals(
         return removals(session, limit=limit, cursor=cursor)
 
 
-@router.delete("/engines/{key}", status_code=204, responses={409: {"description": "it is pinned"}})
+@router.delete("/engines/{key:key}", status_code=204, responses=refuses(409, 410))
 def delete_engine(key: Key, control: Control, caller: Administrator) -> None:
     """Stop serving an engine. Garbage collection removes it when its grace is over.
 

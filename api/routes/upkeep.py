@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from fastapi import APIRouter
-
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
+from api.openapi import refuses
+from api.routing import bounded_router
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
@@ -19,10 +19,10 @@ from models.incidents.recall import recall
 from models.lifecycle.submission import can_submit_again, submit_again
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1", tags=["upkeep"])
+router = bounded_router(prefix="/v1", tags=["upkeep"])
 
 
-@router.post("/engines/{key}:damaged")
+@router.post("/engines/{key:key}:damaged", responses=refuses(410))
 def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Inspection:
     """Report files of an engine that arrived with wrong bytes. The farm reads them again in its store and decides."""
     with control.database.read() as session:
@@ -37,7 +37,7 @@ def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Insp
     return Inspection(key=key, damaged=[entry.path for entry in damaged], taken_out=withdrawn)
 
 
-@router.post("/engines/{key}:repair")
+@router.post("/engines/{key:key}:repair", responses=refuses(410))
 def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bool = False) -> Inspection:
     """Read every file of an engine and of its checkpoint again, withdraw what is damaged, and rebuild it on request.
 
@@ -60,7 +60,7 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
     return Inspection(key=key, damaged=paths, taken_out=withdrawn)
 
 
-@router.post("/engines:recall")
+@router.post("/engines:recall", responses=refuses(404))
 def recall_engines(criteria: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
     """Withdraw every engine and checkpoint built by a worker, by a toolchain, or between two times."""
     with control.database.write() as session:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-Count = Annotated[int, Field(strict=True, ge=0)]
+from enginefarm.contract.portable import portable
+
+# What is not bounded here would be refused later by the database, or by the canonical form of a key.
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+Settings = Annotated[dict[str, Any], AfterValidator(portable)]
 
 
 class Stack(BaseModel):
@@ -32,9 +37,9 @@ class ModelFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str = Field(min_length=1, examples=["LlamaForCausalLM"])
-    model_type: str | None = None
-    dtype: str | None = Field(default=None, description="float32, float16 or bfloat16")
+    architecture: Name = Field(examples=["LlamaForCausalLM"])
+    model_type: Name | None = None
+    dtype: Name | None = Field(default=None, description="float32, float16 or bfloat16")
     hidden_size: Count | None = None
     num_hidden_layers: Count | None = None
     num_attention_heads: Count | None = None
@@ -45,8 +50,8 @@ class ModelFacts(BaseModel):
     num_experts: Count | None = Field(default=None, description="None for a dense model")
     encoder: Stack | None = Field(default=None, description="None unless the model is an encoder-decoder")
     decoder: Stack | None = Field(default=None, description="None unless the model is an encoder-decoder")
-    rope_scaling: dict[str, Any] | None = None
-    quantization_config: dict[str, Any] | None = None
+    rope_scaling: Settings | None = None
+    quantization_config: Settings | None = None
     weight_bytes: Count = Field(description="size of the safetensors files that a conversion reads")
     has_safetensors: bool
     has_pickle: bool

@@ -6,6 +6,7 @@ chooses the fields that its engines are bound to (`binds_to`); this module decid
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 DriverBinding = Literal["branch", "exact"]
 
+_MAX_LABEL = 100  # characters; a queue's name has a label in it, and the catalogue stores queues of 200
 _GPU_ONLY = ("sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt")
 
 
@@ -26,8 +28,13 @@ def plain_sm(value: object) -> object:
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
-Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+){0,3}$", max_length=32)]
-Sm = Annotated[str, BeforeValidator(plain_sm), StringConstraints(pattern=r"^\d{2,3}[af]?$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){0,3}$", max_length=32)]
+Sm = Annotated[
+    str,
+    StringConstraints(max_length=16),
+    BeforeValidator(plain_sm),
+    StringConstraints(pattern=r"^[0-9]{2,3}[af]?$"),
+]
 Os = Literal["linux"]
 Arch = Literal["x86_64", "aarch64"]
 CpuIsa = Literal["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"]
@@ -154,7 +161,11 @@ class Platform(BaseModel):
         label = f"{name}-sm{self.sm}"
         if self.mig:
             label += f"-{self.mig}"
-        return label
+        if len(label) <= _MAX_LABEL:
+            return label
+        # Only an invented name is that long. The digest keeps two of them apart.
+        digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+        return f"{label[: _MAX_LABEL - 9]}-{digest}"
 
 
 def differences(

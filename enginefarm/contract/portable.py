@@ -11,7 +11,7 @@ import unicodedata
 from typing import Annotated, Any, TypeVar
 
 import rfc8785
-from pydantic import AfterValidator, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 # NUL as canonical JSON spells it: \u0000 after an even number of backslashes. PostgreSQL's jsonb refuses it.
@@ -21,7 +21,7 @@ J = TypeVar("J", bound=Any)
 
 
 def portable(value: J) -> J:
-    """Return `value`; refuse NaN, infinities, integers beyond 2^53 - 1, lone surrogates and NUL.
+    """Return `value`; refuse NaN, infinities, numbers beyond 2^53 - 1, lone surrogates and NUL.
 
     Raises:
         PydanticCustomError: `not_portable`. Use it as a validator, which reports the field.
@@ -31,13 +31,22 @@ def portable(value: J) -> J:
     # JSON from a caller can be nested more deeply than Python's stack.
     except (ValueError, RecursionError):
         text = None
-    if text is None or _NUL.search(text):
+    if text is None or _NUL.search(text) or not _is_exact(value):
         raise PydanticCustomError(
             "not_portable",
             "not JSON that every reader takes",
             {"expected": "finite numbers up to 2^53 - 1, and text without NUL and lone surrogates"},
         )
     return value
+
+
+def _is_exact(value: Any) -> bool:
+    """False if a number is beyond 2^53 - 1: 1e308 is an integer to a JSON Schema, and none that RFC 8785 can write."""
+    if isinstance(value, dict):
+        return all(map(_is_exact, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_exact, value))
+    return not isinstance(value, float) or abs(value) <= 2**53 - 1
 
 
 PortableValue = Annotated[JsonValue, AfterValidator(portable)]
@@ -91,7 +100,9 @@ def portable_path(path: str) -> str:
 
 
 PortableName = Annotated[str, AfterValidator(portable_name)]
-PortablePath = Annotated[str, AfterValidator(portable_path)]
+PortablePath = Annotated[
+    str, AfterValidator(portable_path), Field(json_schema_extra={"minLength": 1, "maxLength": _LONGEST_PATH_TEXT})
+]
 
 
 def _path_defect(path: str) -> str | None:

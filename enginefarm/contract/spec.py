@@ -231,7 +231,10 @@ class BuildSpec(_Section):
     parallelism: Parallelism = Parallelism()
     limits: Limits = Field(default_factory=Limits)
     options: dict[OptionName, PortableValue] = Field(
-        default_factory=dict, description="the toolchain's own options", max_length=256
+        default_factory=dict,
+        description="the toolchain's own options",
+        max_length=256,
+        json_schema_extra={"additionalProperties": False},  # Pydantic states the pattern of the names alone
     )
     # Not an option of the toolchain: its content enters the key of the checkpoint, not its path.
     calibration: Annotated[str, Field(max_length=1024)] | None = Field(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from enginefarm.contract.bounded import Count, Text
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.key import Key
 from enginefarm.contract.manifest import Manifest
+from enginefarm.contract.portable import portable
 from enginefarm.wire.bodies import Body, EngineSummary
+
+_Document = Annotated[dict[str, JsonValue], AfterValidator(portable)]
 
 
 class EngineRecord(BaseModel):
@@ -19,8 +23,8 @@ class EngineRecord(BaseModel):
 
     key: Key
     manifest: Manifest
-    checkpoint_document: dict[str, JsonValue] = Field(description="the document of its checkpoint")
-    attestation: dict[str, JsonValue] = Field(description="the signed DSSE envelope of the farm that built it")
+    checkpoint_document: _Document = Field(description="the document of its checkpoint")
+    attestation: _Document = Field(description="the signed DSSE envelope of the farm that built it")
 
     @property
     def sizes(self) -> dict[Digest, int]:
@@ -36,7 +40,7 @@ class ImportRequest(BaseModel):
 
     engine: EngineRecord
     # The administrator names them with each import: the farm keeps no list of farms that it trusts.
-    trusted_keys: list[str] = Field(
+    trusted_keys: list[Text] = Field(
         min_length=1, max_length=16, description="Ed25519 public keys in PEM, of which one must have signed it"
     )
 
@@ -56,7 +60,9 @@ class BlobSizes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    blobs: dict[Digest, int] = Field(max_length=10_000, description="bytes by digest")
+    blobs: dict[Digest, Count] = Field(
+        max_length=10_000, json_schema_extra={"additionalProperties": False}, description="bytes by digest"
+    )
 
 
 class MissingBlobs(Body):

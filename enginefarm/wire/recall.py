@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from enginefarm.contract.bounded import Text
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Body
 
@@ -15,12 +16,12 @@ class Recall(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    worker: str | None = Field(default=None, description="name or id of the worker that built it")
-    toolchain: str | None = Field(default=None, description="name of the toolchain that built it")
-    version: str | None = Field(default=None, description="version of the toolchain")
+    worker: Text | None = Field(default=None, description="name or id of the worker that built it")
+    toolchain: Text | None = Field(default=None, description="name of the toolchain that built it")
+    version: Text | None = Field(default=None, description="version of the toolchain")
     since: AwareDatetime | None = Field(default=None, description="published at this time or later")
     until: AwareDatetime | None = Field(default=None, description="published before this time")
-    reason: str = Field(default="recalled", min_length=1, max_length=500, description="what readers are told")
+    reason: Text = Field(default="recalled", min_length=1, max_length=500, description="what readers are told")
     rebuild: bool = Field(default=False, description="rebuild now, instead of at the next request")
 
     @model_validator(mode="after")
@@ -51,7 +52,7 @@ class Damage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    paths: list[str] = Field(min_length=1, max_length=100, description="as in the manifest")
+    paths: list[Text] = Field(min_length=1, max_length=100, description="as in the manifest")
 
 
 class Inspection(Body):

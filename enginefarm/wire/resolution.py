@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from enginefarm.contract import model_reference
 from enginefarm.contract.errors import InvalidSpec
 from enginefarm.contract.platform import PlatformSelector
+from enginefarm.contract.portable import PortableValue
 from enginefarm.contract.spec import Limits, OptionName, Parallelism, Precision, ToolchainRef, problems_of
 from enginefarm.wire.bodies import Body, Difference, Engine
 
@@ -24,10 +25,11 @@ class EngineRequirements(BaseModel):
     precision: Precision | None = Field(default=None, description="dtype `auto` matches any")
     parallelism: Parallelism | None = None
     limits: Limits = Field(default_factory=Limits, description="at least these; defaults as in a spec")
-    options: dict[OptionName, JsonValue] = Field(
+    options: dict[OptionName, PortableValue] = Field(
         default_factory=dict,
         description="options that must have these values; options for adapters and draft heads must be null if omitted",
         max_length=256,
+        json_schema_extra={"additionalProperties": False},  # Pydantic states the pattern of the names alone
     )
     platform: PlatformSelector = Field(
         default_factory=PlatformSelector, description="the node's platform; omitted fields are not checked"

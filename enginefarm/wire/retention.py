@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from enginefarm.contract.bounded import Count, Days, Text
 from enginefarm.wire.bodies import Body, Page, Time
-
-_Days = Annotated[float, Field(ge=0)]
 
 
 class Policy(BaseModel):
@@ -19,13 +18,13 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, description="without the revision; * and ? stand for any text", examples=["hf:org/*"]
     )
-    platform: str | None = Field(default=None, description="a GPU's name, or a platform's label")
-    keep_last: int | None = Field(default=None, ge=0, description="keep the N newest of each model and platform")
-    keep_days: _Days | None = Field(default=None, description="keep engines published in this many last days")
-    keep_pulled_days: _Days | None = Field(default=None, description="keep engines pulled in this many last days")
+    platform: Text | None = Field(default=None, description="a GPU's name, or a platform's label")
+    keep_last: Count | None = Field(default=None, description="keep the N newest of each model and platform")
+    keep_days: Days | None = Field(default=None, description="keep engines published in this many last days")
+    keep_pulled_days: Days | None = Field(default=None, description="keep engines pulled in this many last days")
 
     @model_validator(mode="after")
     def require_rule(self) -> Self:
@@ -42,7 +41,9 @@ class CleanUpRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policies: tuple[Policy, ...] | None = Field(
-        default=None, description="the first policy that covers an engine decides; null for the farm's own policies"
+        default=None,
+        max_length=1000,
+        description="the first policy that covers an engine decides; null for the farm's own policies",
     )
     dry_run: bool = Field(default=False, description="report what would happen, change nothing")
 

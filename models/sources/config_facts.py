@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from enginefarm.contract.bounded import is_plain_text, parse_json
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
@@ -106,11 +107,14 @@ def parse_json_object(content: bytes) -> dict[str, Any]:
         ValueError: it is none. The text is the predicate of an error text, as in "is not JSON (…)".
     """
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:  # deeply nested JSON exhausts the parser's stack
-        raise ValueError(f"is not JSON ({error})") from error
+        parsed = parse_json(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON ({error.msg})") from error
     if not isinstance(parsed, dict):
         raise ValueError(f"is not a JSON object but a {type(parsed).__name__}")
+    # Neither the catalogue nor an error text could carry it.
+    if not is_plain_text(parsed):
+        raise ValueError("has a NUL or half of a surrogate pair in a text")
     return parsed
 
 

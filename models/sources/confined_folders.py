@@ -6,6 +6,7 @@ whoever may write below a root may replace a file by a link at any time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -17,13 +18,16 @@ from io import BufferedReader
 from pathlib import Path
 
 from enginefarm.contract.digest import CHUNK, verified
-from enginefarm.contract.errors import IntegrityError, ModelUnavailable
+from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.model_reference import FileReference
 from enginefarm.contract.resolved_files import ModelFile
 from models.sources.digest_cache import DigestCache, FileStamp
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
+
+# A name of more than 255 bytes and a loop of links are paths that cannot exist.
+_NO_SUCH_PATH = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 
 Select = Callable[[FileReference, Iterable[str]], tuple[str, ...]]
 
@@ -83,16 +87,16 @@ class ConfinedFolders:
         try:
             with os.scandir(folder) as iterator:
                 entries = {entry.name: entry for entry in iterator}
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise refusal(
-                reference,
-                "model_not_found",
-                "there is no such folder",
-                expected="a folder that the farm's machines see under this path",
-                remedy="check the spelling, and that the volume is mounted on the farm's machines",
-            ) from error
-        except PermissionError as error:
-            raise _unreadable(reference, "the folder") from error
+        except OSError as error:
+            if error.errno in _NO_SUCH_PATH:
+                raise refusal(
+                    reference,
+                    "model_not_found",
+                    "there is no such folder",
+                    expected="a folder that the farm's machines see under this path",
+                    remedy="check the spelling, and that the volume is mounted on the farm's machines",
+                ) from error
+            raise _unreadable(reference, "the folder", error) from error
         names = tuple(sorted(entries))
         stamps = []
         # Only selected files are examined: an unused link to elsewhere must not make a model unusable.
@@ -164,10 +168,10 @@ class ConfinedFolders:
             # O_NOFOLLOW: links are resolved here, so one that is met in opening was planted meanwhile.
             # O_NONBLOCK: opening a named pipe without it would wait for a writer.
             descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise changed(reference, f"{name} is gone") from error
-        except PermissionError as error:
-            raise _unreadable(reference, name) from error
+        except OSError as error:
+            if error.errno in _NO_SUCH_PATH:
+                raise changed(reference, f"{name} is gone") from error
+            raise _unreadable(reference, name, error) from error
         with os.fdopen(descriptor, "rb") as stream:
             # Check the opened file, not the path: a directory above it may have become a link meanwhile.
             if not self._within_roots(Path(f"/proc/self/fd/{descriptor}").readlink()):
@@ -178,7 +182,10 @@ class ConfinedFolders:
             yield stream
 
 
-def _unreadable(reference: FileReference, name: str) -> ModelUnavailable:
+def _unreadable(reference: FileReference, name: str, error: OSError) -> ModelUnavailable | SourceUnavailable:
+    if not isinstance(error, PermissionError):
+        # A network volume that is away, or a broken disk: nothing that the caller can mend.
+        return SourceUnavailable(f"{reference}: {name} cannot be read ({error.strerror}); try again later")
     return refusal(
         reference,
         "model_unreadable",

@@ -60,7 +60,9 @@ def second_model(context: BuildContext) -> Iterator[Problem]:
         if field in config:
             continue
         reasons.append(f"its config.json has no {field}")
-    architectures = config.get("architectures") or ()
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list):
+        architectures = []
     if context.draft_mode == "eagle" and any("eagle3" in str(name).lower() for name in architectures):
         reasons.append("it has heads of EAGLE-3, and the script takes those of EAGLE-1 and 2")
     if reasons:
