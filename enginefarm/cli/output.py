@@ -1,8 +1,13 @@
-"""Print results to stdout and everything else to stderr, as text for a person or as JSON for a program."""
+"""Print results to stdout and everything else to stderr, as text for a person or as JSON for a program.
+
+Every command prints through this module, which makes all text safe for a terminal: see `terminal_text`. That holds in a
+pipe and in a file, too, because what `less`, `grep` or a CI system reads is shown on a terminal in the end.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
@@ -14,6 +19,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from enginefarm.cli.terminal_text import safe_json, safe_line, safe_text
 from enginefarm.contract.errors import EnginefarmError, InvalidSpec, Problem
 from enginefarm.wire.bodies import ProblemDocument
 
@@ -34,6 +40,18 @@ json_option = click.option(
 def err() -> Console:
     """Return a console on stderr."""
     return _console(sys.stderr)
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print text and a line end, on stdout unless `err`."""
+    click.echo(safe_text(str(text)), err=err)
+
+
+class LogPrinter(logging.Handler):
+    """Prints what libraries and the client log, such as why a request is repeated, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def show(grid: Table) -> None:
@@ -65,7 +83,12 @@ def print_json(value: BaseModel | Any) -> None:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     # Not escaped: a model's name in another script stays readable, and every JSON reader takes UTF-8.
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(safe_json(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def print_json_line(value: object) -> None:
+    """Print a value on stdout as JSON on one line."""
+    click.echo(safe_json(json.dumps(value, ensure_ascii=False)))
 
 
 def print_items(items: Iterable[BaseModel]) -> None:
@@ -74,13 +97,13 @@ def print_items(items: Iterable[BaseModel]) -> None:
 
 
 def plain(text: object) -> str:
-    """Return `text` on one line and without control characters, which could control the terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text)).strip()
+    """Return `text` on one line, safe for a terminal."""
+    return safe_line(text)
 
 
 def say(text: str, *, indent: int = 0) -> None:
     """Print a message on stderr."""
-    err().print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+    err().print(Padding(Text(safe_text(text)), (0, 0, 0, indent), expand=False))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, elastic: str | None = None) -> Table:
@@ -107,7 +130,7 @@ def facts(rows: Iterable[tuple[str, object | None]]) -> Table:
 def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     """Print an error on stderr: as text, or as the farm's problem document if the command has --json."""
     if ctx.meta.get(_JSON):
-        click.echo(ProblemDocument.of(error).model_dump_json(), err=True)
+        click.echo(safe_json(ProblemDocument.of(error).model_dump_json()), err=True)
         return
     summary = error.detail
     # The detail of a refused spec is all its problems in one line: they are listed instead.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -17,7 +18,7 @@ from enginefarm.cli.commands.matrix import matrix
 from enginefarm.cli.commands.resolve import pin, resolve
 from enginefarm.cli.commands.submit import submit
 from enginefarm.cli.commands.upkeep import recall, repair
-from enginefarm.cli.output import print_error, say
+from enginefarm.cli.output import LogPrinter, print_error, say
 from enginefarm.cli.settings import Settings
 from enginefarm.client.farm import DEFAULT_URL
 from enginefarm.contract.errors import EnginefarmError
@@ -59,6 +60,8 @@ _EPILOG = f"\b\nSettings:\n{_SETTINGS}\n\n\b\nExit codes:\n{_EXIT_CODES}"
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Build TensorRT-LLM engines once on a farm, and pull verified copies to every machine that they fit."""
+    # Without a handler of its own, Python prints warnings as they are, and they may quote the farm.
+    logging.basicConfig(handlers=[LogPrinter()], level=logging.WARNING)
     ctx.obj = Settings.of(os.environ)
 
 

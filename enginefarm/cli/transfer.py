@@ -24,7 +24,7 @@ def transfer_shown() -> Iterator[OnProgress]:
         yield _Lines().update
         return
     with Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         DownloadColumn(binary_units=True),
         _Rate(),

@@ -128,5 +128,5 @@ class _Remaining(ProgressColumn):
 
 def _where(build: Build) -> str:
     if build.state is BuildState.RUNNING and build.stage is not None:
-        return str(build.stage)
-    return str(build.state)
+        return plain(build.stage)
+    return plain(build.state)

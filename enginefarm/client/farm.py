@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue, TypeAdapter
 
 from enginefarm.client.answers import checked_resolution
 from enginefarm.client.connection import Connection, StreamedResponse
-from enginefarm.client.log_stream import log_lines
+from enginefarm.client.log_stream import Chunks, log_chunks, log_lines
 from enginefarm.client.urls import path_segment
 from enginefarm.client.waiting import build_changes, fetch_build
 from enginefarm.contract.digest import Digest
@@ -151,7 +151,11 @@ class Farm:
 
         After a broken connection the log is read on from the byte where it broke.
         """
-        return log_lines(
+        return log_lines(self.log_chunks(build_id, follow=follow))
+
+    def log_chunks(self, build_id: str, *, follow: bool = False) -> Chunks:
+        """The bytes of a build's log as they arrive, with whatever its programs wrote: see `logs`."""
+        return log_chunks(
             self._connection,
             f"/v1/builds/{path_segment(build_id)}/logs",
             patience=self.patience,

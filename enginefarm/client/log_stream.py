@@ -6,6 +6,7 @@ import codecs
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from typing import TypeAlias
 
 from urllib3.exceptions import ReadTimeoutError
 
@@ -13,20 +14,30 @@ from enginefarm.client.connection import Connection
 from enginefarm.client.retry import note_progress, retrying
 from enginefarm.contract.errors import FarmError, InvalidRequest
 
+Chunks: TypeAlias = Iterator[bytes]
+
 _LONGEST_LINE = 1 << 16  # characters; a toolchain that never ends its line is shown in pieces
 _QUIET_SECONDS = 120.0  # a compiler may print nothing for minutes; after this the connection is opened again
 _NEXT_LOOK = 0.5  # seconds, after a stream ended before the build did
 
 
-def log_lines(connection: Connection, path: str, *, patience: float, ended: Callable[[], bool] | None) -> Iterator[str]:
-    """Yield the lines of the log at `path`; bytes that are not UTF-8 are replaced.
+def log_lines(chunks: Chunks) -> Iterator[str]:
+    """Yield the lines of a log that arrives in `chunks`; bytes that are not UTF-8 are replaced by U+FFFD."""
+    splitter = _LineSplitter()
+    for chunk in chunks:
+        yield from splitter.lines_of(chunk)
+    yield from splitter.last_line()
+
+
+def log_chunks(connection: Connection, path: str, *, patience: float, ended: Callable[[], bool] | None) -> Chunks:
+    """Yield the bytes of the log at `path`, as they arrive.
 
     Args:
         patience: seconds to keep trying while nothing arrives because the farm cannot be reached.
         ended: if given, the log is followed until this returns True, that is, until the build has ended. A farm that
             restarts ends its streams properly, so the end of a stream is not the end of the log.
     """
-    splitter, offset = _LineSplitter(), 0
+    offset = 0
     while True:
         is_complete = False
         for attempt in retrying(patience):
@@ -37,7 +48,7 @@ def log_lines(connection: Connection, path: str, *, patience: float, ended: Call
                     for chunk in _chunks(connection, path, offset, follow=ended is not None):
                         offset += len(chunk)
                         note_progress(attempt)
-                        yield from splitter.lines_of(chunk)
+                        yield chunk
                 except FarmError as error:
                     # A silent compiler and a silent network look alike: open the stream again, but do not count it
                     # as a failure.
@@ -45,7 +56,6 @@ def log_lines(connection: Connection, path: str, *, patience: float, ended: Call
                         raise
                     is_complete = False
         if is_complete:
-            yield from splitter.last_line()
             return
         time.sleep(_NEXT_LOOK)
 

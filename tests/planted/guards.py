@@ -291,4 +291,19 @@ GUARDS = (
         "        if host != self._host:\n            return False\n", "        return True\n",
         "tests/models/sources/test_hub_client.py",
     ),
+    Guard(
+        "what a command prints is safe for a terminal", "enginefarm/cli/output.py",
+        "click.echo(safe_text(str(text)), err=err)", "click.echo(str(text), err=err)",
+        "tests/enginefarm/cli/test_terminal_text.py",
+    ),
+    Guard(
+        "messages on stderr are safe for a terminal", "enginefarm/cli/output.py",
+        "Text(safe_text(text))", "Text(text)",
+        "tests/enginefarm/cli/test_terminal_text.py",
+    ),
+    Guard(
+        "a carriage return hides nothing", "enginefarm/cli/terminal_text.py",
+        '.replace("\\r", "\\n")', '.replace("\\r", "")',
+        "tests/enginefarm/cli/test_terminal_text.py",
+    ),
 )  # fmt: skip

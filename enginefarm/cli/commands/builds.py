@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from itertools import islice
 
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import facts, json_option, print_items, print_json, show, table
+from enginefarm.cli.output import echo, facts, json_option, print_items, print_json, print_json_line, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.watch import watch
 from enginefarm.client.farm import engine_of
@@ -63,15 +63,28 @@ def wait(settings: Settings, build_id: str, timeout: float | None, as_json: bool
 @click.command()
 @click.argument("build_id")
 @click.option("-f", "--follow", is_flag=True, help="Print new lines until the build has ended.")
+@click.option("--raw", is_flag=True, help="Print the bytes as they are, with colours and control characters.")
 @json_option
 @pass_settings
-def logs(settings: Settings, build_id: str, follow: bool, as_json: bool) -> None:
-    """Print the log of a build. With --json, one object for each line."""
+def logs(settings: Settings, build_id: str, follow: bool, raw: bool, as_json: bool) -> None:
+    """Print the log of a build. With --json, one object for each line.
+
+    Without --raw, control characters are removed or shown as escapes, on a terminal and in a pipe alike.
+    """
+    if raw and as_json:
+        raise click.UsageError("give --raw or --json, not both")
     with settings.farm() as farm:
+        if raw:
+            stdout = sys.stdout.buffer
+            for chunk in farm.log_chunks(build_id, follow=follow):
+                stdout.write(chunk)
+                stdout.flush()  # each chunk: a followed log is read while it grows
+            return
         for line in farm.logs(build_id, follow=follow):
             if as_json:
-                line = json.dumps({"line": line}, ensure_ascii=False)
-            click.echo(line)
+                print_json_line({"line": line})
+            else:
+                echo(line)
 
 
 @click.command()
@@ -85,7 +98,7 @@ def cancel(settings: Settings, build_id: str, as_json: bool) -> None:
     if as_json:
         print_json(build)
     else:
-        click.echo(f"build {build.id} is {build.state}")
+        echo(f"build {build.id} is {build.state}")
 
 
 def report(build: Build, *, as_json: bool) -> None:
@@ -146,7 +159,7 @@ def print_build(build: Build) -> None:
         )
     )
     if build.attempts:
-        click.echo()
+        echo()
         print_attempts(build.attempts)
 
 

@@ -10,7 +10,7 @@ from enginefarm.bundle.archive import Bundle
 from enginefarm.bundle.export import export as export_to
 from enginefarm.bundle.import_bundle import import_bundle
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_items, print_json, say
+from enginefarm.cli.output import echo, json_option, print_items, print_json, say
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.sizes import BYTES
 from enginefarm.cli.transfer import transfer_shown
@@ -79,7 +79,7 @@ def export(
         exported = sorted({engine.key for engine in engines})
         print_json({"path": str(path), "size": path.stat().st_size, "keys": exported})
     else:
-        click.echo(path)
+        echo(path)
 
 
 @click.command("import")
@@ -110,7 +110,7 @@ def import_(settings: Settings, file: Path, keys: tuple[Path, ...], as_json: boo
             for result in import_bundle(farm, bundle, TrustedKeys.of_files(trusted), progress=progress):
                 results.append(result)
                 if not as_json:
-                    click.echo(f"engine {words.short(result.engine.key)} {_OUTCOMES[result.outcome]}")
+                    echo(f"engine {words.short(result.engine.key)} {_OUTCOMES[result.outcome]}")
     except KeyboardInterrupt:
         say("The farm keeps what was sent: the same command continues from there.")
         raise

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_json, show, table
+from enginefarm.cli.output import echo, json_option, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.sizes import BYTES
 from enginefarm.contract.errors import IntegrityError
@@ -37,7 +37,7 @@ def ls(settings: Settings, as_json: bool) -> None:
         used = words.age(datetime.fromtimestamp(cached.used_at, UTC))
         rows.append((digest, words.size(cached.size), str(cached.engines), used))
     show(table(("FILE", "SIZE", "ENGINES", "USED"), rows, elastic="FILE"))
-    click.echo(f"{words.size(sum(cached.size for cached in files))} in {settings.cache.root}")
+    echo(f"{words.size(sum(cached.size for cached in files))} in {settings.cache.root}")
 
 
 @cache.command()
@@ -60,7 +60,7 @@ def prune(settings: Settings, keep: int | None, everything: bool, as_json: bool)
     if as_json:
         print_json({"removed": [asdict(cached) for cached in removed], "freed": freed})
     else:
-        click.echo(f"removed {len(removed)} files; {words.size(freed)} free")
+        echo(f"removed {len(removed)} files; {words.size(freed)} free")
 
 
 @cache.command()
@@ -74,7 +74,7 @@ def verify(settings: Settings, as_json: bool) -> None:
     if as_json:
         print_json({"checked": len(checked), "wrong": wrong})
     else:
-        click.echo(f"checked {len(checked)} files, {len(wrong)} wrong")
+        echo(f"checked {len(checked)} files, {len(wrong)} wrong")
     if wrong:
         raise IntegrityError(
             f"{len(wrong)} cached files were wrong and are removed: engines that share them are wrong too"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_items, print_json, say, show, table
+from enginefarm.cli.output import echo, json_option, print_items, print_json, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.sizes import BYTES
 from enginefarm.cli.transfer import transfer_shown
@@ -109,7 +109,7 @@ def pull(
     if as_json:
         print_json({"path": str(path), "key": engine.key, "manifest": engine.manifest, "size": engine.size})
     else:
-        click.echo(path)
+        echo(path)
 
 
 @click.command()
@@ -135,6 +135,6 @@ def check(settings: Settings, name: str, as_json: bool) -> None:
         rows = [(field, field_text(needed), field_text(actual)) for field, (needed, actual) in unlike.items()]
         show(table(("FIELD", "ENGINE NEEDS", "THIS MACHINE HAS"), rows))
     else:
-        click.echo(f"engine {words.short(engine.key)} runs on this machine ({node.label()})")
+        echo(f"engine {words.short(engine.key)} runs on this machine ({node.label()})")
     if unlike:
         raise PlatformMismatch(f"engine {words.short(engine.key)} does not run on this machine ({node.label()})")

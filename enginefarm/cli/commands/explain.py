@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import facts, json_option, print_json, print_problem, say, show, table
+from enginefarm.cli.output import echo, facts, json_option, print_json, print_problem, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_spec, spec_arguments
 from enginefarm.wire.explanation import Explanation, Verdict
@@ -67,13 +67,13 @@ def _print(explanation: Explanation) -> None:
             say(f"{title}:")
             print_problem(problem)
     for near in explanation.nearest:
-        click.echo()
-        click.echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
+        echo()
+        echo(f"engine {words.short(near.engine.key)} differs in {len(near.differences)}:")
         rows = [(difference.pointer, difference.wanted, difference.has) for difference in near.differences]
         show(table(("FIELD", "REQUESTED", "IT HAS"), rows))
     for command in explanation.commands:
-        click.echo()
-        click.echo(f"# {command.stage}")
+        echo()
+        echo(f"# {command.stage}")
         # Quoted, so that the line can be copied into a shell.
         settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-        click.echo(" ".join([*settings, shlex.join(command.argv)]))
+        echo(" ".join([*settings, shlex.join(command.argv)]))

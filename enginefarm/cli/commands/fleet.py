@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import facts, json_option, print_items, print_json, say, show, table
+from enginefarm.cli.output import echo, facts, json_option, print_items, print_json, say, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.node.detection import detect
 from enginefarm.wire.bodies import Worker
@@ -104,5 +104,5 @@ def fingerprint(as_json: bool) -> None:
         return
     host = machine.host.model_dump(exclude={"versions"}) | machine.host.versions
     show(facts(machine.platform.model_dump().items()))
-    click.echo()
+    echo()
     show(facts(host.items()))

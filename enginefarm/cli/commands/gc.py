@@ -7,7 +7,7 @@ from itertools import islice
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_items, print_json, show, table
+from enginefarm.cli.output import echo, json_option, print_items, print_json, show, table
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, Policy
@@ -93,7 +93,7 @@ def delete(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
             deleted.append(engine)
             # At once: if a later name is refused, the user knows which engines are gone already.
             if not as_json:
-                click.echo(f"engine {words.short(engine.key)} is no longer served")
+                echo(f"engine {words.short(engine.key)} is no longer served")
     if as_json:
         print_items(deleted)
 
@@ -113,10 +113,8 @@ def _print(result: CleanUpResult) -> None:
                  words.size(candidate.size), state, candidate.reason)
             )  # fmt: skip
         show(table(("WHAT", "KEY", "MODEL", "SIZE", "STATE", "WHY"), rows, elastic="WHY"))
-        click.echo(f"{words.size(result.frees)} will be free once all of these are removed")
+        echo(f"{words.size(result.frees)} will be free once all of these are removed")
     verb = "would be deleted" if result.dry_run else "deleted"
-    click.echo(f"{words.size(result.deleted.size)} in {result.deleted.files} files {verb}")
+    echo(f"{words.size(result.deleted.size)} in {result.deleted.files} files {verb}")
     grace = words.duration(result.grace_seconds)
-    click.echo(
-        f"{words.size(result.waiting.size)} in {result.waiting.files} files are in their grace period of {grace}"
-    )
+    echo(f"{words.size(result.waiting.size)} in {result.waiting.files} files are in their grace period of {grace}")

@@ -7,7 +7,7 @@ from typing import IO, Any
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import facts, json_option, print_json, say, show
+from enginefarm.cli.output import echo, facts, json_option, print_json, say, show
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_object, spec_arguments, with_flags
 from enginefarm.client.engine_lookup import engine_named
@@ -74,4 +74,4 @@ def pin(settings: Settings, name: str, remove: bool, as_json: bool) -> None:
     if as_json:
         print_json(engine)
     else:
-        click.echo(f"engine {words.short(engine.key)} is {'pinned' if engine.pinned else 'not pinned'}")
+        echo(f"engine {words.short(engine.key)} is {'pinned' if engine.pinned else 'not pinned'}")

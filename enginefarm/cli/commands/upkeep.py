@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from enginefarm.cli import words
-from enginefarm.cli.output import json_option, print_items, print_json, say
+from enginefarm.cli.output import echo, json_option, print_items, print_json, say
 from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.contract.errors import IntegrityError
@@ -94,16 +94,16 @@ def recall(
         return
     for kind, keys in (("engine", result.engines), ("checkpoint", result.checkpoints)):
         for key in keys:
-            click.echo(f"{kind} {words.short(key)} is withdrawn")
+            echo(f"{kind} {words.short(key)} is withdrawn")
     for worker in result.workers:
-        click.echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
+        echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
     for build in result.builds:
-        click.echo(f"build {build} rebuilds it")
+        echo(f"build {build} rebuilds it")
     # An imported engine was never planned here, so this farm does not know where its model is (ADR 0009).
     for key in result.not_rebuilt:
-        click.echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
+        echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
     if not result.engines and not result.checkpoints:
-        click.echo("no engine or checkpoint meets the conditions")
+        echo("no engine or checkpoint meets the conditions")
 
 
 def _time(text: str) -> datetime:

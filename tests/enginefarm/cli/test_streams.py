@@ -83,7 +83,7 @@ def spawn(double: FarmDouble, *args: str, **more: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "enginefarm.cli", *args], env=environment, text=True, **streams)
 
 
-def on_a_terminal(double: FarmDouble, *args: str, no_color: str) -> str:
+def on_a_terminal(double: FarmDouble, *args: str, no_color: str, expected_status: int | None = 0) -> str:
     """Everything that a terminal of 80 columns is sent."""
     ours, theirs = pty.openpty()
     environment = {"COLUMNS": "80", "NO_COLOR": no_color}
@@ -97,5 +97,6 @@ def on_a_terminal(double: FarmDouble, *args: str, no_color: str) -> str:
         pass
     finally:
         os.close(ours)
-    assert program.wait(timeout=120) == 0
+    status = program.wait(timeout=120)
+    assert expected_status in {None, status}
     return b"".join(pieces).decode()
