@@ -6,15 +6,19 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from api.builds.watchers import GATHER_SECONDS, SharedReads, Watchers
 from api.callers import Callers
+from api.lanes import Lanes
 from api.open_mode import OpenMode
 from api.planning.cached_submits import CachedSubmits
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
+from api.planning.resolutions import Resolutions
+from api.readiness import ReadinessProbe
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
@@ -36,6 +40,13 @@ class ControlPlane:
     callers: Callers
     open_mode: OpenMode
     cached_submits: CachedSubmits
+    lanes: Lanes
+    resolutions: Resolutions
+    readiness: ReadinessProbe
+    watchers: Watchers
+    status_reads: SharedReads[Any]  # of builds by `api.builds.streaming`, as the next two
+    watched_reads: SharedReads[Any]
+    log_reads: SharedReads[bytes]
     signing_key: SigningKey | None = None
 
     def public(self, link: str) -> str:
@@ -68,23 +79,35 @@ def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlP
     fleet = FleetView(database)
     sources = open_sources(settings, database)
     planner = Planner(settings, sources, fleet)
+    store = open_store(settings, link_secret=link_secret)
+    announcer = Announcer(celery_app(settings.broker_url.get_secret_value()))
+    lanes = Lanes()
+    pings = {"database": database.ping, "broker": announcer.ping, "store": store.ping}
     cached_submits = CachedSubmits(planner, sources, fleet, database)
     try:
         yield ControlPlane(
             settings=settings,
             database=database,
-            store=open_store(settings, link_secret=link_secret),
-            announcer=Announcer(celery_app(settings.broker_url.get_secret_value())),
+            store=store,
+            announcer=announcer,
             planner=planner,
             fleet=fleet,
             callers=Callers(database),
             open_mode=OpenMode(database, starts_open=starts_open),
             cached_submits=cached_submits,
+            lanes=lanes,
+            resolutions=Resolutions(sources, lanes),
+            readiness=ReadinessProbe(pings, lanes.probes),
+            watchers=Watchers(settings.watchers_per_key),
+            status_reads=SharedReads(lanes.status),
+            watched_reads=SharedReads(lanes.watching, GATHER_SECONDS),
+            log_reads=SharedReads(lanes.watching),
             signing_key=signing_key,
         )
     finally:
         # In this order: the thread of cached submits uses the database.
         cached_submits.close()
+        lanes.close()
         database.close()
 
 

@@ -23,10 +23,12 @@ PROBLEMS = {
     415: "the body is not declared as JSON",
     421: "a farm without API keys got a request for another host than this machine",
     422: "the request does not describe something that the farm can do; `errors` has every problem",
+    429: "too many requests of this API key wait already; try again",
     503: "the database, the broker, the store or a model's source does not answer; try again",
 }
 _HEADERS = {
     401: {"WWW-Authenticate": "the scheme to authenticate with"},
+    429: {"Retry-After": "seconds after which a retry may help"},
     503: {"Retry-After": "seconds after which a retry may help"},
 }
 
@@ -73,7 +75,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     # For a NUL in the URL, and for what `api.local_requests` refuses while the farm is open.
     statuses = {400, 403, 421}
     if "security" in operation:
-        statuses |= {401, 503}  # the catalogue is asked for the key
+        statuses |= {401, 429, 503}  # the catalogue is asked for the key; one caller may not ask too much at once
     if "{" in path:
         statuses.add(404)
     if "requestBody" in operation:

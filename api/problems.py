@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.leaving import ClientLeftError, on_client_left
 from api.methods import HeadAsGet, allowed_methods
 from enginefarm.contract.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
 from enginefarm.contract.spec import problems_of
@@ -56,6 +57,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_validation_error)
     # Starlette raises it for unknown routes and methods.
     app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientLeftError, on_client_left)
     app.add_exception_handler(Exception, on_defect)
 
 
@@ -68,7 +70,7 @@ def _answer(request: Request, document: ProblemDocument) -> Response:
             headers["WWW-Authenticate"] = 'Basic realm="enginefarm"' if _is_registry(path) else "Bearer"
         case 405:
             headers["Allow"] = ", ".join(allowed_methods(request.scope))
-        case 503:
+        case 429 | 503:
             headers["Retry-After"] = "5"  # seconds
     if _is_registry(path):
         code = _REGISTRY_CODES.get(document.status, "UNAVAILABLE")

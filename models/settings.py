@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         description="addresses or networks of proxies before the API, joined by ',': they pass on many clients, so "
         "the limit for one address does not hold for them",
     )
+    watchers_per_key: int = Field(
+        default=200, ge=1, description="most requests of one API key that wait for changes of builds at once"
+    )
     public_url: AnyHttpUrl | None = Field(
         default=None, description="address of the API as clients reach it, if a proxy is in between; base of its links"
     )

@@ -1,93 +1,107 @@
-"""Watch a build: long polls, server-sent events and live logs, all by polling the catalogue."""
+"""Watch a build: long polls, server-sent events and live logs, all by looking into the catalogue again and again.
+
+All watchers of one process look at the same times, so those of one build share each read.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
 
-from starlette.concurrency import run_in_threadpool
-
+from api.builds.watchers import PAUSE, next_look
 from api.control import ControlPlane
 from enginefarm.wire.bodies import Build
 from models.lifecycle import logs
 from models.queries.builds import get_build
 
-# Seconds between two polls: a person does not notice them, and a database serves hundreds of watchers.
-_PAUSE = 0.3
 _READ = 1 << 18  # bytes of log that are read and sent at once
 # Seconds. Proxies cut streams that are silent for longer, commonly after 30 or 60.
 _KEEP_ALIVE = 15.0
 
 
-def etag(build: Build) -> str:
-    """The ETag of a build: it changes with every field of the body but `eta_seconds`."""
-    # The estimate changes with every second, so a long poll would return at once.
-    body = build.model_dump_json(exclude={"eta_seconds"})
-    return f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+@dataclass(frozen=True)
+class SeenBuild:
+    """A build as it was read, with its ETag: it changes with every field of the body but `eta_seconds`."""
+
+    build: Build
+    etag: str
 
 
-async def read_build(control: ControlPlane, build_id: str) -> Build:
-    """
+async def read_build(control: ControlPlane, build_id: str) -> SeenBuild:
+    """The build as it is now.
+
     Raises:
         NotFound: there is no such build.
     """
-
-    def read() -> Build:
-        with control.database.snapshot() as session:
-            return get_build(session, build_id)
-
-    return await run_in_threadpool(read)
+    seen: SeenBuild = await control.status_reads.read(build_id, partial(_read_build, control, build_id))
+    return seen
 
 
-async def wait_for_change(control: ControlPlane, build_id: str, *, seconds: float, last_etag: str | None) -> Build:
+async def _look(control: ControlPlane, build_id: str) -> SeenBuild:
+    """`read_build` for a watcher: it may wait longer, because watchers are many."""
+    seen: SeenBuild = await control.watched_reads.read(build_id, partial(_read_build, control, build_id))
+    return seen
+
+
+def _read_build(control: ControlPlane, build_id: str) -> SeenBuild:
+    with control.database.snapshot() as session:
+        build = get_build(session, build_id)
+    # The estimate changes with every second, so a long poll would return at once.
+    body = build.model_dump_json(exclude={"eta_seconds"})
+    return SeenBuild(build, f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"')
+
+
+async def wait_for_change(control: ControlPlane, build_id: str, *, seconds: float, last_etag: str | None) -> SeenBuild:
     """Return the build once it has ended, its ETag differs from `last_etag`, or `seconds` have passed."""
     deadline = time.monotonic() + seconds
     while True:
-        build = await read_build(control, build_id)
-        changed = last_etag is not None and etag(build) != last_etag
-        if build.state.ended or changed or time.monotonic() >= deadline:
-            return build
+        seen = await _look(control, build_id)
+        changed = last_etag is not None and seen.etag != last_etag
+        seconds_left = deadline - time.monotonic()
+        if seen.build.state.ended or changed or seconds_left <= 0:
+            return seen
         # The last pause is cut to the deadline, so that a wait never lasts longer than the client asked for.
-        await asyncio.sleep(min(_PAUSE, max(0.0, deadline - time.monotonic())))
+        await next_look(min(PAUSE, seconds_left))
 
 
-async def events(control: ControlPlane, build: Build) -> AsyncIterator[str]:
+async def events(control: ControlPlane, seen: SeenBuild) -> AsyncIterator[str]:
     """Server-sent events: one `build` event for each change, until the build has ended."""
     last_etag = ""
     last_sent = time.monotonic()
     while True:
-        current_etag = etag(build)
-        if current_etag != last_etag:
+        if seen.etag != last_etag:
             # The id of an event is the ETag without its quotes.
-            yield f"event: build\nid: {current_etag.strip(chr(34))}\ndata: {build.model_dump_json()}\n\n"
-            last_etag = current_etag
+            yield f"event: build\nid: {seen.etag.strip(chr(34))}\ndata: {seen.build.model_dump_json()}\n\n"
+            last_etag = seen.etag
             last_sent = time.monotonic()
         elif time.monotonic() - last_sent > _KEEP_ALIVE:
             # A line that begins with a colon is a comment: clients ignore it, proxies count it as traffic.
             yield ": still here\n\n"
             last_sent = time.monotonic()
-        if build.state.ended:
+        if seen.build.state.ended:
             return
-        await asyncio.sleep(_PAUSE)
-        build = await read_build(control, build.id)
+        await next_look()
+        seen = await _look(control, seen.build.id)
 
 
 async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
     """The build's log from byte `offset`; with `follow`, until the build has ended."""
     while True:
         # Before the log: what the last program writes just before its build ends is then read below.
-        build = await read_build(control, build_id)
+        seen = await _look(control, build_id)
         while True:
-            chunk = await run_in_threadpool(read_log, control, build_id, offset)
+            # Those who follow a log are at its end, so they share this read, too.
+            chunk = await control.log_reads.read((build_id, offset), partial(read_log, control, build_id, offset))
             if not chunk:
                 break
             offset += len(chunk)
             yield chunk
-        if build.state.ended or not follow:
+        if seen.build.state.ended or not follow:
             return
-        await asyncio.sleep(_PAUSE)
+        await next_look()
 
 
 def read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
@@ -99,7 +113,7 @@ def read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
                 continue
             if segment.digest is None:
                 # A running attempt's log is in the database; it moves to the store when the attempt ends.
-                return logs.read_live(session, segment.action_key, segment.attempt, offset)[:_READ]
+                return logs.read_live(session, segment.action_key, segment.attempt, offset, _READ)
             digest = segment.digest
             length = min(_READ, segment.size - offset)
             break

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from api.builds.availability import require_worker as refuse_without_worker
 from api.builds.availability import too_small_for, why_unserved
 from api.control import ControlPlane
 from api.planning.cached_submits import record_cached
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
-from models.lifecycle.submission import submit
+from models.lifecycle.submission import submit as record
 from models.queries.builds import build_state
 from models.queries.engines import find_engine
 from models.security.api_keys import Caller
+
+
+async def submit(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
+    """`submit_spec` in the lane for such a spec, after its model was resolved.
+
+    Raises:
+        Busy: too many submits of this caller wait already.
+    """
+    lane = await control.resolutions.lane_for(spec, caller.name, control.lanes.submits)
+    return await lane.run(caller.name, partial(submit_spec, control, spec, caller, require_worker=require_worker))
 
 
 def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
@@ -35,7 +47,7 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
     with control.database.write() as session:
         if require_worker:
             refuse_without_worker(session, request, fleet)
-        accepted = submit(session, request)
+        accepted = record(session, request)
     # After the commit: a worker must find the action that a message names. The sweep announces what is lost here.
     control.announcer.announce(accepted.announcements)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Header, Query, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from api.auth import Reader, Submitter
 from api.builds import streaming
-from api.builds.submit import submit_spec
+from api.builds.submit import submit
 from api.control import Control
+from api.lanes import in_lane
+from api.leaving import while_connected
 from api.openapi import described_headers
 from api.planning.cached_submits import Submit
 from api.routing import bounded_router
@@ -33,6 +35,15 @@ _ETAG = described_headers(ETag="changes with every field of the body but `eta_se
 RequireWorker = Annotated[bool, Query(description="refuse what no live worker could take, instead of letting it wait")]
 
 
+async def _watching(control: Control, caller: Reader) -> AsyncIterator[None]:
+    """Count a stream among its caller's watchers until it has ended, however it ends."""
+    with control.watchers.place(caller.name):
+        yield
+
+
+Watcher = Annotated[None, Depends(_watching)]
+
+
 @router.post(
     "",
     status_code=202,
@@ -43,20 +54,21 @@ RequireWorker = Annotated[bool, Query(description="refuse what no live worker co
     },
 )
 async def submit_build(
-    spec: BuildSpec, control: Control, caller: Submitter, require_worker: RequireWorker = False
+    spec: BuildSpec, control: Control, caller: Submitter, request: Request, require_worker: RequireWorker = False
 ) -> Response:
     """Ask for an engine. 200: it exists. 202: another build makes it already (joined), or this one does (created)."""
     # First without a thread for this request: most submits of a running farm ask for an engine that exists. For these
     # `require_worker` does not matter.
     submitted = await control.cached_submits.answer(Submit(spec, caller.name))
     if submitted is None:
-        submitted = await run_in_threadpool(submit_spec, control, spec, caller, require_worker=require_worker)
+        submitted = await while_connected(request, submit(control, spec, caller, require_worker=require_worker))
     headers = {"Location": control.public(f"/v1/builds/{submitted.id}")}
     # Serialized here: FastAPI would validate the model a second time.
     return Response(submitted.model_dump_json(), submitted.status, headers, "application/json")
 
 
 @router.get("")
+@in_lane("listings")
 def builds(
     control: Control,
     _: Reader,
@@ -94,7 +106,8 @@ def builds(
 async def build(
     build_id: str,
     control: Control,
-    _: Reader,
+    caller: Reader,
+    request: Request,
     response: Response,
     wait: Annotated[
         float, Query(ge=0, le=MAX_WAIT, description="seconds to wait for the end, or for a change of the ETag given")
@@ -102,19 +115,24 @@ async def build(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Build:
     """One build: state, stage, progress, what it waits for, attempts. `?wait=` makes it a long poll."""
-    build = await streaming.wait_for_change(control, build_id, seconds=wait, last_etag=if_none_match)
-    tag = streaming.etag(build)
-    response.headers["ETag"] = tag
-    if tag == if_none_match:
-        return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]  # FastAPI sends it as it is
-    return build
+    if wait:
+        with control.watchers.place(caller.name):
+            change = streaming.wait_for_change(control, build_id, seconds=wait, last_etag=if_none_match)
+            seen = await while_connected(request, change)
+    else:
+        seen = await streaming.read_build(control, build_id)
+    response.headers["ETag"] = seen.etag
+    if seen.etag == if_none_match:
+        # FastAPI sends it as it is.
+        return Response(status_code=304, headers={"ETag": seen.etag})  # type: ignore[return-value]
+    return seen.build
 
 
 @router.get("/{build_id}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
 async def logs(
     build_id: str,
     control: Control,
-    _: Reader,
+    _: Watcher,
     follow: Annotated[bool, Query(description="stay until the build has ended")] = False,
     offset: Annotated[int, Query(ge=0, le=MAX_COUNT, description="bytes to skip, after a broken connection")] = 0,
 ) -> StreamingResponse:
@@ -130,12 +148,12 @@ async def logs(
 @router.get(
     "/{build_id}/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}}
 )
-async def events(build_id: str, control: Control, _: Reader) -> StreamingResponse:
+async def events(build_id: str, control: Control, _: Watcher) -> StreamingResponse:
     """Server-sent events: a `build` event with the build's JSON for each change."""
-    build = await streaming.read_build(control, build_id)
+    seen = await streaming.read_build(control, build_id)
     # X-Accel-Buffering: nginx would collect events until its buffer is full.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(streaming.events(control, build), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(streaming.events(control, seen), media_type="text/event-stream", headers=headers)
 
 
 @router.delete("/{build_id}")

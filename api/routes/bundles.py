@@ -10,6 +10,7 @@ from api.auth import Administrator
 from api.control import Control
 from api.engines.imports import take_in
 from api.engines.uploads import missing, receive
+from api.lanes import in_lane
 from api.openapi import refuses
 from api.routing import bounded_router
 from enginefarm.contract.bounded import MAX_COUNT
@@ -20,6 +21,7 @@ router = bounded_router(prefix="/v1", tags=["moving"])
 
 
 @router.post("/blobs:missing")
+@in_lane("listings")
 def missing_blobs(blobs: BlobSizes, control: Control, _: Administrator) -> MissingBlobs:
     """The blobs of the list that the farm does not have, so that a client sends only these."""
     return MissingBlobs(items=missing(control, blobs.blobs))
@@ -39,6 +41,7 @@ async def put_blob(
 
 
 @router.post("/engines:import", responses=refuses(409))
+@in_lane("upkeep")
 def import_engine(request: ImportRequest, control: Control, caller: Administrator) -> ImportResult:
     """Import an engine of another farm whose blobs were sent before. Builds that wait for this engine succeed."""
     return take_in(control, request, imported_by=caller.name)

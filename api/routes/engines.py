@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
+from api.lanes import in_lane
 from api.openapi import described_headers, refuses
 from api.planning.inputs import without_second_models
 from api.routing import bounded_router
@@ -35,6 +36,7 @@ class _BlobResponse(FileResponse):
 
 
 @router.get("/v1/engines")
+@in_lane("listings")
 def engines(
     control: Control,
     _: Reader,

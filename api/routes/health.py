@@ -6,8 +6,7 @@ from fastapi import Response
 
 from api.control import Control
 from api.routing import bounded_router
-from enginefarm.contract.errors import EnginefarmError
-from enginefarm.wire.bodies import Dependency, Readiness
+from enginefarm.wire.bodies import Readiness
 
 router = bounded_router(tags=["health"])
 
@@ -19,20 +18,10 @@ async def healthz() -> dict[str, bool]:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "one of them does not answer"}})
-def readyz(control: Control, response: Response) -> Readiness:
+async def readyz(control: Control, response: Response) -> Readiness:
     """Database, broker and store, each with its error if it does not answer."""
-    pings = {"database": control.database.ping, "broker": control.announcer.ping, "store": control.store.ping}
-    ok = True
-    dependencies = {}
-    for name, ping in pings.items():
-        try:
-            ping()
-        except EnginefarmError as error:
-            ok = False
-            dependencies[name] = Dependency(ok=False, detail=error.detail)
-        else:
-            dependencies[name] = Dependency(ok=True)
-    if not ok:
+    readiness = await control.readiness.ask()
+    if not readiness.ok:
         # Load balancers look at the status only.
         response.status_code = 503
-    return Readiness(ok=ok, parts=dependencies)
+    return readiness

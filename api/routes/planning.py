@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
+from fastapi import Request
 from pydantic import AfterValidator
 
 from api.auth import Reader, Submitter
 from api.builds.explain import explain
-from api.builds.submit import submit_spec
-from api.control import Control
+from api.builds.submit import submit
+from api.control import Control, ControlPlane
+from api.leaving import while_connected
 from api.routes.builds import RequireWorker
 from api.routing import bounded_router
 from enginefarm.contract.errors import EnginefarmError
@@ -18,32 +21,43 @@ from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import ProblemDocument
 from enginefarm.wire.explanation import Explanation
 from enginefarm.wire.matrix import Cell, Matrix, cells
+from models.security.api_keys import Caller
 
 router = bounded_router(tags=["builds"])
 
 
 @router.post("/v1/builds:explain")
-def explain_build(spec: BuildSpec, control: Control, _: Reader) -> Explanation:
+async def explain_build(spec: BuildSpec, control: Control, caller: Reader, request: Request) -> Explanation:
     """What a submit of this spec would do, and why. Writes nothing; a spec with findings is explained, not refused."""
-    return explain(control, spec)
+    return await while_connected(request, _explain(control, spec, caller.name))
+
+
+async def _explain(control: ControlPlane, spec: BuildSpec, caller: str | None) -> Explanation:
+    lane = await control.resolutions.lane_for(spec, caller, control.lanes.planning)
+    return await lane.run(caller, partial(explain, control, spec))
 
 
 @router.post("/v1/builds:matrix")
-def submit_matrix(
+async def submit_matrix(
     spec: Annotated[dict[str, Any], AfterValidator(portable)],
     control: Control,
     caller: Submitter,
+    request: Request,
     require_worker: RequireWorker = False,
 ) -> Matrix:
     """Submit every combination of the lists in a spec; each is accepted or refused on its own.
 
     To give an option a list as its value, put it into another list.
     """
+    return await while_connected(request, _submit_cells(control, spec, caller, require_worker=require_worker))
+
+
+async def _submit_cells(control: ControlPlane, spec: dict[str, Any], caller: Caller, *, require_worker: bool) -> Matrix:
     matrix = []
     for axes, cell_spec in cells(spec):
         # A cell that is refused must not undo or stop the others: each is a submit of its own.
         try:
-            submitted = submit_spec(control, BuildSpec.parse(cell_spec), caller, require_worker=require_worker)
+            submitted = await submit(control, BuildSpec.parse(cell_spec), caller, require_worker=require_worker)
         except EnginefarmError as error:
             matrix.append(Cell(axes=axes, status=error.status, problem=ProblemDocument.of(error)))
         else:

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from api.auth import RegistryReader
 from api.control import Control
 from api.engines.pulls import note_pull
+from api.lanes import in_lane
 from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
@@ -34,12 +35,14 @@ def version(_: RegistryReader) -> Response:
 
 
 @router.get("/_catalog")
+@in_lane("listings")
 def catalog(control: Control, _: RegistryReader) -> dict[str, list[str]]:
     with control.database.read() as session:
         return {"repositories": registry.repositories(session)}
 
 
 @router.get("/{name:path}/tags/list")
+@in_lane("listings")
 def tags(
     name: _Name,
     control: Control,

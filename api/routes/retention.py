@@ -8,6 +8,7 @@ from fastapi import Query
 
 from api.auth import Administrator
 from api.control import Control
+from api.lanes import in_lane
 from api.openapi import refuses
 from api.routing import bounded_router
 from api.upkeep.garbage_collection import clean_up
@@ -22,6 +23,7 @@ router = bounded_router(prefix="/v1", tags=["upkeep"])
 
 
 @router.post("/gc")
+@in_lane("upkeep")
 def collect(request: CleanUpRequest, control: Control, caller: Administrator) -> CleanUpResult:
     """Mark engines and checkpoints that no policy keeps, remove those whose grace is over, delete unreferenced blobs.
 
@@ -31,6 +33,7 @@ def collect(request: CleanUpRequest, control: Control, caller: Administrator) ->
 
 
 @router.get("/removals")
+@in_lane("listings")
 def list_removals(
     control: Control,
     _: Administrator,

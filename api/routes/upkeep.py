@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
+from api.lanes import in_lane
 from api.openapi import refuses
 from api.routing import bounded_router
 from enginefarm.contract.digest import Digest
@@ -23,6 +24,7 @@ router = bounded_router(prefix="/v1", tags=["upkeep"])
 
 
 @router.post("/engines/{key:key}:damaged", responses=refuses(410))
+@in_lane("inspections")
 def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Inspection:
     """Report files of an engine that arrived with wrong bytes. The farm reads them again in its store and decides."""
     with control.database.read() as session:
@@ -38,6 +40,7 @@ def report_damage(key: Key, damage: Damage, control: Control, _: Reader) -> Insp
 
 
 @router.post("/engines/{key:key}:repair", responses=refuses(410))
+@in_lane("upkeep")
 def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bool = False) -> Inspection:
     """Read every file of an engine and of its checkpoint again, withdraw what is damaged, and rebuild it on request.
 
@@ -61,6 +64,7 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
 
 
 @router.post("/engines:recall", responses=refuses(404))
+@in_lane("upkeep")
 def recall_engines(criteria: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
     """Withdraw every engine and checkpoint built by a worker, by a toolchain, or between two times."""
     with control.database.write() as session:

@@ -10,9 +10,8 @@ import logging
 import random
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import islice
-
-from starlette.concurrency import run_in_threadpool
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
@@ -32,7 +31,8 @@ async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> No
     await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # no secret depends on it
     while True:
         try:
-            result = await run_in_threadpool(clean_up, control, CleanUpRequest(), by=None)
+            run = partial(clean_up, control, CleanUpRequest(), by=None)
+            result = await control.lanes.clean_up.run(None, run)
         except EnginefarmError as error:
             log.warning("garbage collection is postponed to its next interval: %s", error.detail)
         except Exception:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
-from starlette.concurrency import run_in_threadpool
+from functools import partial
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import EnginefarmError
@@ -57,7 +56,7 @@ async def sweep_forever(control: ControlPlane) -> None:
     """Sweep at an interval, until cancelled. An outage or a defect is logged and never ends the loop."""
     while True:
         try:
-            await run_in_threadpool(sweep_once, control)
+            await control.lanes.sweep.run(None, partial(sweep_once, control))
         except EnginefarmError as error:
             log.warning("the sweep is tried again in a few seconds: %s", error.detail)
         except Exception:

@@ -18,7 +18,8 @@
     │   ├── StoreUnavailable   503
     │   ├── DatabaseUnavailable 503
     │   ├── BrokerUnavailable  503
-    │   └── SourceUnavailable  503  the model hub did not answer
+    │   ├── SourceUnavailable  503  the model hub did not answer
+    │   └── Busy               429  too many requests of this API key wait already
     ├── IntegrityError         bytes do not match their digest; they are never kept
     ├── PlatformMismatch       this engine does not run on this machine
     ├── BuildFailed            a build ended without an engine (the client raises it)
@@ -212,6 +213,14 @@ class SourceUnavailable(FarmError):
 
     code = "source_unavailable"
     title = "The model's source did not answer"
+
+
+class Busy(FarmError):
+    """Too many requests of this API key wait or watch already; the same request may succeed later."""
+
+    code = "busy"
+    title = "Too many requests of this API key at once"
+    status = 429
 
 
 class IntegrityError(EnginefarmError):

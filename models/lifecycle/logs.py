@@ -72,16 +72,17 @@ def segments(session: Session, build_id: str) -> list[LogSegment]:
     return sorted(log_segments, key=lambda segment: (keys.index(segment.action_key), segment.attempt))
 
 
-def read_live(session: Session, key: str, attempt: int, start: int) -> bytes:
-    """What a running attempt wrote from offset `start` on."""
+def read_live(session: Session, key: str, attempt: int, start: int, length: int) -> bytes:
+    """What a running attempt wrote from offset `start` on, at most `length` bytes."""
     rows = session.execute(
         select(LogChunkRow.start, LogChunkRow.chunk)
         .where(LogChunkRow.action_key == key, LogChunkRow.attempt == attempt)
         .where(LogChunkRow.start + func.length(LogChunkRow.chunk) > start)
+        .where(LogChunkRow.start < start + length)
         .order_by(LogChunkRow.start)
     )
     output = bytearray()
     for row in rows:
         # The first piece may begin before `start`: a reader's offsets are not those of the worker's pieces.
         output += row.chunk[max(0, start - row.start) :]
-    return bytes(output)
+    return bytes(output[:length])

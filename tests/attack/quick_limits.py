@@ -5,7 +5,7 @@ from __future__ import annotations
 import api.connections
 from api.__main__ import main
 
-SECONDS = 2.0
+SECONDS = 4.0
 
 if __name__ == "__main__":
     api.connections.HEAD_SECONDS = SECONDS

@@ -1,0 +1,61 @@
+"""Readiness: whether database, broker and store answer, asked once for all who ask within a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+
+from api.lanes import Lane
+from enginefarm.contract.errors import EnginefarmError
+from enginefarm.wire.bodies import Dependency, Readiness
+
+_SECONDS = 1.0  # for which an answer is given again: anybody may ask, and a store writes a file for each ping
+
+
+class ReadinessProbe:
+    """Pings the parts of a farm side by side, in a lane of their own.
+
+    Args:
+        pings: by part; each raises an error of the farm if the part does not answer.
+    """
+
+    def __init__(
+        self, pings: dict[str, Callable[[], None]], lane: Lane, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._pings = pings
+        self._lane = lane
+        self._clock = clock
+        self._asking: asyncio.Task[Readiness] | None = None
+        self._latest: tuple[float, Readiness] | None = None
+
+    async def ask(self) -> Readiness:
+        """Each part, with its error if it does not answer."""
+        if self._latest is not None and self._clock() - self._latest[0] < _SECONDS:
+            return self._latest[1]
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_all())
+        # Shielded: whoever asked first may leave before the answer.
+        return await asyncio.shield(self._asking)
+
+    async def _ask_all(self) -> Readiness:
+        try:
+            dependencies = await asyncio.gather(*(self._ask(ping) for ping in self._pings.values()))
+            parts = dict(zip(self._pings, dependencies, strict=True))
+            readiness = Readiness(ok=all(part.ok for part in dependencies), parts=parts)
+            self._latest = (self._clock(), readiness)
+            return readiness
+        finally:
+            self._asking = None
+
+    async def _ask(self, ping: Callable[[], None]) -> Dependency:
+        return await self._lane.run(None, partial(_state_of, ping))
+
+
+def _state_of(ping: Callable[[], None]) -> Dependency:
+    try:
+        ping()
+    except EnginefarmError as error:
+        return Dependency(ok=False, detail=error.detail)
+    return Dependency(ok=True)
