@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from api.builds.watchers import GATHER_SECONDS, SharedReads, Watchers
 from api.callers import Callers
 from api.lanes import Lanes
 from api.open_mode import OpenMode
@@ -19,6 +18,7 @@ from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
 from api.planning.resolutions import Resolutions
 from api.readiness import ReadinessProbe
+from api.watchers import GATHER_SECONDS, SharedReads, Watchers
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app

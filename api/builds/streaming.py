@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
-from api.builds.watchers import PAUSE, next_look
 from api.control import ControlPlane
+from api.watchers import PAUSE, next_look
 from enginefarm.wire.bodies import Build
 from models.lifecycle import logs
 from models.queries.builds import get_build
