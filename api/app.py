@@ -16,6 +16,7 @@ from api.local_requests import LocalRequestsOnly, is_loopback
 from api.openapi import document_of
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import clean_up_forever
+from api.upkeep.key_use import write_key_use_forever
 from api.upkeep.sweep import sweep_forever
 from enginefarm.version import __version__
 from migrations.upgrade import versions
@@ -49,7 +50,10 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.control = control
             # In every API process: a sweep and a garbage collection may run several times at once, so no process is
             # elected for them, and none is missed when it dies.
-            loops = [asyncio.create_task(sweep_forever(control))]
+            loops = [
+                asyncio.create_task(sweep_forever(control)),
+                asyncio.create_task(write_key_use_forever(control.callers)),
+            ]
             if starts_open:
                 loops.append(asyncio.create_task(control.open_mode.close_with_the_first_key()))
             if settings.gc_hours is not None:

@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 from fastapi.security.base import SecurityBase
-from starlette.concurrency import run_in_threadpool
 
-from api.control import Control, ControlPlane
+from api.control import ControlPlane
+from api.local_requests import require_own_page
 from enginefarm.contract.errors import Forbidden, Unauthenticated
 from models.security import api_keys as access
 from models.security.api_keys import Caller, Scope
@@ -22,30 +22,34 @@ _basic = HTTPBasic(auto_error=False)
 
 
 async def registry_reader(
-    control: Control,
+    request: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)],
 ) -> Caller:
     """The caller of a registry route. Registry clients and kubelets send their API key as a password, with any user."""
-    key = None
     if basic is not None:
-        key = basic.password
-    elif bearer is not None:
-        key = bearer.credentials
-    return await _authenticated(control, key)
+        # A browser that was given a password sends it with the requests of every page.
+        require_own_page(request.headers)
+        return await _authenticated(request, basic.password)
+    return await _authenticated(request, bearer.credentials if bearer else None)
 
 
-async def _authenticated(control: ControlPlane, key: str | None) -> Caller:
+async def _authenticated(request: Request, key: str | None) -> Caller:
+    control: ControlPlane = request.app.state.control
     if key is None:
         if await control.open_mode.is_open():
             return access.OPEN
         raise Unauthenticated("send an API key as `Authorization: Bearer ef_…` (the command line: ENGINEFARM_API_KEY)")
-    caller = control.callers.cached(key)
+    caller = await control.callers.find(key)
     if caller is None:
-        # Only now a thread: most requests come with a key that was looked up a moment ago.
-        caller = await run_in_threadpool(control.callers.look_up, key)
-    if caller is None:
-        raise Unauthenticated("this API key is unknown or was revoked; ask the farm's operator for a new one")
+        # Made within the last second, or wrong.
+        peer = request.client.host if request.client else "an unknown address"
+        control.failed_sign_ins.count(peer)
+        try:
+            caller = await control.callers.find_anew(key)
+        except Unauthenticated as error:
+            control.failed_sign_ins.note(peer, key, error.detail)
+            raise
     return caller
 
 
@@ -66,7 +70,7 @@ class _Needs(SecurityBase):
         key = None
         if bearer is not None:
             key = bearer.credentials
-        caller = await _authenticated(request.app.state.control, key)
+        caller = await _authenticated(request, key)
         if self._scope not in caller.scopes:
             scopes = ", ".join(sorted(caller.scopes))
             path = request.scope["path"]

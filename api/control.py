@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from api.callers import Callers
+from api.failed_sign_ins import FailedSignIns
 from api.lanes import Lanes
 from api.open_mode import OpenMode
 from api.planning.cached_submits import CachedSubmits
@@ -38,6 +39,7 @@ class ControlPlane:
     planner: Planner
     fleet: FleetView
     callers: Callers
+    failed_sign_ins: FailedSignIns
     open_mode: OpenMode
     cached_submits: CachedSubmits
     lanes: Lanes
@@ -93,6 +95,7 @@ def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlP
             planner=planner,
             fleet=fleet,
             callers=Callers(database),
+            failed_sign_ins=FailedSignIns(),
             open_mode=OpenMode(database, starts_open=starts_open),
             cached_submits=cached_submits,
             lanes=lanes,

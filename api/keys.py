@@ -1,23 +1,60 @@
-"""`python -m api.keys`: make, list and revoke API keys."""
+"""`python -m api.keys`: create, list, rotate and revoke API keys."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
 
 import click
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from enginefarm.contract.errors import EnginefarmError
+from migrations.upgrade import versions
 from models.catalogue.database import Database
-from models.catalogue.rows import ApiKeyRow
 from models.security import api_keys as access
 from models.settings import Settings
 
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=3650)
 
-def _database() -> Database:
+
+class _Duration(click.ParamType[timedelta]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"([0-9]{1,6})([mhdw])", value)
+        duration = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
+        if duration is None or duration > _LONGEST:
+            self.fail(f"{value!r}: expected a number and m, h, d or w, such as 24h or 90d, up to 3650d", param, ctx)
+        return duration
+
+
+_expires = click.option(
+    "--expires", type=_Duration(), help="valid for this long, such as 90d or 12h; without it, until it is revoked"
+)
+
+
+@contextmanager
+def _transaction() -> Iterator[Session]:
+    """A transaction on the catalogue; ends the program with one line if there is none or it cannot be reached."""
     try:
-        return Database(Settings.from_environment().database_url.get_secret_value())
-    except ValueError as error:
+        database = Database(Settings.from_environment().database_url.get_secret_value(), pool_size=1)
+        catalogue_version, program_version = versions(database.engine)
+        if catalogue_version != program_version:
+            sys.exit(
+                f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
+                "run `python -m migrations.upgrade`"
+            )
+        with database.write() as session:
+            yield session
+    except (ValueError, EnginefarmError) as error:
         sys.exit(str(error))
 
 
@@ -29,34 +66,63 @@ def main() -> None:
 @main.command()
 @click.argument("name")
 @click.option("--scope", "scopes", type=click.Choice([str(s) for s in access.Scope]), multiple=True, default=["read"])
-def create(name: str, scopes: tuple[str, ...]) -> None:
+@_expires
+def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> None:
     """Make a key and print it. It cannot be shown again."""
     try:
-        with _database().write() as session:
-            key = access.create(session, name, [access.Scope(scope) for scope in scopes])
+        with _transaction() as session:
+            key = access.create(session, name, [access.Scope(scope) for scope in scopes], lifetime=expires)
     except IntegrityError:
-        # The names of revoked keys stay taken: removals and builds are recorded under them.
-        sys.exit(f"there is a key named {name!r} already: choose another name; a revoked key keeps its name")
+        sys.exit(
+            f"there is an active key named {name!r}: choose another name, `rotate` it to get a new secret, or `revoke` "
+            "it first"
+        )
     # After the commit, so that a printed key is always valid. The catalogue has only its hash.
+    click.echo(key)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--overlap", type=_Duration(), default="24h", show_default=True,
+    help="how long the replaced key is still accepted; 0h ends it at once",
+)  # fmt: skip
+@click.option(
+    "--expires", type=_Duration(), help="the new key is valid for this long; without it, as long as the replaced one"
+)
+def rotate(name: str, overlap: timedelta, expires: timedelta | None) -> None:
+    """Make a new key with the name and the scopes of an active one, and print it."""
+    with _transaction() as session:
+        key = access.rotate(session, name, overlap=overlap, lifetime=expires)
     click.echo(key)
 
 
 @main.command("list")
 def list_keys() -> None:
-    """List names and scopes. The keys themselves are not stored."""
-    with _database().read() as session:
-        for row in session.execute(select(ApiKeyRow).order_by(ApiKeyRow.created_at)).scalars():
-            state = "revoked" if row.revoked_at else "active"
-            click.echo(f"{row.name}\t{','.join(row.scopes)}\t{state}\t{row.created_at:%Y-%m-%d}")
+    """List keys: names, public prefixes, scopes, times. The keys themselves are not stored."""
+    with _transaction() as session:
+        keys = access.list_keys(session)
+    rows: list[tuple[str, ...]] = [("NAME", "PREFIX", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED")]
+    for key in keys:
+        times = [_minute(time) for time in (key.created_at, key.expires_at, key.last_used_at)]
+        rows.append((key.name, key.prefix, ",".join(key.scopes), key.state, *times))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _minute(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}Z" if time else "-"
 
 
 @main.command()
-@click.argument("name")
-def revoke(name: str) -> None:
-    """Revoke a key. API processes refuse it after a second at the latest."""
-    with _database().write() as session:
-        if not access.revoke(session, name):
-            sys.exit(f"there is no active key named {name!r}")
+@click.argument("name_or_prefix")
+def revoke(name_or_prefix: str) -> None:
+    """Revoke every key of a name, or the one with this prefix (`ef_…`). APIs refuse it after a second at the latest."""
+    with _transaction() as session:
+        if not access.revoke(session, name_or_prefix):
+            sys.exit(f"there is no active key with the name or the prefix {name_or_prefix!r}")
 
 
 if __name__ == "__main__":

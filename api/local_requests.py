@@ -103,18 +103,27 @@ def _require_same_origin(headers: Headers) -> None:
                 f"a page of {origin[:100]!r} sent the request; a farm without API keys serves only pages of its own "
                 f"origin, {own_origin!r}: {_REMEDY} first"
             )
+    require_own_page(headers)
+
+
+def require_own_page(headers: Headers) -> None:
+    """Check that no page of another origin sent the request, as far as the browser says; other programs say nothing.
+
+    Raises:
+        CrossOrigin
+    """
     for site in headers.getlist("sec-fetch-site"):
         if site not in ("same-origin", "none"):
             raise CrossOrigin(
-                f"a page of another origin sent the request or links here (Sec-Fetch-Site: {site[:20]!r}); a farm "
-                "without API keys serves only its own pages: type the address, or " + _REMEDY
+                f"a page of another origin sent the request or links here (Sec-Fetch-Site: {site[:20]!r}); without an "
+                "API key in `Authorization: Bearer` the farm serves only its own pages: type the address"
             )
 
 
 def _require_json(request: Request) -> None:
     """A page may send forms and plain text without a preflight request, and a body without any type, but no JSON."""
     headers = request.headers
-    is_blob = request.method == "PUT" and request.url.path.startswith("/v1/blobs/")  # PUT is always preflighted
+    is_blob = request.method == "PUT" and request.scope["path"].startswith("/v1/blobs/")  # PUT is always preflighted
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     types = headers.getlist("content-type")
     if is_blob or not (has_body or types):

@@ -23,7 +23,7 @@ PROBLEMS = {
     415: "the body is not declared as JSON",
     421: "a farm without API keys got a request for another host than this machine",
     422: "the request does not describe something that the farm can do; `errors` has every problem",
-    429: "too many requests of this API key wait already; try again",
+    429: "too many requests of this API key wait already, or too many wrong keys were sent from this address",
     503: "the database, the broker, the store or a model's source does not answer; try again",
 }
 _HEADERS = {

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.leaving import ClientLeftError, on_client_left
 from api.methods import HeadAsGet, allowed_methods
-from enginefarm.contract.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem
+from enginefarm.contract.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem, TooManyFailedSignIns
 from enginefarm.contract.spec import problems_of
 from enginefarm.wire.bodies import ProblemDocument
 
@@ -28,7 +28,10 @@ _NO_BODY = Problem(
 
 # Registry clients read only the errors of the distribution specification, which has no code for other statuses.
 _REGISTRY = "/v2"
-_REGISTRY_CODES = {400: "NAME_INVALID", 401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 405: "UNSUPPORTED"}
+_REGISTRY_CODES = {
+    400: "NAME_INVALID", 401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 405: "UNSUPPORTED",
+    429: "TOOMANYREQUESTS",
+}  # fmt: skip
 
 
 class ProblemResponse(JSONResponse):
@@ -96,7 +99,10 @@ def on_farm_error(request: Request, error: Exception) -> Response:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # A part of the farm does not answer: its operator must know. Callers' mistakes are not logged.
         log.warning("%s %s: %s", request.method, _path(request), error.detail)
-    return _answer(request, ProblemDocument.of(error))
+    response = _answer(request, ProblemDocument.of(error))
+    if isinstance(error, TooManyFailedSignIns):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    return response
 
 
 def on_validation_error(request: Request, error: Exception) -> Response:

@@ -128,6 +128,19 @@ class Forbidden(CallerError):
     exit_code = 3
 
 
+class TooManyFailedSignIns(CallerError):
+    """The API key is not accepted, and too many wrong keys came from this address lately."""
+
+    code = "too_many_failed_sign_ins"
+    title = "Too many wrong API keys were sent"
+    status = 429
+    exit_code = 3
+
+    def __init__(self, detail: str, *, problems: Sequence[Problem] = (), retry_after_seconds: int = 6) -> None:
+        super().__init__(detail, problems=problems)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class CrossOrigin(CallerError):
     """A web page of another origin sent the request, and the browser alone authorizes it."""
 

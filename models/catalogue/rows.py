@@ -338,13 +338,25 @@ class FileDigestRow(Row):
 
 
 class ApiKeyRow(Row):
-    """A key's SHA-256, never the key. Keys are 256 random bits, so a slow hash would protect nothing."""
+    """A key's SHA-256, never the key. Keys are 256 random bits, so a slow hash would protect nothing.
+
+    A name may have several rows: at most one is current, the others are revoked or replaced. A replaced key is accepted
+    until `expires_at`, which a rotation sets. An expired key stays current until its name gets a new key.
+    """
 
     __tablename__ = "api_keys"
+    __table_args__ = (
+        Index("uq_api_keys_current_name", "name", unique=True,
+              postgresql_where=text("revoked_at IS NULL AND replaced_at IS NULL"),
+              sqlite_where=text("revoked_at IS NULL AND replaced_at IS NULL")),
+    )  # fmt: skip
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
     secret_hash: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[Any]] = mapped_column(JSON())
     created_at: Mapped[datetime] = mapped_column(server_default=now())
     revoked_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    replaced_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # up to a minute old
