@@ -92,6 +92,7 @@ def _require_safe_start(settings: Settings) -> bool:
     # A connection of its own, closed before the application opens its pool.
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
+        database.ping()  # raises DatabaseUnavailable, with one line, if it does not answer
         catalogue_version, program_version = versions(database.engine)
         if catalogue_version != program_version:
             raise StartRefusedError(

@@ -46,6 +46,7 @@ def _transaction() -> Iterator[Session]:
     """A transaction on the catalogue; ends the program with one line if there is none or it cannot be reached."""
     try:
         database = Database(Settings.from_environment().database_url.get_secret_value(), pool_size=1)
+        database.ping()
         catalogue_version, program_version = versions(database.engine)
         if catalogue_version != program_version:
             sys.exit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from api.app import StartRefusedError, create_app
+from enginefarm.contract.errors import Unauthenticated
 from migrations.upgrade import set_up
 from models.security import api_keys as access
 from models.security.api_keys import Scope
@@ -129,13 +131,15 @@ def test_a_refusal_names_the_scope_and_the_key_by_its_name(published_farm: Publi
         "Basic YTpi",
         "Token ef_1_2",
         "Bearer {id}_wrong",
+        "Bearer {id}_{secret}",
     ],
 )
 def test_a_malformed_or_unknown_key_is_refused(
     published_farm: Published, keys: dict[Scope, str], authorization: str
 ) -> None:
-    key_id = keys[Scope.ADMIN].rpartition("_")[0]
-    assert ask(published_farm, "GET /v1/builds", authorization.format(id=key_id)).status_code == 401
+    """The last one has the form that keys of earlier releases had, which has no checksum."""
+    wrong = authorization.format(id=keys[Scope.ADMIN].rpartition("_")[0], secret="A" * 43)
+    assert ask(published_farm, "GET /v1/builds", wrong).status_code == 401
 
 
 def _refused(answer: httpx.Response) -> httpx.Response | None:
@@ -166,11 +170,26 @@ def test_secrets_are_compared_in_constant_time(
         return compare_digest(first, second)
 
     monkeypatch.setattr(hmac, "compare_digest", recorded)
-    key_id = keys[READ].rpartition("_")[0]
-    for key in (keys[READ], f"{key_id}_wrong", "ef_000000000000_wrong", "rubbish"):
-        with published_farm.database.read() as session:
-            access.authenticate(session, key)
-    assert compared == [64] * 4
+    wrong = "A" * 43
+    with published_farm.database.read() as session:
+        active = access.active_keys(session)
+        for key in (keys[READ], f"{keys[READ].rpartition('_')[0]}_{wrong}", f"ef_000000000000_{wrong}", "rubbish"):
+            access.match(active, key)
+            with suppress(Unauthenticated):
+                access.authenticate(session, key)
+    assert compared == [64] * 8
+
+
+def test_a_page_of_another_origin_cannot_use_a_password_that_the_browser_remembers(
+    published_farm: Published, keys: dict[Scope, str]
+) -> None:
+    """Basic is ambient: a browser sends it with the requests of every page. Bearer is not, pages must know the key."""
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    url = f"{published_farm.url}/v2/_catalog"
+    refused = httpx.get(url, auth=("any", keys[READ]), headers=foreign)
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (403, "DENIED")
+    assert httpx.get(url, auth=("any", keys[READ]), headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+    assert httpx.get(url, headers=foreign | {"Authorization": f"Bearer {keys[READ]}"}).status_code == 200
 
 
 def test_a_registry_password_with_nul_is_refused(published_farm: Published) -> None:

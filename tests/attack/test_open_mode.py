@@ -381,16 +381,16 @@ def test_the_first_key_closes_every_process(tmp_path: Path) -> None:
         with farm.database.write() as session:
             key = access.create(session, "first", [Scope.READ])
         for url in farm.urls:
-            refused = eventually(partial(_refusal, url), seconds=3)
+            refused = eventually(partial(_refusal, url), seconds=10)
             assert "API key" in refused.json()["detail"]
             # With keys the farm may have other names and a proxy.
             headers = {"Authorization": f"Bearer {key}", "Host": "farm.example", "X-Forwarded-For": "10.0.0.7"}
             assert httpx.get(f"{url}/v1/builds", headers=headers).status_code == 200
         for process in farm.processes:
-            eventually(partial(_says_so, process), seconds=3)
+            eventually(partial(_says_so, process), seconds=10)
         with farm.database.write() as session:
             assert access.revoke(session, "first")
-        assert eventually(lambda: _refusal(farm.urls[0]), seconds=3), "no key is left, and the farm stays closed"
+        assert eventually(lambda: _refusal(farm.urls[0]), seconds=10), "no key is left, and the farm stays closed"
 
 
 def _refusal(url: str) -> httpx.Response | None:

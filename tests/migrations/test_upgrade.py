@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
 
 from enginefarm.contract.errors import Gone
 from enginefarm.wire.bodies import BuildState
@@ -24,12 +27,15 @@ from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import get_engine, list_engines
 from models.queries.removals import removals
+from models.security import api_keys as access
+from models.security.api_keys import Scope
 from models.settings import Settings
 from tests.migrations import catalogue_0001, catalogue_0006
 from tests.migrations.tables import Rows, insert_rows, read_rows
 from tests.models.requests import ENGINE, add_worker, one_file_manifest
 
 BUILD = catalogue_0001.BUILD
+OLD_SECRET = "aB-_" * 10 + "xyz"  # as `secrets.token_urlsafe(32)` writes them
 MAX_TRIES = Settings.model_fields["max_tries"].default
 
 
@@ -211,6 +217,51 @@ def test_a_quarantine_of_the_last_release_outlives_the_upgrade_until_it_is_relea
         assert serving == {"sick", "both"}
         release(session, "sick")
         assert not refuses_new_work(session, "sick")
+
+
+def test_api_keys_of_the_last_release_stay_valid_and_its_programs_go_on(last_release: Database) -> None:
+    """Its statements, as it sends them to the new table while the farm is upgraded."""
+    secret_hash = hashlib.sha256(OLD_SECRET.encode()).hexdigest()
+    insert = text(
+        "INSERT INTO api_keys (id, name, secret_hash, scopes) VALUES (:id, :name, :secret_hash, '[\"read\"]')"
+    )
+    with last_release.engine.begin() as connection:
+        connection.execute(insert, {"id": "0123456789ab", "name": "node", "secret_hash": secret_hash})
+    upgrade(last_release.engine)
+    with last_release.read() as session:
+        assert access.authenticate(session, f"ef_0123456789ab_{OLD_SECRET}").caller.name == "node"
+    # Its `keys create` refuses a name that is taken, and makes keys that the new program accepts.
+    with pytest.raises(IntegrityError), last_release.engine.begin() as connection:
+        connection.execute(insert, {"id": "111111111111", "name": "node", "secret_hash": secret_hash})
+    with last_release.engine.begin() as connection:
+        connection.execute(insert, {"id": "222222222222", "name": "other", "secret_hash": secret_hash})
+    # It accepts a key of the new program: it takes everything behind the second underscore for the secret.
+    with last_release.write() as session:
+        new = access.create(session, "new", [Scope.READ])
+        _, key_id, new_secret = new.split("_", 2)
+        select = text("SELECT secret_hash FROM api_keys WHERE id = :id AND revoked_at IS NULL")
+        stored = session.execute(select, {"id": key_id}).scalar_one()
+        assert stored == hashlib.sha256(new_secret.encode()).hexdigest()
+
+
+def test_a_downgrade_leaves_no_key_that_was_to_end(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    with last_release.write() as session:
+        access.rotate(session, "ci", overlap=timedelta(days=1))
+        access.rotate(session, "ci", overlap=timedelta(days=1))
+        access.create(session, "guest", [Scope.READ], lifetime=timedelta(days=1))
+        access.create(session, "old", [Scope.READ])  # a name of a revoked key
+    downgrade(last_release.engine, "0006")
+    with last_release.engine.connect() as connection:
+        rows = connection.execute(text("SELECT name, revoked_at IS NULL FROM api_keys ORDER BY name, id")).all()
+    by_name = {name: bool(is_active) for name, is_active in rows}
+    assert len(by_name) == len(rows) == 6
+    assert [name for name, is_active in by_name.items() if is_active] == ["ci", "old"]
+    assert not by_name["guest"]
+    assert not by_name["ci k1"]
+    assert not by_name["old k2"]
+    upgrade(last_release.engine)
+    assert drift(last_release.engine) == []
 
 
 def test_the_declared_revision_is_that_of_the_last_migration() -> None:

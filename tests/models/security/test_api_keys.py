@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 
 from enginefarm.contract.errors import NotFound, Unauthenticated
+from migrations.upgrade import upgrade
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ApiKeyRow
@@ -19,6 +20,27 @@ from models.security.api_keys import Scope
 from models.security.key_format import prefix
 
 HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('keys') / 'catalogue.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").create()
+    database = Database(url)
+    upgrade(database.engine)
+    yield database
+    database.close()
+    if request.param == "postgresql":
+        request.getfixturevalue("postgres").drop(url)
+
+
+@pytest.fixture
+def database(module_database: Database) -> Database:
+    """Without any key."""
+    with module_database.write() as session:
+        session.execute(delete(ApiKeyRow))
+    return module_database
 
 
 def create(
