@@ -22,6 +22,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as RequestTimedOut
 
+from enginefarm.client.answer_body import MAX_BYTES, MAX_ERROR_BYTES, MAX_REDIRECT_BYTES, read_body, require_plain
 from enginefarm.client.error_mapping import error_of
 from enginefarm.client.http_pool import HttpPool, default_headers
 from enginefarm.client.urls import farm_url, join, origin, origin_text
@@ -32,7 +33,8 @@ Query = Mapping[str, str | int | float | None]
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16  # bytes of one read at most: larger buffers come from the system each time, which costs more
-_MAX_ERROR_BODY = 1 << 20  # bytes that are read of a body that explains a refusal: it comes from anywhere
+# A slow line gets this many timeouts for a whole body; each of its pieces gets one.
+_TIMEOUTS_OF_A_BODY = 10
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,14 @@ class Connection:
                     f"{self.url} redirects to {origin_text(join(url, location))}: set ENGINEFARM_URL to where the "
                     "farm is"
                 )
-            body_bytes = response.read(decode_content=True)
+            refused = response.status >= HTTPStatus.BAD_REQUEST
+            body_bytes = read_body(
+                response,
+                f"the farm at {self.url}",
+                max_bytes=MAX_ERROR_BYTES if refused else MAX_BYTES,
+                seconds=_TIMEOUTS_OF_A_BODY * self._timeout + waits,
+                cut=refused,
+            )
             self._pool.mark_used()
             return Response(response.status, response.headers, body_bytes)
 
@@ -156,7 +165,8 @@ class Connection:
                 location = response.get_redirect_location()
                 if not location:
                     break
-                response.drain_conn()  # so that its connection can be used for the next request
+                # To its end, so that its connection can be used for the next request.
+                read_body(response, origin_text(target), max_bytes=MAX_REDIRECT_BYTES, seconds=self._timeout, cut=True)
                 target = join(target, location)
         else:
             raise FarmError(f"{origin_text(target)} redirects more than {_MAX_REDIRECTS} times")
@@ -164,7 +174,10 @@ class Connection:
             try:
                 refused = response.status >= HTTPStatus.BAD_REQUEST
                 if refused and response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    raise error_of(response.status, response.read(_MAX_ERROR_BODY), target)
+                    where = origin_text(target)
+                    text = read_body(response, where, max_bytes=MAX_ERROR_BYTES, seconds=self._timeout, cut=True)
+                    raise error_of(response.status, text, target)
+                require_plain(response, origin_text(target))
                 yield StreamedResponse(response.status, response.headers, _chunks(response))
             finally:
                 # A connection with an unread body cannot be used again. One that was read to its end is back in the

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from enginefarm.client.answers import checked_resolution
 from enginefarm.client.connection import Connection, StreamedResponse
@@ -17,7 +17,7 @@ from enginefarm.client.log_stream import Chunks, log_chunks, log_lines
 from enginefarm.client.urls import path_segment
 from enginefarm.client.waiting import build_changes, fetch_build
 from enginefarm.contract.digest import Digest
-from enginefarm.contract.errors import BuildFailed, Conflict, WaitTimedOut
+from enginefarm.contract.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import (
     Build,
@@ -211,7 +211,11 @@ class Farm:
     def attestation(self, key: str) -> dict[str, JsonValue]:
         """The signed DSSE envelope of an engine's provenance: see `enginefarm.trust.attestation`."""
         response = self._connection.request("GET", f"/v1/engines/{path_segment(key)}/attestation")
-        return _JSON_OBJECT.validate_json(response.body)
+        try:
+            return _JSON_OBJECT.validate_json(response.body)
+        except ValidationError:
+            # Without its cause: pydantic repeats the body.
+            raise FarmError(f"{self.url} answered with something that is not an attestation") from None
 
     def signing_keys(self) -> list[VerificationKey]:
         """The public keys that this farm claims as its own. Trust them once, over a channel that you trust."""
@@ -310,6 +314,9 @@ class Farm:
             yield page
             if page.next_cursor is None:
                 return
+            # A farm that has a next page has items on this one, and says where to go on. Else this would never end.
+            if page.next_cursor == cursor or not page.items:
+                raise FarmError(f"{self.url} answers {path} page after page without coming forward")
             cursor = page.next_cursor
 
 

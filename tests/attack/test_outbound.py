@@ -1,16 +1,21 @@
-"""Servers that the farm asks turn hostile: a model hub sends bombs, endless answers, trickles, and leads inside."""
+"""Servers that are asked turn hostile: a model hub and an S3 server to the farm, a farm to its client.
+
+They send bombs, endless answers and trickles, and lead to addresses inside the operator's network.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from enginefarm.contract.errors import IntegrityError, SourceUnavailable
+from enginefarm.client.farm import Farm
+from enginefarm.contract.errors import FarmError, IntegrityError, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference
 from models.sources import HubSource
 from models.sources.hub import files as hub_files
@@ -176,3 +181,68 @@ def test_a_store_that_the_operator_allows_serves_files_and_never_sees_the_token(
     assert {request.headers.get("authorization") for request in hub.requests} == {f"Bearer {TOKEN}"}
     assert cdn.requests
     assert {request.headers.get("authorization") for request in cdn.requests} == {None}
+
+
+FARM_ANSWERS: dict[str, tuple[Callable[[RawRequest], Iterable[bytes]], str]] = {
+    "bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip"), "sent more than 16777216 bytes"),
+    "bomb in a bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip, gzip"), "was not asked for"),
+    "endless": (lambda _: endless(b'{"items": [', b" " * (1 << 20)), "sent more than 16777216 bytes"),
+    "endless refusal": (lambda _: endless(b"<html>", b"x" * (1 << 20), "502 Bad"), "answered 502 Bad Gateway"),
+    "compressed refusal": (lambda _: whole(gzip_bomb(), "502 Bad", Content_Encoding="br"), "answered 502 Bad Gateway"),
+    "endless pages": (
+        lambda _: whole(b'{"items": [], "next_cursor": "again"}'), "page after page without coming forward"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "text"), FARM_ANSWERS.values(), ids=list(FARM_ANSWERS))
+def test_a_farm_cannot_fill_the_memory_of_its_client(
+    answer: Callable[[RawRequest], Iterable[bytes]], text: str
+) -> None:
+    with HostileServer(answer) as server, Farm(server.url, patience=0) as farm, peak_below(64):
+        with pytest.raises(FarmError, match=text) as error:
+            list(farm.engines())
+        assert "\n" not in error.value.detail
+    assert server.sent < 48 << 20
+
+
+def test_a_log_that_never_ends_its_line_takes_little_memory() -> None:
+    with HostileServer(lambda _: endless(b"x", b"x" * (1 << 20))) as server, Farm(server.url) as farm, peak_below(16):
+        pieces = list(itertools.islice(farm.logs("b1"), 200))
+    assert {len(piece) for piece in pieces} == {1 << 16}
+
+
+def test_a_stream_that_a_proxy_compressed_is_refused() -> None:
+    with (
+        HostileServer(lambda _: whole(gzip_bomb(), Content_Encoding="gzip")) as server,
+        Farm(server.url, patience=0) as farm,
+        peak_below(16),
+        pytest.raises(FarmError, match="compressed a stream"),
+    ):
+        list(farm.logs("b1"))
+
+
+def test_a_farm_that_trickles_its_answer_is_left() -> None:
+    def answer(_: RawRequest) -> Iterator[bytes]:
+        yield head(Content_Length=1 << 20)
+        yield from trickle(b" " * (1 << 20), pause=0.05)
+
+    started = time.monotonic()
+    with (
+        HostileServer(answer) as server,
+        Farm(server.url, timeout=0.1, patience=0) as farm,
+        pytest.raises(FarmError, match="did not complete its answer within 1 s"),
+    ):
+        farm.workers()
+    assert time.monotonic() - started < 3
+
+
+def test_a_redirect_with_an_endless_body_is_followed_at_once() -> None:
+    def answer(request: RawRequest) -> Iterable[bytes]:
+        if request.target.endswith("/logs"):
+            return endless(b"x", b"x" * (1 << 20), "302 Found", Location="/log")
+        return whole(b"the log\n")
+
+    with HostileServer(answer) as server, Farm(server.url) as farm, peak_below(16):
+        assert list(farm.logs("b1")) == ["the log"]
+    assert server.sent < 16 << 20
