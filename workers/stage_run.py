@@ -209,7 +209,7 @@ class StageRun:
             StageStopped: the heartbeat stopped the stage.
             StageFailed: a program failed, or passed a limit.
         """
-        self.joblog.say("isolation: " + (", ".join(self.tools.isolation.in_force) or "none"))
+        self.joblog.say("isolation: " + ", ".join(self.tools.isolation.in_force))
         for command in self.toolchain.plan(self.job, self.directories):
             output = ProgramOutput(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))

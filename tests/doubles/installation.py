@@ -30,7 +30,8 @@ def make_installation(directory: Path, version: str) -> dict[str, str]:
     _write_metadata(directory / "site", version)
     order(directory, version)
     return {
-        "PATH": f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        # The doubles' own folder too, because the sandbox shows the folders of PATH, and the programs are links to it.
+        "PATH": os.pathsep.join((str(directory / "bin"), str(_DOUBLES), os.environ["PATH"])),
         "PYTHONPATH": str(directory / "site"),
         "ENGINEFARM_TRTLLM_EXAMPLES": str(directory / "examples"),
     }

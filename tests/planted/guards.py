@@ -346,4 +346,75 @@ GUARDS = (
         '.replace("\\r", "\\n")', '.replace("\\r", "")',
         "tests/enginefarm/cli/test_terminal_text.py",
     ),
+    Guard(
+        "a program has no network", "workers/sandbox/bubblewrap.py",
+        '"--unshare-cgroup", "--unshare-net",', '"--unshare-cgroup",',
+        "tests/workers/test_child.py",
+    ),
+    Guard(
+        "a program sees no file of the farm", "workers/sandbox/mount_view.py",
+        'argv += ["--ro-bind", str(supervisor), str(SUPERVISOR)]',
+        'argv += ["--bind", "/tmp", "/tmp", "--ro-bind", str(supervisor), str(SUPERVISOR)]',
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "what lies in a visible folder but belongs to the farm is hidden", "workers/sandbox/mount_view.py",
+        "access[path] = Access.HIDDEN", "pass",
+        "tests/workers/sandbox/test_mount_view.py",
+    ),
+    Guard(
+        "kernel parameters are read-only for a worker that runs as root", "workers/sandbox/mount_view.py",
+        'argv += ["--remount-ro", "/proc"]', "pass",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "a program may not trace others", "workers/sandbox/seccomp.py",
+        '"ptrace": (101, 117), ', "",
+        "tests/workers/sandbox/test_seccomp.py",
+    ),
+    Guard(
+        "a program may not make namespaces", "workers/sandbox/seccomp.py",
+        'yield from _block(calls["clone"], 0, _deny_any_bit(_CLONE_NEW_NAMESPACE))', "pass",
+        "tests/workers/sandbox/test_seccomp.py",
+    ),
+    Guard(
+        "no process reads the supervisor's memory", "workers/supervisor.py",
+        "prctl(PR_SET_DUMPABLE, 0)", "pass",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "the worker kills from outside what its supervisor does not end", "workers/child.py",
+        "                guard.kill()\n", "                pass\n",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "the worker kills what a program left behind after it killed its supervisor", "workers/sandbox/guard.py",
+        "return not self._kill_orphans()", "return True",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "a fork bomb ends at its limit", "workers/supervisor.py",
+        "deadline = time.monotonic()\n            if deadline", "pass\n            if deadline",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "zombies are reaped as they come", "workers/supervisor.py",
+        "pid, status = os.waitpid(-1, os.WNOHANG)", "pid, status = os.waitpid(self.pid, os.WNOHANG)",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "a sandbox that did not start fails the stage", "workers/child.py",
+        "if not report.started:", "if False:",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
+        "a required sandbox that is not to be had stops the worker", "workers/sandbox/choice.py",
+        'if settings.sandbox == "required":', "if False:",
+        "tests/workers/sandbox/test_choice.py",
+    ),
+    Guard(
+        "foreign code is refused without the sandbox", "workers/stage_run.py",
+        "and not isolation.complete:", "and False:",
+        "tests/workers/test_foreign_code.py",
+    ),
 )  # fmt: skip

@@ -51,7 +51,6 @@ class Isolation:
     """
 
     bwrap: Bubblewrap | None = None
-    own_proc: bool = True
     hidden: tuple[Path, ...] = ()
     cgroups: Cgroups | None = None
     obstacle: str = ""
@@ -69,19 +68,15 @@ class Isolation:
         names: list[str] = []
         if self.complete and self.bwrap is not None:
             version = ".".join(map(str, self.bwrap.version))
-            names += [
-                COMPLETE,
-                f"bubblewrap {version}",
-                *_NAMESPACES,
-                "own proc" if self.own_proc else "container's proc",
-            ]
+            names += [COMPLETE, f"bubblewrap {version}", *_NAMESPACES]
         elif self.leaves_network:
             names += ["network"]
         if self.machine is not None:
             names += ["seccomp", "no-new-privileges", "rlimits"]
         if self.cgroups is not None:
             names += [f"cgroup {controller}" for controller in (*self.cgroups.controllers, "kill")]
-        return tuple(names)
+        # Not empty: an empty list is that of a worker of an earlier release, which recorded nothing.
+        return tuple(names) or ("none",)
 
     @contextmanager
     def launch(
@@ -118,7 +113,7 @@ class Isolation:
             info_for_bwrap = stack.enter_context(FileIO(writing, "w"))
             mounts = mount_view.arguments(
                 paths, self.hidden, supervisor=launch.supervisor, environment=os.environ,
-                own_proc=self.own_proc, shared_memory=memory_bytes,
+                shared_memory=memory_bytes,
             )  # fmt: skip
             argv = self.bwrap.argv(seccomp_fd=filter_file.fileno(), info_fd=info_for_bwrap.fileno(), mounts=mounts)
             yield replace(

@@ -8,6 +8,7 @@ environment inside that folder is visible.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,8 +66,16 @@ def environment_paths(environment: Mapping[str, str]) -> Iterator[Path]:
         for entry in environment.get(variable, "").split(os.pathsep):
             path = Path(entry)
             # A home folder holds keys and tokens, so it is not shown even if PATH names it.
-            if entry and path.is_absolute() and path.is_dir() and path not in (Path("/"), home_folder()):
+            if path.is_absolute() and file_type(path) == stat.S_IFDIR and path not in (Path("/"), home_folder()):
                 yield path
+
+
+def file_type(path: Path) -> int | None:
+    """What `path` names, as S_IFDIR; None if it is not there or this user may not look at it."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 def home_folder() -> Path | None:
@@ -97,13 +106,11 @@ def arguments(
     *,
     supervisor: Path,
     environment: Mapping[str, str],
-    own_proc: bool = True,
     shared_memory: int | None = None,
 ) -> list[str]:
     """The mounts as arguments of bubblewrap.
 
     Args:
-        own_proc: False: bind the container's /proc instead of mounting one of the sandbox's own.
         shared_memory: bytes of /dev/shm; None: half of the machine's memory, as everywhere on Linux.
     """
     argv: list[str] = []
@@ -117,10 +124,10 @@ def arguments(
         if path.parent == Path("/") and path.is_symlink():
             argv += ["--symlink", str(path.readlink()), str(path)]
             continue
-        # An entry that its nearest parent grants or hides already, or that does not exist, changes nothing.
-        if access is nearest or not path.exists():
+        # An entry that its nearest parent grants or hides already, or that is not there, changes nothing.
+        if access is nearest or file_type(path) is None:
             continue
-        if access is Access.HIDDEN and path.is_dir():
+        if access is Access.HIDDEN and file_type(path) == stat.S_IFDIR:
             argv += ["--tmpfs", str(path)]
             masks.append(str(path))
         elif access is Access.HIDDEN:
@@ -136,11 +143,14 @@ def arguments(
     for file in sorted(_OWN_ETC.iterdir()):
         argv += ["--ro-bind", str(file), f"/etc/{file.name}"]
 
-    # Read-only, and so is /sys: for a worker that runs as root, files such as core_pattern would be writable.
-    if own_proc:
-        argv += ["--proc", "/proc", "--remount-ro", "/proc"]
+    # Read-only, and so is /sys: for a worker that runs as root, files such as core_pattern would be writable. CUDA does
+    # not start unless it can write to /proc/self, so for a GPU only what belongs to no process is read-only.
+    argv += ["--proc", "/proc"]
+    if paths.gpu:
+        for path in machine_wide_proc():
+            argv += ["--ro-bind", str(path), str(path)]
     else:
-        argv += ["--ro-bind", "/proc", "/proc"]
+        argv += ["--remount-ro", "/proc"]
     argv += ["--dev", "/dev"]
     if shared_memory is not None:
         argv += ["--size", str(shared_memory)]
@@ -156,6 +166,17 @@ def arguments(
     for path_in_memory in (*masks, "/dev", "/"):
         argv += ["--remount-ro", path_in_memory]
     return [*argv, "--chdir", str(paths.scratch)]
+
+
+def machine_wide_proc() -> list[Path]:
+    """The files and folders of /proc that belong to no process, and that root may write to."""
+    paths = []
+    for path in sorted(Path("/proc").iterdir()):
+        # `self`, `net` and `mounts` are links into a process's folder.
+        is_of_process = path.name.isdigit() or path.is_symlink()
+        if not is_of_process and (path.is_dir() or path.stat().st_mode & stat.S_IWUSR):
+            paths.append(path)
+    return paths
 
 
 def gpu_devices() -> list[Path]:

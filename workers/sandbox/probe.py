@@ -23,7 +23,7 @@ from workers.sandbox.mount_view import StagePaths, gpu_devices
 _SECONDS = 30.0
 _OPERATIONS = "docs/operations.md"
 _PROC = Path("/proc")
-# Mounts that NVIDIA's container toolkit puts over files of its driver. No option of Docker or Kubernetes omits them.
+# Mounts that NVIDIA's container toolkit puts over files of its driver, whatever the options of the container are.
 _TOOLKIT_MOUNTS = Path("/proc/driver/nvidia")
 
 # Each prints the errno of one step, or 0. The constants are those of sched.h and mount.h.
@@ -64,13 +64,6 @@ def complete(isolation: Isolation) -> Isolation:
     complaint = try_sandbox(isolation)
     if complaint is None:
         return isolation
-    covered = covered_proc()
-    if covered and all(path.is_relative_to(_TOOLKIT_MOUNTS) for path in covered):
-        # The namespaces hide nothing less: the programs only see the names of the container's processes.
-        isolation = replace(isolation, own_proc=False)
-        complaint = try_sandbox(isolation)
-        if complaint is None:
-            return isolation
     raise explain(complaint)
 
 
@@ -136,6 +129,11 @@ def explain(complaint: str) -> Obstacle:
     if mount_error == errno.EACCES and _read(Path("/sys/fs/selinux/enforce")) == "1":
         return Obstacle("SELinux forbids mounts in a container", "Docker and Podman: --security-opt label=disable")
     covered = covered_proc()
+    if covered and all(path.is_relative_to(_TOOLKIT_MOUNTS) for path in covered) and not mount_error:
+        return Obstacle(
+            f"NVIDIA's container toolkit covers {covered[0]}, so no /proc can be mounted inside",
+            f"pass the GPU by a CDI specification that does not; see {_OPERATIONS}",
+        )
     if covered and not user_error and not mount_error:
         paths = ", ".join(map(str, covered[:3]))
         return Obstacle(

@@ -68,6 +68,10 @@ def _print(listed: list[Worker], *, as_json: bool) -> None:
     for worker in listed:
         if worker.quarantine is not None:
             say(f"{worker.name} is quarantined: {worker.quarantine}")
+        isolation = worker.host.isolation
+        # Workers of releases before the sandbox report none.
+        if isolation and "sandbox" not in isolation:
+            say(f"{worker.name} refuses models' own code: its sandbox is not complete ({', '.join(isolation)})")
 
 
 @click.command()
@@ -102,7 +106,7 @@ def fingerprint(as_json: bool) -> None:
     if as_json:
         print_json(machine)
         return
-    host = machine.host.model_dump(exclude={"versions"}) | machine.host.versions
+    host = machine.host.model_dump(exclude={"versions", "isolation"}) | machine.host.versions
     show(facts(machine.platform.model_dump().items()))
     echo()
     show(facts(host.items()))

@@ -179,9 +179,11 @@ from pathlib import Path
 def fate(what, act):
     try:
         act()
-        print(what, "done")
-    except OSError as error:
-        print(what, type(error).__name__)
+        print(what + ": done")
+    except FileNotFoundError:
+        print(what + ": not there")
+    except OSError:
+        print(what + ": refused")
 fate("read key", Path({str(tmp_path / "signing.pem")!r}).read_text)
 fate("write other", (Path({str(other)!r}) / "output" / "x").touch)
 fate("write source", (Path({str(own)!r}) / "source" / "x").touch)
@@ -200,22 +202,42 @@ print("home", os.environ["HOME"], "user", os.getuid())
         ended, output = attack(code, own / "scratch", isolation, paths=paths)
         assert ended.status == 0, output
         assert output == [
-            "read key FileNotFoundError",
-            "write other FileNotFoundError",
-            "write source OSError",
-            "read source done",
-            "write output done",
-            "write temporary done",
-            "write root OSError",
-            "write usr OSError",
-            "read shadow FileNotFoundError",
-            "set a kernel parameter OSError",
-            "open a disk FileNotFoundError",
+            "read key: not there",
+            "write other: not there",
+            "write source: refused",
+            "read source: done",
+            "write output: done",
+            "write temporary: done",
+            "write root: refused",
+            "write usr: refused",
+            "read shadow: not there",
+            "set a kernel parameter: refused",
+            "open a disk: not there",
             "processes 2",
             f"home {own / 'scratch'} user 1000",
         ]
         # On the disk that the limit counts.
         assert (own / "scratch" / "tmp" / "x").exists()
+
+    def test_a_gpu_stage_may_write_to_its_own_processes_and_not_to_the_kernels_parameters(
+        self, tmp_path: Path, isolation: Isolation
+    ) -> None:
+        """CUDA names its threads in /proc/self/task. For a worker that runs as root the other files are writable."""
+        code = """
+import os
+from pathlib import Path
+Path("/proc/self/comm").write_text("named")
+for name in ("sys/kernel/core_pattern", "sys/vm/drop_caches", "irq/default_smp_affinity", "sysrq-trigger"):
+    try:
+        os.open(f"/proc/{name}", os.O_WRONLY)
+        print(name, "is writable")
+    except OSError:
+        pass
+print(Path("/proc/self/comm").read_text())
+"""
+        ended, output = attack(code, tmp_path, isolation, paths=StagePaths(tmp_path, gpu=True))
+        assert ended.status == 0, output
+        assert output == ["named", ""]
 
     def test_the_worker_s_memory_and_namespaces_are_out_of_reach(self, tmp_path: Path, isolation: Isolation) -> None:
         code = """

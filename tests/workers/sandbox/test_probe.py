@@ -68,6 +68,14 @@ def test_a_masked_proc_is_named() -> None:
     assert "systempaths=unconfined" in answer
 
 
+def test_mounts_of_nvidias_container_toolkit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox()
+    monkeypatch.setattr(probe, "covered_proc", lambda: [Path("/proc/driver/nvidia/params")])
+    says = str(probe.explain("bwrap: Can't mount proc on /newroot/proc: Operation not permitted"))
+    assert "NVIDIA's container toolkit covers /proc/driver/nvidia/params" in says
+    assert "CDI" in says
+
+
 def test_a_missing_bubblewrap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bubblewrap, "find", lambda: None)
     with pytest.raises(Obstacle, match=r"bubblewrap 0\.8 or newer is not installed: install the package bubblewrap"):
