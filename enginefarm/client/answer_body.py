@@ -50,14 +50,3 @@ def read_body(
             response.close()
             raise FarmError(f"{where} did not complete its answer within {seconds:.0f} s")
     return bytes(body)
-
-
-def require_plain(response: urllib3.BaseHTTPResponse, where: str) -> None:
-    """Return if the body comes as it is stored.
-
-    Raises:
-        FarmError: a proxy compressed it, and its bytes could be neither counted nor resumed.
-    """
-    if response.headers.get("Content-Encoding", "identity").lower() not in {"identity", ""}:
-        response.close()
-        raise FarmError(f"{where} compressed a stream, although it was asked not to: check any proxy on the way")

@@ -22,7 +22,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as RequestTimedOut
 
-from enginefarm.client.answer_body import MAX_BYTES, MAX_ERROR_BYTES, MAX_REDIRECT_BYTES, read_body, require_plain
+from enginefarm.client.answer_body import MAX_BYTES, MAX_ERROR_BYTES, MAX_REDIRECT_BYTES, read_body
 from enginefarm.client.error_mapping import error_of
 from enginefarm.client.http_pool import HttpPool, default_headers
 from enginefarm.client.urls import farm_url, join, origin, origin_text
@@ -177,7 +177,6 @@ class Connection:
                     where = origin_text(target)
                     text = read_body(response, where, max_bytes=MAX_ERROR_BYTES, seconds=self._timeout, cut=True)
                     raise error_of(response.status, text, target)
-                require_plain(response, origin_text(target))
                 yield StreamedResponse(response.status, response.headers, _chunks(response))
             finally:
                 # A connection with an unread body cannot be used again. One that was read to its end is back in the

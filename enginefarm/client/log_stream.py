@@ -71,6 +71,9 @@ def _chunks(connection: Connection, path: str, offset: int, *, follow: bool) -> 
     with connection.stream(path, params=params, headers={}, waits=waits) as response:
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise InvalidRequest(f"the log is shorter than the {offset} bytes that were read: it was replaced")
+        # A download's digest reveals bytes that a proxy changed; nothing else would reveal them in a log.
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise FarmError("the log comes compressed, although it was asked for as it is: check any proxy on the way")
         yield from response.chunks
 
 
