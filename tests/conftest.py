@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers.postgres import Databases, Postgres
 from tests.servers.redis import Valkey
-from tests.servers.s3 import Swift
+from tests.servers.s3 import SeaweedFS, Swift
 from tests.servers.server import Server, new_data_dir
 
 S = TypeVar("S", bound=Server)
@@ -71,6 +71,15 @@ def postgres_url(postgres: Databases) -> Iterator[str]:
 def s3_server() -> Iterator[Swift]:
     """A strict S3 server. A test that kills it must start it again."""
     yield from _serve(Swift, xattrs=True)
+
+
+@pytest.fixture(scope="session")
+def store_server() -> Iterator[SeaweedFS]:
+    """The S3 server of compose.yaml with its accounts and its bucket."""
+    for server in _serve(SeaweedFS):
+        server.create_bucket()
+        server.create_bucket()  # as each `docker compose up` does
+        yield server
 
 
 def _serve(kind: Callable[..., S], *, xattrs: bool = False) -> Iterator[S]:

@@ -1,25 +1,32 @@
-"""An attacker has the database account of a worker: API keys, other workers' leases and published engines stay closed.
+"""An attacker has a worker's accounts of the database and of the store. API keys, other workers' leases, published
+engines and other buckets stay closed, and nothing is deleted.
 
-The worker's account is the one to steal, because a worker's machine runs the programs of strangers.
+A worker's accounts are the ones to steal, because its machine runs the programs of strangers. What the account of the
+store may do is in tests/deployment/test_store_server.py.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from minio import Minio
 from psycopg.errors import InsufficientPrivilege
 
+from enginefarm.contract import digest
 from enginefarm.contract.errors import DatabaseUnavailable
 from migrations.roles import grant
 from models.catalogue.database import Database
+from models.store.protocol import blob_name
 from tests.farm.conftest import fresh_broker
 from tests.farm.running_farm import RunningFarm
 from tests.farm.test_end_to_end import require_downloadable
 from tests.migrations.accounts import SECOND_WORKER, Accounts, accounts
 from tests.servers.redis import Valkey
+from tests.servers.s3 import SeaweedFS
 
 PREFIX = "ENGINEFARM_"
 
@@ -31,19 +38,34 @@ def account_urls(postgres_url: str) -> Iterator[Accounts]:
 
 
 @pytest.fixture
-def farm(account_urls: Accounts, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
-    """A farm whose API and worker have accounts of their own."""
-    broker, store = fresh_broker(valkey), f"file://{tmp_path / 'store'}"
-    settings = {"DATABASE_URL": account_urls.owner, "BROKER_URL": broker, "STORE_URL": store}
+def farm(account_urls: Accounts, valkey: Valkey, store_server: SeaweedFS, tmp_path: Path) -> Iterator[RunningFarm]:
+    """The accounts of Compose: the migrations, the API and the worker have one each, in the database and the store."""
+    settings = {
+        "DATABASE_URL": account_urls.owner, "BROKER_URL": fresh_broker(valkey), "STORE_URL": store_url(store_server),
+        "S3_ENDPOINT": f"http://{store_server.endpoint}", "S3_ACCESS_KEY": store_server.access_key,
+        "S3_SECRET_KEY": store_server.secret_key,
+    }  # fmt: skip
     farm = RunningFarm(tmp_path, settings)
     try:
         grant(farm.database.engine)
         farm.environment[f"{PREFIX}DATABASE_URL"] = account_urls.api
         farm.add_api()
-        farm.add_worker("w1", {f"{PREFIX}DATABASE_URL": account_urls.worker})
+        farm.add_worker("w1", worker_environment(store_server, account_urls.worker))
         yield farm
     finally:
         farm.close()
+
+
+def store_url(server: SeaweedFS) -> str:
+    return f"s3://{server.bucket}/attacked"
+
+
+def worker_environment(server: SeaweedFS, database_url: str) -> dict[str, str]:
+    access_key, secret_key = server.worker
+    return {
+        f"{PREFIX}DATABASE_URL": database_url, f"{PREFIX}S3_ACCESS_KEY": access_key,
+        f"{PREFIX}S3_SECRET_KEY": secret_key,
+    }  # fmt: skip
 
 
 PUBLISHED = (
@@ -95,7 +117,9 @@ REFUSED = (
 )
 
 
-def test_a_workers_account_does_no_more_than_its_work(farm: RunningFarm, account_urls: Accounts) -> None:
+def test_a_workers_account_does_no_more_than_its_work(
+    farm: RunningFarm, account_urls: Accounts, store_server: SeaweedFS
+) -> None:
     """One farm for all attacks: while they run, a build runs, and it succeeds with the right bytes."""
     model = farm.add_model()
     published = farm.submit(farm.spec(model, salt="published"))
@@ -155,22 +179,19 @@ def test_a_workers_account_does_no_more_than_its_work(farm: RunningFarm, account
     with farm.database.engine.connect() as connection:
         kept = connection.exec_driver_sql(f"{PUBLISHED} WHERE key = '{published['key']}'").fetchall()
     assert kept == engine_before
-    require_every_way_to_end_works(farm, account_urls, model)
+    require_every_way_to_end_works(farm, account_urls, store_server, model)
 
 
-def require_every_way_to_end_works(farm: RunningFarm, account_urls: Accounts, model: str) -> None:
+def require_every_way_to_end_works(farm: RunningFarm, account_urls: Accounts, server: SeaweedFS, model: str) -> None:
     """The rarer writes of a worker: a failure, and a damaged checkpoint that another account's worker converted."""
     refused = farm.submit(farm.spec(model, behave="refuse"))
     assert farm.ended(refused["id"])["state"] == "failed"
     farm.processes[1].stop()
-    farm.add_worker("w2", {f"{PREFIX}DATABASE_URL": account_urls.second_worker})
-    [weights] = [
-        path
-        for path in (farm.state / "store").rglob("blobs/**/*")
-        if path.is_file() and path.read_bytes() == b"weights"
-    ]
-    weights.chmod(0o644)
-    weights.write_bytes(b"damaged")
+    farm.add_worker("w2", worker_environment(server, account_urls.second_worker))
+    client = Minio(server.endpoint, server.access_key, server.secret_key, secure=False, region=server.region)
+    weights = f"attacked/{blob_name(digest.of_bytes(b'weights'))}"
+    assert client.stat_object(server.bucket, weights).size == len(b"weights")
+    client.put_object(server.bucket, weights, io.BytesIO(b"damaged"), len(b"damaged"))
     rebuilt = farm.ended(farm.submit(farm.spec(model, salt="after the damage"))["id"])
     assert rebuilt["state"] == "succeeded", rebuilt["error"]
     assert farm.outcomes()["convert", "succeeded"] == 2

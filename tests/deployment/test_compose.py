@@ -1,4 +1,5 @@
-"""compose.yaml, without Docker: well-formed, pinned, no secrets in it, and every farm service finds its settings."""
+"""compose.yaml, without Docker: well-formed, pinned, no secrets in it, least privilege, and every process finds its
+settings."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from api.app import StartRefusedError, create_app
-from models.settings import Settings
+from models.settings import PREFIX, Settings
 from tests.deployment.compose import (
     CHECKOUT,
     COMPOSE,
@@ -42,7 +44,8 @@ def test_follows_the_compose_specification() -> None:
 
 
 def test_has_every_part() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "minio", "migrate", "api", "worker", "worker-trtllm"}
+    servers, set_ups = {"postgres", "redis", "store"}, {"accounts", "bucket", "migrate"}
+    assert set(SERVICES) == servers | set_ups | {"api", "worker", "worker-trtllm"}
     assert [name for name, service in SERVICES.items() if service.get("profiles")] == ["worker-trtllm"]
 
 
@@ -51,25 +54,102 @@ def test_environment_makes_settings(name: str) -> None:
     settings = Settings.from_environment(environment_of(SERVICES[name]))
     assert settings.store_url.startswith("s3://")
     assert None not in (settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key)
-    database = settings.database_url.get_secret_value()
-    assert f":{filled_example()['POSTGRES_PASSWORD']}@postgres:" in database
-    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"] in database
     assert f"//:{filled_example()['REDIS_PASSWORD']}@redis:" in settings.broker_url.get_secret_value()
+
+
+# The account of each process: (in the database, its password's variable, in the store, its secret's variable).
+ACCOUNTS = {
+    "migrate": ("enginefarm_owner", "DATABASE_OWNER_PASSWORD", "enginefarm-api", "STORE_API_SECRET_KEY"),
+    "api": ("enginefarm_api", "DATABASE_API_PASSWORD", "enginefarm-api", "STORE_API_SECRET_KEY"),
+    "worker": ("enginefarm_worker", "DATABASE_WORKER_PASSWORD", "enginefarm-worker", "STORE_WORKER_SECRET_KEY"),
+}
+ACCOUNTS["worker-trtllm"] = ACCOUNTS["worker"]
+
+
+@ours
+def test_each_process_has_its_own_accounts_and_no_other_secret(name: str) -> None:
+    database_user, database_password, access_key, secret_key = ACCOUNTS[name]
+    values = distinct_secrets()
+    environment = environment_of(interpolated(values)["services"][name])
+    settings = Settings.from_environment(environment)
+    url = make_url(settings.database_url.get_secret_value())
+    assert (url.username, url.password, url.host) == (database_user, values[database_password], "postgres")
+    assert settings.s3_access_key is not None
+    assert settings.s3_access_key.get_secret_value() == access_key
+    own = {values[secret] for secret in (database_password, secret_key, "REDIS_PASSWORD")}
+    everything = str(interpolated(values)["services"][name])
+    assert {value for value in secret_values(values) if value in everything} == own
+
+
+@pytest.mark.parametrize(
+    ("secret", "holders"),
+    [("POSTGRES_PASSWORD", {"postgres", "accounts"}), ("STORE_INTERNAL_KEY", {"store", "bucket"})],
+)
+def test_no_container_of_the_farm_has_an_administrators_secret(secret: str, holders: set[str]) -> None:
+    values = distinct_secrets()
+    services = interpolated(values)["services"]
+    assert {name for name, service in services.items() if values[secret] in str(service)} == holders
+    assert holders.isdisjoint(OURS)
+
+
+def distinct_secrets() -> dict[str, str]:
+    """.env.example filled in with secrets that no other value contains."""
+    return {name: value or f"secret-of-{name.lower()}-0123456789" for name, value in example().items()}
+
+
+def secret_values(values: dict[str, str]) -> set[str]:
+    return {values[name] for name in SECRETS}
+
+
+def test_the_script_of_the_accounts_gets_the_passwords_that_the_processes_use() -> None:
+    values = distinct_secrets()
+    environment = environment_of(interpolated(values)["services"]["accounts"])
+    script = (CHECKOUT / "docker" / "postgres" / "accounts.sql").read_text()
+    for variable in re.findall(r"\\getenv \w+ (\w+)", script):
+        assert environment[variable] == values[f"DATABASE_{variable}"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_container_has_no_privileges(name: str) -> None:
+    """It runs as a user of its own, writes to its volumes and to memory only, and gains nothing by setuid programs."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert not service.get("privileged")
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert "/tmp" in service["tmpfs"]
+    assert 0 < service["pids_limit"] <= 8192
+    if "build" in service:
+        assert dockerfile_of(service).all("USER") == ["farm"]
+    else:
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
 
 
 @ours
 def test_model_roots_are_mounted_read_only(name: str) -> None:
     settings = Settings.from_environment(environment_of(SERVICES[name]))
-    targets = [volume.rsplit(":", 2)[1:] for volume in SERVICES[name]["volumes"]]
+    targets = [volume.rsplit(":", 2)[1:] for volume in SERVICES[name]["volumes"] if ":" in volume]
     assert [[str(root), "ro"] for root in settings.model_roots] == targets
 
 
-def test_every_process_of_the_farm_has_the_same_settings() -> None:
-    """But the API, which listens."""
-    environments = {name: environment_of(SERVICES[name]) for name in OURS}
-    listening = {"ENGINEFARM_HOST", "ENGINEFARM_PORT"}
-    shared = {name: value for name, value in environments["api"].items() if name not in listening}
-    assert all(environments[name] == shared for name in OURS if name != "api")
+def test_every_process_of_the_farm_has_the_same_settings_but_for_its_accounts() -> None:
+    own = {"HOST", "PORT", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
+    shared = [
+        {name: value for name, value in environment_of(SERVICES[ours]).items()
+         if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in own}
+        for ours in OURS
+    ]  # fmt: skip
+    assert all(settings == shared[0] for settings in shared)
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-trtllm"])
+def test_a_worker_has_scratch_of_its_own_on_disk(name: str) -> None:
+    """A volume without a name belongs to one container; the folder in the image gives it its owner."""
+    scratch = str(Settings.model_fields["scratch"].default)
+    assert scratch in SERVICES[name]["volumes"]
+    assert any(f"--owner farm {scratch}" in line for line in dockerfile_of(SERVICES[name]).all("RUN"))
+    assert environment_of(SERVICES[name])["HF_HOME"].startswith(f"{scratch}/"), "in /tmp it would take memory"
 
 
 @pytest.mark.parametrize("secret", sorted(SECRETS))
@@ -79,7 +159,7 @@ def test_nothing_starts_without_its_secrets(secret: str) -> None:
 
 
 def test_secrets_come_from_outside_only() -> None:
-    assert {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "MINIO_ROOT_PASSWORD"} <= SECRETS
+    assert {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "STORE_API_SECRET_KEY"} <= SECRETS
     asked_for = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
     assert asked_for == SECRETS, "what is asked for is in .env.example, without a value"
     for dockerfile in (dockerfile_of(SERVICES[name]) for name in OURS):
@@ -115,14 +195,16 @@ def test_images_are_pinned() -> None:
 
 
 def test_named_volumes_are_declared() -> None:
-    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
+    mounted = {volume.split(":")[0] for volume in volumes if ":" in volume}
     named = {name for name in mounted if not name.startswith((".", "/"))}
     assert named == set(interpolated(filled_example())["volumes"])
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_a_service_restarts_by_itself(name: str) -> None:
-    assert SERVICES[name]["restart"] == ("on-failure:3" if name == "migrate" else "unless-stopped")
+    runs_once = name in {"accounts", "bucket", "migrate"}
+    assert SERVICES[name]["restart"] == ("on-failure:3" if runs_once else "unless-stopped")
 
 
 def test_nothing_waits_for_health_that_nobody_checks() -> None:

@@ -1,4 +1,4 @@
-"""Two S3 servers: OpenStack Swift with its s3api, strict and on disk; moto, lax and in memory."""
+"""S3 servers: OpenStack Swift with its s3api, strict and on disk; moto, lax and in memory; SeaweedFS, with policies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from urllib.parse import quote
 
 import httpx
 
+from tests.deployment.compose import filled_example, interpolated
 from tests.servers.server import CHECKOUT, Program, Server, free_port
 
 DOMAIN = "s3.test"  # buckets are also served as hosts below it
+_WEED = Path(sysconfig.get_path("scripts")) / "weed"
 _BACKENDS = ("account", "container", "object")
 
 _COMMON = """\
@@ -162,3 +164,61 @@ class Moto(S3Server):
 
     def check(self) -> None:
         httpx.get(f"http://{self.endpoint}/", timeout=5)
+
+
+class SeaweedFS(S3Server):
+    """The S3 server of compose.yaml: its command and its accounts, with ports and a folder of this test.
+
+    `access_key` is the API's account. It knows policies: an account may do what its policy allows, and nothing else.
+    """
+
+    access_key = "enginefarm-api"
+    secret_key = "secret-of-the-api"
+    worker = ("enginefarm-worker", "secret-of-the-worker")
+    bucket = "enginefarm"
+
+    def __init__(self, data: Path, *, internal_key: str = "key-of-its-own-parts") -> None:
+        super().__init__(data)
+        secrets_of_accounts = {"STORE_API_SECRET_KEY": self.secret_key, "STORE_WORKER_SECRET_KEY": self.worker[1]}
+        compose = interpolated(filled_example() | secrets_of_accounts)
+        self._service = compose["services"]["store"]
+        self._bucket_script = compose["services"]["bucket"]["command"][0]
+        self._accounts = compose["configs"]["store-accounts"]["content"]
+        self._internal_key = internal_key
+        parts = ("master", "volume", "filer")
+        self._ports = {part: free_port() for part in parts} | {f"{part}.grpc": free_port() for part in (*parts, "s3")}
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """The gateway's port for its own parts, which other containers of Compose reach."""
+        return f"127.0.0.1:{self._ports['s3.grpc']}"
+
+    def programs(self) -> Sequence[Program]:
+        (self.data / "s3.json").write_text(self._accounts)
+        ours = {
+            "-dir": self.data, "-s3.port": self.port, "-s3.config": self.data / "s3.json", "-s3.ip.bind": "127.0.0.1",
+            "-master.port": self._ports["master"], "-volume.port": self._ports["volume"],
+            "-filer.port": self._ports["filer"], "-s3.port.grpc": self._ports["s3.grpc"],
+            "-master.port.grpc": self._ports["master.grpc"], "-volume.port.grpc": self._ports["volume.grpc"],
+            "-filer.port.grpc": self._ports["filer.grpc"],
+        }  # fmt: skip
+        shipped = [argument for argument in self._service["command"] if argument.split("=")[0] not in ours]
+        options = [f"{name}={value}" for name, value in ours.items()]
+        argv = [str(_WEED), "-logtostderr=true", *shipped, *options]
+        return [Program("weed", argv, env=self.environment())]
+
+    def environment(self) -> dict[str, str]:
+        keys = dict.fromkeys(self._service["environment"], self._internal_key)
+        return super().environment() | {"GOMAXPROCS": "2"} | keys
+
+    def check(self) -> None:
+        httpx.get(f"http://{self.endpoint}/healthz", timeout=5).raise_for_status()
+
+    def create_bucket(self) -> None:
+        """Run the script of Compose's service `bucket`; it may be repeated."""
+        master = f"127.0.0.1:{self._ports['master']}.{self._ports['master.grpc']}"
+        filer = f"127.0.0.1:{self._ports['filer']}.{self._ports['filer.grpc']}"
+        script = self._bucket_script.replace("weed shell", f"{_WEED} shell -master={master} -filer={filer}")
+        subprocess.run(
+            ["/bin/sh", "-c", script], check=True, capture_output=True, env=self.environment(), cwd=self.data
+        )
