@@ -14,7 +14,7 @@ export TRANSFERS ?= 1000
 export MINUTES ?= 20
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos attack planted check format docs bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos attack planted check format lock sbom pin-images docs bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pin-images: ## write the digests that the registries have now for the images of Compose (needs skopeo and the network)
+	docker/pin-images.sh
 
 docs: $(VENV)/.dev ## the documentation as a site in build/docs, from the network nothing (about 15 seconds)
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
