@@ -196,7 +196,9 @@ def test_images_are_pinned_by_digest() -> None:
 
 def test_a_tag_has_one_digest_everywhere() -> None:
     files = [COMPOSE, CHECKOUT / ".env.example", *(CHECKOUT / "docker").glob("*.Dockerfile")]
-    pinned = re.findall(r"([a-z0-9][\w./-]*:[\w.-]+)@(sha256:[0-9a-f]{64})", "".join(file.read_text() for file in files))
+    pinned = re.findall(
+        r"([a-z0-9][\w./-]*:[\w.-]+)@(sha256:[0-9a-f]{64})", "".join(file.read_text() for file in files)
+    )
     digest_by_tag = dict(pinned)
     assert set(pinned) == set(digest_by_tag.items())
     assert len(digest_by_tag) == 5

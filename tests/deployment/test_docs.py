@@ -44,7 +44,7 @@ def test_a_module_that_a_document_runs_exists(document: Path) -> None:
 @documents
 def test_a_make_target_that_a_document_names_exists(document: Path) -> None:
     makefile = (CHECKOUT / "Makefile").read_text()
-    for target in re.findall(r"(?:^    |`)make (\w+)", document.read_text(), re.MULTILINE):
+    for target in re.findall(r"(?:^    |`)make ([\w-]+)", document.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -14,7 +14,7 @@ _RENEWED = "sha256:" + "d" * 64
 
 def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}"}
-    argv = [checkout / "docker" / "pin-images.sh", *arguments]
+    argv = [str(checkout / "docker" / "pin-images.sh"), *arguments]
     return subprocess.run(argv, env=environment, capture_output=True, text=True)
 
 
