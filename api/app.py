@@ -12,6 +12,7 @@ from fastapi import FastAPI
 import api.problems
 from api.bodylimit import BodyLimit
 from api.control import control_plane
+from api.farm_keys import FarmKeys
 from api.local_requests import LocalRequestsOnly, is_loopback
 from api.openapi import document_of
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
@@ -42,11 +43,12 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         StartRefusedError: the catalogue has another version, or others could reach a farm without API keys.
     """
+    keys = FarmKeys.of(settings)
     starts_open = _require_safe_start(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with control_plane(settings, starts_open=starts_open) as control:
+        with control_plane(settings, keys, starts_open=starts_open) as control:
             app.state.control = control
             # In every API process: a sweep and a garbage collection may run several times at once, so no process is
             # elected for them, and none is missed when it dies.

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from api.callers import Callers
 from api.failed_sign_ins import FailedSignIns
+from api.farm_keys import FarmKeys
 from api.lanes import Lanes
 from api.open_mode import OpenMode
 from api.planning.cached_submits import CachedSubmits
@@ -23,7 +24,7 @@ from api.watchers import GATHER_SECONDS, SharedReads, Watchers
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
-from models.security.signing_key import SigningKey
+from models.security.farm_identity import farm_identity
 from models.settings import Settings
 from models.store import Store
 
@@ -49,7 +50,8 @@ class ControlPlane:
     status_reads: SharedReads[Any]  # of builds by `api.builds.streaming`, as the next two
     watched_reads: SharedReads[Any]
     log_reads: SharedReads[bytes]
-    signing_key: SigningKey | None = None
+    keys: FarmKeys
+    identity: str  # URI of the farm: the builder's id in what it signs
 
     def public(self, link: str) -> str:
         """The link as clients reach it: a path of this API begins with the public URL, another link stays as it is."""
@@ -62,7 +64,7 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlPlane]:
+def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool) -> Iterator[ControlPlane]:
     """Open the control plane for these settings; it is closed when the block ends.
 
     Args:
@@ -74,10 +76,9 @@ def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlP
         # The links of a single process may end with it. Several processes must check each other's links, so they are
         # given the same secret.
         link_secret = secrets.token_bytes(32)
-    signing_key = None
-    if settings.signing_key:
-        signing_key = SigningKey.of_file(settings.signing_key)
     database = Database(settings.database_url.get_secret_value())
+    with database.write() as session:
+        identity = farm_identity(session, settings.builder_id)
     fleet = FleetView(database)
     sources = open_sources(settings, database)
     planner = Planner(settings, sources, fleet)
@@ -105,7 +106,8 @@ def control_plane(settings: Settings, *, starts_open: bool) -> Iterator[ControlP
             status_reads=SharedReads(lanes.status),
             watched_reads=SharedReads(lanes.watching, GATHER_SECONDS),
             log_reads=SharedReads(lanes.watching),
-            signing_key=signing_key,
+            keys=keys,
+            identity=identity,
         )
     finally:
         # In this order: the thread of cached submits uses the database.

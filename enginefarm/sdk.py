@@ -15,7 +15,8 @@ from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.progress import OnProgress
 from enginefarm.transfer.pull import Transfer
 from enginefarm.transfer.pull import pull as pull_engine
-from enginefarm.trust.signature_policy import require_signed, trusted_key_files
+from enginefarm.trust.signature_policy import SignaturePolicy, trusted_key_files
+from enginefarm.trust.signature_policy import revocations_max_age as max_age_of
 from enginefarm.wire.resolution import EngineRequirements
 
 
@@ -25,6 +26,7 @@ def pull(
     *,
     wanted: Mapping[str, Any] | None = None,
     trusted_keys: Sequence[Path] | None = None,
+    revocations_max_age: float | None = None,
     farm: Farm | None = None,
     connections: int = 4,
     progress: OnProgress | None = None,
@@ -38,13 +40,16 @@ def pull(
             machine, as `Farm.resolve` does. The answered engine must meet it, whatever the farm says.
         trusted_keys: files of public keys, of which one must have signed the engine; if None, those that
             ENGINEFARM_TRUSTED_KEYS names.
+        revocations_max_age: seconds that the farm's signed list of recalled engines may be old; if None, those that
+            ENGINEFARM_REVOCATIONS_MAX_AGE says; without both, no list is required.
         farm: if None, the farm that ENGINEFARM_URL and ENGINEFARM_API_KEY name. One that is given is closed, too.
         connections: requests at a time.
 
     Raises:
         InvalidRequest: both or neither of `engine` and `wanted` are given, or a trusted key cannot be read.
         NotFound: there is no such engine.
-        IntegrityError: no trusted key signed it, or the farm answered with another engine than was asked for.
+        IntegrityError: no trusted key signed it, it was recalled, or the farm answered with another engine than was
+            asked for.
         And what `enginefarm.transfer.pull.pull` raises.
     """
     if (engine is None) == (wanted is None):
@@ -61,7 +66,11 @@ def pull(
             platform = {"platform": detect().platform.model_dump()}
             record = farm.resolve(EngineRequirements.parse(platform | dict(wanted or {}))).engine
         # Before any byte is fetched: the bytes are then verified against the manifest that was signed.
-        require_signed(farm, record, trusted_key_files(os.environ) if trusted_keys is None else trusted_keys)
+        if trusted_keys is None:
+            trusted_keys = trusted_key_files(os.environ)
+        if revocations_max_age is None:
+            revocations_max_age = max_age_of(os.environ)
+        SignaturePolicy(trusted_keys, cache.revocations, revocations_max_age).require(farm, record)
         directory = Path(destination) if destination is not None else cache.root / "engines" / record.key
         transfer = Transfer(connections=connections, cache=cache)
         return pull_engine(farm, record, directory, transfer=transfer, progress=progress)

@@ -25,7 +25,16 @@ from models.store.s3_settings import Addressing
 PREFIX = "ENGINEFARM_"
 # Read by the command line and by the tests, not by the servers.
 _NOT_OF_SERVERS = frozenset(
-    {"URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TEST_S3_URL", "TEST_POSTGRES_URL", "TRTLLM_EXAMPLES"}
+    {
+        "URL",
+        "API_KEY",
+        "CACHE",
+        "TRUSTED_KEYS",
+        "REVOCATIONS_MAX_AGE",
+        "TEST_S3_URL",
+        "TEST_POSTGRES_URL",
+        "TRTLLM_EXAMPLES",
+    }
 )
 # Settings of earlier releases, which a running farm may still have: accepted, and said to be without effect.
 _FORMER = {PREFIX + "OFFLINE_STAGES": "programs of a stage never have a network in the sandbox (ENGINEFARM_SANDBOX)"}
@@ -123,6 +132,25 @@ class Settings(BaseSettings):
         default=None,
         description="PEM file with the Ed25519 key that signs attestations of engines; unset: no signatures",
     )
+    old_signing_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="PEM files, joined by ':', with the public keys that signed before; listed in GET /v1/signing-keys",
+    )
+    import_trusted_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="PEM files, joined by ':', with the public keys of the farms whose engines may be imported; unset: "
+        "nothing is imported",
+    )
+    builder_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$",
+        description="URI of this farm in what it signs; a urn:uuid: of the catalogue if unset",
+    )
+    revocations_hours: float = Field(
+        default=24.0, gt=0, le=8760, description="how long a signed list of recalled engines is valid"
+    )
     link_seconds: int = Field(default=3600, ge=10, description="how long a link to a file is valid")
     sweep_seconds: float = Field(default=2.0, gt=0, description="pause between two rounds of the sweep")
 
@@ -192,7 +220,7 @@ class Settings(BaseSettings):
     )
     use_gpu: bool = Field(default=True, description="false: the worker builds for the CPU even if it has a GPU")
 
-    @field_validator("model_roots", mode="before")
+    @field_validator("model_roots", "old_signing_keys", "import_trusted_keys", mode="before")
     @classmethod
     def _split_at_colons(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from api.control import ControlPlane
 from enginefarm.contract.errors import Conflict, IntegrityError, InvalidRequest
-from enginefarm.trust.attestation import TrustedKeys
 from enginefarm.trust.provenance import verify_record
 from enginefarm.wire.engine_record import EngineRecord, ImportRequest, ImportResult
 from models.lifecycle.blobs import NotStored, require_stored
@@ -15,14 +14,23 @@ from models.queries.engines import find_engine
 def take_in(control: ControlPlane, request: ImportRequest, *, imported_by: str | None) -> ImportResult:
     """Publish the engine of the request, unless the farm serves one under its key already.
 
+    The farm's own setting says whose engines it imports. The keys in the request can only leave some of them out:
+    otherwise an administrator's API key would be worth as much as the signing key.
+
     Raises:
-        InvalidRequest: no trusted key signed the record, or the record differs from what was signed.
+        InvalidRequest: no key that this farm imports from signed the record, or the record differs from what was
+            signed.
         Conflict: some of its blobs are not in the store, or are damaged there.
     """
+    if not control.keys.imports.ids:
+        raise InvalidRequest(
+            "this farm imports nothing: its operator names the public keys of farms that it imports from in "
+            "ENGINEFARM_IMPORT_TRUSTED_KEYS"
+        )
     try:
-        verified = verify_record(request.engine, TrustedKeys.of_pems(request.trusted_keys))
+        verified = verify_record(request.engine, control.keys.imports.narrowed_to(request.trusted_keys))
     except IntegrityError as error:
-        # The caller sent the record and the keys: this is no damage in the farm's own store.
+        # The caller sent the record: this is no damage in the farm's own store.
         raise InvalidRequest(error.detail) from error
     record = verified.record
 

@@ -78,8 +78,8 @@ def _verified_records(farm: Farm, engines: Iterable[Engine], trusted: TrustedKey
         if not keys:
             raise NotFound(
                 f"the farm at {farm.url} does not sign, and only signed engines can be exported: its operator makes a "
-                "key with `python -m api.signing create FILE`. For engines that were imported there, name the key that "
-                "signed them with --trusted-key"
+                "key with `python -m api.signing create FILE`. For engines that were imported there, name the key of "
+                "the farm that built them with --trusted-key"
             )
         trusted = TrustedKeys.of_pems([key.public_key for key in keys])
     records = []
@@ -95,6 +95,7 @@ def _verified_records(farm: Farm, engines: Iterable[Engine], trusted: TrustedKey
             manifest=manifest_of(engine),
             checkpoint_document=engine.checkpoint_document,
             attestation=attestation,
+            verification_summary=farm.verification_summary(engine.key),
         )
         verify_record(record, trusted)
         records.append(record)

@@ -17,7 +17,7 @@ from enginefarm.client.log_stream import Chunks, log_chunks, log_lines
 from enginefarm.client.urls import path_segment
 from enginefarm.client.waiting import build_changes, fetch_build
 from enginefarm.contract.digest import Digest
-from enginefarm.contract.errors import BuildFailed, Conflict, FarmError, WaitTimedOut
+from enginefarm.contract.errors import BuildFailed, Conflict, FarmError, NotFound, WaitTimedOut
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import (
     Build,
@@ -210,16 +210,32 @@ class Farm:
 
     def attestation(self, key: str) -> dict[str, JsonValue]:
         """The signed DSSE envelope of an engine's provenance: see `enginefarm.trust.attestation`."""
-        response = self._connection.request("GET", f"/v1/engines/{path_segment(key)}/attestation")
+        return self._envelope(f"/v1/engines/{path_segment(key)}/attestation", "an attestation")
+
+    def verification_summary(self, key: str) -> dict[str, JsonValue] | None:
+        """The signed DSSE envelope in which this farm states that it verified an imported engine's provenance.
+
+        None if this farm built the engine, does not sign, or is too old to make summaries.
+        """
         try:
-            return _JSON_OBJECT.validate_json(response.body)
-        except ValidationError:
-            # Without its cause: pydantic repeats the body.
-            raise FarmError(f"{self.url} answered with something that is not an attestation") from None
+            return self._envelope(f"/v1/engines/{path_segment(key)}/verification-summary", "a verification summary")
+        except NotFound:
+            return None
 
     def signing_keys(self) -> list[VerificationKey]:
-        """The public keys that this farm claims as its own. Trust them once, over a channel that you trust."""
+        """The public keys that this farm claims as its own, the current one first.
+
+        Trust them once, over a channel that you trust.
+        """
         return self._connection.get(SigningKeyList, "/v1/signing-keys").items
+
+    def revocations(self) -> dict[str, JsonValue]:
+        """The signed DSSE envelope of this farm's list of recalled engines: see `enginefarm.trust.revocations`.
+
+        Raises:
+            NotFound: the farm does not sign, or is too old to have a list.
+        """
+        return self._envelope("/v1/revocations", "a list of recalled engines")
 
     def recall(self, selection: Recall | Mapping[str, Any]) -> WithdrawalResult:
         """Withdraw every engine that was built where and when `selection` says."""
@@ -253,14 +269,15 @@ class Farm:
         path = f"/v1/blobs/{path_segment(digest)}"
         self._connection.request("PUT", path, content=_pieces(chunks), headers=headers, waits=_STORE_SECONDS)
 
-    def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str]) -> ImportResult:
+    def import_engine(self, record: EngineRecord, trusted_keys: Sequence[str] = ()) -> ImportResult:
         """Import an engine of another farm. Send its blobs first, with `put_blob`.
 
         Args:
-            trusted_keys: 1 to 16 Ed25519 public keys in PEM, of which one must have signed `record.attestation`.
+            trusted_keys: up to 16 Ed25519 public keys in PEM. Of the keys that the farm imports from, one that is also
+                among these must have signed `record.attestation`; without any, all of the farm's count.
 
         Raises:
-            InvalidRequest: no trusted key signed the engine, or the record is not what was signed.
+            InvalidRequest: no key that the farm imports from signed the engine, or the record is not what was signed.
             Conflict: the store lacks a blob of it, or the signing key was recalled.
         """
         body = _json(ImportRequest(engine=record, trusted_keys=list(trusted_keys)))
@@ -305,6 +322,14 @@ class Farm:
     def bytes(self, url: str, *, headers: Mapping[str, str]) -> AbstractContextManager[StreamedResponse]:
         """GET a file from `url`, absolute or of the farm: see `Connection.stream`."""
         return self._connection.stream(url, headers=headers)
+
+    def _envelope(self, path: str, what: str) -> dict[str, JsonValue]:
+        response = self._connection.request("GET", path)
+        try:
+            return _JSON_OBJECT.validate_json(response.body)
+        except ValidationError:
+            # Without its cause: pydantic repeats the body.
+            raise FarmError(f"{self.url} answered with something that is not {what}") from None
 
     def _pages(self, kind: type[_Page], path: str, filters: Mapping[str, str | None]) -> Iterator[_Page]:
         # One page when the caller gets there: a catalogue may have a million rows, of which a caller wants ten.

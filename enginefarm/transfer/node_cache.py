@@ -22,6 +22,7 @@ from enginefarm.contract.digest import Digest, read_chunks, verified
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.transfer.file_lock import locked, locked_if_free
+from enginefarm.transfer.seen_revocations import SeenRevocations
 
 _SEALED_AT = 1_000_000_000  # ns since 1970, that is, one second after: no file gets this time by itself
 _NO_LINK_POSSIBLE = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
@@ -55,6 +56,11 @@ class Cache:
         """The cache that ENGINEFARM_CACHE names, else the one in the user's cache folder."""
         home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         return cls(Path(environment.get("ENGINEFARM_CACHE") or Path(home) / "enginefarm").absolute())
+
+    @property
+    def revocations(self) -> SeenRevocations:
+        """The lists of recalled engines that this node saw."""
+        return SeenRevocations(self.root / "revocations")
 
     def give(self, entry: FileEntry, target: Path) -> bool:
         """Put the file at `target`, which must not exist. False if the cache does not have it."""

@@ -4,7 +4,8 @@ Layers, outside in, and the specification of each:
 - envelope: DSSE v1 (https://github.com/secure-systems-lab/dsse), payload type `application/vnd.in-toto+json`, signed
   with Ed25519;
 - statement: in-toto Statement v1; its one subject names the engine's key and its manifest's SHA-256;
-- predicate: SLSA Provenance v1; read by `enginefarm.trust.provenance`.
+- predicate: SLSA Provenance v1 by the farm that built the engine, read by `enginefarm.trust.provenance`; or SLSA
+  Verification Summary v1 by a farm that imported it, read by `enginefarm.trust.verification_summary`.
 
 A node that trusts a farm's public key can verify that this farm built exactly these bytes for exactly this key,
 whatever mirror or disk the bytes came from. A signature does not help against somebody who can write the farm's own
@@ -35,10 +36,12 @@ from enginefarm.contract.manifest import Manifest
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Literal["https://slsa.dev/provenance/v1"] = "https://slsa.dev/provenance/v1"
+SUMMARY_TYPE: Literal["https://slsa.dev/verification_summary/v1"] = "https://slsa.dev/verification_summary/v1"
 BUILD_TYPE = "urn:enginefarm:engine:v1"  # names the form of the predicate; another form needs another name
 
 _EXPECTED = "expected an Ed25519 public key in PEM, as GET /v1/signing-keys gives it"
 
+PredicateType = Literal["https://slsa.dev/provenance/v1", "https://slsa.dev/verification_summary/v1"]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -52,14 +55,14 @@ class Subject(BaseModel):
 
 
 class Statement(BaseModel):
-    """in-toto Statement v1 with SLSA Provenance v1 as its predicate, about exactly one engine."""
+    """in-toto Statement v1 about exactly one engine."""
 
     # The specification's names (`_type`, `predicateType`) on the wire, Python's in the code.
     model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True)
 
     type: Literal["https://in-toto.io/Statement/v1"] = Field(default=STATEMENT_TYPE, alias="_type")
     subject: tuple[Subject]
-    predicate_type: Literal["https://slsa.dev/provenance/v1"] = Field(default=PREDICATE_TYPE, alias="predicateType")
+    predicate_type: PredicateType = Field(default=PREDICATE_TYPE, alias="predicateType")
     predicate: dict[str, JsonValue]
 
     def payload(self) -> bytes:
@@ -111,11 +114,34 @@ class TrustedKeys:
         """
         return cls([_public_key(f"trusted key {number}", pem.encode()) for number, pem in enumerate(pems, start=1)])
 
-    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> VerifiedStatement:
-        """Verify a DSSE envelope, and that its statement is about the engine `key` with the files of `manifest`.
+    @property
+    def ids(self) -> list[str]:
+        """The ids by which envelopes name the keys."""
+        return [key.keyid for key in self._keys]
+
+    def narrowed_to(self, pems: Sequence[str]) -> TrustedKeys:
+        """Return those of these keys that `pems` has, too; all of them if `pems` is empty.
 
         Raises:
-            IntegrityError: the envelope is malformed or no trusted key signed it; its payload is no statement; or the
+            InvalidRequest: a text is no such key, or none of them is trusted.
+        """
+        if not pems:
+            return self
+        named = set(TrustedKeys.of_pems(pems).ids)
+        both = [pem for pem, identity in zip(self.pems, self.ids, strict=True) if identity in named]
+        if not both:
+            trusted = ", ".join(identity[:12] for identity in self.ids) or "none"
+            raise InvalidRequest(
+                f"trusted_keys names only {', '.join(sorted(identity[:12] for identity in named))}: this farm imports "
+                f"what these keys signed: {trusted}; its operator adds a key to ENGINEFARM_IMPORT_TRUSTED_KEYS"
+            )
+        return TrustedKeys.of_pems(both)
+
+    def verify(self, envelope: Mapping[str, Any], *, key: Key, manifest: Manifest) -> VerifiedStatement:
+        """Verify a DSSE envelope with the provenance of the engine `key` with the files of `manifest`.
+
+        Raises:
+            IntegrityError: the envelope is malformed or no trusted key signed it; its payload is no provenance; or the
                 statement is about another engine or other files.
         """
         engine = f"engine {key[:12]}"
@@ -150,13 +176,15 @@ class TrustedKeys:
         return payload, signer
 
 
-def statement_about(payload: bytes, *, key: Key, manifest: Manifest) -> Statement:
+def statement_about(
+    payload: bytes, *, key: Key, manifest: Manifest, predicate_type: PredicateType = PREDICATE_TYPE
+) -> Statement:
     """Return the statement in `payload`, which must be about the engine `key` with the files of `manifest`.
 
     Without these checks a mirror could send the good statement of another engine.
 
     Raises:
-        IntegrityError: it is no statement, or about another engine or other files.
+        IntegrityError: it is no statement of this type, or about another engine or other files.
     """
     engine = f"engine {key[:12]}"
     try:
@@ -168,6 +196,11 @@ def statement_about(payload: bytes, *, key: Key, manifest: Manifest) -> Statemen
         raise IntegrityError(f"the signed statement that came with {engine} is about {subject.name[:12]}")
     if f"sha256:{subject.digest['sha256']}" != manifest.digest:
         raise IntegrityError(f"the files of {engine} are not those that its farm signed")
+    # A farm signs both types about one engine: a verification summary must not pass for provenance.
+    if statement.predicate_type != predicate_type:
+        raise IntegrityError(
+            f"what was signed about {engine} is of type {statement.predicate_type}, expected {predicate_type}"
+        )
     return statement
 
 

@@ -3,7 +3,8 @@
 The attestation (see `enginefarm.trust.attestation`) binds two names: the engine's key and its manifest's digest. Its
 predicate is SLSA Provenance v1 as `models.queries.provenance` writes it. `verify_record` checks, in this order:
 
-1. the DSSE envelope: one trusted key signed it, and its subject is this key and this manifest;
+1. the DSSE envelope: one trusted key signed it, and its subject is this key and this manifest; or such a key signed a
+   verification summary of it (see `enginefarm.trust.verification_summary`);
 2. the predicate has the form of build type `urn:enginefarm:engine:v1`;
 3. the versions of the build document and of the checkpoint document are the ones that this program reads;
 4. the signed build document hashes to the engine's key;
@@ -28,6 +29,7 @@ from enginefarm.contract.key import BUILD, CONVERT, Document, Key
 from enginefarm.contract.platform import DriverBinding, Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.trust.attestation import BUILD_TYPE, TrustedKeys
+from enginefarm.trust.verification_summary import verify_provenance
 from enginefarm.wire.engine_binding import require_key
 from enginefarm.wire.engine_record import EngineRecord
 
@@ -95,7 +97,7 @@ class VerifiedRecord:
     """An engine's record, and the statements about it that a trusted key signed."""
 
     record: EngineRecord
-    signer: str  # id of the trusted key
+    signer: str  # id of the trusted key, which signed the provenance or its verification summary
     document: Document  # hashes to the engine's key
     spec: dict[str, Any]
     toolchain: str
@@ -124,7 +126,9 @@ def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
         InvalidRequest: the statement, or a document in it, is of a version that this program does not read.
     """
     engine = f"engine {record.key[:12]}"
-    attestation = trusted.verify(record.attestation, key=record.key, manifest=record.manifest)
+    attestation = verify_provenance(
+        trusted, record.attestation, record.verification_summary, key=record.key, manifest=record.manifest
+    )
     signed: Any = attestation.statement.predicate
     try:
         predicate = _Predicate.model_validate(signed)

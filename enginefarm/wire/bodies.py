@@ -127,6 +127,7 @@ class VerificationKey(Body):
 
     id: str = Field(description="the id by which an envelope names it")
     public_key: str = Field(description="PEM")
+    current: bool = Field(default=True, description="false: it signs nothing any more; attestations made before stay")
 
 
 class SigningKeyList(Body):

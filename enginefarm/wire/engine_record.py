@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from enginefarm.contract.bounded import Count, Text
 from enginefarm.contract.digest import Digest
@@ -25,6 +33,17 @@ class EngineRecord(BaseModel):
     manifest: Manifest
     checkpoint_document: _Document = Field(description="the document of its checkpoint")
     attestation: _Document = Field(description="the signed DSSE envelope of the farm that built it")
+    verification_summary: _Document | None = Field(
+        default=None, description="of an engine that the exporting farm had imported: its own signed DSSE envelope"
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Readers of before 0.2 refuse a field that they do not know, so a record that needs none has none.
+        document: dict[str, Any] = serialize(self)
+        if document["verification_summary"] is None:
+            del document["verification_summary"]
+        return document
 
     @property
     def sizes(self) -> dict[Digest, int]:
@@ -39,9 +58,12 @@ class ImportRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: EngineRecord
-    # The administrator names them with each import: the farm keeps no list of farms that it trusts.
+    # Not a grant: an API key of an administrator must not be worth as much as a farm's signing key. See ADR 0017.
     trusted_keys: list[Text] = Field(
-        min_length=1, max_length=16, description="Ed25519 public keys in PEM, of which one must have signed it"
+        default_factory=list,
+        max_length=16,
+        description="Ed25519 public keys in PEM: only those that the farm's ENGINEFARM_IMPORT_TRUSTED_KEYS lists too "
+        "count; empty: all of these",
     )
 
 

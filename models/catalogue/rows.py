@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0009"  # of the migration that leads to these tables
+REVISION = "0010"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -263,9 +263,37 @@ class ImportRow(Row):
     action_key: Mapped[str] = mapped_column(String(64), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     envelope: Mapped[_Json]  # the original statement with the original signature, unchanged
-    signer: Mapped[str] = mapped_column(String(64))  # id of the trusted key that signed it
+    # Of an engine that the exporting farm had imported: the statement that it verified the envelope, signed by it.
+    summary: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
+    signer: Mapped[str] = mapped_column(String(64))  # id of the trusted key that signed the summary, else the envelope
     imported_by: Mapped[str | None] = mapped_column(String(64))
     imported_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class FarmRow(Row):
+    """The one row that identifies this farm. The first API process that starts writes it; nothing changes it."""
+
+    __tablename__ = "farm"
+    __table_args__ = (CheckConstraint("number = 1", name="one_row"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, default=1)
+    id: Mapped[str] = mapped_column(String(36))  # a random UUID
+
+
+class RevocationRow(Row):
+    """A recall of one engine with exactly these files. Never removed: the number of rows orders the signed lists.
+
+    `lifted_at` is set when exactly these files are published again under the key.
+    """
+
+    __tablename__ = "revocations"
+
+    seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)
+    key: Mapped[str] = mapped_column(String(64), index=True)
+    manifest: Mapped[str] = mapped_column(String(71))
+    reason: Mapped[str] = mapped_column(Text)
+    revoked_at: Mapped[datetime] = mapped_column(server_default=now())
+    lifted_at: Mapped[datetime | None]
 
 
 class RemovalRow(Row):

@@ -12,6 +12,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, CheckpointRow, EngineRo
 from models.catalogue.states import ActionState, Outcome
 from models.catalogue.visibility import SERVED, USABLE
 from models.fleet.worker_control import quarantine, worker_ids
+from models.lifecycle.revocations import revoke
 from models.lifecycle.transitions import end_attempt, requeue
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.queue.names import Announcement
@@ -46,6 +47,7 @@ def recall(session: Session, criteria: Recall) -> tuple[WithdrawalResult, list[A
     for key in checkpoints:
         announcements += withdraw_checkpoint(session, key, criteria.reason)
     withdrawn = [key for key in engines if withdraw_engine(session, key, criteria.reason)]
+    revoke(session, withdrawn, criteria.reason)
     # Last: workers come after actions in the lock order.
     if criteria.worker is not None:
         quarantine(session, criteria.worker, criteria.reason)

@@ -67,8 +67,8 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
     # As a worker does: so the fence and the lock order are those of an engine that was built here.
     publish_engine(session, claim, manifest, engine=engine, steps={})
     session.add(
-        ImportRow(action_key=key, attempt=claim.attempt, envelope=imported.record.attestation, signer=imported.signer,
-                  imported_by=imported_by)
+        ImportRow(action_key=key, attempt=claim.attempt, envelope=imported.record.attestation,
+                  summary=imported.record.verification_summary, signer=imported.signer, imported_by=imported_by)
     )  # fmt: skip
     # The attempt lasts as long as the other farm's: estimates then know how long a build here would take.
     attempt = (AttemptRow.action_key == key, AttemptRow.number == claim.attempt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from enginefarm.trust.attestation import PAYLOAD_TYPE, Statement
+from enginefarm.wire.revocations import PAYLOAD_TYPE as REVOCATIONS
+from enginefarm.wire.revocations import RevocationList
 
 
 class SigningKey:
-    """Signs statements about engines; `public` is what others check them with."""
+    """Signs statements about engines and the list of recalled ones; `public` is what others check them with."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._signer = CryptoSigner(private)
@@ -49,16 +50,16 @@ class SigningKey:
 
     def sign(self, statement: Statement) -> dict[str, Any]:
         """Return a signed DSSE envelope. Ed25519 is deterministic: the same statement gives the same envelope."""
-        envelope = Envelope(statement.payload(), PAYLOAD_TYPE, {})
+        return self._signed(statement.payload(), PAYLOAD_TYPE)
+
+    def sign_revocations(self, revocations: RevocationList) -> dict[str, Any]:
+        """Return a signed DSSE envelope of the list. Its payload type keeps it from passing for a statement."""
+        return self._signed(revocations.payload(), REVOCATIONS)
+
+    def _signed(self, payload: bytes, payload_type: str) -> dict[str, Any]:
+        envelope = Envelope(payload, payload_type, {})
         envelope.sign(self._signer)
         signed: dict[str, Any] = envelope.to_dict()
-        return signed
-
-    def countersign(self, envelope: dict[str, Any]) -> dict[str, Any]:
-        """Return the envelope with one more signature; those that it has stay valid."""
-        opened = Envelope.from_dict(deepcopy(envelope))  # from_dict changes its argument
-        opened.sign(self._signer)
-        signed: dict[str, Any] = opened.to_dict()
         return signed
 
 

@@ -52,7 +52,7 @@ def test_a_make_target_that_a_document_names_exists(document: Path) -> None:
 def test_a_setting_that_a_document_names_exists(document: Path) -> None:
     # Read by the command line, by TensorRT-LLM's toolchain, by tests and by benchmarks.
     read_elsewhere = {
-        *("URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "TRTLLM_EXAMPLES"),
+        *("URL", "API_KEY", "CACHE", "TRUSTED_KEYS", "REVOCATIONS_MAX_AGE", "TRTLLM_EXAMPLES"),
         *("TEST_S3_URL", "TEST_POSTGRES_URL", "BENCH_GIB"),
     }
     settings = {name.upper() for name in Settings.model_fields} | read_elsewhere

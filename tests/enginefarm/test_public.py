@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import enginefarm
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.wire import bodies as wire
-from enginefarm.wire import explanation, matrix, resolution
+from enginefarm.wire import explanation, matrix, resolution, revocations
 
 
 def test_public_names() -> None:
@@ -47,7 +47,7 @@ def parsed(annotation: Any) -> Iterator[type[BaseModel]]:
 ANSWERS = [
     wire.Submitted, wire.Build, wire.BuildPage, wire.Engine, wire.EnginePage, wire.WorkerList, wire.ToolchainList,
     wire.Readiness, wire.ProblemDocument, wire.SigningKeyList, explanation.Explanation, resolution.Resolution,
-    matrix.Matrix,
+    matrix.Matrix, revocations.RevocationList,
 ]  # fmt: skip
 
 

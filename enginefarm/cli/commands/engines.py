@@ -18,7 +18,6 @@ from enginefarm.node.detection import detect
 from enginefarm.node.fit import field_text, misfits
 from enginefarm.transfer import pull as fetch
 from enginefarm.transfer.triton_layout import pull_layout
-from enginefarm.trust.signature_policy import require_signed
 
 
 @click.command()
@@ -66,6 +65,10 @@ def ls(
     "--trusted-key", "keys", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
     help="Fetch only what this public key signed (PEM; repeatable). Default: ENGINEFARM_TRUSTED_KEYS.",
 )  # fmt: skip
+@click.option(
+    "--max-age", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Require a signed list of recalled engines that is not older. Default: ENGINEFARM_REVOCATIONS_MAX_AGE.",
+)  # fmt: skip
 @click.option("--any-platform", is_flag=True, help="Fetch the engine even if it does not run on this machine.")
 @json_option
 @pass_settings
@@ -78,13 +81,14 @@ def pull(
     cached: bool,
     triton: bool,
     keys: tuple[Path, ...],
+    max_age: float | None,
     any_platform: bool,
     as_json: bool,
 ) -> None:
     """Fetch an engine and verify every byte.
 
     DIRECTORY appears when it is complete. An interrupted pull continues where it stopped. A unique
-    prefix of a key is enough.
+    prefix of a key is enough. A recalled engine is refused.
     """
     transfer = fetch.Transfer(connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None)
     fetched = partial(pull_layout, name="triton") if triton else fetch.pull
@@ -92,7 +96,7 @@ def pull(
         with settings.farm() as farm, transfer_shown() as progress:
             engine = engine_named(farm, name)
             # Before any byte moves: the bytes are then verified against the manifest that was signed.
-            require_signed(farm, engine, keys or settings.trusted_keys)
+            settings.signature_policy(keys, max_age).require(farm, engine)
             path = fetched(
                 farm,
                 engine,

@@ -12,7 +12,6 @@ from enginefarm.cli.settings import Settings, pass_settings
 from enginefarm.cli.spec import read_object, spec_arguments, with_flags
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.node.detection import detect
-from enginefarm.trust.signature_policy import require_signed
 from enginefarm.wire.resolution import EngineRequirements
 
 
@@ -25,7 +24,7 @@ def resolve(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
 
     It has exactly the requested limits, or else is the smallest that covers them. With --platform, it is one for that
     platform instead. Exit code 4: there is none; the error says why. With ENGINEFARM_TRUSTED_KEYS, one of
-    these keys must have signed it.
+    these keys must have signed it. A recalled engine is refused.
     """
     body = with_flags(read_object(spec_file), flags)
     if not body.get("platform"):
@@ -34,7 +33,7 @@ def resolve(settings: Settings, /, spec_file: IO[str] | None, as_json: bool, **f
     with settings.farm() as farm:
         resolution = farm.resolve(requirements)
         # A start script pulls the key that is printed, so a trusted farm must have signed its engine.
-        require_signed(farm, resolution.engine, settings.trusted_keys)
+        settings.signature_policy().require(farm, resolution.engine)
     if as_json:
         print_json(resolution)
         return
