@@ -72,5 +72,5 @@ def pull(
             revocations_max_age = max_age_of(os.environ)
         SignaturePolicy(trusted_keys, cache.revocations, revocations_max_age).require(farm, record)
         directory = Path(destination) if destination is not None else cache.root / "engines" / record.key
-        transfer = Transfer(connections=connections, cache=cache)
+        transfer = Transfer(connections=connections, cache=cache, verify_cached=bool(trusted_keys))
         return pull_engine(farm, record, directory, transfer=transfer, progress=progress)

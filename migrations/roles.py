@@ -217,6 +217,9 @@ RIGHTS: Mapping[str, TableRights] = {
     ),
     "imports": TableRights(api=Grant(select=ALL, insert=ALL)),
     "removals": TableRights(api=Grant(select=ALL, insert=ALL)),
+    "farm": TableRights(api=Grant(select=ALL, insert=ALL)),
+    # A worker that was taken over must not end a recall.
+    "revocations": TableRights(api=Grant(select=ALL, insert=ALL, update=("lifted_at",))),
     # Digests of `file:` models, which the API resolves. A worker reads the files itself.
     "file_digests": TableRights(api=_WRITE),
     # Hashes of keys: for the API alone.

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -62,12 +63,16 @@ class Cache:
         """The lists of recalled engines that this node saw."""
         return SeenRevocations(self.root / "revocations")
 
-    def give(self, entry: FileEntry, target: Path) -> bool:
-        """Put the file at `target`, which must not exist. False if the cache does not have it."""
+    def give(self, entry: FileEntry, target: Path, *, verify: bool = False) -> bool:
+        """Put the file at `target`, which must not exist. False if the cache does not have it.
+
+        Args:
+            verify: read the file again and compare its digest. Without it, the seal shows that nobody wrote to the file
+                by mistake; somebody who wants to deceive can restore the seal.
+        """
         path = self._path(entry.digest)
         try:
-            status = path.stat()
-            if (status.st_size, status.st_mtime_ns) != (entry.size, _SEALED_AT):
+            if not _is_sealed(path.lstat(), entry) or (verify and digest.of_file(path) != entry.digest):
                 path.unlink(missing_ok=True)
                 return False
             # The time of use is the access time: a mount with `noatime` does not keep it by itself.
@@ -166,6 +171,16 @@ class Cache:
         directory = self.root / "fetching"
         directory.mkdir(parents=True, exist_ok=True)
         return directory / name.removeprefix("sha256:")
+
+
+def _is_sealed(status: os.stat_result, entry: FileEntry) -> bool:
+    """True if this is the file that `keep` sealed, and not a link or another user's file in its place."""
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid in {os.geteuid(), 0}
+        and status.st_mode & 0o222 == 0
+        and (status.st_size, status.st_mtime_ns) == (entry.size, _SEALED_AT)
+    )
 
 
 def _link_or_copy(source: Path, target: Path, entry: FileEntry) -> bool:

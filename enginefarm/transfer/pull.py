@@ -34,6 +34,9 @@ class Transfer:
     part_size: int = 16 << 20  # bytes fetched by one request
     limit_rate: int | None = None  # bytes per second, of all connections together
     cache: Cache | None = None  # the node's, to share files with other engines and processes
+    verify_cached: bool = (
+        False  # read the cache's files again before they are used; a node that requires signatures does
+    )
 
 
 def pull(
@@ -114,7 +117,7 @@ class _EngineFiles:
                 continue
             # Not to the file's own name at once: a part of it may have it, and a link cannot replace that.
             aside = self._staging.path / f".{secrets.token_hex(8)}"
-            if not cache.give(entry, aside):
+            if not cache.give(entry, aside, verify=self._transfer.verify_cached):
                 missing.append(entry)
                 continue
             aside.replace(self._staging.file(entry))

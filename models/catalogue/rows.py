@@ -283,7 +283,7 @@ class FarmRow(Row):
 class RevocationRow(Row):
     """A recall of one engine with exactly these files. Never removed: the number of rows orders the signed lists.
 
-    `lifted_at` is set when exactly these files are published again under the key.
+    `lifted_at` is set when exactly these files are imported again under the key.
     """
 
     __tablename__ = "revocations"

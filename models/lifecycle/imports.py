@@ -24,6 +24,7 @@ from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
 from models.lifecycle.leases import claim_action
 from models.lifecycle.publication import publish_engine, record_manifest
+from models.lifecycle.revocations import lift
 from models.lifecycle.submission import insert_action
 from models.lifecycle.transitions import cancel_if_unneeded, lock_action, queue_at_once
 from models.queue.names import build_queue, convert_queue
@@ -70,6 +71,7 @@ def publish_import(session: Session, imported: VerifiedRecord, *, imported_by: s
         ImportRow(action_key=key, attempt=claim.attempt, envelope=imported.record.attestation,
                   summary=imported.record.verification_summary, signer=imported.signer, imported_by=imported_by)
     )  # fmt: skip
+    lift(session, key, manifest.digest)
     # The attempt lasts as long as the other farm's: estimates then know how long a build here would take.
     attempt = (AttemptRow.action_key == key, AttemptRow.number == claim.attempt)
     times = {"started_at": imported.started_at, "ended_at": imported.ended_at}

@@ -17,7 +17,6 @@ from models.catalogue.states import ActionState, BuildRowState, Outcome
 from models.catalogue.upsert import insert_new, upsert
 from models.lifecycle.blobs import damaged_blobs, mark_rewritten, record_blobs
 from models.lifecycle.leases import Claim
-from models.lifecycle.revocations import lift
 from models.lifecycle.transitions import end_attempt, end_builds, move, release_dependents
 from models.queue.names import Announcement
 
@@ -72,7 +71,6 @@ def publish_engine(
     _end_claim(session, claim, steps)
     values = {"key": claim.key, "manifest": digest, "attempt": claim.attempt}
     upsert(session, EngineRow, values | engine | _published_anew())
-    lift(session, claim.key, digest)
     # In the same transaction, so that a caller who reads `succeeded` always gets the engine.
     end_builds(session, claim.key, BuildRowState.SUCCEEDED)
 

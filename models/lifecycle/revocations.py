@@ -29,7 +29,11 @@ def revoke(session: Session, keys: Sequence[Key], reason: str) -> None:
 
 
 def lift(session: Session, key: Key, manifest: Digest) -> None:
-    """End the revocation of an engine that is published again with exactly these files."""
+    """End the revocation of an engine that an administrator imports again with exactly these files.
+
+    A worker may not write here: one that was taken over could otherwise end a recall. If it builds exactly these files
+    again, the list leaves them out while they are served.
+    """
     revoked = (RevocationRow.key == key, RevocationRow.manifest == manifest, RevocationRow.lifted_at.is_(None))
     session.execute(update(RevocationRow).where(*revoked).values(lifted_at=now()))
 
@@ -42,7 +46,7 @@ def revocations(session: Session) -> tuple[int, list[Revocation]]:
     """
     counts = select(func.count(RevocationRow.seq), func.count(RevocationRow.lifted_at))
     recalled, lifted = session.execute(counts).one()
-    # A worker of an earlier release publishes without lifting.
+    # By a worker, which may not lift.
     published_again = exists().where(
         EngineRow.key == RevocationRow.key, EngineRow.manifest == RevocationRow.manifest, SERVED
     )

@@ -30,6 +30,8 @@ from enginefarm.trust.attestation import Statement, TrustedKeys, pem
 from enginefarm.trust.signature_policy import require_signed
 from enginefarm.wire.bodies import BuildState, Disposition
 from enginefarm.wire.engine_record import EngineRecord
+from models.security.api_keys import Scope
+from models.security.api_keys import create as create_api_key
 from models.security.signing_key import SigningKey, create
 from models.store import DirectoryStore
 from models.store.protocol import blob_name
@@ -74,7 +76,7 @@ def bundle(exporter: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def importer(exporter: Site, valkey: Valkey, models: Path, tmp_path: Path) -> Iterator[Site]:
     """The farm that imports what the exporter signed, on SQLite and a directory store."""
-    settings = {"MODEL_ROOTS": str(models), "IMPORT_TRUSTED_KEYS": str(exporter.public_key)}
+    settings: dict[str, Any] = {"MODEL_ROOTS": str(models), "IMPORT_TRUSTED_KEYS": str(exporter.public_key)}
     with site(tmp_path / "here", BROKER_URL=valkey.url, **settings) as new_farm:
         yield new_farm
 
@@ -196,7 +198,13 @@ def test_a_blob_upload_that_was_cut_is_repeated(exporter: Site, importer: Site, 
 
     port = urlsplit(importer.farm.url).port
     assert port is not None
-    with Proxy(port, alter=cut) as proxy, Farm(f"http://127.0.0.1:{proxy.port}") as client, Bundle(bundle) as opened:
+    with importer.database.write() as session:  # without a key, a farm answers under its own address only
+        api_key = create_api_key(session, "carrier", [Scope.ADMIN])
+    with (
+        Proxy(port, alter=cut) as proxy,
+        Farm(f"http://127.0.0.1:{proxy.port}", api_key) as client,
+        Bundle(bundle) as opened,
+    ):
         arrived = list(import_bundle(client, opened, trusted(exporter)))
     assert ([result.outcome for result in arrived], len(cuts)) == (["imported", "imported"], 2)
     for digest, size in {d: s for record in records(bundle).values() for d, s in record.sizes.items()}.items():

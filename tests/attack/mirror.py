@@ -20,7 +20,7 @@ class Mirror(HttpDouble):
     def __init__(self, farm_url: str) -> None:
         super().__init__()
         self.lie: Lie = lambda method, path, answer: None
-        self._farm = httpx.Client(base_url=farm_url)
+        self._farm = httpx.Client(base_url=farm_url, timeout=60)
         self.app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"])(self._forward)
 
     def stop(self) -> None:

@@ -417,4 +417,45 @@ GUARDS = (
         "and not isolation.complete:", "and False:",
         "tests/workers/test_foreign_code.py",
     ),
+    Guard(
+        "a recalled engine is refused", "enginefarm/wire/revocations.py",
+        "if (entry.key, entry.manifest) == (key, manifest):", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "a list of recalled engines does not go back", "enginefarm/transfer/seen_revocations.py",
+        "if last is not None and revocations.sequence < last.sequence:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "a list of recalled engines has an age", "enginefarm/trust/revocations.py",
+        "if age > max_age:", "if False:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "a list of recalled engines is of the engine's farm", "enginefarm/trust/signature_policy.py",
+        "if revocations.farm == provenance.farm:", "if True:",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "importable signers are the farm's setting", "enginefarm/trust/attestation.py",
+        "both = [pem for pem, identity in zip(self.pems, self.ids, strict=True) if identity in named]",
+        "both = list(pems)",
+        "tests/attack/test_trust.py",
+    ),
+    Guard(
+        "a verification summary does not pass for provenance", "enginefarm/trust/attestation.py",
+        "if statement.predicate_type != predicate_type:", "if False:",
+        "tests/enginefarm/trust/test_golden_statements.py",
+    ),
+    Guard(
+        "a verification summary names the attestation", "enginefarm/trust/verification_summary.py",
+        'if digest not in [attestation.digest["sha256"] for attestation in stated.input_attestations]:', "if False:",
+        "tests/enginefarm/trust/test_golden_statements.py",
+    ),
+    Guard(
+        "a signed pull reads cached files again", "enginefarm/transfer/node_cache.py",
+        "(verify and digest.of_file(path) != entry.digest)", "False",
+        "tests/attack/test_trust.py",
+    ),
 )  # fmt: skip

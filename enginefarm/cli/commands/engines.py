@@ -90,7 +90,12 @@ def pull(
     DIRECTORY appears when it is complete. An interrupted pull continues where it stopped. A unique
     prefix of a key is enough. A recalled engine is refused.
     """
-    transfer = fetch.Transfer(connections=connections, limit_rate=limit_rate, cache=settings.cache if cached else None)
+    transfer = fetch.Transfer(
+        connections=connections,
+        limit_rate=limit_rate,
+        cache=settings.cache if cached else None,
+        verify_cached=bool(keys or settings.trusted_keys),
+    )
     fetched = partial(pull_layout, name="triton") if triton else fetch.pull
     try:
         with settings.farm() as farm, transfer_shown() as progress:
