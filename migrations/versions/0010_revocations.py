@@ -11,13 +11,8 @@ from alembic import op
 
 from migrations.frozen import TIME, now
 
-<<<<<<<< HEAD:migrations/versions/0010_revocations.py
 revision = "0010"
 down_revision = "0009"
-========
-revision = "0010"
-down_revision = "0009"
->>>>>>>> 0c3522c (Attacks on trust: recalled engines, imports, a node's cache; guards, ADR 0017 and documents):migrations/versions/0009_revocations.py
 branch_labels = None
 depends_on = None
 
