@@ -98,9 +98,10 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
     leaving = threading.Event()
     activity = MessageActivity()
     announcer = Announcer(app)
+    tools = stage_tools(settings, database, identity, isolation)
     runner = Runner(
         settings=settings,
-        tools=stage_tools(settings, database, identity, isolation),
+        tools=tools,
         announcer=announcer,
         scratch=scratch,
         leaving=leaving,
@@ -129,6 +130,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
         presence.stop()
+        tools.checker.close()
         database.close()
 
 

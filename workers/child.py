@@ -24,11 +24,11 @@ from workers.sandbox.guard import Guard
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 from workers.supervisor import Orders
+from workers.workspace import sizes
 
 _TICK = 0.2  # seconds between two checks of the stop signal and the limits
 _DISK_SECONDS = 2.0  # between two measurements of the disk: each walks through the whole folder
 _DISK_SLICE_SECONDS = 0.1
-_TOO_DEEP = 1 << 62  # bytes, more than any limit
 _READ_BYTES = 1 << 16
 _TAIL_LINES = 200
 # The supervisor has this much longer than `kill_seconds` to end everything; then the worker kills from outside.
@@ -300,18 +300,3 @@ class _Disk:
         self._sizes = None
         self._measured = time.monotonic()
         return self._total
-
-
-def sizes(folder: Path) -> Iterator[int]:
-    """Yield the bytes that each file and folder takes on the disk; none for what cannot be read."""
-    for parent, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            try:
-                # Blocks, not the length: a sparse file takes less than it is long. st_blocks counts units of 512 bytes.
-                blocks = os.lstat(os.path.join(parent, name)).st_blocks  # noqa: PTH118  # called often
-            except OSError as error:
-                # Deleted since the listing, or hidden in folders that are nested too deep to be named.
-                yield _TOO_DEEP if error.errno == errno.ENAMETOOLONG else 0
-            else:
-                # An empty file takes an inode.
-                yield max(1, blocks) * 512

@@ -10,6 +10,8 @@ from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
 from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
+from workers.output_check import CheckDied
+from workers.storable_text import storable
 
 
 class StageFailed(Exception):
@@ -35,12 +37,25 @@ class StartDamaged(StageFailed):
         self.digest = digest
 
 
+class OutputRefused(Exception):
+    """The output contains what no engine and no checkpoint may contain; reading it could do harm."""
+
+
 class StageStopped(Exception):
     """The stage was stopped: its lease is lost, or the worker is leaving. The action did not fail."""
 
 
 def explain(error: Exception) -> Failure:
-    """The failure to record for `error`. The first matching case decides, from specific to general."""
+    """The failure to record for `error`. Its texts can be stored, although a program may have chosen parts of them."""
+    failure = _failure_of(error)
+    advice = None
+    if failure.advice is not None:
+        advice = storable(failure.advice)
+    return failure.model_copy(update={"detail": storable(failure.detail), "advice": advice})
+
+
+def _failure_of(error: Exception) -> Failure:
+    """The first matching case decides, from specific to general."""
     match error:
         case StageFailed():
             return error.failure
@@ -50,6 +65,22 @@ def explain(error: Exception) -> Failure:
                 fault=Fault.TOOLCHAIN,
                 detail=f"the program ended with success, but its output is not usable: {error}",
                 advice="the log has what it printed; an exit status alone proves nothing",
+            )
+        case OutputRefused():
+            # No retry: the programs would leave the same again.
+            return Failure(
+                cause="output_refused",
+                fault=Fault.TOOLCHAIN,
+                detail=f"the output cannot be published: {error}",
+                advice="an output has regular files and folders only; look at what the model's own code does",
+            )
+        case CheckDied():
+            return Failure(
+                cause="check_failed",
+                fault=Fault.TOOLCHAIN,
+                detail="the toolchain's check of the output crashed; the worker's log has the details",
+                advice="report it to whoever maintains the toolchain",
+                retryable=True,
             )
         case CallerError():
             # A wrong spec or model fails the same way each time: no retry.
@@ -87,6 +118,19 @@ def explain(error: Exception) -> Failure:
             )
 
 
+def out_of_time(step: str, limits: ProcessLimits) -> Failure:
+    """The failure of a stage whose time was over in a step of the worker's own."""
+    # A slow source or store is the farm's fault, and may be faster next time; checking and hashing are local.
+    waits_for_others = step in {"fetch", "upload"}
+    return Failure(
+        cause="timed_out",
+        fault=Fault.FARM if waits_for_others else Fault.TOOLCHAIN,
+        detail=f"the stage took longer than its limit of {limits.wall_seconds:g} s; it ended in the step {step}",
+        advice="have ENGINEFARM_STAGE_SECONDS raised on the worker, or look at why this step is slow",
+        retryable=waits_for_others,
+    )
+
+
 def limit_passed(limit: KilledFor, limits: ProcessLimits) -> Failure:
     """The failure of a program that was killed because it exceeded `limit`."""
     if limit is KilledFor.WALL:
@@ -100,7 +144,8 @@ def limit_passed(limit: KilledFor, limits: ProcessLimits) -> Failure:
         return Failure(
             cause="disk_limit",
             fault=Fault.TOOLCHAIN,
-            detail=f"the stage took more than its {limits.disk_bytes} bytes on the worker's disk",
+            detail=f"the stage took more than its {limits.disk_bytes} bytes on the worker's disk, "
+            "or hid what it took in a tree that cannot be measured",
             advice="ask for less, or have ENGINEFARM_STAGE_DISK_BYTES raised on the worker",
         )
     if limit is KilledFor.PROCESSES:

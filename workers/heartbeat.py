@@ -8,6 +8,7 @@ need an answer of the database: a second thread only compares times.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from models.catalogue.states import Fenced
 from models.lifecycle.leases import Claim, renew
 from toolchains.toolchain import Report
 from workers.job_log import JobLog
+from workers.storable_text import storable
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +65,11 @@ class Heartbeat:
 
         Ranks report in turn, each its own progress: the highest counts, so that progress never falls back.
         """
-        if report.progress is not None:
+        # A program may print any number; NaN is neither larger nor smaller than another.
+        if report.progress is not None and not math.isnan(report.progress):
             self.progress = max(self.progress or 0.0, report.progress)
         if report.message is not None:
-            self.message = report.message
+            self.message = storable(report.message)
 
     def __enter__(self) -> Heartbeat:
         for thread in self._threads:
@@ -77,8 +80,11 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finished.set()
+        # The end of the attempt must not wait for a catalogue that does not answer. A thread that is left behind
+        # finds the lease ended when it goes on.
+        deadline = self._clock() + self._lease
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - self._clock()))
 
     def give_up_in_time(self) -> None:
         """Give up when the last renewal is too long ago.
@@ -104,6 +110,10 @@ class Heartbeat:
             except DatabaseUnavailable as error:
                 self._outage = f": {error.detail}"
                 log.warning("cannot renew the lease on %s yet: %s", self._claim.key[:12], error.detail)
+            except Exception as error:
+                # A defect: a thread that ended of it would leave the programs running without a lease.
+                log.exception("renewing the lease on %s met a defect", self._claim.key[:12])
+                self._give_up(f"the lease could not be renewed: {type(error).__name__}")
 
     def renew(self) -> None:
         """Renew the lease once, and send the new part of the log.

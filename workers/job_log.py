@@ -1,12 +1,19 @@
-"""The log of one attempt: a file of bounded size with head and tail, sent to the catalogue while the stage runs."""
+"""The log of one attempt: a file of bounded size with head and tail, sent to the catalogue while the stage runs.
+
+The file has no name: a program that could reach it by a path would put a link in its place, and the worker would upload
+the link's target as the log.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
-from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from enginefarm.contract.digest import CHUNK
 from models.catalogue.database import Database
 from models.lifecycle import logs
 from models.lifecycle.leases import Claim
@@ -21,23 +28,25 @@ class JobLog:
     """A log that the stage's thread writes and the heartbeat's thread sends.
 
     Output behind the first HEAD_BYTES stays in memory, its last TAIL_BYTES only, until `settle` writes it.
+
+    Args:
+        folder: on the disk that the file takes its space from.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # Unbuffered: `send` reads the file through a descriptor of its own.
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, folder: Path) -> None:
+        # Unbuffered: `read` reads through the same descriptor.
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # `close` closes it
         self._lock = threading.Lock()
         self._size = 0
         self._sent = 0
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
+        self._tail = bytearray()
         self._dropped = 0
         self._disk_full = False
 
     def say(self, text: str) -> None:
         """Write a line of the farm itself, with the time (UTC)."""
-        self.write(f"[farm {datetime.now(UTC):%H:%M:%S}] {text}\n".encode())
+        # backslashreplace: a text may contain a file's name, which need not be UTF-8.
+        self.write(f"[farm {datetime.now(UTC):%H:%M:%S}] {text}\n".encode(errors="backslashreplace"))
 
     def write(self, output: bytes) -> None:
         """Add output of a program: to the file while the head has room, then to the tail in memory."""
@@ -46,15 +55,10 @@ class JobLog:
             if room > 0:
                 self._append(output[:room])
                 output = output[room:]
-            if not output:
-                return
-            self._tail.append(output)
-            self._tail_size += len(output)
-            # The newest piece always stays, even if it alone is longer than the tail.
-            while self._tail_size > TAIL_BYTES and len(self._tail) > 1:
-                dropped = len(self._tail.popleft())
-                self._tail_size -= dropped
-                self._dropped += dropped
+            self._tail += output
+            # One buffer, trimmed seldom: a piece may be a single byte, and each trim copies the whole tail.
+            if len(self._tail) > 2 * TAIL_BYTES:
+                self._trim_tail()
 
     def send(self, database: Database, claim: Claim) -> None:
         """Send to the catalogue what the file has and no earlier call sent.
@@ -63,9 +67,7 @@ class JobLog:
             DatabaseUnavailable: the next call sends the same bytes again.
         """
         while True:
-            with self.path.open("rb") as stream:
-                stream.seek(self._sent)
-                piece = stream.read(_PIECE_BYTES)
+            piece = os.pread(self._file.fileno(), _PIECE_BYTES, self._sent)
             if not piece:
                 return
             with database.write() as session:
@@ -77,17 +79,31 @@ class JobLog:
         """Write the tail to the file, after a line with the number of dropped bytes. More output may follow."""
         with self._lock:
             if self._tail:
+                self._trim_tail()
                 if self._dropped:
                     self._append(f"\n[farm] {self._dropped} bytes of output were dropped here\n".encode())
-                self._append(b"".join(self._tail))
+                self._append(self._tail)
                 self._tail.clear()
-                self._tail_size = self._dropped = 0
+                self._dropped = 0
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the content of the file: what was written, but nothing that `settle` did not write yet."""
+        position = 0
+        while piece := os.pread(self._file.fileno(), CHUNK, position):
+            yield piece
+            position += len(piece)
 
     def close(self) -> None:
         """Close the file. The tail is lost unless `settle` wrote it."""
         self._file.close()
 
-    def _append(self, output: bytes) -> None:
+    def _trim_tail(self) -> None:
+        """Drop all but the last TAIL_BYTES of the tail."""
+        surplus = max(0, len(self._tail) - TAIL_BYTES)
+        del self._tail[:surplus]
+        self._dropped += surplus
+
+    def _append(self, output: bytes | bytearray) -> None:
         """Write to the file, as much as the disk takes, and count the other bytes as dropped."""
         unwritten = memoryview(output)
         try:
@@ -100,3 +116,4 @@ class JobLog:
             # A full disk must not fail the attempt here: the worker reports it to the catalogue, which is elsewhere.
             self._disk_full = True
         self._dropped += len(unwritten)
+        unwritten.release()  # a bytearray cannot be cleared while a view of it exists

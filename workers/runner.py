@@ -72,7 +72,7 @@ class Runner:
             log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
             with ExitStack() as stack:
                 folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
-                joblog = stack.enter_context(closing(JobLog(folder / "log")))
+                joblog = stack.enter_context(closing(JobLog(folder)))
                 joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
                 lease = self.settings.lease_seconds
                 heartbeat = stack.enter_context(

@@ -1,25 +1,31 @@
 """The steps of one attempt: fetch, run, check, upload. `workers.runner` calls them in this order.
 
-The lease, the log and the limits wrap the steps from outside: a step neither renews the lease nor commits.
+The lease and the log wrap the steps from outside: a step neither renews the lease nor commits. Each step runs in the
+stage's thread and calls `keep_going` for every piece that it reads or sends, so that a cancel, a lost lease, a worker
+that leaves and the stage's time limit end it within a moment.
+
+The programs are not trusted, and neither is what they leave: the output is read through `regular_files` only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from enginefarm.contract import digest
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import IntegrityError, NotFound
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import DriverBinding
+from enginefarm.contract.regular_files import FolderLimits, walk, write_new
 from enginefarm.contract.serving import FILE as SERVING_FILE
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.stage import Stage
@@ -35,14 +41,25 @@ from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
 from workers import child
 from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.failures import StageFailed, StageStopped, StartDamaged, limit_passed, sandbox_missing, without_end
+from workers.failures import (
+    OutputRefused,
+    StageFailed,
+    StageStopped,
+    StartDamaged,
+    limit_passed,
+    out_of_time,
+    sandbox_missing,
+    without_end,
+)
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
+from workers.output_check import OutputChecker
 from workers.presence import Identity
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 from workers.warm_start import WarmStart
 
+_MOST_BYTES = 2**53 - 1  # a program prints any number, and no JSON has a larger one
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
 
 
@@ -57,6 +74,7 @@ class Tools:
     limits: ProcessLimits
     binding: DriverBinding
     isolation: Isolation
+    checker: OutputChecker = field(default_factory=OutputChecker)
 
 
 @dataclass(frozen=True)
@@ -78,8 +96,8 @@ class Peaks:
 
     def see(self, report: Report) -> None:
         """Raise the peaks to those of the report."""
-        self.memory = max(self.memory, report.peak_memory or 0)
-        self.gpu_memory = max(self.gpu_memory, report.peak_gpu_memory or 0)
+        self.memory = max(self.memory, min(report.peak_memory or 0, _MOST_BYTES))
+        self.gpu_memory = max(self.gpu_memory, min(report.peak_gpu_memory or 0, _MOST_BYTES))
 
     def summary(self) -> dict[str, int]:
         """The peaks that were reported, by name; empty if none was."""
@@ -97,8 +115,13 @@ class StageRun:
     heartbeat: Heartbeat
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     steps: dict[str, float] = field(default_factory=dict)  # seconds
+    current_step: str = ""
+    deadline: float = 0.0  # of all steps together, on the clock of time.monotonic
     warm_start: WarmStart | None = None
     peaks: Peaks = field(default_factory=Peaks)
+
+    def __post_init__(self) -> None:
+        self.deadline = time.monotonic() + self.tools.limits.wall_seconds
 
     @property
     def job(self) -> Job:
@@ -170,21 +193,20 @@ class StageRun:
         self.directories = replace(self.directories, inputs=inputs)
         for name, files in work.inputs.items():
             inputs[name].mkdir(parents=True)
-            self.tools.sources.auxiliary.fetch(files, inputs[name])
+            self.tools.sources.auxiliary.fetch(files, inputs[name], self.watch)
         if work.job.stage is Stage.CONVERT:
             assert work.model is not None, "a convert's work has its model"
-            self.tools.sources.fetch(work.model, self.directories.source)
+            self.tools.sources.fetch(work.model, self.directories.source, self.watch)
         else:
             assert self.claim.checkpoint is not None, "a build is queued only when its checkpoint is published"
             with self.tools.database.read() as session:
                 manifest = read_manifest(session, self.claim.checkpoint)
             for entry in manifest.files:
-                # A checkpoint may have hundreds of GiB: a stop must not wait for all of it.
-                self._check_stop()
+                self.keep_going()
                 target = self.directories.source / entry.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    self.tools.store.fetch(entry.digest, entry.size, target)
+                    self.tools.store.fetch(entry.digest, entry.size, target, self.watch)
                 except (NotFound, IntegrityError) as error:
                     # Another try would fetch the same bytes: this failure withdraws the checkpoint instead.
                     raise StartDamaged(entry.digest, error) from error
@@ -214,11 +236,12 @@ class StageRun:
             output = ProgramOutput(self, command.span)
             self.joblog.say("running " + " ".join(command.argv))
             # A stop, a limit and a bad status differ in whose fault they are, so each has its own end below.
+            limits = replace(self.tools.limits, wall_seconds=max(0.0, self.deadline - time.monotonic()))
             try:
                 ended = child.run(
                     command,
                     paths=self.paths(command),
-                    limits=self.tools.limits,
+                    limits=limits,
                     stop=self.heartbeat.stop,
                     on_output=output.write,
                     isolation=self.tools.isolation,
@@ -240,19 +263,48 @@ class StageRun:
 
         Raises:
             InvalidOutput: a program ended with success, but its output is not usable.
+            OutputRefused: the output has links, special files, or more than an output may have.
+            StageStopped, StageFailed: as `keep_going`.
         """
+        output = self.directories.output
+        limits = self._output_limits()
+        checking_began = time.monotonic()
+
+        def keep_checking() -> None:
+            self.keep_going()
+            if time.monotonic() - checking_began > self.tools.limits.silence_seconds:
+                raise StageFailed(limit_passed(KilledFor.SILENCE, self.tools.limits))
+
+        try:
+            # Before the toolchain's check, which may open what it finds.
+            for _ in walk(output, limits):
+                self.keep_going()
+        except ValueError as error:
+            raise OutputRefused(str(error)) from error
         # An exit status of 0 proves nothing: the output may lack files, or have a truncated one.
-        facts = self.toolchain.check_output(self.job, self.directories)
+        facts = self.tools.checker.check(self.job, self.directories, keep_checking)
         differences = facts.get("differences")
         if differences:
-            self.joblog.say(f"the output is not all that was requested: {json.dumps(differences)}")
+            self.joblog.say(f"the output is not all that was requested: {json.dumps(differences)[:10_000]}")
         serving = None
         if self.job.stage is Stage.BUILD:
             serving = self.toolchain.serving(self.job)
-        if serving is not None:
-            # A file of the engine, so that a serving node can check these bytes like all others.
-            (self.directories.output / SERVING_FILE).write_text(serving.model_dump_json(indent=2))
-        return StageOutput(Manifest.of_directory(self.directories.output), dict(facts), serving)
+        try:
+            if serving is not None:
+                # A file of the engine, so that a serving node can check these bytes like all others.
+                write_new(output, SERVING_FILE, serving.model_dump_json(indent=2).encode())
+            manifest = Manifest.of_directory(output, limits=limits, watch=self.watch)
+        except ValueError as error:
+            raise OutputRefused(str(error)) from error
+        return StageOutput(manifest, facts, serving)
+
+    def _output_limits(self) -> FolderLimits:
+        """What the output may have: its files cannot be longer than the disk that they are on."""
+        total_bytes = self.tools.limits.disk_bytes
+        if total_bytes is None:
+            disk = os.statvfs(self.directories.scratch)
+            total_bytes = disk.f_blocks * disk.f_frsize
+        return FolderLimits(total_bytes=total_bytes)
 
     def upload(self, output: StageOutput) -> StageOutput:
         """Upload the output's files, then the warm file; returns the output with the files that were rewritten.
@@ -264,7 +316,7 @@ class StageRun:
         output = self.upload_again(output)
         # After the engine, which callers wait for: a warm file only makes a later stage faster.
         if self.warm_start is not None:
-            self.warm_start.upload()
+            self.warm_start.upload(self.watch)
         return output
 
     def upload_again(self, output: StageOutput) -> StageOutput:
@@ -273,20 +325,16 @@ class StageRun:
             # `put` skips blobs that the store has; those known as damaged must be written over.
             damaged = frozenset(damaged_blobs(session, blob_sizes(output.manifest)))
         for entry in output.manifest.files:
-            self._check_stop()
-            self.tools.store.put(
-                self.directories.output / entry.path,
-                entry.digest,
-                entry.size,
-                lambda _: self._check_stop(),
-                anew=entry.digest in damaged,
-            )
+            self.keep_going()
+            path = self.directories.output / entry.path
+            self.tools.store.put(path, entry.digest, entry.size, self.watch, anew=entry.digest in damaged)
         return replace(output, rewritten=output.rewritten | damaged)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Measure a step, and name it in the log and in the status of the builds that wait for it."""
-        self._check_stop()
+        self.current_step = name
+        self.keep_going()
         self.heartbeat.message = _STEP_MESSAGES.get(name)
         self.joblog.say(f"{name} begins")
         started = time.monotonic()
@@ -296,9 +344,21 @@ class StageRun:
             # Also for a step that fails: the attempt's record shows how long it took.
             self.steps[name] = round(time.monotonic() - started, 3)
 
-    def _check_stop(self) -> None:
+    def watch(self, _: int) -> None:
+        """A `Watch` for reading and sending: as `keep_going`."""
+        self.keep_going()
+
+    def keep_going(self) -> None:
+        """Return if the stage may go on.
+
+        Raises:
+            StageStopped: the heartbeat stopped the stage.
+            StageFailed: the stage's time is over.
+        """
         if self.heartbeat.stop.is_set():
             raise StageStopped
+        if time.monotonic() > self.deadline:
+            raise StageFailed(out_of_time(self.current_step, self.tools.limits))
 
 
 class ProgramOutput:
@@ -316,7 +376,10 @@ class ProgramOutput:
         self._unfinished_line = unfinished[-4096:]  # a program may print gigabytes without the end of a line
         for line in lines:
             text = line.decode(errors="replace")
-            report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
+            report = None
+            # A toolchain's reader may fail for a line that it did not expect: that must not fail the stage.
+            with suppress(Exception):
+                report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
             if report is not None:
                 self._stage_run.heartbeat.report(report.within(self._span))
                 self._stage_run.peaks.see(report)
@@ -325,8 +388,12 @@ class ProgramOutput:
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
     """Upload the log, head and tail, as a blob; returns its (digest, size in bytes)."""
     joblog.settle()
-    name, size = digest.of_file(joblog.path), joblog.path.stat().st_size
-    store.put(joblog.path, name, size)
+    hasher, size = hashlib.sha256(), 0
+    for piece in joblog.read():
+        hasher.update(piece)
+        size += len(piece)
+    name = f"sha256:{hasher.hexdigest()}"
+    store.put_stream(joblog.read(), name, size)
     return name, size
 
 

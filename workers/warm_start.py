@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginefarm.contract import digest
+from enginefarm.contract import digest, regular_files
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.key import key_of
+from enginefarm.contract.regular_files import MissingFile, RefusedFile
 from models.catalogue.database import Database
 from models.lifecycle.blobs import require_stored
 from models.lifecycle.leases import Claim
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # In the key of a warm file: another number makes every stored file unfindable.
 _DOCUMENT = "enginefarm.warm/1"
+_LONGEST = 2 << 30  # bytes; a timing cache has some MiB, and every later stage fetches the file
 
 
 @dataclass
@@ -56,16 +59,20 @@ class WarmStart:
             self.path.unlink(missing_ok=True)
             log.warning("starting cold: %s", error)
 
-    def upload(self) -> None:
-        """Upload the file that the stage wrote, unless it is empty or the one that the stage started from."""
+    def upload(self, watch: Watch = ignore_progress) -> None:
+        """Upload the file that the stage wrote, unless it is empty or the one that the stage started from.
+
+        A program may have put anything in its place: only a regular file is read.
+        """
         try:
-            if not self.path.is_file() or self.path.stat().st_size == 0:
-                return
-            written = StoredWarmFile(digest.of_file(self.path), self.path.stat().st_size)
-            if written != self.start:
-                self.store.put(self.path, written.digest, written.size)
+            with regular_files.opened(self.path.parent, self.path.name) as stream:
+                written = StoredWarmFile(*digest.of_stream(stream, watch, longest=_LONGEST))
+            if written.size > 0 and written != self.start:
+                self.store.put(self.path, written.digest, written.size, watch)
                 self.uploaded = written
-        except (EnginefarmError, OSError) as error:
+        except MissingFile:
+            return
+        except (EnginefarmError, OSError, RefusedFile) as error:
             log.warning("the warm file is not kept: %s", error)
 
     def record(self, claim: Claim, *, seconds: float) -> None:

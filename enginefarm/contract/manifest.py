@@ -9,9 +9,11 @@ from typing import Annotated
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from enginefarm.contract import digest
-from enginefarm.contract.digest import Digest
+from enginefarm.contract import digest, regular_files
+from enginefarm.contract.digest import Digest, Watch, ignore_progress
+from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.portable import PortablePath
+from enginefarm.contract.regular_files import LIMITS, FolderLimits, RefusedFile
 
 RelativePath = PortablePath
 
@@ -55,21 +57,26 @@ class Manifest(BaseModel):
         return cls(files=tuple(sorted(entries, key=lambda entry: entry.path)))
 
     @classmethod
-    def of_directory(cls, root: Path) -> Manifest:
-        """Return the manifest of every regular file below `root`.
+    def of_directory(cls, root: Path, *, limits: FolderLimits = LIMITS, watch: Watch = ignore_progress) -> Manifest:
+        """Return the manifest of every file below `root`. A program that nobody trusts may have written them.
+
+        Args:
+            watch: is told of the bytes that were hashed; an exception ends the reading.
 
         Raises:
-            ValueError: there is a symbolic link or a special file, which a manifest cannot describe.
-            OSError: a file cannot be read.
+            RefusedFile: there is a link, a special file or a name that a manifest cannot have, a file cannot be read or
+                changed meanwhile, or a limit is exceeded.
         """
         entries = []
-        for path in sorted(root.rglob("*")):
-            relative = path.relative_to(root).as_posix()
-            # A link could lead out of the directory, and its target could change after it was hashed.
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{relative!r} is neither a regular file nor a folder")
-            if path.is_file():
-                entries.append(FileEntry(path=relative, digest=digest.of_file(path), size=path.stat().st_size))
+        for listed in regular_files.walk(root, limits):
+            with regular_files.opened(root, listed.path, listed) as stream:
+                try:
+                    name, size = digest.of_stream(stream, watch, longest=listed.size)
+                except IntegrityError as error:
+                    raise RefusedFile(f"{listed.path} changed while it was read") from error
+            if size != listed.size:
+                raise RefusedFile(f"{listed.path} changed while it was read")
+            entries.append(FileEntry(path=listed.path, digest=name, size=size))
         return cls.of(entries)
 
     @property

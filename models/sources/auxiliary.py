@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.sources.auxiliary_config import AuxiliaryConfigs
@@ -64,7 +65,7 @@ class AuxiliarySource:
         """Return the JSON config of a second model; empty if it has none. Raises as `resolve`."""
         return self._configs.read(model)
 
-    def fetch(self, files: ResolvedFiles, destination: Path) -> None:
+    def fetch(self, files: ResolvedFiles, destination: Path, watch: Watch = ignore_progress) -> None:
         """Copy the files into `destination`, verified.
 
         Raises:
@@ -74,7 +75,7 @@ class AuxiliarySource:
         """
         reference = parse(files.reference)
         if isinstance(reference, HubReference) and self._hub:
-            self._hub.fetch(files, destination)
+            self._hub.fetch(files, destination, watch)
             return
         if not isinstance(reference, FileReference):
             raise TypeError(f"{reference} is neither a folder nor in a hub")
@@ -82,4 +83,4 @@ class AuxiliarySource:
         folders = ConfinedFolders(self._roots, self._digests, PLAIN_DATA.of_folder)
         folder = folders.find_folder(reference)
         for file in files.files:
-            folders.copy(reference, folder, file, destination / file.path)
+            folders.copy(reference, folder, file, destination / file.path, watch)

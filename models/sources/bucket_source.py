@@ -19,6 +19,7 @@ from minio.datatypes import Object
 from minio.error import MinioException, S3Error
 
 from enginefarm.contract import digest
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import SourceUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
@@ -56,14 +57,14 @@ class BucketSource:
         """See `Source.cached_model`."""
         return self._resolved.get(reference)
 
-    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+    def fetch(self, model: ResolvedModel, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `Source.fetch`."""
         reference = parse(model.reference)
         if not isinstance(reference, BucketReference):
             raise TypeError(f"{reference} names no bucket")
         for file in model.files:
             with _translate_errors(reference):
-                write_new(destination / file.path, self._read(reference, file))
+                write_new(destination / file.path, self._read(reference, file, watch))
 
     def _list_and_read(self, reference: BucketReference) -> ResolvedModel:
         # Another thread may have filled the cache after this one missed it and before it got here.
@@ -105,7 +106,7 @@ class BucketSource:
         self._resolved.put(reference, model, LISTING_SECONDS)
         return model
 
-    def _read(self, reference: BucketReference, file: ModelFile) -> Iterator[bytes]:
+    def _read(self, reference: BucketReference, file: ModelFile, watch: Watch = ignore_progress) -> Iterator[bytes]:
         """Yield the bytes of `file`.
 
         Raises:
@@ -118,7 +119,9 @@ class BucketSource:
             size = response.headers.get("Content-Length")
             if etag != file.etag or size != str(file.size):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
-            yield from response.stream(digest.CHUNK)
+            for chunk in response.stream(digest.CHUNK):
+                yield chunk
+                watch(len(chunk))
             response.release_conn()  # read to its end, so the connection can serve the next file
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
-from enginefarm.contract.digest import CHUNK, verified
+from enginefarm.contract.digest import CHUNK, Watch, ignore_progress, verified
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.model_reference import FileReference
@@ -140,7 +140,14 @@ class ConfinedFolders:
             raise changed(reference, "its files were written while the farm read them")
         return {"source": "files", "digest": Manifest.of(entries).digest}, tuple(files)
 
-    def copy(self, reference: FileReference, folder: Path, file: ModelFile, target: Path) -> None:
+    def copy(
+        self,
+        reference: FileReference,
+        folder: Path,
+        file: ModelFile,
+        target: Path,
+        watch: Watch = ignore_progress,
+    ) -> None:
         """Copy one resolved file of `folder` to `target`, which must not exist.
 
         Raises:
@@ -152,7 +159,7 @@ class ConfinedFolders:
             # Hashed as they are copied: between a check and a copy the file could change.
             chunks = iter(partial(stream.read, CHUNK), b"")
             try:
-                write_new(target, verified(chunks, file.digest, file.size, what=file.path))
+                write_new(target, verified(chunks, file.digest, file.size, what=file.path, watch=watch))
             except IntegrityError as error:
                 raise changed(reference, error.detail) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.sources.auxiliary import AuxiliarySource
@@ -42,15 +43,15 @@ class Sources:
             case BucketReference():
                 return self._require_bucket(reference).cached_model(reference)
 
-    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+    def fetch(self, model: ResolvedModel, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `Source.fetch`."""
         match parse(model.reference):
             case HubReference():
-                self.hub.fetch(model, destination)
+                self.hub.fetch(model, destination, watch)
             case FileReference():
-                self.files.fetch(model, destination)
+                self.files.fetch(model, destination, watch)
             case BucketReference() as reference:
-                self._require_bucket(reference).fetch(model, destination)
+                self._require_bucket(reference).fetch(model, destination, watch)
 
     def _require_bucket(self, reference: BucketReference) -> Source[BucketReference]:
         if self.bucket is None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import FileReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight
@@ -59,14 +60,14 @@ class FileSource:
             return None
         return model.model_copy(update={"reference": str(reference)})
 
-    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+    def fetch(self, model: ResolvedModel, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `Source.fetch`."""
         reference = parse(model.reference)
         if not isinstance(reference, FileReference):
             raise TypeError(f"{reference} names no folder")
         folder = self._folders.find_folder(reference)
         for file in model.files:
-            self._folders.copy(reference, folder, file, destination / file.path)
+            self._folders.copy(reference, folder, file, destination / file.path, watch)
 
     def _unchanged(self, listing: Listing) -> ResolvedModel | None:
         """Return the model that was resolved from an equal listing."""

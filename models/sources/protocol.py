@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.resolved_files import ResolvedModel
 
 # Contravariant: a source of all references would do for one kind of them.
@@ -34,10 +35,13 @@ class Source(Protocol[R_contra]):
             ModelUnavailable: as `resolve`.
         """
 
-    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+    def fetch(self, model: ResolvedModel, destination: Path, watch: Watch = ignore_progress) -> None:
         """Copy the model's files into `destination`, which is created if it is missing.
 
         After an error, delete what was copied: it is incomplete or wrong.
+
+        Args:
+            watch: is told of the bytes that were copied; an exception ends the copying.
 
         Raises:
             ModelUnavailable: the model changed since it was resolved.

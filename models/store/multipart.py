@@ -21,9 +21,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 from tenacity import Retrying
 
-from enginefarm.contract.digest import Digest, verified
+from enginefarm.contract.digest import Digest, Watch, ignore_progress, verified
 from enginefarm.contract.errors import IntegrityError, StoreUnavailable
-from models.store.protocol import Watch, file_chunks, ignore_progress
+from models.store.protocol import file_chunks
 from models.store.s3_errors import BOTOCORE_ERRORS, error_code
 
 # S3 accepts no part below 5 MiB but the last.

@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-from enginefarm.contract.digest import Digest, read_chunks, verified
+from enginefarm.contract import regular_files
+from enginefarm.contract.digest import CHUNK, Digest, Watch, ignore_progress, verified
 from enginefarm.contract.errors import FarmError, InvalidRequest
+from enginefarm.contract.regular_files import RefusedFile
 from enginefarm.transfer.atomic_file import write_atomically
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _BLOB_NAME = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
-
-# Called from any thread with the number of bytes that were sent since the last call. An exception ends the upload.
-Watch = Callable[[int], None]
-
-
-def ignore_progress(_: int) -> None:
-    """A `Watch` for callers that need none."""
 
 
 class Store(ABC):
@@ -117,8 +112,11 @@ class Store(ABC):
         """
         self._write(verified(chunks, digest, size, what=f"blob {digest}"), digest, size)
 
-    def fetch(self, digest: Digest, size: int, destination: Path) -> None:
+    def fetch(self, digest: Digest, size: int, destination: Path, watch: Watch = ignore_progress) -> None:
         """Write the blob to `destination`: complete, verified and durable, or not at all.
+
+        Args:
+            watch: is told of the bytes that were written.
 
         Raises:
             NotFound: no such blob.
@@ -127,7 +125,9 @@ class Store(ABC):
         """
         with closing(self.read(digest)) as chunks:
             write_atomically(
-                verified(chunks, digest, size, what=f"blob {digest}"), destination, staging=destination.parent
+                verified(chunks, digest, size, what=f"blob {digest}", watch=watch),
+                destination,
+                staging=destination.parent,
             )
 
     def verify(self, digest: Digest, size: int) -> None:
@@ -174,17 +174,22 @@ def end_of_range(start: int, length: int | None) -> int | None:
 def file_chunks(source: Path, watch: Watch = ignore_progress) -> Iterator[bytes]:
     """Yield the content of `source`; `watch` is told of each chunk after the caller is done with it.
 
+    Only a regular file is read: a program may have put a link or a named pipe in its place since it was hashed.
+
     Raises:
         FarmError: it cannot be read. An OSError would look like a failure of the store's folder.
     """
-    chunks = read_chunks(source)
-    while True:
-        # Only reading is inside: an OSError of `watch` or of the consumer is not the file's.
-        try:
-            chunk = next(chunks, b"")
-        except OSError as error:
-            raise FarmError(f"{source} cannot be read: {error.strerror}") from error
-        if not chunk:
-            return
-        yield chunk
-        watch(len(chunk))
+    try:
+        with regular_files.opened(source.parent, source.name) as stream:
+            while True:
+                # Only reading is inside: an OSError of `watch` or of the consumer is not the file's.
+                try:
+                    chunk = stream.read(CHUNK)
+                except OSError as error:
+                    raise FarmError(f"{source} cannot be read: {error.strerror}") from error
+                if not chunk:
+                    return
+                yield chunk
+                watch(len(chunk))
+    except RefusedFile as error:
+        raise FarmError(f"{source} cannot be read: {error}") from error

@@ -14,11 +14,11 @@ from minio.error import S3Error
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from enginefarm.contract.digest import CHUNK, Digest
+from enginefarm.contract.digest import CHUNK, Digest, Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailable
 from models.store.links import attachment, seconds
 from models.store.multipart import CONNECTIONS, PART_SIZE, MultipartUploads
-from models.store.protocol import Store, Watch, blob_digest, blob_name, end_of_range, ignore_progress
+from models.store.protocol import Store, blob_digest, blob_name, end_of_range
 from models.store.retries import RetryingPool, retrying
 from models.store.s3_clients import open_botocore, open_minio
 from models.store.s3_credentials import S3Credentials

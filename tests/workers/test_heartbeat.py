@@ -26,7 +26,7 @@ def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
     add_worker(database)
     claim = claim_now(database, request.convert.key)
     beat = Heartbeat(
-        database, claim, JobLog(tmp_path / "log"), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
+        database, claim, JobLog(tmp_path), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
     )
     for report in (Report(0.8, "rank 0"), Report(0.3, "rank 1"), Report(None, "rank 1 goes on")):
         beat.report(report)
@@ -46,7 +46,7 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: 
     add_worker(database)
     claim = claim_now(database, request.convert.key)
     claimed_at = time.monotonic()
-    joblog, stop = JobLog(tmp_path / "log"), threading.Event()
+    joblog, stop = JobLog(tmp_path), threading.Event()
     event.listen(database.engine, "do_connect", _away)
     database.engine.dispose()
     with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
@@ -63,7 +63,7 @@ def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
-    joblog, stop = JobLog(tmp_path / "log"), threading.Event()
+    joblog, stop = JobLog(tmp_path), threading.Event()
     other_writer = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
     other_writer.execute("BEGIN IMMEDIATE")  # every other writer waits for half a minute
     with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:

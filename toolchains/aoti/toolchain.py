@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
-from safetensors import SafetensorError, safe_open
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.model_facts import ModelFacts
@@ -25,6 +23,7 @@ from enginefarm.node.detection import package_version
 from enginefarm.wire.bodies import Failure
 from toolchains.aoti.failures import classify
 from toolchains.aoti.preflight import GPU_ONLY, preflight
+from toolchains.output_files import OutputFiles
 from toolchains.toolchain import Command, Directories, Exit, Installed, InvalidOutput, Needs, Release, Report, WarmFile
 
 _PROGRAMS = Path(__file__).parent / "programs"
@@ -109,22 +108,17 @@ class Aoti:
         return (Command((sys.executable, "-P", str(_PROGRAMS / program), *arguments)),)
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
-        output = directories.output
-        config = _read_config(output)
-        if job.facts.has_tokenizer and not (output / "tokenizer.json").is_file():
+        output = OutputFiles(directories.output)
+        config = output.read_json("config.json")
+        if job.facts.has_tokenizer and output.size("tokenizer.json") is None:
             raise InvalidOutput("tokenizer.json is missing: the engine could not read a prompt")
         if job.stage is Stage.CONVERT:
-            try:
-                # Opening compares the header's offsets with the file's size, so a truncated file is refused.
-                with safe_open(output / "model.safetensors", framework="numpy") as weights:
-                    if not list(weights.keys()):
-                        raise InvalidOutput("model.safetensors has no tensors")
-            except (OSError, SafetensorError) as error:
-                raise InvalidOutput(f"model.safetensors does not open: {error}") from error
+            output.check_safetensors("model.safetensors")
             return {"dtype": job.spec.precision.dtype}
         # A .pt2 file is a zip archive, whose directory is at its end: a truncated file is no archive.
-        if not zipfile.is_zipfile(output / "engine.pt2"):
-            raise InvalidOutput("engine.pt2 is missing or truncated")
+        with output.open("engine.pt2") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise InvalidOutput("engine.pt2 is truncated: it is no zip archive")
         requested_limits = {
             "max_batch_size": job.spec.limits.max_batch_size,
             "max_input_len": job.spec.limits.max_input_len,
@@ -151,13 +145,3 @@ class Aoti:
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
         return classify(ended)
-
-
-def _read_config(output: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((output / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidOutput(f"config.json cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidOutput("config.json is not an object")
-    return config

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_url
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
@@ -63,12 +64,12 @@ class HubAuxiliarySource:
         cache_key = (reference, selection)
         return self._resolved.get(cache_key) or self._asking.run(cache_key, partial(self._ask_hub, *cache_key))
 
-    def fetch(self, resolved: ResolvedFiles, destination: Path) -> None:
+    def fetch(self, resolved: ResolvedFiles, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `HubFiles.fetch`."""
         kind: Repository = "model"
         if resolved.identity["source"] == _IDENTITY_SOURCE["dataset"]:
             kind = "dataset"
-        self._repositories[kind].fetch(parse(resolved.reference), resolved, destination)
+        self._repositories[kind].fetch(parse(resolved.reference), resolved, destination, watch)
 
     def _ask_hub(self, reference: HubReference, selection: Selection) -> ResolvedFiles:
         kind = selection.repository

@@ -11,9 +11,11 @@ from typing import Literal
 
 from huggingface_hub import DatasetInfo, HfApi, ModelInfo
 from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils.tqdm import tqdm
 from pydantic import ValidationError
 
 from enginefarm.contract import digest
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.model_reference import HubReference
 from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
@@ -86,7 +88,9 @@ class HubFiles:
                 raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
         return tuple(files)
 
-    def fetch(self, reference: object, resolved: ResolvedFiles, destination: Path) -> None:
+    def fetch(
+        self, reference: object, resolved: ResolvedFiles, destination: Path, watch: Watch = ignore_progress
+    ) -> None:
         """Fetch the files into `destination` and compare them with the hub's listing.
 
         Raises:
@@ -99,15 +103,20 @@ class HubFiles:
         destination.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
             # list: without it the errors of the threads would be dropped.
-            list(pool.map(partial(self._fetch_file, reference, destination), resolved.files))
+            list(pool.map(partial(self._fetch_file, reference, destination, watch), resolved.files))
         shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
 
-    def _fetch_file(self, reference: HubReference, destination: Path, file: ModelFile) -> None:
+    def _fetch_file(self, reference: HubReference, destination: Path, watch: Watch, file: ModelFile) -> None:
         limits = self._hub.answers(max_bytes=file.size, seconds=_FILE_SECONDS + file.size / _FILE_BYTES_PER_SECOND)
         with self._errors.translated(reference), limits:
             try:
                 self._api.hf_hub_download(
-                    reference.repo, file.path, repo_type=self._kind, revision=reference.revision, local_dir=destination
+                    reference.repo,
+                    file.path,
+                    repo_type=self._kind,
+                    revision=reference.revision,
+                    local_dir=destination,
+                    tqdm_class=watching_bar(watch),
                 )
             except AnswerTooLong as error:
                 raise IntegrityError(
@@ -119,6 +128,19 @@ class HubFiles:
         if size != file.size:
             raise IntegrityError(f"{reference}: {file.path} has {size} bytes, the hub's listing says {file.size}")
         if file.digest is not None:  # the hub names the SHA-256 of large files only
-            actual = digest.of_file(path)
+            actual = digest.of_file(path, watch)
             if actual != file.digest:
                 raise IntegrityError(f"{reference}: {file.path} is {actual}, the hub's listing says {file.digest}")
+
+
+def watching_bar(watch: Watch) -> type[tqdm]:
+    """A class of progress bars for the hub's library: they print nothing and tell `watch` of the bytes that came."""
+
+    class WatchingBar(tqdm):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            watch(int(n or 0))
+
+    return WatchingBar

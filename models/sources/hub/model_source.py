@@ -13,6 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
 
+from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight, TimedCache
@@ -68,9 +69,9 @@ class HubSource:
         """See `Source.cached_model`."""
         return self._resolved.get(reference)
 
-    def fetch(self, model: ResolvedModel, destination: Path) -> None:
+    def fetch(self, model: ResolvedModel, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `Source.fetch`."""
-        self._files.fetch(parse(model.reference), model, destination)
+        self._files.fetch(parse(model.reference), model, destination, watch)
 
     def _ask_hub(self, reference: HubReference) -> ResolvedModel:
         # Another thread may have filled the cache after this one missed it and before it got here.

@@ -5,6 +5,7 @@ import os
 import random
 import runpy
 import shutil
+import stat
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,85 @@ for path in source.iterdir():
 if stage == "build":
     more = random.Random(size).randbytes(int(float(size.split()[0]) * 1024))
     (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000] + more)
+
+# What a hostile program leaves in its output. `outside` is a file that it may not publish.
+name, _, outside = behave.removeprefix("trap ").partition(" ")
+trap = output / "trap"
+match name if behave.startswith("trap ") else "":
+    case "pipe":
+        os.mkfifo(trap)
+    case "pipe-as-engine":
+        (output / "rank0.engine").unlink()
+        os.mkfifo(output / "rank0.engine")
+    case "socket":
+        os.mknod(trap, 0o600 | stat.S_IFSOCK)
+    case "device":
+        try:
+            os.mknod(trap, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        except OSError:  # in a sandbox
+            os.mkfifo(trap)
+    case "link":
+        trap.symlink_to(outside)
+    case "hard-link":
+        try:
+            trap.hardlink_to(outside)
+        except OSError:  # in a sandbox, which has no such file
+            trap.symlink_to(outside)
+    case "link-as-engine":
+        (output / "rank0.engine").unlink()
+        (output / "rank0.engine").symlink_to(outside)
+    case "folder-link":
+        trap.symlink_to(Path(outside).parent, target_is_directory=True)
+    case "output-link":
+        try:
+            output.rename(output.parent / "scratch" / "moved")
+            output.symlink_to(Path(outside).parent, target_is_directory=True)
+        except OSError:  # in a sandbox, where the output is a mount point
+            trap.symlink_to(outside)
+    case "sparse":
+        with trap.open("wb") as stream:
+            for exponent in (63, 43, 40):  # what the file system allows
+                try:
+                    stream.truncate(2**exponent - 1)
+                    break
+                except OSError:
+                    continue
+    case "many":
+        trap.mkdir()
+        for number in range(int(outside)):
+            (trap / str(number)).touch()
+    case "deep":
+        descriptor = os.open(output, os.O_RDONLY)
+        for _ in range(int(outside)):
+            os.mkdir("trap", dir_fd=descriptor)
+            below = os.open("trap", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+    case "name":
+        (output / "trap\x1b[2J\n").touch()
+    case "not-utf8":
+        (output / os.fsdecode(b"trap\xff")).touch()
+    case "swapped":  # for as long as the sandbox lets it live
+        if os.fork() == 0:
+            os.setsid()
+            for handle in (0, 1, 2):
+                os.close(handle)
+            while True:
+                trap.unlink(missing_ok=True)
+                trap.symlink_to(outside)
+                trap.unlink(missing_ok=True)
+                trap.write_bytes(b"harmless")
+    case "log":  # where the worker kept its log once
+        for log in (output.parent / "log", output.parent / "scratch" / "log"):
+            try:
+                log.unlink(missing_ok=True)
+                log.symlink_to(outside)
+            except OSError:
+                continue
+    case "printed":
+        os.write(1, b"progress nan\nprogress \nprogress 0.5 \x00\xff\x1b]0;evil\x07\n" * 3)
+        time.sleep(5)
+
 if behave == "truncate":
     (output / "rank0.engine").write_bytes(b"")
 print(f"{stage} ends at {time.time():.6f}", flush=True)

@@ -6,7 +6,9 @@ dist-info beside this file, is put on PYTHONPATH; the product cannot import it.
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _OPTIONS = {
     "salt": "string",
     "memory_gib": "number",
     "kib": "number",  # of an engine whose bytes no other has
+    "check": "string",  # what the check of the output does besides
 }
 
 
@@ -75,6 +78,40 @@ class Quick:
         name = "model.safetensors" if job.stage is Stage.CONVERT else "rank0.engine"
         if not (directories.output / name).is_file() or not (directories.output / name).stat().st_size:
             raise InvalidOutput(f"{name} is missing or empty")
+        if job.stage is Stage.CONVERT:
+            return {}
+        return self.misbehave(str(job.spec.options.get("check", "")), directories.output / name)
+
+    def misbehave(self, how: str, engine: Path) -> Mapping[str, Any]:
+        """What a check does whose files a hostile program wrote, if it reads them without care."""
+        match how:
+            case "facts":
+                return {"size": engine.stat().st_size}
+            case "environment":
+                return dict(os.environ)
+            case "hang":
+                time.sleep(3600)
+            case "crash":
+                os.kill(os.getpid(), 11)
+            case "raise":
+                return {"ratio": 1 / 0}
+            case "memory":
+                bytearray(1 << 40)
+            case "recursion":
+                return self.misbehave(how, engine)
+            case "nul":
+                return {"text": "\0"}
+            case "nul-reason":
+                raise InvalidOutput("it has \0 and \udcff")
+            case "nan":
+                return {"number": float("nan")}
+            case "long":
+                return {"text": "x" * (1 << 20)}
+            case "deep":
+                facts: dict[str, Any] = {}
+                for _ in range(100):
+                    facts = {"below": facts}
+                return facts
         return {}
 
     def warm_file(self, job: Job) -> WarmFile | None:
@@ -84,7 +121,10 @@ class Quick:
         return None
 
     def read_line(self, stage: Stage, line: str) -> Report | None:
-        return Report(float(line.split()[1]), "compiling") if line.startswith("progress ") else None
+        if not line.startswith("progress "):
+            return None
+        _, progress, *message = line.split(" ", 2)
+        return Report(float(progress), "".join(message) or "compiling")
 
     def classify(self, stage: Stage, ended: Exit) -> Failure:
         caller = ended.status == 2

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
 from enginefarm.contract.model_facts import ModelFacts
 from enginefarm.contract.work import Job
+from toolchains.output_files import OutputFiles
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.conversion import conversion_of
-from toolchains.trtllm.output import safetensors_header, settings_match
-from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks, read_json
+from toolchains.trtllm.output import settings_match
+from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 
 # The fields that docs/source/architecture/checkpoint.md of TensorRT-LLM calls mandatory.
@@ -30,7 +30,7 @@ _REQUIRED_FIELDS = (
 _FIELDS_OF_MODEL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
-def check(job: Job, output: Path) -> dict[str, JsonValue]:
+def check(job: Job, output: OutputFiles) -> dict[str, JsonValue]:
     """Check every part of a checkpoint: settings, sizes, draft heads, and one shard for each rank.
 
     Returns:
@@ -43,9 +43,9 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     shards = job.spec.parallelism.tp * job.spec.parallelism.pp
     architectures: dict[str, JsonValue] = {}
     for part in engine_parts(job.facts.architecture):
-        folder = output / part.folder
+        folder = output.below(part.folder)
         with errors_in(part.folder):
-            config = read_json(folder / "config.json")
+            config = folder.read_json("config.json")
             absent = [field for field in _REQUIRED_FIELDS if field not in config]
             if absent:
                 raise InvalidOutput(f"config.json of the checkpoint lacks {', '.join(absent)}")
@@ -53,8 +53,8 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
             check_sizes(config, job.facts, part)
             settings_match.check_mixed_precision(config, folder)
             check_draft_heads(config, job)
-            for path in files_of_ranks(folder, shards, ".safetensors"):
-                safetensors_header.check(path)
+            for name in files_of_ranks(folder, shards, ".safetensors"):
+                folder.check_safetensors(name)
         architectures[part.folder] = str(config["architecture"])
     # A part without a folder is the only one: its architecture is that of the whole checkpoint.
     return {"architecture": architectures.get("", architectures)}

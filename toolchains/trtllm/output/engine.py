@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import JsonValue
 
 from enginefarm.contract.work import Job
+from toolchains.output_files import OutputFiles
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.output import effective_settings, safetensors_header, settings_match
-from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks, read_json
+from toolchains.trtllm.output import effective_settings, settings_match
+from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks
 from toolchains.trtllm.releases import adapters
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.release import find_release
 
 
-def check(job: Job, output: Path) -> dict[str, JsonValue]:
+def check(job: Job, output: OutputFiles) -> dict[str, JsonValue]:
     """Check every part of an engine: version, settings, one file for each rank, weights outside plans, and adapters.
 
     Returns:
@@ -36,7 +37,7 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     differences: list[JsonValue] = []
     for part in engine_parts(job.facts.architecture):
         with errors_in(part.folder):
-            config = _check_part(job, output / part.folder)
+            config = _check_part(job, output.below(part.folder))
         settings[part.folder] = effective_settings.settings(config)
         differences += effective_settings.differences(context, part, config)
     facts: dict[str, JsonValue] = {
@@ -50,9 +51,9 @@ def check(job: Job, output: Path) -> dict[str, JsonValue]:
     return facts
 
 
-def _check_part(job: Job, output: Path) -> dict[str, Any]:
+def _check_part(job: Job, output: OutputFiles) -> dict[str, Any]:
     """Check one engine; return its config.json."""
-    config = read_json(output / "config.json")
+    config = output.read_json("config.json")
     for section in ("pretrained_config", "build_config"):
         if not isinstance(config.get(section), dict):
             raise InvalidOutput(f"config.json of the engine has no {section}")
@@ -67,13 +68,13 @@ def _check_part(job: Job, output: Path) -> dict[str, Any]:
     settings_match.check_mixed_precision(config["pretrained_config"], output)
     # A fast build writes the weights to files of their own.
     if job.spec.options.get("fast_build"):
-        for path in files_of_ranks(output, ranks, "_managed_weights.safetensors"):
-            safetensors_header.check(path)
+        for name in files_of_ranks(output, ranks, "_managed_weights.safetensors"):
+            output.check_safetensors(name)
     check_adapters(job, config, output)
     return config
 
 
-def check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
+def check_adapters(job: Job, config: dict[str, Any], output: OutputFiles) -> None:
     """Require as many adapters as the spec names, each complete and at the place that config.json names.
 
     Raises:
@@ -91,10 +92,10 @@ def check_adapters(job: Job, config: dict[str, Any], output: Path) -> None:
         raise InvalidOutput(f"the engine names the adapters {directories}, not {expected}")
     for directory in directories:
         for name in adapters.adapter_table().files:
-            path = output / directory / name
-            if not path.is_file():
+            path = str(PurePosixPath(directory, name))
+            if output.size(path) is None:
                 raise InvalidOutput(f"the engine needs {name} of the adapter {directory}, but the file is missing")
-            if path.suffix == ".safetensors":
-                safetensors_header.check(path)
+            if name.endswith(".safetensors"):
+                output.check_safetensors(path)
             else:
-                read_json(path)
+                output.read_json(path)

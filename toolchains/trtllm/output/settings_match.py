@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from enginefarm.contract.spec import BuildSpec
+from toolchains.output_files import OutputFiles
 from toolchains.toolchain import InvalidOutput
-from toolchains.trtllm.output.rank_files import read_json
 
 MIXED_PRECISION = "MIXED_PRECISION"
 LAYER_PRECISIONS = "quant_cfg.json"
@@ -82,14 +81,14 @@ def check(config: Mapping[str, Any], spec: BuildSpec, subject: str) -> None:
         raise InvalidOutput(f"the {subject} is not what the spec asks for: {'; '.join(mismatches)}")
 
 
-def check_mixed_precision(config: Mapping[str, Any], output: Path) -> None:
+def check_mixed_precision(config: Mapping[str, Any], output: OutputFiles) -> None:
     """Require the file that names each layer's precision, if layers differ.
 
     Raises:
         InvalidOutput: the file is missing or broken.
     """
     if _quantization(config).get("quant_algo") == MIXED_PRECISION:
-        read_json(output / LAYER_PRECISIONS)
+        output.read_json(LAYER_PRECISIONS)
 
 
 def _quantization(config: Mapping[str, Any]) -> dict[str, Any]:
