@@ -195,12 +195,23 @@ class Settings(BaseSettings):
         default=Path("/var/tmp/enginefarm"),  # noqa: S108  # one owner-only folder per job below it
         description="folder in which a worker keeps the files of a running stage",
     )
-    stage_seconds: float = Field(default=4 * 3600, gt=0, description="longest time that a stage may take")
-    silence_seconds: float = Field(default=3600, gt=0, description="longest time that a stage may print nothing")
+    stage_seconds: float = Field(
+        default=4 * 3600,
+        gt=0,
+        description="longest time that a stage may take, from the claim to the end of its upload: fetch, programs, "
+        "check and upload together",
+    )
+    silence_seconds: float = Field(
+        default=3600,
+        gt=0,
+        description="longest time that a program of a stage may print nothing, and that the check of its output may "
+        "take",
+    )
     stage_disk_bytes: int | None = Field(
         default=None,
         gt=0,
-        description="most bytes that a stage may have on the scratch disk, source and output included",
+        description="most bytes that a stage may have on the scratch disk, source and output included; its output may "
+        "not be longer either",
     )
     stage_memory_bytes: int | None = Field(
         default=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enginefarm.contract.portable import is_unsafe
+
 _LONGEST = 2000  # characters
 
 
@@ -12,8 +14,9 @@ def storable(text: str, longest: int = _LONGEST) -> str:
     control characters could lead a terminal astray.
     """
     shortened = text if len(text) <= longest else text[: longest - 1] + "…"
-    return "".join(character if _is_plain(character) else "\ufffd" for character in shortened)
-
-
-def _is_plain(character: str) -> bool:
-    return character == "\n" or (character >= " " and character != "\x7f" and not "\ud800" <= character <= "\udfff")
+    characters = []
+    for character in shortened:
+        if character != "\n" and is_unsafe(character):
+            character = "\ufffd"  # noqa: PLW2901
+        characters.append(character)
+    return "".join(characters)

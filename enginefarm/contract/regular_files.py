@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from enginefarm.contract.portable import portable_path
+
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: without it, opening a named pipe waits for a writer. It has no effect on regular files.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -65,8 +67,8 @@ def walk(root: Path, limits: FolderLimits = LIMITS) -> Iterator[ListedFile]:
     """Yield the regular files below `root`, in no order, without opening any of them.
 
     Raises:
-        RefusedFile: an entry is neither a regular file nor a folder, or is a mount point; a file has names outside
-            `root`, or is mostly holes; or a limit is exceeded.
+        RefusedFile: an entry is neither a regular file nor a folder, is a mount point, or has a name that not every
+            system shows alike; a file has names outside `root`, or is mostly holes; or a limit is exceeded.
     """
     entries = 0
     total_bytes = 0
@@ -88,6 +90,10 @@ def walk(root: Path, limits: FolderLimits = LIMITS) -> Iterator[ListedFile]:
                     if entries > limits.entries:
                         raise RefusedFile(f"there are more than {limits.entries} files and folders")
                     parts = (*folder, entry.name)
+                    try:
+                        portable_path("/".join(parts))
+                    except ValueError as error:
+                        raise RefusedFile(str(error)) from error
                     status = _status(entry, parts)
                     if stat.S_ISDIR(status.st_mode):
                         if len(parts) > limits.depth:

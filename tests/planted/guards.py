@@ -458,4 +458,91 @@ GUARDS = (
         "(verify and digest.of_file(path) != entry.digest)", "False",
         "tests/attack/test_trust.py",
     ),
+    Guard(
+        "links and special files in an output are refused", "enginefarm/contract/regular_files.py",
+        "if not stat.S_ISREG(status.st_mode):\n                        raise",
+        "if False:\n                        raise",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "no link is followed to a file of an output", "enginefarm/contract/regular_files.py",
+        "_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "_FILE_FLAGS = os.O_RDONLY",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "no link is followed to a folder of an output", "enginefarm/contract/regular_files.py",
+        "_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW", "_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "a file of an output that was replaced after the listing is refused", "enginefarm/contract/regular_files.py",
+        "if listed is not None and (status.st_ino, status.st_size) != (listed.inode, listed.size):", "if False:",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "a hard link to a file outside an output is refused", "enginefarm/contract/regular_files.py",
+        "if links != names_by_inode[inode]:", "if False:",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "an output has a largest number of files", "enginefarm/contract/regular_files.py",
+        "if entries > limits.entries:", "if False:",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "a file of an output that is mostly holes is refused", "enginefarm/contract/regular_files.py",
+        "if data_bytes < listed.st_size // 2:", "if False:",
+        "tests/enginefarm/contract/test_regular_files.py",
+    ),
+    Guard(
+        "an upload reads regular files only", "models/store/protocol.py",
+        "with regular_files.opened(source.parent, source.name) as stream:", "with source.open(\"rb\") as stream:",
+        "tests/models/store/test_directory.py",
+    ),
+    Guard(
+        "JSON of an output has a largest length", "toolchains/output_files.py",
+        "content = stream.read(longest + 1)", "content = stream.read()",
+        "tests/toolchains/test_output_files.py",
+    ),
+    Guard(
+        "a check of an output ends when the worker says so", "workers/output_check.py",
+        "            keep_going()\n", "            pass\n",
+        "tests/workers/test_output_check.py",
+    ),
+    Guard(
+        "a check that was given up is killed", "workers/output_check.py",
+        "            self.close()\n            raise\n", "            raise\n",
+        "tests/workers/test_output_check.py",
+    ),
+    Guard(
+        "facts of an output can be stored", "workers/output_check.py",
+        "        require_storable(facts)\n", "",
+        "tests/workers/test_output_check.py",
+    ),
+    Guard(
+        "the log of an attempt has no name", "workers/job_log.py",
+        "tempfile.TemporaryFile(dir=folder, buffering=0)", "(folder / \"log\").open(\"w+b\", buffering=0)",
+        "tests/workers/test_job_log.py",
+    ),
+    Guard(
+        "hashing an output ends with a cancel", "workers/stage_run.py",
+        "limits=limits, watch=self.watch)", "limits=limits)",
+        "tests/workers/test_stage_run.py",
+    ),
+    Guard(
+        "a stage's time limit covers its whole attempt", "workers/stage_run.py",
+        "if time.monotonic() > self.deadline:", "if False:",
+        "tests/workers/test_stage_run.py",
+    ),
+    Guard(
+        "a defect ends the heartbeat with a stopped stage", "workers/heartbeat.py",
+        "self._give_up(f\"the lease could not be renewed: {type(error).__name__}\")", "pass",
+        "tests/workers/test_heartbeat.py",
+    ),
+    Guard(
+        "a warm file is no link", "workers/warm_start.py",
+        "with regular_files.opened(self.path.parent, self.path.name) as stream:",
+        "with self.path.open(\"rb\") as stream:",
+        "tests/workers/test_warm_start.py",
+    ),
 )  # fmt: skip

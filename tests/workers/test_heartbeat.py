@@ -15,6 +15,7 @@ from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
+from workers import heartbeat
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 
@@ -71,6 +72,41 @@ def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path
         other_writer.execute("ROLLBACK")
         assert beat.lost == "the lease could not be renewed"
     other_writer.close()
+    database.close()
+
+
+def test_a_defect_in_a_renewal_stops_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that ended of it would leave the programs running without a lease."""
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+    upgrade(database.engine)
+    submit_request(database, request)
+    add_worker(database)
+    claim = claim_now(database, request.convert.key)
+    joblog, stop = JobLog(tmp_path), threading.Event()
+
+    def defect(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(heartbeat, "renew", defect)
+    with Heartbeat(database, claim, joblog, lease_seconds=30, stop=stop, leaving=threading.Event()) as beat:
+        assert stop.wait(10)
+        assert beat.lost == "the lease could not be renewed: ZeroDivisionError"
+    database.close()
+
+
+def test_a_message_of_a_program_can_be_stored(tmp_path: Path) -> None:
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+    upgrade(database.engine)
+    submit_request(database, request)
+    add_worker(database)
+    claim = claim_now(database, request.convert.key)
+    beat = Heartbeat(
+        database, claim, JobLog(tmp_path), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
+    )
+    beat.report(Report(float("nan"), "a\0b\udcffc\x1b[2J"))
+    assert beat.progress is None
+    assert beat.message == "a\ufffdb\ufffdc\ufffd[2J"
+    beat.renew()
     database.close()
 
 

@@ -1,12 +1,23 @@
-"""Progress that a program prints becomes progress of its stage."""
+"""A stage reports progress, refuses a hostile output, and ends within a moment when it is told to or out of time."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
-from toolchains.toolchain import Report
+from enginefarm.wire.bodies import Fault
+from toolchains.toolchain import Directories, InvalidOutput, Report
+from workers.child import ProcessLimits
+from workers.failures import OutputRefused, StageFailed, StageStopped, explain
 from workers.stage_run import ProgramOutput, StageRun
 
 
@@ -22,3 +33,110 @@ def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
         for piece in (b"0.2\n0.", b"98\n", b"\n"):
             lines.write(piece)
     assert [report.progress for report in reports] == [0.1, 0.49, None, 0.6, 0.99, None]
+
+
+@pytest.fixture
+def stage_run(tmp_path: Path) -> StageRun:
+    directories = Directories(tmp_path / "source", tmp_path / "output", tmp_path / "scratch")
+    for directory in (directories.source, directories.output, directories.scratch):
+        directory.mkdir()
+    (directories.output / "config.json").write_bytes(b"{}")
+    tools: Any = SimpleNamespace(
+        limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
+        checker=SimpleNamespace(check=lambda job, directories, keep_going: {}),
+    )  # fmt: skip
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(stage=Stage.CONVERT)))
+    heartbeat: Any = SimpleNamespace(stop=threading.Event(), message=None)
+    joblog: Any = SimpleNamespace(say=lambda text: None)
+    return StageRun(tools, claim, directories, joblog, heartbeat)
+
+
+def test_the_checked_output_has_a_manifest(stage_run: StageRun) -> None:
+    assert [entry.path for entry in stage_run.check().manifest.files] == ["config.json"]
+
+
+def test_a_link_in_the_output_is_a_failure_that_is_not_tried_again(stage_run: StageRun) -> None:
+    (stage_run.directories.output / "passwd").symlink_to("/etc/passwd")
+    with pytest.raises(OutputRefused) as refused:
+        stage_run.check()
+    failure = explain(refused.value)
+    assert (failure.cause, failure.fault, failure.retryable) == ("output_refused", Fault.TOOLCHAIN, False)
+    assert "passwd is a link" in failure.detail
+
+
+def test_a_link_that_appears_after_the_check_is_not_hashed(stage_run: StageRun) -> None:
+    def check(*_: object) -> dict[str, Any]:
+        (stage_run.directories.output / "passwd").symlink_to("/etc/passwd")
+        return {}
+
+    stage_run.tools.checker.check = check  # type: ignore[method-assign]
+    with pytest.raises(OutputRefused, match="passwd is a link"):
+        stage_run.check()
+
+
+def test_files_longer_than_the_disk_limit_are_refused(stage_run: StageRun) -> None:
+    stage_run.tools = replace_limits(stage_run, disk_bytes=1000)
+    (stage_run.directories.output / "long").write_bytes(b"x" * 2000)
+    with pytest.raises(OutputRefused, match="longer than 1000 bytes together"):
+        stage_run.check()
+
+
+def replace_limits(stage_run: StageRun, **limits: Any) -> Any:
+    return SimpleNamespace(**{**vars(stage_run.tools), "limits": replace(stage_run.tools.limits, **limits)})
+
+
+def test_a_cancel_ends_hashing(stage_run: StageRun) -> None:
+    def check(*_: object) -> dict[str, Any]:
+        stage_run.heartbeat.stop.set()
+        return {}
+
+    stage_run.tools.checker.check = check  # type: ignore[method-assign]
+    with pytest.raises(StageStopped):
+        stage_run.check()
+
+
+@pytest.mark.parametrize(
+    ("step", "fault", "retryable"), [("fetch", Fault.FARM, True), ("check", Fault.TOOLCHAIN, False)]
+)
+def test_a_stage_out_of_time_ends_in_whatever_step_it_is(
+    stage_run: StageRun, step: str, fault: Fault, retryable: bool
+) -> None:
+    stage_run.deadline = time.monotonic() + 0.2
+    with pytest.raises(StageFailed) as failed, stage_run.step(step):
+        Manifest.of_directory(Path(__file__).parent, watch=lambda _: wait_and(stage_run.watch))
+    failure = failed.value.failure
+    assert (failure.cause, failure.fault, failure.retryable) == ("timed_out", fault, retryable)
+    assert f"limit of 60 s; it ended in the step {step}" in failure.detail
+
+
+def wait_and(watch: Callable[[int], None]) -> None:
+    time.sleep(0.05)
+    watch(1)
+
+
+def test_a_check_that_gives_no_sign_ends_at_the_silence_limit(stage_run: StageRun) -> None:
+    def check(job: object, directories: object, keep_going: Callable[[], None]) -> dict[str, Any]:
+        while True:
+            keep_going()
+
+    stage_run.tools = replace_limits(stage_run, silence_seconds=0.2)
+    stage_run.tools.checker.check = check  # type: ignore[method-assign,assignment]
+    with pytest.raises(StageFailed, match="printed nothing"):
+        stage_run.check()
+
+
+def test_texts_of_a_failure_can_be_stored() -> None:
+    failure = explain(InvalidOutput("dtype is \0\udcff" + "x" * 10_000))
+    assert "dtype is \ufffd\ufffdx" in failure.detail
+    assert len(failure.detail) == 2000
+
+
+def test_a_reader_of_lines_that_fails_does_not_fail_the_stage() -> None:
+    def read_line(stage: Stage, line: str) -> Report:
+        return Report(float(line))
+
+    stage_run: Any = SimpleNamespace(
+        joblog=SimpleNamespace(write=lambda output: None), job=SimpleNamespace(stage=Stage.BUILD),
+        toolchain=SimpleNamespace(read_line=read_line),
+    )  # fmt: skip
+    ProgramOutput(cast(StageRun, stage_run), (0.0, 1.0)).write(b"no number\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def test_an_unavailable_store_fails_no_stage(warm_start: WarmStart, database: Da
     warm_start.upload()
     assert warm_start.uploaded is None
     assert stored_warm_file(database, warm_start) is None
+
+
+def test_a_link_in_place_of_the_warm_file_is_not_uploaded(warm_start: WarmStart, tmp_path: Path) -> None:
+    (tmp_path / "signing.pem").write_bytes(b"secret")
+    warm_start.path.symlink_to(tmp_path / "signing.pem")
+    warm_start.upload()
+    assert warm_start.uploaded is None
+    assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
+
+
+def test_a_named_pipe_in_place_of_the_warm_file_blocks_no_worker(warm_start: WarmStart) -> None:
+    os.mkfifo(warm_start.path)
+    warm_start.upload()
+    assert warm_start.uploaded is None

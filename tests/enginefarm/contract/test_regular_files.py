@@ -131,7 +131,13 @@ def test_a_folder_beyond_a_limit_is_refused(root: Path, limits: FolderLimits, te
 
 def test_names_that_no_manifest_can_have_are_refused(root: Path) -> None:
     (root / "line\nend").write_bytes(b"")
-    with pytest.raises(ValueError, match="not a plain relative path"):
+    with pytest.raises(RefusedFile, match="not a plain relative path"):
+        Manifest.of_directory(root)
+
+
+def test_a_name_that_is_not_utf8_is_refused(root: Path) -> None:
+    (root / os.fsdecode(b"\xff")).write_bytes(b"")
+    with pytest.raises(RefusedFile, match="not a plain relative path: it has the character U.DCFF"):
         Manifest.of_directory(root)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.digest import of_bytes, of_file
-from enginefarm.contract.errors import StoreUnavailable
+from enginefarm.contract.errors import FarmError, StoreUnavailable
 from models.store import DirectoryStore, Links
 from tests.models.store.blobs import put_bytes
 
@@ -81,3 +81,15 @@ def test_the_file_of_a_dead_writer_is_removed_once_it_is_old(store: DirectorySto
     os.utime(unfinished, (0, 0))
     assert store.abort_stale(timedelta(hours=1)) == 1
     assert not unfinished.exists()
+
+
+def test_a_link_or_a_pipe_in_place_of_a_source_is_not_read(store: DirectoryStore, tmp_path: Path) -> None:
+    """A program may swap a file of its output between its hashing and its upload."""
+    store.prepare()
+    (tmp_path / "secret").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("secret")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(FarmError, match=f"{name} cannot be read: {name} is a"):
+            store.put(tmp_path / name, NAME, 4)
+    assert store.stat(NAME) is None
