@@ -17,6 +17,6 @@ def storable(text: str, longest: int = _LONGEST) -> str:
     characters = []
     for character in shortened:
         if character != "\n" and is_unsafe(character):
-            character = "\ufffd"  # noqa: PLW2901
+            character = "\ufffd"
         characters.append(character)
     return "".join(characters)

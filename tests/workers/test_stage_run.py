@@ -64,12 +64,14 @@ def test_a_link_in_the_output_is_a_failure_that_is_not_tried_again(stage_run: St
     assert "passwd is a link" in failure.detail
 
 
-def test_a_link_that_appears_after_the_check_is_not_hashed(stage_run: StageRun) -> None:
+def test_a_link_that_appears_after_the_check_is_not_hashed(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def check(*_: object) -> dict[str, Any]:
         (stage_run.directories.output / "passwd").symlink_to("/etc/passwd")
         return {}
 
-    stage_run.tools.checker.check = check  # type: ignore[method-assign]
+    monkeypatch.setattr(stage_run.tools.checker, "check", check)
     with pytest.raises(OutputRefused, match="passwd is a link"):
         stage_run.check()
 
@@ -85,12 +87,12 @@ def replace_limits(stage_run: StageRun, **limits: Any) -> Any:
     return SimpleNamespace(**{**vars(stage_run.tools), "limits": replace(stage_run.tools.limits, **limits)})
 
 
-def test_a_cancel_ends_hashing(stage_run: StageRun) -> None:
+def test_a_cancel_ends_hashing(stage_run: StageRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(*_: object) -> dict[str, Any]:
         stage_run.heartbeat.stop.set()
         return {}
 
-    stage_run.tools.checker.check = check  # type: ignore[method-assign]
+    monkeypatch.setattr(stage_run.tools.checker, "check", check)
     with pytest.raises(StageStopped):
         stage_run.check()
 
@@ -114,13 +116,15 @@ def wait_and(watch: Callable[[int], None]) -> None:
     watch(1)
 
 
-def test_a_check_that_gives_no_sign_ends_at_the_silence_limit(stage_run: StageRun) -> None:
+def test_a_check_that_gives_no_sign_ends_at_the_silence_limit(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def check(job: object, directories: object, keep_going: Callable[[], None]) -> dict[str, Any]:
         while True:
             keep_going()
 
     stage_run.tools = replace_limits(stage_run, silence_seconds=0.2)
-    stage_run.tools.checker.check = check  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(stage_run.tools.checker, "check", check)
     with pytest.raises(StageFailed, match="printed nothing"):
         stage_run.check()
 

@@ -41,9 +41,9 @@ if stage == "build":
     (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000] + more)
 
 # What a hostile program leaves in its output. `outside` is a file that it may not publish.
-name, _, outside = behave.removeprefix("trap ").partition(" ")
+trap_name, _, outside = behave.removeprefix("trap ").partition(" ")
 trap = output / "trap"
-match name if behave.startswith("trap ") else "":
+match trap_name if behave.startswith("trap ") else "":
     case "pipe":
         os.mkfifo(trap)
     case "pipe-as-engine":
