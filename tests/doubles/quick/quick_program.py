@@ -41,7 +41,7 @@ if stage == "build":
     (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000] + more)
 
 # What a hostile program leaves in its output. `outside` is a file that it may not publish.
-trap_name, _, outside = behave.removeprefix("trap ").partition(" ")
+trap_name, separator, outside = behave.removeprefix("trap ").partition(" ")
 trap = output / "trap"
 match trap_name if behave.startswith("trap ") else "":
     case "pipe":
