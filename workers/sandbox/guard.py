@@ -119,8 +119,8 @@ def _open_child(pid: int, parent: int) -> int | None:
     except ProcessLookupError:
         return None
     with suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        if int(stat.rpartition(")")[2].split()[1]) == parent:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        if int(stat.rpartition(b")")[2].split()[1]) == parent:
             return descriptor
     os.close(descriptor)
     return None

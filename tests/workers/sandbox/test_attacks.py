@@ -98,6 +98,8 @@ guard = os.getppid()
 if os.fork() == 0:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The name of a process may be any bytes, and the worker reads it.
+    open("/proc/self/comm", "wb").write(bytes([255]) + b") x")
     os.kill(guard, signal.{signal_name})
     print("attacked", flush=True)
     time.sleep(60)
