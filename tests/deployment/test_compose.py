@@ -119,7 +119,7 @@ def test_a_container_has_no_privileges(name: str) -> None:
     assert not service.get("privileged")
     assert "no-new-privileges:true" in service["security_opt"]
     assert "/tmp" in service["tmpfs"]
-    assert 0 < service["pids_limit"] <= 8192
+    assert 0 < service["pids_limit"] <= 16384
     if "build" in service:
         assert dockerfile_of(service).all("USER") == ["farm"]
     else:
