@@ -78,7 +78,9 @@ class _Needs(SecurityBase):
         return caller
 
 
-Reader = Annotated[Caller, Depends(_Needs(Scope.READ))]
+any_caller = _Needs(Scope.READ)  # every key may read
+
+Reader = Annotated[Caller, Depends(any_caller)]
 Submitter = Annotated[Caller, Depends(_Needs(Scope.SUBMIT))]
 Administrator = Annotated[Caller, Depends(_Needs(Scope.ADMIN))]
 RegistryReader = Annotated[Caller, Depends(registry_reader)]  # every key may read

@@ -20,6 +20,7 @@ from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
 from api.planning.resolutions import Resolutions
 from api.readiness import ReadinessProbe
+from api.upload_room import UploadRoom
 from api.watchers import GATHER_SECONDS, SharedReads, Watchers
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
@@ -46,6 +47,7 @@ class ControlPlane:
     lanes: Lanes
     resolutions: Resolutions
     readiness: ReadinessProbe
+    upload_room: UploadRoom
     watchers: Watchers
     status_reads: SharedReads[Any]  # of builds by `api.builds.streaming`, as the next two
     watched_reads: SharedReads[Any]
@@ -102,6 +104,7 @@ def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool) -> I
             lanes=lanes,
             resolutions=Resolutions(sources, lanes),
             readiness=ReadinessProbe(pings, lanes.probes),
+            upload_room=UploadRoom(store),
             watchers=Watchers(settings.watchers_per_key),
             status_reads=SharedReads(lanes.status),
             watched_reads=SharedReads(lanes.watching, GATHER_SECONDS),

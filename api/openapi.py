@@ -19,6 +19,7 @@ PROBLEMS = {
     404: "the resource does not exist",
     409: "the current state does not allow it",
     410: "the engine was withdrawn or removed; `detail` has the reason",
+    408: "the body stopped, or came too slowly",
     413: "the body is too large",
     415: "the body is not declared as JSON",
     421: "a farm without API keys got a request for another host than this machine",
@@ -79,7 +80,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     if "{" in path:
         statuses.add(404)
     if "requestBody" in operation:
-        statuses |= {413, 415, 422}
+        statuses |= {408, 413, 415, 422}
     responses = operation["responses"]
     if responses.get("422", {}).get("description") == "Validation Error":
         del responses["422"]  # FastAPI's own for any parameter; a bad one is answered with a 400

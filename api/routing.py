@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,6 +11,8 @@ from fastapi.routing import APIRoute
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from enginefarm.contract.bounded import parse_json
+
+MAX_VALUES = 50_000  # in one body: the largest lists of blobs and of files have fewer
 
 
 class _KeyConvertor(StringConvertor):
@@ -23,7 +26,11 @@ register_url_convertor("key", _KeyConvertor())
 class _BoundedRequest(Request):
     async def json(self) -> Any:
         # FastAPI turns the JSONDecodeError into a RequestValidationError, which `api.problems` answers.
-        return parse_json(await self.body())
+        content = await self.body()
+        if content.count(b",") > MAX_VALUES:
+            # Each could be a mistake, and Pydantic describes every one of them.
+            raise json.JSONDecodeError(f"more than {MAX_VALUES} values", "", 0)
+        return parse_json(content)
 
 
 class BoundedRoute(APIRoute):

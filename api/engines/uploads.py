@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 
-from anyio import from_thread
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api.control import ControlPlane
@@ -22,21 +22,27 @@ def missing(control: ControlPlane, sizes: dict[Digest, int]) -> list[Digest]:
     return [digest for digest, size in sizes.items() if digest in damaged or control.store.stat(digest) != size]
 
 
-async def receive(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Digest, size: int) -> None:
+async def receive(
+    control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Digest, size: int, caller: str | None
+) -> None:
     """Write a request's body to the store as the blob `digest` of `size` bytes.
 
     Raises:
         InvalidRequest: the body is not the blob, or the client disconnected. The store keeps none of its bytes.
+        HTTPException: the body stopped, or came too slowly. The store keeps none of its bytes.
+        Busy: too many uploads of this caller wait already.
     """
-    # In a thread: the store's interface blocks.
-    await run_in_threadpool(_store, control, body, digest, size)
+    # In a thread: the store's interface blocks. The event loop receives each chunk.
+    loop = asyncio.get_running_loop()
+    chunks = _chunks(loop, body)
+    await control.lanes.uploads.run(caller, partial(_store, control, chunks, digest, size))
 
 
-def _store(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Digest, size: int) -> None:
-    chunks = _chunks(body)
+def _store(control: ControlPlane, chunks: Iterator[bytes], digest: Digest, size: int) -> None:
     try:
         if missing(control, {digest: size}):
-            control.store.put_stream(chunks, digest, size)
+            with control.upload_room.reserve(size):
+                control.store.put_stream(chunks, digest, size)
         else:
             # Engines may refer to these bytes, so a blob that is intact is never written over. The body is still
             # checked: a client that sends wrong bytes learns of it.
@@ -49,10 +55,10 @@ def _store(control: ControlPlane, body: AsyncGenerator[bytes, None], digest: Dig
         mark_rewritten(session, [digest])
 
 
-def _chunks(body: AsyncGenerator[bytes, None]) -> Iterator[bytes]:
-    """The chunks of the body, for a thread: the event loop receives each of them."""
+def _chunks(loop: asyncio.AbstractEventLoop, body: AsyncGenerator[bytes, None]) -> Iterator[bytes]:
+    """The chunks of the body, for a thread."""
     while True:
-        chunk = from_thread.run(_next_chunk, body)
+        chunk = asyncio.run_coroutine_threadsafe(_next_chunk(body), loop).result()
         if chunk is None:
             return
         yield chunk

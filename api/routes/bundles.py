@@ -33,11 +33,11 @@ async def put_blob(
     content_length: Annotated[int, Header(ge=0, le=MAX_COUNT, description="bytes of the blob")],
     request: Request,
     control: Control,
-    _: Administrator,
+    caller: Administrator,
 ) -> None:
     """Send a blob. It is stored if its bytes have this digest; garbage collection deletes it if no import follows."""
     # As a stream: a blob may be larger than the memory of this process. `api.bodylimit` exempts this route.
-    await receive(control, request.stream(), digest, content_length)
+    await receive(control, request.stream(), digest, content_length, caller.name)
 
 
 @router.post("/engines:import", responses=refuses(409))

@@ -15,7 +15,7 @@ from api.control import Control, ControlPlane
 from api.leaving import while_connected
 from api.routes.builds import RequireWorker
 from api.routing import bounded_router
-from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.errors import EnginefarmError, first_problems
 from enginefarm.contract.portable import portable
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import ProblemDocument
@@ -24,6 +24,8 @@ from enginefarm.wire.matrix import Cell, Matrix, cells
 from models.security.api_keys import Caller
 
 router = bounded_router(tags=["builds"])
+
+MAX_MATRIX_PROBLEMS = 1000  # of all cells together; after that each cell shows its first
 
 
 @router.post("/v1/builds:explain")
@@ -54,12 +56,18 @@ async def submit_matrix(
 
 async def _submit_cells(control: ControlPlane, spec: dict[str, Any], caller: Caller, *, require_worker: bool) -> Matrix:
     matrix = []
+    problems_left = MAX_MATRIX_PROBLEMS
     for axes, cell_spec in cells(spec):
         # A cell that is refused must not undo or stop the others: each is a submit of its own.
         try:
-            submitted = await submit(control, BuildSpec.parse(cell_spec), caller, require_worker=require_worker)
+            # In a thread: a spec with hundreds of mistakes takes milliseconds, and a matrix has many.
+            parsed = await control.lanes.planning.run(caller.name, partial(BuildSpec.parse, cell_spec))
+            submitted = await submit(control, parsed, caller, require_worker=require_worker)
         except EnginefarmError as error:
-            matrix.append(Cell(axes=axes, status=error.status, problem=ProblemDocument.of(error)))
+            problems = first_problems(error.problems, max(1, problems_left))
+            problems_left -= len(problems)
+            document = ProblemDocument.of(error).model_copy(update={"errors": list(problems)})
+            matrix.append(Cell(axes=axes, status=error.status, problem=document))
         else:
             matrix.append(Cell(axes=axes, status=submitted.status, submitted=submitted))
     return Matrix(cells=matrix)

@@ -52,6 +52,24 @@ class Problem(BaseModel):
     remedy: str | None = Field(default=None, description="what to do about it")
 
 
+# A body of a megabyte can have ninety thousand mistakes. Nobody reads more than these, and each costs time and memory.
+MAX_PROBLEMS = 100
+_MAX_LINES = 20  # problems that one line of text repeats
+
+
+def first_problems(problems: Sequence[Problem], most: int = MAX_PROBLEMS) -> tuple[Problem, ...]:
+    """The first problems; if there are more than `most`, the last one says how many were left out."""
+    # One more is left as it is: a client makes these errors again from what the farm answered.
+    if len(problems) <= most + 1:
+        return tuple(problems)
+    return (*problems[:most], left_out(len(problems) - most))
+
+
+def left_out(count: int) -> Problem:
+    """A problem that stands for `count` others."""
+    return Problem(pointer="", code="more_problems", detail=f"and {count} more problems", remedy="mend these first")
+
+
 class EnginefarmError(Exception):
     """Base of the tree.
 
@@ -60,7 +78,7 @@ class EnginefarmError(Exception):
         status: the HTTP status that the API answers with.
         exit_code: what the command line exits with.
         detail: what is wrong and what to do, in one line, for a person.
-        problems: for a refused request, every problem of it.
+        problems: for a refused request, its problems: the first MAX_PROBLEMS.
     """
 
     code: ClassVar[str] = "error"
@@ -71,7 +89,7 @@ class EnginefarmError(Exception):
     def __init__(self, detail: str, *, problems: Sequence[Problem] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.problems = tuple(problems)
+        self.problems = first_problems(problems)
 
 
 class CallerError(EnginefarmError):
@@ -88,7 +106,7 @@ class InvalidRequest(CallerError):
 
 
 class InvalidSpec(CallerError):
-    """The spec describes nothing that can be built; `problems` has every reason at once."""
+    """The spec describes nothing that can be built; `problems` has the reasons, all at once."""
 
     code = "invalid_spec"
     title = "The spec does not describe something that can be built"
@@ -96,7 +114,8 @@ class InvalidSpec(CallerError):
 
     def __init__(self, problems: Sequence[Problem], detail: str | None = None) -> None:
         if detail is None:
-            lines = [f"{problem.pointer or '/'}: {problem.detail}" for problem in problems]
+            shown = first_problems(problems, _MAX_LINES)
+            lines = [f"{problem.pointer or '/'}: {problem.detail}" for problem in shown]
             detail = "; ".join(lines)
         super().__init__(detail, problems=problems)
 

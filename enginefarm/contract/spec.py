@@ -6,7 +6,7 @@ in what depends on the toolchain: its version, `dtype: auto`, the defaults of it
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from enginefarm.contract import model_reference
-from enginefarm.contract.errors import InvalidSpec, Problem
+from enginefarm.contract.errors import MAX_PROBLEMS, InvalidSpec, Problem, left_out
 from enginefarm.contract.platform import PlatformSelector
 from enginefarm.contract.portable import PortableValue
 
@@ -281,13 +281,16 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _MAX_ECHO = 200  # characters
 
 
-def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
+def problems_of(errors: Sequence[ErrorDetails]) -> list[Problem]:
     """Convert Pydantic's errors into problems: pointer, value, what is expected, and what to do.
+
+    The first MAX_PROBLEMS are converted, and one problem stands for all others: a body of a megabyte can have so many
+    that converting them takes seconds.
 
     Values are repeated only when they are short and plain, because a problem goes to logs and terminals.
     """
     problems = []
-    for details in errors:
+    for details in errors[:MAX_PROBLEMS]:
         kind = details["type"]
         value = None
         if kind != "missing":  # for a missing field, Pydantic's input is the whole object around it
@@ -319,6 +322,8 @@ def problems_of(errors: Iterable[ErrorDetails]) -> list[Problem]:
                 remedy=_REMEDIES.get(kind),
             )
         )
+    if len(errors) > MAX_PROBLEMS:
+        problems.append(left_out(len(errors) - MAX_PROBLEMS))
     return problems
 
 

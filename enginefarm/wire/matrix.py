@@ -13,6 +13,7 @@ from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.wire.bodies import Body, ProblemDocument, Submitted
 
 MAX_CELLS = 256  # cells of one request; each is planned like a submit of its own
+MAX_VALUES = 100_000  # fields of all cells together: each could be a mistake, which is described for its cell
 
 
 class Cell(Body):
@@ -36,7 +37,7 @@ def cells(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, JsonValue], dict[
     """Yield (axes, spec) of every cell, the last axis moving fastest. A list inside a list is a value, no axis.
 
     Raises:
-        InvalidSpec: a list is empty, or there are more than MAX_CELLS cells.
+        InvalidSpec: a list is empty, or there are more than MAX_CELLS cells or MAX_VALUES fields.
     """
     axes = dict(_axes(spec, ""))
     problems = []
@@ -55,6 +56,13 @@ def cells(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, JsonValue], dict[
             expected=f"≤ {MAX_CELLS}", remedy="send several smaller matrices",
         )  # fmt: skip
         raise InvalidSpec([too_many])
+    fields = _fields(spec)
+    if fields * count > MAX_VALUES:
+        too_large = Problem(
+            pointer="", code="too_many_values", detail=f"{count} cells of {fields} fields each", value=fields * count,
+            expected=f"≤ {MAX_VALUES} fields in all", remedy="send several smaller matrices",
+        )  # fmt: skip
+        raise InvalidSpec([too_large])
     for combination in product(*axes.values()):
         cell = dict(zip(axes, combination, strict=True))
         yield cell, _filled(spec, "", cell)
@@ -68,6 +76,11 @@ def _axes(section: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, list[
             yield field, value
         elif isinstance(value, dict):
             yield from _axes(value, field)
+
+
+def _fields(section: Mapping[str, Any]) -> int:
+    """The fields of one cell, by JSON pointer."""
+    return sum(_fields(value) if isinstance(value, dict) else 1 for value in section.values())
 
 
 def _filled(section: Mapping[str, Any], pointer: str, cell: Mapping[str, JsonValue]) -> dict[str, Any]:

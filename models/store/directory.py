@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import secrets
+import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -55,6 +56,11 @@ class DirectoryStore(Store):
             probe = self._staging / f".{secrets.token_hex(16)}.probe"
             probe.touch(exist_ok=False)
             probe.unlink()
+
+    def room(self) -> tuple[int, int]:
+        with self._translate_errors():
+            usage = shutil.disk_usage(self._staging)
+        return usage.total, usage.free
 
     def stat(self, digest: Digest) -> int | None:
         path = self._path(digest)

@@ -40,6 +40,10 @@ class Store(ABC):
     def ping(self) -> None:
         """Return if the store can be used now. Tries once and answers within seconds, for readiness probes."""
 
+    def room(self) -> tuple[int, int] | None:
+        """Return the bytes of the store's disk, and those of them that are free; None if it has no disk of its own."""
+        return None
+
     @abstractmethod
     def stat(self, digest: Digest) -> int | None:
         """Return the size of the blob in bytes; None if there is no such blob."""

@@ -34,6 +34,7 @@ class Published:
     manifest: Manifest
     database: Database
     api_key: str | None  # with the scope `read`
+    store: Path  # the folder of its store
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def published(
     key, manifest = _publish(database, ours, folder / "engine")
     api_key = _read_key(database) if guarded else None
     with served(ours) as url:
-        yield Published(url, key, manifest, database, api_key)
+        yield Published(url, key, manifest, database, api_key, folder / "store")
     database.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import api.bodylimit
 import api.connections
 from api.__main__ import main
 
@@ -10,4 +11,6 @@ SECONDS = 4.0
 if __name__ == "__main__":
     api.connections.HEAD_SECONDS = SECONDS
     api.connections.STALL_SECONDS = SECONDS
+    api.bodylimit.SILENT_SECONDS = SECONDS
+    api.bodylimit.SLOW_SECONDS = SECONDS
     main()
