@@ -146,6 +146,46 @@ GUARDS = (
         "tests/attack/test_connections.py",
     ),
     Guard(
+        "one caller does not take all threads of a lane", "api/lanes.py",
+        "if self._free and self._running[caller] < self._per_caller and caller not in self._waiting:", "if self._free:",
+        "tests/api/test_lanes.py tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "the queue of a lane is bounded", "api/lanes.py",
+        "if len(queue) >= self._most_waiting:", "if False:",
+        "tests/api/test_lanes.py tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "a submit whose client left is given up", "api/leaving.py",
+        "        working.cancel()\n", "",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "watchers of a build share their reads", "api/watchers.py",
+        "task = self._next.get(key)", "task = None",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "a key has a limited number of watchers", "api/watchers.py",
+        "if self._watching[caller] >= self._most:", "if False:",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "a body without an API key is not read", "api/bodylimit.py",
+        "                await any_caller(request)\n", "                pass\n",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "a body that stops is ended", "api/bodylimit.py",
+        "async with asyncio.timeout(min(SILENT_SECONDS, patience)):", "async with asyncio.timeout(None):",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
+        "an answer has a limited number of problems", "enginefarm/contract/spec.py",
+        "for details in errors[:MAX_PROBLEMS]:", "for details in errors:",
+        "tests/attack/test_starvation.py",
+    ),
+    Guard(
         "a route requires its scope", "api/auth.py",
         "if self._scope not in caller.scopes:", "if False:",
         "tests/api/test_access.py",
