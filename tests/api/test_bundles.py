@@ -36,6 +36,7 @@ from models.security.signing_key import SigningKey, create
 from models.store import DirectoryStore
 from models.store.protocol import blob_name
 from tests.api.bundles import Site, build_at, site
+from tests.farm.running_farm import eventually
 from tests.models.store.blobs import put_bytes
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Valkey
@@ -154,6 +155,7 @@ from enginefarm.bundle.archive import Bundle
 from enginefarm.bundle.import_bundle import import_bundle
 from enginefarm.client.farm import Farm
 from enginefarm.trust.attestation import TrustedKeys
+from tests.farm.running_farm import eventually
 from tests.models.store.blobs import put_bytes
 
 def die(progress):
@@ -200,6 +202,8 @@ def test_a_blob_upload_that_was_cut_is_repeated(exporter: Site, importer: Site, 
     assert port is not None
     with importer.database.write() as session:  # without a key, a farm answers under its own address only
         api_key = create_api_key(session, "carrier", [Scope.ADMIN])
+    # It closes within a second; until then it refuses another port with a key, too.
+    eventually(lambda: httpx.get(f"{importer.farm.url}/v1/engines").status_code == 401, seconds=10)
     with (
         Proxy(port, alter=cut) as proxy,
         Farm(f"http://127.0.0.1:{proxy.port}", api_key) as client,

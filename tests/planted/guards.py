@@ -206,6 +206,21 @@ GUARDS = (
         "tests/models/security/test_api_keys.py",
     ),
     Guard(
+        "a replaced key ends with its overlap", "models/security/api_keys.py",
+        "values(replaced_at=now(), expires_at=earlier_end)", "values(replaced_at=now())",
+        "tests/models/security/test_api_keys.py",
+    ),
+    Guard(
+        "a local farm has a key before its API starts", "local/farm.py",
+        "self.api_key = api_key_of(database, self.api_key_file)", "self.api_key = None",
+        "tests/local/test_api_key.py::test_a_local_farm_serves_nobody_without_its_key",
+    ),
+    Guard(
+        "only its user can read the key of a local farm", "local/api_key.py",
+        "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)", "os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)",
+        "tests/local/test_api_key.py::test_a_lost_key_is_revoked_and_replaced",
+    ),
+    Guard(
         "failed sign-ins are limited", "api/failed_sign_ins.py",
         "            if wait > 0:", "            if wait > 1e9:",
         "tests/attack/test_api_keys.py",
