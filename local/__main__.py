@@ -41,6 +41,8 @@ def main() -> None:
     try:
         with LocalFarm(state, port=port) as farm:
             print(_HOW_TO.format(url=farm.url, state=farm.state, api_key_file=farm.api_key_file), flush=True)
+            if not farm.is_sandboxed():
+                print(f"NO COMPLETE SANDBOX: {farm.state}/logs/worker-1.log says what is missing", flush=True)
             watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
             while not watch.wait(1):
                 for process in farm.processes.values():

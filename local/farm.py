@@ -160,6 +160,11 @@ class LocalFarm:
         except FarmError:
             return False
 
+    def is_sandboxed(self) -> bool:
+        """True if every worker isolates the programs of its stages completely."""
+        with Farm(self.url, self.api_key, timeout=5) as farm:
+            return all("sandbox" in worker.host.isolation for worker in farm.workers())
+
     def _has_workers(self) -> bool:
         with Farm(self.url, self.api_key, timeout=5) as farm:
             return len(farm.workers()) >= self._workers

@@ -70,7 +70,10 @@ def _of_wheel() -> str | None:
 def _version(program: str) -> tuple[int, ...]:
     """The version that the program prints; () if it does not run."""
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        # Without the worker's environment, which has secrets that /proc would show.
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=False, env={}
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     match = re.search(r"(\d+(?:\.\d+)+)", answer)

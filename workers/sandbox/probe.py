@@ -12,7 +12,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def try_sandbox(isolation: Isolation) -> str | None:
             try:
                 process = subprocess.run(
                     argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False,
-                    pass_fds=descriptors,
+                    pass_fds=descriptors, env=harmless_environment(),
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return f"it did not start within {_SECONDS:g} s"
@@ -176,8 +175,15 @@ def apparmor_profile() -> str | None:
 def _errno_of(code: str) -> int:
     """The errno that the code prints, in a process of its own with one thread."""
     argv = [sys.executable, "-I", "-S", "-c", code]
-    process = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    process = subprocess.run(
+        argv, capture_output=True, text=True, timeout=_SECONDS, check=False, env=harmless_environment()
+    )
     return int(process.stdout.strip() or errno.EPERM)
+
+
+def harmless_environment() -> dict[str, str]:
+    """What the probe's programs get: the worker's own environment has its secrets, and /proc shows a program's."""
+    return {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
 
 
 def _sysctl(name: str) -> str | None:
@@ -191,6 +197,6 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def network_namespaces(environment: Mapping[str, str] | None = None) -> bool:
+def network_namespaces() -> bool:
     """True if a process of this user can leave the network without bubblewrap."""
     return _errno_of(_CALL + "print(ctypes.get_errno() if libc.unshare(0x50000000) else 0)") == 0

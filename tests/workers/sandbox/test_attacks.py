@@ -15,7 +15,7 @@ import pytest
 from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
 from workers import child
-from workers.child import Ended, KilledFor, ProcessLimits, SandboxBroken
+from workers.child import Ended, KilledFor, ProcessLimits, SandboxBroken, Unkillable
 from workers.sandbox import seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
@@ -279,6 +279,38 @@ with open("/proc/self/status") as status:
             "NoNewPrivs: 1",
             "Seccomp: 2",
         ]
+
+
+def test_a_process_that_sigkill_does_not_end_fails_the_stage_and_frees_the_worker(
+    tmp_path: Path, isolation: Isolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen cgroup of version 1 holds even SIGKILL back, as a driver that hangs does."""
+    if not os.access("/sys/fs/cgroup/freezer/cgroup.procs", os.W_OK):
+        pytest.skip("no writable cgroup v1 with a freezer here")
+    freezer = Path("/sys/fs/cgroup/freezer", f"test-{os.getpid()}")
+    freezer.mkdir()
+    marker = f"frozen-{tmp_path}"
+
+    def freeze(_: bytes) -> None:
+        for pid in marked(marker):
+            (freezer / "cgroup.procs").write_text(str(pid))
+        (freezer / "freezer.state").write_text("FROZEN")
+        stop.set()
+
+    monkeypatch.setattr(child, "_DEATH_SECONDS", 0.5)
+    stop, started = threading.Event(), time.monotonic()
+    try:
+        with pytest.raises(Unkillable):
+            child.run(
+                Command((sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)", marker)),
+                paths=StagePaths(tmp_path), limits=LIMITS, stop=stop, on_output=freeze, isolation=isolation,
+            )  # fmt: skip
+        assert time.monotonic() - started < SOON
+    finally:
+        (freezer / "freezer.state").write_text("THAWED")
+        while (freezer / "cgroup.procs").read_text():
+            time.sleep(0.02)
+        freezer.rmdir()
 
 
 def test_a_sandbox_that_breaks_later_starts_no_program(tmp_path: Path, isolation: Isolation) -> None:
