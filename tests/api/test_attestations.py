@@ -10,13 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
+import rfc8785
 
+from api.app import create_app
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.trust.attestation import PREDICATE_TYPE, STATEMENT_TYPE, TrustedKeys, pem
 from models.security.signing_key import SigningKey, create
-from tests.api.published import Published, published
+from tests.api.published import Published, published, served, settings_in
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +99,57 @@ def test_a_signed_statement_about_another_subject_is_refused(
         trusted.verify(envelope, key=published_farm.key, manifest=Manifest.of(files))
 
 
+def test_a_new_key_signs_everything_and_the_old_one_stays_listed(
+    published_farm: Published, envelope: dict[str, Any], tmp_path: Path
+) -> None:
+    """The catalogue is signed anew at once; what the old key signed is verified by nodes that trust both."""
+    with Farm(published_farm.url) as client:
+        (old,) = client.signing_keys()
+    (tmp_path / "old.pub").write_text(old.public_key)
+    new = create(tmp_path / "new.pem")
+    database_url = published_farm.database.engine.url.render_as_string(hide_password=False)
+    settings = {"SIGNING_KEY": str(tmp_path / "new.pem"), "OLD_SIGNING_KEYS": str(tmp_path / "old.pub")}
+    with served(settings_in(tmp_path, DATABASE_URL=database_url, **settings)) as url, Farm(url) as client:
+        listed = client.signing_keys()
+        rotated = dict(client.attestation(published_farm.key))
+    assert [(key.public_key, key.current) for key in listed] == [(pem(new.public), True), (old.public_key, False)]
+    assert rotated["payload"] == envelope["payload"]
+    both = TrustedKeys.of_pems([key.public_key for key in listed])
+    for signed in (envelope, rotated):
+        both.verify(signed, key=published_farm.key, manifest=published_farm.manifest)
+    with pytest.raises(IntegrityError, match="no good signature"):
+        TrustedKeys.of_pems([old.public_key]).verify(rotated, key=published_farm.key, manifest=published_farm.manifest)
+
+
+@pytest.mark.parametrize("setting", ["SIGNING_KEY", "OLD_SIGNING_KEYS", "IMPORT_TRUSTED_KEYS"])
+def test_a_farm_does_not_start_with_a_key_file_that_holds_none(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    settings = settings_in(tmp_path, **{setting: str(tmp_path / "secret")})
+    with pytest.raises((ValueError, InvalidRequest), match=r"secret is not a") as refused:
+        create_app(settings)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_attestation_names_the_farm_and_is_answered_in_its_canonical_form(
+    published_farm: Published, envelope: dict[str, Any]
+) -> None:
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    with Farm(published_farm.url) as client:
+        lists = json.loads(base64.b64decode(str(client.revocations()["payload"])))
+    assert statement["predicate"]["runDetails"]["builder"]["id"] == lists["farm"]
+    assert lists["farm"].startswith("urn:uuid:")
+    assert lists["revoked"] == []
+    answered = httpx.get(f"{published_farm.url}/v1/engines/{published_farm.key}/attestation").content
+    assert answered == rfc8785.dumps(envelope)
+    missing = httpx.get(f"{published_farm.url}/v1/engines/{published_farm.key}/verification-summary")
+    assert (missing.status_code, "built engine" in missing.json()["detail"]) == (404, True)
+
+
 def test_a_farm_without_a_key_says_so(tmp_path: Path) -> None:
     with published(tmp_path) as unsigned, Farm(unsigned.url) as client:
         assert client.signing_keys() == []
-        assert httpx.get(f"{unsigned.url}/v1/engines/{unsigned.key}/attestation").status_code == 404
+        for path in (f"engines/{unsigned.key}/attestation", "revocations"):
+            assert httpx.get(f"{unsigned.url}/v1/{path}").status_code == 404
 
 
 def test_the_private_key_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:

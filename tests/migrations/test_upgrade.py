@@ -24,6 +24,7 @@ from models.fleet.worker_control import release
 from models.fleet.worker_states import refuses_new_work
 from models.lifecycle.leases import claim_action, expire
 from models.lifecycle.publication import publish_checkpoint, publish_engine
+from models.lifecycle.revocations import revocations
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import get_engine, list_engines
 from models.queries.removals import removals
@@ -135,6 +136,19 @@ def test_a_downgrade_to_the_last_release_restores_its_rows(last_release: Databas
     _assert_rows_kept(last_release.engine, catalogue_0006.ROWS)
     upgrade(last_release.engine)
     assert drift(last_release.engine) == []
+
+
+def test_engines_that_were_recalled_before_enter_the_list_of_recalls(last_release: Database) -> None:
+    """Damage in the store and deletions were withdrawals, too, and are no recalls."""
+    with last_release.engine.begin() as connection:
+        recall = text("UPDATE engines SET quarantined_at = created_at, quarantine_reason = :reason WHERE key = :key")
+        connection.execute(recall, {"reason": "bad memory", "key": BUILD})
+    upgrade(last_release.engine)
+    with last_release.read() as session:
+        sequence, entries = revocations(session)
+        assert (sequence, [(entry.key, entry.manifest, entry.reason) for entry in entries]) == (
+            1, [(BUILD, catalogue_0001.ENGINE_MANIFEST, "bad memory")]
+        )  # fmt: skip
 
 
 def test_foreign_keys_are_enforced_again_after_an_upgrade(last_release: Database) -> None:
