@@ -28,6 +28,7 @@ _CHAPTERS = {
     "builds": "Builds",
     "engines": "Engines",
     "signing-keys": "Engines",
+    "revocations": "Engines",
     "gc": "Retention",
     "removals": "Retention",
     "blobs": "Import from another farm",
