@@ -38,7 +38,8 @@ def is_noticed(guard: Guard) -> bool:
         # Child processes of the tests must import the copy, too.
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         process = subprocess.run(argv, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
-    failures = [line for line in process.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    # Of pytest's summary: a captured log line of a server may begin with ERROR, too.
+    failures = [line for line in process.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
     # An ERROR is a fixture or an import that broke: then the test did not get as far as the guard.
     noticed = process.returncode == _TESTS_FAILED and bool(failures) and failures[0].startswith("FAILED")
     outcome = "noticed" if noticed else "MISSED "
