@@ -50,7 +50,7 @@ _SETTINGS = (
     "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"
     "  ENGINEFARM_CACHE         folder of this node's cache (else the user's)\n"
     "  ENGINEFARM_TRUSTED_KEYS  public keys that pull requires, joined by ':'\n"
-    "  ENGINEFARM_REVOCATIONS_MAX_AGE  seconds; pull requires a list of recalled engines of that age"
+    "  ENGINEFARM_REVOCATIONS_MAX_AGE  seconds; pull requires a list of recalls"
 )
 # `\b` on a line of its own keeps click from joining the lines below it to a paragraph.
 _EPILOG = f"\b\nSettings:\n{_SETTINGS}\n\n\b\nExit codes:\n{_EXIT_CODES}"

@@ -58,7 +58,7 @@ class ImportRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: EngineRecord
-    # Not a grant: an API key of an administrator must not be worth as much as a farm's signing key. See ADR 0017.
+    # Not a grant: an API key of an administrator must not be worth as much as a farm's signing key. See ADR 0020.
     trusted_keys: list[Text] = Field(
         default_factory=list,
         max_length=16,
