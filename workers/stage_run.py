@@ -304,7 +304,7 @@ class StageRun:
         if total_bytes is None:
             disk = os.statvfs(self.directories.scratch)
             total_bytes = disk.f_blocks * disk.f_frsize
-        return FolderLimits(total_bytes=total_bytes)
+        return FolderLimits(total_bytes=total_bytes, hard_links_outside=False)
 
     def upload(self, output: StageOutput) -> StageOutput:
         """Upload the output's files, then the warm file; returns the output with the files that were rewritten.

@@ -44,11 +44,12 @@ class MissingFile(RefusedFile):
 
 @dataclass(frozen=True)
 class FolderLimits:
-    """The most that a folder may contain."""
+    """What a folder may contain. The default fits a pulled engine, whose files may be links to the node's cache."""
 
     entries: int = 10_000  # files and folders
     depth: int = 32  # folders above a file
     total_bytes: int | None = None  # lengths of all files together; None: no limit
+    hard_links_outside: bool = True  # False: no file may have a name outside the folder
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def walk(root: Path, limits: FolderLimits = LIMITS) -> Iterator[ListedFile]:
                     total_bytes += status.st_size
                     if limits.total_bytes is not None and total_bytes > limits.total_bytes:
                         raise RefusedFile(f"the files are longer than {limits.total_bytes} bytes together")
-                    if status.st_nlink > 1:
+                    if status.st_nlink > 1 and not limits.hard_links_outside:
                         names_by_inode[status.st_ino] = names_by_inode.get(status.st_ino, 0) + 1
                         link_counts[status.st_ino] = (_shown(parts), status.st_nlink)
                     if status.st_size > _SMALL_BYTES + 2 * 512 * status.st_blocks:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,7 @@ TRAPS: dict[Callable[[Path], None], str] = {
 def test_a_folder_with_anything_but_its_own_regular_files_is_refused(root: Path, trap: Callable[[Path], None]) -> None:
     trap(root)
     with pytest.raises(RefusedFile, match=TRAPS[trap]):
-        Manifest.of_directory(root)
+        list(regular_files.walk(root, FolderLimits(hard_links_outside=False)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
@@ -107,7 +108,13 @@ def test_an_unreadable_folder_is_refused(root: Path) -> None:
 
 def test_hard_links_within_the_folder_are_files_of_their_own(root: Path) -> None:
     (root / "same").hardlink_to(root / "config.json")
-    assert [entry.path for entry in Manifest.of_directory(root).files] == ["config.json", "same", "sub/weights"]
+    manifest = Manifest.of_directory(root, limits=FolderLimits(hard_links_outside=False))
+    assert [entry.path for entry in manifest.files] == ["config.json", "same", "sub/weights"]
+
+
+def test_files_of_a_pulled_engine_may_be_links_to_the_cache(root: Path) -> None:
+    (root.parent / "cached").hardlink_to(root / "config.json")
+    assert len(Manifest.of_directory(root).files) == 2
 
 
 def test_a_file_with_few_holes_is_no_trap(root: Path) -> None:
@@ -154,6 +161,22 @@ def test_a_file_that_is_replaced_after_the_listing_is_refused(root: Path) -> Non
         pytest.raises(RefusedFile, match="changed while it was read"),
         regular_files.opened(root, "config.json", replaced),
     ):
+        pass
+
+
+def test_a_file_that_is_swapped_for_a_link_as_it_is_opened_is_not_followed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_stat = os.stat
+
+    def stat_and_swap(*arguments: Any, **options: Any) -> os.stat_result:
+        status = really_stat(*arguments, **options)
+        (root / "config.json").unlink()
+        (root / "config.json").symlink_to("../secret")
+        return status
+
+    monkeypatch.setattr(os, "stat", stat_and_swap)
+    with pytest.raises(RefusedFile, match=r"config\.json is a link"), regular_files.opened(root, "config.json"):
         pass
 
 
