@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 import api.problems
 from api.bodylimit import BodyLimit
+from api.browser_headers import BrowserHeaders
 from api.control import control_plane
 from api.farm_keys import FarmKeys
 from api.local_requests import LocalRequestsOnly, is_loopback
@@ -79,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(LocalRequestsOnly)
     api.problems.install(app)
+    app.add_middleware(BrowserHeaders)  # the outermost: refusals of the others get these headers, too
     # Once: it depends on the routes alone. FastAPI's own document knows neither the refusals nor their media type.
     document = document_of(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # as FastAPI's documentation says

@@ -192,6 +192,14 @@ def test_a_page_of_another_origin_cannot_use_a_password_that_the_browser_remembe
     assert httpx.get(url, headers=foreign | {"Authorization": f"Bearer {keys[READ]}"}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/docs", "/healthz", "/v1/builds", "/v1/builds?cursor=%00", "/nothing"])
+def test_every_answer_tells_browsers_not_to_frame_sniff_or_embed_it(published_farm: Published, path: str) -> None:
+    headers = httpx.get(published_farm.url + path).headers
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+    assert headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_a_registry_password_with_nul_is_refused(published_farm: Published) -> None:
     assert httpx.get(f"{published_farm.url}/v2/_catalog", auth=("any", "ef_\0_x")).status_code == 401
 

@@ -355,6 +355,8 @@ def test_pages_of_the_farm_work_in_a_browser(open_farm: RunningFarm, page: Page)
         answer = page.goto(f"http://{name}:{port_of(open_farm)}/docs", wait_until="commit")
         assert answer is not None
         assert answer.status == 200
+        assert answer.headers["content-security-policy"] == "frame-ancestors 'none'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert _fetch(page, "/openapi.json") == 200
         assert _fetch(page, "/v1/builds:explain", "POST", "{}") == 422
         assert _fetch(page, "/v1/workers/victim:drain", "POST") == 200

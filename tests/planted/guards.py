@@ -221,6 +221,11 @@ GUARDS = (
         "tests/local/test_api_key.py::test_a_lost_key_is_revoked_and_replaced",
     ),
     Guard(
+        "browsers are told not to frame or sniff answers", "api/app.py",
+        "    app.add_middleware(BrowserHeaders)", "    pass",
+        "tests/api/test_access.py::test_every_answer_tells_browsers_not_to_frame_sniff_or_embed_it",
+    ),
+    Guard(
         "failed sign-ins are limited", "api/failed_sign_ins.py",
         "            if wait > 0:", "            if wait > 1e9:",
         "tests/attack/test_api_keys.py",
