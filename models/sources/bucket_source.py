@@ -24,6 +24,7 @@ from enginefarm.contract.errors import SourceUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
+from models.outbound.limited_answers import AnswerRefused
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.file_names import CONFIG, is_weights
 from models.sources.model_files import select
@@ -31,6 +32,7 @@ from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
 from models.sources.trust import NOBODY, Trust
 
+MAX_LISTED_OBJECTS = 50_000  # directly below one prefix
 LISTING_SECONDS = 10.0  # a burst of submits lists once; `fetch` refuses a file that changed meanwhile
 
 
@@ -73,10 +75,14 @@ class BucketSource:
             return model
         prefix = f"{reference.prefix}/"  # with the slash: `tiny/` must not list `tiny-2/`
         objects: dict[str, Object] = {}
+        listed = 0
         with _translate_errors(reference):
             # Not recursive: only files at the top count.
             for item in self._client.list_objects(reference.bucket, prefix=prefix):
                 name = str(item.object_name).removeprefix(prefix)
+                listed += 1
+                if listed > MAX_LISTED_OBJECTS:
+                    raise _unavailable(reference, f"lists more than {MAX_LISTED_OBJECTS} objects")
                 if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
                     objects[name] = item
 
@@ -119,42 +125,7 @@ class BucketSource:
             size = response.headers.get("Content-Length")
             if etag != file.etag or size != str(file.size):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
-            for chunk in response.stream(digest.CHUNK):
+            # As they are stored: these are the bytes that the listing counts.
+            for chunk in response.stream(digest.CHUNK, decode_content=False):
                 yield chunk
                 watch(len(chunk))
-            response.release_conn()  # read to its end, so the connection can serve the next file
-
-
-@contextmanager
-def _translate_errors(reference: BucketReference) -> Iterator[None]:
-    """Turn errors of the minio SDK into the farm's. The text of the server is not repeated: it may hold credentials."""
-    try:
-        yield
-    except S3Error as error:
-        match error.code:
-            case "NoSuchBucket":
-                raise refusal(
-                    reference,
-                    "model_not_found",
-                    f"there is no bucket {reference.bucket}",
-                    expected="a bucket of the S3 server that this farm reads models from",
-                    remedy="check the spelling of the bucket",
-                ) from error
-            case "AccessDenied":
-                raise refusal(
-                    reference,
-                    "model_forbidden",
-                    f"the farm's S3 credentials may not read the bucket {reference.bucket}",
-                    expected="a bucket that the farm may list and read",
-                    remedy="grant the farm's S3 user ListBucket and GetObject on it",
-                ) from error
-            case "NoSuchKey":  # only listed objects are asked for, so somebody deleted it since
-                raise changed(reference, "a file is gone") from error
-            case code:
-                raise _unavailable(reference, f"answered {code}") from error
-    except (MinioException, urllib3.exceptions.HTTPError) as error:
-        raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
-
-
-def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:
-    return SourceUnavailable(f"{reference}: the S3 server {failure}; try again later")

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.store.s3_errors import BOTOCORE_ERRORS, error_code
 PART_SIZE = 8 << 20  # bytes; CONNECTIONS + 1 parts are in memory at once
 CONNECTIONS = 4
 _MAX_PARTS = 10_000  # S3 allows no more in one upload
+_MAX_PAGES = 100  # of a listing, each with up to 1,000 entries
 _MAX_UPLOADS = 3  # uploads of one file that other processes may abort before the fourth is not worth a try
 
 
@@ -220,7 +222,13 @@ class MultipartUploads:
     def _pages(self, operation: str, **arguments: Any) -> list[Any]:
         # A retry starts the listing again from its first page; listings here have one or a few.
         paginator = self._client.get_paginator(operation)
-        return list(self._retrying(lambda: list(paginator.paginate(Bucket=self._bucket, **arguments))))
+        # One more than allowed, so that a listing without an end is noticed and not taken for complete.
+        pages = self._retrying(
+            lambda: list(islice(paginator.paginate(Bucket=self._bucket, **arguments), _MAX_PAGES + 1))
+        )
+        if len(pages) > _MAX_PAGES:
+            raise StoreUnavailable(f"the S3 server lists more than {_MAX_PAGES} pages of unfinished uploads or parts")
+        return list(pages)
 
 
 def _is_no_such_upload(error: BaseException) -> bool:

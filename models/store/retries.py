@@ -24,6 +24,8 @@ from tenacity.wait import wait_random_exponential
 from urllib3.exceptions import NewConnectionError, ProtocolError
 from urllib3.exceptions import TimeoutError as UrllibTimeout
 
+from models.outbound.limited_answers import LimitedPool
+
 # 429 and 503 ask for a pause; 500, 502 and 504 are what servers and proxies answer while a part of them restarts.
 _TRANSIENT_STATUSES = {429, 500, 502, 503, 504}
 _TRANSIENT_ERRORS: tuple[type[BotoCoreError] | type[urllib3.exceptions.HTTPError], ...] = (
@@ -54,8 +56,8 @@ def retrying(patience: float) -> Retrying:
     )
 
 
-class RetryingPool(urllib3.PoolManager):
-    """Connections for the minio SDK that retry; its own retries know neither a time limit nor a reason.
+class RetryingPool(LimitedPool):
+    """Connections for the minio SDK that limit answers and retry. Its own retries know neither.
 
     Args:
         patience: as for `retrying`.
@@ -67,10 +69,10 @@ class RetryingPool(urllib3.PoolManager):
         super().__init__(maxsize=16, retries=False, timeout=urllib3.Timeout(connect=connect, read=read))
         self._retrying = retrying(patience)
 
-    def urlopen(  # type: ignore[override]  # PoolManager's own signature, which differs from its base's
+    def urlopen(  # type: ignore[override]  # with the options of `LimitedPool.urlopen` in one
         self, method: str, url: str, redirect: bool = True, **kw: Any
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request as `PoolManager.urlopen` does, and retry it within the patience of this pool."""
+        """Send a request as `LimitedPool.urlopen` does, and retry it within the patience of this pool."""
         try:
             return self._retrying(super().urlopen, method, url, redirect, **kw)
         except RetryError as error:

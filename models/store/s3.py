@@ -133,9 +133,15 @@ class S3Store(Store):
         )
 
     def list(self) -> Iterator[tuple[Digest, int]]:
+        last_name = ""
         with translate_errors(self._server):
             for item in self._client.list_objects(self._bucket, f"{self._prefix}blobs/sha256/", recursive=True):
-                digest = blob_digest(str(item.object_name).removeprefix(self._prefix))
+                name = str(item.object_name)
+                # S3 lists in order. A server that begins again would never end, and fill the memory of whoever lists.
+                if name <= last_name:
+                    raise StoreUnavailable(f"the S3 server at {self._server} lists its objects again and again")
+                last_name = name
+                digest = blob_digest(name.removeprefix(self._prefix))
                 if digest is not None and item.size is not None:
                     yield digest, item.size
 
@@ -211,6 +217,9 @@ class S3Store(Store):
         if is_ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
             response.close()
             raise StoreUnavailable(f"the S3 server at {self._server} ignored the range of a GET; it cannot be used")
+        if 0 < length < int(response.headers["Content-Length"]):
+            response.close()
+            raise StoreUnavailable(f"the S3 server at {self._server} sends more bytes than the range of a GET has")
         return response
 
     def _name(self, digest: Digest) -> str:

@@ -6,13 +6,13 @@ trust the same certificates and leave retries to `retries.py`.
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
 import urllib3
 from botocore.config import Config
 from minio import Minio
 
+from models.outbound.limited_answers import limit_botocore
 from models.store.s3_credentials import S3Credentials
 from models.store.s3_settings import S3Settings, split_endpoint
 
@@ -46,12 +46,7 @@ def open_botocore(settings: S3Settings, credentials: S3Credentials, *, connectio
     The session behind it is not safe to share while a client is opened; the client is.
     """
     config = Config(
-        connect_timeout=5,
-        read_timeout=60,
-        max_pool_connections=connections,
         retries={"total_max_attempts": 1},  # `retries.py` decides about the next try
-        # The store is near the farm and minio goes to it directly; None would read HTTP_PROXY from the environment.
-        proxies={},
         s3={
             "addressing_style": "virtual" if settings.virtual_hosts else "path",
             # Each part carries its Content-MD5, which is signed and checked by the server: hashing the part a second
@@ -67,9 +62,8 @@ def open_botocore(settings: S3Settings, credentials: S3Credentials, *, connectio
         endpoint_url=settings.endpoint,
         region_name=settings.region,
         config=config,
-        # botocore would trust only the bundle of certifi. minio's connections follow SSL_CERT_FILE and the system.
-        verify=ssl.get_default_verify_paths().cafile or True,
     )
+    limit_botocore(client, connections=connections)
 
     def check_credentials(**_: object) -> None:
         credentials.retrieve()

@@ -17,6 +17,7 @@ from botocore.parsers import ResponseParserError
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from enginefarm.contract.errors import StoreUnavailable
+from models.outbound.limited_answers import AnswerRefused
 
 _CREDENTIALS = "check ENGINEFARM_S3_ACCESS_KEY and ENGINEFARM_S3_SECRET_KEY, or the role that they stand in for"
 _REGION = "check ENGINEFARM_S3_REGION and ENGINEFARM_S3_ENDPOINT"
@@ -62,6 +63,8 @@ def translate_errors(server: str) -> Iterator[None]:
     ) as error:
         failure = f"cannot be reached ({type(error).__name__}); check ENGINEFARM_S3_ENDPOINT and that it runs"
         match error:
+            case AnswerRefused():
+                failure = str(error)
             case S3Error():
                 failure = _explain_code(error.code or "")
             case ClientError():

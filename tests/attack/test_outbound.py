@@ -10,22 +10,34 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enginefarm.client.farm import Farm
-from enginefarm.contract.errors import FarmError, IntegrityError, SourceUnavailable
-from enginefarm.contract.model_reference import HubReference
-from models.sources import HubSource
+from enginefarm.contract import digest
+from enginefarm.contract.errors import FarmError, IntegrityError, SourceUnavailable, StoreUnavailable
+from enginefarm.contract.model_reference import BucketReference, HubReference
+from models.outbound import limited_answers
+from models.sources import BucketSource, HubSource, bucket_source
 from models.sources.hub import files as hub_files
+from models.store import S3Settings
+from models.store.multipart import PART_SIZE
+from models.store.retries import RetryingPool
+from models.store.s3 import S3Store
+from models.store.s3_clients import open_minio
+from models.store.s3_credentials import S3Credentials
 from tests.attack import ROUNDS
 from tests.attack.memory import peak_below
 from tests.models.sources.models import tiny
+from tests.servers.hostile import Answer as RawAnswer
 from tests.servers.hostile import HostileServer, RawRequest, endless, gzip_bomb, head, redirect, trickle, whole
 from tests.servers.hub import Hub
 
 MODEL = HubReference("org/tiny")
+BUCKET = BucketReference("models", "tiny")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_" + "s" * 32
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
@@ -183,7 +195,7 @@ def test_a_store_that_the_operator_allows_serves_files_and_never_sees_the_token(
     assert {request.headers.get("authorization") for request in cdn.requests} == {None}
 
 
-FARM_ANSWERS: dict[str, tuple[Callable[[RawRequest], Iterable[bytes]], str]] = {
+FARM_ANSWERS: dict[str, tuple[RawAnswer, str]] = {
     "bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip"), "sent more than 16777216 bytes"),
     "bomb in a bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip, gzip"), "was not asked for"),
     "endless": (lambda _: endless(b'{"items": [', b" " * (1 << 20)), "sent more than 16777216 bytes"),
@@ -196,9 +208,7 @@ FARM_ANSWERS: dict[str, tuple[Callable[[RawRequest], Iterable[bytes]], str]] = {
 
 
 @pytest.mark.parametrize(("answer", "text"), FARM_ANSWERS.values(), ids=list(FARM_ANSWERS))
-def test_a_farm_cannot_fill_the_memory_of_its_client(
-    answer: Callable[[RawRequest], Iterable[bytes]], text: str
-) -> None:
+def test_a_farm_cannot_fill_the_memory_of_its_client(answer: RawAnswer, text: str) -> None:
     with HostileServer(answer) as server, Farm(server.url, patience=0) as farm, peak_below(64):
         with pytest.raises(FarmError, match=text) as error:
             list(farm.engines())
@@ -246,3 +256,109 @@ def test_a_redirect_with_an_endless_body_is_followed_at_once() -> None:
     with HostileServer(answer) as server, Farm(server.url) as farm, peak_below(16):
         assert list(farm.logs("b1")) == ["the log"]
     assert server.sent < 16 << 20
+
+
+def s3_page(*names: str, token: str = "") -> bytes:
+    contents = "".join(
+        f'<Contents><Key>{name}</Key><Size>1</Size><ETag>"a"</ETag><LastModified>2026-01-01T00:00:00.000Z'
+        "</LastModified></Contents>"
+        for name in names
+    )
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    return f"<ListBucketResult><Name>models</Name>{more}{contents}</ListBucketResult>".encode()
+
+
+def an_endless_listing() -> RawAnswer:
+    pages = itertools.count()
+
+    def answer(_: RawRequest) -> Iterable[bytes]:
+        number = next(pages)
+        return whole(s3_page(*(f"tiny/{number}-{index}" for index in range(100)), token=f"page-{number}"))
+
+    return answer
+
+
+S3_ANSWERS: dict[str, tuple[Callable[[], RawAnswer], str]] = {
+    "bomb": (lambda: lambda _: whole(gzip_bomb(), Content_Encoding="gzip"), "compressed its answer"),
+    "endless": (lambda: lambda _: endless(b"<ListBucketResult>", b" " * (1 << 20)), "sent more than the 4194304 bytes"),
+    "endless error": (lambda: lambda _: endless(b"<Error>", b" " * (1 << 20), "403 No"), "sent more than"),
+    "endless listing": (an_endless_listing, "more than 300 objects|again and again"),
+}
+
+
+@pytest.mark.parametrize(("attack", "text"), S3_ANSWERS.values(), ids=list(S3_ANSWERS))
+def test_an_s3_server_cannot_fill_the_memory(
+    attack: Callable[[], RawAnswer], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_source, "MAX_LISTED_OBJECTS", 300)
+    gzip_bomb()
+    with HostileServer(attack()) as server, peak_below(48), pytest.raises(SourceUnavailable, match=text):
+        models_in(server).resolve_model(BUCKET)
+    with HostileServer(attack()) as server, peak_below(48), pytest.raises(StoreUnavailable, match=text):
+        list(store_in(server).list())
+    assert server.sent < 32 << 20
+
+
+def test_the_answers_to_multipart_uploads_are_limited(tmp_path: Path) -> None:
+    source = tmp_path / "large"
+    source.write_bytes(bytes(PART_SIZE + 1))
+    for answer in (S3_ANSWERS["bomb"][0](), S3_ANSWERS["endless"][0]()):
+
+        def after_head(request: RawRequest, answer: RawAnswer = answer) -> Iterable[bytes]:
+            return [head("404 None", Content_Length=0)] if request.method == "HEAD" else answer(request)
+
+        with (
+            HostileServer(after_head) as server,
+            peak_below(48),
+            pytest.raises(StoreUnavailable, match=r"sent more|compressed its"),
+        ):
+            store_in(server).put(source, digest.of_file(source), PART_SIZE + 1)
+
+
+@pytest.mark.parametrize("attack", ["no length", "chunks beside a length"])
+def test_an_object_of_a_models_server_ends_at_its_size(attack: str) -> None:
+    length: dict[str, Any] = {"Content_Length": 1} if attack == "chunks beside a length" else {}
+
+    def answer(request: RawRequest) -> Iterable[bytes]:
+        if "list-type" in request.target:
+            return whole(s3_page("tiny/config.json", "tiny/model.safetensors"))
+        return endless(b"{", b" " * (1 << 20), ETag='"a"', **length)
+
+    with HostileServer(answer) as server, peak_below(32), pytest.raises(SourceUnavailable, match="without its length"):
+        models_in(server).resolve_model(BUCKET)
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_s3_server_that_trickles_is_left(part: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(limited_answers, "ANSWER_SECONDS", 0.5)
+
+    def answer(_: RawRequest) -> Iterator[bytes]:
+        content = head(Content_Length=1 << 20)
+        if part == "body":
+            yield content
+            content = b" " * (1 << 20)
+        yield from trickle(content)
+
+    source = tmp_path / "large"
+    source.write_bytes(bytes(PART_SIZE + 1))
+    with HostileServer(answer) as server:
+        started = time.monotonic()
+        with pytest.raises(SourceUnavailable, match="did not answer"):
+            models_in(server).resolve_model(BUCKET)
+        with pytest.raises(StoreUnavailable, match=r"in time|cannot be reached"):
+            store_in(server).abort_stale(timedelta())
+        assert time.monotonic() - started < 5
+
+
+def s3_of(server: HostileServer) -> S3Settings:
+    return S3Settings(server.url, "access-key", "secret-key", addressing="path")
+
+
+def models_in(server: HostileServer) -> BucketSource:
+    settings = s3_of(server)
+    credentials = S3Credentials(settings.access_key, settings.secret_key)
+    return BucketSource(open_minio(settings, credentials, RetryingPool(patience=0, timeout=(2, 5))))
+
+
+def store_in(server: HostileServer) -> S3Store:
+    return S3Store("store", "", s3_of(server), patience=0)

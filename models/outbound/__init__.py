@@ -1,0 +1,1 @@
+"""Limits on what servers answer that the farm asks."""
