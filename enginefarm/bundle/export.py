@@ -12,8 +12,8 @@ from enginefarm.bundle.archive import write_bundle
 from enginefarm.client.farm import Farm
 from enginefarm.contract.digest import Digest, read_chunks
 from enginefarm.contract.errors import Conflict, FarmError, NotFound
-from enginefarm.transfer.atomic_file import rename_durably
 from enginefarm.transfer.file_lock import locked
+from enginefarm.transfer.new_files import open_new, own_directory, publish_new
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.progress import Activity, OnProgress, Progress
 from enginefarm.transfer.pull import Transfer, pull
@@ -60,7 +60,7 @@ def export(
         # Records first: an engine that an import would refuse is refused before gigabytes are pulled.
         records = _verified_records(farm, engines, trusted)
         staging = target.with_name(f".{target.name}.engines")
-        staging.mkdir(exist_ok=True)
+        own_directory(staging)
         # The export has a cache of its own, so that a file of several engines is pulled once, whatever the node's
         # cache keeps or evicts.
         transfer = replace(transfer or Transfer(), cache=Cache(staging / "cache", limit=_NO_LIMIT))
@@ -124,12 +124,12 @@ def _write(target: Path, records: Sequence[EngineRecord], staging: Path, progres
 
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with partial.open("wb") as stream:
+        with open_new(partial) as stream:
             write_bundle(stream, records, chunks_of)
             # The bytes reach the disk before the name does: after a power failure, the name must not lead to half a
             # bundle.
             stream.flush()
             os.fsync(stream.fileno())
-        rename_durably(partial, target)
+        publish_new(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from enginefarm.contract.errors import CallerError, Conflict
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.transfer.atomic_file import sync_directory
+from enginefarm.transfer.new_files import own_directory
 
 _BLOCK = 512  # bytes: the unit of st_blocks, whatever the file system's own block size is
 
@@ -35,11 +35,7 @@ class StagingDirectory:
         Raises:
             Conflict: something else has this name, or another user made it.
         """
-        self.path.mkdir(exist_ok=True)
-        # lstat: a link would let whoever made it choose where the engine is written.
-        status = self.path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise Conflict(f"{self.path} is not a directory of this user: remove it first")
+        own_directory(self.path)
         _remove_strangers(self.path, {self.file(entry) for entry in self._files})
         for entry in self._files:
             self.file(entry).parent.mkdir(parents=True, exist_ok=True)

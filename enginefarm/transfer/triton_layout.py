@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import CallerError, Conflict, IntegrityError, NotFound
 from enginefarm.contract.serving import FILE, Layout, Serving
 from enginefarm.transfer.file_lock import locked
+from enginefarm.transfer.new_files import open_new, own_directory, own_parents
 from enginefarm.transfer.progress import Activity, OnProgress, Progress
 from enginefarm.transfer.pull import Transfer, pull
 from enginefarm.wire.bodies import Engine
@@ -52,7 +53,8 @@ def pull_layout(
             # What an interrupted pull left in it is used: its name is the same for every pull of this engine.
             short_digest = engine.manifest.removeprefix("sha256:")[:12]
             root = destination.with_name(f".{destination.name}.layout-{short_digest}")
-            root.mkdir(exist_ok=True)
+            own_directory(root)
+            own_parents(root, root / engine_path)
         pull(farm, engine, root / engine_path, transfer=transfer, any_platform=any_platform, progress=progress)
         # The farm's summary said where the engine goes; from here on only its verified file counts.
         layout = read_serving(root / engine_path).layouts.get(name)
@@ -110,26 +112,44 @@ def _section(summary: Any, name: str) -> dict[str, Any]:
 
 
 class _LayoutFiles:
-    """The files of a layout besides the engine's own. Their texts name `destination` and the engine's path in it."""
+    """The files of a layout besides the engine's own. Their texts name `destination` and the engine's path in it.
+
+    Raises:
+        IntegrityError: one of them would be in the engine's own directory, or is a file and a folder.
+    """
 
     def __init__(self, destination: Path, layout: Layout) -> None:
         self._destination = destination
         self._folders = layout.folders
         self._texts: dict[str, str] = {}  # by path
+        folders = {str(parent) for path in [*layout.files, layout.engine] for parent in PurePosixPath(path).parents}
         for path, text in layout.files.items():
+            # The engine's directory has the bytes that were verified, and no others.
+            in_engine = path == layout.engine or path.startswith(f"{layout.engine}/")
+            if in_engine or path in folders or path in layout.folders:
+                raise IntegrityError(f"the layout's file {path} is not outside the engine, or is a folder too")
             self._texts[path] = filled(text, engine=destination / layout.engine, layout=destination)
+        for folder in layout.folders:
+            if folder.startswith(f"{layout.engine}/"):
+                raise IntegrityError(f"the layout's folder {folder} is not outside the engine")
 
     def write(self, root: Path) -> None:
-        """Write them below `root`, which is about to be renamed to the destination."""
+        """Write them below `root`, which is about to be renamed to the destination.
+
+        Raises:
+            Conflict: a link or a file of somebody else is where a folder goes.
+        """
         for folder in self._folders:
-            (root / folder).mkdir(parents=True, exist_ok=True)
+            own_parents(root, root / folder)
+            own_directory(root / folder)
         for path, text in self._texts.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(text)
+            own_parents(root, root / path)
+            with open_new(root / path) as stream:
+                stream.write(text.encode())
 
     def require_same(self) -> None:
         """Raises Conflict if a file at the destination differs."""
         for path, text in self._texts.items():
             target = self._destination / path
-            if not target.is_file() or target.read_text() != text:
+            if target.is_symlink() or not target.is_file() or target.read_bytes() != text.encode():
                 raise Conflict(f"{target} is not what the layout has there: name another place, or remove it first")

@@ -377,6 +377,23 @@ GUARDS = (
         "tests/models/sources/test_hub_client.py",
     ),
     Guard(
+        "a link is no directory to write into", "enginefarm/transfer/new_files.py",
+        "if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():", "if False:",
+        "tests/enginefarm/transfer/test_triton_layout.py tests/enginefarm/transfer/test_new_files.py",
+    ),
+    Guard(
+        "a layout's files are outside the engine", "enginefarm/transfer/triton_layout.py",
+        "if in_engine or path in folders or path in layout.folders:", "if False:",
+        "tests/enginefarm/transfer/test_triton_layout.py",
+    ),
+    Guard(
+        "a new file replaces no link's target", "enginefarm/transfer/new_files.py",
+        "    path.unlink(missing_ok=True)  # the link itself, not what it leads to\n    return os.fdopen(os.open(path, "
+        "os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), \"wb\")",
+        "    return path.open(\"wb\")",
+        "tests/enginefarm/transfer/test_new_files.py",
+    ),
+    Guard(
         "an answer of an S3 server has a largest size", "models/outbound/limited_answers.py",
         "        if len(body) > MAX_ANSWER_BYTES:\n", "        if len(body) > 1 << 27:\n",
         "tests/attack/test_outbound.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,48 @@ def test_an_impossible_layout_is_refused_with_its_reason(double: FarmDouble, cli
         pull_layout(client, engine, "triton", destination)
     with pytest.raises(CallerError, match="quotes"):
         pull_layout(client, publish(double), "triton", destination.with_name('a"b'))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"files": {"model/1/rank0.engine": "other bytes"}},
+        {"files": {"model/1/new": "x"}},
+        {"files": {"model/1": "x"}},
+        {"files": {"model": "x"}},
+        {"files": {"a": "x", "a/b": "x"}},
+        {"files": {}, "folders": ["model/1/sub"]},
+    ],
+)
+def test_a_layout_cannot_write_into_the_engine(
+    double: FarmDouble, client: Farm, destination: Path, fields: dict[str, Any]
+) -> None:
+    layout = Layout(**{"engine": "model/1", "folders": [], **fields})
+    engine = publish(double, SERVING.model_copy(update={"layouts": {"triton": layout}}))
+    with pytest.raises(IntegrityError, match="outside the engine"):
+        pull_layout(client, engine, "triton", destination)
+    assert not destination.exists()
+
+
+@pytest.mark.parametrize("planted", ["", "model", "pre", "pre/1", "pre/1/run.py", "model/config", "ens"])
+def test_links_in_what_an_interrupted_pull_left_are_not_followed(
+    double: FarmDouble, client: Farm, destination: Path, tmp_path: Path, planted: str
+) -> None:
+    engine = publish(double)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "file").write_text("precious")
+    is_file = planted in {"pre/1/run.py", "model/config"}
+    destination.parent.mkdir(parents=True)
+    left = destination.with_name(f".{destination.name}.layout-{engine.manifest.removeprefix('sha256:')[:12]}")
+    link = left / planted if planted else left
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(foreign / "file" if is_file else foreign)
+
+    if is_file:  # the link is replaced, what it leads to is not touched
+        pull_layout(client, engine, "triton", destination)
+        assert not (destination / planted).is_symlink()
+    else:
+        with pytest.raises(Conflict, match="is not a directory of this user"):
+            pull_layout(client, engine, "triton", destination)
+    assert files_in(foreign) == {"file": b"precious"}
