@@ -129,3 +129,41 @@ class BucketSource:
             for chunk in response.stream(digest.CHUNK, decode_content=False):
                 yield chunk
                 watch(len(chunk))
+            response.release_conn()  # read to its end, so the connection can serve the next file
+
+
+@contextmanager
+def _translate_errors(reference: BucketReference) -> Iterator[None]:
+    """Turn errors of the minio SDK into the farm's. The text of the server is not repeated: it may hold credentials."""
+    try:
+        yield
+    except S3Error as error:
+        match error.code:
+            case "NoSuchBucket":
+                raise refusal(
+                    reference,
+                    "model_not_found",
+                    f"there is no bucket {reference.bucket}",
+                    expected="a bucket of the S3 server that this farm reads models from",
+                    remedy="check the spelling of the bucket",
+                ) from error
+            case "AccessDenied":
+                raise refusal(
+                    reference,
+                    "model_forbidden",
+                    f"the farm's S3 credentials may not read the bucket {reference.bucket}",
+                    expected="a bucket that the farm may list and read",
+                    remedy="grant the farm's S3 user ListBucket and GetObject on it",
+                ) from error
+            case "NoSuchKey":  # only listed objects are asked for, so somebody deleted it since
+                raise changed(reference, "a file is gone") from error
+            case code:
+                raise _unavailable(reference, f"answered {code}") from error
+    except AnswerRefused as error:
+        raise _unavailable(reference, str(error)) from error
+    except (MinioException, urllib3.exceptions.HTTPError) as error:
+        raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
+
+
+def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:
+    return SourceUnavailable(f"{reference}: the S3 server {failure}; try again later")
