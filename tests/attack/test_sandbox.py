@@ -35,8 +35,8 @@ fate("list the store", lambda: list((FARM / "store").iterdir()) or [][0])
 fate("list the models", lambda: os.listdir(FARM / "models"))
 fate("reach the API", lambda: socket.create_connection(("127.0.0.1", {port}), timeout=3))
 for number in (signal.SIGSTOP, signal.SIGKILL):
-    os.kill(1, number)
-print("attack: sent signals to process 1", flush=True)
+    os.kill(os.getppid(), number)
+print("attack: sent signals to the guard", flush=True)
 
 POISON = '''
 import os, time

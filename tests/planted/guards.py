@@ -439,6 +439,11 @@ GUARDS = (
         "tests/enginefarm/cli/test_terminal_text.py",
     ),
     Guard(
+        "a model's own code runs in the sandbox", "workers/sandbox/isolation.py",
+        "            if self.bwrap is None:\n", "            if True:\n",
+        "tests/attack/test_sandbox.py",
+    ),
+    Guard(
         "a program has no network", "workers/sandbox/bubblewrap.py",
         '"--unshare-cgroup", "--unshare-net",', '"--unshare-cgroup",',
         "tests/workers/test_child.py",
