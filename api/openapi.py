@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from enginefarm.wire.bodies import ProblemDocument
 
 PROBLEM = "application/problem+json"
+PROBLEM_CONTENT = {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}
 
 # What a refusal means, by status; a route that refuses for a reason of its own describes the status itself.
 PROBLEMS = {
@@ -90,7 +91,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         status = int(text)
         if status < 400 or "content" in response:
             continue
-        response["content"] = {PROBLEM: {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}}
+        response["content"] = {PROBLEM: PROBLEM_CONTENT}
         if status in _HEADERS:
             response["headers"] = described_headers(**_HEADERS[status])
     operation["responses"] = dict(sorted(responses.items()))

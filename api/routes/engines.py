@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query
 from fastapi.responses import FileResponse, RedirectResponse
@@ -13,10 +13,10 @@ from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
 from api.lanes import in_lane
-from api.openapi import described_headers, refuses
+from api.openapi import PROBLEM, PROBLEM_CONTENT, PROBLEMS, described_headers, refuses
 from api.planning.inputs import without_second_models
 from api.routing import bounded_router
-from enginefarm.contract.bounded import Text
+from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
@@ -33,6 +33,10 @@ router = bounded_router(tags=["engines"])
 class _BlobResponse(FileResponse):
     # Bytes. Starlette hands each chunk to a thread and back; with its 64 KiB the hand-over costs more than the read.
     chunk_size = 1 << 20
+
+
+_Seconds = Annotated[int, Query(ge=0, le=MAX_COUNT, description="since 1970")]
+_BYTES: dict[str, Any] = {"application/octet-stream": {}}
 
 
 @router.get("/v1/engines")
@@ -110,8 +114,19 @@ def engine_file(
     return RedirectResponse(control.public(link))
 
 
-@router.get("/v1/blobs/{digest}", include_in_schema=False)
-def blob(digest: Digest, filename: str, expires: int, signature: str, control: Control) -> _BlobResponse:
+@router.get(
+    "/v1/blobs/{digest}",
+    response_class=_BlobResponse,
+    responses={
+        **refuses(410),
+        # Starlette answers these itself, and a malformed range, too.
+        400: {"description": PROBLEMS[400], "content": {PROBLEM: PROBLEM_CONTENT, "text/plain": {}}},
+        206: {"description": "the requested ranges", "content": _BYTES},
+        416: {"description": "a range begins after the last byte", "content": {"text/plain": {}}},
+        200: {"content": _BYTES},
+    },
+)
+def blob(digest: Digest, filename: Text, expires: _Seconds, signature: Text, control: Control) -> _BlobResponse:
     """The bytes of a blob in a directory store. The link's signature stands for an API key."""
     # An S3 server signs and serves its own links; only a directory store has them served here.
     if not isinstance(control.store, DirectoryStore):

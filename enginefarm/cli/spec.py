@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
 import click
 
+from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import InvalidRequest
 from enginefarm.contract.spec import BuildSpec
 
@@ -101,8 +101,8 @@ def with_flags(spec: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     for name, text in _pairs("--option", flags["options"]):
         # Text needs no quotes on the command line: what is no JSON is the text itself.
         try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
+            options[name] = parse_json(text.encode())
+        except ValueError:
             options[name] = text
     _override(spec, "options", options)
     _override(spec, "platform", dict(_pairs("--platform", flags["platform"])))
@@ -139,8 +139,8 @@ def read_object(file: IO[str] | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        spec = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        spec = parse_json(file.read().encode())
+    except ValueError as error:  # no JSON, or no UTF-8
         raise InvalidRequest(f"{file.name} is not JSON: {error}") from error
     if not isinstance(spec, dict):
         raise InvalidRequest(f"{file.name} holds {type(spec).__name__}, expected a JSON object with a spec")

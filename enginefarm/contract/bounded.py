@@ -18,8 +18,9 @@ MAX_COUNT = 2**53 - 1  # larger integers are not exact in JSON readers that use 
 
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 
-Text = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00]*$")]
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+WITHOUT_NUL = r"^[^\x00]*$"
+Text = Annotated[str, StringConstraints(max_length=1024, pattern=WITHOUT_NUL)]
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]  # strict: `false` would be read as 0
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]  # a hundred years: later times would overflow
 
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from enginefarm.contract.bounded import WITHOUT_NUL
 from enginefarm.contract.portable import portable
 
 # What is not bounded here would be refused later by the database, or by the canonical form of a key.
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=WITHOUT_NUL)]
 Settings = Annotated[dict[str, Any], AfterValidator(portable)]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, model_validator
 
-from enginefarm.contract.bounded import Text
+from enginefarm.contract.bounded import WITHOUT_NUL, Text
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Body
 
@@ -21,8 +21,10 @@ class Recall(BaseModel):
     version: Text | None = Field(default=None, description="version of the toolchain")
     since: AwareDatetime | None = Field(default=None, description="published at this time or later")
     until: AwareDatetime | None = Field(default=None, description="published before this time")
-    reason: Text = Field(default="recalled", min_length=1, max_length=500, description="what readers are told")
-    rebuild: bool = Field(default=False, description="rebuild now, instead of at the next request")
+    reason: str = Field(
+        default="recalled", min_length=1, max_length=500, pattern=WITHOUT_NUL, description="what readers are told"
+    )
+    rebuild: StrictBool = Field(default=False, description="rebuild now, instead of at the next request")
 
     @model_validator(mode="after")
     def require_condition(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from enginefarm.contract.bounded import Count, Days, Text
 from enginefarm.wire.bodies import Body, Page, Time
@@ -45,7 +45,7 @@ class CleanUpRequest(BaseModel):
         max_length=1000,
         description="the first policy that covers an engine decides; null for the farm's own policies",
     )
-    dry_run: bool = Field(default=False, description="report what would happen, change nothing")
+    dry_run: StrictBool = Field(default=False, description="report what would happen, change nothing")
 
 
 class RemovalCandidate(Body):

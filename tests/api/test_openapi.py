@@ -37,6 +37,8 @@ def test_every_refusal_is_documented_as_a_problem(document: dict[str, Any]) -> N
         refusals = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
         if name == "GET /readyz":
             del refusals["503"]  # probes read the state of each part
+        if name == "GET /v1/blobs/{digest}":
+            del refusals["400"], refusals["416"]  # malformed and impossible ranges, which Starlette refuses as text
         assert refusals
         for status, answer in refusals.items():
             assert list(answer["content"]) == ["application/problem+json"], (name, status)
