@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pkgutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +15,7 @@ from fastapi import FastAPI
 import api.routes
 from api import auth
 from api.app import create_app
+from api.openapi import PROBLEMS
 from docs.generators.json_schema import field_table, type_of
 from docs.generators.markdown import sentence, table
 from migrations.upgrade import set_up
@@ -41,13 +41,13 @@ _SCOPES = {"read": auth.Reader, "submit": auth.Submitter, "admin": auth.Administ
 
 
 def rest_reference() -> str:
-    """Markdown: what every route may answer, a chapter for each group of routes, then the bodies.
+    """Markdown: what refusals mean, a chapter for each group of routes, then the bodies.
 
     Raises:
         KeyError: a route belongs to no chapter.
     """
     document, scopes = application().openapi(), _scopes()
-    common = _common_responses(document)
+    common = _common_responses()
     chapters: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         # `builds` of `/v1/builds:explain`
@@ -55,7 +55,7 @@ def rest_reference() -> str:
         chapter = chapters.setdefault(_CHAPTERS[resource], [])
         for method, operation in methods.items():
             chapter += _route(method.upper(), path, operation, scopes.get((method.upper(), path)), common)
-    sections = ["## What every route may answer", table(("status", "meaning"), common.items())]
+    sections = ["## Refusals", table(("status", "meaning"), common.items())]
     for chapter_title, routes in chapters.items():
         sections += [f"## {chapter_title}", *routes]
     sections += ["## Bodies", "Clients must ignore fields that they do not know: a newer farm may add some."]
@@ -94,16 +94,9 @@ def _scopes() -> dict[tuple[str, str], str]:
     return scopes
 
 
-def _common_responses(document: dict[str, Any]) -> dict[str, str]:
-    """Status and meaning of the refusals that most routes declare in the same words."""
-    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
-    counted = Counter(
-        (status, sentence(response["description"]))
-        for operation in operations
-        for status, response in operation["responses"].items()
-        if status >= "400"
-    )
-    return {status: meaning for (status, meaning), count in counted.items() if count > len(operations) / 2}
+def _common_responses() -> dict[str, str]:
+    """Status and meaning of the refusals that follow from the kind of a route: with a key, with a body, with a name."""
+    return {str(status): sentence(meaning) for status, meaning in PROBLEMS.items()}
 
 
 def _route(method: str, path: str, operation: Operation, scope: str | None, common: dict[str, str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from docs.generators.rest_reference import application, rest_reference
 from enginefarm.contract.spec import BuildSpec
 from tests.api.published import Published
 
@@ -102,3 +103,15 @@ def test_the_example_specs_are_valid(document: dict[str, Any]) -> None:
     assert len(examples) >= 2
     for example in examples:
         BuildSpec.parse(example)
+
+
+def test_the_reference_page_has_every_answer_of_every_route() -> None:
+    document = application().openapi()
+    page = rest_reference()
+    refusals = page.partition("## Refusals")[2].partition("\n## ")[0]
+    for name, operation in operations(document):
+        method, path = name.split()
+        route = page.partition(f"### {method} `{path}`")[2].partition("\n### ")[0]
+        assert route, name
+        for status in operation["responses"]:
+            assert f"| {status} |" in route or f"| {status} |" in refusals, (name, status)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
+from tests.attack import ROUNDS
 from tests.attack.populated_farm import PopulatedFarm, populated_farm
 from tests.models.sources.models import CONFIG
 from tests.servers.postgres import Databases
 from tests.servers.redis import Valkey
+
+V = TypeVar("V")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -83,8 +86,19 @@ _TEXTS = (
     "%00",
     "' --",
 )
+_QUERY_VALUES = (
+    "%00", "%ff", "%ed%a0%80", "", "-1", "1e400", "nan", "9" * 30, "9" * 5000, "a" * 5000, "%D9%A1",
+    "LTE", "OTk5", "%25%5F",
+)  # fmt: skip
 _OTHERS = (None, True, [], {}, [[]], [None], {"": ""}, {"\0": 1}, {"\ud800": 1})
 _VALUES = (*_INTEGERS, *_FLOATS, *_TEXTS, *_OTHERS)
+
+
+def some(values: Sequence[V], start: int) -> Sequence[V]:
+    """A third of the values in the short form of an attack, another one for each `start`; all of them otherwise."""
+    if ROUNDS > 1:
+        return values
+    return values[start % 3 :: 3]
 
 
 def _bodies(farm: PopulatedFarm) -> dict[str, dict[str, Any]]:
@@ -144,7 +158,7 @@ def test_no_value_of_a_field_is_a_server_error(
         # Several fields of one request are bad at once: a request for each pair would take minutes.
         paths = list(_replacements(body))
         leaves = [path for path in paths if not any(other[: len(path)] == path and other != path for other in paths)]
-        for number, value in enumerate(_VALUES):
+        for number, value in some(list(enumerate(_VALUES)), len(route)):
             bad = body
             for offset, path in enumerate(leaves):
                 if offset % 3 == number % 3:
@@ -153,7 +167,6 @@ def test_no_value_of_a_field_is_a_server_error(
             # And one alone, so that the others do not hide it.
             path = paths[number * 7 % len(paths)]
             require_documented(document, post(client, route, _replaced(body, path, value)))
-            require_documented(document, post(client, route, {**body, f"x{str(value)[:8]}": value}))
 
 
 def post(client: httpx.Client, route: str, body: Any) -> httpx.Response:
@@ -189,8 +202,10 @@ def test_nested_json_is_refused_at_a_depth_and_accepted_below(farm: PopulatedFar
 def test_no_query_or_header_is_a_server_error(
     farm: PopulatedFarm, client: httpx.Client, document: dict[str, Any]
 ) -> None:
+    number = 0
     for path, methods in document["paths"].items():
-        if "get" not in methods:
+        # The schemas of all toolchains take long to write.
+        if "get" not in methods or path == "/v1/toolchains":
             continue
         path = path.replace("{key}", farm.engines[0]).replace("{path}", "config.json").replace("{build_id}", farm.build)
         path = path.replace("{digest}", "sha256:" + "0" * 64)
@@ -199,22 +214,8 @@ def test_no_query_or_header_is_a_server_error(
         for parameter in [*methods["get"].get("parameters", ()), {"name": "unknown", "in": "query"}]:
             if parameter["in"] != "query" or parameter["name"] in {"wait", "follow"}:
                 continue
-            for value in (
-                "%00",
-                "%ff",
-                "%ed%a0%80",
-                "",
-                "-1",
-                "1e400",
-                "nan",
-                "9" * 30,
-                "9" * 5000,
-                "a" * 5000,
-                "%D9%A1",
-                "LTE",
-                "OTk5",
-                "%25%5F",
-            ):
+            number += 1
+            for value in some(_QUERY_VALUES, number):
                 require_documented(document, client.get(f"{path}?{parameter['name']}={value}"))
             require_documented(document, client.get(f"{path}?{parameter['name']}=1&{parameter['name']}=x"))
         for name, value in (

@@ -642,4 +642,59 @@ GUARDS = (
         "with self.path.open(\"rb\") as stream:",
         "tests/workers/test_warm_start.py",
     ),
+    Guard(
+        "JSON that is nested deeply is refused", "enginefarm/contract/bounded.py",
+        "and len(list(_levels(value))) > MAX_DEPTH:", "and False:",
+        "tests/enginefarm/contract/test_bounded.py",
+    ),
+    Guard(
+        "the bodies of requests are read with a depth", "api/routing.py",
+        "return parse_json(await self.body())", "return await super().json()",
+        "tests/attack/test_bad_input.py -k nested",
+    ),
+    Guard(
+        "a NUL in a URL is refused", "api/problems.py",
+        """("\\0" in scope["path"] or b"%00" in scope["query_string"]):""", "False:",
+        "tests/api/test_bad_input.py",
+    ),
+    Guard(
+        "text of a request has no NUL", "enginefarm/contract/bounded.py",
+        """WITHOUT_NUL = r"^[^\\x00]*$\"""", """WITHOUT_NUL = r"^(?s:.)*$\"""",
+        "tests/attack/test_bad_input.py -k value_of_a_field",
+    ),
+    Guard(
+        "text of a model's config can be stored", "models/sources/config_facts.py",
+        "if not is_plain_text(parsed):", "if False:",
+        "tests/attack/test_bad_input.py -k hostile_facts",
+    ),
+    Guard(
+        "numbers of a model's facts can be stored", "enginefarm/contract/model_facts.py",
+        "Settings = Annotated[dict[str, Any], AfterValidator(portable)]", "Settings = dict[str, Any]",
+        "tests/attack/test_bad_input.py -k hostile_facts",
+    ),
+    Guard(
+        "an option has no number that a key cannot state", "enginefarm/contract/portable.py",
+        "or not _is_exact(value):", "or False:",
+        "tests/enginefarm/contract/test_bounded.py -k exact",
+    ),
+    Guard(
+        "a path that cannot exist is a model that does not", "models/sources/confined_folders.py",
+        "errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})", "errno.ENOTDIR})",
+        "tests/attack/test_bad_input.py -k cannot_exist",
+    ),
+    Guard(
+        "a platform that describes no machine is refused", "api/planning/completion.py",
+        "except ValidationError as error:", "except InvalidVersion as error:",
+        "tests/attack/test_bad_input.py -k describes_no_machine",
+    ),
+    Guard(
+        "a label fits into the name of a queue", "enginefarm/contract/platform.py",
+        "if len(label) <= _MAX_LABEL:", "if True:",
+        "tests/enginefarm/contract/test_bounded.py",
+    ),
+    Guard(
+        "a 405 names the methods of the path", "api/problems.py",
+        """headers["Allow"] = """, """headers["X-Allow"] = """,
+        "tests/api/test_methods.py",
+    ),
 )  # fmt: skip
