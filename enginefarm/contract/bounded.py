@@ -21,7 +21,8 @@ _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 WITHOUT_NUL = r"^[^\x00]*$"
 Text = Annotated[str, StringConstraints(max_length=1024, pattern=WITHOUT_NUL)]
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]  # strict: `false` would be read as 0
-Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]  # a hundred years: later times would overflow
+# A hundred years: later times would overflow. Strict: `false` would be read as 0, which keeps nothing.
+Days = Annotated[float, Field(strict=True, ge=0, le=36_500, allow_inf_nan=False)]
 
 
 def parse_json(content: bytes) -> Any:

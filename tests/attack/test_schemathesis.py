@@ -64,7 +64,7 @@ def known_values(farm: PopulatedFarm) -> str:
     }
     dictionaries = []
     # Requests that would wait: a long poll, a followed log, a body that does not come.
-    parameters = ["[parameters]", '"query.wait" = 0', '"query.follow" = false', '"header.content-length" = 0']
+    parameters = ["[parameters]", '"query.wait" = 0', '"query.follow" = false', '"header.content-length" = "0"']
     for number, (parameter, known) in enumerate(values.items()):
         dictionaries += [f"[dictionaries.known{number}]", f"values = {list(known)!r}"]
         parameters.append(f'"{parameter}" = {{dictionary = "known{number}", probability = 0.5}}')
