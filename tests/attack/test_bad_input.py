@@ -90,7 +90,7 @@ _QUERY_VALUES = (
     "%00", "%ff", "%ed%a0%80", "", "-1", "1e400", "nan", "9" * 30, "9" * 5000, "a" * 5000, "%D9%A1",
     "LTE", "OTk5", "%25%5F",
 )  # fmt: skip
-_OTHERS = (None, True, [], {}, [[]], [None], {"": ""}, {"\0": 1}, {"\ud800": 1})
+_OTHERS: tuple[Any, ...] = (None, True, [], {}, [[]], [None], {"": ""}, {"\0": 1}, {"\ud800": 1})
 _VALUES = (*_INTEGERS, *_FLOATS, *_TEXTS, *_OTHERS)
 
 
@@ -146,7 +146,7 @@ def _replacements(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tupl
 def _replaced(body: Any, path: tuple[str | int, ...], value: Any) -> Any:
     if not path:
         return value
-    copy = dict(body) if isinstance(body, dict) else list(body)
+    copy: Any = dict(body) if isinstance(body, dict) else list(body)
     copy[path[0]] = _replaced(copy[path[0]], path[1:], value)
     return copy
 
@@ -188,7 +188,7 @@ def test_no_body_is_a_server_error(farm: PopulatedFarm, client: httpx.Client, do
         for body in bodies:
             require_documented(document, post(client, route, body))
         for content_type in ("text/plain", "application/json; charset=utf-16", "application/x+json", "a/b; =", "\xff"):
-            answer = client.post(route, content=b"{}", headers={"Content-Type": content_type.encode("latin-1")})
+            answer = client.post(route, content=b"{}", headers=[(b"Content-Type", content_type.encode("latin-1"))])
             require_documented(document, answer)
 
 
@@ -223,7 +223,7 @@ def test_no_query_or_header_is_a_server_error(
             ("Range", "bytes=5-2,-,9-"), ("Content-Range", "bytes */*"), ("If-Modified-Since", "never"),
             ("Content-Encoding", "gzip"), ("Cookie", "\xff=\xfe"), ("X-HTTP-Method-Override", "DELETE"),
         ):  # fmt: skip
-            answer = client.get(path, headers={name: value.encode("latin-1")})
+            answer = client.get(path, headers=[(name.encode(), value.encode("latin-1"))])
             require_documented(document, answer)
 
 
