@@ -112,6 +112,18 @@ def test_fetch_copies_the_selected_files_only(client: Minio, bucket: str, source
     assert read(tmp_path / "out") == fetched(tiny())
 
 
+def _stop(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_fetch_ends_when_its_watcher_says_so(
+    client: Minio, bucket: str, source: BucketSource, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        source.fetch(source.resolve_model(put(client, bucket, tiny())), tmp_path / "out", _stop)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_large_files_keep_the_etag_of_the_listing(
     client: Minio, bucket: str, source: BucketSource, tmp_path: Path
 ) -> None:

@@ -146,6 +146,16 @@ def test_fetch_copies_the_selected_files_only(source: FileSource, folder: Path, 
     assert not (tmp_path / "out" / "model.safetensors").samefile(folder / "model.safetensors")
 
 
+def _stop(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_fetch_ends_when_its_watcher_says_so(source: FileSource, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        source.fetch(source.resolve_model(reference(folder)), tmp_path / "out", _stop)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def _rewrite(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(WEIGHTS[::-1])
 

@@ -108,6 +108,18 @@ def test_fetch_copies_the_selected_files_only(hub: Hub, tmp_path: Path) -> None:
     assert read(tmp_path / "model") == fetched(files)
 
 
+def _stop(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_fetch_ends_when_its_watcher_says_so(hub: Hub, tmp_path: Path) -> None:
+    hub.push("org/tiny", tiny())
+    source = HubSource(hub.url)
+    with pytest.raises(KeyboardInterrupt):
+        source.fetch(source.resolve_model(TINY), tmp_path / "model", _stop)
+    assert not list((tmp_path / "model").glob("*.safetensors"))
+
+
 def test_fetch_gets_the_commit_even_if_the_branch_moved(hub: Hub, tmp_path: Path) -> None:
     files = tiny()
     hub.push("org/tiny", files)
