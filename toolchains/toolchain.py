@@ -168,8 +168,11 @@ class Toolchain(Protocol):
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, JsonValue]:
         """Check that `directories.output` contains a complete checkpoint or engine.
 
+        Programs that nobody trusts wrote the files: read them with `toolchains.output_files`. The worker calls this in
+        a process of its own, which it kills when the stage is stopped or takes too long.
+
         Returns:
-            Facts that the catalogue stores with it.
+            Facts that the catalogue stores with it: at most 1 MiB of JSON.
 
         Raises:
             InvalidOutput: a file is missing or broken, or the output is not what the spec asks for.
