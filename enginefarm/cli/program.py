@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 from typing import Any
 
 import click
@@ -44,7 +45,11 @@ class Program(click.Group):
 
 
 # Made from the error tree, so that the help cannot name a code that no error has.
-_EXIT_CODES = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in exits.table().items())
+# Several classes can have one code, so their titles may need more than one line.
+_EXIT_CODES = "\n".join(
+    textwrap.fill(meaning, 76, initial_indent=f"  {code:>3}  ", subsequent_indent=" " * 7)
+    for code, meaning in exits.table().items()
+)
 _SETTINGS = (
     f"  ENGINEFARM_URL           URL of the farm (default {DEFAULT_URL})\n"
     "  ENGINEFARM_API_KEY       API key; it is sent to the farm only\n"
