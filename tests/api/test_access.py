@@ -39,6 +39,8 @@ ROUTES = {
     "GET /v1/engines/{key}": READ,
     "GET /v1/engines/{key}/attestation": READ,
     "GET /v1/engines/{key}/files/{path}": READ,
+    "GET /v1/engines/{key}/verification-summary": READ,
+    "GET /v1/revocations": READ,
     "GET /v1/signing-keys": PUBLIC,
     "POST /v1/engines/{key}:damaged": READ,
     "POST /v1/engines/{key}:repair": ADMIN,
@@ -47,6 +49,7 @@ ROUTES = {
     "POST /v1/engines:import": ADMIN,
     "POST /v1/blobs:missing": ADMIN,
     "PUT /v1/blobs/{digest}": ADMIN,
+    "GET /v1/blobs/{digest}": PUBLIC,  # the signature in the link authorizes
     "POST /v1/gc": ADMIN,
     "GET /v1/removals": ADMIN,
     "GET /v1/workers": READ,
