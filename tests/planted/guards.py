@@ -405,7 +405,7 @@ GUARDS = (
     ),
     Guard(
         "an answer of an S3 server ends in time", "models/outbound/limited_answers.py",
-        "        if remaining <= 0:\n", "        if False:\n",
+        "self.deadline = time.monotonic() + ANSWER_SECONDS", "self.deadline = math.inf",
         "tests/attack/test_outbound.py",
     ),
     Guard(
