@@ -109,6 +109,7 @@ def test_a_link_in_place_of_the_warm_file_is_not_uploaded(warm_start: WarmStart,
     assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
 
 
+@pytest.mark.timeout(30)
 def test_a_named_pipe_in_place_of_the_warm_file_blocks_no_worker(warm_start: WarmStart) -> None:
     os.mkfifo(warm_start.path)
     warm_start.upload()
