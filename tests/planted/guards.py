@@ -161,8 +161,8 @@ GUARDS = (
         "tests/attack/test_starvation.py",
     ),
     Guard(
-        "watchers of a build share their reads", "api/watchers.py",
-        "await asyncio.sleep(min(longest, PAUSE - now % PAUSE))", "await asyncio.sleep(min(longest, PAUSE))",
+        "watchers of a build share their reads", "api/builds/streaming.py",
+        "control.watched_reads.read(build_id,", "control.watched_reads.read(object(),",
         "tests/attack/test_starvation.py",
     ),
     Guard(
