@@ -195,15 +195,21 @@ def test_a_store_that_the_operator_allows_serves_files_and_never_sees_the_token(
     assert {request.headers.get("authorization") for request in cdn.requests} == {None}
 
 
+def endless_pages(request: RawRequest) -> Iterable[bytes]:
+    """Pages that lead to each other; the hundredth fails, so that a client that follows them ends, too."""
+    number = int(request.target.rpartition("cursor=")[2]) if "cursor=" in request.target else 0
+    if number == 100:
+        return whole(b"", "500 Broken")
+    return whole(b'{"items": [], "next_cursor": "%d"}' % (number + 1))
+
+
 FARM_ANSWERS: dict[str, tuple[RawAnswer, str]] = {
     "bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip"), "sent more than 16777216 bytes"),
     "bomb in a bomb": (lambda _: whole(gzip_bomb(), Content_Encoding="gzip, gzip"), "was not asked for"),
     "endless": (lambda _: endless(b'{"items": [', b" " * (1 << 20)), "sent more than 16777216 bytes"),
     "endless refusal": (lambda _: endless(b"<html>", b"x" * (1 << 20), "502 Bad"), "answered 502 Bad Gateway"),
     "compressed refusal": (lambda _: whole(gzip_bomb(), "502 Bad", Content_Encoding="br"), "answered 502 Bad Gateway"),
-    "endless pages": (
-        lambda _: whole(b'{"items": [], "next_cursor": "again"}'), "page after page without coming forward"
-    ),
+    "endless pages": (endless_pages, "page after page without coming forward"),
 }  # fmt: skip
 
 
