@@ -400,7 +400,8 @@ def test_the_longest_names_fit_into_the_catalogue(farm: PopulatedFarm, client: h
 
 
 @pytest.mark.parametrize(
-    "config", [{"architectures": 5}, {"architectures": [5]}, {"hidden_size": [1]}, {"r": 1e300}, []]
+    "config",
+    [{"architectures": 5}, {"architectures": [5]}, {"hidden_size": [1]}, {"peft_type": "\ud800"}, {"r": 1e300}, []],
 )
 def test_second_models_with_an_odd_config_are_refused_or_explained(
     farm: PopulatedFarm, client: httpx.Client, document: dict[str, Any], config: Any
