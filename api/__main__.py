@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.app import StartRefusedError, create_app
-from api.server import raise_file_limit, server_config
+from api.http.server import raise_file_limit, server_config
 from enginefarm.contract.errors import EnginefarmError
 from models.logging import start_logging
 from models.settings import Settings

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-import api.problems
+import api.http.problems
+from api.access.local_requests import LocalRequestsOnly, is_loopback
 from api.bodylimit import BodyLimit
-from api.browser_headers import BrowserHeaders
 from api.control import control_plane
 from api.farm_keys import FarmKeys
-from api.local_requests import LocalRequestsOnly, is_loopback
-from api.openapi import document_of
+from api.http.browser_headers import BrowserHeaders
+from api.http.openapi import document_of
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import clean_up_forever
 from api.upkeep.key_use import write_key_use_forever
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(LocalRequestsOnly)
-    api.problems.install(app)
+    api.http.problems.install(app)
     app.add_middleware(BrowserHeaders)  # the outermost: refusals of the others get these headers, too
     # Once: it depends on the routes alone. FastAPI's own document knows neither the refusals nor their media type.
     document = document_of(app)

@@ -11,8 +11,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 from fastapi.security.base import SecurityBase
 
+from api.access.local_requests import require_own_page
 from api.control import ControlPlane
-from api.local_requests import require_own_page
 from enginefarm.contract.errors import Forbidden, Unauthenticated
 from models.security import api_keys as access
 from models.security.api_keys import Caller, Scope

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import any_caller
-from api.problems import on_farm_error
+from api.http.problems import on_farm_error
 from enginefarm.contract.errors import EnginefarmError
 
 MAX_BODY = 1 << 20  # bytes; the largest matrix of specs is far below

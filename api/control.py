@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from api.callers import Callers
-from api.failed_sign_ins import FailedSignIns
+from api.access.callers import Callers
+from api.access.failed_sign_ins import FailedSignIns
+from api.access.open_mode import OpenMode
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
-from api.open_mode import OpenMode
 from api.planning.cached_submits import CachedSubmits
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner

@@ -10,8 +10,8 @@ from fastapi import Response
 
 from api.auth import Reader
 from api.control import Control, ControlPlane
-from api.openapi import refuses
-from api.routing import bounded_router
+from api.http.openapi import refuses
+from api.http.routing import bounded_router
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key
 from enginefarm.trust.attestation import key_id, pem

@@ -12,11 +12,11 @@ from api.auth import Reader, Submitter
 from api.builds import streaming
 from api.builds.submit import submit
 from api.control import Control
+from api.http.leaving import while_connected
+from api.http.openapi import described_headers
+from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.leaving import while_connected
-from api.openapi import described_headers
 from api.planning.cached_submits import Submit
-from api.routing import bounded_router
 from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted

@@ -10,9 +10,9 @@ from api.auth import Administrator
 from api.control import Control
 from api.engines.imports import take_in
 from api.engines.uploads import missing, receive
+from api.http.openapi import refuses
+from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.openapi import refuses
-from api.routing import bounded_router
 from enginefarm.contract.bounded import MAX_COUNT
 from enginefarm.contract.digest import Digest
 from enginefarm.wire.engine_record import BlobSizes, ImportRequest, ImportResult, MissingBlobs

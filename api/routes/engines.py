@@ -12,10 +12,10 @@ from fastapi.responses import FileResponse, RedirectResponse
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
+from api.http.openapi import PROBLEM, PROBLEM_CONTENT, PROBLEMS, described_headers, refuses
+from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.openapi import PROBLEM, PROBLEM_CONTENT, PROBLEMS, described_headers, refuses
 from api.planning.inputs import without_second_models
-from api.routing import bounded_router
 from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound

@@ -8,7 +8,7 @@ from fastapi import Query
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
-from api.routing import bounded_router
+from api.http.routing import bounded_router
 from enginefarm.wire.bodies import Toolchain, ToolchainList, ToolchainVersion, WorkerList
 from models.fleet import worker_control
 from models.fleet.roster import has_toolchain, list_workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Response
 
 from api.control import Control
-from api.routing import bounded_router
+from api.http.routing import bounded_router
 from enginefarm.wire.bodies import Readiness
 
 router = bounded_router(tags=["health"])

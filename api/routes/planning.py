@@ -12,9 +12,9 @@ from api.auth import Reader, Submitter
 from api.builds.explain import explain
 from api.builds.submit import submit
 from api.control import Control, ControlPlane
-from api.leaving import while_connected
+from api.http.leaving import while_connected
+from api.http.routing import bounded_router
 from api.routes.builds import RequireWorker
-from api.routing import bounded_router
 from enginefarm.contract.errors import EnginefarmError, first_problems
 from enginefarm.contract.portable import portable
 from enginefarm.contract.spec import BuildSpec

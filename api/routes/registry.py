@@ -1,6 +1,6 @@
 """/v2: the pull side of the OCI distribution protocol, so that oras, skopeo and kubelets fetch engines.
 
-Errors have the JSON form of the distribution specification, not problem+json: `api.problems` answers them so.
+Errors have the JSON form of the distribution specification, not problem+json: `api.http.problems` answers them so.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from fastapi import Query
 
 from api.auth import Administrator
 from api.control import Control
+from api.http.openapi import refuses
+from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.openapi import refuses
-from api.routing import bounded_router
 from api.upkeep.garbage_collection import clean_up
 from enginefarm.contract.bounded import Text
 from enginefarm.contract.key import Key

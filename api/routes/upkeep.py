@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 from api.auth import Administrator, Reader
 from api.control import Control, ControlPlane
+from api.http.openapi import refuses
+from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.openapi import refuses
-from api.routing import bounded_router
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import NotFound
 from enginefarm.contract.key import Key

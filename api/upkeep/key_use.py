@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from api.callers import Callers
+from api.access.callers import Callers
 from enginefarm.contract.errors import EnginefarmError
 
 log = logging.getLogger(__name__)

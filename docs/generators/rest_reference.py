@@ -15,7 +15,7 @@ from fastapi import FastAPI
 import api.routes
 from api import auth
 from api.app import create_app
-from api.openapi import PROBLEMS
+from api.http.openapi import PROBLEMS
 from docs.generators.json_schema import field_table, type_of
 from docs.generators.markdown import sentence, table
 from migrations.upgrade import set_up

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from api.app import create_app
-from api.server import server_config
+from api.http.server import server_config
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from migrations.upgrade import set_up

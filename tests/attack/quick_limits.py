@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import api.bodylimit
-import api.connections
+import api.http.connections
 from api.__main__ import main
 
 SECONDS = 4.0
 
 if __name__ == "__main__":
-    api.connections.HEAD_SECONDS = SECONDS
-    api.connections.STALL_SECONDS = SECONDS
+    api.http.connections.HEAD_SECONDS = SECONDS
+    api.http.connections.STALL_SECONDS = SECONDS
     api.bodylimit.SILENT_SECONDS = SECONDS
     api.bodylimit.SLOW_SECONDS = SECONDS
     main()

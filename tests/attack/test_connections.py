@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from api.connections import MAX_PIPELINED
+from api.http.connections import MAX_PIPELINED
 from tests.attack import ROUNDS
 from tests.attack.quick_limits import SECONDS
 from tests.farm.conftest import run_farm

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from api.failed_sign_ins import FailedSignIns
+from api.access.failed_sign_ins import FailedSignIns
 from tests.attack import ROUNDS
 from tests.attack.populated_farm import PopulatedFarm, populated_farm
 from tests.servers.postgres import Databases

@@ -25,7 +25,7 @@ register_url_convertor("key", _KeyConvertor())
 
 class _BoundedRequest(Request):
     async def json(self) -> Any:
-        # FastAPI turns the JSONDecodeError into a RequestValidationError, which `api.problems` answers.
+        # FastAPI turns the JSONDecodeError into a RequestValidationError, which `api.http.problems` answers.
         content = await self.body()
         if content.count(b",") > MAX_VALUES:
             # Each could be a mistake, and Pydantic describes every one of them.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from api.callers import Callers
+from api.access.callers import Callers
 from enginefarm.contract.errors import Unauthenticated
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database

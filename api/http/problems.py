@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.leaving import ClientLeftError, on_client_left
-from api.methods import HeadAsGet, allowed_methods
+from api.http.leaving import ClientLeftError, on_client_left
+from api.http.methods import HeadAsGet, allowed_methods
 from enginefarm.contract.errors import EnginefarmError, InvalidRequest, InvalidSpec, Problem, TooManyFailedSignIns
 from enginefarm.contract.spec import problems_of
 from enginefarm.wire.bodies import ProblemDocument

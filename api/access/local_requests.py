@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.problems import on_farm_error, on_http_exception
+from api.http.problems import on_farm_error, on_http_exception
 from enginefarm.contract.errors import CrossOrigin, EnginefarmError, Misdirected, Proxied
 
 _REMEDY = "make an API key with `python -m api.keys create NAME --scope admin`"

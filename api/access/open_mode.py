@@ -1,7 +1,7 @@
 """Open mode: while no API key exists, requests need none. The first key closes every API process within a second.
 
 Only a process that listens on loopback starts open (`api.app`), and then it serves only programs of this machine
-(`api.local_requests`).
+(`api.access.local_requests`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from api.connections import BoundedConnection, Connections
+from api.http.connections import BoundedConnection, Connections
 from models.settings import Settings
 
 # Files that a process opens besides its connections: the database's and the store's connections, files that it serves.
@@ -41,7 +41,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def raise_file_limit(settings: Settings) -> None:
     """Let this process open a file for each connection that it may have.
 
-    Without one left, the kernel could not hand over a connection, and the limits of `api.connections` would not hold.
+    Without one left, the kernel could not hand over a connection, and the limits of `api.http.connections` would not
+    hold.
 
     Raises:
         ValueError: the hard limit of the process is lower.

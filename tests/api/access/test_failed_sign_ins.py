@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.failed_sign_ins import FailedSignIns
+from api.access.failed_sign_ins import FailedSignIns
 from enginefarm.contract.errors import TooManyFailedSignIns
 from models.security.key_format import new_key, text_of
 

@@ -60,7 +60,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         servers=app.servers,
     )
     schemas = document["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which `api.problems` replaces
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which `api.http.problems` replaces
         schemas.pop(name, None)
     template = "#/components/schemas/{model}"
     problem = ProblemDocument.model_json_schema(ref_template=template)
@@ -74,7 +74,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
 
 def _complete(path: str, operation: dict[str, Any]) -> None:
     """Add the refusals that follow from the kind of the route, and describe every refusal as a problem document."""
-    # For a NUL in the URL, and for what `api.local_requests` refuses while the farm is open.
+    # For a NUL in the URL, and for what `api.access.local_requests` refuses while the farm is open.
     statuses = {400, 403, 421}
     if "security" in operation:
         statuses |= {401, 429, 503}  # the catalogue is asked for the key; one caller may not ask too much at once

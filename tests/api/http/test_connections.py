@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from api.connections import Connections
+from api.http.connections import Connections
 
 
 def test_connections_are_limited_in_all_and_for_each_address() -> None:
