@@ -12,6 +12,7 @@ import psycopg
 from pydantic_core import to_json
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -97,6 +98,11 @@ def _translated() -> Iterator[None]:
         yield
     except OperationalError as error:
         raise DatabaseUnavailable(f"the catalogue's database does not answer: {_reason(error)}") from error
+    except PoolTimeoutError as error:
+        # Too much load, or statements that hang in the database.
+        raise DatabaseUnavailable(
+            "every connection of this process to the catalogue's database was in use for too long; try again"
+        ) from error
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             # An operator's mistake, not a defect: a migration without its grants, or another process's account.
