@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Server)
 
 
 # Folders whose tests run compilers or whole farms: minutes together.
-_LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/")
+_LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/", "tests/attack/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
