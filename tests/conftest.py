@@ -21,6 +21,7 @@ S = TypeVar("S", bound=Server)
 _LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/", "tests/attack/")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let long tests start first, and keep tests that share a costly fixture on one process of pytest-xdist."""
     # A long test that starts last would run alone while the other processes have nothing to do.

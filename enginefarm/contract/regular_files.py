@@ -228,7 +228,7 @@ def _refuse_holes(root: Path, parts: tuple[str, ...], listed: os.stat_result) ->
 def _refusal(parts: tuple[str, ...], error: OSError) -> RefusedFile:
     match error.errno:
         case errno.ENOENT:
-            return MissingFile(f"there is no {_shown(parts)}")
+            return MissingFile(f"there is no file {_shown(parts)}")
         case errno.ELOOP | errno.ENOTDIR:
             return RefusedFile(f"{_shown(parts)} is a link, or no folder, where a folder or a regular file is expected")
         case _:

@@ -30,8 +30,9 @@ def make_installation(directory: Path, version: str) -> dict[str, str]:
     _write_metadata(directory / "site", version)
     order(directory, version)
     return {
-        # The doubles' own folder too, because the sandbox shows the folders of PATH, and the programs are links to it.
-        "PATH": os.pathsep.join((str(directory / "bin"), str(_DOUBLES), os.environ["PATH"])),
+        "PATH": os.pathsep.join((str(directory / "bin"), os.environ["PATH"])),
+        # The sandbox shows the folders of this variable, and the programs are links into the doubles' own folder.
+        "LD_LIBRARY_PATH": str(_DOUBLES),
         "PYTHONPATH": str(directory / "site"),
         "ENGINEFARM_TRTLLM_EXAMPLES": str(directory / "examples"),
     }

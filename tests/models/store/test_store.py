@@ -85,7 +85,7 @@ def test_bytes_of_a_wrong_size_are_refused_and_not_stored(store: Store, tmp_path
 
 
 def test_a_source_that_cannot_be_read_is_not_blamed_on_the_store(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(FarmError, match=r"missing cannot be read: No such file") as caught:
+    with pytest.raises(FarmError, match=r"missing cannot be read: there is no file missing") as caught:
         store.put(tmp_path / "missing", NAME, len(DATA))
     assert not isinstance(caught.value, StoreUnavailable)
 
