@@ -25,7 +25,7 @@ demo: $(VENV)/.demo ## the main job on a real model: submit, build, pull, genera
 up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE=var)
 	$(BIN)/python -m local
 
-test: $(VENV)/.dev ## the whole test suite, two tests at once (about 7 minutes on 2 cores)
+test: $(VENV)/.dev ## the whole test suite, two tests at once (about 11 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=20000)
@@ -40,7 +40,7 @@ chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES
 attack: $(VENV)/.dev ## attacks on a live farm: programs, bundles, pages, connections (ROUNDS=20)
 	ATTACK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/attack
 
-planted: $(VENV)/.dev ## faults in place of the guards, and whether the tests notice (about 5 minutes)
+planted: $(VENV)/.dev ## faults in place of the guards, and whether the tests notice (about half an hour)
 	$(BIN)/python -m tests.planted
 
 check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
