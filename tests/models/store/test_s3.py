@@ -147,7 +147,7 @@ def test_a_download_without_progress_is_an_outage(swift_place: Place, s3_server:
     prepared(swift_place).put(source, of_file(source), 4 * MIB)
 
     with Proxy(s3_server.port, cut_after=32 * 1024, cuts=1000) as proxy:
-        store = at(swift_place, endpoint=f"http://127.0.0.1:{proxy.port}")
+        store = at(swift_place, endpoint=f"http://127.0.0.1:{proxy.port}", patience=3)
         with pytest.raises(StoreUnavailable):
             store.fetch(of_file(source), 4 * MIB, tmp_path / "copy")
 
