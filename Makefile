@@ -26,7 +26,7 @@ up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE
 	$(BIN)/python -m local
 
 test: $(VENV)/.dev ## the whole test suite, two tests at once (about 11 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=20000)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.servers.postgres import Databases, Postgres
 from tests.servers.redis import Valkey
@@ -21,18 +23,25 @@ S = TypeVar("S", bound=Server)
 _LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/", "tests/attack/")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let long tests start first, and keep tests that share a costly fixture on one process of pytest-xdist."""
-    # A long test that starts last would run alone while the other processes have nothing to do.
+    """Let long tests start first: one that starts last would run alone while the other processes have nothing to do."""
     items.sort(key=lambda item: not item.nodeid.startswith(_LONG_TESTS))
-    for item in items:
-        group = item.location[0]
-        if group.startswith("tests/toolchains/aoti/"):
-            group = "tests/toolchains/aoti/"  # they share compiled engines
-        elif group == "tests/farm/test_end_to_end.py":
-            group = item.name  # each of them starts a farm of its own
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep tests that share a costly fixture on one process of pytest-xdist."""
+    return _ByFixture(config, log)
+
+
+class _ByFixture(LoadScopeScheduling):  # type: ignore[misc]  # the library states no types
+    # The marks `xdist_group` would say the same, but pytest-xdist 3.8 cannot read them with pytest 9.2.
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file.startswith("tests/toolchains/aoti/"):
+            return "tests/toolchains/aoti/"  # they share compiled engines
+        if file == "tests/farm/test_end_to_end.py":
+            return nodeid  # each of them starts a farm of its own
+        return file
 
 
 @pytest.fixture(scope="session", autouse=True)
