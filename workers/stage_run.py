@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,8 @@ from workers.presence import Identity
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 from workers.warm_start import WarmStart
+
+log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**53 - 1  # a program prints any number, and no JSON has a larger one
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
@@ -368,6 +371,7 @@ class ProgramOutput:
         self._stage_run = stage_run
         self._span = span
         self._unfinished_line = b""
+        self._reader_failed = False
 
     def write(self, output: bytes) -> None:
         """Take the next bytes of the output; they may begin and end within a line."""
@@ -377,9 +381,13 @@ class ProgramOutput:
         for line in lines:
             text = line.decode(errors="replace")
             report = None
-            # A toolchain's reader may fail for a line that it did not expect: that must not fail the stage.
-            with suppress(Exception):
+            try:
                 report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
+            except Exception as error:  # a line that a reader did not expect must not fail the stage
+                if not self._reader_failed:
+                    # Once: the program may print millions of such lines.
+                    log.warning("%s cannot read a line of its program", self._stage_run.job.toolchain, exc_info=error)
+                self._reader_failed = True
             if report is not None:
                 self._stage_run.heartbeat.report(report.within(self._span))
                 self._stage_run.peaks.see(report)

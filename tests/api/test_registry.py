@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from models.queries import oci
 from tests.api.published import FILES, Published, published
+from tests.servers.system_programs import system_program
 
 NAME = "aoti/org/tiny-llama"
 
@@ -95,7 +95,6 @@ def test_oras_pulls_the_engine_directory(published_farm: Published, tmp_path: Pa
     assert {path: (tmp_path / path).read_bytes() for path in FILES} == FILES
 
 
-@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_skopeo_inspects_and_copies_an_engine(published_farm: Published, tmp_path: Path) -> None:
     name = f"docker://{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}"
     inspected = json.loads(_skopeo("inspect", "--tls-verify=false", name))
@@ -112,7 +111,11 @@ def test_skopeo_inspects_and_copies_an_engine(published_farm: Published, tmp_pat
 
 def _skopeo(*arguments: str) -> str:
     result = subprocess.run(
-        ["skopeo", "--insecure-policy", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [system_program("skopeo"), "--insecure-policy", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -6,8 +6,6 @@ sockets, because HTTP clients correct what an attacker would send.
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import threading
 import time
@@ -33,9 +31,9 @@ from models.security.api_keys import Scope
 from tests.attack import ROUNDS
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.models.requests import add_worker
+from tests.servers.system_programs import system_program
 
 DRAIN = "POST /v1/workers/victim:drain"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -260,14 +258,12 @@ def evil_site() -> Iterator[EvilSite]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        assert "REQUIRE_CHROMIUM" not in os.environ, "no Chromium, and REQUIRE_CHROMIUM forbids to skip its tests"
-        pytest.skip("NO CHROMIUM: attacks with a real browser are not tried; install it (Debian: apt install chromium)")
+    chromium = system_program("chromium", "chromium-browser")
     # Every name but the evil one leads nowhere: the page /docs names a server of the internet.
     names = "MAP evil.example 127.0.0.1, EXCLUDE 127.0.0.1, EXCLUDE localhost, MAP * ~NOTFOUND"
     with sync_playwright() as playwright:
         options = ["--no-sandbox", f"--host-resolver-rules={names}"]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield playwright.chromium.launch(executable_path=chromium, args=options)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from enginefarm.wire.bodies import Fault
 from toolchains.toolchain import Directories, InvalidOutput, Report
 from workers.child import ProcessLimits
 from workers.failures import OutputRefused, StageFailed, StageStopped, explain
-from workers.stage_run import ProgramOutput, StageRun
+from workers.stage_run import Peaks, ProgramOutput, StageRun
 
 
 def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
@@ -135,12 +135,17 @@ def test_texts_of_a_failure_can_be_stored() -> None:
     assert len(failure.detail) == 2000
 
 
-def test_a_reader_of_lines_that_fails_does_not_fail_the_stage() -> None:
+def test_a_reader_of_lines_that_fails_is_logged_once_and_does_not_fail_the_stage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def read_line(stage: Stage, line: str) -> Report:
         return Report(float(line))
 
+    reports: list[Report] = []
     stage_run: Any = SimpleNamespace(
-        joblog=SimpleNamespace(write=lambda output: None), job=SimpleNamespace(stage=Stage.BUILD),
-        toolchain=SimpleNamespace(read_line=read_line),
+        joblog=SimpleNamespace(write=lambda output: None), job=SimpleNamespace(stage=Stage.BUILD, toolchain="third"),
+        toolchain=SimpleNamespace(read_line=read_line), heartbeat=SimpleNamespace(report=reports.append), peaks=Peaks(),
     )  # fmt: skip
-    ProgramOutput(cast(StageRun, stage_run), (0.0, 1.0)).write(b"no number\n")
+    ProgramOutput(cast(StageRun, stage_run), (0.0, 1.0)).write(b"no number\nnone again\n0.5\n")
+    assert [report.progress for report in reports] == [0.5]
+    assert [record.message for record in caplog.records] == ["third cannot read a line of its program"]
