@@ -26,7 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, Table, text
-from sqlalchemy.exc import ProgrammingError
 
 from enginefarm.contract.errors import EnginefarmError
 from models.catalogue.database import Database
@@ -230,11 +229,13 @@ RIGHTS: Mapping[str, TableRights] = {
 def grant(engine: Engine, prefix: str = PREFIX) -> list[str]:
     """Create the roles that are missing, and give each its rights and no others; returns the names of the roles.
 
-    Connect as the owner of the tables. Safe on a farm at work: one table is locked at a time, for a moment.
+    Connect as the owner of the tables; `engine` needs two connections. Safe on a farm at work: one table is locked at a
+    time, for a moment.
 
     Raises:
         ValueError: the database is not PostgreSQL, `prefix` is not usable, a table has no decision, or the account may
-            not create a role or does not own the tables.
+            not create a role.
+        DatabaseUnavailable: the account does not own the tables, or the database cannot be reached.
     """
     if engine.dialect.name != "postgresql":
         raise ValueError(
@@ -243,7 +244,7 @@ def grant(engine: Engine, prefix: str = PREFIX) -> list[str]:
     if not _PREFIX_FORM.fullmatch(prefix):
         raise ValueError(f"{prefix!r} cannot begin the names of roles: expected lower-case letters, digits and _")
     roles = [f"{prefix}_{kind}" for kind in ("api", "worker", "readonly")]
-    with _locked(engine) as connection:
+    with _other_runs_excluded(engine), engine.connect() as connection:
         for role in roles:
             _create_role(connection, role)
         for statement in _schema_statements(connection, roles):
@@ -258,20 +259,14 @@ def grant(engine: Engine, prefix: str = PREFIX) -> list[str]:
 
 
 @contextmanager
-def _locked(engine: Engine) -> Iterator[Connection]:
-    """A connection that excludes other runs of this command; permission errors become one line."""
-    with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
-        connection.commit()
-        try:
-            yield connection
-        except ProgrammingError as error:
-            connection.rollback()
-            reason = str(error.orig).strip().splitlines()[0]
-            raise ValueError(f"the roles are not granted: {reason}; connect as the owner of the tables") from error
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
-            connection.commit()
+def _other_runs_excluded(engine: Engine) -> Iterator[None]:
+    """Exclude other runs of this command by a lock that a transaction on a connection of its own holds.
+
+    A lock of the session would stay behind a pooler, in a session of the server that other clients then use.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        yield
 
 
 def _create_role(connection: Connection, role: str) -> None:
@@ -363,7 +358,7 @@ def main() -> None:
     prefix = parser.parse_args().prefix
     try:
         settings = Settings.from_environment()
-        database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        database = Database(settings.database_url.get_secret_value(), pool_size=2)
         roles = grant(database.engine, prefix)
         database.close()
     except (ValueError, EnginefarmError) as error:

@@ -109,7 +109,7 @@ def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None,
         ValueError: the settings do not describe a store, or the roles cannot be granted.
         EnginefarmError: the database or the store cannot be reached.
     """
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    database = Database(settings.database_url.get_secret_value(), pool_size=2)
     before, head = versions(database.engine)
     upgrade(database.engine)
     if roles is not None and database.engine.dialect.name == "postgresql":

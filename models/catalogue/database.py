@@ -10,19 +10,22 @@ from typing import Any
 
 import psycopg
 from pydantic_core import to_json
-from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from enginefarm.contract.errors import DatabaseUnavailable
+from models.catalogue.database_outages import LOST_CONNECTION, READ_ONLY, Renewal, outage_of
+from models.catalogue.database_url import parse_database_url
 
 _SQLITE_BUSY_SECONDS = 30  # one writer at a time: as long as several transactions of a busy farm may queue
 _PING_IDLE_SECONDS = 1.0  # a PostgreSQL connection that was idle for longer is pinged before use
 
-# libpq parameters: when a silent server counts as unreachable. TCP alone would wait 15 minutes.
-_TIMEOUTS = {
+# libpq parameters. The others say when a silent server counts as unreachable: TCP alone would wait 15 minutes.
+_LIBPQ_DEFAULTS: dict[str, str | int] = {
+    "application_name": "enginefarm",
     "connect_timeout": 10,  # seconds
     "tcp_user_timeout": 15_000,  # milliseconds
     "keepalives_idle": 10,  # seconds
@@ -32,14 +35,20 @@ _TIMEOUTS = {
 
 
 class Database:
-    """One database of the catalogue, PostgreSQL (psycopg 3) or SQLite (WAL)."""
+    """One database of the catalogue, PostgreSQL (psycopg 3) or SQLite (WAL).
+
+    Everything works through a pooler that gives a connection to another client after each transaction: nothing of the
+    farm outlives a transaction on the server, no prepared statement, no setting, no lock.
+
+    Raises:
+        ValueError: `url` is no URL of PostgreSQL or SQLite.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 20) -> None:
-        postgresql = make_url(url).get_backend_name() == "postgresql"
-        if postgresql:
-            self.engine = _postgresql(url, pool_size)
-        else:
-            self.engine = _sqlite(url)
+        parsed_url = parse_database_url(url)
+        postgresql = parsed_url.get_backend_name() == "postgresql"
+        self.engine = _postgresql(parsed_url, pool_size) if postgresql else _sqlite(parsed_url)
+        _translate_errors(self.engine)
         # SQLite must take its write lock at BEGIN: a transaction that reads first and then writes fails at once if
         # another writer came between, without waiting for it.
         self._writer = self.engine.execution_options(begin="IMMEDIATE")
@@ -49,15 +58,17 @@ class Database:
             # trips of BEGIN and COMMIT. SQLite has no round trips, and one snapshot for the transaction.
             self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
             self._snapshots = self.engine.execution_options(isolation_level="REPEATABLE READ")
+            # Named, because a database or an account may have another default, and its statements then fail at random.
+            self._writer = self.engine.execution_options(isolation_level="READ COMMITTED")
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction: committed when the block ends, rolled back if it raises.
 
         Raises:
-            DatabaseUnavailable: the database cannot be reached.
+            DatabaseUnavailable: the database cannot be reached, or could not run the transaction now.
         """
-        with _translated(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with _pool_timeout_translated(), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -65,9 +76,9 @@ class Database:
         """Statements that change nothing. On PostgreSQL each sees what was committed before it: see `snapshot`.
 
         Raises:
-            DatabaseUnavailable: the database cannot be reached.
+            DatabaseUnavailable: the database cannot be reached, or could not run the transaction now.
         """
-        with _translated(), Session(self._reader, expire_on_commit=False) as session:
+        with _pool_timeout_translated(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -77,63 +88,75 @@ class Database:
         Reading a build and its action needs it: another transaction may end both between two statements.
 
         Raises:
-            DatabaseUnavailable: the database cannot be reached.
+            DatabaseUnavailable: the database cannot be reached, or could not run the transaction now.
         """
-        with _translated(), Session(self._snapshots, expire_on_commit=False) as session:
+        with _pool_timeout_translated(), Session(self._snapshots, expire_on_commit=False) as session:
             yield session
 
     def ping(self) -> None:
-        """Raises DatabaseUnavailable if the database does not answer."""
+        """Raises DatabaseUnavailable if the database does not answer, or is a standby, which takes no writes."""
         with self.read() as session:
-            session.execute(text("SELECT 1"))
+            if self.engine.dialect.name == "sqlite":
+                session.execute(text("SELECT 1"))
+            elif session.scalar(text("SELECT current_setting('transaction_read_only')")) == "on":
+                # After a failover new connections lead to the new primary, where the old ones do not.
+                self.engine.dispose()
+                error = psycopg.errors.ReadOnlySqlTransaction("transaction_read_only is on")
+                raise DatabaseUnavailable(READ_ONLY.sentence(error, self.engine.url))
 
     def close(self) -> None:
         self.engine.dispose()
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Raise the farm's own error for a database that cannot be reached. Programming errors and refused rows pass."""
+def _pool_timeout_translated() -> Iterator[None]:
+    """Translate the one error that the pool raises and not the driver: see `_translate_errors` for the others."""
     try:
         yield
-    except OperationalError as error:
-        raise DatabaseUnavailable(f"the catalogue's database does not answer: {_reason(error)}") from error
     except PoolTimeoutError as error:
         # Too much load, or statements that hang in the database.
         raise DatabaseUnavailable(
             "every connection of this process to the catalogue's database was in use for too long; try again"
         ) from error
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-            # An operator's mistake, not a defect: a migration without its grants, or another process's account.
-            raise DatabaseUnavailable(
-                f"the catalogue refuses this account: {_reason(error)}; check the account in ENGINEFARM_DATABASE_URL, "
-                "and run `python -m migrations.roles` as the owner of the tables"
-            ) from error
-        if not error.connection_invalidated:
-            raise
-        raise DatabaseUnavailable(f"the catalogue's database went away: {_reason(error)}") from error
+
+
+def _translate_errors(engine: Engine) -> None:
+    """Raise DatabaseUnavailable in place of the driver's error, whatever uses the engine, migrations included.
+
+    Nothing is repeated here: a transaction is a block of the caller's, which only the caller can run again.
+    """
+
+    @event.listens_for(engine, "handle_error")
+    def translate(context: ExceptionContext) -> DatabaseUnavailable | None:
+        error = context.original_exception
+        outage = outage_of(error, connecting=context.connection is None)
+        if outage is None and context.is_disconnect:
+            outage = LOST_CONNECTION
+        if outage is None:
+            return None
+        if outage.renewal is not Renewal.NONE and not context.is_disconnect:
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = outage.renewal is Renewal.ALL
+        return DatabaseUnavailable(outage.sentence(error, engine.url))
 
 
 def _json(value: Any) -> str:
     return to_json(value).decode()  # ten times as fast as the standard library's json
 
 
-def _reason(error: DBAPIError) -> str:
-    """The first line of the driver's message: it names host and port, never the password."""
-    if error.orig is None:
-        return type(error).__name__
-    return str(error.orig).strip().splitlines()[0][:200]
-
-
-def _postgresql(url: str, pool_size: int) -> Engine:
+def _postgresql(url: URL, pool_size: int) -> Engine:
+    # Arguments come before options in the URL, so an option that an operator chose is left out here.
+    defaults = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query}
+    # `prepare_threshold=None`: psycopg would prepare a statement that it runs for the sixth time, and find it missing,
+    # or there already, when a pooler gives it another connection of the server. It costs below 5 % of a transaction.
     engine = create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+        url,
         pool_size=pool_size,
         max_overflow=0,
         json_serializer=_json,
-        connect_args={"application_name": "enginefarm", **_TIMEOUTS},
+        connect_args={"prepare_threshold": None, **defaults},
     )
+
     # Like pool_pre_ping, but without a ping for a connection that was in use a moment ago: that would be one more
     # round trip for each statement of a busy farm.
 
@@ -147,13 +170,13 @@ def _postgresql(url: str, pool_size: int) -> Engine:
         if idle_seconds > _PING_IDLE_SECONDS:
             try:
                 engine.dialect.do_ping(connection)
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 raise InvalidatePoolError from error  # SQLAlchemy then opens a new connection
 
     return engine
 
 
-def _sqlite(url: str) -> Engine:
+def _sqlite(url: URL) -> Engine:
     connect = {"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False}
     engine = create_engine(url, connect_args=connect, json_serializer=_json)
 

@@ -11,6 +11,7 @@ import pytest
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Column, Integer, MetaData, Table
 
+from enginefarm.contract.errors import DatabaseUnavailable
 from migrations.roles import ALL, RIGHTS, grant, main, table_statements
 from migrations.upgrade import downgrade, set_up, upgrade
 from models.catalogue.database import Database
@@ -178,7 +179,7 @@ def test_sqlite_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_only_the_owner_grants(account_urls: Accounts, owner: Database) -> None:
     worker = Database(account_urls.worker)
-    with pytest.raises(ValueError, match="connect as the owner of the tables"):
+    with pytest.raises(DatabaseUnavailable, match="migrations need the owner of the tables"):
         grant(worker.engine)
     with pytest.raises(ValueError, match="CREATE ROLE other_api"):
         grant(worker.engine, "other")
