@@ -117,25 +117,12 @@ class SignaturePolicy:
         )
 
 
-def require_signed(farm: Farm, engine: Engine, keys: Sequence[Path]) -> None:
-    """Verify the attestation that `farm` has for `engine` against the public key files `keys`.
-
-    Afterwards everything in `engine` that decides on its use is signed: key, documents, spec, platform, manifest.
-    Without `keys` there is no policy, and every engine passes. Call it before any byte moves: the bytes are then
-    checked against the manifest that was signed.
-
-    Raises:
-        IntegrityError: no trusted key signed it, the statement is about another engine or other files, or the record
-            states something else than the statement.
-        NotFound: the farm signs nothing.
-        InvalidRequest: a file is no public key.
-    """
-    if not keys:
-        return
-    _verified_provenance(farm, engine, TrustedKeys.of_files(keys))
-
-
 def _verified_provenance(farm: Farm, engine: Engine, trusted: TrustedKeys) -> Provenance:
+    """Verify the attestation that `farm` has for `engine`.
+
+    Afterwards everything in `engine` that decides on its use is signed: key, documents, spec, platform, manifest. It is
+    called before any byte moves: the bytes are then checked against the manifest that was signed.
+    """
     require_bound(engine)
     manifest = manifest_of(engine)
     attestation = farm.attestation(engine.key)

@@ -26,8 +26,9 @@ from enginefarm.contract.digest import of_bytes
 from enginefarm.contract.errors import Conflict, Gone, IntegrityError, InvalidRequest, NotFound
 from enginefarm.transfer.progress import Activity, Progress
 from enginefarm.transfer.pull import pull
+from enginefarm.transfer.seen_revocations import SeenRevocations
 from enginefarm.trust.attestation import Statement, TrustedKeys, pem
-from enginefarm.trust.signature_policy import require_signed
+from enginefarm.trust.signature_policy import SignaturePolicy
 from enginefarm.wire.bodies import BuildState, Disposition
 from enginefarm.wire.engine_record import EngineRecord
 from models.security.api_keys import Scope
@@ -129,7 +130,7 @@ def test_a_bundle_is_served_by_the_importing_farm_as_by_the_exporting_farm(
     assert list(importer.farm.logs(waits.id)) == []  # it stays where it was written
     engine = importer.farm.engine(asked.key)
     for site_ in (exporter, importer):  # by the original signature, and by this farm's summary of its verification
-        require_signed(importer.farm, engine, [site_.public_key])
+        SignaturePolicy([site_.public_key], SeenRevocations(tmp_path / "seen")).require(importer.farm, engine)
     assert importer.farm.attestation(asked.key) == exporter.farm.attestation(asked.key)
     assert exporter.farm.verification_summary(asked.key) is None
     pulled = pull(importer.farm, engine, tmp_path / "pulled", any_platform=True)

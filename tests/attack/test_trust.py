@@ -27,8 +27,9 @@ from enginefarm.cli import main
 from enginefarm.client.farm import Farm
 from enginefarm.contract import digest
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
+from enginefarm.transfer.seen_revocations import SeenRevocations
 from enginefarm.trust.attestation import TrustedKeys, pem
-from enginefarm.trust.signature_policy import require_signed
+from enginefarm.trust.signature_policy import SignaturePolicy
 from enginefarm.wire.engine_manifest import manifest_of
 from enginefarm.wire.revocations import RevocationList
 from models.security.signing_key import create
@@ -379,7 +380,7 @@ def test_an_import_trusts_only_the_keys_of_the_farms_setting(scene: Scene, valke
         assert attestation == scene.farm.farm.attestation(scene.key)
         with pytest.raises(IntegrityError, match="no good signature"):
             own.verify(attestation, key=scene.key, manifest=manifest_of(engine))
-        require_signed(victim.farm, engine, [victim.public_key])
+        SignaturePolicy([victim.public_key], SeenRevocations(tmp_path / "seen")).require(victim.farm, engine)
 
 
 def test_a_farm_without_the_setting_imports_nothing(scene: Scene, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ GUARDS = (
     ),
     Guard(
         "a node with trusted keys checks the engine's signature", "enginefarm/trust/signature_policy.py",
-        "    if not keys:\n", "    if keys:\n",
+        "        if self.keys:\n", "        if not self.keys:\n",
         "tests/enginefarm/trust/test_signature_policy.py",
     ),
     Guard(
