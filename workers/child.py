@@ -90,7 +90,6 @@ def run(
         SandboxBroken: the program did not start.
         Unkillable: a process of the program cannot be killed.
     """
-    program_environment = environment(paths.scratch, command.environment)
     # The report has a pipe of its own: a program may print anything to the standard streams.
     reading, writing = os.pipe()
     with (
@@ -99,6 +98,7 @@ def run(
         isolation.launch(paths, memory_bytes=limits.memory_bytes, processes=limits.processes) as launch,
         Guard(launch) as guard,
     ):
+        program_environment = environment(paths.scratch, launch.temporary, command.environment)
         orders = Orders(
             writing,
             limits.kill_seconds,
@@ -158,11 +158,9 @@ def run(
     return Ended(status, tail.text(), ended.get("peak_memory"), oom_killed, killed_for)
 
 
-def environment(scratch: Path, added: Mapping[str, str]) -> dict[str, str]:
+def environment(scratch: Path, temporary: Path, added: Mapping[str, str]) -> dict[str, str]:
     """The environment of a program: a few variables of the worker without secrets, the farm's own, then `added`."""
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    temporary = scratch / "tmp"
-    temporary.mkdir(exist_ok=True)
     # HOME and TMPDIR in the scratch folder: caches of compilers then count for the disk limit and go with the attempt.
     # HF_HUB_OFFLINE: the sources are fetched and checked; a program that fetches others would make an unknown engine.
     own = {"HOME": str(scratch), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}

@@ -455,6 +455,12 @@ GUARDS = (
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
+        "a program does not choose what the next one of its stage finds mounted", "workers/sandbox/isolation.py",
+        'temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=paths.scratch))',
+        'temporary = paths.scratch / "tmp"\n        temporary.mkdir(exist_ok=True)',
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
         "what lies in a visible folder but belongs to the farm is hidden", "workers/sandbox/mount_view.py",
         "access[path] = Access.HIDDEN", "pass",
         "tests/workers/sandbox/test_mount_view.py",

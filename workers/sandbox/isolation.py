@@ -6,6 +6,7 @@ Nothing fails open: if a part that was in force at the start is missing later, t
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ class Launch:
 
     prefix: list[str]  # of its command line
     supervisor: Path
+    temporary: Path  # the program's folder for temporary files: new, and in the scratch folder
     inherited: tuple[FileIO, ...] = ()  # the started process gets them; close them here then
     info: FileIO | None = None  # where bubblewrap writes the id of process 1; None without bubblewrap
     seccomp_fd: int | None = None  # for the supervisor itself; None if bubblewrap has it
@@ -85,8 +87,13 @@ class Isolation:
         """Prepare the start of one program; close what was opened for it, and remove its cgroup.
 
         Raises:
-            OSError: the stage's cgroup cannot be made.
+            OSError: the stage's cgroup or the folder for temporary files cannot be made.
         """
+        # An earlier program of the stage may have taken the permission to write.
+        paths.scratch.chmod(0o700)
+        # Never the folder of an earlier program: bubblewrap follows links outside of the sandbox. A link in place of
+        # the folder would show /tmp as another folder of the machine, and links in it would lead mount points away.
+        temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=paths.scratch))
         with ExitStack() as stack:
             stage_cgroup = None
             entrance = ""
@@ -94,7 +101,9 @@ class Isolation:
                 stage_cgroup = self.cgroups.stage(memory_bytes=memory_bytes, processes=processes)
                 stack.callback(stage_cgroup.remove)
                 entrance = str(stage_cgroup.entrance)
-            launch = Launch(["/bin/sh", "-c", _ENTER, entrance], Path(supervisor.__file__), cgroup=stage_cgroup)
+            launch = Launch(
+                ["/bin/sh", "-c", _ENTER, entrance], Path(supervisor.__file__), temporary, cgroup=stage_cgroup
+            )
             if self.machine is None:
                 yield replace(launch, leave_network=self.leaves_network)
                 return
@@ -112,7 +121,7 @@ class Isolation:
             info = stack.enter_context(FileIO(reading))
             info_for_bwrap = stack.enter_context(FileIO(writing, "w"))
             mounts = mount_view.arguments(
-                paths, self.hidden, supervisor=launch.supervisor, environment=os.environ,
+                paths, self.hidden, temporary=temporary, supervisor=launch.supervisor, environment=os.environ,
                 shared_memory=memory_bytes,
             )  # fmt: skip
             argv = self.bwrap.argv(seccomp_fd=filter_file.fileno(), info_fd=info_for_bwrap.fileno(), mounts=mounts)

@@ -46,7 +46,7 @@ class Access(IntEnum):
 class StagePaths:
     """The paths of one stage, besides the system and the interpreter. All are absolute."""
 
-    scratch: Path  # writable; the current folder, HOME, and by its folder `tmp` also /tmp
+    scratch: Path  # writable; the current folder and HOME
     writable: tuple[Path, ...] = ()
     readable: tuple[Path, ...] = ()
     gpu: bool = False
@@ -104,6 +104,7 @@ def arguments(
     paths: StagePaths,
     hidden: Iterable[Path],
     *,
+    temporary: Path,
     supervisor: Path,
     environment: Mapping[str, str],
     shared_memory: int | None = None,
@@ -111,13 +112,14 @@ def arguments(
     """The mounts as arguments of bubblewrap.
 
     Args:
+        temporary: the folder that becomes /tmp; no program that is not trusted has written to it yet.
         shared_memory: bytes of /dev/shm; None: half of the machine's memory, as everywhere on Linux.
     """
     argv: list[str] = []
     masks: list[str] = []
     # Before the other entries, which may lie below: on many machines the scratch folder does.
     for folder in ("/tmp", "/var/tmp"):  # noqa: S108  # the sandbox's own
-        argv += ["--bind", str(paths.scratch / "tmp"), folder]
+        argv += ["--bind", str(temporary), folder]
     mounted: dict[Path, Access] = {}
     for path, access in entries(paths, hidden, environment):
         nearest = next((mounted[parent] for parent in path.parents if parent in mounted), Access.HIDDEN)

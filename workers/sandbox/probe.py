@@ -70,7 +70,6 @@ def try_sandbox(isolation: Isolation) -> str | None:
     """Run this Python in the sandbox. Returns what was printed if that failed, None if it did not."""
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
         scratch = Path(folder)
-        (scratch / "tmp").mkdir()
         paths = StagePaths(scratch, gpu=bool(gpu_devices()))
         with isolation.launch(paths) as launch:
             argv = [*launch.prefix, sys.executable, "-I", "-S", "-c", "print('inside')"]

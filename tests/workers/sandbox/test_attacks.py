@@ -220,7 +220,40 @@ print("home", os.environ["HOME"], "user", os.getuid())
             f"home {own / 'scratch'} user 1000",
         ]
         # On the disk that the limit counts.
-        assert (own / "scratch" / "tmp" / "x").exists()
+        assert list((own / "scratch").glob("tmp*/x"))
+
+    @pytest.mark.parametrize("trap", ["link", "links to mount points", "file", "no permission"])
+    def test_an_earlier_program_of_the_stage_does_not_choose_what_is_mounted(
+        self, tmp_path: Path, isolation: Isolation, trap: str
+    ) -> None:
+        """A stage has several programs, and bubblewrap follows links that the first one leaves for the second."""
+        farm, scratch = tmp_path / "farm", tmp_path / "attempt" / "scratch"
+        farm.mkdir()
+        scratch.mkdir(parents=True)
+        code = f"""
+import os
+trap, farm = {trap!r}, {str(farm)!r}
+# By relative paths: the scratch folder itself may be mounted below the folder for temporary files.
+for folder in {{os.path.basename(os.environ["TMPDIR"]), "tmp"}}:
+    if trap in ("link", "file") and os.path.lexists(folder):
+        os.rename(folder, folder + "-old")
+    if trap == "link":
+        os.symlink(farm, folder)
+    elif trap == "file":
+        open(folder, "w").close()
+    elif trap == "links to mount points":
+        os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):
+            os.rename(folder + "/" + name, folder + "/" + name + "-old")
+        os.symlink("/oldroot" + farm, folder + "/" + {tmp_path.parts[2]!r})
+if trap == "no permission":
+    os.chmod(".", 0)
+"""
+        ended, output = attack(code, scratch, isolation)
+        assert ended.status == 0, output
+        ended, output = attack("open('/tmp/poison', 'w').close(); print('done')", scratch, isolation)
+        assert (ended.status, output) == (0, ["done"])
+        assert list(farm.iterdir()) == []
 
     def test_a_gpu_stage_may_write_to_its_own_processes_and_not_to_the_kernels_parameters(
         self, tmp_path: Path, isolation: Isolation

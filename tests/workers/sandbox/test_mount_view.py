@@ -16,8 +16,9 @@ def mounts(tmp_path: Path, *, hidden: tuple[Path, ...] = (), readable: tuple[Pat
     scratch = tmp_path / "attempt" / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     argv = mount_view.arguments(
-        StagePaths(scratch, readable=readable), hidden, supervisor=Path("/s.py"), environment={"PATH": path}
-    )
+        StagePaths(scratch, readable=readable), hidden, temporary=scratch / "tmp-1", supervisor=Path("/s.py"),
+        environment={"PATH": path},
+    )  # fmt: skip
     return " ".join(argv).replace(" --", "\n--")
 
 
@@ -29,7 +30,7 @@ def test_the_system_and_the_interpreter_are_read_only(tmp_path: Path) -> None:
     # One writable folder, with the names that programs use for temporary files.
     scratch = tmp_path / "attempt" / "scratch"
     writable = [line.split()[1] for line in lines if line.startswith("--bind ")]
-    assert writable == [f"{scratch}/tmp", f"{scratch}/tmp", str(scratch)]
+    assert writable == [f"{scratch}/tmp-1", f"{scratch}/tmp-1", str(scratch)]
 
 
 def test_a_hidden_folder_inside_a_visible_one_is_covered_and_what_the_stage_needs_of_it_is_not(tmp_path: Path) -> None:
@@ -69,7 +70,9 @@ def test_devices_of_a_gpu_are_there_only_for_a_stage_that_needs_one(
 ) -> None:
     monkeypatch.setattr(mount_view, "gpu_devices", lambda: [Path("/dev/nvidia0")])
     argv = {
-        gpu: mount_view.arguments(StagePaths(tmp_path, gpu=gpu), (), supervisor=Path("/s.py"), environment={})
+        gpu: mount_view.arguments(
+            StagePaths(tmp_path, gpu=gpu), (), temporary=tmp_path, supervisor=Path("/s.py"), environment={}
+        )
         for gpu in (False, True)
     }
     assert "/dev/nvidia0" not in argv[False]
