@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from threading import Event
 
 from fastapi import FastAPI
 
 import api.http.problems
+from api.access.callers import WRITE_USE_SECONDS
 from api.access.local_requests import LocalRequestsOnly, is_loopback
+from api.access.open_mode import LOOK_SECONDS
 from api.bodylimit import BodyLimit
-from api.control import control_plane
+from api.control import ControlPlane, control_plane
 from api.farm_keys import FarmKeys
 from api.http.browser_headers import BrowserHeaders
+from api.http.leaving import QuietCut
 from api.http.openapi import document_of
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
-from api.upkeep.garbage_collection import clean_up_forever
-from api.upkeep.key_use import write_key_use_forever
-from api.upkeep.sweep import sweep_forever
+from api.upkeep.garbage_collection import collect_garbage
+from api.upkeep.sweep import sweep
 from enginefarm.version import __version__
 from migrations.upgrade import versions
 from models.catalogue.database import Database
+from models.loops import Loops
 from models.security.api_keys import any_key
 from models.settings import Settings
 
@@ -46,26 +51,17 @@ def create_app(settings: Settings) -> FastAPI:
     """
     keys = FarmKeys.of(settings)
     starts_open = _require_safe_start(settings)
+    loops = Loops()
+    leaving = Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with control_plane(settings, keys, starts_open=starts_open) as control:
+        with control_plane(settings, keys, starts_open=starts_open, leaving=leaving) as control:
             app.state.control = control
-            # In every API process: a sweep and a garbage collection may run several times at once, so no process is
-            # elected for them, and none is missed when it dies.
-            loops = [
-                asyncio.create_task(sweep_forever(control)),
-                asyncio.create_task(write_key_use_forever(control.callers)),
-            ]
-            if starts_open:
-                loops.append(asyncio.create_task(control.open_mode.close_with_the_first_key()))
-            if settings.gc_hours is not None:
-                loops.append(asyncio.create_task(clean_up_forever(control, every_seconds=settings.gc_hours * 3600)))
+            start_loops(loops, control)
             yield
             # Ended before the control plane is closed: they use its database.
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            await loops.stop_tasks()
 
     app = FastAPI(
         title="Enginefarm",
@@ -75,16 +71,47 @@ def create_app(settings: Settings) -> FastAPI:
         # Behind a proxy the page /docs must send its requests to the proxy.
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
     )
+    app.state.loops = loops
+    app.state.leaving = leaving
     for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(LocalRequestsOnly)
     api.http.problems.install(app)
-    app.add_middleware(BrowserHeaders)  # the outermost: refusals of the others get these headers, too
+    app.add_middleware(BrowserHeaders)  # refusals of the others get these headers, too
+    app.add_middleware(QuietCut, leaving=leaving)
     # Once: it depends on the routes alone. FastAPI's own document knows neither the refusals nor their media type.
     document = document_of(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # as FastAPI's documentation says
     return app
+
+
+def start_loops(loops: Loops, control: ControlPlane) -> None:
+    """Start the background loops of one API process.
+
+    Every process has them: a sweep and a garbage collection may run several times at once, so no process is elected for
+    them, and none is missed when it dies.
+    """
+    settings = control.settings
+    loops.start_task("the sweep", partial(sweep, control), every_seconds=settings.sweep_seconds)
+    loops.start_task(
+        "the record of which API keys were used",
+        control.callers.write_use,
+        every_seconds=WRITE_USE_SECONDS,
+        first_seconds=WRITE_USE_SECONDS,
+    )
+    if control.open_mode.was_open:
+        loops.start_task("the look for the first API key", control.open_mode.look, every_seconds=LOOK_SECONDS)
+    if settings.gc_hours is not None:
+        every_seconds = settings.gc_hours * 3600
+        loops.start_task(
+            "garbage collection",
+            partial(collect_garbage, control),
+            every_seconds=every_seconds,
+            # Several API processes start together, and one that is restarted often must not list the whole store at
+            # each start.
+            first_seconds=random.uniform(0, every_seconds),  # noqa: S311  # no secret depends on it
+        )
 
 
 def _require_safe_start(settings: Settings) -> bool:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -54,6 +55,7 @@ class ControlPlane:
     log_reads: SharedReads[bytes]
     keys: FarmKeys
     identity: str  # URI of the farm: the builder's id in what it signs
+    leaving: Event  # set once this process ends: those who watch builds are sent to the next one
 
     def public(self, link: str) -> str:
         """The link as clients reach it: a path of this API begins with the public URL, another link stays as it is."""
@@ -66,11 +68,12 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool) -> Iterator[ControlPlane]:
+def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool, leaving: Event) -> Iterator[ControlPlane]:
     """Open the control plane for these settings; it is closed when the block ends.
 
     Args:
         starts_open: no API key exists, so that requests need none until the first is made.
+        leaving: set once this process ends.
     """
     if settings.link_secret is not None:
         link_secret = settings.link_secret.get_secret_value().encode()
@@ -111,6 +114,7 @@ def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool) -> I
             log_reads=SharedReads(lanes.watching),
             keys=keys,
             identity=identity,
+            leaving=leaving,
         )
     finally:
         # In this order: the thread of cached submits uses the database.

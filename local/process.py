@@ -62,6 +62,11 @@ class Process:
         """Return whether the process has ended."""
         return self._popen.poll() is not None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal that ended it; None while it runs."""
+        return self._popen.poll()
+
     def stop(self, *, seconds: float = 20) -> None:
         """Send SIGTERM, and SIGKILL if the process has not ended after `seconds`."""
         if self._popen.poll() is None:

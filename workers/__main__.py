@@ -6,13 +6,16 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import threading
+import time
 import warnings
+from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready
 from celery.worker.consumer import Consumer
 
 from enginefarm.contract.errors import EnginefarmError
@@ -20,6 +23,7 @@ from enginefarm.node.detection import detect
 from migrations.upgrade import versions
 from models.catalogue.database import Database
 from models.logging import start_logging
+from models.loops import Loops, end_later
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import TASK
@@ -32,16 +36,25 @@ from workers.presence import Identity, Presence
 from workers.runner import Runner
 from workers.sandbox.choice import choose
 from workers.sandbox.isolation import Isolation
+from workers.scratch_lock import scratch_lock
 from workers.stage_run import Tools
+from workers.stoppable import STOP_SIGNALS, StoppableWorker, stop_before_work
 from workers.workspace import clear
 
 log = logging.getLogger("workers")
 
 _LOOP_SECONDS = 0.1
+_GOODBYE_SECONDS = 30.0  # for the end of a worker after its stage: the database may not answer
 
 
 def main() -> None:
-    """Start a worker and run it until SIGTERM or SIGINT. Exits with one line for a wrong setup."""
+    """Start a worker and run it until SIGTERM, SIGINT or SIGHUP.
+
+    Exit status: 0 after such a signal, 1 with one line for a wrong setup, 70 if a loop of the worker ended by itself.
+    A signal that comes before the worker registers ends the process as it ends any program.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     # First: from here on no program of this user can read the secrets, and no thread runs yet.
     hide()
     start_logging()
@@ -56,9 +69,14 @@ def main() -> None:
             raise ValueError(
                 f"the catalogue is at version {current or 'none'}, this program needs {head}: migrate it first"
             )
-        serve(settings, database, identity, isolation)
+        # One folder per worker name: the start removes only the files of a killed predecessor of the same name.
+        scratch = settings.scratch / identity.name
+        with scratch_lock(scratch):
+            clear(scratch)
+            status = serve(settings, database, identity, isolation, scratch)
     except (ValueError, EnginefarmError) as error:
         sys.exit(f"enginefarm worker: {error}")
+    sys.exit(status)
 
 
 def identify(settings: Settings, isolation: Isolation) -> Identity:
@@ -89,13 +107,11 @@ def identify(settings: Settings, isolation: Isolation) -> Identity:
     )
 
 
-def serve(settings: Settings, database: Database, identity: Identity, isolation: Isolation) -> None:
-    """Connect the worker's parts, and run actions until the process is told to stop."""
+def serve(settings: Settings, database: Database, identity: Identity, isolation: Isolation, scratch: Path) -> int:
+    """Connect the worker's parts, and run actions until the process is told to stop; returns its exit status."""
     app = celery_app(settings.broker_url.get_secret_value())
-    # One folder per worker name: a start removes only the files of a killed predecessor of the same name.
-    scratch = settings.scratch / identity.name
-    clear(scratch)
     leaving = threading.Event()
+    loops = Loops()
     activity = MessageActivity()
     announcer = Announcer(app)
     tools = stage_tools(settings, database, identity, isolation)
@@ -105,33 +121,38 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         announcer=announcer,
         scratch=scratch,
         leaving=leaving,
+        loops=loops,
         activity=activity,
     )
     app.task(name=TASK)(runner.run)
-    presence = Presence(database, identity, every_seconds=settings.worker_seconds / 4)
+    presence = Presence(database, identity, loops, every_seconds=settings.worker_seconds / 4)
     # Celery configures logging itself unless this signal has a receiver.
     setup_logging.connect(lambda **_: None, weak=False)
-    worker_shutting_down.connect(lambda **_: leaving.set(), weak=False)
     worker_ready.connect(keep_loop_turning, weak=False)
     worker_ready.connect(lambda **_: log.info("listening on %s", ", ".join(identity.queues)), weak=False)
     watchdog = BrokerWatchdog(
         activity,
         identity.queues,
         announcer.depth,
-        lambda: restart(presence),
+        lambda: restart(presence, leaving, activity),
+        loops,
         every_seconds=settings.worker_seconds / 4,
     )
-    # Registered before it consumes, so that its first claim finds the worker's row.
-    presence.start()
-    watchdog.start()
+    # From here on a signal must also remove the worker from the fleet.
+    stop_before_work()
     try:
-        consume(app, identity)
+        # Registered before it consumes, so that its first claim finds the worker's row.
+        presence.start()
+        watchdog.start()
+        status = consume(app, identity, leaving)
     finally:
+        end_later(_GOODBYE_SECONDS, 1)
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
         presence.stop()
         tools.checker.close()
         database.close()
+    return loops.exit_status or status
 
 
 def stage_tools(settings: Settings, database: Database, identity: Identity, isolation: Isolation) -> Tools:
@@ -164,20 +185,36 @@ def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
     sender.hub.call_repeatedly(_LOOP_SECONDS, lambda: None)
 
 
-def restart(presence: Presence) -> None:
-    """Replace this process by a new one of the same program, with the same process id."""
+def restart(presence: Presence, leaving: threading.Event, activity: MessageActivity) -> None:
+    """Replace this process by a new one of the same program, with the same process id.
+
+    Raises:
+        SystemExit: the program cannot be started. It ends the thread of the caller, and with it this process.
+    """
+    # A message may arrive meanwhile: its action is not claimed any more, or it is handed back.
+    leaving.set()
+    while activity.busy:
+        time.sleep(_LOOP_SECONDS)
     # The new process has a new worker id: without this, the old one would be listed until it is overdue.
     presence.stop()
-    os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
+    try:
+        os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
+    except OSError as error:
+        raise SystemExit(f"this worker cannot restart itself: {error.strerror}: {sys.executable}") from error
 
 
-def consume(app: Celery, identity: Identity) -> None:
-    """Receive messages until SIGTERM or SIGINT; the running stage is handed back then."""
+def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
+    """Receive messages until the process is told to stop; the running stage is handed back then.
+
+    Returns the exit status: 0, or 1 if Celery ended by an error of its own.
+    """
     if os.geteuid() == 0:
         log.warning("running as root, and so do the toolchains: start the worker as a user of its own")
     # Celery warns of root too, at length, and advises an option that this program does not have.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    worker = app.Worker(
+    worker = StoppableWorker(
+        leaving,
+        app=app,
         hostname=f"{identity.name}@{identity.id}",
         queues=list(identity.queues),
         # A thread is enough, because a stage runs in a child process; a forked pool would copy open connections.
@@ -190,6 +227,7 @@ def consume(app: Celery, identity: Identity) -> None:
         without_heartbeat=True,
     )
     worker.start()
+    return int(worker.exitcode or 0)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ messages in its own queues at several checks in a row restarts itself. It runs n
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from enginefarm.contract.errors import BrokerUnavailable
+from models.loops import Loops
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class BrokerWatchdog:
         queues: Sequence[str],
         depth: Callable[[str], int],
         restart: Callable[[], None],
+        loops: Loops,
         *,
         every_seconds: float,
     ) -> None:
@@ -56,18 +57,19 @@ class BrokerWatchdog:
         self._queues = queues
         self._depth = depth
         self._restart = restart
-        self._every = every_seconds
         self._last_count = 0
         self._missed_checks = 0
-        self._stopped = threading.Event()
+        self._thread = loops.thread(
+            "the check that messages arrive from the broker", self.check, every_seconds=every_seconds
+        )
 
     def start(self) -> None:
         """Check repeatedly, in a daemon thread."""
-        threading.Thread(target=self.check_repeatedly, name="broker-watchdog", daemon=True).start()
+        self._thread.start()
 
     def stop(self) -> None:
         """End the checks. Does not wait for one that is in progress: it may be waiting for the broker."""
-        self._stopped.set()
+        self._thread.stop()
 
     def check(self) -> None:
         """Check once, and restart the worker after enough checks at which messages waited."""
@@ -87,8 +89,3 @@ class BrokerWatchdog:
         if self._missed_checks >= _RESTART_AFTER:
             log.error("messages wait and none arrives: starting anew")
             self._restart()
-
-    def check_repeatedly(self) -> None:
-        """Check until `stop` is called."""
-        while not self._stopped.wait(self._every):
-            self.check()

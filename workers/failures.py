@@ -118,6 +118,23 @@ def _failure_of(error: Exception) -> Failure:
             )
 
 
+def cannot_begin(error: Exception) -> Failure:
+    """The failure of a stage for which the worker could make no folder, no log or no thread."""
+    failure = explain(error)
+    if failure.cause != "internal":
+        return failure
+    reason = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    return Failure(
+        cause="cannot_begin",
+        fault=Fault.WORKER,
+        detail=f"the worker could not begin the stage: {reason}",
+        advice="look at ENGINEFARM_SCRATCH and at the limits of the worker's account; its log has the details",
+        retryable=True,
+    )
+
+
 def out_of_time(step: str, limits: ProcessLimits) -> Failure:
     """The failure of a stage whose time was over in a step of the worker's own."""
     # A slow source or store is the farm's fault, and may be faster next time; checking and hashing are local.

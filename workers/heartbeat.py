@@ -3,6 +3,8 @@
 `stop` is set, and the stage kills its program, if the lease is lost, if it cannot be renewed before another worker may
 claim the action, or if the worker is leaving. Renewal needs neither the broker nor the stage. Giving up does not even
 need an answer of the database: a second thread only compares times.
+
+No error ends the renewal: what the next renewal repairs costs nothing, and what lasts ends the stage in time.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from enginefarm.contract.errors import DatabaseUnavailable
+from enginefarm.contract.errors import EnginefarmError
 from models.catalogue.database import Database
 from models.catalogue.states import Fenced
 from models.lifecycle.leases import Claim, renew
+from models.loops import Loops
 from toolchains.toolchain import Report
 from workers.job_log import JobLog
 from workers.storable_text import storable
@@ -40,6 +43,7 @@ class Heartbeat:
         lease_seconds: float,
         stop: threading.Event,
         leaving: threading.Event,
+        loops: Loops,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -48,10 +52,12 @@ class Heartbeat:
         self._lease = lease_seconds
         self._leaving = leaving
         self._clock = clock
-        self._finished = threading.Event()
+        # Two seconds at most, because a renewal is also how a cancel and the live log reach their destination.
+        pause = min(2.0, lease_seconds / 5)
+        subject = f"the renewal of the lease on {claim.key[:12]}"
         self._threads = [
-            threading.Thread(target=target, name=f"lease-{claim.key[:8]}", daemon=True)
-            for target in (self.give_up_in_time, self.renew_repeatedly)
+            loops.thread("the check of the lease", self.give_up_in_time, every_seconds=pause / 2),
+            loops.thread("the renewal of the lease", self.renew_or_give_up, every_seconds=pause, subject=subject),
         ]
         self._renewed = clock()
         self._outage = ""  # why the last renewal failed, as the end of a sentence; empty if it succeeded
@@ -72,14 +78,24 @@ class Heartbeat:
             self.message = storable(report.message)
 
     def __enter__(self) -> Heartbeat:
-        for thread in self._threads:
-            thread.start()
+        """
+        Raises:
+            RuntimeError: the system starts no more threads.
+        """
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            for thread in self._threads:
+                thread.stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finished.set()
+        for thread in self._threads:
+            thread.stop()
         # The end of the attempt must not wait for a catalogue that does not answer. A thread that is left behind
         # finds the lease ended when it goes on.
         deadline = self._clock() + self._lease
@@ -87,33 +103,28 @@ class Heartbeat:
             thread.join(max(0.0, deadline - self._clock()))
 
     def give_up_in_time(self) -> None:
-        """Give up when the last renewal is too long ago.
+        """Give up if the last renewal is too long ago, and stop the stage of a worker that is leaving.
 
         In a thread of its own: a database that does not answer at all blocks the thread that renews.
         """
-        pause = min(2.0, self._lease / 5) / 2
-        while self.lost is None and not self._finished.wait(pause):
-            if self._clock() - self._renewed > self._lease * _GIVE_UP:
-                self._give_up(f"the lease could not be renewed{self._outage}")
+        if self._leaving.is_set():
+            # The renewals go on: the action belongs to this worker until the stage has handed it back.
+            self.stop.set()
+        if self._clock() - self._renewed > self._lease * _GIVE_UP:
+            self._give_up(f"the lease could not be renewed{self._outage}")
 
-    def renew_repeatedly(self) -> None:
-        """Renew until the stage is finished or the lease is lost."""
-        # Two seconds at most, because a renewal is also how a cancel and the live log reach their destination.
-        while self.lost is None and not self._finished.wait(min(2.0, self._lease / 5)):
-            if self._leaving.is_set():
-                # Keep renewing: the action belongs to this worker until the stage has handed it back.
-                self.stop.set()
-            try:
-                self.renew()
-            except Fenced as error:
-                self._give_up(str(error))
-            except DatabaseUnavailable as error:
-                self._outage = f": {error.detail}"
-                log.warning("cannot renew the lease on %s yet: %s", self._claim.key[:12], error.detail)
-            except Exception as error:
-                # A defect: a thread that ended of it would leave the programs running without a lease.
-                log.exception("renewing the lease on %s met a defect", self._claim.key[:12])
-                self._give_up(f"the lease could not be renewed: {type(error).__name__}")
+    def renew_or_give_up(self) -> None:
+        """Renew the lease, or give up if it is lost. Raises as `renew`; the next call may renew it still."""
+        try:
+            self.renew()
+        except Fenced as error:
+            self._give_up(str(error))
+        except EnginefarmError as error:
+            self._outage = f": {error.detail}"
+            raise
+        except Exception as error:
+            self._outage = f": {type(error).__name__}"
+            raise
 
     def renew(self) -> None:
         """Renew the lease once, and send the new part of the log.
@@ -132,6 +143,10 @@ class Heartbeat:
         self._log.send(self._database, self._claim)
 
     def _give_up(self, reason: str) -> None:
+        for thread in self._threads:
+            thread.stop()
+        if self.lost is not None:
+            return  # both threads gave up
         log.warning("%s: stopping its programs", reason)
         # Before `stop`: the stage reads it to tell a lost lease from a worker that is leaving.
         self.lost = reason

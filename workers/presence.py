@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enginefarm.contract.errors import DatabaseUnavailable
 from enginefarm.contract.host import Fingerprint
 from enginefarm.wire.bodies import Capability
 from models.catalogue.database import Database
 from models.fleet.registration import deregister, register
+from models.loops import Loops, message_of
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +27,14 @@ class Identity:
 
 
 class Presence:
-    """Keeps the row of one worker up to date from a daemon thread."""
+    """Keeps the row of one worker up to date from a daemon thread. A row that was lost, it inserts again."""
 
-    def __init__(self, database: Database, identity: Identity, *, every_seconds: float) -> None:
+    def __init__(self, database: Database, identity: Identity, loops: Loops, *, every_seconds: float) -> None:
         self._database = database
         self._identity = identity
-        self._every = every_seconds
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self.register_repeatedly, name="presence", daemon=True)
+        self._thread = loops.thread(
+            "the report of this worker to the catalogue", self._register, every_seconds=every_seconds
+        )
 
     def start(self) -> None:
         """Register once in the caller's thread, so that a wrong setup fails at the start; then repeat in a thread."""
@@ -44,22 +43,14 @@ class Presence:
 
     def stop(self) -> None:
         """End the repetition and remove the worker from the fleet; the sweep does it later if the database is away."""
-        self._stopped.set()
+        self._thread.stop()
         # First the thread: a registration after the removal would bring the worker back.
         self._thread.join()
         try:
             with self._database.write() as session:
                 deregister(session, self._identity.id)
-        except DatabaseUnavailable as error:
-            log.warning("could not say goodbye; the sweep will notice: %s", error.detail)
-
-    def register_repeatedly(self) -> None:
-        """Register again until `stop` is called."""
-        while not self._stopped.wait(self._every):
-            try:
-                self._register()
-            except DatabaseUnavailable as error:
-                log.warning("cannot report to the catalogue: %s", error.detail)
+        except Exception as error:  # noqa: BLE001  # the rest of the worker's end must follow
+            log.warning("could not say goodbye; the sweep will notice: %s", message_of(error))
 
     def _register(self) -> None:
         identity = self._identity

@@ -33,11 +33,12 @@ from models.lifecycle.leases import (
 )
 from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine
 from models.lifecycle.transitions import record_log
+from models.loops import Loops, message_of
 from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
 from workers.broker_watchdog import MessageActivity
-from workers.failures import StageStopped, StartDamaged, explain
+from workers.failures import StageStopped, StartDamaged, cannot_begin, explain
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
@@ -59,27 +60,41 @@ class Runner:
     announcer: Announcer
     scratch: Path
     leaving: Event
+    loops: Loops
     activity: MessageActivity = field(default_factory=MessageActivity)
 
     def run(self, key: str) -> None:
         """Claim the action, run its stage, publish the output. An error ends the attempt, never the worker."""
         with self.activity.message():
-            claim = self.claim(key)
-            if claim is None:
-                # Usual: the message is a duplicate, or another worker was faster.
-                self.leave_to_others(key)
+            try:
+                claim = self.claim(key)
+                if claim is None:
+                    # Usual: the message is a duplicate, or another worker was faster.
+                    self.leave_to_others(key)
+                    return
+            except DatabaseUnavailable as error:
+                log.warning("cannot claim %s, the sweep will announce it again: %s", key[:12], error.detail)
                 return
             log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
             with ExitStack() as stack:
-                folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
-                joblog = stack.enter_context(closing(JobLog(folder)))
-                joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
-                lease = self.settings.lease_seconds
-                heartbeat = stack.enter_context(
-                    Heartbeat(
-                        self.tools.database, claim, joblog, lease_seconds=lease, stop=Event(), leaving=self.leaving
+                try:
+                    folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
+                    joblog = stack.enter_context(closing(JobLog(folder)))
+                    joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
+                    heartbeat = stack.enter_context(
+                        Heartbeat(
+                            self.tools.database,
+                            claim,
+                            joblog,
+                            lease_seconds=self.settings.lease_seconds,
+                            stop=Event(),
+                            leaving=self.leaving,
+                            loops=self.loops,
+                        )
                     )
-                )
+                except (OSError, RuntimeError) as error:
+                    self.fail_at_the_start(claim, error)
+                    return
                 stage_run = StageRun(self.tools, claim, directories, joblog, heartbeat)
                 try:
                     # Before the fetch: a message in the wrong queue must not cost a download of the weights.
@@ -181,10 +196,13 @@ class Runner:
         """After a refused publication: find out whether an earlier try of it was committed, else save the log."""
         claim = stage_run.claim
         # The answer to a commit may be lost. Its repetition is then fenced by the first one, which did publish.
-        with self.tools.database.read() as session:
-            if was_published(session, claim):
-                log.info("published %s, as the catalogue says after a lost answer", claim.key[:12])
-                return
+        try:
+            with self.tools.database.read() as session:
+                if was_published(session, claim):
+                    log.info("published %s, as the catalogue says after a lost answer", claim.key[:12])
+                    return
+        except DatabaseUnavailable as database_error:
+            log.warning("cannot find out whether %s was published: %s", claim.key[:12], database_error.detail)
         log.warning("not published: %s", error)
         self._save_log(stage_run)
 
@@ -205,6 +223,19 @@ class Runner:
         with self.tools.database.write() as session:
             return [hand_back(session, claim)]
 
+    def fail_at_the_start(self, claim: Claim, error: Exception) -> None:
+        """Record that this worker could not begin the attempt: no folder, no file for the log, no thread."""
+        failure = cannot_begin(error)
+        log.error("attempt %d of %s could not begin: %s", claim.attempt, claim.key[:12], message_of(error))
+        try:
+            announcements = self.record_failure(claim, {}, error, failure)
+        except Fenced as fenced:
+            log.warning("the end of the attempt does not count, or counts already: %s", fenced)
+        except DatabaseUnavailable as database_error:
+            log.warning("the end of %s is not recorded, the sweep will notice: %s", claim.key[:12], database_error)
+        else:
+            self.announcer.announce(announcements)
+
     def finish_failed(self, stage_run: StageRun, error: Exception) -> None:
         """After a failure: explain it, save the log, record it as the end of the attempt."""
         failure = explain(error)
@@ -215,11 +246,13 @@ class Runner:
         stage_run.joblog.say(f"failed: {failure.cause}: {failure.detail}")
         # Before the end is recorded, so that a caller who reads the failure can read the whole log.
         self._save_log(stage_run)
-        self._end(stage_run, partial(self.record_failure, stage_run, error, failure))
+        self._end(stage_run, partial(self.record_failure, stage_run.claim, stage_run.steps, error, failure))
 
-    def record_failure(self, stage_run: StageRun, error: Exception, failure: Failure) -> list[Announcement]:
+    def record_failure(
+        self, claim: Claim, steps: dict[str, float], error: Exception, failure: Failure
+    ) -> list[Announcement]:
         """Record the failure, and what follows: a damaged checkpoint is withdrawn, a sick worker is quarantined."""
-        settings, claim, steps = self.settings, stage_run.claim, stage_run.steps
+        settings = self.settings
         announcements: list[Announcement] = []
         with self.tools.database.write() as session:
             if isinstance(error, StartDamaged):
@@ -278,3 +311,6 @@ class Runner:
                 require_stored(self.tools.store, dict([log_blob]))
         except EnginefarmError as error:
             log.warning("the log of %s stays in pieces: %s", claim.key[:12], error.detail)
+        except Exception as error:
+            # The attempt's end must be recorded all the same.
+            log.exception("the log of %s stays in pieces: %s", claim.key[:12], message_of(error))

@@ -14,6 +14,7 @@ from models.security import api_keys as access
 from models.security.api_keys import ActiveKey, Caller
 
 _SECONDS = 1.0  # at most so long a revoked or expired key is still accepted
+WRITE_USE_SECONDS = 10.0  # between two calls of `Callers.write_use`
 _USE_SECONDS = 60.0  # between two writes of a key's last use by this process
 
 

@@ -6,20 +6,18 @@ Only a process that listens on loopback starts open (`api.app`), and then it ser
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
 from starlette.concurrency import run_in_threadpool
 
-from enginefarm.contract.errors import DatabaseUnavailable
 from models.caching import SingleFlight
 from models.catalogue.database import Database
 from models.security.api_keys import any_key
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 1.0  # at most so long requests without a key are served after the first key was made
+LOOK_SECONDS = 1.0  # at most so long requests without a key are served after the first key was made
 
 
 class OpenMode:
@@ -37,20 +35,14 @@ class OpenMode:
         Raises:
             DatabaseUnavailable: it is not known whether a key exists, so no request without a key may be served.
         """
-        if self.was_open and time.monotonic() - self._looked_at > _SECONDS:
+        if self.was_open and time.monotonic() - self._looked_at > LOOK_SECONDS:
             await run_in_threadpool(self._looks.run, "any key", self._look)
         return self.was_open
 
-    async def close_with_the_first_key(self) -> None:
-        """Look once a second until a key exists: an idle process closes, too, and its log says when."""
-        while self.was_open:
-            await asyncio.sleep(_SECONDS)
-            try:
-                await run_in_threadpool(self._looks.run, "any key", self._look)
-            except DatabaseUnavailable:
-                continue  # `is_open` refuses requests meanwhile, and the sweep logs the outage
-            except Exception:
-                log.exception("the look for API keys failed by a defect; it is tried again in a second")
+    async def look(self) -> None:
+        """Look for a key while none was seen. Called once a second: an idle process closes, too, and logs when."""
+        if self.was_open:
+            await run_in_threadpool(self._looks.run, "any key", self._look)
 
     def _look(self) -> None:
         with self._database.read() as session:

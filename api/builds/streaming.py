@@ -55,20 +55,23 @@ def _read_build(control: ControlPlane, build_id: str) -> SeenBuild:
 
 
 async def wait_for_change(control: ControlPlane, build_id: str, *, seconds: float, last_etag: str | None) -> SeenBuild:
-    """Return the build once it has ended, its ETag differs from `last_etag`, or `seconds` have passed."""
+    """Return the build once it has ended, its ETag differs from `last_etag`, or `seconds` have passed.
+
+    Sooner if this process ends: the client then asks the next one.
+    """
     deadline = time.monotonic() + seconds
     while True:
         seen = await _look(control, build_id)
         changed = last_etag is not None and seen.etag != last_etag
         seconds_left = deadline - time.monotonic()
-        if seen.build.state.ended or changed or seconds_left <= 0:
+        if seen.build.state.ended or changed or seconds_left <= 0 or control.leaving.is_set():
             return seen
         # The last pause is cut to the deadline, so that a wait never lasts longer than the client asked for.
         await next_look(min(PAUSE, seconds_left))
 
 
 async def events(control: ControlPlane, seen: SeenBuild) -> AsyncIterator[str]:
-    """Server-sent events: one `build` event for each change, until the build has ended."""
+    """Server-sent events: one `build` event for each change, until the build or this process has ended."""
     last_etag = ""
     last_sent = time.monotonic()
     while True:
@@ -81,14 +84,17 @@ async def events(control: ControlPlane, seen: SeenBuild) -> AsyncIterator[str]:
             # A line that begins with a colon is a comment: clients ignore it, proxies count it as traffic.
             yield ": still here\n\n"
             last_sent = time.monotonic()
-        if seen.build.state.ended:
+        if seen.build.state.ended or control.leaving.is_set():
             return
         await next_look()
         seen = await _look(control, seen.build.id)
 
 
 async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
-    """The build's log from byte `offset`; with `follow`, until the build has ended."""
+    """The build's log from byte `offset`; with `follow`, until the build or this process has ended.
+
+    A client that reads the end of a followed log asks whether the build has ended, and reads on from its offset.
+    """
     while True:
         # Before the log: what the last program writes just before its build ends is then read below.
         seen = await _look(control, build_id)
@@ -99,7 +105,7 @@ async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow
                 break
             offset += len(chunk)
             yield chunk
-        if seen.build.state.ended or not follow:
+        if seen.build.state.ended or not follow or control.leaving.is_set():
             return
         await next_look()
 

@@ -1,12 +1,14 @@
-"""End the work for a request when its client disconnects."""
+"""End the work for a request when its client disconnects, or when this process ends."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from threading import Event
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 T = TypeVar("T")
 
@@ -43,3 +45,22 @@ def on_client_left(_: Request, error: Exception) -> Response:
     """An answer that nobody gets: 499, as nginx logs it."""
     assert isinstance(error, ClientLeftError)
     return Response(status_code=499)
+
+
+class QuietCut:
+    """ASGI middleware: a request that the server cancels at its end leaves no traceback. Its connection is cut before.
+
+    Args:
+        leaving: set once this process ends.
+    """
+
+    def __init__(self, app: ASGIApp, *, leaving: Event) -> None:
+        self._app = app
+        self._leaving = leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._leaving.is_set():
+                raise

@@ -5,16 +5,13 @@ Every step is a small transaction that checks its condition again, so a run may 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import islice
 
 from api.control import ControlPlane
-from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.retention import CleanUpRequest, CleanUpResult, FileTotals, RemovalCandidate
 from models.retention import blob_gc, removal
 from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
@@ -24,25 +21,10 @@ log = logging.getLogger(__name__)
 _BATCH = 500  # blobs of the store that one transaction looks up
 
 
-async def clean_up_forever(control: ControlPlane, *, every_seconds: float) -> None:
-    """Run garbage collection at an interval, until cancelled."""
-    # At a random time of the first interval: several API processes start together, and one that is restarted often
-    # must not list the whole store at each start.
-    await asyncio.sleep(random.uniform(0, every_seconds))  # noqa: S311  # no secret depends on it
-    while True:
-        try:
-            run = partial(clean_up, control, CleanUpRequest(), by=None)
-            result = await control.lanes.clean_up.run(None, run)
-        except EnginefarmError as error:
-            log.warning("garbage collection is postponed to its next interval: %s", error.detail)
-        except Exception:
-            # A defect must not end the loop: the store would fill up, and nobody would know why.
-            log.exception("garbage collection failed by a defect; it runs again at its next interval")
-        else:
-            log.info(
-                "garbage collection: %d marked or removed, %d bytes deleted", len(result.going), result.deleted.size
-            )
-        await asyncio.sleep(every_seconds)
+async def collect_garbage(control: ControlPlane) -> None:
+    """Run garbage collection once by the farm's own policies, in the thread that it has."""
+    result = await control.lanes.clean_up.run(None, partial(clean_up, control, CleanUpRequest(), by=None))
+    log.info("garbage collection: %d marked or removed, %d bytes deleted", len(result.going), result.deleted.size)
 
 
 def clean_up(control: ControlPlane, request: CleanUpRequest, *, by: str | None) -> CleanUpResult:

@@ -6,12 +6,10 @@ Any number of API processes may sweep at once.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 
 from api.control import ControlPlane
-from enginefarm.contract.errors import EnginefarmError
 from models.fleet.registration import mark_silent_workers_gone
 from models.lifecycle import recovery
 from models.lifecycle.leases import expire
@@ -52,13 +50,6 @@ def announce_shortfall(control: ControlPlane) -> int:
     return announced
 
 
-async def sweep_forever(control: ControlPlane) -> None:
-    """Sweep at an interval, until cancelled. An outage or a defect is logged and never ends the loop."""
-    while True:
-        try:
-            await control.lanes.sweep.run(None, partial(sweep_once, control))
-        except EnginefarmError as error:
-            log.warning("the sweep is tried again in a few seconds: %s", error.detail)
-        except Exception:
-            log.exception("the sweep failed by a defect; it is tried again in a few seconds")
-        await asyncio.sleep(control.settings.sweep_seconds)
+async def sweep(control: ControlPlane) -> None:
+    """Sweep once, in the thread that sweeps have."""
+    await control.lanes.sweep.run(None, partial(sweep_once, control))

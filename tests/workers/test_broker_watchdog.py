@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis
 
+from models.loops import Loops
 from models.queue.broker import Announcer, celery_app
 from tests.servers.redis import Valkey
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
@@ -13,7 +14,7 @@ def watchdog_of(valkey: Valkey, activity: MessageActivity) -> tuple[BrokerWatchd
     restarts: list[str] = []
     announcer = Announcer(celery_app(valkey.url))
     return BrokerWatchdog(
-        activity, ["deaf.q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60
+        activity, ["deaf.q"], announcer.depth, lambda: restarts.append("again"), Loops(), every_seconds=60
     ), restarts
 
 
@@ -52,7 +53,7 @@ def test_a_busy_worker_does_not_restart(valkey: Valkey) -> None:
 def test_a_worker_without_a_broker_does_not_restart() -> None:
     announcer, restarts = Announcer(celery_app("redis://127.0.0.1:1/0")), []
     watchdog = BrokerWatchdog(
-        MessageActivity(), ["q"], announcer.depth, lambda: restarts.append("again"), every_seconds=60
+        MessageActivity(), ["q"], announcer.depth, lambda: restarts.append("again"), Loops(), every_seconds=60
     )
     for _ in range(4):
         watchdog.check()

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -13,6 +14,7 @@ from sqlalchemy import event
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
+from models.loops import Loops
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
 from workers import heartbeat
@@ -27,7 +29,13 @@ def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
     add_worker(database)
     claim = claim_now(database, request.convert.key)
     beat = Heartbeat(
-        database, claim, JobLog(tmp_path), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
+        database,
+        claim,
+        JobLog(tmp_path),
+        lease_seconds=30,
+        stop=threading.Event(),
+        leaving=threading.Event(),
+        loops=Loops(),
     )
     for report in (Report(0.8, "rank 0"), Report(0.3, "rank 1"), Report(None, "rank 1 goes on")):
         beat.report(report)
@@ -50,7 +58,9 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: 
     joblog, stop = JobLog(tmp_path), threading.Event()
     event.listen(database.engine, "do_connect", _away)
     database.engine.dispose()
-    with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+    with Heartbeat(
+        database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event(), loops=Loops()
+    ) as beat:
         assert stop.wait(60)
         assert beat.lost is not None
         assert "could not be renewed: the catalogue" in beat.lost
@@ -67,7 +77,9 @@ def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path
     joblog, stop = JobLog(tmp_path), threading.Event()
     other_writer = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
     other_writer.execute("BEGIN IMMEDIATE")  # every other writer waits for half a minute
-    with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event()) as beat:
+    with Heartbeat(
+        database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event(), loops=Loops()
+    ) as beat:
         assert stop.wait(25)
         other_writer.execute("ROLLBACK")
         assert beat.lost == "the lease could not be renewed"
@@ -75,8 +87,32 @@ def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path
     database.close()
 
 
-def test_a_defect_in_a_renewal_stops_the_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that ended of it would leave the programs running without a lease."""
+def test_a_defect_in_a_renewal_does_not_end_the_renewals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
+    upgrade(database.engine)
+    submit_request(database, request)
+    add_worker(database)
+    claim = claim_now(database, request.convert.key)
+    joblog, stop, loops = JobLog(tmp_path), threading.Event(), Loops()
+    renew = heartbeat.renew
+    # Every second renewal fails.
+    defects: list[Exception | None] = [None, KeyError("row"), None, StopIteration()]
+
+    def defective_renew(*arguments: Any, **options: Any) -> None:
+        defect = defects.pop() if defects else None
+        if defect is not None:
+            raise defect
+        renew(*arguments, **options)
+
+    monkeypatch.setattr(heartbeat, "renew", defective_renew)
+    with Heartbeat(database, claim, joblog, lease_seconds=5, stop=stop, leaving=threading.Event(), loops=loops) as beat:
+        assert not stop.wait(4.5)
+        assert beat.lost is None
+    assert loops.counters["the renewal of the lease"].failed == 2
+    database.close()
+
+
+def test_a_defect_that_lasts_stops_the_programs_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
     upgrade(database.engine)
     submit_request(database, request)
@@ -88,7 +124,9 @@ def test_a_defect_in_a_renewal_stops_the_programs(tmp_path: Path, monkeypatch: p
         raise ZeroDivisionError
 
     monkeypatch.setattr(heartbeat, "renew", defect)
-    with Heartbeat(database, claim, joblog, lease_seconds=30, stop=stop, leaving=threading.Event()) as beat:
+    with Heartbeat(
+        database, claim, joblog, lease_seconds=2, stop=stop, leaving=threading.Event(), loops=Loops()
+    ) as beat:
         assert stop.wait(10)
         assert beat.lost == "the lease could not be renewed: ZeroDivisionError"
     database.close()
@@ -101,7 +139,13 @@ def test_a_message_of_a_program_can_be_stored(tmp_path: Path) -> None:
     add_worker(database)
     claim = claim_now(database, request.convert.key)
     beat = Heartbeat(
-        database, claim, JobLog(tmp_path), lease_seconds=30, stop=threading.Event(), leaving=threading.Event()
+        database,
+        claim,
+        JobLog(tmp_path),
+        lease_seconds=30,
+        stop=threading.Event(),
+        leaving=threading.Event(),
+        loops=Loops(),
     )
     beat.report(Report(float("nan"), "a\0b\udcffc\x1b[2J"))
     assert beat.progress is None
