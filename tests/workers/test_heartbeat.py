@@ -14,6 +14,7 @@ from sqlalchemy import event
 from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
+from models.lifecycle import leases
 from models.loops import Loops
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
@@ -94,7 +95,7 @@ def test_a_defect_in_a_renewal_does_not_end_the_renewals(tmp_path: Path, monkeyp
     add_worker(database)
     claim = claim_now(database, request.convert.key)
     joblog, stop, loops = JobLog(tmp_path), threading.Event(), Loops()
-    renew = heartbeat.renew
+    renew = leases.renew
     # Every second renewal fails.
     defects: list[Exception | None] = [None, KeyError("row"), None, StopIteration()]
 
