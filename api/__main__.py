@@ -5,29 +5,29 @@ from __future__ import annotations
 import signal
 import sys
 
-from api.app import StartRefusedError, create_app
+from api.app import create_app
+from api.http.listening import listening_sockets
 from api.http.server import STOP_SIGNALS, Server, raise_file_limit
-from enginefarm.contract.errors import EnginefarmError
 from models.logging import start_logging
 from models.settings import Settings
+from models.start import failures_reported
 
 
 def main() -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP.
 
-    Exit status: 0 after such a signal, 1 with one line if the settings do not allow a start, 70 if a background
-    loop ended by itself. A signal during the start ends the process as it ends any program.
+    Exit status: 0 after such a signal, 70 if a background loop ended by itself. A start that fails ends with one line
+    and a code of `models.exit_codes`. A signal during the start ends the process as it ends any program.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     start_logging()
-    try:
+    with failures_reported("enginefarm api"):
         settings = Settings.from_environment()
         raise_file_limit(settings)
         app = create_app(settings)
-    except (ValueError, StartRefusedError, EnginefarmError) as error:
-        sys.exit(f"enginefarm api: {error}")
-    Server(app, settings).run()
+        sockets = listening_sockets(settings)
+    Server(app, settings).run(sockets)
     sys.exit(app.state.loops.exit_status)
 
 

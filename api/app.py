@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,15 +22,20 @@ from api.farm_keys import FarmKeys
 from api.http.browser_headers import BrowserHeaders
 from api.http.leaving import QuietCut
 from api.http.openapi import document_of
+from api.http.public_path import PublicPath, SlashRedirect
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import collect_garbage
 from api.upkeep.sweep import sweep
 from enginefarm.version import __version__
-from migrations.upgrade import versions
+from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.loops import Loops
+from models.opening import open_sources, open_store
+from models.queue.broker import celery_app
 from models.security.api_keys import any_key
+from models.security.farm_identity import farm_identity
 from models.settings import Settings
+from models.start import StartRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +45,16 @@ if that engine exists, the answer is immediate; if somebody is building it, the 
 Errors are `application/problem+json` with a stable `code`; a bad spec gets *all* of its problems at once."""
 
 
-class StartRefusedError(Exception):
-    """The process must not serve with these settings; the text says what to do."""
-
-
 def create_app(settings: Settings) -> FastAPI:
     """The application for these settings.
 
     Raises:
+        ValueError: a setting is wrong, or a file that it names.
         StartRefusedError: the catalogue has another version, or others could reach a farm without API keys.
+        DatabaseUnavailable: the database does not answer, or refuses this account.
     """
     keys = FarmKeys.of(settings)
-    starts_open = _require_safe_start(settings)
+    starts_open = _require_start(settings)
     loops = Loops()
     leaving = Event()
 
@@ -70,15 +74,20 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         # Behind a proxy the page /docs must send its requests to the proxy.
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
+        root_path_in_servers=False,
+        redirect_slashes=False,
     )
     app.state.loops = loops
     app.state.leaving = leaving
+    public_url = str(settings.public_url) if settings.public_url else ""
+    app.router.default = SlashRedirect(app, public_url=public_url)
     for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(LocalRequestsOnly)
     api.http.problems.install(app)
     app.add_middleware(BrowserHeaders)  # refusals of the others get these headers, too
+    app.add_middleware(PublicPath, public_path=settings.public_path)
     app.add_middleware(QuietCut, leaving=leaving)
     # Once: it depends on the routes alone. FastAPI's own document knows neither the refusals nor their media type.
     document = document_of(app)
@@ -114,22 +123,22 @@ def start_loops(loops: Loops, control: ControlPlane) -> None:
         )
 
 
-def _require_safe_start(settings: Settings) -> bool:
+def _require_start(settings: Settings) -> bool:
     """Return True if the farm serves without API keys: none was made, and only this machine can reach it.
 
     Raises:
-        StartRefusedError: see `create_app`.
+        ValueError, StartRefusedError, DatabaseUnavailable: see `create_app`.
     """
     # A connection of its own, closed before the application opens its pool.
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
-        database.ping()  # raises DatabaseUnavailable, with one line, if it does not answer
-        catalogue_version, program_version = versions(database.engine)
-        if catalogue_version != program_version:
-            raise StartRefusedError(
-                f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
-                "run `python -m migrations.upgrade`"
-            )
+        require_current(database)
+        # What the server opens when it runs, tried here: there an error would be a traceback.
+        open_sources(settings, database)
+        open_store(settings, link_secret=secrets.token_bytes(32))
+        celery_app(settings.broker_url.get_secret_value())
+        with database.write() as session:
+            farm_identity(session, settings.builder_id)
         with database.read() as session:
             if any_key(session):
                 return False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enginefarm.contract.errors import InvalidRequest
 from enginefarm.trust.attestation import TrustedKeys
 from models.security.signing_key import SigningKey
 from models.settings import Settings
+from models.start import SettingsError
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,24 @@ class FarmKeys:
         """Read the files that the settings name.
 
         Raises:
-            ValueError: the signing key cannot be read, or is none.
-            InvalidRequest: a public key cannot be read, or is none.
+            SettingsError: a file cannot be read, or has no such key. The text has a line for each setting.
         """
         signing = None
-        if settings.signing_key:
-            signing = SigningKey.of_file(settings.signing_key)
-        return cls(
-            signing=signing,
-            old=TrustedKeys.of_files(settings.old_signing_keys),
-            imports=TrustedKeys.of_files(settings.import_trusted_keys),
-        )
+        old = imports = TrustedKeys([])
+        problems = []
+        try:
+            if settings.signing_key:
+                signing = SigningKey.of_file(settings.signing_key)
+        except ValueError as error:
+            problems.append(f"ENGINEFARM_SIGNING_KEY: {error}")
+        try:
+            old = TrustedKeys.of_files(settings.old_signing_keys)
+        except InvalidRequest as error:
+            problems.append(f"ENGINEFARM_OLD_SIGNING_KEYS: {error}")
+        try:
+            imports = TrustedKeys.of_files(settings.import_trusted_keys)
+        except InvalidRequest as error:
+            problems.append(f"ENGINEFARM_IMPORT_TRUSTED_KEYS: {error}")
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return cls(signing=signing, old=old, imports=imports)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -13,11 +12,12 @@ import click
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from enginefarm.contract.errors import EnginefarmError
-from migrations.upgrade import versions
+from enginefarm.contract.errors import Conflict, InvalidRequest, NotFound
+from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.security import api_keys as access
 from models.settings import Settings
+from models.start import failures_reported
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = timedelta(days=3650)
@@ -43,20 +43,16 @@ _expires = click.option(
 
 @contextmanager
 def _transaction() -> Iterator[Session]:
-    """A transaction on the catalogue; ends the program with one line if there is none or it cannot be reached."""
-    try:
+    """A transaction on the catalogue; ends the program with one line if there is none or the block refuses."""
+    with failures_reported("enginefarm"):
         database = Database(Settings.from_environment().database_url.get_secret_value(), pool_size=1)
-        database.ping()
-        catalogue_version, program_version = versions(database.engine)
-        if catalogue_version != program_version:
-            sys.exit(
-                f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
-                "run `python -m migrations.upgrade`"
-            )
+        require_current(database)
         with database.write() as session:
-            yield session
-    except (ValueError, EnginefarmError) as error:
-        sys.exit(str(error))
+            try:
+                yield session
+            except ValueError as error:
+                # Of an argument, not of a setting.
+                raise InvalidRequest(str(error)) from error
 
 
 @click.group(help=__doc__)
@@ -70,14 +66,15 @@ def main() -> None:
 @_expires
 def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> None:
     """Make a key and print it. It cannot be shown again."""
-    try:
-        with _transaction() as session:
-            key = access.create(session, name, [access.Scope(scope) for scope in scopes], lifetime=expires)
-    except IntegrityError:
-        sys.exit(
-            f"there is an active key named {name!r}: choose another name, `rotate` it to get a new secret, or `revoke` "
-            "it first"
-        )
+    with failures_reported("enginefarm"):
+        try:
+            with _transaction() as session:
+                key = access.create(session, name, [access.Scope(scope) for scope in scopes], lifetime=expires)
+        except IntegrityError as error:
+            raise Conflict(
+                f"there is an active key named {name!r}: choose another name, `rotate` it to get a new secret, or "
+                "`revoke` it first"
+            ) from error
     # After the commit, so that a printed key is always valid. The catalogue has only its hash.
     click.echo(key)
 
@@ -123,7 +120,7 @@ def revoke(name_or_prefix: str) -> None:
     """Revoke every key of a name, or the one with this prefix (`ef_…`). APIs refuse it after a second at the latest."""
     with _transaction() as session:
         if not access.revoke(session, name_or_prefix):
-            sys.exit(f"there is no active key with the name or the prefix {name_or_prefix!r}")
+            raise NotFound(f"there is no active key with the name or the prefix {name_or_prefix!r}")
 
 
 if __name__ == "__main__":

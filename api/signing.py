@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from enginefarm.contract.errors import InvalidRequest
 from enginefarm.trust.attestation import pem
 from models.security.signing_key import create as create_key
+from models.start import failures_reported
 
 
 @click.group(help=__doc__)
@@ -20,10 +21,11 @@ def main() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def create(file: Path) -> None:
     """Write a new private key to FILE and print its public key, for serving nodes that trust this farm."""
-    try:
-        signing_key = create_key(file)
-    except OSError as error:
-        sys.exit(f"enginefarm: {file}: {error.strerror}; nothing was written")
+    with failures_reported("enginefarm"):
+        try:
+            signing_key = create_key(file)
+        except OSError as error:
+            raise InvalidRequest(f"{file}: {error.strerror}; nothing was written: name a new file") from error
     click.echo(pem(signing_key.public), nl=False)
 
 

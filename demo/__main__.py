@@ -26,6 +26,7 @@ from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.manifest import Manifest
 from local.farm import LocalFarm
 from local.process import StartFailedError
+from models.start import StartRefusedError
 
 PROMPT = "The three states of matter are"
 TOKENS = 40
@@ -171,8 +172,8 @@ class Demo:
 def main() -> int:
     """Run the demo in the folder that STATE names, and return the exit status."""
     try:
-        return Demo(Path(os.environ.get("STATE", "var")).resolve()).run()
-    except (StartFailedError, EnginefarmError, subprocess.CalledProcessError) as error:
+        return Demo(Path(os.environ.get("STATE") or "var").resolve()).run()
+    except (StartFailedError, StartRefusedError, ValueError, EnginefarmError, subprocess.CalledProcessError) as error:
         print(f"the demo cannot go on: {error}", file=sys.stderr)
         return 1
 

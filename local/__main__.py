@@ -8,9 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-from enginefarm.contract.errors import EnginefarmError
 from local.farm import LocalFarm
-from local.process import StartFailedError
+from models.start import failures_reported
 
 _HOW_TO = """The farm is up.
 
@@ -33,26 +32,46 @@ Ctrl-C stops it; what it built is kept in {state}.
 
 
 def main() -> None:
-    """Run the farm; exit with an error if it cannot start, or when one of its parts ends."""
-    state = Path(os.environ.get("STATE", "var"))
-    port = int(os.environ.get("PORT", "8000"))
+    """Run the farm; exit with an error if it cannot start, or when one of its parts ends.
+
+    The exit codes are those of `models.start`; 1 if a part ends later.
+    """
     # `make` and service managers stop a program with SIGTERM. Handled like Ctrl-C, it stops the parts in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with LocalFarm(state, port=port) as farm:
-            print(_HOW_TO.format(url=farm.url, state=farm.state, api_key_file=farm.api_key_file), flush=True)
-            if not farm.is_sandboxed():
-                print(f"NO COMPLETE SANDBOX: {farm.state}/logs/worker-1.log says what is missing", flush=True)
-            watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
-            while not watch.wait(1):
-                for process in farm.processes.values():
-                    # A farm without one of its parts looks alive and builds nothing: better all of it stops.
-                    if process.ended():
-                        sys.exit(f"{process.name} ended; its log is {process.log}")
+        with failures_reported("the farm did not start"):
+            state = Path(os.environ.get("STATE") or "var")
+            port = _port_of(os.environ.get("PORT") or "8000")
+            run(LocalFarm(state, port=port))
     except KeyboardInterrupt:
         print("stopped")
-    except (StartFailedError, EnginefarmError) as error:
-        sys.exit(f"the farm did not start: {error}")
+
+
+def run(local: LocalFarm) -> None:
+    """Start the farm, say how to use it, and stop it when one of its parts ends.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the parts are stopped.
+        SystemExit: a part ended.
+        StartFailedError, ValueError, StartRefusedError, EnginefarmError: the farm cannot start.
+    """
+    with local as farm:
+        print(_HOW_TO.format(url=farm.url, state=farm.state, api_key_file=farm.api_key_file), flush=True)
+        if not farm.is_sandboxed():
+            print(f"NO COMPLETE SANDBOX: {farm.state}/logs/worker-1.log says what is missing", flush=True)
+        watch = threading.Event()  # never set: a sleep that Ctrl-C interrupts at once
+        while not watch.wait(1):
+            for process in farm.processes.values():
+                # A farm without one of its parts looks alive and builds nothing: better all of it stops.
+                if process.ended():
+                    sys.exit(f"{process.name} ended; its log is {process.log}")
+
+
+def _port_of(text: str) -> int:
+    """Raises ValueError if `text` is no port."""
+    if not text.strip().isdecimal() or int(text) > 65535:
+        raise ValueError(f"PORT={text}: expected a number from 0 to 65535; 0 picks a free port")
+    return int(text)
 
 
 if __name__ == "__main__":

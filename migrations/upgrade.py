@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
-from enginefarm.contract.errors import EnginefarmError
 from migrations.roles import grant
 from models.catalogue.database import Database
 from models.opening import open_store
 from models.settings import Settings
+from models.start import StartRefusedError, failures_reported
 
 # PostgreSQL's advisory lock, "engine" in ASCII: any number will do that no other user of this database takes.
 _LOCK = 0x656E67696E65
@@ -98,6 +97,33 @@ def versions(engine: Engine) -> tuple[str | None, str | None]:
     return current, ScriptDirectory.from_config(config()).get_current_head()
 
 
+def require_current(database: Database) -> None:
+    """Check that the database has a catalogue of this program's version.
+
+    Raises:
+        StartRefusedError: it has another one, or none.
+        DatabaseUnavailable: it does not answer.
+    """
+    database.ping()
+    catalogue_version, program_version = versions(database.engine)
+    if catalogue_version == program_version:
+        return
+    if catalogue_version is not None and not _knows(catalogue_version):
+        raise StartRefusedError(
+            f"the catalogue is at version {catalogue_version}, which this program ({program_version}) does not know: "
+            "a newer release migrated it, so start that release"
+        )
+    raise StartRefusedError(
+        f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
+        "run `python -m migrations.upgrade`"
+    )
+
+
+def _knows(revision: str) -> bool:
+    """True if this program has the migration to `revision`."""
+    return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
+
+
 def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None, str | None]:
     """Prepare the catalogue and the store, which an API or a worker needs before it starts.
 
@@ -107,10 +133,14 @@ def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None,
 
     Raises:
         ValueError: the settings do not describe a store, or the roles cannot be granted.
+        StartRefusedError: a newer release migrated the catalogue.
         EnginefarmError: the database or the store cannot be reached.
     """
     database = Database(settings.database_url.get_secret_value(), pool_size=2)
+    database.ping()
     before, head = versions(database.engine)
+    if before is not None and not _knows(before):
+        require_current(database)
     upgrade(database.engine)
     if roles is not None and database.engine.dialect.name == "postgresql":
         grant(database.engine, roles)
@@ -125,10 +155,8 @@ def main() -> None:
         "--roles", metavar="PREFIX", help="then grant the roles PREFIX_api, PREFIX_worker, … their rights"
     )
     roles = parser.parse_args().roles
-    try:
+    with failures_reported("enginefarm"):
         before, head = set_up(Settings.from_environment(), roles=roles)
-    except (ValueError, EnginefarmError) as error:
-        sys.exit(f"enginefarm: {error}")
     print(f"catalogue: {before or 'empty'} → {head}" if before != head else f"catalogue: already at {head}")
 
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -18,9 +19,8 @@ from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 from celery.worker.consumer import Consumer
 
-from enginefarm.contract.errors import EnginefarmError
 from enginefarm.node.detection import detect
-from migrations.upgrade import versions
+from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.logging import start_logging
 from models.loops import Loops, end_later
@@ -28,6 +28,8 @@ from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import TASK
 from models.settings import Settings
+from models.start import failures_reported
+from models.store import DirectoryStore
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.child import ProcessLimits
@@ -50,32 +52,28 @@ _GOODBYE_SECONDS = 30.0  # for the end of a worker after its stage: the database
 def main() -> None:
     """Start a worker and run it until SIGTERM, SIGINT or SIGHUP.
 
-    Exit status: 0 after such a signal, 1 with one line for a wrong setup, 70 if a loop of the worker ended by itself.
-    A signal that comes before the worker registers ends the process as it ends any program.
+    Exit status: 0 after such a signal, 70 if a loop of the worker ended by itself. A start that fails ends with a line
+    for each reason and a code of `models.exit_codes`. A signal that comes before the worker registers ends the process
+    as it ends any program.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     # First: from here on no program of this user can read the secrets, and no thread runs yet.
     hide()
     start_logging()
-    try:
+    with failures_reported("enginefarm worker"):
         settings = Settings.from_environment()
         isolation = choose(settings)
         identity = identify(settings, isolation)
         database = Database(settings.database_url.get_secret_value(), pool_size=4)
         # An older program on a newer catalogue, or the reverse, would fail in the middle of an attempt.
-        current, head = versions(database.engine)
-        if current != head:
-            raise ValueError(
-                f"the catalogue is at version {current or 'none'}, this program needs {head}: migrate it first"
-            )
+        require_current(database)
+        require_folder_store(settings)
         # One folder per worker name: the start removes only the files of a killed predecessor of the same name.
         scratch = settings.scratch / identity.name
         with scratch_lock(scratch):
             clear(scratch)
             status = serve(settings, database, identity, isolation, scratch)
-    except (ValueError, EnginefarmError) as error:
-        sys.exit(f"enginefarm worker: {error}")
     sys.exit(status)
 
 
@@ -83,12 +81,21 @@ def identify(settings: Settings, isolation: Isolation) -> Identity:
     """Detect the machine and the toolchains that can run on it.
 
     Raises:
-        ValueError: no toolchain can run.
+        ValueError: no toolchain can run, or the scratch folder cannot be used.
+        PlatformMismatch: see `detect`.
     """
     fingerprint = detect(prefer_gpu=settings.use_gpu)
     # An estimate at the start: other programs may fill the disk or free it later.
-    settings.scratch.mkdir(parents=True, exist_ok=True)
-    scratch_gib = shutil.disk_usage(settings.scratch).free >> 30
+    try:
+        settings.scratch.mkdir(parents=True, exist_ok=True)
+        # Only a write shows that the file system is full or mounted read-only.
+        tempfile.TemporaryFile(dir=settings.scratch).close()
+        scratch_gib = shutil.disk_usage(settings.scratch).free >> 30
+    except OSError as error:
+        raise ValueError(
+            f"ENGINEFARM_SCRATCH={settings.scratch}: {error.strerror}: set a folder on a disk with room, in which this "
+            "user may write"
+        ) from error
     host = fingerprint.host.model_copy(
         update={"image": settings.image, "scratch_gib": scratch_gib, "isolation": isolation.in_force}
     )
@@ -105,6 +112,20 @@ def identify(settings: Settings, isolation: Isolation) -> Identity:
         capabilities=usable,
         queues=queues(usable, fingerprint, settings.driver_binding),
     )
+
+
+def require_folder_store(settings: Settings) -> None:
+    """Write into the store if it is a folder: a worker that cannot would find it out after an hour of compiling.
+
+    A store on a server may be away for a while; its clients try again.
+
+    Raises:
+        StoreUnavailable: the folder does not exist here, or this user may not write into it.
+        ValueError: see `open_store`.
+    """
+    store = open_store(settings, link_secret=secrets.token_bytes(32))
+    if isinstance(store, DirectoryStore):
+        store.ping()
 
 
 def serve(settings: Settings, database: Database, identity: Identity, isolation: Isolation, scratch: Path) -> int:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from enginefarm.transfer.file_lock import locked_if_free
+from models.start import StartUnavailableError
 
 
 @contextmanager
@@ -18,7 +19,8 @@ def scratch_lock(scratch: Path) -> Iterator[None]:
     Programs of a stage do not inherit the lock. `os.execve` releases it, too: the new program locks the folder again.
 
     Raises:
-        ValueError: another worker has the lock, or the folder cannot be locked; the text says what to do.
+        StartUnavailableError: another worker has the lock.
+        ValueError: the folder cannot be locked; the text says what to do.
     """
     settings = f"ENGINEFARM_SCRATCH={scratch.parent}"
     holder_file = scratch.with_name(f".{scratch.name}.worker")
@@ -34,7 +36,7 @@ def scratch_lock(scratch: Path) -> Iterator[None]:
                 "choose a folder that this user may write, on a file system with flock(2), such as a local disk"
             ) from error
         if not is_locked:
-            raise ValueError(
+            raise StartUnavailableError(
                 f"another worker{_holder(holder_file)} uses the folder {scratch}: give this one a name of its own "
                 f"(ENGINEFARM_WORKER_NAME, now {scratch.name}) or a folder of its own ({settings})"
             )

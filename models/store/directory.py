@@ -26,7 +26,7 @@ _REMEDIES = {
     errno.EACCES: "let the farm's user read and write there",
     errno.EPERM: "let the farm's user read and write there",
     errno.EROFS: "mount it for writing",
-    errno.ENOENT: "mount it, or prepare it if it is new",
+    errno.ENOENT: "mount it, or run `python -m migrations.upgrade` if it is new",
 }
 
 
@@ -149,4 +149,6 @@ class DirectoryStore(Store):
             yield
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "look at the system's log for what is wrong with that disk")
-            raise StoreUnavailable(f"the store's folder {self._root}: {error.strerror}; {remedy}") from error
+            raise StoreUnavailable(
+                f"the store's folder {self._root} (ENGINEFARM_STORE_URL): {error.strerror}; {remedy}"
+            ) from error

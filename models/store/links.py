@@ -13,7 +13,7 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import Forbidden, InvalidRequest
 
 LONGEST = timedelta(days=7)  # the limit of S3, so that both kinds of store accept the same
-_SHORTEST_SECRET = 16  # bytes; 128 bits cannot be guessed by whoever has one link to try secrets on
+SHORTEST_SECRET = 16  # bytes; 128 bits cannot be guessed by whoever has one link to try secrets on
 
 
 class Links:
@@ -25,8 +25,8 @@ class Links:
     """
 
     def __init__(self, secret: bytes, *, clock: Callable[[], float] = time.time) -> None:
-        if len(secret) < _SHORTEST_SECRET:
-            raise ValueError(f"the secret that signs links has {len(secret)} bytes: use {_SHORTEST_SECRET} or more")
+        if len(secret) < SHORTEST_SECRET:
+            raise ValueError(f"the secret that signs links has {len(secret)} bytes: use {SHORTEST_SECRET} or more")
         self._secret = secret
         self._clock = clock
 

@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from api.app import StartRefusedError, create_app
+from api.app import create_app
 from enginefarm.contract.errors import Unauthenticated
 from migrations.upgrade import set_up
 from models.security import api_keys as access
 from models.security.api_keys import Scope
 from models.settings import Settings
+from models.start import StartRefusedError
 from tests.api.published import Published, published
 from tests.farm.running_farm import eventually
 

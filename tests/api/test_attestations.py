@@ -18,6 +18,7 @@ from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.trust.attestation import PREDICATE_TYPE, STATEMENT_TYPE, TrustedKeys, pem
 from models.security.signing_key import SigningKey, create
+from models.start import SettingsError
 from tests.api.published import Published, published, served, settings_in
 
 
@@ -125,7 +126,7 @@ def test_a_new_key_signs_everything_and_the_old_one_stays_listed(
 def test_a_farm_does_not_start_with_a_key_file_that_holds_none(tmp_path: Path, setting: str) -> None:
     (tmp_path / "secret").write_text("hunter2")
     settings = settings_in(tmp_path, **{setting: str(tmp_path / "secret")})
-    with pytest.raises((ValueError, InvalidRequest), match=r"secret is not a") as refused:
+    with pytest.raises(SettingsError, match=rf"^ENGINEFARM_{setting}: .*secret is not a") as refused:
         create_app(settings)
     assert "hunter2" not in str(refused.value)
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from api.app import StartRefusedError, create_app
+from api.app import create_app
 from models.settings import PREFIX, Settings
+from models.start import StartRefusedError
 from tests.deployment.compose import (
     CHECKOUT,
     COMPOSE,

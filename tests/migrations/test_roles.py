@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from migrations.roles import ALL, RIGHTS, grant, main, table_statements
 from migrations.upgrade import downgrade, set_up, upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import Row
+from models.exit_codes import ExitCode
 from models.settings import Settings
 from tests.migrations.accounts import Accounts, accounts
 from tests.servers.postgres import Databases
@@ -169,12 +171,16 @@ def test_the_rights_go_with_a_downgrade(account_urls: Accounts, owner: Database)
     grant(owner.engine)
 
 
-def test_sqlite_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, value in environment(f"sqlite:///{tmp_path}/catalogue.db", tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["migrations.roles"])
-    with pytest.raises(SystemExit, match=r"^enginefarm: roles need PostgreSQL: SQLite has no accounts[^\n]*$"):
+    with pytest.raises(SystemExit) as ended:
         main()
+    assert ended.value.code == ExitCode.SETTINGS
+    assert re.fullmatch(r"enginefarm: roles need PostgreSQL: SQLite has no accounts.*\n", capsys.readouterr().err)
 
 
 def test_only_the_owner_grants(account_urls: Accounts, owner: Database) -> None:

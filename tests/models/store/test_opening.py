@@ -29,8 +29,8 @@ def test_an_s3_url_opens_a_bucket(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("/srv/store", "scheme is not known"),
-        ("http://host/bucket", "'http' scheme is not known"),
+        ("/srv/store", "the scheme .. is not known"),
+        ("http://host/bucket", "the scheme .http. is not known"),
         ("file:srv", "absolute path"),
         ("file://host/srv", "absolute path"),
         ("file:///srv/../etc", "absolute path"),
