@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from typing import Any
 
 from models.settings import Settings
 from models.start import StartUnavailableError
+
+log = logging.getLogger(__name__)
 
 _HOST_REMEDY = "set 127.0.0.1, an address of this machine, or 0.0.0.0 for all of them"
 
@@ -49,6 +52,10 @@ def listening_sockets(settings: Settings) -> list[socket.socket]:
         raise ValueError(f"{place}: {error.strerror}: {_HOST_REMEDY}") from error
     if not sockets:
         raise ValueError(f"{place}: the host is no address of this machine: {_HOST_REMEDY}") from missing
+    for listener in sockets:
+        address, port = listener.getsockname()[:2]
+        # With port 0 the kernel chooses one.
+        log.info("listening on %s", f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
     return sockets
 
 
