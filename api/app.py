@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import secrets
@@ -63,7 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
         with control_plane(settings, keys, starts_open=starts_open, leaving=leaving) as control:
             app.state.control = control
             start_loops(loops, control)
+            first_look = asyncio.create_task(control.readiness.log_once())
             yield
+            first_look.cancel()
             # Ended before the control plane is closed: they use its database.
             await loops.stop_tasks()
 

@@ -1,8 +1,9 @@
-"""Readiness: whether database, broker and store answer, asked once for all who ask within a second."""
+"""Readiness: whether database, broker and store can be used, asked once for all who ask within a second."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,8 @@ from functools import partial
 from api.lanes import Lane
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.wire.bodies import Dependency, Readiness
+
+log = logging.getLogger(__name__)
 
 _SECONDS = 1.0  # for which an answer is given again: anybody may ask, and a store writes a file for each ping
 
@@ -38,6 +41,13 @@ class ReadinessProbe:
             self._asking = asyncio.create_task(self._ask_all())
         # Shielded: whoever asked first may leave before the answer.
         return await asyncio.shield(self._asking)
+
+    async def log_once(self) -> None:
+        """Log each part that is not ready. Called at the start: the API serves what the others allow meanwhile."""
+        readiness = await self.ask()
+        for name, part in readiness.parts.items():
+            if not part.ok:
+                log.warning("not ready: %s: %s", name, part.detail)
 
     async def _ask_all(self) -> Readiness:
         try:

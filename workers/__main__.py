@@ -26,6 +26,7 @@ from models.logging import start_logging
 from models.loops import Loops, end_later
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
+from models.queue.celery_variables import drop_celery_variables
 from models.queue.names import TASK
 from models.settings import Settings
 from models.start import failures_reported
@@ -33,6 +34,7 @@ from models.store import DirectoryStore
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.child import ProcessLimits
+from workers.consumer import LastingConsumer
 from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
 from workers.runner import Runner
@@ -60,6 +62,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
     # First: from here on no program of this user can read the secrets, and no thread runs yet.
     hide()
+    drop_celery_variables()  # which `hide` has brought back
     start_logging()
     with failures_reported("enginefarm worker"):
         settings = Settings.from_environment()
@@ -131,10 +134,11 @@ def require_folder_store(settings: Settings) -> None:
 def serve(settings: Settings, database: Database, identity: Identity, isolation: Isolation, scratch: Path) -> int:
     """Connect the worker's parts, and run actions until the process is told to stop; returns its exit status."""
     app = celery_app(settings.broker_url.get_secret_value())
+    announcer = Announcer(app)
+    require_usable(announcer)
     leaving = threading.Event()
     loops = Loops()
     activity = MessageActivity()
-    announcer = Announcer(app)
     tools = stage_tools(settings, database, identity, isolation)
     runner = Runner(
         settings=settings,
@@ -224,6 +228,20 @@ def restart(presence: Presence, leaving: threading.Event, activity: MessageActiv
         raise SystemExit(f"this worker cannot restart itself: {error.strerror}: {sys.executable}") from error
 
 
+def require_usable(announcer: Announcer) -> None:
+    """Ask the broker once. An outage is waited for, as later on; a wrong setting ends the start.
+
+    Raises:
+        ValueError: only a change of settings makes the broker usable.
+    """
+    fault = announcer.fault()
+    if fault is None:
+        return
+    if fault.lasting:
+        raise ValueError(fault.text)
+    log.warning("%s; the worker waits for it", fault.text)
+
+
 def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
     """Receive messages until the process is told to stop; the running stage is handed back then.
 
@@ -239,6 +257,7 @@ def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
         hostname=f"{identity.name}@{identity.id}",
         queues=list(identity.queues),
         # A thread is enough, because a stage runs in a child process; a forked pool would copy open connections.
+        consumer_cls=LastingConsumer,
         pool="threads",
         concurrency=1,
         quiet=True,

@@ -28,6 +28,7 @@ from models.lifecycle.leases import (
     claim_action,
     fail_attempt,
     hand_back,
+    has_action,
     reserved_for_others,
     was_published,
 )
@@ -140,6 +141,14 @@ class Runner:
         worker_id = self.tools.identity.id
         with self.tools.database.read() as session:
             announcement = reserved_for_others(session, key, worker_id)
+            is_known = has_action(session, key)
+        if not is_known:
+            log.warning(
+                "%s is no action of this farm: another farm uses the same database of the broker; give each its own "
+                "number at the end of ENGINEFARM_BROKER_URL",
+                key[:12],
+            )
+            return
         if announcement is None:
             log.info("%s is not to be claimed: another worker has it, or it is done", key[:12])
             return

@@ -115,6 +115,11 @@ def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcem
     return Announcement(row.key, row.queue)
 
 
+def has_action(session: Session, key: str) -> bool:
+    """True if the catalogue has an action with this key, in whichever state."""
+    return session.execute(select(ActionRow.key).where(ActionRow.key == key)).one_or_none() is not None
+
+
 def _due() -> ColumnElement[bool]:
     return or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
 

@@ -9,9 +9,11 @@ import logging
 from collections.abc import Iterable
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from enginefarm.contract.errors import BrokerUnavailable
+from models.logging import hide_in_logs
+from models.queue.broker_errors import BrokerFault, fault_of
+from models.queue.broker_url import SETTING, parse_broker_url
 from models.queue.names import TASK, Announcement
 
 log = logging.getLogger(__name__)
@@ -31,9 +33,31 @@ _REDIS = {
 }  # fmt: skip
 
 
+# The probe writes here: a user who may write the farm's keys may write these, and no queue has such a name.
+_PROBE_KEYS = ("convert.probe", "build.probe", "_kombu.binding_permanent.probe", "unacked_probe")
+_PROBE_SECONDS = 60  # after which the server forgets them
+_NO_QUEUE = "convert.none"
+
+
 def celery_app(broker_url: str) -> Celery:
-    """The Celery application of senders and workers; it has no task until a worker adds it."""
-    app = Celery("enginefarm", broker=broker_url, set_as_current=False)
+    """The Celery application of senders and workers; it has no task until a worker adds it.
+
+    Raises:
+        ValueError: the URL cannot be used; see `parse_broker_url`.
+    """
+    address = parse_broker_url(broker_url)
+    # A server that does not know AUTH repeats its arguments in the error, and Celery logs that.
+    hide_in_logs(address.secrets)
+    if address.tls is not None and not address.verifies_certificates:
+        log.warning("%s has ssl_cert_reqs=none: anybody in the network can pass for the broker", SETTING)
+    app = Celery(
+        "enginefarm",
+        broker=address.celery_url,
+        # Both are named, so that Celery looks for neither in the environment.
+        loader="celery.loaders.app:AppLoader",
+        fixups=[],
+        set_as_current=False,
+    )
     app.conf.update(
         # The message is a hint: acknowledge it, then ask the catalogue. The sweep sends a lost one again.
         task_acks_late=False,
@@ -55,7 +79,11 @@ def celery_app(broker_url: str) -> Celery:
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options=_REDIS,
+        # A failover answers a waiting worker with an error reply (UNBLOCKED, READONLY), which Celery counts as an error
+        # of the channel: connect again then, too.
+        broker_channel_error_retry=True,
+        broker_transport_options={**_REDIS, **address.transport_options},
+        broker_use_ssl=address.tls,
         # No program reads Celery's events: the catalogue has the fleet.
         worker_enable_remote_control=False,
         worker_send_task_events=False,
@@ -73,27 +101,42 @@ class Announcer:
         self._app = app
 
     def announce(self, announcements: Iterable[Announcement]) -> None:
-        """Send a message for each action. A broker that is away raises nothing: the rows are committed, so the sweep
-        announces them later."""
+        """Send a message for each action. Raises nothing, whatever is wrong with the broker: the rows are committed,
+        so the sweep announces them later."""
         for key, queue in announcements:
             try:
                 self._app.send_task(TASK, args=[key], queue=queue)
-            except (OperationalError, OSError) as error:
-                log.warning("the broker is away (%s); the sweep will announce %s later", type(error).__name__, key[:12])
+            except Exception as error:  # noqa: BLE001  # kombu wraps some errors of redis-py and passes others on
+                log.warning("%s; the sweep will announce %s later", fault_of(error).text, key[:12])
                 return
 
     def depth(self, queue: str) -> int:
         """Messages waiting in `queue`.
 
         Raises:
-            BrokerUnavailable: the broker does not answer.
+            BrokerUnavailable: the broker does not answer, or refuses.
         """
         try:
             with self._app.connection_for_read() as connection:
                 return int(connection.default_channel._size(queue))
-        except (OperationalError, OSError) as error:
-            raise BrokerUnavailable(f"the broker does not answer ({type(error).__name__})") from error
+        except Exception as error:
+            raise BrokerUnavailable(fault_of(error).text) from error
+
+    def fault(self) -> BrokerFault | None:
+        """What keeps the farm from using the broker; None if it takes writes. Asks the broker."""
+        try:
+            with self._app.connection_for_write() as connection:
+                channel = connection.default_channel
+                # A replica and a server without memory answer reads, so only a write tells.
+                for key in _PROBE_KEYS:
+                    channel.client.set(key, 1, ex=_PROBE_SECONDS)
+                channel._size(_NO_QUEUE)  # several keys in one transaction, which no cluster allows
+        except Exception as error:  # noqa: BLE001  # as for `announce`
+            return fault_of(error)
+        return None
 
     def ping(self) -> None:
-        """Raises BrokerUnavailable if the broker does not answer."""
-        self.depth("enginefarm.ping")
+        """Raises BrokerUnavailable, with the reason and the remedy, if the farm cannot use the broker."""
+        fault = self.fault()
+        if fault is not None:
+            raise BrokerUnavailable(fault.text)
