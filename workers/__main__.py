@@ -26,6 +26,7 @@ from models.logging import start_logging
 from models.loops import Loops, end_later
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
+from models.queue.broker_url import parse_broker_url
 from models.queue.celery_variables import drop_celery_variables
 from models.queue.names import TASK
 from models.settings import Settings
@@ -66,6 +67,7 @@ def main() -> None:
     start_logging()
     with failures_reported("enginefarm worker"):
         settings = Settings.from_environment()
+        parse_broker_url(settings.broker_url.get_secret_value())  # before the checks that take seconds
         isolation = choose(settings)
         identity = identify(settings, isolation)
         database = Database(settings.database_url.get_secret_value(), pool_size=4)

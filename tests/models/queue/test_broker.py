@@ -6,8 +6,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 import redis
@@ -146,10 +146,16 @@ def test_tls_needs_a_certificate_of_a_trusted_authority(
         announcer(url).ping()
 
 
+class HttpAnswer(BaseRequestHandler):
+    def handle(self) -> None:
+        while self.request.recv(4096):
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
 def test_a_server_of_another_protocol_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    with ThreadingTCPServer(("127.0.0.1", 0), HttpAnswer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        broker = announcer(f"redis://127.0.0.1:{server.server_port}/0")
+        broker = announcer(f"redis://127.0.0.1:{server.server_address[1]}/0")
         require_refusal(broker, "does not speak the Redis protocol", caplog)
         server.shutdown()
 
