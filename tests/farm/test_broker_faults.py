@@ -11,6 +11,7 @@ import httpx
 import pytest
 import redis
 
+from models.exit_codes import ExitCode
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
@@ -100,7 +101,7 @@ def test_no_log_has_a_part_of_the_password(farm: RunningFarm) -> None:
 @pytest.mark.parametrize("module", ["api", "workers"])
 def test_a_wrong_url_ends_the_start_in_one_line(farm: RunningFarm, module: str) -> None:
     ended = start(farm, module, "redis://:s3cr#et@127.0.0.1:6379/0")
-    assert ended.returncode == 1
+    assert ended.returncode == ExitCode.SETTINGS
     last = ended.stderr.splitlines()[-1]
     assert "ENGINEFARM_BROKER_URL: user, password or option has a character that must be escaped" in last
     assert "s3cr" not in ended.stderr
@@ -109,7 +110,7 @@ def test_a_wrong_url_ends_the_start_in_one_line(farm: RunningFarm, module: str) 
 
 def test_a_worker_with_a_wrong_password_ends_at_its_start(farm: RunningFarm, broker: Valkey) -> None:
     ended = start(farm, "workers", f"redis://:wr0ngpass@127.0.0.1:{broker.port}/0")
-    assert ended.returncode == 1
+    assert ended.returncode == ExitCode.SETTINGS
     assert "WRONGPASS" in ended.stderr.splitlines()[-1]
     assert "wr0ngpass" not in ended.stderr
     assert "Traceback" not in ended.stderr
