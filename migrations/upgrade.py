@@ -93,7 +93,9 @@ def _enforce_foreign_keys(connection: Connection, *, enforce: bool) -> None:
 def versions(engine: Engine) -> tuple[str | None, str | None]:
     """The catalogue's revision (None: the database has no catalogue), and the newest that this program knows."""
     with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
+        heads = MigrationContext.configure(connection).get_current_heads()
+    # Several belong to another program: this one has a single line of migrations.
+    current = ", ".join(sorted(heads)) or None
     return current, ScriptDirectory.from_config(config()).get_current_head()
 
 
@@ -111,7 +113,8 @@ def require_current(database: Database) -> None:
     if catalogue_version is not None and not _knows(catalogue_version):
         raise StartRefusedError(
             f"the catalogue is at version {catalogue_version}, which this program ({program_version}) does not know: "
-            "a newer release migrated it, so start that release"
+            "either a newer release migrated it, then start that release, or ENGINEFARM_DATABASE_URL names the database "
+            "of another program"
         )
     raise StartRefusedError(
         f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
@@ -124,6 +127,22 @@ def _knows(revision: str) -> bool:
     return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
 
 
+def _require_utf8(engine: Engine) -> None:
+    """
+    Raises:
+        StartRefusedError: it is a database of PostgreSQL that cannot store every text of a caller.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise StartRefusedError(
+            f"the catalogue's database has the encoding {encoding}: expected UTF8; make it anew with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
 def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None, str | None]:
     """Prepare the catalogue and the store, which an API or a worker needs before it starts.
 
@@ -133,13 +152,15 @@ def set_up(settings: Settings, *, roles: str | None = None) -> tuple[str | None,
 
     Raises:
         ValueError: the settings do not describe a store, or the roles cannot be granted.
-        StartRefusedError: a newer release migrated the catalogue.
+        StartRefusedError: the database is another program's or a newer release's, or its encoding is not UTF-8.
         EnginefarmError: the database or the store cannot be reached.
     """
     database = Database(settings.database_url.get_secret_value(), pool_size=2)
     database.ping()
     before, head = versions(database.engine)
-    if before is not None and not _knows(before):
+    if before is None:
+        _require_utf8(database.engine)
+    elif not _knows(before):
         require_current(database)
     upgrade(database.engine)
     if roles is not None and database.engine.dialect.name == "postgresql":

@@ -26,6 +26,7 @@ _PING_IDLE_SECONDS = 1.0  # a PostgreSQL connection that was idle for longer is 
 # libpq parameters. The others say when a silent server counts as unreachable: TCP alone would wait 15 minutes.
 _LIBPQ_DEFAULTS: dict[str, str | int] = {
     "application_name": "enginefarm",
+    "client_encoding": "utf8",  # else that of the database or of PGCLIENTENCODING, which may lack a character
     "connect_timeout": 10,  # seconds
     "tcp_user_timeout": 15_000,  # milliseconds
     "keepalives_idle": 10,  # seconds

@@ -54,7 +54,9 @@ READ_ONLY = Outage(
 LOST_CONNECTION = Outage("lost or refused the connection", renewal=Renewal.ONE)
 _CONNECTING = Outage("cannot be connected to", "check ENGINEFARM_DATABASE_URL, and that the server runs")
 _OPENING = Outage(
-    "cannot be opened", "the folder of its file must exist, and this user must be able to write there", Renewal.ALL
+    "cannot be opened",
+    "check ENGINEFARM_DATABASE_URL: the folder of the file must exist, and this user must be able to write there",
+    Renewal.ALL,
 )
 _FULL = Outage("is at a limit of its resources", "see what its disk, memory and max_connections allow")
 _INTERRUPTED = Outage("interrupted the transaction", renewal=Renewal.ONE)
@@ -64,14 +66,15 @@ _BROKEN = Outage("failed", "see its log", Renewal.ONE)
 # By the longest prefix of the SQLSTATE that is listed.
 _POSTGRESQL = {
     "08": LOST_CONNECTION,  # poolers report most of their limits as 08P01
-    "0A": Outage("lacks a feature that the farm needs", "see docs/operations.md for the versions of PostgreSQL"),
+    "0A": Outage("lacks a feature that the farm needs", "it is tested with PostgreSQL 17 and 18"),
+    "22P05": Outage("cannot store a character of this text", "its encoding must be UTF8"),
     "25006": READ_ONLY,
     "25P03": _INTERRUPTED,  # idle_in_transaction_session_timeout
     "25P04": _INTERRUPTED,  # transaction_timeout
     "26": _PREPARED,
     "28": _CONNECTING,
     "3D": _CONNECTING,
-    "3F": _OTHER_TABLES,
+    "3F": Outage("has no schema for this account", "check its search_path and its rights on the schema"),
     "40": Outage("undid the transaction in favour of another one", "try again"),
     "42501": Outage(
         "refuses this account",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -20,7 +22,9 @@ from models.catalogue.rows import Row
 from models.exit_codes import ExitCode
 from models.settings import Settings
 from tests.migrations.accounts import Accounts, accounts
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Databases
+from tests.servers.server import new_data_dir
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,25 @@ def test_a_second_run_changes_nothing_and_takes_back_other_rights(account_urls: 
         connection.execute("GRANT SELECT ON api_keys TO enginefarm_worker")
         connection.execute("GRANT DELETE ON blobs TO PUBLIC")
     grant(owner.engine)
+    assert privileges(account_urls) == granted
+
+
+def test_runs_behind_a_pooler_exclude_one_another_and_leave_no_lock(account_urls: Accounts) -> None:
+    """A lock of the session would stay in the server's session, which the pooler gives to its next client."""
+    granted = privileges(account_urls)
+    account_urls.administer("ALTER ROLE enginefarm_owner SET lock_timeout = '20s'")  # fails instead of waiting for ever
+    data = new_data_dir("pgbouncer")
+    with PgBouncer(data, account_urls.owner) as pooler, ThreadPoolExecutor(3) as pool:
+        databases = [Database(pooler.url, pool_size=2) for _ in range(3)]
+        for roles in pool.map(grant, [database.engine for database in databases]):
+            assert roles == ["enginefarm_api", "enginefarm_worker", "enginefarm_readonly"]
+        for database in databases:
+            database.close()
+        with account_urls.connect("enginefarm_owner") as connection:
+            locks = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        assert locks == (0,)
+    shutil.rmtree(data)
+    account_urls.administer("ALTER ROLE enginefarm_owner RESET lock_timeout")
     assert privileges(account_urls) == granted
 
 

@@ -709,4 +709,29 @@ GUARDS = (
         'self._client.put_object(self._bucket, self._name(digest), io.BytesIO(b""), 0)', "pass",
         "tests/deployment/test_store_server.py",
     ),
+    Guard(
+        "no prepared statement meets another session behind a pooler", "models/catalogue/database.py",
+        '"prepare_threshold": None, ', "",
+        "tests/models/catalogue/test_database_outages.py",
+    ),
+    Guard(
+        "the database's outages are no defects, whatever uses the engine", "models/catalogue/database.py",
+        "return DatabaseUnavailable(outage.sentence(error, engine.url))", "return None",
+        "tests/models/catalogue/test_database_outages.py",
+    ),
+    Guard(
+        "after a failover no connection to the standby stays in the pool", "models/catalogue/database.py",
+        "context.is_disconnect = True", "pass",
+        "tests/models/catalogue/test_database_outages.py",
+    ),
+    Guard(
+        "no error shows a part of the database's password as its host", "models/catalogue/database_url.py",
+        'if "@" in before_options:', "if False:",
+        "tests/models/catalogue/test_database_url.py",
+    ),
+    Guard(
+        "no lock of a session stays behind a pooler", "migrations/roles.py",
+        "SELECT pg_advisory_xact_lock(:key)", "SELECT pg_advisory_lock(:key)",
+        "tests/migrations/test_roles.py",
+    ),
 )  # fmt: skip

@@ -33,6 +33,7 @@ class Databases:
     """Create and drop databases of a PostgreSQL server. `url` is an existing database and a role with CREATEDB."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._url = make_url(url).set(drivername="postgresql+psycopg")
 
     def create(self) -> str:
@@ -63,7 +64,7 @@ class Postgres(Server):
 
     def __init__(self, data: Path, *, durable: bool = False, max_connections: int = 200) -> None:
         super().__init__(data)
-        self._password = secrets.token_hex(8)
+        self.password = secrets.token_hex(8)
         on_or_off = "on" if durable else "off"
         self._settings = {
             "fsync": on_or_off,
@@ -74,7 +75,7 @@ class Postgres(Server):
     @property
     def url(self) -> str:
         """In SQLAlchemy's form, for psycopg 3."""
-        return f"postgresql+psycopg://ef:{self._password}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql+psycopg://ef:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def create_database(self) -> str:
         return self.databases.create()
@@ -95,10 +96,14 @@ class Postgres(Server):
     def check(self) -> None:
         self.databases.administer(sql.SQL("SELECT 1"))
 
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it takes writes."""
+        self.databases.administer(sql.SQL("SELECT pg_promote(wait_seconds => 60)"))
+
     def _initdb(self) -> None:
         # A file, because the arguments of a process are visible to every user.
         password_file = self.data / "password"
-        password_file.write_text(self._password)
+        password_file.write_text(self.password)
         if self._identity:
             os.chown(self.data, _NOBODY, _NOBODY)
             os.chown(password_file, _NOBODY, _NOBODY)
@@ -116,3 +121,28 @@ class Postgres(Server):
     @cached_property
     def _identity(self) -> dict[str, Any]:
         return {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+class Standby(Postgres):
+    """A hot standby of a running `primary`: it follows the primary and answers reads, until it is promoted."""
+
+    def __init__(self, data: Path, primary: Postgres) -> None:
+        super().__init__(data)
+        self._primary = primary
+        self.password = primary.password
+        # A query must not hold up what the primary has changed.
+        self._settings["max_standby_streaming_delay"] = "0"
+
+    def _initdb(self) -> None:
+        if self._identity:
+            os.chown(self.data, _NOBODY, _NOBODY)
+        argv = [str(binaries() / "pg_basebackup"), "-D", str(self.data / "cluster"), "--write-recovery-conf"]
+        argv += ["--checkpoint=fast", "--no-sync", "-h", "127.0.0.1", "-p", str(self._primary.port), "-U", "ef"]
+        subprocess.run(
+            argv,
+            check=True,
+            capture_output=True,
+            cwd=self.data,
+            env={**os.environ, "PGPASSWORD": self.password},
+            **self._identity,
+        )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from models.catalogue.database_url import sqlite_file
 from models.settings import Settings
 from workers.sandbox import cgroup, mount_view, probe, seccomp
 from workers.sandbox.isolation import Isolation
@@ -66,7 +67,7 @@ def hidden_paths(settings: Settings) -> tuple[Path, ...]:
 def _files_in_urls(store_url: str, database_url: str) -> Iterable[Path]:
     if store_url.startswith("file://"):
         yield Path(store_url.removeprefix("file://"))
-    if database_url.startswith("sqlite:///"):
-        database = Path(database_url.removeprefix("sqlite:///"))
+    database = sqlite_file(database_url)
+    if database is not None:
         # With its journals beside it.
         yield from (database, database.with_name(database.name + "-wal"), database.with_name(database.name + "-shm"))

@@ -173,7 +173,9 @@ def sqlite_database(folder: Path) -> Database:
 
 def test_a_missing_folder_of_sqlite_is_named(tmp_path: Path) -> None:
     with closing(sqlite_database(tmp_path / "absent")) as database:
-        with pytest.raises(DatabaseUnavailable, match=r"absent/catalogue\.db cannot be opened: .*must exist"):
+        with pytest.raises(
+            DatabaseUnavailable, match=r"absent/catalogue\.db cannot be opened: .*ENGINEFARM_DATABASE_URL: .*must exist"
+        ):
             database.ping()
         (tmp_path / "absent").mkdir()
         database.ping()
