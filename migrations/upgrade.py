@@ -113,8 +113,8 @@ def require_current(database: Database) -> None:
     if catalogue_version is not None and not _knows(catalogue_version):
         raise StartRefusedError(
             f"the catalogue is at version {catalogue_version}, which this program ({program_version}) does not know: "
-            "either a newer release migrated it, then start that release, or ENGINEFARM_DATABASE_URL names the database "
-            "of another program"
+            "either a newer release migrated it, so start that release, or ENGINEFARM_DATABASE_URL names another "
+            "program's database"
         )
     raise StartRefusedError(
         f"the catalogue is at version {catalogue_version or 'none'}, this program needs {program_version}: "
