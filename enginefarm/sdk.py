@@ -9,7 +9,7 @@ from typing import Any
 
 from enginefarm.client.engine_lookup import engine_named
 from enginefarm.client.farm import DEFAULT_URL, Farm
-from enginefarm.contract.errors import InvalidRequest
+from enginefarm.contract.errors import CallerError, InvalidRequest
 from enginefarm.node.detection import detect
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.progress import OnProgress
@@ -29,6 +29,7 @@ def pull(
     revocations_max_age: float | None = None,
     farm: Farm | None = None,
     connections: int = 4,
+    use_cache: bool = True,
     progress: OnProgress | None = None,
 ) -> Path:
     """Fetch and verify an engine; return its directory, for `ModelRunner.from_dir` or a Triton model repository.
@@ -44,9 +45,13 @@ def pull(
             ENGINEFARM_REVOCATIONS_MAX_AGE says; without both, no list is required.
         farm: if None, the farm that ENGINEFARM_URL and ENGINEFARM_API_KEY name. One that is given is closed, too.
         connections: requests at a time.
+        use_cache: share files with other engines of this node, in the folder that ENGINEFARM_CACHE names. A folder that
+            cannot be used is logged as a warning, and the engine is fetched without it. If False, name a `destination`.
 
     Raises:
-        InvalidRequest: both or neither of `engine` and `wanted` are given, or a trusted key cannot be read.
+        InvalidRequest: both or neither of `engine` and `wanted` are given, neither a destination nor a cache, or a
+            trusted key cannot be read.
+        CallerError: the destination cannot be written.
         NotFound: there is no such engine.
         IntegrityError: no trusted key signed it, it was recalled, or the farm answered with another engine than was
             asked for.
@@ -54,6 +59,8 @@ def pull(
     """
     if (engine is None) == (wanted is None):
         raise InvalidRequest("pull needs a key or the id of a build, or `wanted`, and not both")
+    if destination is None and not use_cache:
+        raise InvalidRequest("pull needs a destination if it uses no cache")
     cache = Cache.of(os.environ)
     if farm is None:
         # An empty variable counts as not set, as in the command line.
@@ -72,5 +79,11 @@ def pull(
             revocations_max_age = max_age_of(os.environ)
         SignaturePolicy(trusted_keys, cache.revocations, revocations_max_age).require(farm, record)
         directory = Path(destination) if destination is not None else cache.root / "engines" / record.key
-        transfer = Transfer(connections=connections, cache=cache, verify_cached=bool(trusted_keys))
-        return pull_engine(farm, record, directory, transfer=transfer, progress=progress)
+        transfer = Transfer(
+            connections=connections, cache=cache if use_cache else None, verify_cached=bool(trusted_keys)
+        )
+        try:
+            return pull_engine(farm, record, directory, transfer=transfer, progress=progress)
+        except OSError as error:
+            remedy = "" if destination is not None else ": name a destination, or another cache in ENGINEFARM_CACHE"
+            raise CallerError(f"cannot write the engine to {directory}: {error}{remedy}") from error

@@ -50,7 +50,7 @@ def export(
         FarmError: the farm cannot be reached, or is too old to state what an engine was built from.
         OSError: the disk refuses.
     """
-    target = target.resolve()
+    target = Path(os.path.realpath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     # A caller may name one engine twice, by its key and by a build; a bundle has every engine once.
     engines = list({engine.key: engine for engine in engines}.values())

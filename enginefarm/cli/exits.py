@@ -5,6 +5,7 @@ from __future__ import annotations
 from enginefarm.client.error_mapping import tree
 from enginefarm.contract.errors import EnginefarmError
 
+OUTPUT_LOST = 1  # click's own for a pipe that was closed
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -19,4 +20,5 @@ def table() -> dict[int, str]:
         if not inherits_code:
             titles.setdefault(kind.exit_code, []).append(kind.title)
     meanings = {code: "; ".join(titles[code]) for code in sorted(titles)}
+    meanings[OUTPUT_LOST] += "; or stdout is full, or its reader has gone"
     return {0: "Done"} | meanings | {INTERRUPTED: "Interrupted (Ctrl-C); a submitted build goes on"}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
@@ -19,6 +20,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from enginefarm.cli.streams import discard
 from enginefarm.cli.terminal_text import safe_json, safe_line, safe_text
 from enginefarm.contract.errors import EnginefarmError, InvalidSpec, Problem
 from enginefarm.wire.bodies import ProblemDocument
@@ -44,7 +46,11 @@ def err() -> Console:
 
 def echo(text: object = "", *, err: bool = False) -> None:
     """Print text and a line end, on stdout unless `err`."""
-    click.echo(safe_text(str(text)), err=err)
+    if not err:
+        click.echo(safe_text(str(text)))
+        return
+    with _unread_stderr_is_no_failure():
+        click.echo(safe_text(str(text)), err=True)
 
 
 class LogPrinter(logging.Handler):
@@ -103,7 +109,21 @@ def plain(text: object) -> str:
 
 def say(text: str, *, indent: int = 0) -> None:
     """Print a message on stderr."""
-    err().print(Padding(Text(safe_text(text)), (0, 0, 0, indent), expand=False))
+    console = err()
+    with _unread_stderr_is_no_failure():
+        # Captured, because rich ends the program if the reader of stderr has gone.
+        with console.capture() as rendered:
+            console.print(Padding(Text(safe_text(text)), (0, 0, 0, indent), expand=False))
+        click.echo(rendered.get(), nl=False, err=True)
+
+
+@contextmanager
+def _unread_stderr_is_no_failure() -> Iterator[None]:
+    """Go on if stderr is full or its reader has gone: the command's exit status and result count all the same."""
+    try:
+        yield
+    except OSError:
+        discard(sys.stderr)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, elastic: str | None = None) -> Table:
@@ -130,7 +150,7 @@ def facts(rows: Iterable[tuple[str, object | None]]) -> Table:
 def print_error(error: EnginefarmError, ctx: click.Context) -> None:
     """Print an error on stderr: as text, or as the farm's problem document if the command has --json."""
     if ctx.meta.get(_JSON):
-        click.echo(safe_json(ProblemDocument.of(error).model_dump_json()), err=True)
+        echo(safe_json(ProblemDocument.of(error).model_dump_json()), err=True)
         return
     summary = error.detail
     # The detail of a refused spec is all its problems in one line: they are listed instead.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import textwrap
 from typing import Any
 
@@ -21,13 +22,33 @@ from enginefarm.cli.commands.submit import submit
 from enginefarm.cli.commands.upkeep import recall, repair
 from enginefarm.cli.output import LogPrinter, print_error, say
 from enginefarm.cli.settings import Settings
+from enginefarm.cli.streams import discard, open_closed_streams
 from enginefarm.client.farm import DEFAULT_URL
-from enginefarm.contract.errors import EnginefarmError
+from enginefarm.contract.errors import CallerError, EnginefarmError
 from enginefarm.version import __version__
 
 
 class Program(click.Group):
     """The group of all commands. It prints an error of the tree and exits with the error's code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        open_closed_streams()
+        try:
+            # Click ends with status 1, silently, if the reader of stdout has gone.
+            return super().main(*args, **options)
+        except OSError as error:
+            if error.filename is None:  # commands explain the errors of their own files and connections
+                discard(sys.stdout)
+                say(f"error: cannot write to stdout: {error.strerror}")
+                sys.exit(exits.OUTPUT_LOST)
+            say(f"error: {error.strerror}: {error.filename}")
+            sys.exit(CallerError.exit_code)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError:
+                    discard(stream)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +25,10 @@ from urllib3.exceptions import (
 from urllib3.exceptions import TimeoutError as RequestTimedOut
 
 from enginefarm.client.answer_body import MAX_BYTES, MAX_ERROR_BYTES, MAX_REDIRECT_BYTES, read_body
+from enginefarm.client.certificates import advice_on
 from enginefarm.client.error_mapping import error_of
 from enginefarm.client.http_pool import HttpPool, default_headers
+from enginefarm.client.proxies import Proxy, proxy_for
 from enginefarm.client.urls import farm_url, join, origin, origin_text
 from enginefarm.contract.errors import FarmError, InvalidRequest
 
@@ -35,6 +39,7 @@ _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16  # bytes of one read at most: larger buffers come from the system each time, which costs more
 # A slow line gets this many timeouts for a whole body; each of its pieces gets one.
 _TIMEOUTS_OF_A_BODY = 10
+_REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})\b")  # the standard library's only word on it
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Connection:
     def require_success(self, response: Response) -> Response:
         """`response` if its status is below 400. Raises the error that it describes otherwise."""
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise error_of(response.status, response.body, self.url)
+            raise error_of(response.status, response.body, self.url, _forwarding_proxy(self.url))
         return response
 
     def get(self, body: type[Body], path: str, *, params: Query | None = None) -> Body:
@@ -136,8 +141,10 @@ class Connection:
             return body.model_validate_json(response.body)
         except ValidationError:
             # Without its cause: pydantic repeats the body, which may be the login page of a proxy.
+            proxy = _forwarding_proxy(self.url)
+            through = f" through {proxy}" if proxy else ""
             raise FarmError(
-                f"{self.url} answered {response.status} with something that is not a {body.__name__}: "
+                f"{self.url} answered {response.status}{through} with something that is not a {body.__name__}: "
                 "is it an Enginefarm of this client's version? ENGINEFARM_URL says where the farm is"
             ) from None
 
@@ -176,7 +183,7 @@ class Connection:
                 if refused and response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     where = origin_text(target)
                     text = read_body(response, where, max_bytes=MAX_ERROR_BYTES, seconds=self._timeout, cut=True)
-                    raise error_of(response.status, text, target)
+                    raise error_of(response.status, text, target, _forwarding_proxy(target))
                 yield StreamedResponse(response.status, response.headers, _chunks(response))
             finally:
                 # A connection with an unread body cannot be used again. One that was read to its end is back in the
@@ -220,11 +227,17 @@ class Connection:
             where, hint = f"the store at {origin_text(url)}", ""
             if origin(url) == self._origin:
                 where, hint = f"the farm at {self.url}", ". ENGINEFARM_URL says where the farm is"
+            proxy = proxy_for(url, os.environ)
+            refused = _REFUSED_TUNNEL.search(str(error))
+            if proxy is not None and refused:
+                raise proxy.refusal(int(refused[1]), where) from error
             match error:
+                case ProxyError(original_error=SSLError() as tls_error):
+                    text = f"cannot reach {where} through {proxy}: {tls_error}. {advice_on(tls_error)}"
                 case ProxyError():
-                    text = f"cannot reach {where} through the proxy: {_reason(error.original_error)}"
+                    text = f"cannot reach {where} through {proxy}: {_reason(error.original_error)}"
                 case SSLError():
-                    text = f"cannot reach {where}: {error}. SSL_CERT_FILE names a private certificate authority"
+                    text = f"cannot reach {where}: {error}. {advice_on(error)}"
                 case NewConnectionError() | ConnectTimeoutError():
                     text = f"cannot reach {where}: {_reason(error)}{hint}"
                 case RequestTimedOut():
@@ -233,6 +246,13 @@ class Connection:
                     text = f"the connection to {where} broke ({type(error).__name__})"
             # The cause stays visible: following a log tells silence from a failure by it.
             raise FarmError(text) from error
+
+
+def _forwarding_proxy(url: str) -> Proxy | None:
+    """The proxy that reads the requests to `url` and could answer them itself: it only passes TLS on."""
+    if origin(url)[0] != "http":
+        return None
+    return proxy_for(url, os.environ)
 
 
 def _reason(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from http.client import responses as standard_phrases
 
 from pydantic import ValidationError
 
+from enginefarm.client.proxies import Proxy
 from enginefarm.client.urls import origin_text
 from enginefarm.contract.errors import (
     Conflict,
@@ -34,8 +35,11 @@ def tree(root: type[EnginefarmError] = EnginefarmError) -> Iterator[type[Enginef
         yield from tree(child)
 
 
-def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
+def error_of(status: int, body: bytes, url: str, proxy: Proxy | None = None) -> EnginefarmError:
     """The exception for a response with a `status` of 400 or more, with every problem that its body lists.
+
+    `proxy` forwarded the request, and may have answered in the place of the server. No proxy can answer an https
+    request that it has forwarded.
 
     A body that is not a problem document was written by something between this client and the farm. Its text is not
     repeated: it may be a page of HTML or contain terminal escapes. `url` is cut to its origin, because its query may
@@ -46,7 +50,14 @@ def error_of(status: int, body: bytes, url: str) -> EnginefarmError:
     except ValidationError:
         # The standard phrase, because the server's own could contain anything.
         phrase = standard_phrases.get(status, "")
-        return _class_of_status(status)(f"{origin_text(url)} answered {status} {phrase}".rstrip())
+        if proxy is None:
+            return _class_of_status(status)(f"{origin_text(url)} answered {status} {phrase}".rstrip())
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return proxy.refusal(status, origin_text(url))
+        return _class_of_status(status)(
+            f"{proxy}, or a server behind it, answered {status} {phrase} to a request to {origin_text(url)}; NO_PROXY "
+            "lists hosts to connect to without a proxy"
+        )
     # A subclass that shares its parent's code comes later in the tree and wins: the most specific class.
     classes_by_code = {kind.code: kind for kind in tree()}
     # A newer farm may name a code that this client does not know; its status still says whose fault it is.

@@ -7,7 +7,7 @@ holder dies, however it dies. See docs/adr/0015-file-lock.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +15,11 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Lock `path`; `on_wait` is called once if another process holds the lock."""
+    """Lock `path`; `on_wait` is called once if another process holds the lock.
+
+    Raises:
+        OSError: the lock's file cannot be made, or the file system has no locks.
+    """
     lock = _lock_of(path)
     try:
         lock.acquire(blocking=False)
@@ -30,7 +34,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def locked_if_free(path: Path) -> Iterator[bool]:
-    """Lock `path` if no other process has; yields whether."""
+    """Lock `path` if no other process has; yields whether. Raises OSError as `locked`."""
     lock = _lock_of(path)
     try:
         lock.acquire(blocking=False)
@@ -51,5 +55,6 @@ def _lock_of(path: Path) -> FileLock:
 def _release(lock: FileLock) -> None:
     # Removed while it is still locked. A process that waits for this very file gets the lock, sees that the file has
     # no name any more, and starts over with the file that has the name now.
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with suppress(OSError):  # a disk that has become read-only: an unlocked file that stays does no harm
+        Path(lock.lock_file).unlink()
     lock.release()

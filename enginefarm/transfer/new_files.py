@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import BinaryIO
 
 from enginefarm.contract.errors import Conflict
 from enginefarm.transfer.atomic_file import sync_directory
-
-_NO_LINK_POSSIBLE = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
 def own_directory(path: Path) -> None:
@@ -53,10 +50,9 @@ def publish_new(partial: Path, target: Path) -> None:
         os.link(partial, target, follow_symlinks=False)
     except FileExistsError:
         raise Conflict(f"{target} appeared meanwhile: name another file, or remove it first") from None
-    except OSError as error:
-        if error.errno not in _NO_LINK_POSSIBLE:
-            raise
-        # A file system without hard links: between this look and the rename is a moment in which a file could appear.
+    except OSError:
+        # File systems without hard links have many answers: EPERM, ENOSYS, EINVAL and more. If something else is wrong,
+        # the rename fails, too. Between this look and the rename is a moment in which a file could appear.
         if os.path.lexists(target):
             raise Conflict(f"{target} appeared meanwhile: name another file, or remove it first") from None
         partial.rename(target)

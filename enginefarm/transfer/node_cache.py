@@ -2,12 +2,16 @@
 
 A cached file is read-only and has one fixed modification time. Writing to it through any of its links changes that
 time, and a file with another time is not handed out again.
+
+A pull needs no cache. A failure in the cache's folder, whatever its reason, is logged once and never fails the pull: a
+file is then not shared, or is fetched again.
 """
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -26,10 +30,10 @@ from enginefarm.transfer.file_lock import locked, locked_if_free
 from enginefarm.transfer.seen_revocations import SeenRevocations
 
 _SEALED_AT = 1_000_000_000  # ns since 1970, that is, one second after: no file gets this time by itself
-_NO_LINK_POSSIBLE = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FILE_NAME = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_AFTER = 3600.0  # seconds without a change: a copy of the largest file is written to much more often
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,29 @@ class Cache:
         self.root = root
         self._limit = limit
         self._files = root / "sha256"
+        self._is_reported = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Cache:
-        """The cache that ENGINEFARM_CACHE names, else the one in the user's cache folder."""
-        home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-        return cls(Path(environment.get("ENGINEFARM_CACHE") or Path(home) / "enginefarm").absolute())
+        """The cache that ENGINEFARM_CACHE names, else the one in the user's cache folder.
+
+        In a container neither may exist: a user without a home gets a cache that cannot be used.
+        """
+        root = environment.get("ENGINEFARM_CACHE")
+        if root:
+            with suppress(FileNotFoundError):  # the working directory was removed
+                return cls(Path(root).absolute())
+            return cls(Path(root))
+        folder = environment.get("XDG_CACHE_HOME", "")
+        if folder.startswith("/"):  # the XDG specification: a relative path is invalid and to be ignored
+            return cls(Path(folder) / "enginefarm")
+        home = environment.get("HOME", "")
+        if not home.startswith("/"):
+            try:
+                home = pwd.getpwuid(os.geteuid()).pw_dir
+            except KeyError:  # a user without an entry, as OpenShift starts containers
+                home = "/nonexistent"
+        return cls(Path(home) / ".cache" / "enginefarm")
 
     @property
     def revocations(self) -> SeenRevocations:
@@ -75,42 +96,66 @@ class Cache:
             if not _is_sealed(path.lstat(), entry) or (verify and digest.of_file(path) != entry.digest):
                 path.unlink(missing_ok=True)
                 return False
-            # The time of use is the access time: a mount with `noatime` does not keep it by itself.
+        except FileNotFoundError:  # never there, or pruned by another process
+            return False
+        except OSError as error:
+            self.report(error)
+            return False
+        # The time of use is the access time: a mount with `noatime` does not keep it by itself. On a read-only mount it
+        # cannot be set, and nothing is pruned there either.
+        with suppress(OSError):
             os.utime(path, ns=(time.time_ns(), _SEALED_AT))
+        try:
             return _link_or_copy(path, target, entry)
-        except FileNotFoundError:  # never there, or pruned by another process since `stat`
+        except OSError as error:
+            # If the target's disk is to blame, fetching the file fails, too, and says so.
+            target.unlink(missing_ok=True)
+            if not isinstance(error, FileNotFoundError):  # pruned by another process since `lstat`
+                self.report(error)
             return False
 
     def keep(self, source: Path, entry: FileEntry) -> None:
-        """Share a file whose bytes were just verified. If the disk is full, the cache goes without it."""
+        """Share a file whose bytes were just verified, if the cache's folder allows it."""
         path = self._path(entry.digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{secrets.token_hex(8)}")
         try:
-            if _link_or_copy(source, partial, entry):
-                # Sealed before it has its name: no other process may see it unsealed and remove it.
-                partial.chmod(0o444)
-                os.utime(partial, ns=(time.time_ns(), _SEALED_AT))
-                partial.replace(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if _link_or_copy(source, partial, entry):
+                    # Sealed before it has its name: no other process may see it unsealed and remove it.
+                    partial.chmod(0o444)
+                    os.utime(partial, ns=(time.time_ns(), _SEALED_AT))
+                    partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         except OSError as error:
-            if error.errno not in _DISK_FULL:
-                raise
-        finally:
-            partial.unlink(missing_ok=True)
+            self.report(error)
 
     @contextmanager
     def locked(self, name: Digest, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Be the only process to fetch this file; `on_wait` is called if another one does."""
-        with locked(self._lock_path(name), on_wait):
+        """Be the only process to fetch this file; `on_wait` is called if another one does.
+
+        Without a folder for locks there is none: several processes may then fetch the same file.
+        """
+        with ExitStack() as locks:
+            try:
+                locks.enter_context(locked(self._lock_path(name), on_wait))
+            except OSError as error:
+                self.report(error)
             yield
 
     @contextmanager
     def locked_if_free(self, names: set[Digest]) -> Iterator[set[Digest]]:
-        """Lock those of `names` that no other process is fetching; yields them."""
+        """Lock those of `names` that no other process is fetching; yields them, and those that cannot be locked."""
         with ExitStack() as locks:
             locked_names = set()
             for name in sorted(names):
-                if locks.enter_context(locked_if_free(self._lock_path(name))):
+                try:
+                    is_free = locks.enter_context(locked_if_free(self._lock_path(name)))
+                except OSError as error:
+                    self.report(error)
+                    is_free = True
+                if is_free:
                     locked_names.add(name)
             yield locked_names
 
@@ -163,6 +208,18 @@ class Cache:
                     path.unlink(missing_ok=True)
                 yield cached, is_right
 
+    def report(self, error: OSError) -> None:
+        """Log that the cache is not used as it should be, once."""
+        if self._is_reported:
+            return
+        self._is_reported = True
+        _log.warning(
+            "the cache %s cannot be used (%s): engines are pulled without it. ENGINEFARM_CACHE names another folder; "
+            "`enginefarm pull --no-cache` and pull(use_cache=False) use none",
+            self.root,
+            error.strerror or error,
+        )
+
     def _path(self, name: Digest) -> Path:
         hexadecimal = name.removeprefix("sha256:")
         return self._files / hexadecimal[:2] / hexadecimal
@@ -184,13 +241,17 @@ def _is_sealed(status: os.stat_result, entry: FileEntry) -> bool:
 
 
 def _link_or_copy(source: Path, target: Path, entry: FileEntry) -> bool:
-    """Hard-link `source` to `target`, or copy it to another file system. False if its bytes turn out to be wrong."""
-    try:
+    """Hard-link `source` to `target`, or copy it. False if its bytes turn out to be wrong.
+
+    Raises:
+        FileNotFoundError: there is no `source`.
+        OSError: it can be neither linked nor copied.
+    """
+    # File systems have many answers to a link that they cannot make: EXDEV, EPERM, EMLINK, ENOTSUP, ENOSYS, EACCES,
+    # EINVAL and more. Whatever keeps a copy from being made as well raises here.
+    with suppress(OSError):
         os.link(source, target)
         return True
-    except OSError as error:
-        if error.errno not in _NO_LINK_POSSIBLE:
-            raise
     try:
         with target.open("xb") as stream:
             stream.writelines(verified(read_chunks(source), entry.digest, entry.size, what=str(source)))

@@ -60,12 +60,13 @@ def pull(
         Conflict: the destination is something else.
         CallerError: there is not enough room.
         FarmError: the farm or its store could not be reached for as long as the farm's patience lasts.
+        OSError: the destination cannot be written. What fails in the cache is logged and raises nothing.
     """
     # What can be refused is refused before anything is made or waited for.
     manifest = manifest_of(engine)
     if not any_platform:
         require_fit(engine, detect(prefer_gpu=engine.platform.device == "cuda").platform)
-    destination = destination.resolve()
+    destination = Path(os.path.realpath(destination))  # `Path.resolve` raises RuntimeError for a circle of links
     destination.parent.mkdir(parents=True, exist_ok=True)
     meter = ByteMeter(manifest.size, progress)
     with locked(destination, on_wait=lambda: meter.begin(Activity.WAITING)):
@@ -107,7 +108,10 @@ class _EngineFiles:
         for entry in self._missing_after_cache(cache, missing):
             with cache.locked(entry.digest, on_wait=lambda: self._meter.begin(Activity.WAITING)):
                 self._download(self._missing_after_cache(cache, [entry]))
-        cache.prune()
+        try:
+            cache.prune()
+        except OSError as error:
+            cache.report(error)
 
     def _missing_after_cache(self, cache: Cache, files: Sequence[FileEntry]) -> list[FileEntry]:
         """Take from the cache what it has; return the files that are still missing."""

@@ -25,6 +25,7 @@ class SeenRevocations:
 
         Raises:
             IntegrityError: a list with a higher sequence number was seen before, or the file of it is damaged.
+            OSError: the folder cannot be written, or the file of the last list not read.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{sha256(revocations.farm.encode()).hexdigest()[:32]}.json"
@@ -45,6 +46,7 @@ class SeenRevocations:
 
         Raises:
             IntegrityError: a file is damaged.
+            OSError: a file cannot be read.
         """
         lists = []
         for path in sorted(self.folder.glob("*.json")):

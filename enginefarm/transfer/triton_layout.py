@@ -38,7 +38,7 @@ def pull_layout(
         CallerError: the destination's path cannot be written into the layout's files.
         And what `pull` raises.
     """
-    destination = destination.resolve()
+    destination = Path(os.path.realpath(destination))
     engine_path = _engine_path(engine, name)
     # The path is written into files of several syntaxes, in which it must need no quoting.
     if not str(destination).isprintable() or any(c in str(destination) for c in "\"'\\"):

@@ -33,10 +33,15 @@ class SeenLists(Protocol):
     """The last list of every farm that this node saw: `enginefarm.transfer.seen_revocations` keeps it."""
 
     def remember(self, revocations: RevocationList) -> None:
-        """Keep this list as the last one of its farm. Raises IntegrityError if a later one was seen before."""
+        """Keep this list as the last one of its farm.
+
+        Raises:
+            IntegrityError: a later one was seen before.
+            OSError: it cannot be kept.
+        """
 
     def all(self) -> list[RevocationList]:
-        """The last list of every farm."""
+        """The last list of every farm. Raises OSError if one cannot be read."""
 
 
 def verify_list(trusted: TrustedKeys, envelope: Mapping[str, Any]) -> RevocationList:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from enginefarm.wire.engine_manifest import manifest_of
 from enginefarm.wire.revocations import RevocationList
 
 _LONGEST_AGE = 10 * 365 * 86400.0  # seconds
+
+_log = logging.getLogger(__name__)
 
 
 def trusted_key_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
@@ -69,7 +72,7 @@ class SignaturePolicy:
             IntegrityError: it is not signed as required, it was recalled, or the list of recalled engines is not as
                 this node insists.
             NotFound: the farm signs nothing.
-            InvalidRequest: a file is no public key, or `max_age` is set without keys.
+            InvalidRequest: a file is no public key; `max_age` is set without keys, or where `seen` cannot be kept.
         """
         if self.max_age is not None and not self.keys:
             raise InvalidRequest(
@@ -81,7 +84,12 @@ class SignaturePolicy:
             provenance = _verified_provenance(farm, engine, trusted)
             self._see_list(farm, engine, trusted, provenance)
         # Also without insistence, and also if the farm's list of today could not be had.
-        for revocations in self.seen.all():
+        try:
+            lists = self.seen.all()
+        except OSError as error:
+            lists = []
+            self._without_memory(error)
+        for revocations in lists:
             revocations.require_not_revoked(engine.key, engine.manifest)
 
     def _see_list(self, farm: Farm, engine: Engine, trusted: TrustedKeys, provenance: Provenance) -> None:
@@ -92,10 +100,19 @@ class SignaturePolicy:
                 require_fresh(revocations, max_age=timedelta(seconds=self.max_age))
                 self._require_list_of_its_farm(farm, engine, trusted, provenance, revocations)
             self.seen.remember(revocations)
+        except OSError as error:
+            self._without_memory(error)
         except EnginefarmError:
             # A farm of an earlier release has no list, and the list of a mirror may be an old one.
             if self.max_age is not None:
                 raise
+
+    def _without_memory(self, error: OSError) -> None:
+        """Raises InvalidRequest if this node insists: without the lists that it saw it would accept an older one."""
+        text = f"the lists of recalled engines that this node saw cannot be kept in {error.filename} ({error.strerror})"
+        if self.max_age is not None:
+            raise InvalidRequest(f"{text}: name a folder that can be written in ENGINEFARM_CACHE") from error
+        _log.warning("%s; ENGINEFARM_CACHE names another folder", text)
 
     def _require_list_of_its_farm(
         self, farm: Farm, engine: Engine, trusted: TrustedKeys, provenance: Provenance, revocations: RevocationList

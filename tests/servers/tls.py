@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -13,15 +14,18 @@ import trustme
 
 
 class TlsFront:
-    """https://localhost:`port` for the server on port `target` of 127.0.0.1; `authority` is the CA's PEM file."""
+    """https://localhost:`port`, also called farm.test, for the server on port `target` of 127.0.0.1.
 
-    def __init__(self, target: int, folder: Path) -> None:
+    `authority` is the CA's PEM file. The certificate has expired if `not_after` is in the past.
+    """
+
+    def __init__(self, target: int, folder: Path, *, not_after: datetime | None = None) -> None:
         self.authority = folder / "authority.pem"
         self._target = target
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.authority))
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        authority.issue_cert("localhost").configure_cert(self._tls)
+        authority.issue_cert("localhost", "farm.test", not_after=not_after).configure_cert(self._tls)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()

@@ -111,7 +111,7 @@ def pull(
                 progress=progress,
             )
     except OSError as error:
-        raise CallerError(f"cannot write the engine: {error}") from error
+        raise CallerError(f"cannot write the engine to {directory}: {error}") from error
     except KeyboardInterrupt:
         say("What was fetched is kept: the same command continues from there.")
         raise

@@ -1,14 +1,8 @@
-"""Where requests go: proxies, certificates, redirects, and what of a URL an error shows."""
+"""Where requests go: redirects, idle connections, and what of a URL an error shows."""
 
 from __future__ import annotations
 
-import base64
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from fastapi import Response
@@ -17,106 +11,9 @@ from fastapi.responses import RedirectResponse
 from enginefarm.client.farm import Farm
 from enginefarm.client.http_pool import HttpPool
 from enginefarm.client.urls import join, origin, origin_text
-from enginefarm.contract.errors import FarmError, InvalidRequest
+from enginefarm.contract.errors import FarmError
 from tests.enginefarm.farm_double import FarmDouble
 from tests.enginefarm.store_double import StoreDouble
-from tests.servers.tls import TlsFront
-
-WORKERS = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"items":[]}'
-
-
-@contextmanager
-def proxy_that_answers() -> Iterator[tuple[int, list[bytes]]]:
-    """A proxy that answers every request itself; yields its port and the requests."""
-    requests: list[bytes] = []
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                requests.append(connection.recv(1 << 16))
-                connection.sendall(WORKERS)
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield listener.getsockname()[1], requests
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-
-
-@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-@pytest.mark.parametrize("scheme", ["http://", ""])
-def test_a_farm_elsewhere_is_asked_through_the_proxy(
-    monkeypatch: pytest.MonkeyPatch, variable: str, scheme: str
-) -> None:
-    with proxy_that_answers() as (port, requests):
-        monkeypatch.setenv(variable, f"{scheme}us%40er:pa55@127.0.0.1:{port}")
-        with Farm("http://farm.example", "key") as client:
-            assert client.workers() == []
-
-    assert requests[0].startswith(b"GET http://farm.example/v1/workers HTTP/1.1\r\n")
-    password = base64.b64encode(b"us@er:pa55")
-    assert b"proxy-authorization: basic " + password.lower() in requests[0].lower()
-
-
-@pytest.mark.parametrize("no_proxy", ["farm.invalid", "*", ".invalid", "farm.invalid:80"])
-def test_a_host_of_no_proxy_is_asked_directly(monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", no_proxy)
-    with Farm("http://farm.invalid:80") as client, pytest.raises(FarmError) as caught:
-        client.workers()
-    assert "proxy" not in caught.value.detail
-
-
-def test_loopback_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, double: FarmDouble) -> None:
-    for variable in ("HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:1")
-    with Farm(double.url) as client:
-        assert client.workers() == []
-
-
-def test_an_unreachable_proxy_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://user:pa55@127.0.0.1:1")
-    with Farm("http://farm.example") as client, pytest.raises(FarmError, match="through the proxy") as caught:
-        client.workers()
-    assert "pa55" not in caught.value.detail
-
-
-def test_a_socks_proxy_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    with Farm("http://farm.example") as client, pytest.raises(InvalidRequest, match=r"'socks5'.*NO_PROXY"):
-        client.workers()
-
-
-def test_a_proxy_that_is_no_url_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://me:pa55@[x")
-    with Farm("http://farm.example") as client, pytest.raises(InvalidRequest, match="no URL") as caught:
-        client.workers()
-    assert "pa55" not in caught.value.detail
-
-
-def test_a_missing_certificate_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authority.pem")
-    with Farm("https://farm.example") as client, pytest.raises(InvalidRequest, match="SSL_CERT_FILE=/nowhere"):
-        client.workers()
-
-
-def test_a_private_authority_is_trusted_for_calls_and_for_files(
-    monkeypatch: pytest.MonkeyPatch, double: FarmDouble, tmp_path: Path
-) -> None:
-    engine = double.publish({"a": b"a"})
-    with TlsFront(double.port, tmp_path) as front:
-        url = f"https://localhost:{front.port}"
-        with Farm(url) as client, pytest.raises(FarmError, match=r"certificate.*SSL_CERT_FILE"):
-            client.workers()
-        monkeypatch.setenv("SSL_CERT_FILE", str(front.authority))
-        with Farm(url) as client:
-            assert client.workers() == []
-            with client.bytes(engine.contents[0].url, headers={}) as response:
-                assert b"".join(response.chunks) == b"a"
 
 
 def test_the_key_is_not_sent_again_after_a_redirect_left_the_farm(
