@@ -59,6 +59,12 @@ class ModelFacts(BaseModel):
     has_tokenizer: bool
     remote_code: bool = Field(description="loading it the usual way would run Python from the model")
     trusted: bool = Field(default=False, description="an administrator lets its code run and its pickles be loaded")
+    lacks_tokenizer_json: bool = Field(
+        default=False, exclude=True, description="has a tokenizer, in another form: at submit, in no job"
+    )
+    weight_dtypes: tuple[str, ...] = Field(
+        default=(), exclude=True, description="of the tensors, as safetensors names them: at submit, in no job"
+    )
     beside: dict[str, dict[str, Any]] = Field(
         default={}, exclude=True, description="what second models say of themselves, by input: at submit, in no job"
     )

@@ -7,6 +7,7 @@ copied; of a second model, only the files that a program opens by name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from enginefarm.contract.model_reference import BucketReference, FileReference, 
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.sources.auxiliary_config import AuxiliaryConfigs
 from models.sources.auxiliary_selection import PLAIN_DATA, Selection
-from models.sources.confined_folders import ConfinedFolders
+from models.sources.confined_folders import ConfinedFolders, Listing
 from models.sources.digest_cache import DigestCache
 from models.sources.hub.auxiliary import HubAuxiliarySource
+from models.sources.inspection import Inspector
 from models.sources.rejection import refusal
 
 
@@ -33,6 +35,8 @@ class AuxiliarySource:
         self._roots = tuple(roots)
         self._digests = digests
         self._hub = hub
+        self._inspector = Inspector()
+        self._inspected: dict[Path, Listing] = {}
         self._configs = AuxiliaryConfigs(self.fetch)
 
     def resolve_files(self, reference: ModelReference, selection: Selection = PLAIN_DATA) -> ResolvedFiles:
@@ -47,7 +51,14 @@ class AuxiliarySource:
                 return self._hub.resolve_files(reference, selection)
             case FileReference():
                 folders = ConfinedFolders(self._roots, self._digests, selection.of_folder)
-                identity, files = folders.identify(reference, folders.scan(reference))
+                listing = folders.scan(reference)
+                # Digests are remembered, so every submit comes here; an unchanged folder is not inspected again.
+                if self._inspected.get(listing.folder) != listing:
+                    sizes = {name: stamp.size for name, stamp in listing.stamps}
+                    read = partial(folders.read_start, reference, listing.folder)
+                    self._inspector.read_auxiliary(reference, sizes, read, selection.repository)
+                    self._inspected[listing.folder] = listing
+                identity, files = folders.identify(reference, listing)
                 return ResolvedFiles(reference=str(reference), identity=identity, files=files)
             case HubReference() | BucketReference():
                 subject = "calibration data are"

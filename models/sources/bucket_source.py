@@ -7,9 +7,9 @@ is another identity. That costs a build, never correctness.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import rfc8785
@@ -25,8 +25,7 @@ from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
 from models.outbound.limited_answers import AnswerRefused
-from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
-from models.sources.file_names import CONFIG, is_weights
+from models.sources.inspection import Inspector
 from models.sources.model_files import select
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
@@ -34,6 +33,7 @@ from models.sources.trust import NOBODY, Trust
 
 MAX_LISTED_OBJECTS = 50_000  # directly below one prefix
 LISTING_SECONDS = 10.0  # a burst of submits lists once; `fetch` refuses a file that changed meanwhile
+INSPECTED_SECONDS = 3600.0  # an unchanged listing is not inspected again; this only bounds what is remembered
 
 
 class BucketSource:
@@ -50,6 +50,8 @@ class BucketSource:
         self._trust = trust
         self._listing: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
+        self._inspector = Inspector()
+        self._inspected: TimedCache[tuple[BucketReference, object], ResolvedModel] = TimedCache(clock=clock)
 
     def resolve_model(self, reference: BucketReference) -> ResolvedModel:
         """See `Source.resolve_model`."""
@@ -86,44 +88,62 @@ class BucketSource:
                 if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
                     objects[name] = item
 
-        trusted = self._trust.allows(reference)
-        files: list[ModelFile] = []
-        # `select` sorts the names, so that the same model always has the same identity.
-        identity: list[dict[str, str | int]] = []
-        config = b""
-        for name in select(reference, objects, trusted=trusted):
-            # The quotes belong to the header, not to the ETag; `_read` compares without them too.
-            etag = (objects[name].etag or "").strip('"')
-            file = ModelFile(path=name, size=objects[name].size or 0, etag=etag)
-            files.append(file)
-            identity.append({"path": name, "size": file.size, "etag": etag})
-            if name == CONFIG:
-                if file.size > MAX_CONFIG_BYTES:
-                    raise config_too_large(reference)
-                with _translate_errors(reference):
-                    config = b"".join(self._read(reference, file))
-        weight_sizes = [file.size for file in files if is_weights(file.path)]
-        model = ResolvedModel(
-            reference=str(reference),
-            identity={"source": "s3", "digest": digest.of_bytes(rfc8785.dumps({"files": identity}))},
-            files=tuple(files),
-            facts=read_facts(reference, config, weight_sizes, objects, trusted=trusted),
-        )
+        # The whole listing, because unused files also decide which others are used.
+        listing = tuple((name, item.size, item.etag) for name, item in sorted(objects.items()))
+        model = self._inspected.get((reference, listing))
+        if model is None:
+            model = self._inspect(reference, objects)
+            self._inspected.put((reference, listing), model, INSPECTED_SECONDS)
         self._resolved.put(reference, model, LISTING_SECONDS)
         return model
 
-    def _read(self, reference: BucketReference, file: ModelFile, watch: Watch = ignore_progress) -> Iterator[bytes]:
-        """Yield the bytes of `file`.
+    def _inspect(self, reference: BucketReference, objects: Mapping[str, Object]) -> ResolvedModel:
+        """Select files among the listed objects and read the model's facts."""
+        trusted = self._trust.allows(reference)
+        # Cached: the index is needed to select files, and again to compare it with them.
+        read = cache(partial(self._read_start, reference, objects))
+        files: list[ModelFile] = []
+        # `select` sorts the names, so that the same model always has the same identity.
+        identity: list[dict[str, str | int]] = []
+        for name in select(reference, objects, read, trusted=trusted):
+            file = _listed_file(name, objects[name])
+            files.append(file)
+            identity.append({"path": name, "size": file.size, "etag": file.etag or ""})
+        sizes = {file.path: file.size for file in files}
+        return ResolvedModel(
+            reference=str(reference),
+            identity={"source": "s3", "digest": digest.of_bytes(rfc8785.dumps({"files": identity}))},
+            files=tuple(files),
+            facts=self._inspector.read_model(reference, sizes, objects, read, trusted=trusted),
+        )
+
+    def _read_start(self, reference: BucketReference, objects: Mapping[str, Object], name: str, length: int) -> bytes:
+        file = _listed_file(name, objects[name])
+        start = bytearray()
+        if file.size > 0:  # no range of an empty object can be asked for
+            with _translate_errors(reference):
+                for chunk in self._read(reference, file, length=min(length, file.size)):
+                    start += chunk
+        return bytes(start[:length])
+
+    def _read(
+        self, reference: BucketReference, file: ModelFile, watch: Watch = ignore_progress, *, length: int | None = None
+    ) -> Iterator[bytes]:
+        """Yield the bytes of `file`, only the first `length` of them if it is given.
 
         Raises:
             ModelUnavailable: the object is no longer the one that was listed.
         """
         # Compare the headers before the first byte: a large file that was replaced need not be fetched to find out.
-        response = self._client.get_object(reference.bucket, f"{reference.prefix}/{file.path}")
+        key = f"{reference.prefix}/{file.path}"
+        if length is None:
+            response = self._client.get_object(reference.bucket, key)
+        else:
+            response = self._client.get_object(reference.bucket, key, offset=0, length=length)
         with closing(response):
             etag = response.headers.get("ETag", "").strip('"')
             size = response.headers.get("Content-Length")
-            if etag != file.etag or size != str(file.size):
+            if etag != file.etag or size != str(file.size if length is None else length):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
             # As they are stored: these are the bytes that the listing counts.
             for chunk in response.stream(digest.CHUNK, decode_content=False):
@@ -163,6 +183,11 @@ def _translate_errors(reference: BucketReference) -> Iterator[None]:
         raise _unavailable(reference, str(error)) from error
     except (MinioException, urllib3.exceptions.HTTPError) as error:
         raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
+
+
+def _listed_file(name: str, item: Object) -> ModelFile:
+    # The quotes belong to the header, not to the ETag; `_read` compares without them too.
+    return ModelFile(path=name, size=item.size or 0, etag=(item.etag or "").strip('"'))
 
 
 def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:

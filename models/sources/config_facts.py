@@ -12,7 +12,7 @@ from enginefarm.contract.bounded import is_plain_text, parse_json
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
-from models.sources.file_names import CONFIG, has_pickle, has_safetensors, has_tokenizer
+from models.sources.file_names import CONFIG, TOKENIZER_JSON, has_pickle, has_safetensors, has_tokenizer
 from models.sources.rejection import refusal
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones have a few KB; the limit keeps a false one from filling the memory
@@ -88,6 +88,7 @@ def read_facts(
             has_safetensors=has_safetensors(names),
             has_pickle=has_pickle(names),
             has_tokenizer=has_tokenizer(names),
+            lacks_tokenizer_json=has_tokenizer(names) and TOKENIZER_JSON not in names,
             remote_code="auto_map" in outer,  # it names the classes in the model's own Python files
             trusted=trusted,
             **_read_settings(settings),

@@ -78,7 +78,7 @@ class ConfinedFolders:
         return any(path.is_relative_to(root) for root in self._roots)
 
     def scan(self, reference: FileReference) -> Listing:
-        """List the folder without opening a file.
+        """List the folder, reading no file but those that `select` reads.
 
         Raises:
             ModelUnavailable: missing, not readable, outside the roots, or without the files that `select` needs.
@@ -115,6 +115,12 @@ class ConfinedFolders:
                 raise _not_regular(reference, name)
             stamps.append((name, FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)))
         return Listing(folder, names, tuple(stamps))
+
+    def stamp(self, reference: FileReference, path: Path) -> FileStamp:
+        """Return the stamp of a file below the roots. Raises as `open`."""
+        with self.open(reference, path) as stream:
+            status = os.fstat(stream.fileno())
+        return FileStamp(os.fspath(path), status.st_size, status.st_mtime_ns, status.st_ino)
 
     def identify(self, reference: FileReference, listing: Listing) -> tuple[dict[str, str], tuple[ModelFile, ...]]:
         """Return (the identity of the selected files, the files with their digests).
@@ -162,6 +168,11 @@ class ConfinedFolders:
                 write_new(target, verified(chunks, file.digest, file.size, what=file.path, watch=watch))
             except IntegrityError as error:
                 raise changed(reference, error.detail) from error
+
+    def read_start(self, reference: FileReference, folder: Path, name: str, length: int) -> bytes:
+        """Return the first `length` bytes of a file of `folder`, or all of a shorter one. Raises as `open`."""
+        with self.open(reference, folder / name, name) as stream:
+            return stream.read(length)
 
     @contextmanager
     def open(self, reference: FileReference, path: Path, name: str = "") -> Iterator[BufferedReader]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_JSON = "tokenizer.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
 # Files from which a tokenizer can be loaded alone.
 _VOCABULARIES = frozenset(
     [
-        "tokenizer.json",
+        TOKENIZER_JSON,
         "tokenizer.model",
         "vocab.json",
         "vocab.txt",
@@ -30,15 +33,24 @@ TOKENIZER = _VOCABULARIES | {
     "chat_template.jinja",
 }
 # The last two describe how the weights of a checkpoint are quantized already, as ModelOpt and AutoGPTQ write it.
-SETTINGS = frozenset({CONFIG, "generation_config.json", "hf_quant_config.json", "quantize_config.json"})
+SETTINGS = frozenset({CONFIG, GENERATION_CONFIG, "hf_quant_config.json", "quantize_config.json"})
 # Names with a slash are not at the top, and names with control characters or a leading space are no model's files.
 SAFE_NAME = re.compile(r"[\w.+=@,-][\w.+=@, -]*", re.ASCII)
-_SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
-_SINGLE_PICKLE = "pytorch_model.bin"
-_PICKLE_INDEX = "pytorch_model.bin.index.json"
-_PICKLE_SHARD = re.compile(r"pytorch_model-\d{5}-of-\d{5}\.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+# Names that PEFT, diffusers and MLX give to adapters (LoRA): changes of another model's weights.
+_ADAPTER = re.compile(r"(?:adapter_model.*|adapters?|pytorch_lora_weights)\.(?:safetensors|bin|pt)")
 # torch.load accepts any of these, and each may run code.
 _PICKLE = re.compile(r".*\.(?:bin|pt|pth|ckpt|pkl|pickle)")
+# Weights that no conversion of the farm reads, by their suffix.
+_OTHER_FORMATS = {
+    ".gguf": "GGUF",
+    ".onnx": "ONNX",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".npz": "NumPy",
+    ".nemo": "NeMo",
+    ".ot": "Rust",
+}
 
 
 def is_weights(name: str) -> bool:
@@ -46,9 +58,20 @@ def is_weights(name: str) -> bool:
     return name.endswith(".safetensors") or _PICKLE.fullmatch(name) is not None
 
 
+def is_safetensors_weights(name: str) -> bool:
+    """Return True if `name` is at the top and names safetensors weights of a whole model, not an adapter's."""
+    is_at_top = SAFE_NAME.fullmatch(name) is not None
+    return is_at_top and name.endswith(".safetensors") and not is_adapter(name)
+
+
+def is_adapter(name: str) -> bool:
+    """Return True for the weights of an adapter (LoRA)."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
 def has_safetensors(names: Iterable[str]) -> bool:
-    """Return True if a file of `names` holds safetensors weights."""
-    return any(name.endswith(".safetensors") for name in names)
+    """Return True if a file of `names` holds safetensors weights of a model."""
+    return any(map(is_safetensors_weights, names))
 
 
 def has_pickle(names: Iterable[str]) -> bool:
@@ -56,45 +79,16 @@ def has_pickle(names: Iterable[str]) -> bool:
     return any(_PICKLE.fullmatch(name) for name in names)
 
 
+def is_vocabulary(name: str) -> bool:
+    """Return True for a file from which a tokenizer can be loaded: settings of a tokenizer alone are none."""
+    return name in _VOCABULARIES or name.endswith(".tiktoken")
+
+
 def has_tokenizer(names: Iterable[str]) -> bool:
-    """Return True if a tokenizer can be loaded from `names`: settings of a tokenizer alone are none."""
-    return any(name in _VOCABULARIES or name.endswith(".tiktoken") for name in names)
+    """Return True if a tokenizer can be loaded from `names`."""
+    return any(map(is_vocabulary, names))
 
 
-def choose_weights(names: Set[str], *, trusted: bool) -> set[str]:
-    """Return one copy of the weights among `names`, with its index; nothing if there are none that may be loaded.
-
-    Args:
-        trusted: use pickles if there are no safetensors, under the names that transformers gives them: a `.bin` of
-            another name may be anything.
-    """
-    safetensors = {name for name in names if name.endswith(".safetensors")}
-    # The order in which Hugging Face loaders look for them.
-    if SINGLE_WEIGHTS in names:
-        return {SINGLE_WEIGHTS}
-    shards = set(filter(_SHARD.fullmatch, names))
-    if shards:
-        return shards | (names & {WEIGHTS_INDEX})
-    if safetensors or not trusted:
-        return safetensors
-    if _SINGLE_PICKLE in names:
-        return {_SINGLE_PICKLE}
-    shards = set(filter(_PICKLE_SHARD.fullmatch, names))
-    if shards:
-        return shards | (names & {_PICKLE_INDEX})
-    return set()
-
-
-def missing_shards(weights: Iterable[str]) -> list[str]:
-    """Return the shards that the names of the others announce, and their index, as far as `weights` lacks them."""
-    total = 0
-    for name in weights:
-        match = _SHARD.fullmatch(name)
-        if match:
-            # One shard that names a larger total makes the others incomplete too.
-            total = max(total, int(match[2]))
-    if total == 0:
-        return []
-    announced = {f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)}
-    # Loaders find the shards by the index, so a model without it cannot be loaded.
-    return sorted((announced | {WEIGHTS_INDEX}).difference(weights))
+def other_format(name: str) -> str | None:
+    """Return the format of weights that the farm cannot read, as in "GGUF"; None for every other file."""
+    return _OTHER_FORMATS.get(PurePosixPath(name).suffix)

@@ -16,12 +16,12 @@ from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import FileReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight
-from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.confined_folders import ConfinedFolders, Listing
 from models.sources.digest_cache import DigestCache
-from models.sources.file_names import CONFIG, is_weights
+from models.sources.inspection import Inspector
 from models.sources.model_files import select
 from models.sources.trust import NOBODY, Trust
+from models.sources.weights import INDEXES
 
 
 class FileSource:
@@ -35,10 +35,13 @@ class FileSource:
     def __init__(self, roots: Sequence[Path], digests: DigestCache, *, trust: Trust = NOBODY) -> None:
         self._folders = ConfinedFolders(roots, digests, self._select)
         self._trust = trust
+        self._inspector = Inspector()
         self._reading: SingleFlight[Listing, ResolvedModel] = SingleFlight()
         self._lock = threading.Lock()
         # One entry a folder, replaced by a newer listing. Unlike a hub's answer it needs no age: the listing tells.
         self._resolved: dict[Path, tuple[Listing, ResolvedModel]] = {}
+        # The selected files by folder. Every submit selects, and an index may have 20 MB.
+        self._selected: dict[Path, tuple[tuple[object, ...], tuple[str, ...]]] = {}
 
     def resolve_model(self, reference: FileReference) -> ResolvedModel:
         """See `Source.resolve_model`. The first call of a model hashes its files: minutes for a large model.
@@ -78,17 +81,32 @@ class FileSource:
         return entry[1]
 
     def _select(self, reference: FileReference, names: Iterable[str]) -> tuple[str, ...]:
-        return select(reference, names, trusted=self._trust.allows(reference))
+        """Select files as `select` does; a folder with the same names and the same index has the same selection."""
+        folder = self._folders.find_folder(reference)
+        trusted = self._trust.allows(reference)
+        names = tuple(names)
+        state: tuple[object, ...] = (trusted, names)
+        for index in INDEXES:
+            if index in names:
+                state += (self._folders.stamp(reference, folder / index),)
+        with self._lock:
+            entry = self._selected.get(folder)
+        if entry is not None and entry[0] == state:
+            return entry[1]
+        selected = select(reference, names, partial(self._folders.read_start, reference, folder), trusted=trusted)
+        with self._lock:
+            self._selected[folder] = (state, selected)
+        return selected
 
     def _read(self, reference: FileReference, listing: Listing) -> ResolvedModel:
-        with self._folders.open(reference, listing.folder / CONFIG) as stream:
-            # One byte more tells a file of the largest size from a larger one.
-            config = stream.read(MAX_CONFIG_BYTES + 1)
-        if len(config) > MAX_CONFIG_BYTES:
-            raise config_too_large(reference)
-        weight_sizes = [stamp.size for name, stamp in listing.stamps if is_weights(name)]
-        # Facts before digests: a config that cannot be used is refused before minutes of hashing.
-        facts = read_facts(reference, config, weight_sizes, listing.names, trusted=self._trust.allows(reference))
+        # Inspected before hashed: a model that cannot be used is refused before minutes of hashing.
+        facts = self._inspector.read_model(
+            reference,
+            {name: stamp.size for name, stamp in listing.stamps},
+            listing.names,
+            partial(self._folders.read_start, reference, listing.folder),
+            trusted=self._trust.allows(reference),
+        )
         identity, files = self._folders.identify(reference, listing)
         model = ResolvedModel(reference=str(reference), identity=identity, files=files, facts=facts)
         with self._lock:

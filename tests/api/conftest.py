@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api.published import Published, published
+from tests.doubles.weights import weights as safetensors
 from tests.servers.postgres import Databases
 from tests.servers.redis import Valkey
 
@@ -25,7 +26,7 @@ def add_model(root: Path, name: str, *, weights: str = "model.safetensors") -> N
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
-    (folder / weights).write_bytes(b"weights")
+    (folder / weights).write_bytes(safetensors())
 
 
 @pytest.fixture(scope="module")

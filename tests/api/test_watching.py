@@ -18,6 +18,7 @@ from models.lifecycle.leases import Claim, renew
 from models.lifecycle.submission import cancel
 from tests.api.conftest import add_model
 from tests.api.published import Published
+from tests.doubles.weights import weights
 from tests.models.requests import add_worker, claim_now
 
 Begin = Callable[[], tuple[str, Claim]]
@@ -30,7 +31,7 @@ def begin(published_farm: Published, spec: dict[str, Any], models: Path, request
     def made() -> tuple[str, Claim]:
         name = request.node.name.partition("[")[0]
         add_model(models, name)
-        (models / name / "model.safetensors").write_text(name)
+        (models / name / "model.safetensors").write_bytes(weights(name.encode()))
         answer = httpx.post(
             f"{published_farm.url}/v1/builds", json=spec | {"model": f"file:{models / name}"}, timeout=60
         )

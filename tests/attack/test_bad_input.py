@@ -17,6 +17,7 @@ import pytest
 
 from tests.attack import ROUNDS
 from tests.attack.populated_farm import PopulatedFarm, populated_farm
+from tests.doubles.weights import weights
 from tests.models.sources.models import CONFIG
 from tests.servers.postgres import Databases
 from tests.servers.redis import Valkey
@@ -341,7 +342,7 @@ def test_hostile_facts_of_a_model_are_one_clear_problem(
     for name, content in files.items():
         content = content if isinstance(content, bytes) else json.dumps({**CONFIG, **content}).encode()
         (folder / name).write_bytes(content)
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(weights())
     (folder / "tokenizer.json").write_bytes(b"{}")
     for route in ("/v1/builds", "/v1/builds:explain"):
         answer = post(client, route, farm.spec(model=f"file:{folder}"))
@@ -370,7 +371,7 @@ def test_paths_that_cannot_exist_are_models_that_do_not(farm: PopulatedFarm, cli
 def test_a_config_that_is_a_loop_of_links_is_no_regular_file(farm: PopulatedFarm, client: httpx.Client) -> None:
     folder = farm.models / "looping"
     folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(weights())
     if not (folder / "config.json").is_symlink():
         (folder / "config.json").symlink_to("config.json")
     answer = post(client, "/v1/builds", farm.spec(model=f"file:{folder}"))
@@ -411,7 +412,7 @@ def test_second_models_with_an_odd_config_are_refused_or_explained(
     for name in ("config.json", "adapter_config.json"):
         (folder / name).write_text(json.dumps(config))
     for name in ("model.safetensors", "adapter_model.safetensors"):
-        (folder / name).write_bytes(b"weights")
+        (folder / name).write_bytes(weights())
     gpu = {
         "gpu": "NVIDIA H100 80GB HBM3",
         "sm": "90",

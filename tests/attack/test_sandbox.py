@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.attack import ROUNDS
+from tests.doubles.weights import weights
 from tests.farm.conftest import fresh_broker
 from tests.farm.running_farm import RunningFarm
 from tests.servers.redis import Valkey
@@ -91,7 +92,7 @@ def farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
 
 def add_evil_model(farm: RunningFarm, number: int) -> str:
     """A model with code of its own, as `auto_map` names it."""
-    reference = farm.add_model(f"evil-{number}", content=b"weights of %d" % number)
+    reference = farm.add_model(f"evil-{number}", content=weights(b"weights of %d" % number))
     folder = farm.models / f"evil-{number}"
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.Evil"}

@@ -19,6 +19,7 @@ from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.settings import PREFIX, Settings
+from tests.doubles.weights import weights
 from tests.servers.s3 import Swift
 from tests.servers.server import free_port
 
@@ -68,14 +69,14 @@ class RunningFarm:
         self.environment = clean | path | {PREFIX + name: value for name, value in farm_settings.items()}
         set_up(Settings.from_environment(self.environment))
 
-    def add_model(self, name: str = "tiny", content: bytes = b"weights") -> str:
+    def add_model(self, name: str = "tiny", content: bytes | None = None) -> str:
         """Make a folder that passes for a model with all but a real toolchain; return its reference."""
         folder = self.models / name
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "tokenizer.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(content)
+        (folder / "model.safetensors").write_bytes(content or weights())
         return f"file:{folder}"
 
     def add_api(self, module: str = "api") -> str:

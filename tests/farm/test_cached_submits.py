@@ -10,6 +10,7 @@ import httpx
 from sqlalchemy import func, select
 
 from models.catalogue.rows import BuildRow
+from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm
 
 
@@ -55,7 +56,7 @@ def test_a_changed_model_is_not_answered_from_the_cache(shared_farm: RunningFarm
     spec = running_farm.spec(model)
     first = running_farm.ended(running_farm.submit(spec)["id"])
     assert running_farm.submit(spec)["disposition"] == "cached"
-    (Path(model.removeprefix("file:")) / "model.safetensors").write_bytes(b"other weights")
+    (Path(model.removeprefix("file:")) / "model.safetensors").write_bytes(weights(b"other weights"))
     again = running_farm.submit(spec)
     assert again["disposition"] == "created"
     assert again["key"] != first["key"]

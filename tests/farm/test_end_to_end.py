@@ -10,6 +10,7 @@ import redis
 from enginefarm.contract import digest
 from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.node.detection import cpu_isa
+from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
@@ -151,7 +152,7 @@ def test_a_model_that_changed_after_submit_is_refused(running_farm: RunningFarm)
     running_farm.add_api()
     model = running_farm.add_model()
     build = running_farm.submit(running_farm.spec(model) | {"platform": {"cpu_isa": cpu_isa()}})
-    (running_farm.models / "tiny" / "model.safetensors").write_bytes(b"other weights")
+    (running_farm.models / "tiny" / "model.safetensors").write_bytes(weights(b"other weights"))
     running_farm.add_worker("w1")
     ended = running_farm.ended(build["id"])
     assert ended["error"]["cause"] == "model_unavailable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 
+from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
@@ -45,17 +46,18 @@ def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> N
     """The converted bytes have the digest of the damaged blob: the store writes them again under that name."""
     running_farm.add_api()
     running_farm.add_worker("w1")
-    model = running_farm.add_model(content=b"weights" * 1000)
+    content = weights(b"weights" * 1000)
+    model = running_farm.add_model(content=content)
     assert running_farm.ended(running_farm.submit(running_farm.spec(model))["id"])["state"] == "succeeded"
     shards = running_farm.state / "store" / "blobs" / "sha256"
-    (blob,) = (path for path in shards.glob("??/*") if path.read_bytes() == b"weights" * 1000)
+    (blob,) = (path for path in shards.glob("??/*") if path.read_bytes() == content)
     blob.write_bytes(b"WEIGHTS" * 1000)
     ended = running_farm.ended(running_farm.submit(running_farm.spec(model, salt="other"))["id"])
     assert ended["state"] == "succeeded", ended["error"]
     assert [(attempt["stage"], attempt["outcome"]) for attempt in ended["attempts"]] == [
         ("convert", "succeeded"), ("build", "failed"), ("convert", "succeeded"), ("build", "succeeded"),
     ]  # fmt: skip
-    assert blob.read_bytes() == b"weights" * 1000
+    assert blob.read_bytes() == content
 
 
 def test_a_misbehaving_program_leaves_nothing_behind(running_farm: RunningFarm) -> None:

@@ -142,6 +142,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
             answer = hub.answer(Request(self.command, urlsplit(self.path).path, bearer or None))
+            answer = _part(answer, self.headers.get("Range"))
             self.send_response(HTTPStatus(answer.status))
             for header, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
                 self.send_header(header, value)
@@ -155,6 +156,15 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             """Silent: tests read `hub.requests`."""
 
     return Handler
+
+
+def _part(answer: _Answer, asked_range: str | None) -> _Answer:
+    """The first bytes of an answer, if the request asks for them: `bytes=0-LAST`."""
+    if asked_range is None or answer.status != HTTPStatus.OK:
+        return answer
+    body = answer.body[: int(asked_range.removeprefix("bytes=0-")) + 1]
+    headers = {**answer.headers, "Content-Range": f"bytes 0-{len(body) - 1}/{len(answer.body)}"}
+    return _Answer(HTTPStatus.PARTIAL_CONTENT, headers, body)
 
 
 def _refused(status: int, code: str, message: str) -> _Answer:

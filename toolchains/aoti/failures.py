@@ -20,7 +20,7 @@ _DEVICE_FAULT = re.compile(
 _CODES: dict[str, tuple[Fault, bool, str | None]] = {
     "unsupported_model": (Fault.CALLER, False, "GET /v1/toolchains says what aoti builds"),
     "unsupported_dtype": (Fault.CALLER, False, "ask for float32, float16 or bfloat16"),
-    "bad_checkpoint": (Fault.CALLER, False, "save the model again with save_pretrained(safe_serialization=True)"),
+    "bad_checkpoint": (Fault.CALLER, False, "mend the file, or save the model again with save_pretrained()"),
     "limits": (Fault.CALLER, False, "ask for smaller limits"),
     "missing_compiler": (Fault.WORKER, True, "install g++ on that worker"),
     "out_of_memory": (Fault.WORKER, False, "use a worker with more memory, or a smaller dtype or limits"),

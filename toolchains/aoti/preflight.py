@@ -12,6 +12,9 @@ from enginefarm.contract.spec import BuildSpec
 # Decoder-only models whose attention uses transformers' static cache.
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
+# Of tensors that the conversion casts or copies; `programs/aoti_engine/convert/weights.py` has the same.
+WEIGHT_DTYPES = ("BF16", "BOOL", "F16", "F32", "F64", "I16", "I32", "I64", "I8", "U8")
+
 # This version has no setting for the instruction set, so its CPU engines would run only on the machine of the build.
 GPU_ONLY = "2.11.0"
 
@@ -52,6 +55,22 @@ def model_problems(spec: BuildSpec, facts: ModelFacts) -> Iterator[Problem]:
         yield Problem(
             pointer="/model", code="no_safetensors", detail="the weights are pickled, and aoti loads no pickles",
             value=spec.model, expected="safetensors weights", remedy="save it with safe_serialization=True",
+        )  # fmt: skip
+    # Engines read prompts with the `tokenizers` library, which reads this file only. A conversion could write it, but
+    # needs a library for each kind of vocabulary.
+    if facts.lacks_tokenizer_json:
+        yield Problem(
+            pointer="/model", code="no_tokenizer_json", detail="the model has a vocabulary, but no tokenizer.json",
+            value=spec.model, expected="a tokenizer.json, as the `tokenizers` library reads it",
+            remedy="write it in the model's folder, with transformers and sentencepiece installed: python -c "
+            "\"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('.').save_pretrained('.')\"",
+        )  # fmt: skip
+    unsupported = sorted(set(facts.weight_dtypes) - set(WEIGHT_DTYPES))
+    if unsupported and facts.quantization_config is None:
+        yield Problem(
+            pointer="/model", code="weight_dtype", detail=f"the weights have tensors of dtype {', '.join(unsupported)}",
+            value=spec.model, expected="plain float32, float16 or bfloat16 weights",
+            remedy="give the model that these weights were made from",
         )  # fmt: skip
     if facts.quantization_config is not None:
         yield Problem(

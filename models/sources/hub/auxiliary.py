@@ -18,6 +18,7 @@ from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
 from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS
+from models.sources.inspection import Inspector
 from models.sources.rejection import refusal
 
 # A calibration reads some hundred texts and draft heads are small, while a worker's disk has to hold all of it.
@@ -51,6 +52,7 @@ class HubAuxiliarySource:
             "dataset": HubFiles(self._hub, self._api, self._errors["dataset"], "dataset"),
             "model": HubFiles(self._hub, self._api, self._errors["model"], "model"),
         }
+        self._inspector = Inspector()
         self._asking: SingleFlight[_CacheKey, ResolvedFiles] = SingleFlight()
         self._resolved: TimedCache[_CacheKey, ResolvedFiles] = TimedCache(clock=clock)
 
@@ -89,6 +91,9 @@ class HubAuxiliarySource:
                     expected=f"at most {MAX_BYTES >> 30} GiB",
                     remedy="put a part of it below one of the farm's model roots, and give that folder",
                 )
+            sizes = {file.path: file.size for file in files}
+            read = partial(repositories.read_start, reference, pinned)
+            self._inspector.read_auxiliary(reference, sizes, read, kind)
             # A hub lists a gated repository for everybody. Ask for one file, so that a submit learns whether the farm
             # may read it.
             url = hf_hub_url(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import DatasetInfo, HfApi, ModelInfo
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, get_session, hf_hub_url, hf_raise_for_status
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils.tqdm import tqdm
 from pydantic import ValidationError
@@ -87,6 +88,32 @@ class HubFiles:
             except ValidationError as error:
                 raise self._errors.unavailable(reference, "lists a file without a proper size or digest") from error
         return tuple(files)
+
+    def read_start(self, reference: HubReference, pinned: HubReference, path: str, length: int) -> bytes:
+        """Return the first `length` bytes of a file, or all of a shorter one; `reference` is for error texts.
+
+        Raises:
+            ModelUnavailable: the farm may not read the file.
+            SourceUnavailable: the hub does not answer.
+        """
+        url = hf_hub_url(pinned.repo, path, repo_type=self._kind, revision=pinned.revision, endpoint=self._api.endpoint)
+        headers = {"Range": f"bytes=0-{length - 1}"}
+        if self._api.token:
+            headers["Authorization"] = f"Bearer {self._api.token}"
+        start = bytearray()
+        # Not by the library's download functions: they keep every answer in a cache on this disk. A hub without ranges
+        # answers with the whole file, of which no more than `length` is read.
+        limits = self._hub.answers(max_bytes=sys.maxsize, seconds=TOTAL_SECONDS)
+        answer = get_session().stream("GET", url, headers=headers, timeout=ANSWER_SECONDS)
+        with self._errors.translated(reference), limits, answer as response:
+            if response.is_error:
+                response.read()
+            hf_raise_for_status(response)
+            for chunk in response.iter_raw():
+                start += chunk
+                if len(start) >= length:
+                    break
+        return bytes(start[:length])
 
     def fetch(
         self, reference: object, resolved: ResolvedFiles, destination: Path, watch: Watch = ignore_progress

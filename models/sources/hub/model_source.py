@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import HfApi
 
 from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
-from models.sources.file_names import CONFIG, is_weights
 from models.sources.hub.errors import HubErrors
-from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
+from models.sources.hub.files import HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
+from models.sources.inspection import Inspector
 from models.sources.model_files import select
 from models.sources.trust import NOBODY, Trust
 
@@ -53,11 +52,9 @@ class HubSource:
         self._hub = HubEndpoint(endpoint, redirect_networks)
         # False, not None: with None the library would send a token of the machine.
         self._api = HfApi(endpoint=self._hub.url, token=token or False)
-        self._headers = {}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
         self._errors = HubErrors(endpoint, has_token=bool(token))
         self._files = HubFiles(self._hub, self._api, self._errors, "model")
+        self._inspector = Inspector()
         self._asking: SingleFlight[HubReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[HubReference, ResolvedModel] = TimedCache(clock=clock)
 
@@ -83,27 +80,16 @@ class HubSource:
         if model is None:
             # By the commit: a branch can move to code that nobody reviewed.
             trusted = self._trust.allows(pinned)
-            selected = select(reference, siblings, trusted=trusted)
+            # Cached: the index is needed to select files, and again to compare it with them.
+            read = cache(partial(self._files.read_start, reference, pinned))
+            selected = select(reference, siblings, read, trusted=trusted)
             files = self._files.describe(reference, (siblings[name] for name in selected))
-            weight_sizes = []
-            for file in files:
-                # Before it is fetched: the answer is read into memory.
-                if file.path == CONFIG and file.size > MAX_CONFIG_BYTES:
-                    raise config_too_large(reference)
-                if is_weights(file.path):
-                    weight_sizes.append(file.size)
-            url = hf_hub_url(pinned.repo, CONFIG, revision=pinned.revision, endpoint=self._api.endpoint)
-            # Not by the library's download functions: they keep every answer in a cache on this disk.
-            limits = self._hub.answers(max_bytes=MAX_CONFIG_BYTES, seconds=TOTAL_SECONDS)
-            with self._errors.translated(reference), limits:
-                response = get_session().get(url, headers=self._headers, timeout=ANSWER_SECONDS)
-                hf_raise_for_status(response)
-                config = response.content
+            sizes = {file.path: file.size for file in files}
             model = ResolvedModel(
                 reference=str(pinned),
                 identity={"source": "hf", "repo": pinned.repo, "commit": pinned.revision or ""},
                 files=files,
-                facts=read_facts(reference, config, weight_sizes, siblings, trusted=trusted),
+                facts=self._inspector.read_model(reference, sizes, siblings, read, trusted=trusted),
             )
         self._resolved.put(pinned, model, COMMIT_SECONDS)
         if reference != pinned:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.doubles.weights import weights
+
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -20,7 +22,8 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 
-WEIGHTS = bytes(range(256)) * 16  # nothing here loads them
+WEIGHTS = weights(bytes(range(256)) * 16)  # nothing here loads them
+OTHER_WEIGHTS = weights(bytes(range(255, -1, -1)) * 16)  # of the same size
 
 
 def tiny(**config: Any) -> dict[str, bytes]:

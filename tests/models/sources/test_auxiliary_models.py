@@ -11,11 +11,12 @@ from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference, parse
 from models.sources import AuxiliarySource, HubAuxiliarySource, MemoryDigestCache
 from models.sources.auxiliary_selection import NamedFiles
+from tests.doubles.weights import weights
 from tests.models.sources.models import read
 from tests.servers.hub import Hub
 
 HEADS = NamedFiles(("config.json", "medusa_lm_head.safetensors"))
-FILES = {"config.json": b"{}", "medusa_lm_head.safetensors": b"weights"}
+FILES = {"config.json": b"{}", "medusa_lm_head.safetensors": weights()}
 IGNORED_FILES = {"medusa_lm_head.pt": b"a pickle", "code.py": b"raise SystemExit", "README.md": b"# heads"}
 REFERENCE = HubReference("org/heads")
 
@@ -81,7 +82,7 @@ def test_a_model_without_the_named_files_is_refused(
         assert problem.remedy
 
 
-CONFIGURED = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": b"weights"}
+CONFIGURED = {"config.json": b'{"r": 8}', "medusa_lm_head.safetensors": weights()}
 
 
 def test_a_config_is_read_once_at_its_commit(hub: Hub, source: AuxiliarySource) -> None:
@@ -93,7 +94,7 @@ def test_a_config_is_read_once_at_its_commit(hub: Hub, source: AuxiliarySource) 
     assert source.config(resolved) == {"r": 8}
     assert len(hub.requests) == requests
     assert hub.asked_for(f"resolve/{commit}/config.json")
-    assert not hub.asked_for("medusa_lm_head.safetensors")
+    assert hub.asked_for("medusa_lm_head.safetensors") == 1  # its first bytes
 
 
 def test_a_changed_config_in_a_folder_is_read_again(source: AuxiliarySource, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_reference import FileReference
 from models.sources import FileSource, FileStamp, MemoryDigestCache, ResolvedModel
-from tests.models.sources.models import COUNTING, WEIGHTS, fetched, read, tiny, write
+from tests.models.sources.models import COUNTING, OTHER_WEIGHTS, WEIGHTS, fetched, read, tiny, write
 
 
 class CountingDigests(MemoryDigestCache):
@@ -77,7 +77,8 @@ def test_a_model_is_identified_by_its_content(source: FileSource, folder: Path) 
     assert resolved.identity["source"] == "files"
     assert tuple(file.path for file in resolved.files) == COUNTING
     assert resolved.facts.num_attention_heads == 4
-    assert ResolvedModel.model_validate_json(resolved.model_dump_json()) == resolved
+    as_json = resolved.model_dump_json()
+    assert ResolvedModel.model_validate_json(as_json).model_dump_json() == as_json
 
 
 def test_two_copies_are_one_model(source: FileSource, root: Path, folder: Path) -> None:
@@ -89,8 +90,10 @@ def test_two_copies_are_one_model(source: FileSource, root: Path, folder: Path) 
 @pytest.mark.parametrize("name", COUNTING)
 def test_every_selected_file_is_in_the_identity(source: FileSource, folder: Path, name: str) -> None:
     before = source.resolve_model(reference(folder)).identity
-    with (folder / name).open("ab") as stream:
-        stream.write(b" ")
+    changed = (folder / name).read_bytes() + b" "
+    if name == "model.safetensors":
+        changed = OTHER_WEIGHTS
+    (folder / name).write_bytes(changed)
     assert source.resolve_model(reference(folder)).identity != before
 
 
@@ -134,7 +137,7 @@ def test_same_size_and_another_mtime_is_another_model(source: FileSource, folder
     weights = folder / "model.safetensors"
     before = source.resolve_model(reference(folder))
     status = weights.stat()
-    weights.write_bytes(WEIGHTS[::-1])
+    weights.write_bytes(OTHER_WEIGHTS)
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert weights.stat().st_size == status.st_size
     assert source.resolve_model(reference(folder)).identity != before.identity
@@ -157,7 +160,7 @@ def test_a_fetch_ends_when_its_watcher_says_so(source: FileSource, folder: Path,
 
 
 def _rewrite(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(WEIGHTS[::-1])
+    (folder / "model.safetensors").write_bytes(OTHER_WEIGHTS)
 
 
 def _rewrite_unseen(folder: Path) -> None:

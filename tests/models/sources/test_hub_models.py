@@ -46,7 +46,8 @@ def test_a_branch_becomes_a_commit_in_reference_and_identity(hub: Hub) -> None:
     assert resolved.facts.architecture == "LlamaForCausalLM"
     assert resolved.facts.weight_bytes == len(WEIGHTS)
     assert resolved.facts.has_pickle
-    assert ResolvedModel.model_validate_json(resolved.model_dump_json()) == resolved
+    as_json = resolved.model_dump_json()
+    assert ResolvedModel.model_validate_json(as_json).model_dump_json() == as_json
 
 
 def test_branch_tag_and_commit_are_one_identity(hub: Hub) -> None:
@@ -73,12 +74,12 @@ def test_an_unmoved_branch_costs_one_request_and_a_commit_none(hub: Hub) -> None
     clock = Clock()
     source = HubSource(hub.url, clock=clock)
     source.resolve_model(TINY)
-    assert len(hub.requests) == 2  # metadata and config.json
+    assert len(hub.requests) == 1 + len(COUNTING)  # metadata, and the start of each file
     clock.now += 11
     source.resolve_model(TINY)
-    assert len(hub.requests) == 3
+    assert len(hub.requests) == 2 + len(COUNTING)
     source.resolve_model(HubReference("org/tiny", commit))
-    assert len(hub.requests) == 3
+    assert len(hub.requests) == 2 + len(COUNTING)
 
 
 def test_a_burst_of_identical_submits_asks_once(hub: Hub) -> None:
@@ -97,7 +98,7 @@ def test_a_burst_of_identical_submits_asks_once(hub: Hub) -> None:
         hub.open.set()
         assert len({answer.result(30).reference for answer in answers}) == 1
     assert hub.asked_for("/api/models/") == 1
-    assert hub.asked_for("config.json") == 1
+    assert hub.asked_for("/config.json") == 1
 
 
 def test_fetch_copies_the_selected_files_only(hub: Hub, tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_no_token_of_the_machine_is_sent(hub: Hub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_TOKEN", READER)
     hub.push("org/tiny", tiny())
     HubSource(hub.url).resolve_model(TINY)
-    assert [request.token for request in hub.requests] == [None, None]
+    assert {request.token for request in hub.requests} == {None}
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])

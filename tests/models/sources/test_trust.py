@@ -11,6 +11,7 @@ from enginefarm.contract.model_reference import FileReference, parse
 from models.settings import Settings
 from models.sources import FileSource, MemoryDigestCache
 from models.sources.trust import Trust
+from tests.doubles.weights import index
 from tests.models.sources.models import COUNTING, tiny, write
 
 COMMIT = "a" * 40
@@ -49,6 +50,8 @@ def test_pickles_of_a_trusted_model_are_used_if_it_has_no_safetensors(folder: Pa
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").unlink()
     write(folder, dict.fromkeys(names, b"pickle"))
+    if len(names) > 1:
+        write(folder, {names[-1]: index({"a": names[0], "b": names[1]})})
     with pytest.raises(ModelUnavailable, match="only pickle weights"):
         source(folder).resolve_model(FileReference(str(folder)))
     trusted = source(folder, folder).resolve_model(FileReference(str(folder)))

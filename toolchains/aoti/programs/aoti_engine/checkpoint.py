@@ -27,6 +27,9 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# Each of these alone can be a tokenizer.
+_VOCABULARIES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,7 +39,14 @@ def read_json(path: Path) -> dict[str, Any]:
         Failure: bad_checkpoint; the file is missing or contains no JSON object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        # As at submit: other libraries that load the model refuse a byte order mark too.
+        encoding = json.detect_encoding(content)
+        if encoding != "utf-8":
+            raise Failure(
+                "bad_checkpoint", f"{path.name} is encoded as {encoding}: save it as UTF-8 without a byte order mark"
+            )
+        document = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise Failure("bad_checkpoint", f"{path.name} is missing: expected a Hugging Face model directory") from None
     except ValueError as error:  # not UTF-8, or not JSON
@@ -47,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of the model: the shards that the index names, or the single file.
+    """The safetensors files of the model: the shards that the index names, or the single file, which may have any name.
 
     Raises:
         Failure: bad_checkpoint; the weights are pickles, or a shard is missing or outside the directory.
@@ -55,6 +65,9 @@ def weight_files(directory: Path) -> list[Path]:
     files = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
         files = indexed_shards(directory)
+    elif not (directory / WEIGHTS).is_file():
+        # The farm copies one set of weights here, so other names are not second copies.
+        files = sorted(directory.glob("*.safetensors")) or files
     missing = [file.name for file in files if not file.is_file()]
     if not missing:
         return files
@@ -75,6 +88,30 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def require_tokenizer_json(directory: Path) -> None:
+    """Refuse a vocabulary in another form: an engine reads prompts with `tokenizer.json`. Models without any may pass.
+
+    Raises:
+        Failure: bad_checkpoint.
+    """
+    if (directory / "tokenizer.json").is_file():
+        return
+    vocabularies = [directory / name for name in _VOCABULARIES] + sorted(directory.glob("*.tiktoken"))
+    for path in vocabularies:
+        if path.is_file():
+            raise Failure(
+                "bad_checkpoint",
+                f"tokenizer.json is missing, and {path.name} alone is not enough: write it with transformers, "
+                "AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+            )
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """True if `git lfs pull` did not replace this file by the one that it stands for."""
+    with path.open("rb") as stream:
+        return stream.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def require_empty(directory: Path) -> None:

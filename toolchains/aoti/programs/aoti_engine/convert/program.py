@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import environment
-from ..checkpoint import WEIGHTS, copy_tokenizer, read_json, require_empty, weight_files
+from ..checkpoint import WEIGHTS, copy_tokenizer, read_json, require_empty, require_tokenizer_json, weight_files
 from ..report import Failure, exit_status, progress
 
 # Entries of config.json that an engine must not inherit: a path of the author's machine, a reference to Python code on
@@ -38,6 +38,7 @@ def convert(model: Path, output: Path, dtype: str) -> None:
     progress(0.0, "reading the model's configuration")
     config = read_json(model / "config.json")
     check_architecture(config)
+    require_tokenizer_json(model)
     files = weight_files(model)
 
     # Importing torch takes seconds: refuse a bad model before.

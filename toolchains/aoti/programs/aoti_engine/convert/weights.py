@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..checkpoint import is_lfs_pointer
 from ..report import Failure, progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -139,4 +140,7 @@ def _open_safetensors(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as tensors:
             yield tensors
     except SafetensorError as error:
+        if is_lfs_pointer(file):
+            reason = f"{file.name} is a Git LFS pointer: run `git lfs pull` in the clone that the model comes from"
+            raise Failure("bad_checkpoint", reason) from error
         raise Failure("bad_checkpoint", f"{file.name} is not a complete safetensors file: {error}") from error
