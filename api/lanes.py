@@ -58,7 +58,7 @@ class Lane:
         name = caller or ""
         await self._turn(name)
         try:
-            running = self._executor.submit(work)
+            running = self._executor.submit(call_in_thread, work)
         except BaseException:
             self._leave(name)
             raise
@@ -114,6 +114,19 @@ class Lane:
         queue.remove(turn)
         if not queue:
             del self._waiting[caller]
+
+
+def call_in_thread(work: Callable[[], T]) -> T:
+    """Call `work` in a thread for which a coroutine waits.
+
+    Raises:
+        RuntimeError: `work` raised StopIteration, which would leave the coroutine waiting for ever, or SystemExit or
+            the like, which would end the event loop.
+    """
+    try:
+        return work()
+    except (StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+        raise RuntimeError(f"a call in a thread raised {type(error).__name__}") from error
 
 
 async def _outcome(running: ThreadFuture[T]) -> T:

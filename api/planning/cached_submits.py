@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from cachetools import TTLCache
 
+from api.lanes import call_in_thread
 from api.planning.fleet_view import FleetView
 from api.planning.inputs import input_references
 from api.planning.planner import Plan, Planner
@@ -99,10 +101,13 @@ class CachedSubmits:
                 batch = self._queue
                 self._queue = []
                 submits = [submit for submit, _ in batch]
-                answers = asyncio.get_running_loop().run_in_executor(self._thread, self._answers, submits)
-                # `wait` does not raise what the thread raised: the error belongs to the callers, not to this task.
-                await asyncio.wait([answers])
-                error = answers.exception()
+                answers: list[Submitted | None] = []
+                error: BaseException | None = None
+                try:
+                    work = partial(self._answers, submits)
+                    answers = await asyncio.get_running_loop().run_in_executor(self._thread, call_in_thread, work)
+                except BaseException as cause:  # noqa: BLE001  # whatever it is, the callers must get it
+                    error = cause
                 for position, (_, answer) in enumerate(batch):
                     if answer.cancelled():
                         # Its client disconnected. Its build is recorded like the others.
@@ -110,7 +115,7 @@ class CachedSubmits:
                     if error is not None:
                         answer.set_exception(error)
                     else:
-                        answer.set_result(answers.result()[position])
+                        answer.set_result(answers[position])
         finally:
             self._answering = None
 

@@ -22,10 +22,13 @@ class _Catalogue(CachedSubmits):
     def __init__(self) -> None:
         super().__init__(None, None, None, None)  # type: ignore[arg-type]  # `_answers` below uses none of them
         self.is_down = False
+        self.defect: BaseException | None = None
         self.batches: list[list[str | None]] = []
 
     def _answers(self, submits: Any) -> Any:
         self.batches.append([submit.requested_by for submit in submits])
+        if self.defect is not None:
+            raise self.defect
         if self.is_down:
             raise DatabaseUnavailable("away")
         return self.batches[-1]
@@ -51,6 +54,27 @@ def test_an_outage_fails_every_waiting_submit_and_no_later_one() -> None:
         assert await _all(submits, "c") == ["c"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError(), StopIteration(), SystemExit(0)], ids=repr)
+def test_a_defect_leaves_no_submit_without_an_answer(defect: BaseException) -> None:
+    submits = _Catalogue()
+
+    async def scenario() -> None:
+        submits.defect = defect
+        answers = await asyncio.wait_for(_all(submits, "a", "b"), timeout=10)
+        assert all(isinstance(answer, BaseException) for answer in answers)
+        submits.defect = None
+        assert await _all(submits, "c") == ["c"]
+
+    asyncio.run(scenario())
+
+
+def test_submits_are_answered_with_an_error_when_no_thread_can_be_used() -> None:
+    submits = _Catalogue()
+    submits.close()
+    answers = asyncio.run(_all(submits, "a", "b"))
+    assert [type(answer) for answer in answers] == [RuntimeError] * 2
 
 
 @pytest.mark.parametrize("disconnected", [0, 1])

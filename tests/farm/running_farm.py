@@ -82,22 +82,27 @@ class RunningFarm:
     def add_api(self, module: str = "api") -> str:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        process = self._add(module, f"api-{len(self.urls)}", {"PORT": str(port)})
+        process = self.start(module, f"api-{len(self.urls)}", {"PORT": str(port)})
         process.wait_until(lambda: answers(url), seconds=60)
         self.urls.append(url)
         return url
 
-    def add_worker(self, name: str, environment: Mapping[str, str] | None = None) -> Process:
-        process = self._add("workers", name, {"WORKER_NAME": name}, environment)
+    def add_worker(
+        self, name: str, environment: Mapping[str, str] | None = None, *, module: str = "workers"
+    ) -> Process:
+        process = self.start(module, name, {"WORKER_NAME": name}, environment)
         process.wait_until(lambda: "listening on" in process.log.read_text(), seconds=60)
         return process
 
-    def _add(
+    def start(
         self, module: str, name: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
     ) -> Process:
+        """Start `python -m MODULE`, which may have arguments, and wait for nothing."""
         own_settings = {PREFIX + key: value for key, value in settings.items()}
         environment = {**self.environment, **own_settings, **(environment or {})}
-        process = Process(name, [sys.executable, "-m", module], environment, self.state / "logs" / f"{name}.log")
+        process = Process(
+            name, [sys.executable, "-m", *module.split()], environment, self.state / "logs" / f"{name}.log"
+        )
         self.processes.append(process)
         return process
 

@@ -638,10 +638,40 @@ GUARDS = (
         "tests/workers/test_stage_run.py",
     ),
     Guard(
+        "a thread that ends by itself ends its process", "models/loops.py",
+        "except BaseException as error:  # noqa: BLE001  # a thread that ends by SystemExit says nothing\n"
+        "            self._loops.note_end(self._name, error)",
+        "except BaseException:\n            pass",
+        "tests/models/test_loops.py",
+    ),
+    Guard(
+        "a task that ends by itself ends its process", "models/loops.py",
+        "                self.note_end(name, error)\n                return",
+        "                return",
+        "tests/models/test_loops.py",
+    ),
+    Guard(
+        "a worker does not use the scratch folder of another one", "workers/scratch_lock.py",
+        "if not is_locked:", "if False:",
+        "tests/workers/test_scratch_lock.py",
+    ),
+    Guard(
+        "streams end with their API", "api/builds/streaming.py",
+        "if seen.build.state.ended or not follow or control.leaving.is_set():",
+        "if seen.build.state.ended or not follow:",
+        "tests/farm/test_signals.py",
+    ),
+    Guard(
+        "a defect leaves no cached submit without an answer", "api/planning/cached_submits.py",
+        "except BaseException as cause:  # noqa: BLE001  # whatever it is, the callers must get it",
+        "except EnginefarmError as cause:",
+        "tests/api/test_cached_submits.py",
+    ),
+    Guard(
         "an error ends a round of a loop, never the loop", "models/loops.py",
         "except Exception as error:  # noqa: BLE001  # whatever it is, the loop must go on",
         "except EnginefarmError as error:",
-        "tests/workers/test_heartbeat.py",
+        "tests/models/test_loops.py",
     ),
     Guard(
         "a warm file is no link", "workers/warm_start.py",

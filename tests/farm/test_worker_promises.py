@@ -1,0 +1,57 @@
+"""A worker keeps its promises: it is listed again, has its scratch folder for itself, and says what it cannot do."""
+
+from __future__ import annotations
+
+import httpx
+from sqlalchemy import delete
+
+from models.catalogue.rows import WorkerRow
+from tests.farm.running_farm import RunningFarm, eventually
+
+
+def test_a_worker_that_the_catalogue_forgot_is_listed_again(shared_farm: RunningFarm) -> None:
+    """A backup of the catalogue that is restored may be older than a worker."""
+    with shared_farm.database.write() as session:
+        session.execute(delete(WorkerRow))
+    eventually(lambda: "w1" in worker_names(shared_farm), seconds=20)
+
+
+def test_a_second_worker_of_one_name_is_refused_and_disturbs_nothing(shared_farm: RunningFarm) -> None:
+    build = shared_farm.submit(shared_farm.spec(shared_farm.add_model("locked"), seconds=8))
+    shared_farm.running(build["id"], "build")
+    second = shared_farm.start("workers", "second", {"WORKER_NAME": "w1"})
+    eventually(second.ended)
+    line = second.log.read_text().splitlines()[-1]
+    assert second.status == 1
+    assert line.startswith("enginefarm worker: another worker (process ")
+    assert "Traceback" not in second.log.read_text()
+    ended = shared_farm.ended(build["id"])
+    assert [attempt["outcome"] for attempt in ended["attempts"]] == ["succeeded", "succeeded"]
+
+
+def test_a_worker_without_a_folder_for_its_stage_says_so(shared_farm: RunningFarm) -> None:
+    scratch = shared_farm.state / "scratch" / "w1"
+    scratch.rename(scratch.with_name("away"))
+    scratch.touch()  # no folder can be made here
+    try:
+        build = shared_farm.submit(shared_farm.spec(shared_farm.add_model("homeless")))
+
+        def failed_attempt() -> str | None:
+            for attempt in shared_farm.build(build["id"])["attempts"]:
+                if attempt["outcome"] == "failed":
+                    return str(attempt)
+            return None
+
+        assert "the worker could not begin the stage: File exists" in eventually(failed_attempt)
+    finally:
+        scratch.unlink()
+        scratch.with_name("away").rename(scratch)
+    log = (shared_farm.state / "logs" / "w1.log").read_text()
+    assert "could not begin: FileExistsError" in log
+    assert "Traceback" not in log
+
+
+def worker_names(farm: RunningFarm) -> set[str]:
+    """Of the workers that are present."""
+    workers = httpx.get(f"{farm.urls[0]}/v1/workers").json()["items"]
+    return {worker["name"] for worker in workers if worker["state"] != "gone"}
