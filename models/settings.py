@@ -70,7 +70,10 @@ class Settings(BaseModel):
 
     # Where things are
     database_url: SecretStr = Field(description="postgresql://user:password@host/db, or sqlite:////path")
-    broker_url: SecretStr = Field(description="redis://[:password@]host:port/n, Celery's broker")
+    broker_url: SecretStr = Field(
+        description="redis://[[user]:password@]host:port/n, rediss:// for TLS, unix:///path?db=n or "
+        "sentinel://host:port/n?master_name=name: the Redis or Valkey server of the queue"
+    )
     store_url: str = Field(description="s3://bucket/prefix, or file:///path for a folder that every process sees")
     s3_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server; http:// or https://")
     s3_public_endpoint: AnyHttpUrl | None = Field(default=None, description="the S3 server as clients reach it")

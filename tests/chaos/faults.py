@@ -115,6 +115,25 @@ def _empty_broker(farm: Farm, random: Random) -> bool:
     return True
 
 
+def _fail_broker_over(farm: Farm, random: Random) -> bool:
+    """Make the broker a replica of an address where nothing listens, and a primary again after a while.
+
+    As in a failover, clients that wait get the error UNBLOCKED, and later writes READONLY, on open connections. Coming
+    back, the server still has its data.
+    """
+    if not farm.broker.calm:
+        return False
+    farm.broker.interrupt(
+        random.uniform(1, 6), lambda: _replicate(farm, "127.0.0.1 1"), lambda: _replicate(farm, "NO ONE")
+    )
+    return True
+
+
+def _replicate(farm: Farm, primary: str) -> None:
+    with redis.Redis.from_url(farm.broker.server.url) as client:
+        client.execute_command("REPLICAOF", *primary.split())
+
+
 def _stop_database(farm: Farm, random: Random) -> bool:
     return _take_away(farm.database, random, kill=False)
 
@@ -154,6 +173,7 @@ FAULTS = (
     Fault("API killed", 2, _kill_api),
     Fault("broker killed", 1, _kill_broker),
     Fault("broker emptied", 2, _empty_broker),
+    Fault("broker failed over", 2, _fail_broker_over),
     Fault("database stopped", 1, _stop_database),
     Fault("database killed", 1, _kill_database),
     Fault("store killed", 1, _kill_store),

@@ -18,6 +18,32 @@ class Guard:
 
 GUARDS = (
     Guard(
+        "a submit is accepted whatever the broker answers", "models/queue/broker.py",
+        "except Exception as error:  # noqa: BLE001  # kombu wraps some errors of redis-py and passes others on",
+        "except OSError as error:",
+        "tests/models/queue/test_broker.py",
+    ),
+    Guard(
+        "the broker's certificate is verified", "models/queue/broker_url.py",
+        'options.get("ssl_cert_reqs", "required")', 'options.get("ssl_cert_reqs", "none")',
+        "tests/models/queue/test_broker_url.py tests/models/queue/test_broker.py",
+    ),
+    Guard(
+        "a broker's URL with an unescaped character is refused", "models/queue/broker_url.py",
+        "_WRONG_ESCAPE.search(userinfo)", "False",
+        "tests/models/queue/test_broker_url.py",
+    ),
+    Guard(
+        "a fault of the broker ends no worker", "workers/consumer.py",
+        "self.channel_errors = (Exception,)", "self.channel_errors = ()",
+        "tests/farm/test_broker_faults.py",
+    ),
+    Guard(
+        "readiness writes to the broker", "models/queue/broker.py",
+        "channel.client.set(key, 1, ex=_PROBE_SECONDS)", "pass",
+        "tests/models/queue/test_broker.py",
+    ),
+    Guard(
         "a late result is fenced by its attempt", "models/lifecycle/transitions.py",
         "where.append(ActionRow.attempt == attempt)", "pass",
         "tests/models/lifecycle/test_lifecycle.py",

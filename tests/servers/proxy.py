@@ -19,6 +19,8 @@ class Proxy:
         cuts: connections to cut; later ones are forwarded to their end.
         alter: changes each piece that is sent to the target.
         alter_answer: changes each piece of the target's answer.
+
+    A new `target` holds for later connections, as a name that is moved to another address does.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Proxy:
     ) -> None:
         self.port = free_port()
         self.cuts_left = cuts
-        self._target = target
+        self.target = target
         self._cut_after = cut_after
         self._alter, self._alter_answer = alter, alter_answer
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -49,7 +51,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server = socket.create_connection(("127.0.0.1", self.target))
                 for direction in (self._requests, self._answers):
                     threading.Thread(target=direction, args=(client, server), daemon=True).start()
 

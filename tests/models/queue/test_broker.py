@@ -17,6 +17,7 @@ from models.logging import SecretsFormatter
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import Announcement
 from tests.models.queue.conftest import StartValkey
+from tests.servers.proxy import Proxy
 from tests.servers.redis import Sentinel, Valkey
 from tests.servers.server import free_port
 from tests.servers.tls import TlsFront
@@ -129,6 +130,19 @@ def test_sentinel_finds_the_primary(own_valkey: Valkey, tmp_path: Path, caplog: 
         broker.announce([ANNOUNCEMENT])
         assert broker.depth(ANNOUNCEMENT.queue) == 1
         require_refusal(announcer(sentinel.url.replace("=farm", "=other")), "no sentinel answers", caplog)
+
+
+def test_an_announcement_follows_the_address_to_the_new_primary(start_valkey: StartValkey) -> None:
+    former, new = start_valkey({}), start_valkey({})
+    with Proxy(former.port) as address, former.client() as client:
+        broker = announcer(f"redis://127.0.0.1:{address.port}/0")
+        broker.announce([ANNOUNCEMENT])
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")  # leaves open connections as they are
+        address.target = new.port
+        broker.announce([ANNOUNCEMENT, ANNOUNCEMENT])
+        assert broker.depth(ANNOUNCEMENT.queue) == 0
+        broker.announce([ANNOUNCEMENT])
+        assert broker.depth(ANNOUNCEMENT.queue) == 1
 
 
 def test_tls_needs_a_certificate_of_a_trusted_authority(
