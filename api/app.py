@@ -31,7 +31,7 @@ from enginefarm.version import __version__
 from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.loops import Loops
-from models.opening import open_sources, open_store
+from models.opening import open_sources, open_store, warn_of_missing_roots
 from models.queue.broker import celery_app
 from models.security.api_keys import any_key
 from models.security.farm_identity import farm_identity
@@ -136,6 +136,7 @@ def _require_start(settings: Settings) -> bool:
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
     try:
         require_current(database)
+        warn_of_missing_roots(settings)
         # What the server opens when it runs, tried here: there an error would be a traceback.
         open_sources(settings, database)
         open_store(settings, link_secret=secrets.token_bytes(32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 from dataclasses import dataclass
 
 from enginefarm.contract.errors import InvalidRequest
@@ -9,6 +11,8 @@ from enginefarm.trust.attestation import TrustedKeys
 from models.security.signing_key import SigningKey
 from models.settings import Settings
 from models.start import SettingsError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class FarmKeys:
         try:
             if settings.signing_key:
                 signing = SigningKey.of_file(settings.signing_key)
+                # A warning only: Kubernetes mounts secrets so, in containers with one user.
+                if settings.signing_key.stat().st_mode & stat.S_IROTH:
+                    log.warning(
+                        "ENGINEFARM_SIGNING_KEY: every user of this machine can read %s: chmod 600",
+                        settings.signing_key,
+                    )
         except ValueError as error:
             problems.append(f"ENGINEFARM_SIGNING_KEY: {error}")
         try:

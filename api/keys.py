@@ -17,7 +17,7 @@ from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.security import api_keys as access
 from models.settings import Settings
-from models.start import failures_reported
+from models.start import failures_reported, print_result
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = timedelta(days=3650)
@@ -76,7 +76,7 @@ def create(name: str, scopes: tuple[str, ...], expires: timedelta | None) -> Non
                 "`revoke` it first"
             ) from error
     # After the commit, so that a printed key is always valid. The catalogue has only its hash.
-    click.echo(key)
+    print_result(key, f"the key {name!r} exists, but nobody has it: `revoke` it and create another")
 
 
 @main.command()
@@ -92,7 +92,7 @@ def rotate(name: str, overlap: timedelta, expires: timedelta | None) -> None:
     """Make a new key with the name and the scopes of an active one, and print it."""
     with _transaction() as session:
         key = access.rotate(session, name, overlap=overlap, lifetime=expires)
-    click.echo(key)
+    print_result(key, f"nobody has the new key {name!r}: `rotate` it again")
 
 
 @main.command("list")
@@ -107,7 +107,7 @@ def list_keys() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        print_result("  ".join(cells).rstrip(), "nothing was changed")
 
 
 def _minute(time: datetime | None) -> str:

@@ -9,7 +9,7 @@ import click
 from enginefarm.contract.errors import InvalidRequest
 from enginefarm.trust.attestation import pem
 from models.security.signing_key import create as create_key
-from models.start import failures_reported
+from models.start import failures_reported, print_result
 
 
 @click.group(help=__doc__)
@@ -26,7 +26,9 @@ def create(file: Path) -> None:
             signing_key = create_key(file)
         except OSError as error:
             raise InvalidRequest(f"{file}: {error.strerror}; nothing was written: name a new file") from error
-    click.echo(pem(signing_key.public), nl=False)
+    print_result(
+        pem(signing_key.public).rstrip(), f"{file} has the private key; GET /v1/signing-keys has the public one"
+    )
 
 
 if __name__ == "__main__":

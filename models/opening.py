@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
@@ -16,6 +18,8 @@ from models.store import S3Settings, Store, open_store_url
 from models.store.retries import RetryingPool
 from models.store.s3_clients import open_minio
 from models.store.s3_credentials import S3Credentials
+
+log = logging.getLogger(__name__)
 
 
 def open_store(settings: Settings, *, link_secret: bytes) -> Store:
@@ -42,6 +46,16 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
         addressing=settings.s3_addressing,
     )
     return open_store_url(settings.store_url, s3=s3, link_secret=link_secret)
+
+
+def warn_of_missing_roots(settings: Settings) -> None:
+    """Log which model roots cannot be read here. Other models need no root, and a folder may be mounted later."""
+    for root in settings.model_roots:
+        if not os.access(f"{root}/.", os.R_OK | os.X_OK):
+            log.warning(
+                "ENGINEFARM_MODEL_ROOTS: %s is no folder that this user can read: `file:` models below it are refused "
+                "until it is", root,
+            )  # fmt: skip
 
 
 def open_sources(settings: Settings, database: Database) -> Sources:

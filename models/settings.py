@@ -326,6 +326,11 @@ class Settings(BaseModel):
         relative = [str(path) for path in paths if not path.is_absolute()]
         if relative:
             raise ValueError(f"expected absolute paths, got {', '.join(relative)}")
+        for path in paths:
+            try:
+                path.resolve()
+            except (OSError, RuntimeError):  # the latter by Python 3.12 and older
+                raise ValueError(f"expected a folder, and {path} is a loop of links") from None
         return value
 
     @field_validator("store_url")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +55,20 @@ def _exit_code(error: Exception) -> ExitCode | None:
     # The farm's own functions raise ValueError itself, with a text for operators. A class derived from it, such as
     # UnicodeDecodeError, comes from a library, and its text names no setting.
     return ExitCode.SETTINGS if type(error) is ValueError else None
+
+
+def print_result(line: str, consequence: str) -> None:
+    """Print a line of a command's result; if standard output takes none, end the program with the reason.
+
+    Args:
+        consequence: what has happened all the same, and what to do.
+    """
+    with failures_reported("enginefarm"):
+        try:
+            if sys.stdout is None:  # it was closed before the start
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            print(line, flush=True)
+        except BrokenPipeError:
+            raise  # click ends quietly then, as when `head` has read enough
+        except OSError as error:
+            raise StartUnavailableError(f"standard output takes nothing: {error.strerror}; {consequence}") from error

@@ -24,7 +24,7 @@ from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.logging import start_logging
 from models.loops import Loops, end_later
-from models.opening import open_sources, open_store
+from models.opening import open_sources, open_store, warn_of_missing_roots
 from models.queue.broker import Announcer, celery_app
 from models.queue.broker_url import parse_broker_url
 from models.queue.celery_variables import drop_celery_variables
@@ -74,6 +74,7 @@ def main() -> None:
         # An older program on a newer catalogue, or the reverse, would fail in the middle of an attempt.
         require_current(database)
         require_folder_store(settings)
+        warn_of_missing_roots(settings)
         # One folder per worker name: the start removes only the files of a killed predecessor of the same name.
         scratch = settings.scratch / identity.name
         with scratch_lock(scratch):

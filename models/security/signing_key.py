@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -39,7 +40,7 @@ class SigningKey:
             private = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise ValueError(f"the signing key {path} cannot be read: {error.strerror}") from None
-        except (ValueError, TypeError):  # the latter for a key with a password
+        except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: a key with a password
             private = None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(

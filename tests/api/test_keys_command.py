@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,11 @@ from click.testing import CliRunner, Result
 
 from api.keys import main
 from migrations.upgrade import set_up
+from models.exit_codes import ExitCode
 from models.security.key_format import SCANNER_PATTERN
 from models.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +99,16 @@ def test_a_catalogue_that_is_not_there_is_refused(keys: Keys, tmp_path: Path, mo
     assert "run `python -m migrations.upgrade`" in keys.refusal("list")
     monkeypatch.setenv("ENGINEFARM_DATABASE_URL", "postgresql://127.0.0.1:1/x")
     assert "check ENGINEFARM_DATABASE_URL" in keys.refusal("list")
+
+
+def test_a_key_that_cannot_be_printed_is_said_to_be_lost(environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "api.keys", "create", "lost"],
+            cwd=CHECKOUT, env={**os.environ, **environment}, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert ended.returncode == ExitCode.UNAVAILABLE
+    assert ended.stderr == (
+        "enginefarm: standard output takes nothing: No space left on device; the key 'lost' exists, but nobody has it: "
+        "`revoke` it and create another\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import subprocess
@@ -53,9 +54,14 @@ def failure(capsys: pytest.CaptureFixture[str], program: Callable[[], None] = ma
 
 
 def other_key(folder: Path) -> str:
+    """A file with a key of another kind; beside it, `curve` has one of a curve that the library does not know."""
     path = folder / "p256.pem"
     key = generate_private_key(SECP256R1())
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    binary = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    curve = bytes.fromhex("2a8648ce3d030107")  # its object identifier, 1.2.840.10045.3.1.7
+    unknown = base64.encodebytes(binary.replace(curve, curve[:-1] + b"\x7f"))
+    (folder / "curve").write_bytes(b"-----BEGIN PRIVATE KEY-----\n" + unknown + b"-----END PRIVATE KEY-----\n")
     return str(path)
 
 
@@ -87,6 +93,13 @@ def other_key(folder: Path) -> str:
             78,
             "ENGINEFARM_OLD_SIGNING_KEYS: trusted key {folder}/none cannot",
         ),
+        ("SIGNING_KEY", "{folder}/curve", 78, "ENGINEFARM_SIGNING_KEY: {folder}/curve is not an Ed25519 private key"),
+        (
+            "MODEL_ROOTS",
+            "{folder}/loop",
+            78,
+            "ENGINEFARM_MODEL_ROOTS={folder}/loop: expected a folder, and {folder}/loop",
+        ),
         ("IMPORT_TRUSTED_KEYS", "{other}", 78, "ENGINEFARM_IMPORT_TRUSTED_KEYS: {other} is not a public key"),
         ("LINK_SECRET", "short", 78, "ENGINEFARM_LINK_SECRET: expected 16 bytes or more, got 5"),
         ("STORE_URL", "s3://bucket", 78, "ENGINEFARM_STORE_URL is an S3 bucket, so set ENGINEFARM_S3_ENDPOINT too"),
@@ -105,6 +118,7 @@ def test_the_api_ends_with_one_line(
 ) -> None:
     set_up(settings_in(tmp_path))
     (tmp_path / "text").write_text("hunter2")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     parts = {"folder": str(tmp_path), "other": other_key(tmp_path)}
     extra = {"MODELS_S3_ENDPOINT": "http://127.0.0.1:1"} if name.startswith("MODELS_S3") else {}
     set_variables(**extra, **{name: value.format(**parts)})

@@ -7,4 +7,4 @@ The guard that stops an attack has an entry in `tests/planted/guards.py`, which 
 
 import os
 
-ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "1"))
+ROUNDS = int(os.environ.get("ATTACK_ROUNDS") or "1")
