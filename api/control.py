@@ -111,7 +111,7 @@ def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool, leav
             watchers=Watchers(settings.watchers_per_key),
             status_reads=SharedReads(lanes.status),
             watched_reads=SharedReads(lanes.watching, GATHER_SECONDS),
-            log_reads=SharedReads(lanes.watching),
+            log_reads=SharedReads(lanes.logs),
             keys=keys,
             identity=identity,
             leaving=leaving,

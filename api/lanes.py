@@ -7,6 +7,7 @@ kind, and one caller's work never takes all threads of a lane.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future as ThreadFuture
@@ -15,7 +16,13 @@ from dataclasses import dataclass, field, fields
 from functools import partial, wraps
 from typing import ParamSpec, TypeVar
 
-from enginefarm.contract.errors import Busy
+from enginefarm.contract.errors import Busy, FarmError
+from models.outbound import time_limit
+
+# For what a request needs of the servers of models. A caller that waits for an answer is told within 15 s.
+SOURCE_SECONDS = 12.0
+# A call that gets its turn late ends at once, and its error names the server; only then the queue answers itself.
+_MARGIN_SECONDS = 2.0
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -29,10 +36,24 @@ class Lane:
         threads: calls that run at once.
         per_caller: of these, calls of one caller. Some threads are then left for the others.
         waiting: calls of one caller that may wait for a thread.
+        seconds: in which a call must have asked servers outside what it needs, from the moment that it wants a thread;
+            None: no limit.
+        servers: those that calls of this lane wait for, and their setting, for error texts.
     """
 
-    def __init__(self, name: str, *, threads: int, per_caller: int, waiting: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int,
+        per_caller: int,
+        waiting: int,
+        seconds: float | None = None,
+        servers: str = "",
+    ) -> None:
         self._name = name
+        self._seconds = seconds
+        self._servers = servers
         self._per_caller = per_caller
         self._most_waiting = waiting
         self._free = threads
@@ -53,7 +74,10 @@ class Lane:
 
         Raises:
             Busy: too many calls of this caller wait already.
+            FarmError: no thread was free in time.
         """
+        if self._seconds is not None:
+            work = partial(_before, time.monotonic() + self._seconds, work)
         # A farm without API keys has one caller without a name.
         name = caller or ""
         await self._turn(name)
@@ -79,8 +103,17 @@ class Lane:
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
+        seconds = None
+        if self._seconds is not None:
+            seconds = self._seconds + _MARGIN_SECONDS
         try:
-            await turn
+            await asyncio.wait_for(turn, seconds)
+        except TimeoutError:
+            self._give_up(caller, turn)
+            raise FarmError(
+                f"{self._servers} did not answer earlier requests of this API key within {seconds:.0f} s, and this one "
+                "waits behind them; check the server, then try again"
+            ) from None
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._give_up(caller, turn)
@@ -137,6 +170,12 @@ async def _outcome(running: ThreadFuture[T]) -> T:
     return await asyncio.shield(wrapped)
 
 
+def _before(deadline: float, work: Callable[[], T]) -> T:
+    """Run `work`, whose calls of servers outside end at `deadline`, by the monotonic clock."""
+    with time_limit.until(deadline):
+        return work()
+
+
 def _call_if_open(loop: asyncio.AbstractEventLoop, callback: Callable[[str], None], argument: str) -> None:
     # A call may end after the process has stopped serving.
     if not loop.is_closed():
@@ -148,14 +187,56 @@ class Lanes:
     """The lanes of one API process. Quick requests, such as the state of a build, use the threads of the framework."""
 
     # Threads that wait for a network are many; those that hash, list or read whole engines are few.
-    hub: Lane = field(default_factory=partial(Lane, "model hubs", threads=32, per_caller=16, waiting=64))
-    bucket: Lane = field(default_factory=partial(Lane, "model buckets", threads=32, per_caller=16, waiting=64))
+    hub: Lane = field(
+        default_factory=partial(
+            Lane,
+            "model hubs",
+            threads=32,
+            per_caller=16,
+            waiting=64,
+            seconds=SOURCE_SECONDS,
+            servers="the model hub (ENGINEFARM_HF_ENDPOINT)",
+        )
+    )
+    bucket: Lane = field(
+        default_factory=partial(
+            Lane,
+            "model buckets",
+            threads=32,
+            per_caller=16,
+            waiting=64,
+            seconds=SOURCE_SECONDS,
+            servers="the S3 server of models (ENGINEFARM_MODELS_S3_ENDPOINT)",
+        )
+    )
     folders: Lane = field(default_factory=partial(Lane, "model folders", threads=4, per_caller=2, waiting=64))
     # A thousand callers of one key may submit at once: each waits for milliseconds.
     submits: Lane = field(default_factory=partial(Lane, "submits", threads=16, per_caller=12, waiting=2000))
     planning: Lane = field(default_factory=partial(Lane, "explanations", threads=4, per_caller=2, waiting=16))
     listings: Lane = field(default_factory=partial(Lane, "listings", threads=8, per_caller=4, waiting=100))
     status: Lane = field(default_factory=partial(Lane, "builds", threads=16, per_caller=16, waiting=10_000))
+    files: Lane = field(
+        default_factory=partial(
+            Lane,
+            "files of engines",
+            threads=16,
+            per_caller=12,
+            waiting=2000,
+            seconds=20.0,
+            servers="the store (ENGINEFARM_STORE_URL)",
+        )
+    )
+    logs: Lane = field(
+        default_factory=partial(
+            Lane,
+            "logs",
+            threads=4,
+            per_caller=4,
+            waiting=10_000,
+            seconds=20.0,
+            servers="the store (ENGINEFARM_STORE_URL)",
+        )
+    )
     watching: Lane = field(default_factory=partial(Lane, "watched builds", threads=4, per_caller=4, waiting=10_000))
     inspections: Lane = field(default_factory=partial(Lane, "inspections", threads=2, per_caller=1, waiting=16))
     upkeep: Lane = field(default_factory=partial(Lane, "upkeep", threads=4, per_caller=2, waiting=16))

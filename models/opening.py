@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
 from pydantic import SecretStr
 
 from models.catalogue.database import Database
 from models.settings import Settings
 from models.sources import AuxiliarySource, BucketSource, FileSource, HubAuxiliarySource, HubSource, Sources
 from models.sources.database_digest_cache import DatabaseDigestCache
+from models.sources.hub.http_client import PUBLIC_HUB
 from models.sources.trust import Trust
 from models.store import S3Settings, Store, open_store_url
 from models.store.retries import RetryingPool
@@ -37,7 +38,8 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
     if settings.s3_public_endpoint is not None:
         public_endpoint = str(settings.s3_public_endpoint)
     access_key, secret_key = _keys(settings, "s3")
-    s3 = S3Settings(
+    s3 = _s3_settings(
+        "ENGINEFARM_S3",
         endpoint=str(settings.s3_endpoint),
         region=settings.s3_region,
         access_key=access_key,
@@ -62,22 +64,32 @@ def open_sources(settings: Settings, database: Database) -> Sources:
     """Return the sources of `hf:`, `file:` and, with ENGINEFARM_MODELS_S3_ENDPOINT, `s3:` models.
 
     Raises:
-        ValueError: only one of the two keys for `s3:` models is set, or the standard chain has no keys.
+        ValueError: ENGINEFARM_MODELS_S3_ENDPOINT has a path, its region is none, only one of the two keys for `s3:`
+            models is set, or the standard chain has no keys.
     """
     trust = Trust(settings.trusted_models)
     bucket = None
     if settings.models_s3_endpoint is not None:
         access_key, secret_key = _keys(settings, "models_s3")
-        s3 = S3Settings(str(settings.models_s3_endpoint), access_key, secret_key, settings.s3_region)
+        s3 = _s3_settings(
+            "ENGINEFARM_MODELS_S3",
+            endpoint=str(settings.models_s3_endpoint),
+            access_key=access_key,
+            secret_key=secret_key,
+            region=settings.models_s3_region or settings.s3_region,
+            addressing=settings.models_s3_addressing,
+        )
         # Public buckets need no keys; a private one answers AccessDenied, which the source explains. The chain is used
         # only if the operator says so: otherwise every submitter could read what the farm's own role may read.
         credentials = None
         if access_key is not None or settings.models_s3_standard_chain:
             credentials = S3Credentials(access_key, secret_key)
-        # A submit waits for the listing: retry as long as the SDK's own five tries took, not as long as an upload.
-        client = open_minio(s3, credentials, RetryingPool(patience=5, timeout=(5, 60)))
-        bucket = BucketSource(client, trust=trust)
-    hub_endpoint = str(settings.hf_endpoint or constants.ENDPOINT)
+        # A submit waits for the listing: retry as long as the SDK's own five tries took, not as long as an upload. As
+        # many connections as the API has threads for buckets.
+        pool = RetryingPool(patience=5, timeout=(5, 60), connections=32)
+        server = urlsplit(s3.endpoint).netloc
+        bucket = BucketSource(open_minio(s3, credentials, pool), server=server, trust=trust)
+    hub_endpoint = str(settings.hf_endpoint or PUBLIC_HUB)
     # Of the settings alone: the library's own settings may name the token of whoever logged in on this machine.
     hub_token = _revealed(settings.hf_token)
     digests = DatabaseDigestCache(database)
@@ -88,6 +100,18 @@ def open_sources(settings: Settings, database: Database) -> Sources:
         auxiliary=AuxiliarySource(settings.model_roots, digests, hub_auxiliary),
         bucket=bucket,
     )
+
+
+def _s3_settings(prefix: str, **values: Any) -> S3Settings:
+    """Return the description of the S3 server whose settings begin with `prefix`.
+
+    Raises:
+        ValueError: one of them is not valid; the text names them.
+    """
+    try:
+        return S3Settings(**values)
+    except ValueError as error:
+        raise ValueError(f"check {prefix}_ENDPOINT and {prefix}_REGION: {error}") from None
 
 
 def _keys(settings: Settings, prefix: str) -> tuple[str | None, str | None]:

@@ -28,6 +28,7 @@ from pydantic_core import from_json
 
 from enginefarm.contract.portable import PortableName
 from enginefarm.wire.retention import Policy
+from models.outbound.header_values import require_header_value
 from models.service_variables import service_variables
 from models.setting_problems import invalid_settings, unknown_setting
 from models.sources.trust import Trust
@@ -111,7 +112,14 @@ class Settings(BaseModel):
         "such as the network of a mirror's store",
     )
     models_s3_endpoint: AnyHttpUrl | None = Field(
-        default=None, description="the S3 server that `s3:` models are fetched from"
+        default=None, description="the S3 server that `s3:` models are fetched from; http:// or https://, no path"
+    )
+    models_s3_region: str | None = Field(
+        default=None,
+        description="region that requests for `s3:` models are signed for; ENGINEFARM_S3_REGION if unset",
+    )
+    models_s3_addressing: Addressing = Field(
+        default="auto", description="as ENGINEFARM_S3_ADDRESSING, for `s3:` models"
     )
     models_s3_access_key: SecretStr | None = Field(
         default=None,
@@ -346,6 +354,13 @@ class Settings(BaseModel):
             length = len(value.get_secret_value().encode())
             if length < SHORTEST_SECRET:
                 raise ValueError(f"expected {SHORTEST_SECRET} bytes or more, got {length}")
+        return value
+
+    @field_validator("hf_token", "s3_access_key", "s3_secret_key", "models_s3_access_key", "models_s3_secret_key")
+    @classmethod
+    def _require_sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            require_header_value(value.get_secret_value())
         return value
 
     @field_validator("public_url")

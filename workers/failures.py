@@ -95,6 +95,14 @@ def _failure_of(error: Exception) -> Failure:
                 advice="upgrade this worker to the release of the API; a worker that can read the work takes it",
                 retryable=True,
             )
+        case FarmError(lasting=True):
+            # Another try would meet the same setting; the text names it.
+            return Failure(
+                cause=error.code,
+                fault=Fault.FARM,
+                detail=error.detail,
+                advice="have the operator mend what the detail names, then submit again",
+            )
         case FarmError() | IntegrityError():
             return Failure(cause=error.code, fault=Fault.FARM, detail=error.detail, retryable=True)
         case EnginefarmError():

@@ -98,6 +98,7 @@ def engine(key: Key, control: Control, _: Reader) -> Engine:
     response_class=RedirectResponse,
     responses={**refuses(410), 307: {"headers": described_headers(Location="an expiring link to the bytes")}},
 )
+@in_lane("files")
 def engine_file(
     key: Key, path: Annotated[str, Path(description="as in the manifest")], control: Control, _: Reader
 ) -> RedirectResponse:

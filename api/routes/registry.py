@@ -68,6 +68,7 @@ def manifest(name: _Name, reference: str, control: Control, _: RegistryReader) -
 
 
 @router.api_route("/{name:path}/blobs/{digest}", methods=["GET", "HEAD"])
+@in_lane("files")
 def blob(name: _Name, digest: Digest, request: Request, control: Control, _: RegistryReader) -> Response:
     """Redirect to a file of an engine in the store, or answer an OCI configuration, which the catalogue makes."""
     with control.database.read() as session:

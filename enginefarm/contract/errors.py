@@ -14,7 +14,7 @@
     │   ├── NotFound           404
     │   ├── Gone               410  it existed and was withdrawn; the detail has the reason
     │   └── Conflict           409  the current state does not allow it
-    ├── FarmError              the fault of the farm or of a service that it depends on; a retry can help
+    ├── FarmError              the fault of the farm or of a service that it needs; a retry can help unless `lasting`
     │   ├── StoreUnavailable   503
     │   ├── DatabaseUnavailable 503
     │   ├── BrokerUnavailable  503
@@ -214,12 +214,20 @@ class Conflict(CallerError):
 
 
 class FarmError(EnginefarmError):
-    """The fault of the farm, or of a service that it depends on; a retry can help."""
+    """The fault of the farm, or of a service that it depends on; a retry can help unless the fault is lasting.
+
+    Attributes:
+        lasting: True if it stays until a person mends it, such as a setting; no worker tries again then.
+    """
 
     code = "unavailable"
     title = "The farm cannot do that right now"
     status = 503
     exit_code = 5
+
+    def __init__(self, detail: str, *, problems: Sequence[Problem] = (), lasting: bool = False) -> None:
+        super().__init__(detail, problems=problems)
+        self.lasting = lasting
 
 
 class StoreUnavailable(FarmError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ from botocore.awsrequest import (
 from botocore.httpsession import URLLib3Session
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import create_connection
+
+from models.outbound import time_limit
+from models.outbound.uninterruptible import resolve
 
 # A page of a listing has 1,000 entries of some hundred bytes; names of the greatest length make 3.4 MB of it.
 MAX_ANSWER_BYTES = 4 << 20
@@ -38,6 +44,30 @@ _NO_BODY = {"HEAD"}
 
 class AnswerRefused(urllib3.exceptions.HTTPError):
     """The answer is too long, compressed, or an object without its length. The text is the predicate of an error."""
+
+
+class NotS3(AnswerRefused):
+    """The answer is none of an S3 server. The text is what it is instead, as in "an HTML page"."""
+
+
+class Redirected(AnswerRefused):
+    """The answer is a redirect that no S3 server explained: by a proxy, or by a server of another region.
+
+    Args:
+        status: the HTTP status.
+        region: that the answer names; None if it names none.
+        to_https: True if it leads from http to https.
+    """
+
+    def __init__(self, status: int, region: str | None, *, to_https: bool) -> None:
+        super().__init__(f"redirects elsewhere ({status})")
+        self.status = status
+        self.region = region
+        self.to_https = to_https
+
+
+class OutOfTime(urllib3.exceptions.TimeoutError):
+    """The time of the work that sends this request is over."""
 
 
 class _TimedReader(io.RawIOBase):
@@ -87,10 +117,40 @@ class _TimedSocket:
 
 
 class _Timed:
-    """A connection of http.client, made to read with a deadline."""
+    """A connection of urllib3 that opens within its time-out, however many addresses there are, and has a deadline."""
 
     deadline = math.inf  # monotonic
     sock: Any
+    host: str
+    port: int
+    timeout: Any  # seconds to connect
+    source_address: Any
+    socket_options: Any
+    _dns_host: str
+
+    def _new_conn(self) -> socket.socket:
+        # urllib3 waits for the resolver without a limit, and then as long as the time-out for each address.
+        connection: Any = self
+        end = time.monotonic() + min(float(self.timeout), max(0.0, time_limit.seconds_left()))
+        try:
+            addresses = resolve(self._dns_host, self.port, end - time.monotonic())
+        except (socket.gaierror, UnicodeError) as error:
+            raise NameResolutionError(self.host, connection, socket.gaierror(*error.args)) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(connection, f"no name server told the address of {self.host} in time") from error
+        failure: OSError = TimeoutError("no time was left")
+        for number, address in enumerate(addresses):
+            # An address that does not answer leaves time for those behind it.
+            share = (end - time.monotonic()) / (len(addresses) - number)
+            if share <= 0:
+                break
+            try:
+                return create_connection((address, self.port), share, self.source_address, self.socket_options)
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(connection, f"{self.host} did not accept a connection in time") from failure
+        raise NewConnectionError(connection, f"{self.host} refused the connection: {failure}") from failure
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]  # of the connection class beside this one
@@ -98,7 +158,7 @@ class _Timed:
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
         # From here on, not from the start of the request: a large part may take long to send.
-        self.deadline = time.monotonic() + ANSWER_SECONDS
+        self.deadline = min(time.monotonic() + ANSWER_SECONDS, time_limit.deadline())
         return super().getresponse(*args, **kwargs)  # type: ignore[misc]
 
 
@@ -144,17 +204,24 @@ class LimitedPool(urllib3.PoolManager):
     def urlopen(  # type: ignore[override]  # PoolManager's own signature, which differs from its base's
         self, method: str, url: str, redirect: bool = True, *, preload_content: bool = True, **kw: Any
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request as `PoolManager.urlopen` does.
+        """Send a request as `PoolManager.urlopen` does, within the limit of the work that it belongs to.
 
         Raises:
             AnswerRefused: the answer has more than MAX_ANSWER_BYTES or is compressed; of an object, no length.
+            NotS3, Redirected: the answer is none of S3.
+            OutOfTime: no time is left.
         """
+        if time_limit.seconds_left() <= 0:
+            raise OutOfTime("did not answer all that was asked in time")
         response = super().urlopen(method, url, redirect, preload_content=False, decode_content=False, **kw)
         if method not in _NO_BODY:
             _require_plain(response)
-        if preload_content:
+        if preload_content or response.status >= 300:
+            body = _read(response)
+            if method not in _NO_BODY:
+                _require_s3(method, url, response, body)
             return urllib3.HTTPResponse(
-                body=_read(response),
+                body=body,
                 headers=response.headers,
                 status=response.status,
                 reason=response.reason,
@@ -170,7 +237,8 @@ class LimitedPool(urllib3.PoolManager):
             raise AnswerRefused("sent an object without its length")
         connection: Any = response.connection
         if connection is not None:  # None after an empty body, which is read already
-            connection.deadline = time.monotonic() + ANSWER_SECONDS + int(length) / _OBJECT_BYTES_PER_SECOND
+            seconds = ANSWER_SECONDS + int(length) / _OBJECT_BYTES_PER_SECOND
+            connection.deadline = min(time.monotonic() + seconds, time_limit.deadline())
         return response
 
 
@@ -216,6 +284,33 @@ def _require_plain(response: urllib3.BaseHTTPResponse) -> None:
     if any(name.strip() in urllib3.HTTPResponse.CONTENT_DECODERS for name in encoding.split(",")):
         response.close()
         raise AnswerRefused("compressed its answer, although it was not asked to; check any proxy on the way")
+
+
+def _require_s3(method: str, url: str, response: urllib3.BaseHTTPResponse, body: bytes) -> None:
+    """Return if the answer, which is none with the bytes of an object, may be of an S3 server.
+
+    Errors of other servers pass: the SDK refuses them, and their status says more than their form.
+    """
+    start = body[:1024].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    is_html = start.startswith((b"<!doctype html", b"<html"))
+    is_xml = start.startswith(b"<") and not is_html
+    if 300 <= response.status < 400 and response.status != 304 and not is_xml:
+        to_https = url.startswith("http://") and response.headers.get("Location", "").startswith("https://")
+        raise Redirected(response.status, response.headers.get("x-amz-bucket-region"), to_https=to_https)
+    if response.status == 200 and not is_xml:
+        if is_html:
+            raise NotS3("an HTML page")
+        if body:
+            raise NotS3("something that is no XML")
+        if method == "GET":
+            raise NotS3("nothing")
+    if response.status >= 300 and is_xml:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            raise NotS3("an error in no known encoding") from None
+        # The SDK reads errors of this one type, and some servers call theirs text/xml.
+        response.headers["Content-Type"] = "application/xml"
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:

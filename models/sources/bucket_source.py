@@ -13,18 +13,19 @@ from functools import cache, partial
 from pathlib import Path
 
 import rfc8785
-import urllib3
 from minio import Minio
 from minio.datatypes import Object
-from minio.error import MinioException, S3Error
+from minio.error import S3Error
 
 from enginefarm.contract import digest
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.errors import SourceUnavailable
+from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable, StoreUnavailable
 from enginefarm.contract.model_reference import BucketReference, parse
 from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
-from models.outbound.limited_answers import AnswerRefused
+from models.outbound import time_limit
+from models.outbound.s3_answers import bare_etag, listed_objects
+from models.outbound.s3_faults import MODELS_SETTINGS, S3_ERRORS, fault_of
 from models.sources.inspection import Inspector
 from models.sources.model_files import select
 from models.sources.protocol import write_new
@@ -33,6 +34,7 @@ from models.sources.trust import NOBODY, Trust
 
 MAX_LISTED_OBJECTS = 50_000  # directly below one prefix
 LISTING_SECONDS = 10.0  # a burst of submits lists once; `fetch` refuses a file that changed meanwhile
+RESOLVE_SECONDS = 10.0  # for all pages of a listing, the first reads and retries together: a submit waits for them
 INSPECTED_SECONDS = 3600.0  # an unchanged listing is not inspected again; this only bounds what is remembered
 
 
@@ -41,12 +43,21 @@ class BucketSource:
 
     Args:
         client: has the credentials that the farm reads models with.
+        server: host and port of the S3 server, for error texts.
         trust: the models whose own code is part of the model.
         clock: seconds, for the age of remembered answers.
     """
 
-    def __init__(self, client: Minio, *, trust: Trust = NOBODY, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: Minio,
+        *,
+        server: str = "",
+        trust: Trust = NOBODY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
+        self._server = f"the S3 server at {server}" if server else "the S3 server"
         self._trust = trust
         self._listing: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
@@ -55,7 +66,8 @@ class BucketSource:
 
     def resolve_model(self, reference: BucketReference) -> ResolvedModel:
         """See `Source.resolve_model`."""
-        return self.cached_model(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
+        with time_limit.within(RESOLVE_SECONDS):
+            return self.cached_model(reference) or self._listing.run(reference, partial(self._list_and_read, reference))
 
     def cached_model(self, reference: BucketReference) -> ResolvedModel | None:
         """See `Source.cached_model`."""
@@ -67,7 +79,7 @@ class BucketSource:
         if not isinstance(reference, BucketReference):
             raise TypeError(f"{reference} names no bucket")
         for file in model.files:
-            with _translate_errors(reference):
+            with self._translated(reference):
                 write_new(destination / file.path, self._read(reference, file, watch))
 
     def _list_and_read(self, reference: BucketReference) -> ResolvedModel:
@@ -78,13 +90,13 @@ class BucketSource:
         prefix = f"{reference.prefix}/"  # with the slash: `tiny/` must not list `tiny-2/`
         objects: dict[str, Object] = {}
         listed = 0
-        with _translate_errors(reference):
+        with self._translated(reference):
             # Not recursive: only files at the top count.
-            for item in self._client.list_objects(reference.bucket, prefix=prefix):
+            for item in listed_objects(self._client, reference.bucket, prefix):
                 name = str(item.object_name).removeprefix(prefix)
                 listed += 1
                 if listed > MAX_LISTED_OBJECTS:
-                    raise _unavailable(reference, f"lists more than {MAX_LISTED_OBJECTS} objects")
+                    raise self._unavailable(reference, f"lists more than {MAX_LISTED_OBJECTS} objects", lasting=True)
                 if name and not item.is_dir:  # some tools leave an empty object with the name of the folder
                     objects[name] = item
 
@@ -121,7 +133,7 @@ class BucketSource:
         file = _listed_file(name, objects[name])
         start = bytearray()
         if file.size > 0:  # no range of an empty object can be asked for
-            with _translate_errors(reference):
+            with self._translated(reference):
                 for chunk in self._read(reference, file, length=min(length, file.size)):
                     start += chunk
         return bytes(start[:length])
@@ -141,8 +153,11 @@ class BucketSource:
         else:
             response = self._client.get_object(reference.bucket, key, offset=0, length=length)
         with closing(response):
-            etag = response.headers.get("ETag", "").strip('"')
+            etag = bare_etag(response.headers.get("ETag"))
             size = response.headers.get("Content-Length")
+            if not etag and file.etag:
+                fault = f"sends {file.path} without the ETag that it lists; check any proxy before it"
+                raise self._unavailable(reference, fault, lasting=True)
             if etag != file.etag or size != str(file.size if length is None else length):
                 raise changed(reference, f"{file.path} is another object now (ETag {etag}, was {file.etag})")
             # As they are stored: these are the bytes that the listing counts.
@@ -151,44 +166,60 @@ class BucketSource:
                 watch(len(chunk))
             response.release_conn()  # read to its end, so the connection can serve the next file
 
+    @contextmanager
+    def _translated(self, reference: BucketReference) -> Iterator[None]:
+        """Turn errors of the SDK into the farm's. The text of the server is not repeated: it may hold credentials."""
+        try:
+            yield
+        except S3_ERRORS as error:
+            if isinstance(error, S3Error):
+                refused = _refusal(reference, error.code or "")
+                if refused is not None:
+                    raise refused from error
+            fault = fault_of(error, MODELS_SETTINGS)
+            raise self._unavailable(reference, fault.text, lasting=fault.lasting) from None
+        except StoreUnavailable as error:  # the keys of the standard chain, which the store may use too
+            raise SourceUnavailable(f"{reference}: {error.detail}", lasting=error.lasting) from error
 
-@contextmanager
-def _translate_errors(reference: BucketReference) -> Iterator[None]:
-    """Turn errors of the minio SDK into the farm's. The text of the server is not repeated: it may hold credentials."""
-    try:
-        yield
-    except S3Error as error:
-        match error.code:
-            case "NoSuchBucket":
-                raise refusal(
-                    reference,
-                    "model_not_found",
-                    f"there is no bucket {reference.bucket}",
-                    expected="a bucket of the S3 server that this farm reads models from",
-                    remedy="check the spelling of the bucket",
-                ) from error
-            case "AccessDenied":
-                raise refusal(
-                    reference,
-                    "model_forbidden",
-                    f"the farm's S3 credentials may not read the bucket {reference.bucket}",
-                    expected="a bucket that the farm may list and read",
-                    remedy="grant the farm's S3 user ListBucket and GetObject on it",
-                ) from error
-            case "NoSuchKey":  # only listed objects are asked for, so somebody deleted it since
-                raise changed(reference, "a file is gone") from error
-            case code:
-                raise _unavailable(reference, f"answered {code}") from error
-    except AnswerRefused as error:
-        raise _unavailable(reference, str(error)) from error
-    except (MinioException, urllib3.exceptions.HTTPError) as error:
-        raise _unavailable(reference, f"did not answer ({type(error).__name__})") from error
+    def _unavailable(self, reference: BucketReference, fault: str, *, lasting: bool) -> SourceUnavailable:
+        """Return the error for a server that fails; `fault` is the predicate of its text."""
+        text = f"{reference}: {self._server} {fault}"
+        if not lasting and "try again later" not in text:
+            text += "; try again later"
+        return SourceUnavailable(text, lasting=lasting)
+
+
+def _refusal(reference: BucketReference, code: str) -> ModelUnavailable | None:
+    """Return the refusal of a model for the error code of its server; None if the server is at fault."""
+    match code:
+        case "NoSuchBucket":
+            return refusal(
+                reference,
+                "model_not_found",
+                f"there is no bucket {reference.bucket}",
+                expected="a bucket of the S3 server that this farm reads models from",
+                remedy="check the spelling of the bucket",
+            )
+        case "InvalidBucketName":
+            return refusal(
+                reference,
+                "model_not_found",
+                f"the S3 server knows no buckets with names like {reference.bucket}",
+                expected="a bucket of the S3 server that this farm reads models from",
+                remedy="check the spelling of the bucket",
+            )
+        case "AccessDenied":
+            return refusal(
+                reference,
+                "model_forbidden",
+                f"the farm's S3 credentials may not read the bucket {reference.bucket}",
+                expected="a bucket that the farm may list and read",
+                remedy="grant the farm's S3 user ListBucket and GetObject on it",
+            )
+        case "NoSuchKey":  # only listed objects are asked for, so somebody deleted it since
+            return changed(reference, "a file is gone")
+    return None
 
 
 def _listed_file(name: str, item: Object) -> ModelFile:
-    # The quotes belong to the header, not to the ETag; `_read` compares without them too.
-    return ModelFile(path=name, size=item.size or 0, etag=(item.etag or "").strip('"'))
-
-
-def _unavailable(reference: BucketReference, failure: str) -> SourceUnavailable:
-    return SourceUnavailable(f"{reference}: the S3 server {failure}; try again later")
+    return ModelFile(path=name, size=item.size or 0, etag=bare_etag(item.etag))

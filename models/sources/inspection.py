@@ -10,10 +10,12 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from enginefarm.contract.errors import SourceUnavailable
 from enginefarm.contract.model_facts import ModelFacts
+from models.outbound import time_limit
 from models.sources.auxiliary_selection import Repository
 from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
 from models.sources.damage import (
@@ -135,8 +137,11 @@ class Inspector:
     def _check_all(
         self, reference: object, check: _Check, sizes: Mapping[str, int], read: ReadStart
     ) -> dict[str, _Start]:
-        running = {self._pool.submit(check, name, size, read): name for name, size in sizes.items()}
-        done, late = wait(running, self._seconds, return_when=FIRST_EXCEPTION)
+        # Each with a copy of this thread's context: its reads end with the limit of the submit.
+        running = {self._pool.submit(copy_context().run, check, name, size, read): name for name, size in sizes.items()}
+        # Before that limit: what is late is left to the conversion, and does not fail the submit.
+        seconds = min(self._seconds, max(0.0, time_limit.seconds_left() - 1))
+        done, late = wait(running, seconds, return_when=FIRST_EXCEPTION)
         for future in late:
             future.cancel()
         starts = {running[future]: future.result() for future in done}
@@ -146,7 +151,7 @@ class Inspector:
         if late:
             logger.warning(
                 "%s: %d of %d files were not checked at submit, because their first bytes did not arrive within "
-                "%.0f s; the conversion checks them", reference, len(late), len(sizes), self._seconds,
+                "%.0f s; the conversion checks them", reference, len(late), len(sizes), seconds,
             )  # fmt: skip
         return starts
 

@@ -24,8 +24,9 @@ from tenacity import Retrying
 
 from enginefarm.contract.digest import Digest, Watch, ignore_progress, verified
 from enginefarm.contract.errors import IntegrityError, StoreUnavailable
+from models.outbound.s3_answers import bare_etag
+from models.outbound.s3_faults import BOTOCORE_ERRORS, error_code
 from models.store.protocol import file_chunks
-from models.store.s3_errors import BOTOCORE_ERRORS, error_code
 
 # S3 accepts no part below 5 MiB but the last.
 PART_SIZE = 8 << 20  # bytes; CONNECTIONS + 1 parts are in memory at once
@@ -91,7 +92,7 @@ class MultipartUploads:
                     upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
                     for page in self._pages("list_parts", Key=name, UploadId=upload_id):
                         for part in page.get("Parts", ()):
-                            stored_etags[part["PartNumber"]] = part["ETag"].strip('"')
+                            stored_etags[part["PartNumber"]] = bare_etag(part["ETag"])
                 else:
                     upload_id = self._create(name)
                 # Hash the file as it is now: it may have changed since its digest was computed.
@@ -197,7 +198,7 @@ class MultipartUploads:
                 raise StoreUnavailable(
                     "the S3 server answers an uploaded part without an ETag; check any proxy before it"
                 )
-            etag = answer["ETag"].strip('"')
+            etag = bare_etag(answer["ETag"])
         watch(len(content))
         return _Part(number, md5.digest(), etag)
 

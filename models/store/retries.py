@@ -19,12 +19,13 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 from tenacity import RetryCallState, RetryError, Retrying
-from tenacity.stop import stop_after_delay
+from tenacity.stop import stop_after_delay, stop_any, stop_base
 from tenacity.wait import wait_random_exponential
 from urllib3.exceptions import NewConnectionError, ProtocolError
 from urllib3.exceptions import TimeoutError as UrllibTimeout
 
-from models.outbound.limited_answers import LimitedPool
+from models.outbound import time_limit
+from models.outbound.limited_answers import LimitedPool, OutOfTime
 
 # 429 and 503 ask for a pause; 500, 502 and 504 are what servers and proxies answer while a part of them restarts.
 _TRANSIENT_STATUSES = {429, 500, 502, 503, 504}
@@ -40,16 +41,24 @@ _TRANSIENT_ERRORS: tuple[type[BotoCoreError] | type[urllib3.exceptions.HTTPError
 _WAIT = wait_random_exponential(multiplier=0.2, max=5)  # seconds; jitter keeps a fleet of workers from retrying at once
 
 
+class _StopBeforeTheLimit(stop_base):
+    """Stops if the pause before the next try would last longer than the work may."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return time_limit.seconds_left() <= retry_state.upcoming_sleep
+
+
 def retrying(patience: float) -> Retrying:
     """Return the policy: call it with a function and its arguments.
 
     The last error is raised as it came.
 
     Args:
-        patience: a failure later than so many seconds after the first try is final; 0 tries once.
+        patience: a failure later than so many seconds after the first try is final; 0 tries once. The limit of the
+            work that the request belongs to counts, too.
     """
     return Retrying(
-        stop=stop_after_delay(patience),
+        stop=stop_any(stop_after_delay(patience), _StopBeforeTheLimit()),
         wait=_WAIT,
         retry=_is_transient,
         reraise=True,
@@ -62,11 +71,12 @@ class RetryingPool(LimitedPool):
     Args:
         patience: as for `retrying`.
         timeout: seconds to connect, and seconds to wait for more of an answer.
+        connections: that stay open for the next requests.
     """
 
-    def __init__(self, *, patience: float, timeout: tuple[float, float]) -> None:
+    def __init__(self, *, patience: float, timeout: tuple[float, float], connections: int = 16) -> None:
         connect, read = timeout
-        super().__init__(maxsize=16, retries=False, timeout=urllib3.Timeout(connect=connect, read=read))
+        super().__init__(maxsize=connections, retries=False, timeout=urllib3.Timeout(connect=connect, read=read))
         self._retrying = retrying(patience)
 
     def urlopen(  # type: ignore[override]  # with the options of `LimitedPool.urlopen` in one
@@ -89,7 +99,7 @@ def _is_transient(state: RetryCallState) -> bool:
     if isinstance(error, ClientError):
         return error.response["ResponseMetadata"]["HTTPStatusCode"] in _TRANSIENT_STATUSES
     if error is not None:
-        return isinstance(error, _TRANSIENT_ERRORS)
+        return isinstance(error, _TRANSIENT_ERRORS) and not isinstance(error, OutOfTime)
     # An answer that is tried again is dropped unread, which closes its connection: the next try opens another one, and
     # may reach another server behind a load balancer.
     answer = outcome.result()

@@ -16,6 +16,9 @@ from urllib3.response import BaseHTTPResponse
 
 from enginefarm.contract.digest import CHUNK, Digest, Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError, NotFound, StoreUnavailable
+from models.outbound import time_limit
+from models.outbound.limited_answers import NotS3
+from models.outbound.s3_answers import bare_etag, listed_objects
 from models.store.links import attachment, seconds
 from models.store.multipart import CONNECTIONS, PART_SIZE, MultipartUploads
 from models.store.protocol import Store, blob_digest, blob_name, end_of_range
@@ -26,6 +29,7 @@ from models.store.s3_errors import translate_errors
 from models.store.s3_settings import S3Settings
 
 _MAX_FUTILE_TRIES = 6  # of a download in a row without a new byte; the server or the network is then broken
+_PING_SECONDS = 4.0
 _BUCKET_EXISTS = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -51,6 +55,7 @@ class S3Store(Store):
         self._probe = open_minio(settings, self._credentials, RetryingPool(patience=0, timeout=(2, 3)))
         # Presigns links and never connects: the farm need not reach the server by its public name.
         self._signer = open_minio(settings, self._credentials, None, endpoint=settings.public_endpoint)
+        self._speaks_s3 = False  # until an answer proves it
         self._uploads: MultipartUploads | None = None
         self._uploads_lock = threading.Lock()
 
@@ -75,8 +80,16 @@ class S3Store(Store):
                     raise
 
     def ping(self) -> None:
-        with translate_errors(self._server):
+        with translate_errors(self._server), time_limit.within(_PING_SECONDS):
             exists = self._probe.bucket_exists(self._bucket)
+            if exists and not self._speaks_s3:
+                # A web console answers 200 to everything, and the answer to HEAD has no body that could differ.
+                try:
+                    next(listed_objects(self._probe, self._bucket, f"{self._prefix}blobs/ping/"), None)
+                except S3Error as error:
+                    if error.code != "AccessDenied":
+                        raise
+                self._speaks_s3 = True
         if not exists:
             raise StoreUnavailable(f"the S3 server at {self._server} has no such bucket; create it")
 
@@ -84,11 +97,13 @@ class S3Store(Store):
         name = self._name(digest)
         with translate_errors(self._server):
             try:
-                return self._client.stat_object(self._bucket, name).size
+                stored = self._client.stat_object(self._bucket, name)
             except S3Error as error:
                 if error.code == "NoSuchKey":
                     return None
                 raise
+            _require_blob(stored.content_type)
+        return stored.size
 
     def read(self, digest: Digest, start: int = 0, length: int | None = None) -> Generator[bytes, None, None]:
         position = start
@@ -135,7 +150,7 @@ class S3Store(Store):
     def list(self) -> Iterator[tuple[Digest, int]]:
         last_name = ""
         with translate_errors(self._server):
-            for item in self._client.list_objects(self._bucket, f"{self._prefix}blobs/sha256/", recursive=True):
+            for item in listed_objects(self._client, self._bucket, f"{self._prefix}blobs/sha256/", recursive=True):
                 name = str(item.object_name)
                 # S3 lists in order. A server that begins again would never end, and fill the memory of whoever lists.
                 if name <= last_name:
@@ -178,7 +193,7 @@ class S3Store(Store):
         """Compare what the server stored with what was sent; take it away and raise IntegrityError if it differs."""
         with translate_errors(self._server):
             stored = self._client.stat_object(self._bucket, self._name(digest))
-        if (stored.size, stored.etag) != (size, etag):
+        if (stored.size, bare_etag(stored.etag)) != (size, etag):
             # A server that encrypts makes ETags of its own, so another ETag alone proves nothing: read the object.
             try:
                 self.verify(digest, size)
@@ -213,6 +228,11 @@ class S3Store(Store):
             if error.code == "InvalidRange":
                 return None
             raise
+        try:
+            _require_blob(response.headers.get("Content-Type"))
+        except NotS3:
+            response.close()
+            raise
         is_ranged = position > 0 or length > 0
         if is_ranged and not response.headers.get("Content-Range", "").startswith(f"bytes {position}-"):
             response.close()
@@ -224,6 +244,15 @@ class S3Store(Store):
 
     def _name(self, digest: Digest) -> str:
         return self._prefix + blob_name(digest)
+
+
+def _require_blob(content_type: str | None) -> None:
+    """Return unless the answer is a web page: a console must not make a blob look damaged.
+
+    The store uploads blobs as application/octet-stream.
+    """
+    if (content_type or "").startswith("text/html"):
+        raise NotS3("an HTML page")
 
 
 def _missing(digest: Digest) -> NotFound:

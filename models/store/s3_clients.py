@@ -29,9 +29,15 @@ def open_minio(
     Args:
         credentials: sign requests; None sends them unsigned.
         pool: the connections; None for a client that only presigns links.
+
+    Raises:
+        ValueError: the endpoint's host is none that the SDK accepts.
     """
     host, secure = split_endpoint(endpoint or settings.endpoint)
-    client = Minio(host, credentials=credentials, secure=secure, region=settings.region, http_client=pool)
+    try:
+        client = Minio(host, credentials=credentials, secure=secure, region=settings.region, http_client=pool)
+    except ValueError:  # a host of AWS of another form
+        raise ValueError(f"S3 clients refuse the endpoint's host {host}; expected it without the bucket") from None
     match settings.addressing:
         case "virtual":
             client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]  # the SDK lacks its `-> None`

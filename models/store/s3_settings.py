@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ Addressing = Literal["auto", "path", "virtual"]
 # `auto` names the bucket in the host for these alone: AWS and Alibaba Cloud refuse or phase out the bucket in the path,
 # and other servers need a wildcard DNS name for hosts of buckets. The minio SDK follows the same rule.
 _VIRTUAL_HOST_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".aliyuncs.com")
+# The hosts of S3 in one region; s3.amazonaws.com is that of all.
+_AWS_REGION = re.compile(r"s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.amazonaws\.com(?:\.cn)?")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class S3Settings:
             Alibaba Cloud, and path otherwise.
 
     Raises:
-        ValueError: an endpoint or the region is not valid, or only one of the two keys is set. The text repeats no key.
+        ValueError: an endpoint or the region is not valid, they contradict each other, or only one of the two keys is set. The text repeats no key.
     """
 
     endpoint: str
@@ -56,6 +59,11 @@ class S3Settings:
             raise ValueError(
                 f"the S3 region is {self.region!r}; expected letters, digits and hyphens, as us-east-1"
             ) from None
+        for endpoint in filter(None, (self.endpoint, self.public_endpoint)):
+            match = _AWS_REGION.fullmatch(urlsplit(endpoint).hostname or "")
+            if match is not None and match[1] != self.region:
+                # The minio SDK would follow the region, botocore the endpoint.
+                raise ValueError(f"the endpoint is of the region {match[1]}, but the region is set to {self.region}")
         if (self.access_key is None) != (self.secret_key is None):
             raise ValueError("an S3 server needs an access key and a secret key, or neither: only one of them is set")
 

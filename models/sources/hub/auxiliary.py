@@ -13,11 +13,12 @@ from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
+from models.outbound import time_limit
 from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
-from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS
+from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS, RESOLVE_SECONDS
 from models.sources.inspection import Inspector
 from models.sources.rejection import refusal
 
@@ -64,7 +65,8 @@ class HubAuxiliarySource:
             SourceUnavailable: the hub does not answer.
         """
         cache_key = (reference, selection)
-        return self._resolved.get(cache_key) or self._asking.run(cache_key, partial(self._ask_hub, *cache_key))
+        with time_limit.within(RESOLVE_SECONDS):
+            return self._resolved.get(cache_key) or self._asking.run(cache_key, partial(self._ask_hub, *cache_key))
 
     def fetch(self, resolved: ResolvedFiles, destination: Path, watch: Watch = ignore_progress) -> None:
         """See `HubFiles.fetch`."""

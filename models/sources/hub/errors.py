@@ -6,6 +6,8 @@ as the cause.
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -23,7 +25,7 @@ from huggingface_hub.errors import (
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
 from enginefarm.contract.model_reference import HubReference
-from models.sources.hub.http_client import AnswerRefused
+from models.sources.hub.http_client import AnswerRefused, AnswerTooSlow
 from models.sources.rejection import refusal
 
 # The library documents no common base of what it raises.
@@ -45,7 +47,12 @@ class HubErrors:
 
     @contextmanager
     def translated(self, reference: HubReference) -> Iterator[None]:
-        """Translate what the block raises; the block must hold calls of the hub's library only."""
+        """Translate what the block raises; the block must hold calls of the hub's library only.
+
+        Raises:
+            SourceUnavailable: also before the block, if the environment forbids calls of a hub.
+        """
+        self._require_online(reference)
         try:
             yield
         except _RAISED as error:
@@ -63,14 +70,26 @@ class HubErrors:
             match cause:
                 case HfHubHTTPError() if cause.response.status_code == 401:
                     # The hub does not know the token: the farm's fault, not the caller's.
-                    failure = "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN"
+                    raise self.unavailable(
+                        reference,
+                        "refuses the farm's token (401): the operator must renew ENGINEFARM_HF_TOKEN",
+                        lasting=True,
+                    ) from error
                 case HfHubHTTPError():
                     failure = f"answered with status {cause.response.status_code}"
+                case AnswerTooSlow():
+                    failure = str(cause)
                 case AnswerRefused():
-                    # A later try would get the same answer, so the text does not propose one.
-                    raise SourceUnavailable(f"{reference}: the model hub at {self._host} {cause}") from error
+                    raise self.unavailable(reference, str(cause), lasting=True) from error
                 case TooManyRedirects():
                     failure = "redirects again and again"
+                case HTTPError() if _is_untrusted(cause):
+                    raise self.unavailable(
+                        reference,
+                        "has a certificate that is not trusted here: check its name and its dates, and SSL_CERT_FILE for a "
+                        "private authority or a proxy that opens TLS",
+                        lasting=True,
+                    ) from error
                 case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
                     failure = f"did not answer ({type(cause).__name__})"
                 case EntryNotFoundError():
@@ -79,9 +98,25 @@ class HubErrors:
                     failure = f"answered something that cannot be understood ({type(cause).__name__})"
             raise self.unavailable(reference, failure) from error
 
-    def unavailable(self, reference: HubReference, failure: str) -> SourceUnavailable:
+    def unavailable(self, reference: HubReference, failure: str, *, lasting: bool = False) -> SourceUnavailable:
         """Return the error for a hub that fails; `failure` is the predicate of its text, as in "did not answer"."""
-        return SourceUnavailable(f"{reference}: the model hub at {self._host} {failure}; try again later")
+        text = f"{reference}: the model hub at {self._host} {failure}"
+        if not lasting:
+            text += "; try again later"
+        return SourceUnavailable(text, lasting=lasting)
+
+    def _require_online(self, reference: HubReference) -> None:
+        # As the hub's library and transformers read them. A farm without `hf:` models may have them set.
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            value = os.environ.get(name, "")
+            if value.upper() in {"1", "ON", "YES", "TRUE"}:
+                raise SourceUnavailable(
+                    f"{reference}: {name}={value} in the environment of this process forbids calls of a hub; unset it for "
+                    "the API and the workers, or name a copy of the model as file: or s3:",
+                    lasting=True,
+                )
+            if value:
+                return
 
     def _refusal(self, reference: HubReference, error: BaseException) -> ModelUnavailable | None:
         """Return the refusal if the caller or the operator must act; None if the hub fails and a retry can help."""
@@ -121,3 +156,13 @@ class HubErrors:
             case _:
                 return None
         return refusal(reference, code, detail, expected=expected, remedy=remedy)
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    """Return True if a certificate that is not trusted is why the call failed."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

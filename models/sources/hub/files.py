@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
 
@@ -129,8 +129,13 @@ class HubFiles:
             raise TypeError(f"{reference} names no commit of a hub")
         destination.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-            # list: without it the errors of the threads would be dropped.
-            list(pool.map(partial(self._fetch_file, reference, destination, watch), resolved.files))
+            # Each with a copy of this thread's context, which has the limit of the work.
+            fetches = [
+                pool.submit(copy_context().run, self._fetch_file, reference, destination, watch, file)
+                for file in resolved.files
+            ]
+            for fetch in fetches:
+                fetch.result()
         shutil.rmtree(destination / ".cache", ignore_errors=True)  # the download library's own bookkeeping
 
     def _fetch_file(self, reference: HubReference, destination: Path, watch: Watch, file: ModelFile) -> None:
@@ -143,6 +148,7 @@ class HubFiles:
                     repo_type=self._kind,
                     revision=reference.revision,
                     local_dir=destination,
+                    cache_dir=destination / ".cache",  # not the one of whoever runs this process, who may have no home
                     tqdm_class=watching_bar(watch),
                 )
             except AnswerTooLong as error:

@@ -14,11 +14,11 @@ somebody else, so this module puts a client of its own in that place:
 from __future__ import annotations
 
 import ipaddress
-import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -31,11 +31,15 @@ from httpcore2._backends.sync import SyncBackend
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils._http import hf_request_event_hook
 
+from models.outbound import time_limit
+from models.outbound.uninterruptible import NAME_SECONDS, resolve
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_ERROR_BYTES = 1 << 16  # that are read of an answer that is no success; the library looks for a reason in it
 _MAX_REDIRECTS = 5
+PUBLIC_HUB = constants.ENDPOINT
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # RFC 1918 and RFC 4193: a mirror on such an address may send its callers to a store on such an address.
@@ -50,6 +54,10 @@ class AnswerRefused(httpx2.TransportError):
     The text is the predicate of an error text and repeats nothing of the answer. The library does not try again after
     an error of this class.
     """
+
+
+class AnswerTooSlow(AnswerRefused):
+    """The hub did not complete its answer in time; a later try may succeed."""
 
 
 class AnswerTooLong(AnswerRefused):
@@ -67,11 +75,11 @@ class _Limits:
         """Return `timeout`, or the seconds until the deadline if these are fewer.
 
         Raises:
-            AnswerRefused: the deadline has passed.
+            AnswerTooSlow: the deadline has passed.
         """
         remaining = self.deadline - time.monotonic()
         if remaining <= 0:
-            raise AnswerRefused(f"did not complete its answer within {self.seconds:.0f} s")
+            raise AnswerTooSlow(f"did not complete its answer within {self.seconds:.0f} s")
         return remaining if timeout is None else min(timeout, remaining)
 
 
@@ -94,7 +102,11 @@ class HubEndpoint:
 
     @contextmanager
     def answers(self, *, max_bytes: int, seconds: float) -> Iterator[None]:
-        """Let the hub's library call this hub in the block: `max_bytes` for one answer, `seconds` for all together."""
+        """Let the hub's library call this hub in the block: `max_bytes` for one answer, `seconds` for all together.
+
+        The limit of the work around the block counts, too.
+        """
+        seconds = max(0.0, min(seconds, time_limit.seconds_left()))
         token = _limits.set(_Limits(self, max_bytes, seconds, time.monotonic() + seconds))
         try:
             yield
@@ -141,12 +153,18 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _resolve(host: str, port: int) -> list[str]:
+    limits = _limits.get(None)
+    seconds = NAME_SECONDS
+    if limits is not None:
+        seconds = limits.remaining(NAME_SECONDS)
     try:
-        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = resolve(host, port, seconds)
+    except TimeoutError as error:
+        raise httpcore2.ConnectTimeout("no name server answered in time") from error
     except (OSError, UnicodeError) as error:
         raise httpcore2.ConnectError(f"cannot resolve the name: {type(error).__name__}") from error
     # Without the zone of a link-local address (fe80::1%eth0), which the connection gets from its own look-up.
-    return [str(answer[4][0]).partition("%")[0] for answer in answers]
+    return [address.partition("%")[0] for address in addresses]
 
 
 def _embedded(address: Address) -> Address:
@@ -177,14 +195,20 @@ class _Backend(SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         limits = _limits.get()
-        addresses = [host]  # the proxy of the environment is the operator's choice
-        if not self._is_proxy:
+        end = time.monotonic() + limits.remaining(timeout)
+        if self._is_proxy:
+            addresses = _resolve(host.strip("[]"), port)  # whichever: the proxy is the operator's choice
+        else:
             addresses = limits.endpoint.addresses_of(host.strip("[]").lower(), port)
         failure: Exception = httpcore2.ConnectError("the name has no address")
-        for address in addresses:
+        for number, address in enumerate(addresses):
+            # An address that does not answer leaves time for those behind it.
+            share = (end - time.monotonic()) / (len(addresses) - number)
+            if share <= 0:
+                break
             try:
                 # The address, not the name: a second look-up could return another address.
-                stream = super().connect_tcp(address, port, limits.remaining(timeout), local_address, socket_options)
+                stream = super().connect_tcp(address, port, limits.remaining(share), local_address, socket_options)
                 return _Stream(stream)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
@@ -224,12 +248,9 @@ class _Transport(httpx2.BaseTransport):
 
     def __init__(self) -> None:
         self._proxies = getproxies()
+        # By proxy, opened on first use: a proxy that cannot be used matters only to requests that need it.
         self._transports: dict[str | None, httpx2.HTTPTransport] = {None: _open_transport(None)}
-        for scheme in ("http", "https", "all"):
-            proxy = self._proxies.get(scheme)
-            if proxy:
-                # HTTP_PROXY=proxy:3128 is common, and other programs accept it.
-                self._transports[proxy] = _open_transport(proxy if "://" in proxy else f"http://{proxy}")
+        self._lock = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         limits = _limits.get()
@@ -237,12 +258,12 @@ class _Transport(httpx2.BaseTransport):
         if not limits.endpoint.may_have_token(str(request.url)):
             for secret in ("Authorization", "Cookie"):
                 request.headers.pop(secret, None)
-        proxy = self._proxy_of(request.url)
-        if proxy is not None:
+        transport = self._transport_for(request.url)
+        if transport is not self._transports[None]:
             # The proxy resolves the name. An address that is written out is refused here as without a proxy; what
             # names mean inside the proxy's network is the proxy's own business.
             _refuse_literal(limits.endpoint, request.url)
-        response = self._transports[proxy].handle_request(request)
+        response = transport.handle_request(request)
         response.headers.pop("X-HF-Warning", None)  # the library prints the text of this header
         assert isinstance(response.stream, httpx2.SyncByteStream)
         if request.method == "HEAD":
@@ -264,11 +285,40 @@ class _Transport(httpx2.BaseTransport):
         for transport in self._transports.values():
             transport.close()
 
-    def _proxy_of(self, url: httpx2.URL) -> str | None:
-        host = url.host
-        if proxy_bypass(host) or proxy_bypass(f"{host}:{url.port}"):
-            return None
-        return self._proxies.get(url.scheme) or self._proxies.get("all") or None
+    def _transport_for(self, url: httpx2.URL) -> httpx2.HTTPTransport:
+        if _needs_no_proxy(url.host, url.port):
+            return self._transports[None]
+        scheme = url.scheme if self._proxies.get(url.scheme) else "all"
+        proxy = self._proxies.get(scheme)
+        if not proxy:
+            return self._transports[None]
+        with self._lock:
+            if proxy not in self._transports:
+                try:
+                    # HTTP_PROXY=proxy:3128 is common, and other programs accept it.
+                    self._transports[proxy] = _open_transport(proxy if "://" in proxy else f"http://{proxy}")
+                except (ImportError, ValueError, httpx2.InvalidURL) as error:
+                    # The text does not show the value, which may hold a password.
+                    raise AnswerRefused(
+                        f"would be called through {scheme.upper()}_PROXY, which names no http:// or https:// proxy; set "
+                        "it to one, or name the hub in NO_PROXY"
+                    ) from error
+            return self._transports[proxy]
+
+
+def _needs_no_proxy(host: str, port: int | None) -> bool:
+    """Return True if NO_PROXY names the host, or a network that its address is in."""
+    if proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    for entry in getproxies().get("no", "").split(","):
+        with suppress(ValueError):  # a name
+            if _is_in(address, [ipaddress.ip_network(entry.strip(" []"), strict=False)]):
+                return True
+    return False
 
 
 class _LimitedBody(httpx2.SyncByteStream):

@@ -17,6 +17,7 @@ from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.model_reference import HubReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight, TimedCache
+from models.outbound import time_limit
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
@@ -25,6 +26,7 @@ from models.sources.model_files import select
 from models.sources.trust import NOBODY, Trust
 
 BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after
+RESOLVE_SECONDS = 10.0  # for all answers together: a submit waits for them
 COMMIT_SECONDS = 3600.0  # a commit never changes; this only bounds how long a lost permission goes unnoticed
 
 
@@ -60,7 +62,8 @@ class HubSource:
 
     def resolve_model(self, reference: HubReference) -> ResolvedModel:
         """See `Source.resolve_model`."""
-        return self.cached_model(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
+        with time_limit.within(RESOLVE_SECONDS):
+            return self.cached_model(reference) or self._asking.run(reference, partial(self._ask_hub, reference))
 
     def cached_model(self, reference: HubReference) -> ResolvedModel | None:
         """See `Source.cached_model`."""

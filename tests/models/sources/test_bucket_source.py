@@ -178,5 +178,5 @@ def test_a_server_that_cannot_be_reached_is_an_outage() -> None:
     client = Minio(
         "127.0.0.1:9", "key", "secretsecret", secure=False, region="us-east-1", http_client=pool_without_retries
     )
-    with pytest.raises(SourceUnavailable, match="did not answer"):
+    with pytest.raises(SourceUnavailable, match=r"cannot be reached .*ENGINEFARM_MODELS_S3_ENDPOINT.*try again later"):
         BucketSource(client).resolve_model(BucketReference("bucket", "tiny"))
