@@ -43,7 +43,7 @@ class Uninterruptible(Generic[T]):
         def keep() -> None:
             try:
                 outcome.set_result(call())
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  # for whoever waits
                 outcome.set_exception(error)
             finally:
                 self._places.release()

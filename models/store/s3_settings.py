@@ -33,7 +33,8 @@ class S3Settings:
             Alibaba Cloud, and path otherwise.
 
     Raises:
-        ValueError: an endpoint or the region is not valid, they contradict each other, or only one of the two keys is set. The text repeats no key.
+        ValueError: an endpoint or the region is not valid, they contradict each other, or only one of the two keys is
+            set. The text repeats no key.
     """
 
     endpoint: str

@@ -30,6 +30,7 @@ from models.sources.rejection import refusal
 
 # The library documents no common base of what it raises.
 _RAISED = (HTTPError, OSError, RuntimeError, ValueError, TypeError, KeyError)
+_REACH = "check ENGINEFARM_HF_ENDPOINT and the network to it"
 
 
 class HubErrors:
@@ -78,7 +79,7 @@ class HubErrors:
                 case HfHubHTTPError():
                     failure = f"answered with status {cause.response.status_code}"
                 case AnswerTooSlow():
-                    failure = str(cause)
+                    failure = f"{cause}; {_REACH}"
                 case AnswerRefused():
                     raise self.unavailable(reference, str(cause), lasting=True) from error
                 case TooManyRedirects():
@@ -86,12 +87,12 @@ class HubErrors:
                 case HTTPError() if _is_untrusted(cause):
                     raise self.unavailable(
                         reference,
-                        "has a certificate that is not trusted here: check its name and its dates, and SSL_CERT_FILE for a "
-                        "private authority or a proxy that opens TLS",
+                        "has a certificate that is not trusted here: check its name and its dates, and SSL_CERT_FILE "
+                        "for a private authority or a proxy that opens TLS",
                         lasting=True,
                     ) from error
                 case LocalEntryNotFoundError() | HTTPError() | ConnectionError():
-                    failure = f"did not answer ({type(cause).__name__})"
+                    failure = f"did not answer ({type(cause).__name__}); {_REACH}"
                 case EntryNotFoundError():
                     failure = "does not have a file that it lists"
                 case _:
@@ -111,8 +112,8 @@ class HubErrors:
             value = os.environ.get(name, "")
             if value.upper() in {"1", "ON", "YES", "TRUE"}:
                 raise SourceUnavailable(
-                    f"{reference}: {name}={value} in the environment of this process forbids calls of a hub; unset it for "
-                    "the API and the workers, or name a copy of the model as file: or s3:",
+                    f"{reference}: {name}={value} in the environment of this process forbids calls of a hub; unset it "
+                    "for the API and the workers, or name a copy of the model as file: or s3:",
                     lasting=True,
                 )
             if value:

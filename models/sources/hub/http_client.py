@@ -79,6 +79,8 @@ class _Limits:
         """
         remaining = self.deadline - time.monotonic()
         if remaining <= 0:
+            if not self.seconds:
+                raise AnswerTooSlow("could not be asked in time, because earlier requests wait for it")
             raise AnswerTooSlow(f"did not complete its answer within {self.seconds:.0f} s")
         return remaining if timeout is None else min(timeout, remaining)
 
@@ -300,8 +302,8 @@ class _Transport(httpx2.BaseTransport):
                 except (ImportError, ValueError, httpx2.InvalidURL) as error:
                     # The text does not show the value, which may hold a password.
                     raise AnswerRefused(
-                        f"would be called through {scheme.upper()}_PROXY, which names no http:// or https:// proxy; set "
-                        "it to one, or name the hub in NO_PROXY"
+                        f"would be called through {scheme.upper()}_PROXY, which names no http:// or https:// proxy; "
+                        "set it to one, or name the hub in NO_PROXY"
                     ) from error
             return self._transports[proxy]
 
