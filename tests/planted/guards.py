@@ -18,6 +18,41 @@ class Guard:
 
 GUARDS = (
     Guard(
+        "a misspelt setting is refused", "models/settings.py",
+        "problems.append(unknown_setting(variable, PREFIX, names))", "pass",
+        "tests/models/test_settings.py",
+    ),
+    Guard(
+        "a refused setting shows no password of a URL", "models/setting_problems.py",
+        ' or "@" in text', "",
+        "tests/models/test_settings.py",
+    ),
+    Guard(
+        "an empty variable is not set", "models/settings.py",
+        "                if stripped:\n", "                if True:\n",
+        "tests/models/test_settings.py",
+    ),
+    Guard(
+        "a redirect names no inner host", "api/app.py",
+        "redirect_slashes=False", "redirect_slashes=True",
+        "tests/api/test_proxy.py",
+    ),
+    Guard(
+        "a public path is kept behind a proxy that passes it on", "api/http/public_path.py",
+        'path = path.removeprefix(self._public_path) or "/"', "pass",
+        "tests/api/test_proxy.py",
+    ),
+    Guard(
+        "two farms do not share a state folder", "local/farm.py",
+        'if not stack.enter_context(locked_if_free(self.state / "farm")):', "if False:",
+        "tests/local/test_start.py",
+    ),
+    Guard(
+        "a worker that cannot write into the store does not start", "workers/__main__.py",
+        "        require_folder_store(settings)\n", "",
+        "tests/workers/test_start.py",
+    ),
+    Guard(
         "a submit is accepted whatever the broker answers", "models/queue/broker.py",
         "except Exception as error:  # noqa: BLE001  # kombu wraps some errors of redis-py and passes others on",
         "except OSError as error:",
