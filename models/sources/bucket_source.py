@@ -6,6 +6,7 @@ is another identity. That costs a build, never correctness.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -62,7 +63,7 @@ class BucketSource:
         self._listing: SingleFlight[BucketReference, ResolvedModel] = SingleFlight()
         self._resolved: TimedCache[BucketReference, ResolvedModel] = TimedCache(clock=clock)
         self._inspector = Inspector()
-        self._inspected: TimedCache[tuple[BucketReference, object], ResolvedModel] = TimedCache(clock=clock)
+        self._inspected: TimedCache[tuple[BucketReference, digest.Digest], ResolvedModel] = TimedCache(clock=clock)
 
     def resolve_model(self, reference: BucketReference) -> ResolvedModel:
         """See `Source.resolve_model`."""
@@ -101,11 +102,12 @@ class BucketSource:
                     objects[name] = item
 
         # The whole listing, because unused files also decide which others are used.
-        listing = tuple((name, item.size, item.etag) for name, item in sorted(objects.items()))
-        model = self._inspected.get((reference, listing))
+        listing = [[name, item.size, item.etag] for name, item in sorted(objects.items())]
+        cache_key = (reference, digest.of_bytes(json.dumps(listing).encode()))
+        model = self._inspected.get(cache_key)
         if model is None:
             model = self._inspect(reference, objects)
-            self._inspected.put((reference, listing), model, INSPECTED_SECONDS)
+            self._inspected.put(cache_key, model, INSPECTED_SECONDS)
         self._resolved.put(reference, model, LISTING_SECONDS)
         return model
 

@@ -6,11 +6,13 @@ whatever their names are. Pickles have the same two forms.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import ModelUnavailable
 from models.sources.config_facts import parse_json_object
 from models.sources.damage import damaged, find_damage
@@ -93,17 +95,23 @@ def read_index(reference: object, index: str, read: ReadStart) -> Mapping[str, s
     damage = find_damage(index, content)
     if damage is not None:
         raise damaged(reference, {index: damage})
+    # Not by `parse_json_object`, which looks at each of 100,000 texts: nothing of an index is stored.
     try:
-        weight_map = parse_json_object(content).get("weight_map")
-    except ValueError as error:
-        raise _bad_index(reference, index, str(error)) from error
+        document = parse_json(content)
+    except json.JSONDecodeError as error:
+        raise _bad_index(reference, index, f"is not JSON ({error.msg})") from error
+    if not isinstance(document, dict):
+        raise _bad_index(reference, index, f"is not a JSON object but a {type(document).__name__}")
+    weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _bad_index(reference, index, "has no weight_map, which says in which file each tensor is")
     suffix = _PICKLES.suffix if index == _PICKLES.index else _SAFETENSORS.suffix
-    for name in weight_map.values():
+    for name in _unique(weight_map.values()):
         # The index comes with the model and is not trusted: a path could name any file of a worker.
         if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
-            raise _bad_index(reference, index, f"names {_shown(name)}, which is not a file in the model's own folder")
+            raise _bad_index(
+                reference, index, f"names {_shown(name)}, which is no plain name of a file in its own folder"
+            )
         if not name.endswith(suffix):
             raise _bad_index(reference, index, f"names {_shown(name)}, which is not a {suffix} file")
     return weight_map
@@ -260,6 +268,12 @@ def base_model(adapter_config: bytes) -> str | None:
     if not isinstance(name, str) or not name.isprintable():
         return None
     return name[:200]
+
+
+def _unique(names: Iterable[object]) -> list[object]:
+    # What is no text may have no hash.
+    texts = {name for name in names if isinstance(name, str)}
+    return [*sorted(texts), *(name for name in names if not isinstance(name, str))]
 
 
 def _shown(name: object) -> str:

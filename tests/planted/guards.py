@@ -342,6 +342,26 @@ GUARDS = (
         "tests/api/test_access.py::test_a_farm_without_keys_starts_only_on_loopback_and_without_a_proxy",
     ),
     Guard(
+        "the index says which weights count", "models/sources/weights.py",
+        "shards = frozenset(weight_map.values())\n", "shards = frozenset(filter(_SHARD.fullmatch, names))\n",
+        "tests/models/sources/test_model_files.py",
+    ),
+    Guard(
+        "a Git LFS pointer is no weights", "models/sources/damage.py",
+        "return _POINTER_START.match(start) is not None", "return False",
+        "tests/models/sources/test_inspection.py",
+    ),
+    Guard(
+        "a truncated file of weights is refused at submit", "models/sources/safetensors_header.py",
+        "if covered > data_bytes:", "if False:",
+        "tests/models/sources/test_safetensors_header.py",
+    ),
+    Guard(
+        "an index leads to the model's own files only", "models/sources/weights.py",
+        "if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):", "if not isinstance(name, str):",
+        "tests/models/sources/test_model_files.py",
+    ),
+    Guard(
         "a model outside the allowed folders is not read", "models/sources/confined_folders.py",
         "return any(path.is_relative_to(root) for root in self._roots)", "return True",
         "tests/models/sources/test_folder_source.py",

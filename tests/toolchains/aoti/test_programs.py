@@ -104,6 +104,55 @@ def test_convert_refuses_truncated_weights(model: Path, tmp_path: Path) -> None:
     assert refused(convert(model, tmp_path))[:2] == (2, "bad_checkpoint")
 
 
+@pytest.mark.parametrize(
+    ("head", "others", "has_index"),
+    [
+        ("outside.safetensors", "layers-0.safetensors", True),
+        ("model-00000-of-000002.safetensors", "model-00001-of-000002.safetensors", True),
+        ("model.safetensors", "rest.safetensors", True),
+        ("tiny.safetensors", "tiny.safetensors", False),
+    ],
+)
+def test_convert_reads_the_files_that_submit_selects_whatever_their_names(
+    head: str, others: str, has_index: bool, model: Path, tmp_path: Path
+) -> None:
+    weights = load_file(model / WEIGHTS)
+    (model / WEIGHTS).unlink()
+    weight_map = {name: head if name == "lm_head.weight" else others for name in weights}
+    for file in {head, others}:
+        save_file({name: weights[name] for name in weights if weight_map[name] == file}, model / file)
+    if has_index:
+        (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    output = convert(model, tmp_path)
+    assert isinstance(output, Path)
+    assert load_file(output / WEIGHTS).keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("config.json", b"\xef\xbb\xbf{}", "byte order mark"),
+        ("config.json", "{}".encode("utf-16"), "utf-16"),
+        (WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    ],
+)
+def test_convert_names_the_damage_that_submit_names(
+    name: str, content: bytes, text: str, model: Path, tmp_path: Path
+) -> None:
+    (model / name).write_bytes(content)
+    status, code, message = refused(convert(model, tmp_path))
+    assert (status, code) == (2, "bad_checkpoint")
+    assert name in message
+    assert text in message
+
+
+def test_convert_refuses_a_vocabulary_without_tokenizer_json(model: Path, tmp_path: Path) -> None:
+    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    status, code, message = refused(convert(model, tmp_path))
+    assert (status, code) == (2, "bad_checkpoint")
+    assert "tokenizer.json is missing, and tokenizer.model alone" in message
+
+
 def test_convert_refuses_a_shard_outside_the_model(model: Path, tmp_path: Path) -> None:
     shutil.move(model / WEIGHTS, tmp_path / "outside.safetensors")
     (model / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": "../outside.safetensors"}}))
