@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from typing import Any
 
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from models.queue.broker_errors import fault_of, is_of_broker
 
 log = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 1.0  # before it connects again: a replica accepts connections and refuses what follows
-_REPEAT_SECONDS = 60.0  # before a fault that goes on is logged again
+_SLICE_SECONDS = 0.1  # after which a pause notices that the worker is told to stop
+_FIRST_PAUSE_SECONDS = 1.0  # before it connects again: a replica accepts connections and refuses what follows
+_LONGEST_PAUSE_SECONDS = 8.0  # each pause is twice as long as the one before
+_CALM_SECONDS = 30.0  # after so long without an error the next one is new: it is logged, and the first pause is short
+_REPEAT_SECONDS = 600.0  # before a fault that goes on is logged again
 
 
 class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
@@ -31,14 +36,17 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         # Given at each lost connection, about tasks that are acknowledged late: here none is. Celery shows such
         # warnings always, and sets that just before it makes its consumer.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
+        # Its lines about a lost connection have no reason; those of this class have.
+        logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.ERROR)
         # `start` of the base class catches these (broker_channel_error_retry).
         self.channel_errors = (Exception,)
         self._latest_fault = ""
-        self._logged_at = 0.0
+        self._failed_at = self._logged_at = -math.inf
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        self._log_and_pause(exc)
         # Not the base class's: it only logs.
+        self._log_and_pause(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
@@ -46,11 +54,19 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
 
     def _log_and_pause(self, error: Exception) -> None:
         now = time.monotonic()
-        if not is_of_broker(error):
-            log.error("a defect ended the connection to the broker; the worker connects again", exc_info=error)
-        else:
-            fault = fault_of(error).text
-            if fault != self._latest_fault or now > self._logged_at + _REPEAT_SECONDS:
+        if now > self._failed_at + _CALM_SECONDS:
+            self._latest_fault = ""
+            self._pause_seconds = _FIRST_PAUSE_SECONDS
+        fault = fault_of(error).text
+        if fault != self._latest_fault or now > self._logged_at + _REPEAT_SECONDS:
+            self._latest_fault, self._logged_at = fault, now
+            if is_of_broker(error):
                 log.warning("%s; the worker connects again", fault)
-                self._latest_fault, self._logged_at = fault, now
-        time.sleep(_PAUSE_SECONDS)
+            else:
+                log.error("a defect ended the connection to the broker; the worker connects again", exc_info=error)
+        end = now + self._pause_seconds
+        while time.monotonic() < end:
+            maybe_shutdown()
+            time.sleep(_SLICE_SECONDS)
+        self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
+        self._failed_at = time.monotonic()

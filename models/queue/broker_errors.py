@@ -183,7 +183,7 @@ def _fault_of_answer(error: exceptions.RedisError) -> BrokerFault | None:
     if isinstance(error, exceptions.ConnectionError):
         if "closed by server" in text:
             return BrokerFault(
-                "the broker closed the connection: it ended, or its port expects TLS (rediss://)", lasting=False
+                "the broker closed the connection: it stops, or its port expects TLS (rediss://)", lasting=False
             )
         return None
     # redis-py has no class for some answers, and puts words before those of a pipeline.

@@ -12,6 +12,9 @@ import pytest
 import redis
 
 from models.exit_codes import ExitCode
+from models.queue.broker import Announcer, celery_app
+from models.queue.names import Announcement
+from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
@@ -63,7 +66,7 @@ def allow(client: redis.Redis) -> None:
 
 
 def test_a_fault_of_the_broker_ends_no_worker_and_fails_no_submit(farm: RunningFarm, broker: Valkey) -> None:
-    running = farm.submit(farm.spec(farm.add_model("running", b"running"), convert_seconds=2))
+    running = farm.submit(farm.spec(farm.add_model("running", weights(b"running")), convert_seconds=2))
     farm.running(running["id"], "convert")
     builds = [running]
     faults: list[tuple[str, Change, Change]] = [
@@ -74,7 +77,7 @@ def test_a_fault_of_the_broker_ends_no_worker_and_fails_no_submit(farm: RunningF
         with broker.client() as client:
             damage(client)
             try:
-                builds.append(farm.submit(farm.spec(farm.add_model(reason, reason.encode()))))
+                builds.append(farm.submit(farm.spec(farm.add_model(reason, weights(reason.encode())))))
                 answer = eventually(lambda: refusal(farm), seconds=20)
                 assert reason in answer["parts"]["broker"]["detail"]
                 assert "s3cr" not in str(answer)
@@ -89,6 +92,14 @@ def test_a_fault_of_the_broker_ends_no_worker_and_fails_no_submit(farm: RunningF
 def refusal(farm: RunningFarm) -> dict[str, dict[str, dict[str, str]]] | None:
     answer = httpx.get(f"{farm.urls[0]}/readyz", timeout=60)
     return None if answer.status_code == 200 else answer.json()
+
+
+def test_a_message_of_another_farm_is_named(farm: RunningFarm) -> None:
+    """Two farms share a database of one broker: each drops the messages of the other, and says so."""
+    broker = Announcer(celery_app(farm.environment["ENGINEFARM_BROKER_URL"]))
+    broker.announce([Announcement("f" * 64, "convert.quick.1.0")])
+    log = farm.processes[1].log
+    eventually(lambda: "ffffffffffff is no action of this farm" in log.read_text(), seconds=30)
 
 
 def test_no_log_has_a_part_of_the_password(farm: RunningFarm) -> None:
