@@ -9,8 +9,11 @@ from api.app import create_app
 from api.http.listening import listening_sockets
 from api.http.server import STOP_SIGNALS, Server, raise_file_limit
 from models.logging import start_logging
+from models.loops import end_later
 from models.settings import Settings
 from models.start import failures_reported
+
+_THREAD_SECONDS = 1.0
 
 
 def main() -> None:
@@ -28,6 +31,8 @@ def main() -> None:
         app = create_app(settings)
         sockets = listening_sockets(settings)
     Server(app, settings).run(sockets)
+    # The requests are answered or cut. A thread of one may still wait for a database or a model hub.
+    end_later(_THREAD_SECONDS, app.state.loops.exit_status)
     sys.exit(app.state.loops.exit_status)
 
 

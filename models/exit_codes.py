@@ -13,5 +13,6 @@ class ExitCode(IntEnum):
 
     COMMAND_LINE = 2  # the arguments are wrong, or name what does not exist
     UNAVAILABLE = 69  # something that the program needs is away or taken: a later start can succeed as it is
+    LOOP_ENDED = 70  # a background loop ended by itself, which is a defect: see models/loops.py
     REFUSED = 77  # the farm is in a state that forbids the start, such as an old catalogue; a command changes it
     SETTINGS = 78  # a setting, a file that it names or the installation is wrong: it must be changed first

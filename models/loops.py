@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from enginefarm.contract.errors import EnginefarmError
+from models.exit_codes import ExitCode
 
 log = logging.getLogger(__name__)
 
-LOOP_ENDED = 70  # exit status of a process that lost a loop: EX_SOFTWARE of sysexits.h
-END_SECONDS = 60.0  # for the orderly end of such a process, in which a worker hands its stage back
-
+_END_SECONDS = 60.0  # for the orderly end of a process that lost a loop, in which a worker hands its stage back
 _REPEAT_SECONDS = 600.0  # an error that lasts is logged again after so long
 # An outage that begins after so long without an error is a new one, and is logged again.
 _CALM_SECONDS = 60.0
@@ -100,8 +99,8 @@ class Loops:
 
     @property
     def exit_status(self) -> int:
-        """Of this process: LOOP_ENDED if a loop has ended by itself, else 0."""
-        return LOOP_ENDED if self.ended else 0
+        """Of this process: ExitCode.LOOP_ENDED if a loop has ended by itself, else 0."""
+        return ExitCode.LOOP_ENDED if self.ended else 0
 
     def thread(
         self, name: str, work: Callable[[], None], *, every_seconds: float, subject: str | None = None
@@ -175,7 +174,7 @@ class Loops:
         """End the process, because the loop `name` has ended by itself."""
         if self.ended is None:
             self.ended = name
-        log.critical("%s has ended: this process ends with status %d", name, LOOP_ENDED, exc_info=error)
+        log.critical("%s has ended: this process ends with status %d", name, ExitCode.LOOP_ENDED, exc_info=error)
         self._end_process()
 
 
@@ -219,11 +218,11 @@ class LoopThread:
 
 
 def end_this_process() -> None:
-    """Ask this process to end as by SIGTERM; it exits with LOOP_ENDED at the latest after END_SECONDS."""
+    """Ask this process to end as by SIGTERM; it exits with LOOP_ENDED after _END_SECONDS at the latest."""
     try:
-        end_later(END_SECONDS, LOOP_ENDED)
+        end_later(_END_SECONDS, ExitCode.LOOP_ENDED)
     except RuntimeError:  # no thread for it
-        exit_now(LOOP_ENDED)
+        exit_now(ExitCode.LOOP_ENDED)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -240,7 +239,7 @@ def end_later(seconds: float, status: int) -> None:
 
 def exit_now(status: int) -> NoReturn:
     """Exit without waiting for threads."""
-    log.critical("the orderly end takes too long: this process exits with status %d", status)
+    log.warning("this process exits with status %d and waits for nothing more", status)
     logging.shutdown()
     os._exit(status)
 

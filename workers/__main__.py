@@ -174,7 +174,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         watchdog.start()
         status = consume(app, identity, leaving)
     finally:
-        end_later(_GOODBYE_SECONDS, 1)
+        end_later(_GOODBYE_SECONDS, loops.exit_status)
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
         presence.stop()

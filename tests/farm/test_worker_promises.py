@@ -6,6 +6,7 @@ import httpx
 from sqlalchemy import delete
 
 from models.catalogue.rows import WorkerRow
+from models.exit_codes import ExitCode
 from tests.farm.running_farm import RunningFarm, eventually
 
 
@@ -22,7 +23,7 @@ def test_a_second_worker_of_one_name_is_refused_and_disturbs_nothing(shared_farm
     second = shared_farm.start("workers", "second", {"WORKER_NAME": "w1"})
     eventually(second.ended)
     line = second.log.read_text().splitlines()[-1]
-    assert second.status == 1
+    assert second.status == ExitCode.UNAVAILABLE
     assert line.startswith("enginefarm worker: another worker (process ")
     assert "Traceback" not in second.log.read_text()
     ended = shared_farm.ended(build["id"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from models.start import StartUnavailableError
 from workers.scratch_lock import scratch_lock
 
 # Locks the folder of its first argument, runs the program of its second one, prints a line and waits.
@@ -28,7 +29,11 @@ with scratch_lock(Path(sys.argv[1])):
 
 def test_a_second_worker_is_refused_with_the_settings_the_folder_and_the_holder(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch" / "w1"
-    with scratch_lock(scratch), pytest.raises(ValueError, match="another worker") as refusal, scratch_lock(scratch):
+    with (
+        scratch_lock(scratch),
+        pytest.raises(StartUnavailableError, match="another worker") as refusal,
+        scratch_lock(scratch),
+    ):
         pass
     for word in ("ENGINEFARM_WORKER_NAME", "ENGINEFARM_SCRATCH", str(scratch), f"process {os.getpid()} on "):
         assert word in str(refusal.value)
@@ -42,7 +47,7 @@ def test_the_lock_of_a_killed_worker_is_free_although_its_programs_live_on(tmp_p
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
         try:
-            with pytest.raises(ValueError, match=f"process {holder.pid} on "), scratch_lock(tmp_path / "w1"):
+            with pytest.raises(StartUnavailableError, match=f"process {holder.pid} on "), scratch_lock(tmp_path / "w1"):
                 pass
             holder.kill()
             holder.wait()
