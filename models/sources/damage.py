@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import ModelUnavailable, Problem
-from models.sources.file_names import GENERATION_CONFIG, is_vocabulary, is_weights
+from models.sources.file_names import CONFIG, GENERATION_CONFIG, is_vocabulary, is_weights
 from models.sources.rejection import refusal
 
 # Enough for the first line of an HTML page. A Git LFS pointer has less than 1,024 bytes.
@@ -62,28 +63,47 @@ def find_damage(name: str, start: bytes) -> Damage | None:
 
     Files that the farm does not need, such as an empty merges.txt, may be empty.
     """
-    if not start and (name.endswith(".json") or is_vocabulary(name) or is_weights(name)):
-        return _EMPTY
     if is_lfs_pointer(start):
         return LFS_POINTER
+    # Loaders ignore a generation_config.json that they cannot read.
+    if name == GENERATION_CONFIG:
+        return None
+    if not start and (name.endswith(".json") or is_vocabulary(name) or is_weights(name)):
+        return _EMPTY
     if _PAGE.match(start):
         return _ERROR_PAGE
-    # Loaders ignore a generation_config.json that they cannot read.
-    if name.endswith(".json") and name != GENERATION_CONFIG:
+    if name.endswith(".json"):
         encoding = json.detect_encoding(start)
         if encoding != "utf-8":
             return _encoded(encoding)
     return None
 
 
-def find_text_in_place_of_json(name: str, start: bytes) -> Damage | None:
-    """Return what is wrong with the JSON file `name` if it begins as no object and no list; None for other files."""
-    if not name.endswith(".json") or name == GENERATION_CONFIG or start.lstrip()[:1] in (b"{", b"[", b""):
+def find_json_damage(name: str, start: bytes, *, is_whole: bool) -> Damage | None:
+    """Return what is wrong with the JSON file `name`: text in its place, or a file that was cut; None for other files.
+
+    Args:
+        start: the first bytes of the file.
+        is_whole: True if these are all of its bytes.
+    """
+    # What reads config.json reports a broken one by the facts that it lacks.
+    if not name.endswith(".json") or name in (CONFIG, GENERATION_CONFIG):
         return None
-    text = start[:40].decode("utf-8", "replace")
+    if start.lstrip()[:1] not in (b"{", b"[", b""):
+        text = start[:40].decode("utf-8", "replace")
+        reason = f"it begins with {text!r}"
+    elif is_whole:
+        try:
+            parse_json(start)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg} at character {error.pos}"
+        else:
+            return None
+    else:
+        return None
     return Damage(
         "model_file_no_json",
-        f"is not JSON: it begins with {text!r}",
+        f"is not JSON: {reason}",
         expected="JSON, as save_pretrained writes it",
         remedy="download the file again, or save the model again with save_pretrained",
     )

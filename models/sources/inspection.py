@@ -24,7 +24,7 @@ from models.sources.damage import (
     Damage,
     damaged,
     find_damage,
-    find_text_in_place_of_json,
+    find_json_damage,
     is_lfs_pointer,
 )
 from models.sources.file_names import CONFIG, WEIGHTS_INDEX, is_weights
@@ -157,9 +157,11 @@ class Inspector:
 
     def _check_file(self, name: str, size: int, read: ReadStart) -> _Start:
         is_safetensors = name.endswith(".safetensors")
-        length = min(size, _FIRST_READ_BYTES if is_safetensors else START_BYTES)
+        # Settings of a tokenizer are short enough to be read to their end.
+        is_long = is_safetensors or name.endswith(".json")
+        length = min(size, _FIRST_READ_BYTES if is_long else START_BYTES)
         start = _read_exactly(name, length, read)
-        damage = find_damage(name, start) or find_text_in_place_of_json(name, start)
+        damage = find_damage(name, start) or find_json_damage(name, start, is_whole=length == size)
         if damage is not None or not is_safetensors:
             return _Start(damage)
         try:

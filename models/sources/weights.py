@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,14 +106,13 @@ def read_index(reference: object, index: str, read: ReadStart) -> Mapping[str, s
     if not isinstance(weight_map, dict) or not weight_map:
         raise _bad_index(reference, index, "has no weight_map, which says in which file each tensor is")
     suffix = _PICKLES.suffix if index == _PICKLES.index else _SAFETENSORS.suffix
-    for name in _unique(weight_map.values()):
+    files = {name if isinstance(name, str) else json.dumps(name) for name in weight_map.values()}
+    for name in sorted(files):
         # The index comes with the model and is not trusted: a path could name any file of a worker.
-        if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
-            raise _bad_index(
-                reference, index, f"names {_shown(name)}, which is no plain name of a file in its own folder"
-            )
+        if not SAFE_NAME.fullmatch(name):
+            raise _bad_index(reference, index, f"names {name[:80]!r}, which is no plain name of a file beside it")
         if not name.endswith(suffix):
-            raise _bad_index(reference, index, f"names {_shown(name)}, which is not a {suffix} file")
+            raise _bad_index(reference, index, f"names {name[:80]!r}, which is not a {suffix} file")
     return weight_map
 
 
@@ -268,14 +267,3 @@ def base_model(adapter_config: bytes) -> str | None:
     if not isinstance(name, str) or not name.isprintable():
         return None
     return name[:200]
-
-
-def _unique(names: Iterable[object]) -> list[object]:
-    # What is no text may have no hash.
-    texts = {name for name in names if isinstance(name, str)}
-    return [*sorted(texts), *(name for name in names if not isinstance(name, str))]
-
-
-def _shown(name: object) -> str:
-    # It comes from the model and may be of any length.
-    return repr(name)[:80]

@@ -168,6 +168,10 @@ def long_header(size: int) -> bytes:
         pytest.param({"model.safetensors": XML}, "model_file_page", ["model.safetensors"], id="XML"),
         pytest.param({"model.safetensors": b""}, "model_file_empty", ["model.safetensors is empty"], id="no bytes"),
         pytest.param(
+            {"tokenizer_config.json": b'{"chat_template": "{% for'}, "model_file_no_json",
+            ["tokenizer_config.json is not JSON: Unterminated string"], id="cut JSON",
+        ),
+        pytest.param(
             {"tokenizer.json": b"Entry not found"}, "model_file_no_json",
             ["tokenizer.json", "Entry not found"], id="text for JSON",
         ),
@@ -226,6 +230,11 @@ def test_pointers_in_place_of_all_shards_are_one_problem(tmp_path: Path) -> None
     assert code == "model_file_lfs_pointer"
     assert "model-00001-of-00070.safetensors is a Git LFS pointer" in detail
     assert "68 more files" in detail
+
+
+@pytest.mark.parametrize("content", [b"", b"{", HTML, b"\xef\xbb\xbf{}", b"[1]"])
+def test_a_generation_config_that_loaders_ignore_is_accepted(tmp_path: Path, content: bytes) -> None:
+    assert resolve_folder(tmp_path, {**tiny(), "generation_config.json": content})
 
 
 def test_odd_models_that_can_be_converted_are_accepted(resolve: Resolve) -> None:

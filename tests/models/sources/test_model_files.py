@@ -150,7 +150,7 @@ def test_a_shard_that_the_index_names_and_is_missing_is_named(
         (index({"a": "../outside.safetensors"}), "no plain name of a file"),
         (index({"a": "/etc/passwd"}), "no plain name of a file"),
         (index({"a": "shards/a.safetensors"}), "no plain name of a file"),
-        (b'{"weight_map": {"a": 5}}', "no plain name of a file"),
+        (b'{"weight_map": {"a": 5}}', "is not a .safetensors file"),
         (index({"a": "pytorch_model.bin"}), "not a .safetensors file"),
         (json.dumps({"x": "y" * MAX_INDEX_BYTES}).encode(), "has more than"),
     ],
