@@ -15,6 +15,7 @@ from enginefarm.wire.bodies import Dependency, Readiness
 log = logging.getLogger(__name__)
 
 _SECONDS = 1.0  # for which an answer is given again: anybody may ask, and a store writes a file for each ping
+_ANSWER_SECONDS = 10.0
 
 
 class ReadinessProbe:
@@ -22,14 +23,21 @@ class ReadinessProbe:
 
     Args:
         pings: by part; each raises an error of the farm if the part does not answer.
+        answer_seconds: after which a part that keeps its ping waiting is not ready.
     """
 
     def __init__(
-        self, pings: dict[str, Callable[[], None]], lane: Lane, clock: Callable[[], float] = time.monotonic
+        self,
+        pings: dict[str, Callable[[], None]],
+        lane: Lane,
+        clock: Callable[[], float] = time.monotonic,
+        answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         self._pings = pings
         self._lane = lane
         self._clock = clock
+        self._answer_seconds = answer_seconds
+        self._running: dict[str, asyncio.Task[Dependency]] = {}
         self._asking: asyncio.Task[Readiness] | None = None
         self._latest: tuple[float, Readiness] | None = None
 
@@ -51,7 +59,7 @@ class ReadinessProbe:
 
     async def _ask_all(self) -> Readiness:
         try:
-            dependencies = await asyncio.gather(*(self._ask(ping) for ping in self._pings.values()))
+            dependencies = await asyncio.gather(*(self._ask(name) for name in self._pings))
             parts = dict(zip(self._pings, dependencies, strict=True))
             readiness = Readiness(ok=all(part.ok for part in dependencies), parts=parts)
             self._latest = (self._clock(), readiness)
@@ -59,8 +67,16 @@ class ReadinessProbe:
         finally:
             self._asking = None
 
-    async def _ask(self, ping: Callable[[], None]) -> Dependency:
-        return await self._lane.run(None, partial(_state_of, ping))
+    async def _ask(self, name: str) -> Dependency:
+        """The state of a part. A ping that waits goes on, and the next question waits for the same one."""
+        ping = self._running.get(name)
+        if ping is None or ping.done():
+            ping = asyncio.create_task(self._lane.run(None, partial(_state_of, self._pings[name])))
+            self._running[name] = ping
+        await asyncio.wait([ping], timeout=self._answer_seconds)
+        if not ping.done():
+            return Dependency(ok=False, detail=f"it has not answered for {self._answer_seconds:g} s")
+        return await ping
 
 
 def _state_of(ping: Callable[[], None]) -> Dependency:

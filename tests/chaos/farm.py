@@ -22,6 +22,7 @@ from models.settings import PREFIX
 from tests.chaos.backing_server import BackingServer
 from tests.chaos.supervised_process import SupervisedProcess
 from tests.farm.running_farm import RunningFarm, answers, s3_settings
+from tests.servers.pgbouncer import PgBouncer, pgbouncer_program
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
@@ -62,12 +63,20 @@ class Farm:
     thread ends (PR_SET_PDEATHSIG)."""
 
     def __init__(
-        self, base: RunningFarm, database: BackingServer, broker: BackingServer, store: BackingServer, *, workers: int
+        self,
+        base: RunningFarm,
+        database: BackingServer,
+        broker: BackingServer,
+        store: BackingServer,
+        pooler: BackingServer | None,
+        *,
+        workers: int,
     ) -> None:
         self.base = base
         self.database = database
         self.broker = broker
         self.store = store
+        self.pooler = pooler  # None: PgBouncer is not installed, and all processes reach the database directly
         self.losses: list[Loss] = []
         ports = [free_port() for _ in range(2)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
@@ -76,7 +85,8 @@ class Farm:
 
     @property
     def servers(self) -> Sequence[BackingServer]:
-        return (self.database, self.broker, self.store)
+        servers = (self.database, self.broker, self.store)
+        return (*servers, self.pooler) if self.pooler else servers
 
     @property
     def processes(self) -> Sequence[SupervisedProcess]:
@@ -162,10 +172,25 @@ def farm(state: Path, settings: Mapping[str, str], *, workers: int) -> Iterator[
         base = RunningFarm(state, {**addresses, **_SETTINGS, **settings})
         stack.callback(base.close)
         servers = (BackingServer("database", postgres), BackingServer("broker", valkey), BackingServer("store", swift))
-        target = Farm(base, *servers, workers=workers)
+        pooler = _start_pooler(stack, postgres)
+        if pooler is not None:
+            # For the farm alone: who judges it asks the database directly.
+            base.environment[f"{PREFIX}DATABASE_URL"] = pooler.through(addresses["DATABASE_URL"])
+        pooler_server = BackingServer("pooler", pooler) if pooler else None
+        target = Farm(base, *servers, pooler_server, workers=workers)
         stack.callback(target.close)
         target.bring_back()
         yield target
+
+
+def _start_pooler(stack: ExitStack, postgres: Postgres) -> PgBouncer | None:
+    if pgbouncer_program() is None:
+        print("NO PGBOUNCER: the farm reaches its database without a pooler; on Debian: apt install pgbouncer")
+        return None
+    data = new_data_dir("chaos-pgbouncer")
+    stack.callback(shutil.rmtree, data)
+    settings = {"server_login_retry": "1", "query_wait_timeout": "15"}  # as docs/operations.md advises
+    return stack.enter_context(PgBouncer(data, postgres.url, settings))
 
 
 def _serve(stack: ExitStack, kind: type[S]) -> S:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,10 @@ def _kill_database(farm: Farm, random: Random) -> bool:
     return _take_away(farm.database, random, kill=True)
 
 
+def _kill_pooler(farm: Farm, random: Random) -> bool:
+    return farm.pooler is not None and _take_away(farm.pooler, random, kill=True)
+
+
 def _kill_store(farm: Farm, random: Random) -> bool:
     return _take_away(farm.store, random, kill=True)
 
@@ -164,6 +168,8 @@ def _take_away(server: BackingServer, random: Random, *, kill: bool) -> bool:
     return True
 
 
+POOLER_KILLED = "pooler killed"
+
 FAULTS = (
     Fault("worker killed", 5, _kill_worker),
     Fault("worker frozen past its lease", 1, _freeze_worker),
@@ -176,28 +182,35 @@ FAULTS = (
     Fault("broker failed over", 2, _fail_broker_over),
     Fault("database stopped", 1, _stop_database),
     Fault("database killed", 1, _kill_database),
+    Fault(POOLER_KILLED, 1, _kill_pooler),
     Fault("store killed", 1, _kill_store),
     Fault("store stalled", 1, _stall_store),
 )
+
+
+def possible_faults(farm: Farm) -> Sequence[Fault]:
+    """All faults but those of a server that this farm does not have."""
+    return [fault for fault in FAULTS if fault.name != POOLER_KILLED or farm.pooler is not None]
 
 
 class Deck:
     """Deals every fault in its proportion, in an order that the seed decides. A fault that cannot happen now stays in
     hand and is tried again."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, faults: Sequence[Fault]) -> None:
+        self.faults = faults
         self.struck: Counter[str] = Counter()
         self._random = random
         self._hand: list[Fault] = []
 
     @property
     def dealt_once(self) -> bool:
-        return all(self.struck[fault.name] for fault in FAULTS)
+        return all(self.struck[fault.name] for fault in self.faults)
 
     def strike(self, farm: Farm) -> Fault | None:
         """Cause the next fault that can happen now, and return it; None if none can."""
-        if len(self._hand) < len(FAULTS):
-            cards = [fault for fault in FAULTS for _ in range(fault.cards)]
+        if len(self._hand) < len(self.faults):
+            cards = [fault for fault in self.faults for _ in range(fault.cards)]
             self._hand += self._random.sample(cards, len(cards))
         for fault in dict.fromkeys(self._hand):
             if fault.strike(farm, self._random):

@@ -12,7 +12,7 @@ from random import Random
 from enginefarm.contract.errors import DatabaseUnavailable
 from tests.chaos.backing_server import Outage
 from tests.chaos.farm import Farm, Loss, farm
-from tests.chaos.faults import Deck
+from tests.chaos.faults import Deck, possible_faults
 from tests.chaos.load import Book, Load
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
 from tests.promises import broken_promises
@@ -88,7 +88,7 @@ def run(plan: Plan, state: Path, *, tell: Callable[[str], object] = lambda _: No
 
 
 def _cause_faults(farm: Farm, plan: Plan, random: Random, tell: Callable[[str], object]) -> tuple[Deck, int, list[str]]:
-    deck = Deck(random)
+    deck = Deck(random, possible_faults(farm))
     checks = 0
     findings: list[str] = []
     begun = time.monotonic()

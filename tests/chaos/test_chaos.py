@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, POOLER_KILLED
 from tests.chaos.run import Plan, run
+from tests.servers.pgbouncer import pgbouncer_program
 
 _SEED = 4
 
@@ -17,8 +18,8 @@ def test_a_farm_keeps_its_promises_under_faults(tmp_path: Path) -> None:
     plan = Plan(_SEED, seconds=25, pause_seconds=1.0, settings={}, workers=3, ask_seconds=0.4, build_seconds=1.0)
     result = run(plan, tmp_path)
     assert result.verdict.finds == []
-    assert set(result.struck) == {fault.name for fault in FAULTS}
-    assert result.struck.total() >= len(FAULTS)
+    possible = {fault.name for fault in FAULTS} - (set() if pgbouncer_program() else {POOLER_KILLED})
+    assert set(result.struck) == possible
     assert result.book.accepted
     assert result.verdict.engines
     assert result.checks

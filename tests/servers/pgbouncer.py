@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from tests.servers.server import Program, Server
 from tests.servers.system_programs import system_program
 
 _NOBODY = 65534  # PgBouncer refuses to run as root
+
+
+def pgbouncer_program() -> str | None:
+    """The path of PgBouncer if it is installed. Debian puts it where the PATH of ordinary users does not lead."""
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 class PgBouncer(Server):
@@ -59,8 +65,7 @@ class PgBouncer(Server):
             identity = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
             for file in (configuration, users):
                 os.chown(file, _NOBODY, _NOBODY)
-        # Debian installs it where the PATH of ordinary users does not lead.
-        argv = [system_program("pgbouncer", "/usr/sbin/pgbouncer"), str(configuration)]
+        argv = [pgbouncer_program() or system_program("pgbouncer"), str(configuration)]
         return [Program("pgbouncer", argv, popen=identity)]
 
     def check(self) -> None:
