@@ -15,6 +15,7 @@ from tests.chaos.farm import Farm, Loss, farm
 from tests.chaos.faults import Deck, possible_faults
 from tests.chaos.load import Book, Load
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
+from tests.doubles.weights import weights
 from tests.promises import broken_promises
 
 _TICK_SECONDS = 0.05
@@ -67,7 +68,7 @@ def run(plan: Plan, state: Path, *, tell: Callable[[str], object] = lambda _: No
     """Run `plan` in the folder `state`, which must be empty. `tell` gets a line for each fault."""
     random = Random(plan.seed)
     with farm(state, plan.settings, workers=plan.workers) as target:
-        models = [target.base.add_model(f"m{n}", random.randbytes(50_000)) for n in range(4)]
+        models = [target.base.add_model(f"m{n}", weights(random.randbytes(50_000))) for n in range(4)]
         load = Load(
             target.urls, models, plan.seed, callers=plan.callers, pause_seconds=plan.ask_seconds * plan.callers,
             build_seconds=plan.build_seconds,
