@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from models.catalogue.database import Database
+from models.outbound.certificates import require_certificates
 from models.settings import Settings
 from models.sources import AuxiliarySource, BucketSource, FileSource, HubAuxiliarySource, HubSource, Sources
 from models.sources.database_digest_cache import DatabaseDigestCache
@@ -65,8 +66,9 @@ def open_sources(settings: Settings, database: Database) -> Sources:
 
     Raises:
         ValueError: ENGINEFARM_MODELS_S3_ENDPOINT has a path, its region is none, only one of the two keys for `s3:`
-            models is set, or the standard chain has no keys.
+            models is set, the standard chain has no keys, or a variable for certificates names none.
     """
+    require_certificates(os.environ)
     trust = Trust(settings.trusted_models)
     bucket = None
     if settings.models_s3_endpoint is not None:

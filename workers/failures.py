@@ -116,6 +116,14 @@ def _failure_of(error: Exception) -> Failure:
                 advice="a build needs about three times the weights: free space, or move ENGINEFARM_SCRATCH",
                 retryable=True,
             )
+        case OSError() if error.errno in {errno.EROFS, errno.EIO}:
+            return Failure(
+                cause="disk_broken",
+                fault=Fault.WORKER,
+                detail=f"the worker's scratch disk (ENGINEFARM_SCRATCH) cannot be used: {error.strerror}",
+                advice="mount it for writing, or look at what the kernel log of that machine says of the disk",
+                retryable=True,  # by another worker: this one does not get the action again while there is one
+            )
         case _:
             # The text of an unknown error may hold a secret or a path: the caller reads its type only.
             return Failure(

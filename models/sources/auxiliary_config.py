@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from enginefarm.contract.errors import IntegrityError, ModelUnavailable
+from enginefarm.contract.errors import FarmError, IntegrityError, ModelUnavailable
 from enginefarm.contract.resolved_files import ResolvedFiles
 from models.caching import TimedCache
 from models.sources.config_facts import MAX_CONFIG_BYTES, parse_json_object
@@ -49,7 +49,7 @@ class AuxiliaryConfigs:
         if file.size > MAX_CONFIG_BYTES:
             raise _bad_config(files, file.path, f"has more than {MAX_CONFIG_BYTES} bytes")
         # Fetch it as a worker does, so that it is verified; the weights beside it stay where they are.
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary_folder() as folder:
             try:
                 self._fetch(files.model_copy(update={"files": (file,)}), Path(folder))
                 config = parse_json_object((Path(folder) / file.path).read_bytes())
@@ -60,6 +60,17 @@ class AuxiliaryConfigs:
         # Only a good config is remembered: after an outage or a refusal, the next submit reads it again.
         self._configs.put(cache_key, config, COMMIT_SECONDS)
         return config
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise FarmError(
+            f"this process has no folder for temporary files ({error.strerror or error}): mount one for writing, and "
+            "name it in TMPDIR",
+            lasting=True,
+        ) from error
 
 
 def _bad_config(files: ResolvedFiles, name: str, defect: str) -> ModelUnavailable:

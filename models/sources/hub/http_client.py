@@ -14,6 +14,7 @@ somebody else, so this module puts a client of its own in that place:
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 import threading
 import time
@@ -318,7 +319,7 @@ def _needs_no_proxy(host: str, port: int | None) -> bool:
         return False
     for entry in getproxies().get("no", "").split(","):
         with suppress(ValueError):  # a name
-            if _is_in(address, [ipaddress.ip_network(entry.strip(" []"), strict=False)]):
+            if _is_in(address, [ipaddress.ip_network(re.sub(r"[\[\] ]", "", entry), strict=False)]):
                 return True
     return False
 
