@@ -14,7 +14,7 @@ export TRANSFERS ?= 1000
 export MINUTES ?= 20
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos attack planted check format lock sbom pin-images docs bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos attack pythons planted check format lock sbom pin-images docs bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES
 attack: $(VENV)/.dev ## attacks on a live farm: programs, bundles, pages, connections (ROUNDS=20)
 	ATTACK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/attack
 
+pythons: $(VENV)/.dev ## the wheel in a fresh environment of each Python that is installed, against a real farm (minutes)
+	$(BIN)/python -m tests.pythons
+
 planted: $(VENV)/.dev ## faults in place of the guards, and whether the tests notice (about half an hour)
 	$(BIN)/python -m tests.planted
 
@@ -47,6 +50,7 @@ check: $(VENV)/.dev ## format, lint, types, import rules, schema drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --package enginefarm --python-version 3.10
 	$(BIN)/lint-imports
 	$(BIN)/python -m migrations.drift
 

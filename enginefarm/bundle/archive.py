@@ -17,10 +17,11 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
 
 from enginefarm.contract.digest import CHUNK, Digest, verified
 from enginefarm.contract.document_version import require_version

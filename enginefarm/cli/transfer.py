@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from rich.progress import BarColumn, DownloadColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -60,4 +60,4 @@ class _Lines:
         if current != self._last:
             self._last = current
             position = f"{words.size(progress.done)} of {words.size(progress.total)}"
-            say(f"{datetime.now(UTC):%H:%M:%SZ}  {progress.activity}: {position}")
+            say(f"{datetime.now(timezone.utc):%H:%M:%SZ}  {progress.activity}: {position}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
-from typing import Protocol, Self
+from datetime import datetime, timezone
+from typing import Protocol
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
+from typing_extensions import Self
 
 from enginefarm.cli import words
 from enginefarm.cli.output import err, plain, say
@@ -69,7 +70,7 @@ class LineDisplay:
             if build.eta_seconds is not None and not build.state.ended:
                 eta = f" (eta {words.duration(build.eta_seconds)})"
             # The columns have fixed widths, so that the lines of a CI log stand below each other.
-            say(f"{datetime.now(UTC):%H:%M:%SZ}  {_where(build):<10} {share:>4}  {doing}{eta}".rstrip())
+            say(f"{datetime.now(timezone.utc):%H:%M:%SZ}  {_where(build):<10} {share:>4}  {doing}{eta}".rstrip())
 
 
 class BarDisplay:

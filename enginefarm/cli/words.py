@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from enginefarm.wire.bodies import Build, BuildState
 
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 def age(then: datetime) -> str:
     """Format the time since `then`."""
-    return duration((datetime.now(UTC) - then).total_seconds())
+    return duration((datetime.now(timezone.utc) - then).total_seconds())
 
 
 def model(reference: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
@@ -63,7 +63,9 @@ def advice_on(error: BaseException) -> str:
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return "Does the server speak TLS? Otherwise its URL begins with http://"
     if cause.verify_code in {_NOT_YET_VALID, _EXPIRED}:
-        return f"This machine's clock shows {datetime.now(UTC):%Y-%m-%d %H:%MZ}: set it, or renew the certificate"
+        return (
+            f"This machine's clock shows {datetime.now(timezone.utc):%Y-%m-%d %H:%MZ}: set it, or renew the certificate"
+        )
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if os.environ.get(name):
             return f"Only the authorities of {name}={os.environ[name]} are trusted"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enginefarm.contract.str_enum import StrEnum
 
 
 class Stage(StrEnum):

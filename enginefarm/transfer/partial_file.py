@@ -13,7 +13,8 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+
+from typing_extensions import Self
 
 from enginefarm.contract.digest import CHUNK
 from enginefarm.contract.errors import IntegrityError

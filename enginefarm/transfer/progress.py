@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+
+from enginefarm.contract.str_enum import StrEnum
 
 
 class Activity(StrEnum):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -68,7 +68,7 @@ def require_fresh(revocations: RevocationList, *, max_age: timedelta, now: datet
     Raises:
         IntegrityError: it is; the text says which time, and what to do.
     """
-    now = now or datetime.now(UTC)
+    now = now or datetime.now(timezone.utc)
     of = f"the list of recalled engines of {revocations.farm[:100]}"
     if revocations.issued_at > now + _CLOCK_SKEW:
         raise IntegrityError(

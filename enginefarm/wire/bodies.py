@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
@@ -14,6 +13,7 @@ from enginefarm.contract.key import Key
 from enginefarm.contract.manifest import FileEntry
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.str_enum import StrEnum
 
 Progress = Annotated[float, Field(ge=0, le=1)]
 Time = AwareDatetime

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from pydantic import Field, JsonValue
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.key import Key
 from enginefarm.contract.stage import Stage
+from enginefarm.contract.str_enum import StrEnum
 from enginefarm.wire.bodies import Body, Difference, EngineSummary
 
 

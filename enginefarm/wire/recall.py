@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from typing_extensions import Self
 
 from enginefarm.contract.bounded import WITHOUT_NUL, Text
 from enginefarm.contract.key import Key

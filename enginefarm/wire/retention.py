@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from typing_extensions import Self
 
 from enginefarm.contract.bounded import Count, Days, Text
 from enginefarm.wire.bodies import Body, Page, Time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import click
 
@@ -34,7 +34,7 @@ def ls(settings: Settings, as_json: bool) -> None:
     rows = []
     for cached in files:
         digest = cached.digest.removeprefix("sha256:")[:12]
-        used = words.age(datetime.fromtimestamp(cached.used_at, UTC))
+        used = words.age(datetime.fromtimestamp(cached.used_at, timezone.utc))
         rows.append((digest, words.size(cached.size), str(cached.engines), used))
     show(table(("FILE", "SIZE", "ENGINES", "USED"), rows, elastic="FILE"))
     echo(f"{words.size(sum(cached.size for cached in files))} in {settings.cache.root}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import click
 
@@ -112,5 +112,5 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a time such as 2026-11-24T03:00", param_hint="--between") from None
     if time.tzinfo is None:
-        return time.replace(tzinfo=UTC)
+        return time.replace(tzinfo=timezone.utc)
     return time
