@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import IO, Any
 
 import click
@@ -46,11 +46,8 @@ def err() -> Console:
 
 def echo(text: object = "", *, err: bool = False) -> None:
     """Print text and a line end, on stdout unless `err`."""
-    if not err:
-        click.echo(safe_text(str(text)))
-        return
-    with _unread_stderr_is_no_failure():
-        click.echo(safe_text(str(text)), err=True)
+    with _unread_stderr_is_no_failure() if err else nullcontext():
+        click.echo(safe_text(str(text)), err=err)
 
 
 class LogPrinter(logging.Handler):

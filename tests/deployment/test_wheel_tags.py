@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.markers import Environment, Marker, default_environment
+from packaging.markers import Marker, default_environment
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
@@ -28,10 +28,10 @@ NO_NETWORK = ("dns error", "error sending request", "Failed to fetch", "connecti
 def packages(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """What the package index has of the newest dependencies, with the names of all their wheels."""
     lock = tmp_path_factory.mktemp("lock") / "pylock.toml"
-    uv = Path(sys.executable).with_name("uv")
+    uv = str(Path(sys.executable).with_name("uv"))
     command = [uv, "pip", "compile", "--quiet", "--universal", "--python-version", "3.10", "--format", "pylock.toml"]
     compiled = subprocess.run(
-        [*command, "pyproject.toml", "--output-file", lock], cwd=CHECKOUT, capture_output=True, text=True
+        [*command, "pyproject.toml", "--output-file", str(lock)], cwd=CHECKOUT, capture_output=True, text=True
     )
     if compiled.returncode and any(text in compiled.stderr for text in NO_NETWORK):
         pytest.skip(f"NO PACKAGE INDEX: this test was not run; {compiled.stderr.strip()[-200:]}")
@@ -53,10 +53,12 @@ def test_every_dependency_has_a_wheel(
 ) -> None:
     platforms = [f"{name}_{architecture}" for name in LIBRARIES[library]]
     tags = {*cpython_tags(python, platforms=platforms), *compatible_tags(python, f"cp3{python[1]}", platforms)}
-    environment = default_environment() | Environment(
-        python_version=f"3.{python[1]}", python_full_version=f"3.{python[1]}.0", platform_machine=architecture
-    )  # fmt: skip
-    needed = [package for package in packages if Marker(str(package["marker"])).evaluate(dict(environment))]
+    version = f"3.{python[1]}"
+    environment = {name: str(value) for name, value in default_environment().items()}
+    environment |= {
+        "python_version": version, "python_full_version": f"{version}.0", "platform_machine": architecture,
+    }  # fmt: skip
+    needed = [package for package in packages if Marker(str(package["marker"])).evaluate(environment)]
     names = {str(package["name"]) for package in needed}
     assert {"pydantic-core", "cryptography", "filelock", "psutil", "urllib3"} <= names
     assert [package["name"] for package in needed if not wheel_tags(package) & tags] == []

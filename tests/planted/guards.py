@@ -870,4 +870,20 @@ GUARDS = (
         "SELECT pg_advisory_xact_lock(:key)", "SELECT pg_advisory_lock(:key)",
         "tests/migrations/test_roles.py",
     ),
+    Guard(
+        "an unusable cache does not fail a pull", "enginefarm/transfer/node_cache.py",
+        "        if self._is_reported:\n            return\n", "        raise error\n",
+        "tests/enginefarm/transfer/test_unusable_cache.py",
+    ),
+    Guard(
+        "a node that insists on the list of recalls needs a memory of it", "enginefarm/trust/signature_policy.py",
+        "        if self.max_age is not None:\n            raise InvalidRequest(f\"{text}",
+        "        if False:\n            raise InvalidRequest(f\"{text}",
+        "tests/enginefarm/trust/test_signature_policy.py",
+    ),
+    Guard(
+        "a password of a proxy is in no error", "enginefarm/client/proxies.py",
+        'f"{variable} names the proxy {proxy_url}, and', 'f"{variable} names the proxy {text}, and',
+        "tests/enginefarm/client/test_proxies.py",
+    ),
 )  # fmt: skip

@@ -72,3 +72,18 @@ def test_the_library_refuses_an_engine_that_no_trusted_key_signed(
     with pytest.raises(IntegrityError, match="no good signature"):
         pull(published_farm.key, tmp_path / "engine", farm=Farm(published_farm.url), trusted_keys=[keys / "other.pub"])
     assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize("max_age", [None, "86400"])
+def test_only_a_node_that_insists_on_recalls_needs_a_folder_for_them(
+    published_farm: Published, keys: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, max_age: str | None
+) -> None:
+    options = [f"--trusted-key={keys / 'farm.pub'}"]
+    if max_age:
+        options.append(f"--max-age={max_age}")
+    result = pulled(published_farm, tmp_path, *options, ENGINEFARM_CACHE="/proc/cache")
+    assert result.exit_code == (2 if max_age else 0), result.output
+    printed = result.stderr + caplog.text  # a warning goes to the log, which is pytest's here
+    assert "lists of recalled engines" in printed
+    assert "ENGINEFARM_CACHE" in printed
+    assert (tmp_path / "engine").exists() is not bool(max_age)
