@@ -184,7 +184,8 @@ def _check_pointer(name: str, size: int, read: ReadStart) -> _Start:
 
 
 def _read_exactly(name: str, length: int, read: ReadStart) -> bytes:
-    """Return the first `length` bytes of a file that is not shorter.
+    """Return the first `length` bytes of a file that is not shorter. Of a Git LFS pointer or a page, which a mirror may
+    serve in place of the file that it lists, these are fewer.
 
     Raises:
         SourceUnavailable: fewer came, so the file changes now, or the listing is wrong. Nothing is said about the file.
@@ -192,7 +193,8 @@ def _read_exactly(name: str, length: int, read: ReadStart) -> bytes:
     if length == 0:
         return b""
     start = read(name, length)
-    if len(start) < length:
+    is_other_file = start and find_damage(name, start) is not None
+    if len(start) < length and not is_other_file:
         raise SourceUnavailable(f"{name} is shorter now than in the listing of its model; try again later")
     return start
 

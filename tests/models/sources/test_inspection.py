@@ -287,6 +287,27 @@ def test_an_unchanged_bucket_is_listed_again_and_not_read(s3_server: S3Server, b
     assert source.resolve_model(reference) == first
 
 
+def test_a_server_that_ignores_ranges_is_read_only_as_far_as_needed(
+    s3_server: S3Server, bucket: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {**without_weights(), "model.safetensors": weights(bytes(1 << 20))}
+    monkeypatch.setattr("tests.servers.hub._part", lambda answer, _: answer)
+    hub.push("org/tiny", files)
+    assert HubSource(hub.url).resolve_model(HubReference("org/tiny")).facts.weight_dtypes == ("U8",)
+    client = client_of(s3_server)
+    whole = client.get_object
+    monkeypatch.setattr(client, "get_object", lambda bucket, key, **_: whole(bucket, key))
+    reference = put(client, bucket, files, prefix="whole")
+    assert BucketSource(client).resolve_model(reference).facts.weight_dtypes == ("U8",)
+
+
+def test_a_mirror_that_serves_pointers_in_place_of_listed_files_is_found_out(hub: Hub) -> None:
+    hub.push("org/tiny", tiny())
+    hub.damaged["model.safetensors"] = POINTER
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors is a Git LFS pointer"):
+        HubSource(hub.url).resolve_model(HubReference("org/tiny"))
+
+
 def test_an_index_that_changes_changes_the_model(tmp_path: Path) -> None:
     source = FileSource([tmp_path], MemoryDigestCache())
     folder = write(tmp_path / "model", sharded("a.safetensors", "b.safetensors"))
