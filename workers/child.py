@@ -30,6 +30,7 @@ _DISK_SECONDS = 2.0  # between two measurements of the disk: each walks through 
 _DISK_SLICE_SECONDS = 0.1
 _READ_BYTES = 1 << 16
 _TAIL_LINES = 200
+_LONGEST_LINE = 2000  # bytes: toolchains search the tail with regular expressions, whose time may grow by the square
 # The supervisor has this much longer than `kill_seconds` to end everything; then the worker kills from outside.
 _MARGIN_SECONDS = 1.0
 _DEATH_SECONDS = 5.0  # for the kernel to end what was killed
@@ -179,11 +180,11 @@ class _Tail:
         self._on_output(output)
         *lines, unfinished = (self._unfinished_line + output).split(b"\n")
         # Bounded: a program may print gigabytes without the end of a line.
-        self._lines.extend(line[-2000:] for line in lines)
+        self._lines.extend(line[-_LONGEST_LINE:] for line in lines)
         self._unfinished_line = unfinished[-_READ_BYTES:]
 
     def text(self) -> str:
-        return b"\n".join([*self._lines, self._unfinished_line]).decode(errors="replace")
+        return b"\n".join([*self._lines, self._unfinished_line[-_LONGEST_LINE:]]).decode(errors="replace")
 
     def last_line(self) -> str:
         """The last line that is not empty."""

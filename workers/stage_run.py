@@ -138,6 +138,13 @@ class StageRun:
     def toolchain(self) -> Toolchain:
         return all_toolchains()[self.job.toolchain]
 
+    @property
+    def runs_foreign_code(self) -> bool:
+        """True if a model's author may decide what the programs do."""
+        facts = self.job.facts
+        # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
+        return facts.trusted and (facts.remote_code or facts.has_pickle)
+
     def refuse_other_platform(self) -> None:
         """A message in the wrong queue must never make an engine for the wrong machine.
 
@@ -164,10 +171,8 @@ class StageRun:
         Raises:
             StageFailed: this worker has no complete sandbox.
         """
-        facts, isolation = self.job.facts, self.tools.isolation
-        # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
-        if facts.trusted and (facts.remote_code or facts.has_pickle) and not isolation.complete:
-            raise StageFailed(sandbox_missing(self.job.spec.model, isolation.obstacle))
+        if self.runs_foreign_code and not self.tools.isolation.complete:
+            raise StageFailed(sandbox_missing(self.job.spec.model, self.tools.isolation.obstacle))
 
     def paths(self, command: Command) -> StagePaths:
         """What the programs of this stage see, besides the system and the worker's Python."""
@@ -224,7 +229,7 @@ class StageRun:
         self.warm_start = WarmStart.of(self.job.toolchain, warm, scratch, database=tools.database, store=tools.store)
         # Only the first try starts warm: if the warm file causes a failure, the second try runs without it.
         if self.claim.tries == 1:
-            self.warm_start.fetch()
+            self.warm_start.fetch(self.watch)
         self.joblog.say("starts warm" if self.warm_start.start else "starts cold")
 
     def run_programs(self) -> None:
@@ -259,7 +264,11 @@ class StageRun:
             if ended.killed_for is not None:
                 raise StageFailed(limit_passed(ended.killed_for, self.tools.limits))
             if ended.status != 0:
-                raise StageFailed(self.toolchain.classify(self.job.stage, ended))
+                failure = self.toolchain.classify(self.job.stage, ended)
+                if self.runs_foreign_code and failure.fault is Fault.WORKER and not ended.oom_killed:
+                    # The model's code may print and do anything: a few such models would quarantine every worker.
+                    failure = failure.model_copy(update={"fault": Fault.TOOLCHAIN})
+                raise StageFailed(failure)
 
     def check(self) -> StageOutput:
         """Check that the output is complete, and describe it.

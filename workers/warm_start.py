@@ -46,13 +46,13 @@ class WarmStart:
         document = {"document": _DOCUMENT, "toolchain": toolchain, "good_for": dict(warm.good_for)}
         return cls(database, store, scratch / warm.path, document)
 
-    def fetch(self) -> None:
+    def fetch(self, watch: Watch = ignore_progress) -> None:
         """Fetch the last warm file with this key, if there is one."""
         try:
             with self.database.read() as session:
                 stored = find_warm_file(session, key_of(self.document))
             if stored is not None:
-                self.store.fetch(stored.digest, stored.size, self.path)
+                self.store.fetch(stored.digest, stored.size, self.path, watch)
                 self.start = stored
         except (EnginefarmError, OSError) as error:
             # A toolchain might read half a file: without one it starts cold, which always works.

@@ -587,6 +587,11 @@ GUARDS = (
         "tests/workers/sandbox/test_seccomp.py",
     ),
     Guard(
+        "a program may not take the supervisor's CPU time", "workers/sandbox/seccomp.py",
+        "_deny_values((_SUPERVISOR,)))", "_deny_values(()))",
+        "tests/workers/sandbox/test_attacks.py",
+    ),
+    Guard(
         "no process reads the supervisor's memory", "workers/supervisor.py",
         "prctl(PR_SET_DUMPABLE, 0)", "pass",
         "tests/workers/sandbox/test_attacks.py",
@@ -620,6 +625,11 @@ GUARDS = (
         "a required sandbox that is not to be had stops the worker", "workers/sandbox/choice.py",
         'if settings.sandbox == "required":', "if False:",
         "tests/workers/sandbox/test_choice.py",
+    ),
+    Guard(
+        "a model's own code cannot blame the worker", "workers/stage_run.py",
+        "if self.runs_foreign_code and failure.fault is Fault.WORKER", "if False",
+        "tests/workers/test_foreign_code.py",
     ),
     Guard(
         "foreign code is refused without the sandbox", "workers/stage_run.py",

@@ -1,24 +1,41 @@
-"""A worker without the complete sandbox refuses code and pickles of trusted models, and nothing else."""
+"""A worker without the complete sandbox refuses code and pickles of trusted models, and nothing else; in the sandbox,
+what such code prints says nothing about the worker."""
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
 from tests.workers.sandbox.real import sandbox
+from toolchains.aoti.failures import classify
+from toolchains.toolchain import Command, Directories
+from workers import child
+from workers.child import Ended, ProcessLimits
 from workers.failures import StageFailed
 from workers.sandbox.isolation import Isolation
 from workers.stage_run import StageRun
 
 
-def refuse(isolation: Isolation, **facts: bool) -> None:
+def stage_of(isolation: Isolation, **facts: bool) -> StageRun:
+    """A stage of a model with these facts."""
     all_facts = SimpleNamespace(**({"trusted": False, "remote_code": False, "has_pickle": False} | facts))
-    job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"))
-    stage_run: Any = SimpleNamespace(job=job, tools=SimpleNamespace(isolation=isolation))
-    StageRun.refuse_foreign_code(cast(StageRun, stage_run))
+    job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
+    tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1))
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
+    joblog: Any = SimpleNamespace(say=lambda text: None)
+    heartbeat: Any = SimpleNamespace(stop=threading.Event())
+    folder = Path("/nowhere")
+    return StageRun(tools, claim, Directories(folder, folder, folder), joblog, heartbeat)
+
+
+def refuse(isolation: Isolation, **facts: bool) -> None:
+    stage_of(isolation, **facts).refuse_foreign_code()
 
 
 @pytest.mark.parametrize("fact", ["remote_code", "has_pickle"])
@@ -40,3 +57,28 @@ def test_other_models_are_not_refused() -> None:
 
 def test_foreign_code_runs_in_the_sandbox() -> None:
     refuse(sandbox(), trusted=True, remote_code=True, has_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "oom_killed", "fault"),
+    [
+        ({"trusted": True, "remote_code": True}, False, Fault.TOOLCHAIN),
+        ({"trusted": True, "has_pickle": True}, False, Fault.TOOLCHAIN),
+        ({"trusted": True}, False, Fault.WORKER),
+        ({"trusted": True, "remote_code": True}, True, Fault.WORKER),  # the kernel says it, not the program
+    ],
+)
+def test_a_models_own_code_cannot_blame_the_worker(
+    monkeypatch: pytest.MonkeyPatch, facts: dict[str, bool], oom_killed: bool, fault: Fault
+) -> None:
+    """Three such models would quarantine every worker of the farm."""
+    lies = Ended(1, "CUDA error: the GPU is lost\n", oom_killed=oom_killed)
+    toolchain: Any = SimpleNamespace(
+        plan=lambda job, directories: [Command(("true",))], classify=lambda stage, ended: classify(ended)
+    )
+    monkeypatch.setattr(StageRun, "toolchain", toolchain)
+    monkeypatch.setattr(StageRun, "paths", lambda self, command: None)
+    monkeypatch.setattr(child, "run", lambda command, **_: lies)
+    with pytest.raises(StageFailed) as failed:
+        stage_of(Isolation(), **facts).run_programs()
+    assert failed.value.failure.fault is fault

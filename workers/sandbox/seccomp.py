@@ -38,6 +38,7 @@ _NEW_NAMESPACE = 0x80 | 0x20000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000
 # clone reads CLONE_NEWTIME's bit as part of the exit signal.
 _CLONE_NEW_NAMESPACE = _NEW_NAMESPACE & ~0x80
 _TERMINAL_INJECTION = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_SUPERVISOR = 1  # its process id in the sandbox
 # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. A network namespace does not confine AF_VSOCK, and AF_ALG had many bugs.
 _SOCKET_FAMILIES = (1, 2, 10, 16)
 
@@ -78,8 +79,16 @@ _DENIED: dict[str, tuple[int, int | None]] = {
 }  # fmt: skip
 # Denied unless the programs have a PID namespace of their own: Open MPI's ranks copy messages with them.
 _PROCESS_MEMORY = {"process_vm_readv": (310, 270), "process_vm_writev": (311, 271)}
+# Denied for process 1, the supervisor: programs of its user could take its CPU time, and it would not end them.
+_SCHEDULING = {
+    "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+}  # fmt: skip
+# The same by process, group or user: call → the value of its first argument that means one process.
+_PRIORITIES = {"setpriority": 0, "ioprio_set": 1}  # PRIO_PROCESS, IOPRIO_WHO_PROCESS
 # Denied with some arguments.
-_BY_ARGUMENT = {
+_BY_ARGUMENT = _SCHEDULING | {
+    "setpriority": (141, 140), "ioprio_set": (251, 30),
     "clone": (56, 220), "clone3": (435, 435), "unshare": (272, 97), "ioctl": (16, 29), "prlimit64": (302, 261),
     "socket": (41, 198),
 }  # fmt: skip
@@ -151,6 +160,10 @@ def _lines(target: Machine, denied: frozenset[str]) -> Iterator[tuple[int, int, 
     yield from _block(calls["ioctl"], 1, _deny_values(_TERMINAL_INJECTION))
     # Limits of other processes: the supervisor must not get a limit of CPU time.
     yield from _block(calls["prlimit64"], 0, _allow_values((0,), errno.EPERM))
+    for name in _SCHEDULING:
+        yield from _block(calls[name], 0, _deny_values((_SUPERVISOR,)))
+    for name, one_process in _PRIORITIES.items():
+        yield from _block(calls[name], 0, _deny_other_than(one_process, _SUPERVISOR))
     yield from _block(calls["socket"], 0, _allow_values(_SOCKET_FAMILIES, errno.EAFNOSUPPORT))
     yield (_RETURN, 0, 0, _ALLOW)
 
@@ -174,6 +187,16 @@ def _deny_values(values: tuple[int, ...]) -> list[_Line]:
     for value in values:
         lines += [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
     return [*lines, (_RETURN, 0, 0, _ALLOW)]
+
+
+def _deny_other_than(first: int, second: int) -> list[_Line]:
+    """Deny unless the first argument is `first` and the second is not `second`."""
+    return [
+        (_JUMP_EQUAL, 1, 0, first),
+        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+        (_LOAD, 0, 0, _ARGUMENTS + 8),
+        *_deny_values((second,)),
+    ]
 
 
 def _allow_values(values: tuple[int, ...], error: int) -> list[_Line]:

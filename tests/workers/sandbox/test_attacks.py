@@ -87,6 +87,32 @@ time.sleep(60)
         assert ended.killed_for is KilledFor.STOP
         assert time.monotonic() - started < SOON
 
+    def test_programs_cannot_take_its_cpu_time(self, tmp_path: Path, isolation: Isolation) -> None:
+        """The lowest priority of all and one CPU that others use would keep it from ending a stage."""
+        code = """
+import os
+attempts = {
+    "idle": lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
+    "affinity": lambda: os.sched_setaffinity(1, {min(os.sched_getaffinity(0))}),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
+    "priority of the user": lambda: os.setpriority(os.PRIO_USER, 0, 19),
+    "own affinity": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+    "own priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        print(name, "changed")
+    except PermissionError:
+        print(name, "refused")
+"""
+        ended, output = attack(code, tmp_path, isolation)
+        assert ended.status == 0, output
+        assert output == [
+            "idle refused", "affinity refused", "priority refused", "priority of the user refused",
+            "own affinity changed", "own priority changed",
+        ]  # fmt: skip
+
     @pytest.mark.parametrize("signal_name", ["SIGSTOP", "SIGKILL"])
     def test_without_the_sandbox_the_worker_ends_what_stopped_or_killed_it(
         self, tmp_path: Path, signal_name: str

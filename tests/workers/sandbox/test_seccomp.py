@@ -93,6 +93,16 @@ class TestFilter:
         assert answer("ioctl", 0, 0x5413) is None  # TIOCGWINSZ
         assert answer("prlimit64", 0) is None
         assert answer("prlimit64", 1) == errno.EPERM  # of the supervisor
+        for call in ("sched_setscheduler", "sched_setattr", "sched_setaffinity", "sched_setparam"):
+            assert answer(call, 1) == errno.EPERM  # of the supervisor
+            assert answer(call, 0) is None
+            assert answer(call, 77) is None  # a thread of the program
+        assert answer("setpriority", 0, 1) == errno.EPERM
+        assert answer("setpriority", 0, 77) is None
+        assert answer("setpriority", 2, 0) == errno.EPERM  # of all processes of the user
+        assert answer("ioprio_set", 1, 1) == errno.EPERM
+        assert answer("ioprio_set", 1, 77) is None
+        assert answer("ioprio_set", 3, 0) == errno.EPERM
         assert answer("socket", 2) is None  # AF_INET
         assert answer("socket", 40) == errno.EAFNOSUPPORT  # AF_VSOCK
 
