@@ -1,8 +1,17 @@
-"""List the workers: all, the live ones, and those that serve a queue. Reads only."""
+"""List the workers: all, the live ones, and those that serve a queue. Reads only.
+
+Workers write their own rows, and one that was taken over may write anything. A row that cannot be read is left out, or
+nobody could submit.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+import logging
+from collections.abc import Iterator
+from functools import lru_cache
+
+from pydantic import ValidationError
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.platform import Platform
@@ -10,15 +19,17 @@ from enginefarm.wire.bodies import Worker
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
 
+log = logging.getLogger(__name__)
+
 
 def present_workers(session: Session) -> list[WorkerRow]:
     """Workers that report, by name: the live ones, and those that take no new work."""
-    return list(session.execute(select(WorkerRow).where(IS_PRESENT).order_by(WorkerRow.name)).scalars())
+    return [row for row, _ in _readable(session, select(WorkerRow).where(IS_PRESENT).order_by(WorkerRow.name))]
 
 
 def live_workers(session: Session) -> list[WorkerRow]:
     """Workers that report and take new work, by name."""
-    return list(session.execute(select(WorkerRow).where(IS_LIVE).order_by(WorkerRow.name)).scalars())
+    return [row for row, _ in _readable(session, select(WorkerRow).where(IS_LIVE).order_by(WorkerRow.name))]
 
 
 def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
@@ -29,8 +40,8 @@ def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
 
 def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]:
     """The quarantined workers that would serve `queue` after a release."""
-    rows = session.execute(select(WorkerRow).where(IS_QUARANTINED).order_by(WorkerRow.name))
-    return [worker for worker in rows.scalars() if queue in worker.queues]
+    quarantined = select(WorkerRow).where(IS_QUARANTINED).order_by(WorkerRow.name)
+    return [worker for worker, _ in _readable(session, quarantined) if queue in worker.queues]
 
 
 def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
@@ -43,21 +54,35 @@ def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker
         session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
     )
     return [
-        Worker(
-            id=row.id,
-            name=row.name,
-            state=state_shown(row),
-            platform=row.platform,
-            host=row.host,
-            capabilities=row.capabilities,
-            queues=row.queues,
-            running=running_action.get(row.id),
-            quarantine=row.quarantine_reason,
-            started_at=row.started_at,
-            last_seen_at=row.last_seen_at,
-        )
-        for row in session.execute(query).scalars()
+        worker.model_copy(update={"running": running_action.get(row.id)}) for row, worker in _readable(session, query)
     ]
+
+
+def _readable(session: Session, query: Select[WorkerRow]) -> Iterator[tuple[WorkerRow, Worker]]:
+    """The rows that the query selects and that say what a worker says."""
+    for row in session.execute(query).scalars():
+        try:
+            worker = Worker(
+                id=row.id,
+                name=row.name,
+                state=state_shown(row),
+                platform=row.platform,
+                host=row.host,
+                capabilities=row.capabilities,
+                queues=row.queues,
+                quarantine=row.quarantine_reason,
+                started_at=row.started_at,
+                last_seen_at=row.last_seen_at,
+            )
+        except ValidationError as error:
+            _warn_once(row.id, row.name, str(error.errors()[0]["loc"]))
+        else:
+            yield row, worker
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(worker_id: str, name: str, field: str) -> None:
+    log.warning("worker %s (%s) is left out: its row cannot be read at %s", ascii(name), ascii(worker_id), field)
 
 
 def has_toolchain(row: WorkerRow, toolchain: str, version: str | None = None, stage: str | None = None) -> bool:

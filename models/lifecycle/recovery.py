@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from models.catalogue.clock import now
-from models.catalogue.rows import ActionRow, CheckpointRow, WorkerRow
+from models.catalogue.rows import ActionRow, CheckpointRow
 from models.catalogue.states import ActionState
 from models.catalogue.visibility import USABLE
-from models.fleet.worker_states import IS_LIVE
+from models.fleet.roster import live_workers
 from models.queue.names import Announcement
 
 # An action is announced at most once in this time, so that sweeps of several control planes do not flood the queue.
@@ -37,8 +37,8 @@ def queue_released_builds(session: Session) -> None:
 def count_due_by_queue(session: Session) -> Mapping[str, int]:
     """Messages that each queue should hold: one for each action that is queued, due, and served by a live worker."""
     served: set[str] = set()
-    for queues in session.execute(select(WorkerRow.queues).where(IS_LIVE)).scalars():
-        served.update(queues)
+    for worker in live_workers(session):
+        served.update(worker.queues)
     rows = session.execute(
         select(ActionRow.queue, func.count())
         .where(*_due())

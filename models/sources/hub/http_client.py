@@ -47,6 +47,15 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _SITE_NETWORKS: tuple[Network, ...] = tuple(
     ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
+# What `is_global` of this Python takes for public addresses. Services of clouds: Oracle's metadata, Azure's host.
+_NOT_PUBLIC: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "192.0.0.0/24", "168.63.129.16/32",
+        # IPv6: site-local, and what stands for IPv4 (RFC 4291 compatible, RFC 2765 translated, RFC 8215 local NAT64).
+        "::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10",
+    )
+)  # fmt: skip
 
 
 class AnswerRefused(httpx2.TransportError):
@@ -142,7 +151,8 @@ class HubEndpoint:
 
     def _is_allowed(self, address: Address) -> bool:
         inner = _embedded(address)
-        if (inner.is_global and not inner.is_multicast) or _is_in(inner, self._redirect_networks):
+        is_public = inner.is_global and not inner.is_multicast and not _is_in(inner, _NOT_PUBLIC)
+        if is_public or _is_in(inner, self._redirect_networks):
             return True
         if not _is_in(inner, _SITE_NETWORKS):
             return False  # loopback and link-local, where the services of the machine and of the cloud are
@@ -351,11 +361,15 @@ def _too_long(limits: _Limits) -> AnswerTooLong:
 
 
 def _refuse_literal(endpoint: HubEndpoint, url: httpx2.URL) -> None:
-    host = url.host.strip("[]")
+    host = url.host.strip("[]").rstrip(".")
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return
+        # A proxy's C library also reads 2130706433, 0x7f.1 and 127.1.
+        try:
+            host = socket.inet_ntoa(socket.inet_aton(host))
+        except OSError:
+            return
     endpoint.addresses_of(host, url.port or _DEFAULT_PORTS.get(url.scheme, 0))
 
 

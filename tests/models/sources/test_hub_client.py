@@ -63,6 +63,12 @@ def test_a_name_that_changes_its_address_after_the_check_leads_to_the_checked_on
         (PUBLIC, "::ffff:10.1.2.3", False),
         (PUBLIC, "2002:7f00:1::", False),
         (PUBLIC, "64:ff9b::a9fe:a9fe", False),
+        (PUBLIC, "64:ff9b:1::a9fe:a9fe", False),
+        (PUBLIC, "::10.1.2.3", False),
+        (PUBLIC, "::ffff:0:10.1.2.3", False),
+        (PUBLIC, "fec0::1", False),
+        (PUBLIC, "192.0.0.192", False),
+        (PUBLIC, "168.63.129.16", False),
         (PUBLIC, "2606:2800:21f::1", True),
         ("10.0.0.1", "10.1.2.3", True),
         ("10.0.0.1", "192.168.1.1", True),
@@ -109,3 +115,23 @@ def test_the_operator_can_allow_a_network(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_the_token_goes_to_the_hubs_own_origin(url: str, allowed: bool) -> None:
     assert HubEndpoint("https://hub.example").may_have_token(url) is allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "refused"),
+    [
+        ("169.254.169.254", True), ("2852039166", True), ("0xa9fea9fe", True),
+        ("127.1", True), ("127.0.0.1.", True), ("[::ffff:127.0.0.1]", True), ("127.0.0.1.example", False),
+    ],
+)  # fmt: skip
+def test_behind_a_proxy_an_address_is_refused_however_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, host: str, refused: bool
+) -> None:
+    """The proxy resolves the host, and its C library reads more forms of an address than Python."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    hub = HubEndpoint("https://127.0.0.2")
+    with hub.answers(max_bytes=1, seconds=5), pytest.raises(httpx2.TransportError) as failed:
+        http_client._open_client().get(f"http://{host}/file")
+    assert isinstance(failed.value, AnswerRefused) == refused

@@ -1,0 +1,51 @@
+"""A worker's row that cannot be read is left out: a worker's account must not stop submits and the sweep of all."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from models.catalogue.database import Database
+from models.fleet import roster
+from models.fleet.roster import list_workers, live_workers, workers_serving
+from models.lifecycle.recovery import count_due_by_queue
+from tests.models.requests import CPU, HOST, add_worker
+
+INSERT = (
+    "INSERT INTO workers (id, name, state, platform, host, capabilities, queues) "
+    "VALUES ('evil', 'a-worker', 'live', '{platform}', '{host}', '{capabilities}', '{queues}')"
+)
+GOOD = {
+    "platform": CPU.model_dump_json(), "host": HOST.model_dump_json(), "capabilities": "[]", "queues": "[]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("platform", '"x"'), ("platform", "{}"), ("platform", '{"arch": "\\ud800"}'), ("host", "[]"),
+        ("capabilities", '[{"toolchain": 1}]'), ("capabilities", '{"a": 1}'), ("queues", "[1]"), ("queues", "null"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_left_out(
+    database: Database, caplog: pytest.LogCaptureFixture, field: str, value: str
+) -> None:
+    roster._warn_once.cache_clear()
+    add_worker(database, "honest")
+    with database.write() as session:
+        session.connection().exec_driver_sql(INSERT.format(**GOOD | {field: value}))
+    with caplog.at_level(logging.WARNING), database.read() as session:
+        for _ in range(2):
+            assert [worker.id for worker in live_workers(session)] == ["honest"]
+        assert [worker.id for worker in list_workers(session, include_gone=True)] == ["honest"]
+        workers_serving(session, "build.q")
+        count_due_by_queue(session)
+    assert caplog.text.count("worker 'a-worker' ('evil') is left out") == 1
+
+
+def test_a_row_that_can_be_read_stays(database: Database) -> None:
+    with database.write() as session:
+        session.connection().exec_driver_sql(INSERT.format(**GOOD))
+    with database.read() as session:
+        assert [worker.id for worker in live_workers(session)] == ["evil"]
