@@ -75,8 +75,6 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        # A redirect to the path without the slash would name http behind a proxy that ends TLS, and show the key there.
-        redirect_slashes=False,
         # Behind a proxy the page /docs must send its requests to the proxy.
         servers=[{"url": str(settings.public_url)}] if settings.public_url else None,
         root_path_in_servers=False,

@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from enginefarm.contract.errors import DatabaseUnavailable
 from models.catalogue.database_outages import LOST_CONNECTION, READ_ONLY, Renewal, outage_of
 from models.catalogue.database_url import parse_database_url
+from models.catalogue.timestamps import BoundedTimestamptzLoader
 
 _SQLITE_BUSY_SECONDS = 30  # one writer at a time: as long as several transactions of a busy farm may queue
 _PING_IDLE_SECONDS = 1.0  # a PostgreSQL connection that was idle for longer is pinged before use
@@ -157,6 +158,10 @@ def _postgresql(url: URL, pool_size: int) -> Engine:
         json_serializer=_json,
         connect_args={"prepare_threshold": None, **defaults},
     )
+
+    @event.listens_for(engine, "connect")
+    def read_every_time(connection: psycopg.Connection, _record: Any) -> None:
+        connection.adapters.register_loader("timestamptz", BoundedTimestamptzLoader)
 
     # Like pool_pre_ping, but without a ping for a connection that was in use a moment ago: that would be one more
     # round trip for each statement of a busy farm.

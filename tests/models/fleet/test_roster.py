@@ -44,6 +44,17 @@ def test_a_row_that_cannot_be_read_is_left_out(
     assert caplog.text.count("worker 'a-worker' ('evil') is left out") == 1
 
 
+@pytest.mark.parametrize("value", ["infinity", "-infinity", "20000-01-01T00:00Z", "0044-03-15T00:00Z BC"])
+def test_a_time_that_python_does_not_have_is_read_as_the_nearest(database: Database, value: str) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no accounts: whoever writes there may do all")
+    add_worker(database, "honest")
+    with database.write() as session:
+        session.connection().exec_driver_sql(f"UPDATE workers SET started_at = '{value}'")
+    with database.read() as session:
+        assert [worker.started_at.year for worker in list_workers(session)] in ([1], [9999])
+
+
 def test_a_row_that_can_be_read_stays(database: Database) -> None:
     with database.write() as session:
         session.connection().exec_driver_sql(INSERT.format(**GOOD))
