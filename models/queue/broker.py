@@ -19,8 +19,9 @@ from models.queue.names import TASK, Announcement
 log = logging.getLogger(__name__)
 
 _REDIS = {
-    # A Redis client does not notice a broken connection: without these a worker may wait on a dead socket for ever.
-    "socket_timeout": 30,
+    # A Redis client does not notice a broken connection: without these a worker may wait on a dead socket for ever, and
+    # every submit would wait for a broker that accepts connections and answers nothing.
+    "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 25,

@@ -47,7 +47,7 @@ class BrokerUrl:
         public: the server's address without credentials, for log lines and errors.
         tls: arguments of redis-py for TLS; None without TLS.
         transport_options: what kombu needs besides, for Sentinel.
-        secrets: the passwords, which no log line may have.
+        secrets: texts that no log line may have.
     """
 
     celery_url: str = field(repr=False)
@@ -176,10 +176,11 @@ def _require_known(parts: _Parts, known: tuple[str, ...], kind: str) -> None:
         raise _wrong(f"{kind} has no option {', '.join(map(ascii, unknown))}", f"use {', '.join(known)}, or none")
 
 
-def _secrets(*passwords: str) -> frozenset[str]:
-    plain = {password for password in passwords if password}
-    # As kombu writes them in a URL, too.
-    return frozenset(plain | {quote(password, safe="") for password in plain})
+def _secrets(parts: _Parts, *passwords: str) -> frozenset[str]:
+    """What no log line may have: passwords, as they are and as URLs have them, and the user in kombu's masked URLs."""
+    plain = {password for password in (parts.password, *passwords) if password}
+    escaped = {quote(password, safe="") for password in plain}
+    return frozenset(plain | escaped | {f"{quote(parts.user, safe='')}:**"})
 
 
 def _tcp(parts: _Parts, *, tls: bool) -> BrokerUrl:
@@ -201,7 +202,7 @@ def _tcp(parts: _Parts, *, tls: bool) -> BrokerUrl:
         f"{scheme}://{parts.userinfo}{address}",
         f"{scheme}://{address}",
         tls=_tls_arguments(parts.options) if tls else None,
-        secrets=_secrets(parts.password),
+        secrets=_secrets(parts),
     )
 
 
@@ -252,7 +253,7 @@ def _socket(parts: _Parts) -> BrokerUrl:
     return BrokerUrl(
         f"redis+socket://{parts.userinfo}{path}?virtual_host={database}",
         f"unix://{path}?db={database}",
-        secrets=_secrets(parts.password),
+        secrets=_secrets(parts),
     )
 
 
@@ -294,5 +295,5 @@ def _sentinel(rest: str) -> BrokerUrl:
         ";".join(urls),
         f"sentinel://{hosts}/{database}?master_name={options['master_name']}",
         transport_options={"master_name": options["master_name"], "sentinel_kwargs": sentinel_arguments},
-        secrets=_secrets(password, options.get("sentinel_password", "")),
+        secrets=_secrets(parts, options.get("sentinel_password", "")),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -79,6 +80,30 @@ def test_a_replica_without_its_primary_is_named(own_valkey: Valkey, caplog: pyte
         client.config_set("replica-serve-stale-data", "no")
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         require_refusal(announcer(own_valkey.url), "MASTERDOWN", caplog)
+
+
+def test_a_broker_that_stalls_delays_a_submit_by_seconds_only(
+    own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = announcer(own_valkey.url)
+    with own_valkey.client() as client:
+        client.execute_command("CLIENT", "PAUSE", "60000")
+    begun = time.monotonic()
+    broker.announce([ANNOUNCEMENT, ANNOUNCEMENT])
+    assert time.monotonic() - begun < 15
+    assert "does not answer in time" in caplog.text
+
+
+def test_a_key_of_another_program_with_the_name_of_a_queue_fails_no_submit(
+    own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own_valkey.client() as client:
+        client.set(ANNOUNCEMENT.queue, "text")
+    broker = announcer(own_valkey.url)
+    broker.announce([ANNOUNCEMENT])
+    assert "WRONGTYPE" in caplog.text
+    with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
+        broker.depth(ANNOUNCEMENT.queue)
 
 
 @pytest.mark.parametrize("credentials", [":s3cret-wrong", "farm:s3cret"])
