@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from enginefarm.contract.digest import Watch, ignore_progress
+from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model_reference import FileReference, parse
 from enginefarm.contract.resolved_files import ResolvedModel
 from models.caching import SingleFlight
@@ -88,7 +89,11 @@ class FileSource:
         state: tuple[object, ...] = (trusted, names)
         for index in INDEXES:
             if index in names:
-                state += (self._folders.stamp(reference, folder / index),)
+                # `select` decides whether an index that cannot be read matters: beside a single file it does not.
+                try:
+                    state += (self._folders.stamp(reference, folder / index),)
+                except ModelUnavailable:
+                    state += (None,)
         with self._lock:
             entry = self._selected.get(folder)
         if entry is not None and entry[0] == state:

@@ -160,7 +160,7 @@ class Inspector:
         # Settings of a tokenizer are short enough to be read to their end.
         is_long = is_safetensors or name.endswith(".json")
         length = min(size, _FIRST_READ_BYTES if is_long else START_BYTES)
-        start = _read_exactly(name, length, read)
+        start = _read_start(name, length, read)
         damage = find_damage(name, start) or find_json_damage(name, start, is_whole=length == size)
         if damage is not None or not is_safetensors:
             return _Start(damage)
@@ -169,7 +169,7 @@ class Inspector:
             if end > _MAX_PARSED_HEADER_BYTES:
                 return _Start()
             if end > length:
-                start = _read_exactly(name, end, read)
+                start = _read_start(name, end, read)
             # One at a time: the parsed headers of several large files fill too much memory.
             with self._parsing:
                 return _Start(tensors=tensor_dtypes(size, start))
@@ -178,14 +178,15 @@ class Inspector:
 
 
 def _check_pointer(name: str, size: int, read: ReadStart) -> _Start:
-    if is_lfs_pointer(_read_exactly(name, size, read)):
+    if is_lfs_pointer(_read_start(name, size, read)):
         return _Start(LFS_POINTER)
     return _Start()
 
 
-def _read_exactly(name: str, length: int, read: ReadStart) -> bytes:
-    """Return the first `length` bytes of a file that is not shorter. Of a Git LFS pointer or a page, which a mirror may
-    serve in place of the file that it lists, these are fewer.
+def _read_start(name: str, length: int, read: ReadStart) -> bytes:
+    """Return the first `length` bytes of a file that is not shorter.
+
+    A Git LFS pointer or a page is returned, too: a mirror may serve it in place of the longer file that it lists.
 
     Raises:
         SourceUnavailable: fewer came, so the file changes now, or the listing is wrong. Nothing is said about the file.

@@ -308,6 +308,15 @@ def test_a_mirror_that_serves_pointers_in_place_of_listed_files_is_found_out(hub
         HubSource(hub.url).resolve_model(HubReference("org/tiny"))
 
 
+def test_an_unused_index_that_leads_nowhere_does_not_matter(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", tiny())
+    for target in ("nowhere", "/etc/hostname"):
+        (folder / INDEX).symlink_to(target)
+        model = FileSource([tmp_path], MemoryDigestCache()).resolve_model(FileReference(str(folder)))
+        assert INDEX not in {file.path for file in model.files}
+        (folder / INDEX).unlink()
+
+
 def test_an_index_that_changes_changes_the_model(tmp_path: Path) -> None:
     source = FileSource([tmp_path], MemoryDigestCache())
     folder = write(tmp_path / "model", sharded("a.safetensors", "b.safetensors"))
