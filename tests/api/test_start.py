@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from api.__main__ import main
 from api.http.listening import listening_sockets
+from api.http.server import Server
 from api.signing import main as signing
 from migrations.upgrade import main as upgrade
 from migrations.upgrade import set_up
@@ -42,6 +43,7 @@ def set_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set:
         }
         for name, value in (own | settings).items():
             monkeypatch.setenv(f"ENGINEFARM_{name}", value)
+        monkeypatch.setattr(Server, "run", lambda *_: pytest.fail("the API serves"))
 
     return set_all
 

@@ -40,6 +40,7 @@ def failure(
         monkeypatch.setenv(name, value)
     # It replaces the process by a new one.
     monkeypatch.setattr(worker, "hide", lambda: None)
+    monkeypatch.setattr(worker, "serve", lambda *_: pytest.fail("the worker serves"))
     with pytest.raises(SystemExit) as ended:
         worker.main()
     return ended.value.code, capsys.readouterr().err
