@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ class Outages:
     farm: RunningFarm
     broker: Valkey
     database_is_away: bool = False
+    database_hangs: bool = False
 
     def cut(self, piece: bytes) -> bytes:
         """For the proxy before the database."""
+        while self.database_hangs:
+            time.sleep(0.05)
         if self.database_is_away:
             raise OSError
         return piece
@@ -66,10 +70,9 @@ def outages(postgres: Databases, tmp_path_factory: pytest.TempPathFactory) -> It
 
 # In a stage or idle; what is away; the signals; how the attempt ends.
 ENDS = [
-    pytest.param(True, None, [signal.SIGINT, signal.SIGINT], "handed_back", id="in a stage"),
-    pytest.param(True, Outages.broker_outage, [signal.SIGTERM], "handed_back", id="in a stage without a broker"),
-    pytest.param(True, Outages.database_outage, [signal.SIGTERM], "lost", id="in a stage without a database"),
-    pytest.param(False, Outages.broker_outage, [signal.SIGHUP, signal.SIGTERM], None, id="idle without a broker"),
+    pytest.param(True, Outages.broker_outage, [signal.SIGINT, signal.SIGINT], "handed_back", id="stage, no broker"),
+    pytest.param(True, Outages.database_outage, [signal.SIGTERM], "lost", id="stage, no database"),
+    pytest.param(False, Outages.broker_outage, [signal.SIGHUP, signal.SIGTERM], None, id="idle, no broker"),
 ]
 
 
@@ -77,7 +80,7 @@ ENDS = [
 def test_a_worker_ends_in_order(
     outages: Outages,
     in_stage: bool,
-    begin_outage: Callable[[Outages], None] | None,
+    begin_outage: Callable[[Outages], None],
     numbers: list[int],
     outcome: str | None,
 ) -> None:
@@ -89,9 +92,8 @@ def test_a_worker_ends_in_order(
         build = farm.submit(farm.spec(farm.add_model(name), seconds=100))
         farm.running(build["id"], "build")
     try:
-        if begin_outage is not None:
-            begin_outage(outages)
-            time.sleep(0.5)
+        begin_outage(outages)
+        time.sleep(0.5)
         for number in numbers:
             os.kill(worker.pid, number)
         eventually(worker.ended, seconds=20)
@@ -103,6 +105,30 @@ def test_a_worker_ends_in_order(
     if outcome is not None:
         eventually(lambda: farm.build(build["id"])["attempts"][-1]["outcome"] == outcome, seconds=20)
         httpx.delete(f"{farm.urls[0]}/v1/builds/{build['id']}")
+
+
+def test_an_api_ends_while_requests_wait_for_a_database_that_hangs(outages: Outages) -> None:
+    url = outages.farm.add_api()
+    api = outages.farm.processes[-1]
+    outages.database_hangs = True
+    try:
+        clients = []
+        for path in ("engines/" + "0" * 64, "builds", "builds/1?wait=60", "workers"):
+            client = socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0))
+            client.sendall(f"GET /v1/{path} HTTP/1.1\r\nHost: {httpx.URL(url).netloc.decode()}\r\n\r\n".encode())
+            clients.append(client)
+        time.sleep(0.5)
+        told_at = time.monotonic()
+        os.kill(api.pid, signal.SIGTERM)
+        eventually(api.ended, seconds=20)
+        assert time.monotonic() - told_at < 14
+    finally:
+        outages.database_hangs = False
+    for client in clients:
+        client.close()
+    log = api.log.read_text()
+    assert api.status == 0, log
+    assert "Traceback" not in log, log
 
 
 def test_a_worker_that_loses_a_loop_hands_its_stage_back_and_exits_with_70(outages: Outages, tmp_path: Path) -> None:

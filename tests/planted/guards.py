@@ -787,6 +787,11 @@ GUARDS = (
         "tests/workers/test_scratch_lock.py",
     ),
     Guard(
+        "a request that is cut at the end of its API leaves no traceback", "api/http/leaving.py",
+        "if not self._leaving.is_set():", "if True:",
+        "tests/farm/test_ends.py::test_an_api_ends_while_requests_wait_for_a_database_that_hangs",
+    ),
+    Guard(
         "streams end with their API", "api/builds/streaming.py",
         "if seen.build.state.ended or not follow or control.leaving.is_set():",
         "if seen.build.state.ended or not follow:",
