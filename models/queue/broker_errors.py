@@ -142,7 +142,8 @@ def _known_fault(error: BaseException) -> BrokerFault | None:
             return BrokerFault(
                 f"TLS with the broker fails ({reason}): rediss:// needs a port with TLS, and ssl_certfile if the "
                 "server asks for a certificate",
-                lasting=True,
+                # A proxy whose server is away ends the handshake, too.
+                lasting=reason == "WRONG_VERSION_NUMBER",
             )
         case socket.gaierror():
             return BrokerFault(f"the broker's host name is not found ({error.strerror})", lasting=False)
