@@ -228,22 +228,23 @@ class Connection:
             if origin(url) == self._origin:
                 where, hint = f"the farm at {self.url}", ". ENGINEFARM_URL says where the farm is"
             proxy = proxy_for(url, os.environ)
+            through = f" through {proxy}" if proxy else ""
             refused = _REFUSED_TUNNEL.search(str(error))
             if proxy is not None and refused:
                 raise proxy.refusal(int(refused[1]), where) from error
             match error:
                 case ProxyError(original_error=SSLError() as tls_error):
-                    text = f"cannot reach {where} through {proxy}: {tls_error}. {advice_on(tls_error)}"
+                    text = f"cannot reach {where}{through}: {tls_error}. {advice_on(tls_error)}"
                 case ProxyError():
-                    text = f"cannot reach {where} through {proxy}: {_reason(error.original_error)}"
+                    text = f"cannot reach {where}{through}: {_reason(error.original_error)}"
                 case SSLError():
                     text = f"cannot reach {where}: {error}. {advice_on(error)}"
                 case NewConnectionError() | ConnectTimeoutError():
                     text = f"cannot reach {where}: {_reason(error)}{hint}"
                 case RequestTimedOut():
-                    text = f"{where} did not answer in time ({self._timeout:g} s){hint}"
+                    text = f"{where} did not answer in time ({self._timeout:g} s){through}{hint}"
                 case _:
-                    text = f"the connection to {where} broke ({type(error).__name__})"
+                    text = f"the connection to {where}{through} broke ({type(error).__name__})"
             # The cause stays visible: following a log tells silence from a failure by it.
             raise FarmError(text) from error
 

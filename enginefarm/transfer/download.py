@@ -9,7 +9,8 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from http import HTTPStatus
 
 from tenacity import sleep_using_event
@@ -90,8 +91,13 @@ def download(
     """
     queue, stop = _WorkQueue(files), threading.Event()
     with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="pull") as pool:
-        futures = [pool.submit(_Connection(farm, links, queue, stop, limit).run) for _ in range(connections)]
+        futures: list[Future[None]] = []
         try:
+            with suppress(RuntimeError):  # `ulimit -u`, or a container's limit of processes: fewer connections will do
+                for _ in range(connections):
+                    futures.append(pool.submit(_Connection(farm, links, queue, stop, limit).run))  # noqa: PERF401  # those that started count
+            if not futures:
+                _Connection(farm, links, queue, stop, limit).run()
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             # Also when the caller is interrupted: no thread may write after the lock of the destination is released.

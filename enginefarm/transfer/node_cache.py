@@ -63,20 +63,22 @@ class Cache:
 
         In a container neither may exist: a user without a home gets a cache that cannot be used.
         """
-        root = environment.get("ENGINEFARM_CACHE")
-        if root:
-            with suppress(FileNotFoundError):  # the working directory was removed
-                return cls(Path(root).absolute())
-            return cls(Path(root))
-        folder = environment.get("XDG_CACHE_HOME", "")
-        if folder.startswith("/"):  # the XDG specification: a relative path is invalid and to be ignored
-            return cls(Path(folder) / "enginefarm")
         home = environment.get("HOME", "")
         if not home.startswith("/"):
             try:
                 home = pwd.getpwuid(os.geteuid()).pw_dir
             except KeyError:  # a user without an entry, as OpenShift starts containers
                 home = "/nonexistent"
+        root = environment.get("ENGINEFARM_CACHE")
+        if root:
+            if root.startswith("~/"):  # no shell has expanded it: systemd, Compose and Kubernetes have none
+                root = home + root.removeprefix("~")
+            with suppress(FileNotFoundError):  # the working directory was removed
+                return cls(Path(root).absolute())
+            return cls(Path(root))
+        folder = environment.get("XDG_CACHE_HOME", "")
+        if folder.startswith("/"):  # the XDG specification: a relative path is invalid and to be ignored
+            return cls(Path(folder) / "enginefarm")
         return cls(Path(home) / ".cache" / "enginefarm")
 
     @property

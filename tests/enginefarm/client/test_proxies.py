@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -252,6 +253,17 @@ def test_an_unreachable_proxy_is_named_as_the_cause(monkeypatch: pytest.MonkeyPa
     ):
         client.workers()
     assert "pa55" not in caught.value.detail
+
+
+@pytest.mark.parametrize("url", ["http://farm.example", "https://farm.example"])
+def test_a_proxy_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with (
+            Farm(url, timeout=0.2) as client,
+            pytest.raises(FarmError, match=r"in time .* through the proxy http://127"),
+        ):
+            client.workers()
 
 
 def test_an_http_proxy_with_an_https_url_is_explained(monkeypatch: pytest.MonkeyPatch, squid: Squid) -> None:

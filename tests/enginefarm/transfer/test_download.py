@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -147,6 +148,26 @@ def test_an_empty_file_of_another_digest_is_refused(client: Farm, double: FarmDo
     with pytest.raises(IntegrityError, match="empty"):
         pull(client, engine, destination)
     assert not destination.exists()
+
+
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_a_limit_of_threads_costs_speed_only(
+    client: Farm, double: FarmDouble, destination: Path, monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    start = threading.Thread.start
+    left = allowed
+
+    def limited_start(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name.startswith("pull"):
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited_start)
+    pull(client, double.publish(FILES), destination, transfer=Transfer(connections=4, part_size=1 << 16))
+    assert files_in(destination) == FILES
 
 
 class TestResume:

@@ -96,6 +96,19 @@ def test_an_unknown_user_without_a_home_runs_every_other_command(double: FarmDou
         assert (result.returncode, result.stderr) == (0, ""), command
 
 
+@pytest.mark.parametrize(
+    ("variables", "root"),
+    [
+        ({"ENGINEFARM_CACHE": "/c", "XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/c"),
+        ({"ENGINEFARM_CACHE": "~/c", "HOME": "/h"}, "/h/c"),
+        ({"ENGINEFARM_CACHE": "", "XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/enginefarm"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/h"}, "/h/.cache/enginefarm"),
+    ],
+)
+def test_the_cache_is_where_the_variables_say(variables: dict[str, str], root: str) -> None:
+    assert str(Cache.of(variables).root) == root
+
+
 @pytest.mark.parametrize("options", ["ro", "size=64k"])
 def test_a_cache_that_is_read_only_or_full_is_not_used(double: FarmDouble, tmp_path: Path, options: str) -> None:
     """The cache is on a file system of its own, in a mount namespace that ends with the command."""
