@@ -492,12 +492,12 @@ GUARDS = (
     Guard(
         "all that a submit asks of an S3 server ends in time", "models/sources/bucket_source.py",
         "with time_limit.within(RESOLVE_SECONDS):", "if True:",
-        "tests/api/test_hanging_servers.py",
+        "tests/models/sources/test_bucket_answers.py",
     ),
     Guard(
         "all that a submit asks of a hub ends in time", "models/sources/hub/model_source.py",
         "with time_limit.within(RESOLVE_SECONDS):", "if True:",
-        "tests/api/test_hanging_servers.py",
+        "tests/models/sources/test_bucket_answers.py",
     ),
     Guard(
         "nobody waits for a name server without a limit", "models/outbound/uninterruptible.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from enginefarm.contract.errors import FarmError, ModelUnavailable, SourceUnavailable, StoreUnavailable
-from enginefarm.contract.model_reference import BucketReference
-from models.sources import BucketSource
+from enginefarm.contract.model_reference import BucketReference, HubReference
+from models.sources import BucketSource, HubSource, bucket_source
+from models.sources.hub import model_source
 from models.store import S3Settings
 from models.store.retries import RetryingPool
 from models.store.s3 import S3Store
@@ -21,7 +23,7 @@ from models.store.s3_clients import open_minio
 from models.store.s3_credentials import S3Credentials
 from tests.models.sources.models import fetched, read, tiny
 from tests.models.sources.test_bucket_source import client_of, put
-from tests.servers.hostile import HostileServer, RawRequest, whole
+from tests.servers.hostile import HostileServer, RawRequest, trickle, whole
 from tests.servers.proxy import Proxy
 from tests.servers.s3 import Swift
 
@@ -174,3 +176,27 @@ def test_a_proxy_that_takes_etags_away_is_named_as_the_cause(s3_server: Swift) -
         with pytest.raises(SourceUnavailable, match="without the ETag that it lists; check any proxy") as caught:
             source.resolve_model(reference)
     assert caught.value.lasting
+
+
+def page(number: int) -> bytes:
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{number}</NextContinuationToken>"
+    return f"<ListBucketResult><Name>models</Name>{more}</ListBucketResult>".encode()
+
+
+def test_answers_that_each_come_in_time_end_together_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket_source, "RESOLVE_SECONDS", 1.0)
+    monkeypatch.setattr(model_source, "RESOLVE_SECONDS", 1.0)
+
+    def slow_page(_: RawRequest) -> Iterable[bytes]:
+        time.sleep(0.3)
+        return whole(page(1), Content_Type="application/xml")
+
+    def slow_head(_: RawRequest) -> Iterable[bytes]:
+        return trickle(b"HTTP/1.1 200 OK\r\n" * 200, pause=0.1)
+
+    began = time.monotonic()
+    with HostileServer(slow_page) as server, pytest.raises(SourceUnavailable, match=r"MODELS_S3_ENDPOINT.*later"):
+        models_in(server).resolve_model(MODEL)
+    with HostileServer(slow_head) as server, pytest.raises(SourceUnavailable, match=r"ENGINEFARM_HF_ENDPOINT.*later"):
+        HubSource(server.url).resolve_model(HubReference("org/tiny"))
+    assert time.monotonic() - began < 6

@@ -44,7 +44,7 @@ def test_a_missing_folder_is_an_outage_and_is_not_created(store: DirectoryStore,
         lambda: list(store.list()),
         lambda: store.delete(NAME),
     ):
-        with pytest.raises(StoreUnavailable, match="No such file or directory; mount it, or prepare it"):
+        with pytest.raises(StoreUnavailable, match="No such file or directory; mount it, or run"):
             use()
     assert not (tmp_path / "store").exists()
 

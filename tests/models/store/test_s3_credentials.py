@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from dataclasses import replace
 from datetime import timedelta
@@ -15,13 +16,14 @@ from enginefarm.contract.errors import StoreUnavailable
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.settings import Settings
-from models.store import S3Settings, S3Store
+from models.store import S3Settings, S3Store, s3_credentials
 from models.store.multipart import PART_SIZE
 from tests.models.store.blobs import put_bytes
 from tests.models.store.conftest import Place
 from tests.models.store.test_store import make
 from tests.servers.aws_metadata import AwsMetadata
 from tests.servers.s3 import Swift
+from tests.servers.silent import silent_server
 
 SETTINGS = {
     "ENGINEFARM_DATABASE_URL": "sqlite:////x", "ENGINEFARM_BROKER_URL": "redis://x/0",
@@ -171,6 +173,77 @@ def test_a_credential_process_that_does_not_start_is_an_error_of_the_settings(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     with pytest.raises(ValueError, match=r"cannot be read \(FileNotFoundError\)"):
         S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+
+
+def test_a_credential_process_that_never_ends_holds_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_credentials, "CHAIN_SECONDS", 0.5)
+    config = tmp_path / "config"
+    config.write_text("[default]\ncredential_process = /bin/sleep 3\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(ValueError, match="a source of the standard chain does not answer"):
+        S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+
+
+def test_a_metadata_service_that_hangs_holds_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent_server() as address:
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{address}")
+        began = time.monotonic()
+        with pytest.raises(ValueError, match="no S3 credentials"):
+            S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+        assert time.monotonic() - began < 15
+
+
+def test_a_token_service_that_hangs_is_an_outage_of_the_store_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_credentials, "CHAIN_SECONDS", 1.0)
+    with silent_server() as address, AwsMetadata("key", "secret") as sts:
+        use_web_identity(monkeypatch, sts, tmp_path)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://{address}")
+        store = S3Store("bucket", "", S3Settings("http://127.0.0.1:9"), patience=0)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="their service does not answer"):
+            store.ping()
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+@pytest.mark.parametrize("key", ["secret\nkey", "sécret", "secret "])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(
+    name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+    monkeypatch.setenv(name, key)
+    with pytest.raises(ValueError, match="cannot be sent in a header") as caught:
+        S3Store("bucket", "", S3Settings("http://127.0.0.1:9"))
+    assert "cret" not in str(caught.value).replace("secret key", "")
+
+
+@pytest.mark.parametrize("name", ["S3_ACCESS_KEY", "S3_SECRET_KEY", "MODELS_S3_ACCESS_KEY", "HF_TOKEN"])
+@pytest.mark.parametrize("key", ["topmost\nkey", "topmöst", "topmost\x7f"])
+def test_a_setting_that_no_header_can_carry_is_refused_without_showing_it(name: str, key: str) -> None:
+    with pytest.raises(ValueError, match=f"ENGINEFARM_{name}: it has .* cannot be sent in a header") as caught:
+        Settings.from_environment({**SETTINGS, f"ENGINEFARM_{name}": key})
+    assert "topm" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "match"),
+    [
+        ("MODELS_S3_ENDPOINT", "http://127.0.0.1:9/minio", "ENGINEFARM_MODELS_S3_ENDPOINT .* no path"),
+        ("MODELS_S3_REGION", "region one", "ENGINEFARM_MODELS_S3_REGION: the S3 region is 'region one'"),
+        ("MODELS_S3_ENDPOINT", "https://s3.eu-west-1.amazonaws.com", "of the region eu-west-1, but .* us-east-1"),
+        ("MODELS_S3_ENDPOINT", "https://bucket.s3.amazonaws.com", "expected it without the bucket"),
+    ],
+)
+def test_a_models_server_that_cannot_be_one_is_refused_by_its_setting(
+    setting: str, value: str, match: str, tmp_path: Path
+) -> None:
+    models = {"ENGINEFARM_MODELS_S3_ENDPOINT": "http://127.0.0.1:9", f"ENGINEFARM_{setting}": value}
+    with pytest.raises(ValueError, match=match):
+        open_sources(Settings.from_environment({**SETTINGS, **models}), Database(f"sqlite:///{tmp_path}/catalogue.db"))
 
 
 @pytest.mark.parametrize(
