@@ -187,12 +187,14 @@ def test_answers_that_each_come_in_time_end_together_in_time(monkeypatch: pytest
     monkeypatch.setattr(bucket_source, "RESOLVE_SECONDS", 1.0)
     monkeypatch.setattr(model_source, "RESOLVE_SECONDS", 1.0)
 
+    pages = iter(range(20))
+
     def slow_page(_: RawRequest) -> Iterable[bytes]:
         time.sleep(0.3)
-        return whole(page(1), Content_Type="application/xml")
+        return whole(page(next(pages)), Content_Type="application/xml")
 
     def slow_head(_: RawRequest) -> Iterable[bytes]:
-        return trickle(b"HTTP/1.1 200 OK\r\n" * 200, pause=0.1)
+        return trickle(b"HTTP/1.1 200 OK\r\nDate: " + b"x" * 60, pause=0.1)
 
     began = time.monotonic()
     with HostileServer(slow_page) as server, pytest.raises(SourceUnavailable, match=r"MODELS_S3_ENDPOINT.*later"):
