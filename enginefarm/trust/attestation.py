@@ -51,7 +51,7 @@ class Subject(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: Key
-    digest: dict[Literal["sha256"], Hex]
+    digest: Annotated[dict[Literal["sha256"], Hex], Field(min_length=1)]
 
 
 class Statement(BaseModel):

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import rfc8785
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from enginefarm.contract.digest import Digest, of_bytes
@@ -63,7 +63,7 @@ class _Policy(_Section):
 
 class _Attestation(_Section):
     uri: str | None = None
-    digest: dict[Literal["sha256"], Hex]
+    digest: Annotated[dict[Literal["sha256"], Hex], Field(min_length=1)]
 
 
 class _Summary(_Section):

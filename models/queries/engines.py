@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import logging
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Row, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.errors import Gone, NotFound
@@ -16,15 +18,14 @@ from models.catalogue.visibility import SERVED
 from models.lifecycle.publication import read_manifest
 from models.queries.removals import why_removed
 
+log = logging.getLogger(__name__)
+
 MAX_PAGE = 200
 
 
 def find_engine(session: Session, key: str) -> EngineSummary | None:
     """The served engine of this key; None if there is none."""
-    row = session.execute(_SUMMARIES.where(SERVED, EngineRow.key == key)).first()
-    if row is None:
-        return None
-    return EngineSummary(**row._mapping)
+    return find_engines(session, [key]).get(key)
 
 
 def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSummary]:
@@ -33,7 +34,7 @@ def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSum
     if not keys:
         return {}
     rows = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys)))
-    return {row.key: EngineSummary(**row._mapping) for row in rows}
+    return {summary.key: summary for summary in _readable(rows)}
 
 
 def get_engine(session: Session, key: str) -> Engine:
@@ -92,11 +93,20 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     if cursor is not None:
         offset = from_cursor(cursor)
     rows = session.execute(query.offset(offset)).all()
-    items = [EngineSummary(**row._mapping) for row in rows[:limit]]
+    items = list(_readable(rows[:limit]))
     following = None
     if len(rows) > limit:
         following = to_cursor(offset + limit)
     return EnginePage(items=items, next_cursor=following)
+
+
+def _readable(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[EngineSummary]:
+    """The summaries without those that cannot be read: a worker that was taken over may publish any platform."""
+    for row in rows:
+        try:
+            yield EngineSummary(**row._mapping)
+        except ValidationError as error:
+            log.warning("engine %s is left out: its row cannot be read at %s", row.key, error.errors()[0]["loc"])
 
 
 def newest_engines(
