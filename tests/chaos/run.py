@@ -19,6 +19,7 @@ from tests.doubles.weights import weights
 from tests.promises import broken_promises
 
 _TICK_SECONDS = 0.05
+_PATIENCE_SECONDS = 180.0  # a program can only be killed while one runs, which is seldom in a short run
 _CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
 
 
@@ -26,7 +27,8 @@ _CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
 class Plan:
     """
     Args:
-        seconds: how long faults happen; up to three times as long, until every kind of fault has happened.
+        seconds: how long faults happen; until every kind of fault has happened up to three times as long, or for three
+            minutes.
         pause_seconds: between two faults, on average.
         settings: of the farm, names without ENGINEFARM_.
         settle_seconds: how long the builds may take to end after the last fault.
@@ -111,7 +113,7 @@ def _cause_faults(farm: Farm, plan: Plan, random: Random, tell: Callable[[str], 
 
 
 def _goes_on(spent: float, plan: Plan, deck: Deck) -> bool:
-    return spent < plan.seconds or (spent < 3 * plan.seconds and not deck.dealt_once)
+    return spent < plan.seconds or (spent < max(3 * plan.seconds, _PATIENCE_SECONDS) and not deck.dealt_once)
 
 
 def _broken_now(farm: Farm) -> list[str]:
