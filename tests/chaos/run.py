@@ -19,7 +19,7 @@ from tests.doubles.weights import weights
 from tests.promises import broken_promises
 
 _TICK_SECONDS = 0.05
-_PATIENCE_SECONDS = 180.0  # a program can only be killed while one runs, which is seldom in a short run
+_PATIENCE_SECONDS = 120.0  # a program can only be killed while one runs, which is seldom in a short run
 _CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
 
 
@@ -27,7 +27,7 @@ _CHECK_SECONDS = 2.0  # between two checks of the promises in the catalogue
 class Plan:
     """
     Args:
-        seconds: how long faults happen; until every kind of fault has happened up to three times as long, or for three
+        seconds: how long faults happen; until every kind of fault has happened up to three times as long, or for two
             minutes.
         pause_seconds: between two faults, on average.
         settings: of the farm, names without ENGINEFARM_.
