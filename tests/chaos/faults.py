@@ -179,7 +179,7 @@ FAULTS = (
     Fault("API killed", 2, _kill_api),
     Fault("broker killed", 1, _kill_broker),
     Fault("broker emptied", 2, _empty_broker),
-    Fault("broker failed over", 2, _fail_broker_over),
+    Fault("broker failed over", 1, _fail_broker_over),
     Fault("database stopped", 1, _stop_database),
     Fault("database killed", 1, _kill_database),
     Fault(POOLER_KILLED, 1, _kill_pooler),
