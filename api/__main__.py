@@ -7,11 +7,12 @@ import sys
 
 from api.app import create_app
 from api.http.listening import listening_sockets
-from api.http.server import STOP_SIGNALS, Server, raise_file_limit
+from api.http.server import Server, raise_file_limit
 from models.logging import start_logging
 from models.loops import end_later
 from models.settings import Settings
 from models.start import failures_reported
+from models.stop_signals import handle_stop_signals
 
 _THREAD_SECONDS = 1.0
 
@@ -22,8 +23,7 @@ def main() -> None:
     Exit status: 0 after such a signal, 70 if a background loop ended by itself. A start that fails ends with one line
     and a code of `models.exit_codes`. A signal during the start ends the process as it ends any program.
     """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    handle_stop_signals(signal.SIG_DFL)
     start_logging()
     with failures_reported("enginefarm api"):
         settings = Settings.from_environment()

@@ -219,26 +219,22 @@ class LoopThread:
 
 def end_this_process() -> None:
     """Ask this process to end as by SIGTERM; it exits with LOOP_ENDED after _END_SECONDS at the latest."""
-    try:
-        end_later(_END_SECONDS, ExitCode.LOOP_ENDED)
-    except RuntimeError:  # no thread for it
-        exit_now(ExitCode.LOOP_ENDED)
+    end_later(_END_SECONDS, ExitCode.LOOP_ENDED)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_later(seconds: float, status: int) -> None:
-    """Exit with `status` after `seconds`, whatever this process then waits for.
-
-    Raises:
-        RuntimeError: the system starts no more threads.
-    """
-    timer = threading.Timer(seconds, exit_now, args=(status,))
+    """Exit with `status` after `seconds`, whatever this process then waits for."""
+    timer = threading.Timer(seconds, _exit_now, args=(status,))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError as error:
+        # The orderly end goes on, without a limit.
+        log.warning("the end of this process has no limit: %s", error)
 
 
-def exit_now(status: int) -> NoReturn:
-    """Exit without waiting for threads."""
+def _exit_now(status: int) -> NoReturn:
     log.warning("this process exits with status %d and waits for nothing more", status)
     logging.shutdown()
     os._exit(status)

@@ -31,6 +31,7 @@ from models.queue.celery_variables import drop_celery_variables
 from models.queue.names import TASK
 from models.settings import Settings
 from models.start import failures_reported
+from models.stop_signals import handle_stop_signals
 from models.store import DirectoryStore
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
@@ -43,7 +44,7 @@ from workers.sandbox.choice import choose
 from workers.sandbox.isolation import Isolation
 from workers.scratch_lock import scratch_lock
 from workers.stage_run import Tools
-from workers.stoppable import STOP_SIGNALS, StoppableWorker, stop_before_work
+from workers.stoppable import StoppableWorker, stop_before_work
 from workers.workspace import clear
 
 log = logging.getLogger("workers")
@@ -59,8 +60,7 @@ def main() -> None:
     for each reason and a code of `models.exit_codes`. A signal that comes before the worker registers ends the process
     as it ends any program.
     """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+    handle_stop_signals(signal.SIG_DFL)
     # First: from here on no program of this user can read the secrets, and no thread runs yet.
     hide()
     drop_celery_variables()  # which `hide` has brought back

@@ -10,13 +10,12 @@ from typing import Any
 from celery.apps.worker import Worker
 from celery.worker import state
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from models.stop_signals import STOP_SIGNALS, handle_stop_signals
 
 
 def stop_before_work() -> None:
     """Until a `StoppableWorker` starts, let a signal raise SystemExit in the main thread."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _exit_once)
+    handle_stop_signals(_exit_once)
 
 
 def _exit_once(_number: int, _frame: FrameType | None) -> None:
@@ -40,8 +39,7 @@ class StoppableWorker(Worker):  # type: ignore[misc]  # Celery has no types
 
     def install_platform_tweaks(self, _worker: Worker) -> None:
         """Called by Celery when the worker starts."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._stop)
+        handle_stop_signals(self._stop)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         # The flag first: a second signal within `set` would wait for its lock for ever.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,10 +18,10 @@ from fastapi import FastAPI
 from api.http.connections import BoundedConnection, Connections
 from models.loops import end_later
 from models.settings import Settings
+from models.stop_signals import handle_stop_signals
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Streams and long polls end as soon as they look at the catalogue again, also if a second signal follows at once.
 _STREAM_SECONDS = 0.5
 _GRACE_SECONDS = 3.0  # then, for requests that take a moment, and for bytes that a client still reads
@@ -68,8 +67,7 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle the signals while the server runs, and afterwards: the process is ending then."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self.handle_exit)
+        handle_stop_signals(self.handle_exit)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
