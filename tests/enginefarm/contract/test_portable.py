@@ -87,6 +87,6 @@ def test_a_worker_cannot_be_given_a_hostile_name() -> None:
         "ENGINEFARM_STORE_URL": "file:///tmp/none",
         "ENGINEFARM_WORKER_NAME": "gpu\u202e1",
     }
-    with pytest.raises(ValueError, match="worker_name"):
+    with pytest.raises(ValueError, match="ENGINEFARM_WORKER_NAME"):
         Settings.from_environment(environment)
     assert Settings.from_environment(environment | {"ENGINEFARM_WORKER_NAME": "gpu 1"}).worker_name == "gpu 1"
