@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import ModelUnavailable, Problem
-from models.sources.file_names import CONFIG, GENERATION_CONFIG, is_vocabulary, is_weights
+from models.sources.file_names import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, is_vocabulary, is_weights
 from models.sources.rejection import refusal
 
 # Enough for the first line of an HTML page. A Git LFS pointer has less than 1,024 bytes.
@@ -86,8 +86,8 @@ def find_json_damage(name: str, start: bytes, *, is_whole: bool) -> Damage | Non
         start: the first bytes of the file.
         is_whole: True if these are all of its bytes.
     """
-    # What reads config.json reports a broken one by the facts that it lacks.
-    if not name.endswith(".json") or name in (CONFIG, GENERATION_CONFIG):
+    # Configs are read to their end elsewhere, and refused with the facts that they lack.
+    if not name.endswith(".json") or name in (CONFIG, ADAPTER_CONFIG, GENERATION_CONFIG):
         return None
     if start.lstrip()[:1] not in (b"{", b"[", b""):
         text = start[:40].decode("utf-8", "replace")
