@@ -63,6 +63,9 @@ class Heartbeat:
         self._outage = ""  # why the last renewal failed, as the end of a sentence; empty if it succeeded
         self.stop = stop
         self.lost: str | None = None
+        # Set while the end of the attempt is being written. That ends the lease, which is then no loss; and if the
+        # lease was lost before, the writer is refused and says so.
+        self.ending = False
         self.progress: float | None = None
         self.message: str | None = None
 
@@ -147,7 +150,8 @@ class Heartbeat:
             thread.stop()
         if self.lost is not None:
             return  # both threads gave up
-        log.warning("%s: stopping its programs", reason)
+        if not self.ending:
+            log.warning("%s: stopping its programs", reason)
         # Before `stop`: the stage reads it to tell a lost lease from a worker that is leaving.
         self.lost = reason
         self.stop.set()

@@ -293,6 +293,7 @@ class Runner:
         Safe to repeat: each write is conditional on the attempt. One that was committed without an answer makes its
         repetition Fenced.
         """
+        stage_run.heartbeat.ending = True
 
         def warn(state: RetryCallState) -> None:
             assert state.outcome is not None
