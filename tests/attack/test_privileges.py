@@ -21,6 +21,7 @@ from enginefarm.contract.errors import DatabaseUnavailable
 from migrations.roles import grant
 from models.catalogue.database import Database
 from models.store.protocol import blob_name
+from tests.doubles.weights import weights
 from tests.farm.conftest import fresh_broker
 from tests.farm.running_farm import RunningFarm
 from tests.farm.test_end_to_end import require_downloadable
@@ -189,9 +190,10 @@ def require_every_way_to_end_works(farm: RunningFarm, account_urls: Accounts, se
     farm.processes[1].stop()
     farm.add_worker("w2", worker_environment(server, account_urls.second_worker))
     client = Minio(server.endpoint, server.access_key, server.secret_key, secure=False, region=server.region)
-    weights = f"attacked/{blob_name(digest.of_bytes(b'weights'))}"
-    assert client.stat_object(server.bucket, weights).size == len(b"weights")
-    client.put_object(server.bucket, weights, io.BytesIO(b"damaged"), len(b"damaged"))
+    damaged = b"x" * len(weights())
+    name = f"attacked/{blob_name(digest.of_bytes(weights()))}"
+    assert client.stat_object(server.bucket, name).size == len(damaged)
+    client.put_object(server.bucket, name, io.BytesIO(damaged), len(damaged))
     rebuilt = farm.ended(farm.submit(farm.spec(model, salt="after the damage"))["id"])
     assert rebuilt["state"] == "succeeded", rebuilt["error"]
     assert farm.outcomes()["convert", "succeeded"] == 2
