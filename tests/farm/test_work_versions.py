@@ -1,7 +1,8 @@
 """An API and workers of neighboring releases share a catalogue while a farm is upgraded.
 
 The two JSON files beside this test were written by the last release whose work had no version: `work_without_version`
-are the rows of a plain spec, `reader_without_version` the JSON Schemas that its workers read rows with.
+are the rows of a plain spec, with the digests of the model that these tests make; `reader_without_version` are the JSON
+Schemas that its workers read rows with.
 """
 
 from __future__ import annotations
