@@ -12,7 +12,7 @@ from celery import Celery
 
 from enginefarm.contract.errors import BrokerUnavailable
 from models.logging import hide_in_logs
-from models.queue.broker_errors import BrokerFault, fault_of
+from models.queue.broker_errors import BrokerFault, fault_of, is_of_broker
 from models.queue.broker_url import SETTING, parse_broker_url
 from models.queue.names import TASK, Announcement
 
@@ -107,8 +107,10 @@ class Announcer:
         for key, queue in announcements:
             try:
                 self._app.send_task(TASK, args=[key], queue=queue)
-            except Exception as error:  # noqa: BLE001  # kombu wraps some errors of redis-py and passes others on
-                log.warning("%s; the sweep will announce %s later", fault_of(error).text, key[:12])
+            except Exception as error:  # kombu wraps some errors of redis-py and passes others on
+                # The traceback of a defect of this program is wanted; that of an outage says nothing more.
+                defect = None if is_of_broker(error) else error
+                log.warning("%s; the sweep will announce %s later", fault_of(error).text, key[:12], exc_info=defect)
                 return
 
     def depth(self, queue: str) -> int:

@@ -110,7 +110,9 @@ def fault_of(error: BaseException) -> BrokerFault:
         fault = _known_fault(cause)
         if fault is not None:
             return fault
-    return BrokerFault(f"the broker does not answer ({type(error).__name__})", lasting=False)
+    if is_of_broker(error):
+        return BrokerFault(f"the broker does not answer ({type(error).__name__})", lasting=False)
+    return BrokerFault(f"asking the broker met a defect of this program ({type(error).__name__})", lasting=False)
 
 
 def is_of_broker(error: BaseException) -> bool:

@@ -185,6 +185,21 @@ def test_tls_needs_a_certificate_of_a_trusted_authority(
         announcer(url).ping()
 
 
+def test_a_defect_while_announcing_fails_no_submit_and_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = celery_app("redis://127.0.0.1/0")
+
+    def send_task(*_: object, **__: object) -> None:
+        raise KeyError("missing")
+
+    monkeypatch.setattr(app, "send_task", send_task)
+    Announcer(app).announce([ANNOUNCEMENT])
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "a defect of this program (KeyError); the sweep will announce key-of-an-ac later" in record.message
+
+
 class HttpAnswer(BaseRequestHandler):
     def handle(self) -> None:
         while self.request.recv(4096):
