@@ -54,7 +54,7 @@ GUARDS = (
     ),
     Guard(
         "a submit is accepted whatever the broker answers", "models/queue/broker.py",
-        "except Exception as error:  # noqa: BLE001  # kombu wraps some errors of redis-py and passes others on",
+        "except Exception as error:  # kombu wraps some errors of redis-py and passes others on",
         "except OSError as error:",
         "tests/models/queue/test_broker.py",
     ),
