@@ -22,7 +22,7 @@ from toolchains.toolchain import PASSED_ON, Command, Exit
 from workers.sandbox.guard import Guard
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
-from workers.supervisor import Orders
+from workers.sandbox.supervisor import Orders
 from workers.workspace import sizes
 
 _TICK = 0.2  # seconds between two checks of the stop signal and the limits

@@ -39,9 +39,9 @@ from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
 from workers.broker_watchdog import MessageActivity
-from workers.failures import StageStopped, StartDamaged, cannot_begin, explain
-from workers.heartbeat import Heartbeat
-from workers.job_log import JobLog
+from workers.reporting.failures import StageStopped, StartDamaged, cannot_begin, explain
+from workers.reporting.heartbeat import Heartbeat
+from workers.reporting.job_log import JobLog
 from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
 from workers.workspace import workspace
 

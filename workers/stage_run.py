@@ -42,7 +42,9 @@ from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
 from workers import child
 from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.failures import (
+from workers.output_check import OutputChecker
+from workers.presence import Identity
+from workers.reporting.failures import (
     OutputRefused,
     StageFailed,
     StageStopped,
@@ -52,10 +54,8 @@ from workers.failures import (
     sandbox_missing,
     without_end,
 )
-from workers.heartbeat import Heartbeat
-from workers.job_log import JobLog
-from workers.output_check import OutputChecker
-from workers.presence import Identity
+from workers.reporting.heartbeat import Heartbeat
+from workers.reporting.job_log import JobLog
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 from workers.warm_start import WarmStart

@@ -7,8 +7,8 @@ from typing import Any
 
 from api.planning.inputs import Inputs, inputs_of_build, inputs_of_convert, with_identities
 from enginefarm.contract.key import Key, build_document, convert_document, key_of
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from enginefarm.contract.platform import Platform
-from enginefarm.contract.resolved_files import ResolvedModel
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job, Work

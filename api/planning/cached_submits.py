@@ -18,9 +18,9 @@ from api.lanes import call_in_thread
 from api.planning.fleet_view import FleetView
 from api.planning.inputs import input_references
 from api.planning.planner import Plan, Planner
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import EnginefarmError
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model import reference as model_reference
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database

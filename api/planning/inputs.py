@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from api.planning.findings import Findings
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.resolved_files import ResolvedFiles
+from enginefarm.contract.model import reference as model_reference
+from enginefarm.contract.model.resolved_files import ResolvedFiles
 from enginefarm.contract.spec import BuildSpec
 from models.sources import Sources
-from models.sources.auxiliary_selection import PLAIN_DATA, NamedFiles, Selection
+from models.sources.inspection.selection import PLAIN_DATA, NamedFiles, Selection
 from toolchains.inputs import CALIBRATION, option_of, references, substitute
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Toolchain

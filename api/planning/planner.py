@@ -9,8 +9,8 @@ from api.planning.completion import complete_platform, complete_version
 from api.planning.findings import Findings
 from api.planning.fleet_view import FleetView
 from api.planning.inputs import auxiliary_configs, pin_inputs, with_pinned_references
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import InvalidSpec, Problem
+from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import PlatformSelector
 from enginefarm.contract.spec import BuildSpec, ToolchainRef
 from models.lifecycle.submission import Request

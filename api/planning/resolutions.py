@@ -10,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 
 from api.lanes import Lane, Lanes
 from api.planning.inputs import input_references
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import CallerError, EnginefarmError
-from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model import reference as model_reference
+from enginefarm.contract.model.reference import BucketReference, FileReference, HubReference, ModelReference
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from enginefarm.contract.spec import BuildSpec
 from models.sources import Sources
 from toolchains.registry import all_toolchains

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from enginefarm.contract import model_reference
 from enginefarm.contract.document_version import require_version
 from enginefarm.contract.errors import FarmError, IntegrityError
 from enginefarm.contract.key import BUILD
-from enginefarm.contract.model_reference import HubReference
+from enginefarm.contract.model import reference as model_reference
+from enginefarm.contract.model.reference import HubReference
 from enginefarm.wire.bodies import Build, Engine
 from enginefarm.wire.engine_binding import require_bound, second_models
 from enginefarm.wire.resolution import EngineRequirements, Resolution

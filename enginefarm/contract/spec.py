@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import MAX_PROBLEMS, InvalidSpec, Problem, left_out
+from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import PlatformSelector
 from enginefarm.contract.portable import PortableValue
 

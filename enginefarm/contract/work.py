@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enginefarm.contract.errors import FarmError
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
+from enginefarm.contract.model.resolved_files import ResolvedFiles, ResolvedModel
 from enginefarm.contract.platform import Platform
-from enginefarm.contract.resolved_files import ResolvedFiles, ResolvedModel
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from rfc8785 import CanonicalizationError
 
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.key import BUILD, CONVERT, Document, Key, key_of
+from enginefarm.contract.model import reference as model_reference
 from enginefarm.wire.bodies import Engine
 
 

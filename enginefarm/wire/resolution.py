@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from enginefarm.contract import model_reference
 from enginefarm.contract.errors import InvalidSpec
+from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import PlatformSelector
 from enginefarm.contract.portable import PortableValue
 from enginefarm.contract.spec import Limits, OptionName, Parallelism, Precision, ToolchainRef, problems_of

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.key import Key
-from enginefarm.contract.resolved_files import ResolvedFiles
+from enginefarm.contract.model.resolved_files import ResolvedFiles
 from enginefarm.contract.work import UnreadableWork, read_work
 from enginefarm.trust.attestation import BUILD_TYPE, Statement, Subject
 from enginefarm.trust.verification_summary import summary_statement

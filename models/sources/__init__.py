@@ -1,6 +1,6 @@
 """Where models come from: pinning a reference to an identity, reading its facts, fetching its files."""
 
-from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles, ResolvedModel
+from enginefarm.contract.model.resolved_files import ModelFile, ResolvedFiles, ResolvedModel
 from models.sources.auxiliary import AuxiliarySource
 from models.sources.bucket_source import BucketSource
 from models.sources.digest_cache import DigestCache, FileStamp, MemoryDigestCache

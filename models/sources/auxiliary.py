@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
-from enginefarm.contract.resolved_files import ResolvedFiles
+from enginefarm.contract.model.reference import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.model.resolved_files import ResolvedFiles
 from models.sources.auxiliary_config import AuxiliaryConfigs
-from models.sources.auxiliary_selection import PLAIN_DATA, Selection
 from models.sources.confined_folders import ConfinedFolders, Listing
 from models.sources.digest_cache import DigestCache
 from models.sources.hub.auxiliary import HubAuxiliarySource
-from models.sources.inspection import Inspector
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.selection import PLAIN_DATA, Selection
 from models.sources.rejection import refusal
 
 

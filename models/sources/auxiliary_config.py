@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from enginefarm.contract.errors import FarmError, IntegrityError, ModelUnavailable
-from enginefarm.contract.resolved_files import ResolvedFiles
+from enginefarm.contract.model.resolved_files import ResolvedFiles
 from models.caching import TimedCache
-from models.sources.config_facts import MAX_CONFIG_BYTES, parse_json_object
 from models.sources.hub.model_source import COMMIT_SECONDS
+from models.sources.inspection.config_facts import MAX_CONFIG_BYTES, parse_json_object
 from models.sources.rejection import refusal
 
 Fetch = Callable[[ResolvedFiles, Path], None]

@@ -21,14 +21,14 @@ from minio.error import S3Error
 from enginefarm.contract import digest
 from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable, StoreUnavailable
-from enginefarm.contract.model_reference import BucketReference, parse
-from enginefarm.contract.resolved_files import ModelFile, ResolvedModel
+from enginefarm.contract.model.reference import BucketReference, parse
+from enginefarm.contract.model.resolved_files import ModelFile, ResolvedModel
 from models.caching import SingleFlight, TimedCache
 from models.outbound import time_limit
 from models.outbound.s3_answers import bare_etag, listed_objects
 from models.outbound.s3_faults import MODELS_SETTINGS, S3_ERRORS, fault_of
-from models.sources.inspection import Inspector
-from models.sources.model_files import select
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.model_files import select
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal
 from models.sources.trust import NOBODY, Trust

@@ -20,8 +20,8 @@ from pathlib import Path
 from enginefarm.contract.digest import CHUNK, Watch, ignore_progress, verified
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
 from enginefarm.contract.manifest import FileEntry, Manifest
-from enginefarm.contract.model_reference import FileReference
-from enginefarm.contract.resolved_files import ModelFile
+from enginefarm.contract.model.reference import FileReference
+from enginefarm.contract.model.resolved_files import ModelFile
 from models.sources.digest_cache import DigestCache, FileStamp
 from models.sources.protocol import write_new
 from models.sources.rejection import changed, refusal

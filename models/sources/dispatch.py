@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, ModelReference, parse
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model.reference import BucketReference, FileReference, HubReference, ModelReference, parse
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from models.sources.auxiliary import AuxiliarySource
 from models.sources.protocol import Source
 from models.sources.rejection import refusal

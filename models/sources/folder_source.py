@@ -14,15 +14,15 @@ from pathlib import Path
 
 from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_reference import FileReference, parse
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model.reference import FileReference, parse
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from models.caching import SingleFlight
 from models.sources.confined_folders import ConfinedFolders, Listing
 from models.sources.digest_cache import DigestCache
-from models.sources.inspection import Inspector
-from models.sources.model_files import select
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.model_files import select
+from models.sources.inspection.weights import INDEXES
 from models.sources.trust import NOBODY, Trust
-from models.sources.weights import INDEXES
 
 
 class FileSource:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model.resolved_files import ResolvedModel
 
 # Contravariant: a source of all references would do for one kind of them.
 R_contra = TypeVar("R_contra", contravariant=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from enginefarm.contract.model_reference import HubReference, ModelReference, parse
+from enginefarm.contract.model.reference import HubReference, ModelReference, parse
 
 
 class Trust:

@@ -19,7 +19,7 @@ import pytest
 from enginefarm.client.farm import Farm
 from enginefarm.contract import digest
 from enginefarm.contract.errors import FarmError, IntegrityError, SourceUnavailable, StoreUnavailable
-from enginefarm.contract.model_reference import BucketReference, HubReference
+from enginefarm.contract.model.reference import BucketReference, HubReference
 from models.outbound import limited_answers
 from models.sources import BucketSource, HubSource, bucket_source
 from models.sources.hub import files as hub_files

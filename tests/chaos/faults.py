@@ -19,7 +19,7 @@ from enginefarm.contract.errors import DatabaseUnavailable
 from tests.chaos.backing_server import BackingServer
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.supervised_process import SupervisedProcess
-from workers import supervisor
+from workers.sandbox import supervisor
 
 _PROGRAM = "quick_program.py"
 _SUPERVISOR = Path(supervisor.__file__).name

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.deployment.compose import CHECKOUT
 
 SERVER_ONLY = {
-    "enginefarm/contract/model_facts.py", "enginefarm/contract/resolved_files.py", "enginefarm/contract/work.py",
+    "enginefarm/contract/model/facts.py", "enginefarm/contract/model/resolved_files.py", "enginefarm/contract/work.py",
 }  # fmt: skip
 
 # Imports every module of the wheel, with the servers' libraries out of reach.

@@ -6,7 +6,7 @@ from enginefarm.contract import digest
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.key import key_of
 from enginefarm.contract.manifest import FileEntry, Manifest
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage

@@ -35,12 +35,12 @@ GUARDS = (
     Guard(
         "a redirect names no inner host", "api/app.py",
         "redirect_slashes=False", "redirect_slashes=True",
-        "tests/api/test_proxy.py",
+        "tests/api/http/test_proxy.py",
     ),
     Guard(
         "a public path is kept behind a proxy that passes it on", "api/http/public_path.py",
         'path = path.removeprefix(self._public_path) or "/"', "pass",
-        "tests/api/test_proxy.py",
+        "tests/api/http/test_proxy.py",
     ),
     Guard(
         "two farms do not share a state folder", "local/farm.py",
@@ -172,9 +172,10 @@ GUARDS = (
         "tests/models/incidents/test_withdrawal.py",
     ),
     Guard(
-        "a worker that cannot renew its lease ends its programs before the lease expires", "workers/heartbeat.py",
+        "a worker that cannot renew its lease ends its programs before the lease expires",
+        "workers/reporting/heartbeat.py",
         "if self._clock() - self._renewed > self._lease * _GIVE_UP:", "if False:",
-        "tests/workers/test_heartbeat.py",
+        "tests/workers/reporting/test_heartbeat.py",
     ),
     Guard(
         "an endless header ends at a limit", "api/http/connections.py",
@@ -249,12 +250,12 @@ GUARDS = (
     Guard(
         "a route requires its scope", "api/auth.py",
         "if self._scope not in caller.scopes:", "if False:",
-        "tests/api/test_access.py",
+        "tests/api/access/test_access.py",
     ),
     Guard(
         "the secret of an API key is checked", "models/security/api_keys.py",
         "return active if matches else None", "return active",
-        "tests/api/test_access.py",
+        "tests/api/access/test_access.py",
     ),
     Guard(
         "the secret of a key that is looked up in the catalogue is checked", "models/security/api_keys.py",
@@ -284,7 +285,7 @@ GUARDS = (
     Guard(
         "browsers are told not to frame or sniff answers", "api/app.py",
         "    app.add_middleware(BrowserHeaders)", "    pass",
-        "tests/api/test_access.py::test_every_answer_tells_browsers_not_to_frame_sniff_or_embed_it",
+        "tests/api/access/test_access.py::test_every_answer_tells_browsers_not_to_frame_sniff_or_embed_it",
     ),
     Guard(
         "failed sign-ins are limited", "api/access/failed_sign_ins.py",
@@ -299,7 +300,7 @@ GUARDS = (
     Guard(
         "a password that a browser remembers serves pages of its origin alone", "api/auth.py",
         "        require_own_page(request.headers)\n", "",
-        "tests/api/test_access.py",
+        "tests/api/access/test_access.py",
     ),
     Guard(
         "an open farm refuses another host", "api/access/local_requests.py",
@@ -339,27 +340,27 @@ GUARDS = (
     Guard(
         "no farm starts open behind a proxy", "api/app.py",
         "if settings.public_url is not None:", "if False:",
-        "tests/api/test_access.py::test_a_farm_without_keys_starts_only_on_loopback_and_without_a_proxy",
+        "tests/api/access/test_access.py::test_a_farm_without_keys_starts_only_on_loopback_and_without_a_proxy",
     ),
     Guard(
-        "the index says which weights count", "models/sources/weights.py",
+        "the index says which weights count", "models/sources/inspection/weights.py",
         "shards = frozenset(weight_map.values())\n", "shards = frozenset(filter(_SHARD.fullmatch, names))\n",
-        "tests/models/sources/test_model_files.py",
+        "tests/models/sources/inspection/test_model_files.py",
     ),
     Guard(
-        "a Git LFS pointer is no weights", "models/sources/damage.py",
+        "a Git LFS pointer is no weights", "models/sources/inspection/damage.py",
         "return _POINTER_START.match(start) is not None", "return False",
-        "tests/models/sources/test_inspection.py",
+        "tests/models/sources/inspection/test_inspector.py",
     ),
     Guard(
-        "a truncated file of weights is refused at submit", "models/sources/safetensors_header.py",
+        "a truncated file of weights is refused at submit", "models/sources/inspection/safetensors_header.py",
         "if covered > data_bytes:", "if False:",
-        "tests/models/sources/test_safetensors_header.py",
+        "tests/models/sources/inspection/test_safetensors_header.py",
     ),
     Guard(
-        "an index leads to the model's own files only", "models/sources/weights.py",
+        "an index leads to the model's own files only", "models/sources/inspection/weights.py",
         "if not SAFE_NAME.fullmatch(name):", "if False:",
-        "tests/models/sources/test_model_files.py",
+        "tests/models/sources/inspection/test_model_files.py",
     ),
     Guard(
         "a model outside the allowed folders is not read", "models/sources/confined_folders.py",
@@ -592,7 +593,7 @@ GUARDS = (
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
-        "no process reads the supervisor's memory", "workers/supervisor.py",
+        "no process reads the supervisor's memory", "workers/sandbox/supervisor.py",
         "prctl(PR_SET_DUMPABLE, 0)", "pass",
         "tests/workers/sandbox/test_attacks.py",
     ),
@@ -607,12 +608,12 @@ GUARDS = (
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
-        "a fork bomb ends at its limit", "workers/supervisor.py",
+        "a fork bomb ends at its limit", "workers/sandbox/supervisor.py",
         "deadline = time.monotonic()\n            if deadline", "pass\n            if deadline",
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
-        "zombies are reaped as they come", "workers/supervisor.py",
+        "zombies are reaped as they come", "workers/sandbox/supervisor.py",
         "pid, status = os.waitpid(-1, os.WNOHANG)", "pid, status = os.waitpid(self.pid, os.WNOHANG)",
         "tests/workers/sandbox/test_attacks.py",
     ),
@@ -759,9 +760,9 @@ GUARDS = (
         "tests/workers/test_output_check.py",
     ),
     Guard(
-        "the log of an attempt has no name", "workers/job_log.py",
+        "the log of an attempt has no name", "workers/reporting/job_log.py",
         "tempfile.TemporaryFile(dir=folder, buffering=0)", "(folder / \"log\").open(\"w+b\", buffering=0)",
-        "tests/workers/test_job_log.py",
+        "tests/workers/reporting/test_job_log.py",
     ),
     Guard(
         "hashing an output ends with a cancel", "workers/stage_run.py",
@@ -833,7 +834,7 @@ GUARDS = (
     Guard(
         "a NUL in a URL is refused", "api/http/problems.py",
         """("\\0" in scope["path"] or b"%00" in scope["query_string"]):""", "False:",
-        "tests/api/test_bad_input.py",
+        "tests/api/http/test_bad_input.py",
     ),
     Guard(
         "text of a request has no NUL", "enginefarm/contract/bounded.py",
@@ -841,12 +842,12 @@ GUARDS = (
         "tests/attack/test_bad_input.py",
     ),
     Guard(
-        "text of a model's config can be stored", "models/sources/config_facts.py",
+        "text of a model's config can be stored", "models/sources/inspection/config_facts.py",
         "if not is_plain_text(parsed):", "if False:",
         "tests/attack/test_bad_input.py",
     ),
     Guard(
-        "numbers of a model's facts can be stored", "enginefarm/contract/model_facts.py",
+        "numbers of a model's facts can be stored", "enginefarm/contract/model/facts.py",
         "Settings = Annotated[dict[str, Any], AfterValidator(portable)]", "Settings = dict[str, Any]",
         "tests/attack/test_bad_input.py",
     ),

@@ -39,7 +39,7 @@ from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
 from tests.simulation.doubles import Broker, MemoryStore
-from workers.failures import StageFailed, StageStopped, StartDamaged, explain
+from workers.reporting.failures import StageFailed, StageStopped, StartDamaged, explain
 from workers.warm_start import WarmStart
 
 LEASE_SECONDS = 16.0

@@ -17,7 +17,7 @@ from toolchains.aoti.failures import classify
 from toolchains.toolchain import Command, Directories
 from workers import child
 from workers.child import Ended, ProcessLimits
-from workers.failures import StageFailed
+from workers.reporting.failures import StageFailed
 from workers.sandbox.isolation import Isolation
 from workers.stage_run import StageRun
 

@@ -17,7 +17,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
 from toolchains.toolchain import Directories, InvalidOutput, Report
 from workers.child import ProcessLimits
-from workers.failures import OutputRefused, StageFailed, StageStopped, explain
+from workers.reporting.failures import OutputRefused, StageFailed, StageStopped, explain
 from workers.stage_run import Peaks, ProgramOutput, StageRun
 
 

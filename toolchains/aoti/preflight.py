@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.spec import BuildSpec

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from workers import supervisor
+from workers.sandbox import supervisor
 from workers.sandbox.isolation import Launch
 
 _INFO_SECONDS = 10.0  # for bubblewrap to make the namespaces; it takes milliseconds

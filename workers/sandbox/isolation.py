@@ -14,8 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from workers import supervisor
-from workers.sandbox import mount_view, seccomp
+from workers.sandbox import mount_view, seccomp, supervisor
 from workers.sandbox.bubblewrap import Bubblewrap
 from workers.sandbox.cgroup import Cgroups, StageCgroup
 from workers.sandbox.mount_view import StagePaths

@@ -10,16 +10,16 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_url
 
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.model_reference import HubReference, parse
-from enginefarm.contract.resolved_files import ResolvedFiles
+from enginefarm.contract.model.reference import HubReference, parse
+from enginefarm.contract.model.resolved_files import ResolvedFiles
 from models.caching import SingleFlight, TimedCache
 from models.outbound import time_limit
-from models.sources.auxiliary_selection import PLAIN_DATA, Repository, Selection
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import ANSWER_SECONDS, TOTAL_SECONDS, HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
 from models.sources.hub.model_source import BRANCH_SECONDS, COMMIT_SECONDS, RESOLVE_SECONDS
-from models.sources.inspection import Inspector
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.selection import PLAIN_DATA, Repository, Selection
 from models.sources.rejection import refusal
 
 # A calibration reads some hundred texts and draft heads are small, while a worker's disk has to hold all of it.

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import HubReference
+from enginefarm.contract.model.reference import HubReference
 from models.sources.hub.http_client import AnswerRefused, AnswerTooSlow
 from models.sources.rejection import refusal
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from enginefarm.contract import digest
 from enginefarm.contract.digest import Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError
-from enginefarm.contract.model_reference import HubReference
-from enginefarm.contract.resolved_files import ModelFile, ResolvedFiles
+from enginefarm.contract.model.reference import HubReference
+from enginefarm.contract.model.resolved_files import ModelFile, ResolvedFiles
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.http_client import AnswerTooLong, HubEndpoint
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from enginefarm.contract.digest import Watch, ignore_progress
-from enginefarm.contract.model_reference import HubReference, parse
-from enginefarm.contract.resolved_files import ResolvedModel
+from enginefarm.contract.model.reference import HubReference, parse
+from enginefarm.contract.model.resolved_files import ResolvedModel
 from models.caching import SingleFlight, TimedCache
 from models.outbound import time_limit
 from models.sources.hub.errors import HubErrors
 from models.sources.hub.files import HubFiles
 from models.sources.hub.http_client import HubEndpoint, Network
-from models.sources.inspection import Inspector
-from models.sources.model_files import select
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.model_files import select
 from models.sources.trust import NOBODY, Trust
 
 BRANCH_SECONDS = 10.0  # a burst of submits asks the hub once; a push is seen soon after

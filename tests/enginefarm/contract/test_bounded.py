@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginefarm.contract import model_reference
 from enginefarm.contract.bounded import MAX_DEPTH, is_plain_text, parse_json
 from enginefarm.contract.errors import InvalidRequest, InvalidSpec, Problem
+from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import Platform, PlatformSelector
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.matrix import MAX_CELLS, cells

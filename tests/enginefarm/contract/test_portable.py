@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from enginefarm.contract.manifest import FileEntry, Manifest
+from enginefarm.contract.model.resolved_files import ModelFile
 from enginefarm.contract.portable import portable_name, portable_path
-from enginefarm.contract.resolved_files import ModelFile
 from models.settings import Settings
 
 DIGEST = "sha256:" + "0" * 64

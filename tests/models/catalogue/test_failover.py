@@ -77,7 +77,7 @@ def test_the_farm_follows_a_failover(primary: Postgres, standby: Standby) -> Non
         # What the primary changes ends a reader of the standby that is in the way: the statement that it runs,
         # or, between two statements, its connection.
         with (
-            pytest.raises(DatabaseUnavailable, match="conflict with recovery|closed the connection"),
+            pytest.raises(DatabaseUnavailable, match=r"conflict with recovery|closed the connection"),
             misled.snapshot() as session,
         ):
             read_while_the_primary_truncates(session, farm)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import HubReference, parse
+from enginefarm.contract.model.reference import HubReference, parse
 from models.sources import AuxiliarySource, HubAuxiliarySource, MemoryDigestCache
-from models.sources.auxiliary_selection import NamedFiles
+from models.sources.inspection.selection import NamedFiles
 from tests.doubles.weights import weights
 from tests.models.sources.models import read
 from tests.servers.hub import Hub

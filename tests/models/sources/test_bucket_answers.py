@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from enginefarm.contract.errors import FarmError, ModelUnavailable, SourceUnavailable, StoreUnavailable
-from enginefarm.contract.model_reference import BucketReference, HubReference
+from enginefarm.contract.model.reference import BucketReference, HubReference
 from models.sources import BucketSource, HubSource, bucket_source
 from models.sources.hub import model_source
 from models.store import S3Settings

@@ -12,7 +12,7 @@ import urllib3
 from minio import Minio
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import BucketReference
+from enginefarm.contract.model.reference import BucketReference
 from models.sources import BucketSource, ResolvedModel
 from tests.doubles.weights import weights
 from tests.models.sources.models import COUNTING, OTHER_WEIGHTS, WEIGHTS, Clock, fetched, read, tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_reference import parse
+from enginefarm.contract.model.reference import parse
 from models.sources import AuxiliarySource, FileSource, HubSource, MemoryDigestCache, Sources
 from tests.models.sources.models import fetched, read, tiny, write
 from tests.servers.hub import Hub

@@ -10,7 +10,7 @@ import pytest
 
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_reference import FileReference
+from enginefarm.contract.model.reference import FileReference
 from models.sources import FileSource, FileStamp, MemoryDigestCache, ResolvedModel
 from tests.models.sources.models import COUNTING, OTHER_WEIGHTS, WEIGHTS, fetched, read, tiny, write
 

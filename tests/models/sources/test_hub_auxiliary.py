@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import IntegrityError, ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import HubReference, parse
+from enginefarm.contract.model.reference import HubReference, parse
 from models.sources import AuxiliarySource, HubAuxiliarySource, MemoryDigestCache
 from models.sources.hub import auxiliary
 from tests.models.sources.models import Clock, read

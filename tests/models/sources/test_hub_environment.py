@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import SourceUnavailable
-from enginefarm.contract.model_reference import HubReference
+from enginefarm.contract.model.reference import HubReference
 from models.outbound.certificates import require_certificates
 from models.sources import HubSource
 from models.sources.hub.http_client import _needs_no_proxy
 from tests.models.sources.models import tiny
 from tests.servers.hub import Hub
 from tests.servers.server import CHECKOUT
-from workers.failures import explain
+from workers.reporting.failures import explain
 
 MODEL = HubReference("org/tiny")
 FETCH = """
 import sys
 from pathlib import Path
-from enginefarm.contract.model_reference import HubReference
+from enginefarm.contract.model.reference import HubReference
 from models.sources import HubSource
 source = HubSource(sys.argv[1])
 source.fetch(source.resolve_model(HubReference("org/tiny")), Path(sys.argv[2]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import EnginefarmError, IntegrityError, ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import HubReference
+from enginefarm.contract.model.reference import HubReference
 from models.sources import HubSource, ResolvedModel
 from tests.models.sources.models import COUNTING, WEIGHTS, Clock, fetched, read, tiny
 from tests.servers.hub import Hub

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_reference import FileReference, parse
+from enginefarm.contract.model.reference import FileReference, parse
 from models.settings import Settings
 from models.sources import FileSource, MemoryDigestCache
 from models.sources.trust import Trust

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from enginefarm.contract.model_facts import ModelFacts, Stack
+from enginefarm.contract.model.facts import ModelFacts, Stack
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
 from toolchains.trtllm.context.conversion import Conversion, find_conversion

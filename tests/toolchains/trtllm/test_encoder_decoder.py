@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from enginefarm.contract.model_facts import ModelFacts, Stack
+from enginefarm.contract.model.facts import ModelFacts, Stack
 from enginefarm.contract.serving import Serving
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job

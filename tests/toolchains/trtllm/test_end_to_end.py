@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job

@@ -28,7 +28,7 @@ except probe.Obstacle as obstacle:
 FILTERED = """
 import ctypes, os, struct
 from workers.sandbox import seccomp
-from workers.supervisor import install_filter
+from workers.sandbox.supervisor import install_filter
 install_filter(seccomp.open_program(seccomp.program(seccomp.machine())))
 """
 NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]
@@ -110,7 +110,7 @@ def test_the_shipped_profile_of_a_container_allows_the_sandbox() -> None:
     sandbox()
     filtered = f"""
 from workers.sandbox import seccomp
-from workers.supervisor import install_filter
+from workers.sandbox.supervisor import install_filter
 denied = {denied_by_profile()!r}
 allowed = seccomp.denied_calls() - denied
 install_filter(seccomp.open_program(seccomp.program(seccomp.machine(), allowed=allowed)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.model_facts import ModelFacts, Stack
+from enginefarm.contract.model.facts import ModelFacts, Stack
 from toolchains.trtllm.checks.check import Check, comma_separated, divisors, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.experts import expert_sizes

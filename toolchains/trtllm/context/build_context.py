@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Limits, Parallelism
 from toolchains.trtllm.context.conversion import Conversion, find_conversion

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.work import Job
 from toolchains.output_files import OutputFiles
 from toolchains.toolchain import InvalidOutput

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec, Limits
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.model_family import find_family

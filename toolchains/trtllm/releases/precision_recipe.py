@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from packaging.version import Version
 from pydantic import JsonValue
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.option_table import Option, OptionTable
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, facts, platform, spec
 from toolchains.trtllm import TOOLCHAIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enginefarm.contract.errors import InvalidSpec
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, facts, platform, spec
 from tests.toolchains.trtllm.checks import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.contract.model_facts import Stack
+from enginefarm.contract.model.facts import Stack
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, T5, facts
 from tests.toolchains.trtllm.checks.refusals import MIXTRAL, SHORT_LIMITS, Refusal, assert_rule
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, facts, spec

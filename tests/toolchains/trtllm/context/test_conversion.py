@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginefarm.contract.errors import Problem
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec, Parallelism, Precision
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job

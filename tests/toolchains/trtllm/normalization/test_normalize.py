@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.key import build_document, key_of
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, LLAMA, T5, VERSION, facts, platform, spec, specs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.doubles import tensors

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import ModelUnavailable, Problem
-from models.sources.file_names import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, is_vocabulary, is_weights
+from models.sources.inspection.file_names import ADAPTER_CONFIG, CONFIG, GENERATION_CONFIG, is_vocabulary, is_weights
 from models.sources.rejection import refusal
 
 # Enough for the first line of an HTML page. A Git LFS pointer has less than 1,024 bytes.

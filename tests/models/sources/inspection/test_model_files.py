@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
-from models.sources.file_names import has_pickle, has_safetensors, has_tokenizer
-from models.sources.model_files import select
-from models.sources.weights import MAX_INDEX_BYTES
+from models.sources.inspection.file_names import has_pickle, has_safetensors, has_tokenizer
+from models.sources.inspection.model_files import select
+from models.sources.inspection.weights import MAX_INDEX_BYTES
 from tests.doubles.weights import index
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -17,7 +17,7 @@ from models.exit_codes import ExitCode
 from models.security.key_format import SCANNER_PATTERN
 from models.settings import Settings
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

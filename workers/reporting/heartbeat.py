@@ -22,8 +22,8 @@ from models.catalogue.states import Fenced
 from models.lifecycle.leases import Claim, renew
 from models.loops import Loops
 from toolchains.toolchain import Report
-from workers.job_log import JobLog
-from workers.storable_text import storable
+from workers.reporting.job_log import JobLog
+from workers.reporting.storable_text import storable
 
 log = logging.getLogger(__name__)
 

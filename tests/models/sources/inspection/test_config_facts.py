@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_facts import ModelFacts
-from models.sources.config_facts import read_facts
+from enginefarm.contract.model.facts import ModelFacts
+from models.sources.inspection.config_facts import read_facts
 from tests.models.sources.models import CONFIG
 
 

@@ -14,11 +14,10 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from enginefarm.contract.errors import SourceUnavailable
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 from models.outbound import time_limit
-from models.sources.auxiliary_selection import Repository
-from models.sources.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
-from models.sources.damage import (
+from models.sources.inspection.config_facts import MAX_CONFIG_BYTES, config_too_large, read_facts
+from models.sources.inspection.damage import (
     LFS_POINTER,
     START_BYTES,
     Damage,
@@ -27,10 +26,11 @@ from models.sources.damage import (
     find_json_damage,
     is_lfs_pointer,
 )
-from models.sources.file_names import CONFIG, WEIGHTS_INDEX, is_weights
+from models.sources.inspection.file_names import CONFIG, WEIGHTS_INDEX, is_weights
+from models.sources.inspection.safetensors_header import BadHeader, header_end, tensor_dtypes
+from models.sources.inspection.selection import Repository
+from models.sources.inspection.weights import INDEXES, ReadStart, only_adapter, read_index
 from models.sources.rejection import refusal
-from models.sources.safetensors_header import BadHeader, header_end, tensor_dtypes
-from models.sources.weights import INDEXES, ReadStart, only_adapter, read_index
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workers import job_log
-from workers.job_log import JobLog
+from workers.reporting import job_log
+from workers.reporting.job_log import JobLog
 
 
 def test_a_long_log_keeps_its_head_and_tail_and_counts_the_dropped_bytes(

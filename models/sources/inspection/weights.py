@@ -14,9 +14,9 @@ from typing import Protocol
 
 from enginefarm.contract.bounded import parse_json
 from enginefarm.contract.errors import ModelUnavailable
-from models.sources.config_facts import parse_json_object
-from models.sources.damage import damaged, find_damage
-from models.sources.file_names import (
+from models.sources.inspection.config_facts import parse_json_object
+from models.sources.inspection.damage import damaged, find_damage
+from models.sources.inspection.file_names import (
     ADAPTER_CONFIG,
     SAFE_NAME,
     SINGLE_WEIGHTS,

@@ -25,7 +25,7 @@ from models.catalogue.database import Database
 from models.exit_codes import ExitCode
 from tests.api.published import settings_in
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 Set = Callable[..., None]
 

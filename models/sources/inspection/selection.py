@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
-from models.sources.file_names import has_pickle
+from models.sources.inspection.file_names import has_pickle
 from models.sources.rejection import refusal
 
 Repository = Literal["dataset", "model"]

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from enginefarm.contract.bounded import is_plain_text, parse_json
 from enginefarm.contract.errors import ModelUnavailable
-from enginefarm.contract.model_facts import ModelFacts, Stack
+from enginefarm.contract.model.facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
-from models.sources.file_names import CONFIG, TOKENIZER_JSON, has_pickle, has_safetensors, has_tokenizer
+from models.sources.inspection.file_names import CONFIG, TOKENIZER_JSON, has_pickle, has_safetensors, has_tokenizer
 from models.sources.rejection import refusal
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones have a few KB; the limit keeps a false one from filling the memory

@@ -11,7 +11,7 @@ from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
 from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
 from workers.output_check import CheckDied
-from workers.storable_text import storable
+from workers.reporting.storable_text import storable
 
 
 class StageFailed(Exception):

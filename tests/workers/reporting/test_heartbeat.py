@@ -18,9 +18,9 @@ from models.lifecycle import leases
 from models.loops import Loops
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
-from workers import heartbeat
-from workers.heartbeat import Heartbeat
-from workers.job_log import JobLog
+from workers.reporting import heartbeat
+from workers.reporting.heartbeat import Heartbeat
+from workers.reporting.job_log import JobLog
 
 
 def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:

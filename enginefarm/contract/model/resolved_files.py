@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.manifest import RelativePath
-from enginefarm.contract.model_facts import ModelFacts
+from enginefarm.contract.model.facts import ModelFacts
 
 
 class ModelFile(BaseModel):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from enginefarm.contract.errors import ModelUnavailable
-from models.sources.file_names import ADAPTER_CONFIG, CONFIG, SAFE_NAME, SETTINGS, TOKENIZER
+from models.sources.inspection.file_names import ADAPTER_CONFIG, CONFIG, SAFE_NAME, SETTINGS, TOKENIZER
+from models.sources.inspection.weights import ReadStart, choose_weights
 from models.sources.rejection import problem, refusal
-from models.sources.weights import ReadStart, choose_weights
 
 
 def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted: bool = False) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enginefarm.contract.model_reference import (
+from enginefarm.contract.model.reference import (
     ACCEPTED,
     BucketReference,
     FileReference,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from models.sources.safetensors_header import MAX_HEADER_BYTES, BadHeader, header_end, tensor_dtypes
+from models.sources.inspection.safetensors_header import MAX_HEADER_BYTES, BadHeader, header_end, tensor_dtypes
 
 SCALAR = {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}
 

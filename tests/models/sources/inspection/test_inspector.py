@@ -16,7 +16,7 @@ from minio import Minio
 from safetensors.numpy import save
 
 from enginefarm.contract.errors import ModelUnavailable, SourceUnavailable
-from enginefarm.contract.model_reference import BucketReference, FileReference, HubReference, parse
+from enginefarm.contract.model.reference import BucketReference, FileReference, HubReference, parse
 from models.sources import (
     AuxiliarySource,
     BucketSource,
@@ -26,8 +26,8 @@ from models.sources import (
     MemoryDigestCache,
     ResolvedModel,
 )
-from models.sources.auxiliary_selection import PLAIN_DATA, NamedFiles
-from models.sources.inspection import Inspector
+from models.sources.inspection.inspector import Inspector
+from models.sources.inspection.selection import PLAIN_DATA, NamedFiles
 from tests.doubles.weights import index, weights
 from tests.models.sources.models import tiny, write
 from tests.models.sources.test_bucket_source import client_of, put
