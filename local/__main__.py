@@ -41,8 +41,10 @@ def main() -> None:
     try:
         with failures_reported("the farm did not start"):
             state = Path(os.environ.get("STATE") or "var")
-            port = _port_of(os.environ.get("PORT") or "8000")
-            run(LocalFarm(state, port=port))
+            port = os.environ.get("PORT") or "8000"
+            if not port.strip().isdecimal() or int(port) > 65535:
+                raise ValueError(f"PORT={port}: expected a number from 0 to 65535; 0 picks a free port")
+            run(LocalFarm(state, port=int(port)))
     except KeyboardInterrupt:
         print("stopped")
 
@@ -65,13 +67,6 @@ def run(local: LocalFarm) -> None:
                 # A farm without one of its parts looks alive and builds nothing: better all of it stops.
                 if process.ended():
                     sys.exit(f"{process.name} ended; its log is {process.log}")
-
-
-def _port_of(text: str) -> int:
-    """Raises ValueError if `text` is no port."""
-    if not text.strip().isdecimal() or int(text) > 65535:
-        raise ValueError(f"PORT={text}: expected a number from 0 to 65535; 0 picks a free port")
-    return int(text)
 
 
 if __name__ == "__main__":

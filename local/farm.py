@@ -108,8 +108,9 @@ class LocalFarm:
                 own_environment = environment | {PREFIX + "WORKER_NAME": f"local-{number}"}
                 workers.append(self._start_python(f"worker-{number}", "workers", own_environment))
             # All are started before the first wait, because a worker takes seconds to import its toolchains.
-            for worker in workers:
-                worker.wait_until(self._has_workers, seconds=60)
+            with Farm(self.url, self.api_key, timeout=5) as farm:
+                for worker in workers:
+                    worker.wait_until(lambda: len(farm.workers()) >= self._workers, seconds=60)
             self._stack = stack.pop_all()  # from here on, __exit__ stops the parts
 
     def __exit__(
@@ -182,10 +183,6 @@ class LocalFarm:
         """True if every worker isolates the programs of its stages completely."""
         with Farm(self.url, self.api_key, timeout=5) as farm:
             return all("sandbox" in worker.host.isolation for worker in farm.workers())
-
-    def _has_workers(self) -> bool:
-        with Farm(self.url, self.api_key, timeout=5) as farm:
-            return len(farm.workers()) >= self._workers
 
 
 def _clean_environment() -> dict[str, str]:

@@ -53,7 +53,9 @@ class TimedCache(Generic[K, V]):
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, capacity: int = 1024) -> None:
         self._lock = threading.Lock()  # also to read: cachetools orders its entries anew when one is read
-        self._entries: TLRUCache[K, tuple[V, float]] = TLRUCache(capacity, _expires_at, timer=clock)
+        self._entries: TLRUCache[K, tuple[V, float]] = TLRUCache(
+            capacity, lambda _key, entry, now: now + entry[1], timer=clock
+        )
 
     def get(self, key: K) -> V | None:
         with self._lock:
@@ -63,7 +65,3 @@ class TimedCache(Generic[K, V]):
     def put(self, key: K, value: V, seconds: float) -> None:
         with self._lock:
             self._entries[key] = (value, seconds)
-
-
-def _expires_at(_key: object, entry: tuple[object, float], now: float) -> float:
-    return now + entry[1]

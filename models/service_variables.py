@@ -30,10 +30,6 @@ def _is_url(value: str) -> bool:
     return match is not None and _is_address(match[1] or match[2])
 
 
-def _is_protocol(value: str) -> bool:
-    return value in {"tcp", "udp", "sctp"}
-
-
 def _is_link(value: str) -> bool:
     """True for /container/alias, which Docker gives as the name of a link."""
     return re.fullmatch(r"/[\w.-]+/[\w.-]+", value) is not None
@@ -46,7 +42,7 @@ _FORMS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     (r"_SERVICE_PORT(?:_[A-Z0-9_]+)?", _is_port),
     (r"_PORT", _is_url),
     (_PUBLISHED, _is_url),
-    (_PUBLISHED + r"_PROTO", _is_protocol),
+    (_PUBLISHED + r"_PROTO", frozenset({"tcp", "udp", "sctp"}).__contains__),
     (_PUBLISHED + r"_PORT(?:_START|_END)?", _is_port),
     (_PUBLISHED + r"_ADDR", _is_address),
     (r"_NAME", _is_link),

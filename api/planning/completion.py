@@ -80,7 +80,9 @@ def complete_platform(
         except ValidationError as error:
             # A CPU with a CUDA version, for instance: each field is right by itself.
             problems = problems_of(error.errors(include_url=False))
-            findings.add(*(_below_platform(problem) for problem in problems))
+            for problem in problems:
+                below = {"pointer": f"/platform{problem.pointer}", "code": "platform_impossible"}
+                findings.add(problem.model_copy(update=below))
             return None
 
     # Not a guess among the candidates: an engine for another kind of machine would not load.
@@ -111,10 +113,6 @@ def complete_platform(
         )
     )
     return None
-
-
-def _below_platform(problem: Problem) -> Problem:
-    return problem.model_copy(update={"pointer": f"/platform{problem.pointer}", "code": "platform_impossible"})
 
 
 def platform_text(platform: Platform) -> str:

@@ -31,12 +31,12 @@ MAX_MATRIX_PROBLEMS = 1000  # of all cells together; after that each cell shows 
 @router.post("/v1/builds:explain")
 async def explain_build(spec: BuildSpec, control: Control, caller: Reader, request: Request) -> Explanation:
     """What a submit of this spec would do, and why. Writes nothing; a spec with findings is explained, not refused."""
-    return await while_connected(request, _explain(control, spec, caller.name))
 
+    async def run() -> Explanation:
+        lane = await control.resolutions.lane_for(spec, caller.name, control.lanes.planning)
+        return await lane.run(caller.name, partial(explain, control, spec))
 
-async def _explain(control: ControlPlane, spec: BuildSpec, caller: str | None) -> Explanation:
-    lane = await control.resolutions.lane_for(spec, caller, control.lanes.planning)
-    return await lane.run(caller, partial(explain, control, spec))
+    return await while_connected(request, run())
 
 
 @router.post("/v1/builds:matrix")

@@ -147,7 +147,11 @@ def verify_provenance(
         if summary is None:
             raise
     else:
-        return Provenance(verified.statement, verified.signer, _builder_of(verified.statement))
+        builder: str | None = None
+        match verified.statement.predicate:
+            case {"runDetails": {"builder": {"id": str(stated)}}}:
+                builder = stated
+        return Provenance(verified.statement, verified.signer, builder)
     signer, verifier = verify_summary(trusted, summary, envelope, key=key, manifest=manifest)
     # Not signed by a trusted key itself: its digest is in what a trusted key signed.
     try:
@@ -187,10 +191,3 @@ def verify_summary(
             f"{engine}: its verification summary is about another attestation than the one it came with"
         )
     return signer, stated.verifier.id
-
-
-def _builder_of(statement: Statement) -> str | None:
-    match statement.predicate:
-        case {"runDetails": {"builder": {"id": str(builder)}}}:
-            return builder
-    return None

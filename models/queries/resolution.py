@@ -50,7 +50,8 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
         newest_identity = newest_identity or identity
         if identity != newest_identity:
             continue
-        candidate = _candidate(row, requirements)
+        offer = Offer(row.toolchain, row.version, row.spec, row.bound_to, row.driver_binding, row.provenance)
+        candidate = _Candidate(row, compare(offer, requirements))
         candidates.append(candidate)
         if not candidate.suitability.obstacles:
             serving.append(candidate)
@@ -63,11 +64,6 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
         differences=list(best.suitability.larger),
         unchecked=list(best.suitability.unchecked),
     )
-
-
-def _candidate(row: EngineRow, requirements: EngineRequirements) -> _Candidate:
-    offer = Offer(row.toolchain, row.version, row.spec, row.bound_to, row.driver_binding, row.provenance)
-    return _Candidate(row, compare(offer, requirements))
 
 
 def _not_found(requirements: EngineRequirements, candidates: list[_Candidate]) -> NotFound:

@@ -63,7 +63,7 @@ class BrokerUrl:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _UrlFields:
     """The parts of one URL behind its scheme; user and password are unescaped."""
 
     user: str
@@ -106,11 +106,11 @@ def parse_broker_url(text: str) -> BrokerUrl:
     raise _wrong(f"the farm has no broker of the scheme {scheme}://", f"use a Redis or Valkey server: {_FORMS}")
 
 
-def _wrong(what: str, remedy: str) -> ValueError:
-    return ValueError(f"{SETTING}: {what}: {remedy}")
+def _wrong(problem: str, remedy: str) -> ValueError:
+    return ValueError(f"{SETTING}: {problem}: {remedy}")
 
 
-def _split(rest: str) -> _Parts:
+def _split(rest: str) -> _UrlFields:
     """Split what follows the scheme."""
     user = password = ""
     userinfo, at, address = rest.rpartition("@")
@@ -131,7 +131,7 @@ def _split(rest: str) -> _Parts:
     address, _, query = address.partition("?")
     place, slash, path = address.partition("/")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    return _Parts(user, password, place, slash + unquote(path), options)
+    return _UrlFields(user, password, place, slash + unquote(path), options)
 
 
 def _host_and_port(place: str, default_port: int) -> tuple[str, int]:
@@ -155,10 +155,10 @@ def _host_and_port(place: str, default_port: int) -> tuple[str, int]:
     return host, int(port)
 
 
-def _database(parts: _Parts, path: str) -> int:
+def _database(fields: _UrlFields, path: str) -> int:
     """The number of the database: in the path, or in the option `db`."""
     numbers = {
-        value for value in (path.strip("/"), parts.options.get("db"), parts.options.get("virtual_host")) if value
+        value for value in (path.strip("/"), fields.options.get("db"), fields.options.get("virtual_host")) if value
     }
     if not numbers:
         return 0
@@ -170,39 +170,39 @@ def _database(parts: _Parts, path: str) -> int:
     return int(number)
 
 
-def _require_known(parts: _Parts, known: tuple[str, ...], kind: str) -> None:
-    unknown = sorted(set(parts.options) - set(known))
+def _require_known(fields: _UrlFields, known: tuple[str, ...], kind: str) -> None:
+    unknown = sorted(set(fields.options) - set(known))
     if unknown:
         raise _wrong(f"{kind} has no option {', '.join(map(ascii, unknown))}", f"use {', '.join(known)}, or none")
 
 
-def _secrets(parts: _Parts, *passwords: str) -> frozenset[str]:
+def _secrets(fields: _UrlFields, *passwords: str) -> frozenset[str]:
     """What no log line may have: passwords, as they are and as URLs have them, and the user in kombu's masked URLs."""
-    plain = {password for password in (parts.password, *passwords) if password}
+    plain = {password for password in (fields.password, *passwords) if password}
     escaped = {quote(password, safe="") for password in plain}
-    return frozenset(plain | escaped | {f"{quote(parts.user, safe='')}:**"})
+    return frozenset(plain | escaped | {f"{quote(fields.user, safe='')}:**"})
 
 
-def _tcp(parts: _Parts, *, tls: bool) -> BrokerUrl:
-    if re.search(r"[,;]", parts.place + parts.path):
+def _tcp(fields: _UrlFields, *, tls: bool) -> BrokerUrl:
+    if re.search(r"[,;]", fields.place + fields.path):
         raise _wrong(
             "it names several hosts", "name one server; for a failover, use sentinel://; a Redis Cluster cannot be used"
         )
-    host, port = _host_and_port(parts.place, _DEFAULT_PORT)
+    host, port = _host_and_port(fields.place, _DEFAULT_PORT)
     if tls:
-        _require_known(parts, ("db", *_TLS_OPTIONS), "a TLS URL")
+        _require_known(fields, ("db", *_TLS_OPTIONS), "a TLS URL")
     else:
-        if any(name.startswith("ssl_") for name in parts.options):
+        if any(name.startswith("ssl_") for name in fields.options):
             raise _wrong("redis:// is without TLS and has an option of TLS", "use rediss://, or remove the option")
-        _require_known(parts, ("db",), "a URL without TLS")
-    database = _database(parts, parts.path)
+        _require_known(fields, ("db",), "a URL without TLS")
+    database = _database(fields, fields.path)
     scheme = "rediss" if tls else "redis"
     address = f"{host}:{port}/{database}"
     return BrokerUrl(
-        f"{scheme}://{parts.userinfo}{address}",
+        f"{scheme}://{fields.userinfo}{address}",
         f"{scheme}://{address}",
-        tls=_tls_arguments(parts.options) if tls else None,
-        secrets=_secrets(parts),
+        tls=_tls_arguments(fields.options) if tls else None,
+        secrets=_secrets(fields),
     )
 
 
@@ -244,16 +244,16 @@ def _tls_arguments(options: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _socket(parts: _Parts) -> BrokerUrl:
-    _require_known(parts, ("db", "virtual_host"), "the URL of a socket")
-    if parts.place or parts.path in {"", "/"}:
+def _socket(fields: _UrlFields) -> BrokerUrl:
+    _require_known(fields, ("db", "virtual_host"), "the URL of a socket")
+    if fields.place or fields.path in {"", "/"}:
         raise _wrong("it names no absolute path of a socket", "use unix:///PATH?db=N")
-    database = _database(parts, "")
-    path = quote(parts.path)
+    database = _database(fields, "")
+    path = quote(fields.path)
     return BrokerUrl(
-        f"redis+socket://{parts.userinfo}{path}?virtual_host={database}",
+        f"redis+socket://{fields.userinfo}{path}?virtual_host={database}",
         f"unix://{path}?db={database}",
-        secrets=_secrets(parts),
+        secrets=_secrets(fields),
     )
 
 
@@ -270,17 +270,17 @@ def _sentinel(rest: str) -> BrokerUrl:
     for item in items:
         options |= item.options
     user, password = credentials.pop()
-    parts = _Parts(user, password, "", "", options)
+    fields = _UrlFields(user, password, "", "", options)
     if any(name.startswith("ssl") for name in options):
         raise _wrong(
             "sentinel:// has no TLS here", "use sentinels without TLS, or a rediss:// address that follows the primary"
         )
-    _require_known(parts, ("db", *_SENTINEL_OPTIONS), "a sentinel:// URL")
+    _require_known(fields, ("db", *_SENTINEL_OPTIONS), "a sentinel:// URL")
     if not options.get("master_name"):
         raise _wrong("sentinel:// does not say which primary", "add ?master_name=NAME, as in `sentinel monitor NAME …`")
-    database = _database(parts, paths.pop() if paths else "")
+    database = _database(fields, paths.pop() if paths else "")
     # Each with credentials and database: kombu takes them from whichever it connects to.
-    urls = [f"sentinel://{parts.userinfo}{host}:{port}/{database}" for host, port in addresses]
+    urls = [f"sentinel://{fields.userinfo}{host}:{port}/{database}" for host, port in addresses]
     hosts = ",".join(f"{host}:{port}" for host, port in addresses)
     # For the connections to the sentinels. By itself, redis-py tries one that is away for seconds.
     sentinel_arguments: dict[str, Any] = {
@@ -295,5 +295,5 @@ def _sentinel(rest: str) -> BrokerUrl:
         ";".join(urls),
         f"sentinel://{hosts}/{database}?master_name={options['master_name']}",
         transport_options={"master_name": options["master_name"], "sentinel_kwargs": sentinel_arguments},
-        secrets=_secrets(parts, options.get("sentinel_password", "")),
+        secrets=_secrets(fields, options.get("sentinel_password", "")),
     )

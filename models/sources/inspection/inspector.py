@@ -132,7 +132,11 @@ class Inspector:
         # Data may begin with anything else.
         # A pointer is small, so a large file need not be read.
         small = {name: size for name, size in sizes.items() if 0 < size <= START_BYTES}
-        self._check_all(reference, _check_pointer, small, read)
+
+        def check_pointer(name: str, size: int, read: ReadStart) -> _Start:
+            return _Start(LFS_POINTER) if is_lfs_pointer(_read_start(name, size, read)) else _Start()
+
+        self._check_all(reference, check_pointer, small, read)
 
     def _check_all(
         self, reference: object, check: _Check, sizes: Mapping[str, int], read: ReadStart
@@ -175,12 +179,6 @@ class Inspector:
                 return _Start(tensors=tensor_dtypes(size, start))
         except BadHeader as error:
             return _Start(_bad_weights(str(error)))
-
-
-def _check_pointer(name: str, size: int, read: ReadStart) -> _Start:
-    if is_lfs_pointer(_read_start(name, size, read)):
-        return _Start(LFS_POINTER)
-    return _Start()
 
 
 def _read_start(name: str, length: int, read: ReadStart) -> bytes:

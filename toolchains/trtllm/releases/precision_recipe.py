@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from enginefarm.contract.model.facts import ModelFacts
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
-from toolchains.trtllm.releases.option_table import Option, OptionTable
+from toolchains.trtllm.releases.option_table import OptionTable
 
 Program = Literal["convert", "quantize"]
 
@@ -45,7 +45,7 @@ class PrecisionRecipe(FrozenModel):
             return False
         options = table.by_name
         for name, value in self.arguments.items():
-            if name not in options or not _takes_argument(options[name], value):
+            if name not in options or not (value == SOURCE or options[name].accepts(value)):
                 return False
         # A program without an option for calibration data downloads a data set by name, and a worker downloads nothing.
         if self.calibrates and recipe_table().calibration.option not in options:
@@ -111,7 +111,3 @@ def quantization_name(model_quantization: ModelQuantization) -> str | None:
             if recipe.model_quantization == model_quantization:
                 return name
     return None
-
-
-def _takes_argument(option: Option, value: JsonValue) -> bool:
-    return value == SOURCE or option.accepts(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from string import Template
 
@@ -74,7 +73,7 @@ def serving(job: Job) -> Serving:
 
 def images(version: str) -> tuple[Image, ...]:
     """The images that contain exactly this TensorRT-LLM by a stated source; empty if no source names one."""
-    table = _images()
+    table = read_data_file("images.json", _Images)
     matches = []
     for row in table.images:
         if row.version == version:
@@ -86,11 +85,6 @@ def images(version: str) -> tuple[Image, ...]:
         name = f"{release_image.image}:{version}"
         matches.append(Image(image=name, has={"tensorrt_llm": version}, source=release_image.source))
     return tuple(matches)
-
-
-@cache
-def _images() -> _Images:
-    return read_data_file("images.json", _Images)
 
 
 def run_command(spec: BuildSpec) -> Launch:

@@ -20,10 +20,10 @@ class TritonPythonModel:
         tokens = pb_utils.get_input_tensor_by_name(request, "TOKENS_BATCH").as_numpy()  # requests × beams × tokens
         lengths = pb_utils.get_input_tensor_by_name(request, "SEQUENCE_LENGTH").as_numpy()  # requests × beams
         texts = [
-            [self._text(beam[:length]) for beam, length in zip(beams, counts, strict=True)]
+            [
+                str(self.tokenizer.decode(beam[:length].tolist(), skip_special_tokens=True)).encode()
+                for beam, length in zip(beams, counts, strict=True)
+            ]
             for beams, counts in zip(tokens, lengths, strict=True)
         ]
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("OUTPUT", np.array(texts, dtype=object))])
-
-    def _text(self, tokens: Any) -> bytes:
-        return str(self.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)).encode()
