@@ -7,6 +7,7 @@ gets all weights, unlike the real ones. Quantization adds scaling factors, but l
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,10 @@ def write(request: Request, told: Orders) -> None:
     """Write the checkpoint of a decoder-only model."""
     settings = json.loads((request.source / "config.json").read_bytes())
     _check(settings, request)
+    # Releases before 1.0 lose the layers that do not divide; quantize.py is not known to spread them unevenly.
+    uneven = settings["num_hidden_layers"] % request.pp
+    is_family_script = Path(sys.argv[0]).name != "quantize.py"
+    assert not uneven or (is_family_script and not told.version.startswith("0.")), "pp_size must divide the layers"
     request.output.mkdir(parents=True, exist_ok=True)
     config = _config(settings, request)
     weights = load(request.source)
@@ -132,11 +137,10 @@ def _shard(weights: dict[str, tensors.Array], config: dict[str, Any], stage: int
     if "model.embed_tokens.weight" not in weights:
         return weights if stage == 0 else {"transformer.placeholder": np.zeros((1,), np.float32)}
     mapping, stages = config["mapping"], config["mapping"]["pp_size"]
-    each = config["num_hidden_layers"] // stages
     shard = {}
     if stage == 0:
         shard["transformer.vocab_embedding.weight"] = weights["model.embed_tokens.weight"]
-    for local, layer in enumerate(range(stage * each, (stage + 1) * each)):
+    for local, layer in enumerate(np.array_split(np.arange(config["num_hidden_layers"]), stages)[stage]):
         part = _layer(weights, f"model.layers.{layer}.", config, position)
         shard |= {f"transformer.layers.{local}.{name}.weight": tensor for name, tensor in part.items()}
     if stage == stages - 1:

@@ -54,18 +54,24 @@ def precision(context: BuildContext) -> Iterator[Problem]:
     if requested.kv_cache is not None and not _is_possible(context, quantization=None):
         impossible.append("kv_cache")
     for field in impossible or ["kv_cache"]:
-        yield _impossible_precision(context, field)
+        # If both are impossible, each is answered as if the other were mended: together with it nothing is possible.
+        unset = {other: None for other in impossible if other != field}
+        yield _impossible_precision(context, field, unset)
 
 
-def _impossible_precision(context: BuildContext, field: str) -> Problem:
+def _impossible_precision(context: BuildContext, field: str, unset: dict[str, None]) -> Problem:
+    """
+    Args:
+        unset: fields that count as not given while the possible values of `field` are listed.
+    """
     value = getattr(context.spec.precision, field)
     version, architecture = context.release.version, context.facts.architecture
     detail = f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {version}"
     recipes: dict[str, tuple[PrecisionRecipe, ...]] = getattr(recipe_table(), field)
     possible = []
-    if _is_possible(context, **{field: None}):
+    if _is_possible(context, **unset, **{field: None}):
         possible.append("null")
-    possible += [name for name in recipes if _is_possible(context, **{field: name})]
+    possible += [name for name in recipes if _is_possible(context, **unset, **{field: name})]
     if context.family and context.family.unquantized_reason:
         detail += f": {context.family.unquantized_reason}"
         possible = ["null"]

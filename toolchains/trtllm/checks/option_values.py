@@ -9,9 +9,11 @@ from packaging.version import Version
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.conversion import precisions_with_option
 from toolchains.trtllm.releases.engine_part import closed_options
+from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_option_names
 from toolchains.trtllm.releases.release import releases_with_option
-from toolchains.trtllm.releases.reserved_options import former_options, reserved_options
+from toolchains.trtllm.releases.reserved_options import ReservedOption, former_options, reserved_options
 
 
 def find_option_problems(context: BuildContext) -> Iterator[Problem]:
@@ -41,6 +43,7 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
     former = former_options().get(name)
     reserved = closed_options(architecture).get(name, reserved_options().get(name))
     versions = releases_with_option(name)  # newest first
+    precisions = _precisions_with(context, name)
     remedy = "remove it"
     if alias_of in context.available_options:
         # Normalization replaces an alias unless the spec has both names.
@@ -51,10 +54,15 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
         code = "former_option"
         detail = f"{name} is gone since TensorRT-LLM {former.removed_in}: {former.why}"
         remedy = _use_instead(former.instead)
+    elif precisions:
+        # The release has it, for other precisions than the spec's.
+        code = "reserved_option"
+        detail = f"{name} is an option of other precisions in TensorRT-LLM {version}: of {', '.join(precisions)}"
+        remedy = "remove it, or ask for one of these precisions"
     elif reserved:
         code = "reserved_option"
         detail = f"{name} is not set under /options: {reserved.why}"
-        remedy = _use_instead(reserved.instead)
+        remedy = _remedy_of_reserved(context, name, reserved)
     elif version in versions:
         code = "unknown_option"
         detail = f"the conversion of {architecture} in TensorRT-LLM {version} has no option {name}"
@@ -76,6 +84,26 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
         remedy = _suggest_names(context, name)
     value = context.spec.options[name]
     return Problem(pointer=f"/options/{name}", code=code, detail=detail, value=value, remedy=remedy)
+
+
+def _precisions_with(context: BuildContext, name: str) -> list[str]:
+    """The precisions with which the release takes the option for this model; empty if it is no such option."""
+    if name not in recipe_option_names():
+        return []
+    model_quantization = quantization_of(context.facts)
+    return precisions_with_option(context.release, context.facts.architecture, model_quantization, name)
+
+
+def _remedy_of_reserved(context: BuildContext, name: str, reserved: ReservedOption) -> str:
+    section, _, field = reserved.instead.removeprefix("/").partition("/")
+    # The precision may say it already: then the option is one time too many, and nothing is missing.
+    if section == "precision" and getattr(context.spec.precision, field) is not None:
+        return f"remove it: {reserved.instead} is {getattr(context.spec.precision, field)} already"
+    if reserved.values and context.spec.options.get(reserved.only_with or "") is not None:
+        return f"give only {reserved.only_with}"
+    if reserved.values:
+        return f"{_use_instead(reserved.instead)}: {' or '.join(reserved.values.values())}"
+    return _use_instead(reserved.instead)
 
 
 def _use_instead(pointer: str) -> str:

@@ -26,16 +26,17 @@ def dtype(context: BuildContext) -> Iterator[Problem]:
 def documented(context: BuildContext) -> Iterator[Problem]:
     quantization = context.spec.precision.quantization
     architecture = context.facts.architecture
+    version = context.release.version
     # Refused in 0.16 alone, whose table was read (docs/source/reference/precision.md @aaacc9bd). In other releases
     # `normalization.advice` mentions it.
-    line = undocumented_model(architecture, quantization)
+    line = undocumented_model(architecture, quantization, version)
     if line:
         yield Problem(
             pointer="/precision/quantization",
             code="precision_model",
-            detail=f"TensorRT-LLM {context.release.version} is not documented to make {quantization} of {line.model}",
+            detail=f"TensorRT-LLM {version} is not documented to make {quantization} of {line.model}",
             value=quantization,
-            expected=line.expected,
+            expected=line.expected(version),
         )
     # Since 0.17 (docs/source/reference/precision.md @b2ae043f).
     if quantization == "nvfp4" and architecture not in nvfp4_architectures():

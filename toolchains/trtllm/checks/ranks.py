@@ -55,23 +55,35 @@ def _tensor_parallel_problem(context: BuildContext, rule: str, detail: str) -> P
 
 
 def layers(context: BuildContext) -> Iterator[Problem]:
-    # 0.16 gives each stage floor(layers / pp) layers and would lose the rest without an error (our reading). Later
-    # releases spread them unevenly, which no runtime is proven to take (tensorrt_llm/mapping.py @aaacc9bd @05ebebb2).
     counts = _counts_in_stacks(context, "num_hidden_layers")
     pp = context.parallelism.pp
     undivided = [count for count in counts if count % pp]
     if undivided:
-        yield Problem(
-            pointer="/parallelism/pp",
-            code="pp_layers",
-            detail=f"{undivided[0]} layers do not divide into {pp} stages, and the release may lose the rest silently",
-            value=pp,
-            expected=f"pp may be {comma_separated(divisors(math.gcd(*counts)))}",
-        )
+        expected = f"pp may be {comma_separated(divisors(math.gcd(*counts)))}"
+        detail = f"{undivided[0]} layers do not divide into {pp} stages"
+        # Before 1.0 each stage gets floor(layers / pp) layers, and the rest would be lost without an error (our reading
+        # of tensorrt_llm/mapping.py @aaacc9bd).
+        lost = f"{detail}, and the release may lose the rest silently"
+        yield Problem(pointer="/parallelism/pp", code="pp_layers", detail=lost, value=pp, expected=expected)
+        # Since then the scripts of families spread layers unevenly, and a test of NVIDIA's runs such an engine.
+        if not _spreads_layers_unevenly(context):
+            unknown = f"{detail}, and the program that makes this checkpoint is not known to spread them unevenly"
+            yield Problem(
+                pointer="/parallelism/pp", code="pp_layers_uneven", detail=unknown, value=pp, expected=expected
+            )
     # Source: examples/models/core/phi/convert_checkpoint.py @567239fc.
     if pp > 1 and family_names().get(context.facts.architecture) == "phi":
         detail = "the script of Phi makes one stage"
         yield Problem(pointer="/parallelism/pp", code="phi_pp", detail=detail, value=pp, expected="pp may be 1")
+
+
+def _spreads_layers_unevenly(context: BuildContext) -> bool:
+    """True if a family's own script makes the checkpoint: quantize.py and draft heads leave the division to others."""
+    conversion = context.conversion
+    if conversion is None:
+        return True  # no other program is known either; the precision is refused already
+    is_own_script = conversion.script == context.release.script_for(context.facts.architecture)
+    return is_own_script and conversion.draft_heads is None and not context.is_encoder_decoder
 
 
 def experts(context: BuildContext) -> Iterator[Problem]:

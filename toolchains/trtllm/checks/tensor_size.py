@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.experts import expert_sizes
 from toolchains.trtllm.releases.engine_part import relative_bias_elements
 
 _MAX_ELEMENTS = 1 << 31
@@ -18,11 +19,12 @@ _MIN_WIDTH = 128  # elements of a token at least, so that a token limit above th
 
 
 def activations(context: BuildContext) -> Iterator[Problem]:
-    """Of the widest layer, for every token in flight."""
+    """Of the widest layer of a rank, for every token in flight."""
     if context.is_encoder_decoder:
         return
     width = _widest_layer(context)
-    # The logits of every token of the prompt are one tensor too, if they are gathered.
+    # The logits of every token of the prompt are one tensor too, if they are gathered: of the whole vocabulary, because
+    # each rank gets the logits of all.
     widths = [(width, f"{width} elements")]
     vocabulary = context.facts.vocab_size
     if context.option_value("gather_context_logits") and vocabulary:
@@ -98,8 +100,17 @@ def relative_bias(context: BuildContext) -> Iterator[Problem]:
 
 
 def _widest_layer(context: BuildContext) -> int:
-    """Elements of one token in the widest layer, as far as the model states its sizes."""
-    return max(context.facts.hidden_size or 0, context.facts.intermediate_size or 0, _MIN_WIDTH)
+    """Elements of one token in the widest layer of one rank, as far as the model states its sizes.
+
+    Tensor parallelism divides the inner layer of the MLP, and with it an expert's. Each rank has whole hidden states.
+    """
+    ranks = context.parallelism.tp
+    sizes = expert_sizes(context)
+    # Expert parallelism gives a rank fewer experts, and not narrower ones.
+    if context.facts.num_experts and sizes:
+        ranks, _ = sizes
+    intermediate_per_rank = -(-(context.facts.intermediate_size or 0) // ranks)
+    return max(context.facts.hidden_size or 0, intermediate_per_rank, _MIN_WIDTH)
 
 
 def _too_many(elements: int) -> int:

@@ -18,8 +18,8 @@ from toolchains.trtllm.releases.draft_heads import DraftHeads, requested_mode
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
 from toolchains.trtllm.releases.model_family import ModelFamily, find_family
 from toolchains.trtllm.releases.option_table import Option
-from toolchains.trtllm.releases.precision_recipe import quantization_of
-from toolchains.trtllm.releases.release import ReleaseDescriptor, convert_options
+from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_option_names
+from toolchains.trtllm.releases.release import ReleaseDescriptor, Script, convert_options
 
 Section = Literal["precision", "options", "limits"]
 
@@ -118,6 +118,9 @@ class BuildContext:
             return {**self.release.build_options_of(architecture), **self.conversion.all_options}
         # The precision is refused already: options of the family's other precisions are not refused in addition.
         options = dict(self.release.options(architecture))
+        for script in (self.release.script_for(architecture), self.release.quantize):
+            if script is not None:
+                options.update(recipe_options(script))
         if self.draft_mode:
             options.update(convert_options(self.release.draft[self.draft_mode]))
         return options
@@ -176,3 +179,8 @@ class BuildContext:
     def with_options(self, options: Mapping[str, JsonValue]) -> BuildContext:
         """A copy with these options in place of all others."""
         return replace(self, spec=self.spec.model_copy(update={"options": dict(options)}))
+
+
+def recipe_options(script: Script) -> dict[str, Option]:
+    """The options of this program that callers may set with some precision, by name."""
+    return {name: option for name, option in script.options.by_name.items() if name in recipe_option_names()}

@@ -162,6 +162,23 @@ def find_conversion(
     return _follow(recipes, release.quantize, {})
 
 
+def precisions_with_option(
+    release: ReleaseDescriptor, architecture: str, model_quantization: ModelQuantization | None, name: str
+) -> list[str]:
+    """The precisions of this release and architecture with which callers may set the option, as fields of a spec."""
+    table = recipe_table()
+    precisions = [("quantization", quantization) for quantization in table.quantization]
+    precisions += [("kv_cache", kv_cache) for kv_cache in table.kv_cache]
+    found = []
+    for field, value in precisions:
+        conversion = find_conversion(
+            release, architecture, Precision.model_validate({field: value}), model_quantization
+        )
+        if conversion is not None and name in conversion.options:
+            found.append(f"{field} {value}")
+    return found
+
+
 def conversion_of(job: Job) -> Conversion | None:
     """The conversion that makes the checkpoint of this job; None if no program is proven to make it."""
     release = find_release(job.version)

@@ -56,15 +56,16 @@ def input_length_without_effect(context: BuildContext) -> Iterator[Problem]:
 
 
 def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
-    documented = undocumented_model(context.facts.architecture, context.spec.precision.quantization)
+    version = context.release.version
+    documented = undocumented_model(context.facts.architecture, context.spec.precision.quantization, version)
     # The release whose documentation has the table refuses the same (`checks.precision`).
-    if documented and not in_force("precision_model", context.release.version):
+    if documented and not in_force("precision_model", version):
         yield Problem(
             pointer="/precision/quantization",
             code="precision_undocumented",
             detail=f"the documentation of 0.16 does not have it for {documented.model}; later releases may take it",
             value=context.spec.precision.quantization,
-            expected=documented.expected,
+            expected=documented.expected(version),
         )
 
 

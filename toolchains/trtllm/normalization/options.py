@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_model_options
+from toolchains.trtllm.releases.reserved_options import reserved_options
 
 
 def replace_aliases(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
@@ -18,6 +19,37 @@ def replace_aliases(context: BuildContext) -> tuple[BuildContext, list[Problem]]
             options[name] = options.pop(alias)
             detail = f"{alias} is another name of {name}"
             notes.append(Problem(pointer=f"/options/{alias}", code="other_name", detail=detail, expected=name))
+    return context.with_options(options), notes
+
+
+def replace_stand_ins(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
+    """Write the option that replaced another, if its values are known to mean the same.
+
+    A value that means nothing, or that contradicts the other option, is left for `checks.option_values` to refuse.
+    """
+    options = dict(context.spec.options)
+    notes = []
+    for name, reserved in reserved_options().items():
+        replacement = reserved.only_with
+        if replacement is None or name not in options or name in context.available_options:
+            continue
+        if replacement not in context.available_options:
+            continue
+        value = options[name]
+        meaning = reserved.values.get(value) if isinstance(value, str) else None
+        if meaning is None or options.get(replacement, meaning) != meaning:
+            continue
+        options.pop(name)
+        options[replacement] = meaning
+        notes.append(
+            Problem(
+                pointer=f"/options/{name}",
+                code="other_name",
+                detail=f"{name} {value} is {replacement} {meaning}: {reserved.why}",
+                value=value,
+                expected=f"{replacement} {meaning}",
+            )
+        )
     return context.with_options(options), notes
 
 

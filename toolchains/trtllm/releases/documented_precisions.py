@@ -1,27 +1,45 @@
-"""The precision table of TensorRT-LLM's documentation: which model has which quantization.
+"""Which model is documented with which quantization: the precision table of 0.16, and what other documentation adds.
 
-Source: docs/source/reference/precision.md at 0.16.0.dev2024121000 (`data/documented_precisions.json` has the commit).
-NVIDIA states that its table is not exhaustive.
+The table (docs/source/reference/precision.md at 0.16.0.dev2024121000, `data/documented_precisions.json` has the commit)
+is not exhaustive, as NVIDIA states. It lacks quantizations that the README of a family documents.
 """
 
 from __future__ import annotations
 
 from functools import cache
 
+from packaging.version import Version
+
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
 
+class OtherDocumentation(FrozenModel):
+    """Quantizations that the table does not have, and where they are documented."""
+
+    quantizations: tuple[str, ...]
+    since: str | None  # the first release that has them; None: as far back as the farm knows
+    source: str
+
+
 class DocumentedModel(FrozenModel):
-    """One line of the table."""
+    """One line of the table, with what other documentation adds to it."""
 
     model: str
     architectures: tuple[str, ...]
     quantizations: tuple[str, ...]
+    also: tuple[OtherDocumentation, ...] = ()
 
-    @property
-    def expected(self) -> str:
+    def documented_in(self, version: str) -> list[str]:
+        """The quantizations that are documented for this release, those of the table first."""
+        quantizations = list(self.quantizations)
+        for addition in self.also:
+            if addition.since is None or Version(addition.since) <= Version(version):
+                quantizations += addition.quantizations
+        return quantizations
+
+    def expected(self, version: str) -> str:
         """The documented quantizations in words, for the text of an error."""
-        return ", ".join(["null", *self.quantizations])
+        return ", ".join(["null", *self.documented_in(version)])
 
 
 class _PrecisionTable(DataFile):
@@ -35,8 +53,8 @@ def _precision_table() -> _PrecisionTable:
     return read_data_file("documented_precisions.json", _PrecisionTable)
 
 
-def undocumented_model(architecture: str, quantization: str | None) -> DocumentedModel | None:
-    """The line of a model that is documented without this quantization.
+def undocumented_model(architecture: str, quantization: str | None, version: str) -> DocumentedModel | None:
+    """The line of a model that is documented without this quantization for this release.
 
     Returns:
         None if the table has no line for the model, no column for the quantization, or documents both together.
@@ -47,7 +65,7 @@ def undocumented_model(architecture: str, quantization: str | None) -> Documente
     for line in table.models:
         if architecture not in line.architectures:
             continue
-        if quantization in line.quantizations:
+        if quantization in line.documented_in(version):
             return None
         return line
     return None

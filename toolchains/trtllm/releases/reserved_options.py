@@ -14,6 +14,7 @@ class ReservedOption(FrozenModel):
     instead: str  # JSON pointer to what to set in its place; '' for nothing
     why: str
     only_with: str | None = None  # reserved only in releases that have this option, which replaces it
+    values: Mapping[str, str] = {}  # a value of this option → the value of `only_with` that means the same
 
 
 class FormerOption(FrozenModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.toolchains.trtllm.build_contexts import FACTS, T5, facts
+from tests.toolchains.trtllm.build_contexts import FACTS, H100, T5, facts
 from tests.toolchains.trtllm.checks.refusals import (
     DRAFTER,
     EAGLE,
@@ -12,6 +12,7 @@ from tests.toolchains.trtllm.checks.refusals import (
     SHORT_LIMITS,
     Refusal,
     assert_rule,
+    find_problems,
     quantized,
 )
 
@@ -97,6 +98,13 @@ REFUSALS = [
         allowed_fields=quantized(None, calibrated=False), expected="null",
     ),
 ]  # fmt: skip
+
+
+def test_two_impossible_precisions_are_each_answered_with_the_possible_ones() -> None:
+    problems = find_problems(quantized("int3", "int3", calibrated=False), FACTS, H100)
+    expected = {problem.pointer: (problem.expected or "").split(", ") for problem in problems}
+    assert {"null", "int8_wo", "fp8"} <= set(expected["/precision/quantization"])
+    assert expected["/precision/kv_cache"] == ["null", "int8", "fp8"]
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)

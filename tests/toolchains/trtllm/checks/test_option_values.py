@@ -168,6 +168,7 @@ def test_a_remedy_names_an_option_that_exists() -> None:
         ("0.16.0", "chatglm_version", "unknown_option", "the conversion of LlamaForCausalLM"),
         ("1.2.1", "paged_kv_cache", "reserved_option", "/options/kv_cache_type"),
         ("1.2.1", "auto_parallel", "former_option", "1.2"),
+        ("0.17.0", "cluster_key", "reserved_option", "/platform names the GPU remove it"),
     ],
 )
 def test_the_refusal_of_an_option_names_where_it_exists(version: str, name: str, code: str, text: str) -> None:
@@ -175,6 +176,45 @@ def test_the_refusal_of_an_option_names_where_it_exists(version: str, name: str,
     problem = only([p for p in TOOLCHAIN.preflight(requested, FACTS, H100) if p.pointer == f"/options/{name}"])
     assert problem.code == code
     assert text in f"{problem.detail} {problem.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("options", "quantization", "remedy"),
+    [
+        ({"paged_kv_cache": "on"}, None, "use /options/kv_cache_type: paged or continuous"),
+        ({"paged_kv_cache": "disable", "kv_cache_type": "paged"}, None, "give only kv_cache_type"),
+        ({"use_fp8": True}, "fp8", "remove it: /precision/quantization is fp8 already"),
+        ({"qformat": "fp8"}, None, "use /precision/quantization"),
+        ({"calib_dataset": "cnn"}, "fp8", "use /calibration"),
+        ({"use_qserve": True}, None, "remove it"),
+        ({"quant_ckpt_path": "x.safetensors"}, "int4_wo", "use /model"),
+        ({"calib_size": 32}, "int8_wo", "remove it, or ask for one of these precisions"),
+        ({"awq_block_size": 64}, "fp8", "remove it, or ask for one of these precisions"),
+    ],
+)
+def test_the_refusal_of_a_reserved_option_says_what_to_do_in_this_spec(
+    options: dict[str, Any], quantization: str | None, remedy: str
+) -> None:
+    precision = {"dtype": "bfloat16", "quantization": quantization}
+    requested = spec(options=options, precision=precision, calibration="file:/data" if quantization == "fp8" else None)
+    normal, _ = TOOLCHAIN.normalise(requested, FACTS, H100)
+    problem = only(list(TOOLCHAIN.preflight(normal, FACTS, H100)))
+    assert (problem.code, problem.remedy) == ("reserved_option", remedy)
+
+
+def test_an_option_of_other_precisions_names_them() -> None:
+    precision = {"dtype": "bfloat16", "quantization": "fp8"}
+    requested = spec("0.16.0", options={"awq_block_size": 64}, precision=precision, calibration="file:/data")
+    problem = only(list(TOOLCHAIN.preflight(requested, FACTS, H100)))
+    assert "quantization int4_awq, quantization w4a8_awq" in problem.detail
+
+
+def test_options_of_a_refused_precision_are_not_refused_too() -> None:
+    """No program of 0.8.0 is known to load weights of AWQ, and its quantize.py has the option."""
+    facts = FACTS.model_copy(update={"quantization_config": {"quant_method": "awq", "bits": 4}})
+    requested = spec("0.8.0", options={"awq_block_size": 128, "calib_size": 32})
+    normal, _ = TOOLCHAIN.normalise(requested, facts, H100)
+    assert {problem.code for problem in TOOLCHAIN.preflight(normal, facts, H100)} == {"quantized_model"}
 
 
 def test_paged_kv_cache_is_an_option_where_nothing_replaced_it() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.toolchains.trtllm.build_contexts import FACTS, facts
-from tests.toolchains.trtllm.checks.refusals import B200, Refusal, assert_rule, quantized
+from tests.toolchains.trtllm.build_contexts import FACTS, H100, facts
+from tests.toolchains.trtllm.checks.refusals import B200, Refusal, assert_rule, find_problems, quantized
 
 REFUSALS = [
     Refusal(
@@ -18,6 +18,11 @@ REFUSALS = [
         allowed_fields=quantized("int4_awq"),
     ),
     Refusal(
+        "precision_model", "/precision/quantization", quantized("int8_sq"), facts(architecture="InternLM2ForCausalLM"),
+        expected="null, int8_wo, int4_wo", version="0.16.0", allowed_in="1.2.1",
+        allowed_fields=quantized("int8_wo", calibrated=False),
+    ),
+    Refusal(
         "nvfp4_model", "/precision/quantization", quantized("nvfp4"), facts(architecture="Qwen2ForCausalLM"), B200,
         allowed_model=FACTS,
     ),
@@ -28,6 +33,19 @@ REFUSALS = [
         allowed_fields=quantized("auto_quantize", options={"autoq_format": "fp8,int4_awq", "auto_quantize_bits": 8}),
     ),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "quantization"),
+    [
+        ("InternLM2ForCausalLM", "int4_wo"), ("GLMModel", "int8_wo"), ("ChatGLMModel", "int4_wo"),
+        ("ChatGLMModel", "int8_sq"), ("ChatGLMForCausalLM", "int8_wo"), ("OPTForCausalLM", "int4_wo"),
+        ("GPTNeoXForCausalLM", "int8_wo"), ("Phi3ForCausalLM", "fp8"),
+    ],
+)  # fmt: skip
+def test_a_readme_of_a_family_is_documentation_beside_the_table(architecture: str, quantization: str) -> None:
+    fields = quantized(quantization, calibrated=quantization in ("int8_sq", "fp8"))
+    assert find_problems(fields, facts(architecture=architecture), H100, "0.16.0") == []
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)

@@ -6,7 +6,7 @@ import pytest
 
 from enginefarm.contract.model.facts import Stack
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, T5, facts
-from tests.toolchains.trtllm.checks.refusals import MIXTRAL, SHORT_LIMITS, Refusal, assert_rule
+from tests.toolchains.trtllm.checks.refusals import MEDUSA, MIXTRAL, SHORT_LIMITS, Refusal, assert_rule, quantized
 
 REFUSALS = [
     Refusal(
@@ -20,6 +20,14 @@ REFUSALS = [
     ),
     Refusal(
         "pp_layers", "/parallelism/pp", {"parallelism": {"pp": 3}}, expected="pp may be 1, 2, 4, 8, 16, 32",
+        version="0.21.0", allowed_in="1.0.0", allowed_fields={"parallelism": {"pp": 4}},
+    ),
+    Refusal(
+        "pp_layers_uneven", "/parallelism/pp", quantized("fp8", parallelism={"pp": 3}),
+        expected="pp may be 1, 2, 4, 8, 16, 32", allowed_fields=quantized("int8_wo", calibrated=False),
+    ),
+    Refusal(
+        "pp_layers_uneven", "/parallelism/pp", {"options": MEDUSA, "parallelism": {"pp": 3}},
         allowed_fields={"parallelism": {"pp": 4}},
     ),
     Refusal(
@@ -52,7 +60,7 @@ REFUSALS = [
         expected="tp may be 1, 2, 4",
     ),
     Refusal(
-        "pp_layers", "/parallelism/pp", {"parallelism": {"pp": 4}, "limits": SHORT_LIMITS}, T5,
+        "pp_layers_uneven", "/parallelism/pp", {"parallelism": {"pp": 4}, "limits": SHORT_LIMITS}, T5,
         allowed_fields={"parallelism": {"pp": 6}}, expected="pp may be 1, 2, 3, 6",
     ),
 ]  # fmt: skip

@@ -5,13 +5,27 @@ from __future__ import annotations
 import pytest
 
 from tests.toolchains.trtllm.build_contexts import BART, T5
-from tests.toolchains.trtllm.checks.refusals import SHORT_LIMITS, Refusal, assert_rule
+from tests.toolchains.trtllm.checks.refusals import MIXTRAL, SHORT_LIMITS, Refusal, assert_rule
 
 REFUSALS = [
     Refusal(
         "volume", "/limits/max_num_tokens",
         {"limits": {"max_batch_size": 64, "max_input_len": 4096, "max_num_tokens": 1 << 18}}, expected="< 149797",
         allowed_fields={"limits": {"max_batch_size": 64, "max_input_len": 4096, "max_num_tokens": 149_796}},
+    ),
+    # Each of 8 ranks has an eighth of the inner layer, so that the hidden states are wider.
+    Refusal(
+        "volume", "/limits/max_num_tokens",
+        {"limits": {"max_batch_size": 256, "max_input_len": 4096, "max_num_tokens": 1 << 19}, "parallelism": {"tp": 8}},
+        expected="< 524288",
+        allowed_fields={"limits": {"max_batch_size": 256, "max_input_len": 4096, "max_num_tokens": (1 << 19) - 1}},
+    ),
+    # Experts are not narrower with expert parallelism.
+    Refusal(
+        "volume", "/limits/max_num_tokens",
+        {"limits": {"max_batch_size": 64, "max_input_len": 4096, "max_num_tokens": 1 << 18}, "parallelism": {"tp": 2},
+         "options": {"moe_ep_size": 2}},
+        MIXTRAL, expected="< 149797", allowed_fields={"options": {}},
     ),
     Refusal(
         "volume", "/limits/max_num_tokens",

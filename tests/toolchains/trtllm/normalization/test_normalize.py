@@ -285,11 +285,43 @@ def test_an_input_length_without_effect_gets_a_note(version: str, options: Optio
     assert ("input_ignored" in normalize(spec(version, options=options))[1]) is is_noted
 
 
-@pytest.mark.parametrize(("version", "is_noted"), [(VERSION, True), ("0.16.0", False)])
-def test_an_undocumented_precision_gets_a_note(version: str, is_noted: bool) -> None:
-    requested = spec(version, precision={"dtype": "bfloat16", "quantization": "fp8"})
-    assert ("precision_undocumented" in normalize(requested, facts(architecture="Qwen2ForCausalLM"))[1]) is is_noted
-    assert "precision_undocumented" not in normalize(requested)[1]
+@pytest.mark.parametrize(
+    ("version", "architecture", "quantization", "is_noted"),
+    [
+        (VERSION, "FalconForCausalLM", "int8_sq", True),
+        ("0.16.0", "FalconForCausalLM", "int8_sq", False),  # refused there
+        (VERSION, LLAMA, "int8_sq", False),
+        # Documented apart from the table of 0.16, or after it.
+        (VERSION, "InternLM2ForCausalLM", "int8_wo", False),
+        ("0.18.0", "MixtralForCausalLM", "int4_awq", True),
+        ("0.19.0", "MixtralForCausalLM", "int4_awq", False),
+        (VERSION, "Qwen2ForCausalLM", "fp8", False),
+    ],
+)
+def test_an_undocumented_precision_gets_a_note(
+    version: str, architecture: str, quantization: str, is_noted: bool
+) -> None:
+    requested = spec(version, precision={"dtype": "bfloat16", "quantization": quantization})
+    assert ("precision_undocumented" in normalize(requested, facts(architecture=architecture))[1]) is is_noted
+
+
+@pytest.mark.parametrize(("value", "kv_cache_type"), [("enable", "paged"), ("disable", "continuous")])
+@pytest.mark.parametrize("version", ["0.13.0", "0.16.0", "1.0.0", VERSION])
+def test_paged_kv_cache_becomes_the_type_of_the_cache(version: str, value: str, kv_cache_type: str) -> None:
+    short = {"max_batch_size": 8, "max_input_len": 512, "max_output_len": 64}
+    requested = spec(version, limits=short, options={"paged_kv_cache": value})
+    normal, notes = normalize(requested)
+    assert normal.options["kv_cache_type"] == kv_cache_type
+    assert "paged_kv_cache" not in normal.options
+    assert notes["other_name"].expected == f"kv_cache_type {kv_cache_type}"
+    assert build_key(requested) == build_key(spec(version, limits=short, options={"kv_cache_type": kv_cache_type}))
+    assert list(TOOLCHAIN.preflight(normal, FACTS, H100)) == []
+
+
+def test_paged_kv_cache_beside_the_same_type_of_the_cache_is_one_option_too_many() -> None:
+    normal, _ = normalize(spec(options={"paged_kv_cache": "enable", "kv_cache_type": "paged"}))
+    assert normal.options["kv_cache_type"] == "paged"
+    assert "paged_kv_cache" not in normal.options
 
 
 def test_encoder_and_decoder_each_have_positions() -> None:
