@@ -116,6 +116,7 @@ class Exit:
     tail: str  # the end of its output
     peak_memory: int | None = None  # host memory, bytes
     oom_killed: bool = False  # the kernel killed it for memory
+    argv: tuple[str, ...] = ()  # its argument list
 
 
 class InvalidOutput(Exception):

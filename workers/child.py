@@ -29,7 +29,7 @@ _TICK = 0.2  # seconds between two checks of the stop signal and the limits
 _DISK_SECONDS = 2.0  # between two measurements of the disk: each walks through the whole folder
 _DISK_SLICE_SECONDS = 0.1
 _READ_BYTES = 1 << 16
-_TAIL_LINES = 200
+_TAIL_LINES = 1000  # a C++ assertion is followed by a stack of about a hundred lines, of each rank
 _LONGEST_LINE = 2000  # bytes: toolchains search the tail with regular expressions, whose time may grow by the square
 # The supervisor has this much longer than `kill_seconds` to end everything; then the worker kills from outside.
 _MARGIN_SECONDS = 1.0
@@ -156,7 +156,14 @@ def run(
         # The kernel ended the program at the longest file that it may write.
         killed_for = killed_for or KilledFor.DISK
     oom_killed = bool(ended.get("oom_killed", False) or oom_kills)
-    return Ended(status, tail.text(), ended.get("peak_memory"), oom_killed, killed_for)
+    return Ended(
+        status=status,
+        tail=tail.text(),
+        peak_memory=ended.get("peak_memory"),
+        oom_killed=oom_killed,
+        argv=command.argv,
+        killed_for=killed_for,
+    )
 
 
 def environment(scratch: Path, temporary: Path, added: Mapping[str, str]) -> dict[str, str]:

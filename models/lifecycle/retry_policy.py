@@ -73,4 +73,7 @@ def with_history(session: Session, key: str, failure: Failure, *, tries: int) ->
     history = "no cause recorded"
     if causes:
         history = ", ".join(causes)
-    return failure.model_copy(update={"detail": f"{failure.detail} (try {tries}; before: {history})"})
+    # On the first line: those below are lines of the log.
+    first_line, *log_lines = failure.detail.split("\n")
+    detail = "\n".join([f"{first_line} (try {tries}; before: {history})", *log_lines])
+    return failure.model_copy(update={"detail": detail})

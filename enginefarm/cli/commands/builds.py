@@ -132,10 +132,13 @@ def print_build(build: Build) -> None:
     if build.state is BuildState.RUNNING:
         state += f" {build.progress:.0%}"
     eta = cause = advice = engine = None
+    log_lines: list[str] = []
     if build.eta_seconds is not None:
         eta = words.duration(build.eta_seconds)
     if build.error:
-        cause = f"{build.error.cause}: {build.error.detail}"
+        # Of an unknown failure, the detail has the errors of the log on the lines after the first.
+        first_line, *log_lines = build.error.detail.split("\n")
+        cause = f"{build.error.cause}: {first_line}"
         advice = build.error.advice
     if build.engine:
         engine = f"{words.size(build.engine.size)} in {build.engine.files} files"
@@ -153,6 +156,7 @@ def print_build(build: Build) -> None:
                 ("requested by", build.requested_by),
                 ("created", f"{build.created_at:%Y-%m-%d %H:%M:%SZ} ({words.age(build.created_at)} ago)"),
                 ("cause", cause),
+                *(("error before", line) for line in reversed(log_lines)),
                 ("advice", advice),
                 ("engine", engine),
             ]
@@ -172,7 +176,8 @@ def print_attempts(attempts: list[Attempt]) -> None:
             took = words.duration((attempt.ended_at - attempt.started_at).total_seconds())
         cause = ""
         if attempt.failure:
-            cause = f"{attempt.failure.cause}: {attempt.failure.detail}"
+            first_line, *_ = attempt.failure.detail.split("\n")
+            cause = f"{attempt.failure.cause}: {first_line}"
         rows.append((attempt.stage, attempt.number, attempt.worker, attempt.outcome, took, cause))
     show(table(("STAGE", "TRY", "WORKER", "OUTCOME", "TOOK", "CAUSE"), rows, elastic="CAUSE"))
 

@@ -138,6 +138,12 @@ class TestSubmit:
 
 
 class TestBuilds:
+    def test_status_shows_the_errors_before_the_last_one_each_on_its_line(self, run: Run, double: FarmDouble) -> None:
+        double.add_build("b1", state="failed", error={**FAILURE, "detail": "the last\nthe first\nthe second"})
+        lines = [" ".join(line.split()) for line in run("status", "b1").stdout.splitlines()]
+        start = lines.index("cause out_of_memory: the last")
+        assert lines[start + 1 : start + 3] == ["error before the second", "error before the first"]
+
     def test_status_prints_one_build_with_its_attempts(self, run: Run, double: FarmDouble) -> None:
         attempt = {"stage": "build", "number": 1, "worker": "node-7", "outcome": "failed", "started_at": NOW,
                    "ended_at": NOW.replace(minute=41), "failure": FAILURE}  # fmt: skip

@@ -105,6 +105,20 @@ def test_the_last_failure_names_the_earlier_causes(database: Database) -> None:
     assert len(build.attempts) == 3
 
 
+def test_the_earlier_causes_stand_before_the_lines_of_the_log(database: Database) -> None:
+    add_worker(database)
+    build_request = new_request()
+    accepted = submit_request(database, build_request)
+    for detail in ("Xid 79", "Xid 79", "Xid 79\na line of the log"):
+        make_due(database, build_request.convert.key)
+        failure = BROKEN.model_copy(update={"detail": detail})
+        fail_claim(database, claim_now(database, build_request.convert.key), failure)
+    with database.read() as session:
+        build = get_build(session, accepted.id)
+    assert build.error is not None
+    assert build.error.detail == ("Xid 79 (try 3; before: device_fault on w1, device_fault on w1)\na line of the log")
+
+
 def test_a_kill_for_memory_is_tried_once_on_a_larger_worker(database: Database) -> None:
     with_memory(database, "small", 24.0)
     with_memory(database, "large", 64.0)

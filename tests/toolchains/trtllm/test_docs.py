@@ -47,7 +47,13 @@ def cause_rows() -> Iterator[str]:
         for message in cause["messages"]:
             retried = "yes" if cause["retryable"] else "no"
             message_cell = f"`{_short(message['says'])}`"
-            yield _row((name, cause["fault"], retried, cause["advice"], message_cell, message["source"]))
+            yield _row((name, cause["fault"], retried, _advice(cause["advice"]), message_cell, message["source"]))
+
+
+def _advice(advice: str | dict[str, str]) -> str:
+    if isinstance(advice, str):
+        return advice
+    return "; ".join(f"*{step}*: {text}" for step, text in advice.items())
 
 
 def family_rows() -> Iterator[str]:

@@ -24,17 +24,25 @@ MESSAGES = [
 # Causes that another worker, or the same one later, may not have.
 RETRYABLE = {
     *("disk_full", "no_gpu", "gpu_broken", "broken_checkpoint", "plugin_missing"),
-    *("timing_cache_not_saved", "installation_broken"),
+    *("timing_cache_not_saved", "installation_broken", "driver_mismatch", "cuda_library"),
+    *("mpi_failed", "nccl_failed", "disk_failed", "killed"),
 }
+
+
+def _traceback(message: dict[str, Any]) -> str:
+    """What must stand above the message."""
+    if "near" not in message or message.get("alone"):
+        return ""
+    return f'Traceback (most recent call last):\n  File "model.py", line 1, in {message["near"]}\n    raise\n'
 
 
 @pytest.mark.parametrize(("cause", "message", "stage"), MESSAGES)
 def test_a_message_has_the_cause_of_the_table(cause: dict[str, Any], message: dict[str, Any], stage: Stage) -> None:
-    output = f"[TRT-LLM] [I] Set gemm_plugin to auto.\n{message['says']}\nsome other line\n"
+    output = f"[TRT-LLM] [I] Set gemm_plugin to auto.\n{_traceback(message)}{message['says']}\nsome other line\n"
     failure = TOOLCHAIN.classify(stage, Exit(1, output))
     assert (failure.cause, failure.fault, failure.retryable) == (cause["cause"], cause["fault"], cause["retryable"])
     assert failure.detail == message["says"][:300]
-    assert failure.advice == cause["advice"]
+    assert failure.advice == (cause["advice"] if isinstance(cause["advice"], str) else cause["advice"][stage])
     assert message["source"]
 
 
@@ -52,6 +60,8 @@ def test_no_fault_of_the_caller_or_the_toolchain_is_retried() -> None:
         (Exit(-9, ""), "killed", Fault.WORKER, True),
         (Exit(1, "Traceback\nValueError: no such thing\n"), "toolchain_failed", Fault.TOOLCHAIN, False),
         (Exit(-11, ""), "toolchain_failed", Fault.TOOLCHAIN, True),
+        (Exit(-6, ""), "toolchain_failed", Fault.TOOLCHAIN, False),
+        (Exit(-11, "ValueError: no such thing\n"), "toolchain_failed", Fault.TOOLCHAIN, False),
     ],
 )
 def test_a_program_without_a_message_is_classified_by_how_it_ended(
@@ -62,7 +72,7 @@ def test_a_program_without_a_message_is_classified_by_how_it_ended(
     assert failure.advice
 
 
-def test_the_first_cause_of_the_table_decides_and_not_the_last_line() -> None:
+def test_a_line_that_only_follows_from_an_error_is_passed_over() -> None:
     """A build in several processes ends so: TensorRT's own message comes first, the assertion last."""
     output = (
         "[TRT] [E] 9: [standardEngineBuilder.cpp::buildEngine::2266] Error Code 9: Internal Error "
