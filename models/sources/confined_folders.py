@@ -72,6 +72,7 @@ class ConfinedFolders:
                 expected=f"a path below {roots}",
                 remedy="move the model there, or ask the operator to add its folder to the farm's model roots",
             )
+        _require_text(reference, "the folder", folder)
         return folder
 
     def _within_roots(self, path: Path) -> bool:
@@ -107,10 +108,13 @@ class ConfinedFolders:
                 real_path = os.path.realpath(entry.path)
                 if not self._within_roots(Path(real_path)):
                     raise _leads_outside(reference, name)
+                _require_text(reference, name, real_path)
             try:
                 status = entry.stat()
-            except OSError as error:  # a link to a file that does not exist
-                raise _not_regular(reference, name) from error
+            except OSError as error:
+                if error.errno in _NO_SUCH_PATH:  # a link to nothing
+                    raise _not_regular(reference, name) from error
+                raise _unreadable(reference, name, error) from error
             if not stat.S_ISREG(status.st_mode):
                 raise _not_regular(reference, name)
             stamps.append((name, FileStamp(real_path, status.st_size, status.st_mtime_ns, status.st_ino)))
@@ -190,13 +194,17 @@ class ConfinedFolders:
             if error.errno in _NO_SUCH_PATH:
                 raise changed(reference, f"{name} is gone") from error
             raise _unreadable(reference, name, error) from error
-        with os.fdopen(descriptor, "rb") as stream:
+        try:
             # Check the opened file, not the path: a directory above it may have become a link meanwhile.
             if not self._within_roots(Path(f"/proc/self/fd/{descriptor}").readlink()):
                 raise _leads_outside(reference, name)
-            # A device or a pipe could be read without end.
+            # A device or a pipe could be read without end, and a directory makes no stream.
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _not_regular(reference, name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with os.fdopen(descriptor, "rb") as stream:
             yield stream
 
 
@@ -211,6 +219,26 @@ def _unreadable(reference: FileReference, name: str, error: OSError) -> ModelUna
         expected="files that the account which runs the farm may read",
         remedy="give that account read permission",
     )
+
+
+def _require_text(reference: FileReference, name: str, path: Path | str) -> None:
+    """Refuse a path with bytes that are not UTF-8: the catalogue remembers digests by path, and stores text only.
+
+    References are UTF-8 themselves, so only a link leads to such a path.
+
+    Raises:
+        ModelUnavailable: it has such bytes.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise refusal(
+            reference,
+            "model_path_encoding",
+            f"{name} is behind a link to {ascii(os.fspath(path))[1:-1]}, which is not text in UTF-8",
+            expected="names of files and folders in UTF-8",
+            remedy="rename the folder or file that the link leads to",
+        ) from None
 
 
 def _leads_outside(reference: FileReference, name: str) -> ModelUnavailable:

@@ -81,7 +81,16 @@ def tensor_dtypes(size: int, start: bytes) -> dict[str, str]:
         raise BadHeader(f"has a header that is not JSON ({error.msg})") from error
     if not isinstance(header, dict) or not header_text.lstrip().startswith(b"{"):
         raise BadHeader("has a header that is not a JSON object")
-    header.pop("__metadata__", None)  # texts of the author, about the file as a whole
+    metadata = header.pop("__metadata__", None)  # texts of the author, about the file as a whole
+    if metadata is None:
+        metadata = {}
+    is_map_of_texts = isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values())
+    if not is_map_of_texts:
+        raise BadHeader("has a header in which __metadata__ is not a map of texts")
+    try:
+        "".join([*header, *metadata, *metadata.values()]).encode()
+    except UnicodeEncodeError:
+        raise BadHeader("has a header with half of a surrogate pair in a text") from None
     ranges = sorted((*_byte_range(name, tensor), name) for name, tensor in header.items())
     covered = 0
     for first, last, name in ranges:
@@ -105,21 +114,27 @@ def _byte_range(name: str, tensor: Any) -> tuple[int, int]:
         BadHeader: its entry is malformed, has an unknown dtype, or a range that its shape does not fill.
     """
     match tensor:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]}:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [first, last]} if _is_size(first) and _is_size(
+            last
+        ):
             pass
         case _:
-            raise BadHeader(f"has a header in which tensor {_shown(name)} has no dtype, shape or data_offsets")
+            raise BadHeader(f"has a header in which tensor {_shown(name)} has no valid dtype, shape or data_offsets")
     if dtype not in _DTYPE_BITS:
         raise BadHeader(f"has tensor {_shown(name)} of dtype {dtype[:20]!r}, which safetensors does not know")
-    # Bounded, because the product of a million large numbers takes minutes. `type`: True is an int, but no dimension.
-    is_shape = len(shape) <= _MAX_DIMENSIONS
-    is_shape = is_shape and all(type(dimension) is int and 0 <= dimension < 1 << 63 for dimension in shape)
+    # Bounded, because the product of a million large numbers takes minutes.
+    is_shape = len(shape) <= _MAX_DIMENSIONS and all(map(_is_size, shape))
     if not is_shape:
         raise BadHeader(f"has a header in which tensor {_shown(name)} has the shape {str(shape)[:80]}")
     bits = prod(shape) * _DTYPE_BITS[dtype]
     if bits != 8 * (last - first):
         raise BadHeader(f"has tensor {_shown(name)} whose {last - first} bytes are not those of its shape and dtype")
     return first, last
+
+
+def _is_size(value: object) -> bool:
+    """True for a whole number that a file can have as a dimension or an offset. True and False are none."""
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _shown(name: str) -> str:

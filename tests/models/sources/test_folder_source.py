@@ -265,6 +265,35 @@ def test_a_link_to_nothing_is_refused(source: FileSource, folder: Path) -> None:
     assert refusal_code(source, folder) == "model_file_invalid"
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_folder_in_place_of_a_file_is_refused(source: FileSource, folder: Path, name: str) -> None:
+    if name.endswith(".index.json"):
+        (folder / "model.safetensors").unlink()  # beside it, the index does not matter
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    open_files = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        assert refusal_code(source, folder) == "model_file_invalid"
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_a_folder_named_like_an_index_does_not_matter_beside_the_single_file(source: FileSource, folder: Path) -> None:
+    (folder / "model.safetensors.index.json").mkdir()
+    assert source.resolve_model(reference(folder)).facts.has_safetensors
+
+
+@pytest.mark.parametrize("linked", ["", "model.safetensors"])
+def test_a_link_to_a_path_that_is_not_utf_8_is_refused(source: FileSource, root: Path, linked: str) -> None:
+    latin_1 = root / os.fsdecode(b"caf\xe9")
+    write(latin_1, tiny())
+    link = root / "model"
+    if linked:
+        write(link, tiny())
+        (link / linked).unlink()
+    (link / linked).symlink_to(latin_1 / linked)
+    assert refusal_code(source, link) == "model_path_encoding"
+
+
 def test_a_missing_folder_and_a_file_in_its_place_are_refused(source: FileSource, root: Path, folder: Path) -> None:
     assert refusal_code(source, root / "nothing") == "model_not_found"
     assert refusal_code(source, folder / "config.json") == "model_not_found"
