@@ -336,9 +336,11 @@ class Settings(BaseModel):
             raise ValueError(f"expected absolute paths, got {', '.join(relative)}")
         for path in paths:
             try:
-                path.resolve()
+                real_path = path.resolve()
             except (OSError, RuntimeError):  # the latter by Python 3.12 and older
                 raise ValueError(f"expected a folder, and {path} is a loop of links") from None
+            if not _is_text(str(real_path)):
+                raise ValueError(f"expected a path in UTF-8, and {path} is a link to {ascii(str(real_path))[1:-1]}")
         return value
 
     @field_validator("store_url")

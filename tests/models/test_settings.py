@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from models.settings import Settings
@@ -69,6 +72,15 @@ def test_a_wrong_value_is_refused_with_name_value_and_what_was_expected(name: st
     text = refusal(**{f"ENGINEFARM_{name}": value})
     assert text.startswith(line)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["MODEL_ROOTS", "SCRATCH"])
+def test_a_link_to_a_folder_that_is_not_utf_8_is_refused(name: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / os.fsdecode(b"caf\xe9"))
+    text = refusal(**{f"ENGINEFARM_{name}": str(link)})
+    assert text.startswith(f"ENGINEFARM_{name}={link}: expected a path in UTF-8")
+    assert text.isprintable()
 
 
 @pytest.mark.parametrize(
