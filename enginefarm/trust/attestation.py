@@ -32,6 +32,7 @@ from securesystemslib.signer import SSlibKey
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.key import Key
 from enginefarm.contract.manifest import Manifest
+from enginefarm.trust.key_files import read_key_file
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
@@ -99,7 +100,7 @@ class TrustedKeys:
         keys = []
         for path in paths:
             try:
-                text = path.read_bytes()
+                text = read_key_file(path)
             except OSError as error:
                 raise InvalidRequest(f"trusted key {path} cannot be read ({error.strerror}): {_EXPECTED}") from error
             keys.append(_public_key(str(path), text))

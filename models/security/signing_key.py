@@ -18,6 +18,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from enginefarm.trust.attestation import PAYLOAD_TYPE, Statement
+from enginefarm.trust.key_files import read_key_file
 from enginefarm.wire.revocations import PAYLOAD_TYPE as REVOCATIONS
 from enginefarm.wire.revocations import RevocationList
 
@@ -37,7 +38,7 @@ class SigningKey:
             ValueError: it cannot be read or holds no Ed25519 private key. The text does not quote the file.
         """
         try:
-            private = load_pem_private_key(path.read_bytes(), password=None)
+            private = load_pem_private_key(read_key_file(path), password=None)
         except OSError as error:
             raise ValueError(f"the signing key {path} cannot be read: {error.strerror}") from None
         except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: a key with a password

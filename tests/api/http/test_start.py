@@ -95,6 +95,10 @@ def other_key(folder: Path) -> str:
             78,
             "ENGINEFARM_OLD_SIGNING_KEYS: trusted key {folder}/none cannot",
         ),
+        ("SIGNING_KEY", "{folder}/pipe", 78, "ENGINEFARM_SIGNING_KEY: {folder}/pipe is not an Ed25519 private key"),
+        ("SIGNING_KEY", "/dev/zero", 78, "ENGINEFARM_SIGNING_KEY: the signing key /dev/zero cannot be read: File too"),
+        ("IMPORT_TRUSTED_KEYS", "{folder}/pipe", 78, "ENGINEFARM_IMPORT_TRUSTED_KEYS: {folder}/pipe is not a public"),
+        ("OLD_SIGNING_KEYS", "/dev/zero", 78, "ENGINEFARM_OLD_SIGNING_KEYS: trusted key /dev/zero cannot be read"),
         ("SIGNING_KEY", "{folder}/curve", 78, "ENGINEFARM_SIGNING_KEY: {folder}/curve is not an Ed25519 private key"),
         (
             "MODEL_ROOTS",
@@ -121,6 +125,7 @@ def test_the_api_ends_with_one_line(
     set_up(settings_in(tmp_path))
     (tmp_path / "text").write_text("hunter2")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")  # without a writer
     parts = {"folder": str(tmp_path), "other": other_key(tmp_path)}
     extra = {"MODELS_S3_ENDPOINT": "http://127.0.0.1:1"} if name.startswith("MODELS_S3") else {}
     set_variables(**extra, **{name: value.format(**parts)})
