@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-# httpx logs every URL that it requests, and a presigned link is a secret.
-_LOGS_URLS = ("httpx", "httpcore")
-
+_QUIET = {
+    # They log every URL that they request, and a presigned link is a secret.
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    # It logs a traceback for each failed refresh, which the store's error explains in one line.
+    "botocore.credentials": logging.ERROR,
+}
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _MIN_SECRET_LENGTH = 4  # shorter ones would be found in words
@@ -35,5 +39,5 @@ def start_logging() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(SecretsFormatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name in _LOGS_URLS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _QUIET.items():
+        logging.getLogger(name).setLevel(level)

@@ -20,6 +20,7 @@ _EXPECTED = {
     "bool_parsing": "true or false",
     "url_parsing": "a URL that begins with http:// or https://",
     "url_scheme": "a URL that begins with http:// or https://",
+    "tuple_type": "a list",
     "extra_forbidden": "another name: there is no such field",
 }
 

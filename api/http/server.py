@@ -49,6 +49,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=int(_STREAM_SECONDS + _GRACE_SECONDS + _CUT_SECONDS),
         # Clients need not know which server and version answers.
         server_header=False,
+        # Named, because WEB_CONCURRENCY of another program, which need not be a number, would be the default.
+        workers=1,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from psycopg.pq import Conninfo
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -36,11 +37,17 @@ def parse_database_url(text: str) -> URL:
         # Without the error's text, which repeats a part of the URL.
         raise _wrong("cannot be parsed", f"{_EXPECTED}, with a number as its port") from None
     if scheme != "sqlite":
+        _require_known_options(url)
         return url.set(drivername="postgresql+psycopg")
     if url.host is not None:
         raise _wrong("has two slashes before a path", "expected sqlite:////path, with four for an absolute path")
     if (url.database or "").startswith("file:"):
         raise _wrong("has a path that begins with file:", "expected sqlite:////path")
+    if url.database not in (None, "", ":memory:") and not Path(url.database).is_absolute():
+        raise _wrong("has a path that depends on where a process starts", "expected sqlite:////path, with four slashes")
+    if url.query:
+        # They would have no effect: the farm chooses the options of SQLite itself.
+        raise _wrong(f"has the option {min(url.query)[:30]!r}", "write sqlite:////path without options")
     return url
 
 
@@ -71,6 +78,20 @@ def _require_unambiguous(rest: str) -> None:
             "has several hosts with ports",
             "write postgresql://user:password@/db?host=first:5432&host=second:5432&target_session_attrs=read-write",
         )
+
+
+def _require_known_options(url: URL) -> None:
+    """Refuse options of other programs' URLs, such as `schema` of Prisma and `pool_size` of SQLAlchemy."""
+    options = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name, value in url.query.items():
+        if name not in options:
+            raise _wrong(
+                f"has the option {name[:30]!r}, which PostgreSQL's library does not know",
+                "remove it; a schema is chosen with ?options=-csearch_path%3DNAME",
+            )
+        # Several hosts are one failover; every other option has one value.
+        if isinstance(value, tuple) and name not in ("host", "port"):
+            raise _wrong(f"has the option {name!r} {len(value)} times", "write it once")
 
 
 def _wrong(found: str, remedy: str) -> ValueError:

@@ -26,6 +26,8 @@ _REMEDIES = {
     errno.EACCES: "let the farm's user read and write there",
     errno.EPERM: "let the farm's user read and write there",
     errno.EROFS: "mount it for writing",
+    errno.ENOTDIR: "let the URL name a folder",
+    errno.ELOOP: "let the URL name a folder",
     errno.ENOENT: "mount it, or run `python -m migrations.upgrade` if it is new",
 }
 

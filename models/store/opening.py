@@ -35,10 +35,14 @@ def store_location(url: str) -> Path | S3Location:
     url_parts = urlsplit(url)
     match url_parts.scheme:
         case "file":
-            folder = Path(unquote(url_parts.path))
+            try:
+                path = unquote(url_parts.path, errors="strict")
+            except UnicodeDecodeError:
+                raise ValueError("expected a path in UTF-8 after file://") from None
+            folder = Path(path)
             has_more = url_parts.netloc or url_parts.query or url_parts.fragment
-            if has_more or not folder.is_absolute() or ".." in folder.parts:
-                raise ValueError("expected file:/// and an absolute path without '..'")
+            if has_more or not folder.is_absolute() or ".." in folder.parts or not path.isprintable():
+                raise ValueError("expected file:/// and an absolute path without '..' and control characters")
             return folder
         case "s3":
             prefix = url_parts.path.strip("/")

@@ -100,6 +100,8 @@ class S3Credentials(Provider):
         except (*BOTOCORE_ERRORS, RuntimeError, OSError, ValueError) as error:
             # No text of the service, and no cause: it may show the identity token that was sent.
             cause = type(error).__name__
+            if isinstance(error, OSError) and error.filename:  # of a token, such as AWS_WEB_IDENTITY_TOKEN_FILE
+                cause = f"{error.filename}: {error.strerror}"
             raise StoreUnavailable(
                 f"the farm's S3 credentials ({self._credentials.method}) cannot be refreshed: {cause}; "
                 "check the role, its trust policy, and that its service can be reached"

@@ -58,6 +58,7 @@ def test_everything_that_is_wrong_is_said_at_once_with_a_line_each() -> None:
         ("RETENTION", "[", "ENGINEFARM_RETENTION=[: expected a list as JSON: "),
         ("RETENTION", '[{"keep_lst": 1}]', "ENGINEFARM_RETENTION[0].keep_lst=1: expected another name"),
         ("RETENTION", '[{"model": "x"}]', "ENGINEFARM_RETENTION[0]={'model': 'x'}: say what is kept"),
+        ("RETENTION", "{}", "ENGINEFARM_RETENTION={}: expected a list "),
         ("MODEL_ROOTS", "models", "ENGINEFARM_MODEL_ROOTS=models: expected absolute paths, got models "),
         ("SCRATCH", "~/scratch", "ENGINEFARM_SCRATCH=~/scratch: expected absolute paths"),
         ("PROXIES", "10.0.0.1/8", "ENGINEFARM_PROXIES=10.0.0.1/8: expected addresses or networks such as 10.0.0.0/8"),

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from fastapi import FastAPI
 from sqlalchemy import text
 
 from api.__main__ import main
 from api.http.listening import listening_sockets
-from api.http.server import Server
+from api.http.server import Server, server_config
 from api.signing import main as signing
 from migrations.upgrade import main as upgrade
 from migrations.upgrade import set_up
@@ -135,6 +136,13 @@ def test_the_api_ends_with_one_line(
     assert printed.count("\n") == 1
     assert "hunter2" not in printed
     assert "5eCr3t" not in printed
+
+
+def test_the_number_of_workers_of_another_program_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    assert server_config(FastAPI(), settings_in(tmp_path)).workers == 1
 
 
 def test_a_taken_port_is_named(set_variables: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,10 +271,10 @@ def test_a_folder_in_place_of_a_file_is_refused(source: FileSource, folder: Path
         (folder / "model.safetensors").unlink()  # beside it, the index does not matter
     (folder / name).unlink(missing_ok=True)
     (folder / name).mkdir()
-    open_files = len(os.listdir("/proc/self/fd"))
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         assert refusal_code(source, folder) == "model_file_invalid"
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 def test_a_folder_named_like_an_index_does_not_matter_beside_the_single_file(source: FileSource, folder: Path) -> None:

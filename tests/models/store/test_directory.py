@@ -49,6 +49,14 @@ def test_a_missing_folder_is_an_outage_and_is_not_created(store: DirectoryStore,
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "loop"])
+def test_something_else_in_place_of_the_folder_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StoreUnavailable, match=f"{tmp_path}/{place} .*; let the URL name a folder"):
+        DirectoryStore(tmp_path / place, Links(b"a secret that signs links")).prepare()
+
+
 def test_a_full_disk_is_an_outage_and_leaves_no_file(store: DirectoryStore, tmp_path: Path) -> None:
     store.prepare()
     source = tmp_path / "source"

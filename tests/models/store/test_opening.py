@@ -34,6 +34,8 @@ def test_an_s3_url_opens_a_bucket(url: str) -> None:
         ("file:srv", "absolute path"),
         ("file://host/srv", "absolute path"),
         ("file:///srv/../etc", "absolute path"),
+        ("file:///srv/%00", "control characters"),
+        ("file:///srv/caf%e9", "a path in UTF-8"),
         ("s3://", "plain names"),
         ("s3://key:5eCr3t@bucket/prefix", "plain names"),
         ("s3://bucket/a/../b", "plain names"),

@@ -14,6 +14,7 @@ import pytest
 from enginefarm.contract.digest import of_file
 from enginefarm.contract.errors import StoreUnavailable
 from models.catalogue.database import Database
+from models.logging import start_logging
 from models.opening import open_sources, open_store
 from models.settings import Settings
 from models.store import S3Settings, S3Store, s3_credentials
@@ -154,13 +155,16 @@ def test_an_error_without_keys_names_the_places_searched(tmp_path: Path) -> None
 
 
 def test_a_missing_token_file_is_an_outage_of_the_store(
-    chain_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    chain_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "botocore.credentials")  # what `start_logging` changes is restored by it
+    start_logging()
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "missing"))
     monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/farm")
     store = chain_place.open()
-    with pytest.raises(StoreUnavailable, match="cannot be refreshed"):
+    with pytest.raises(StoreUnavailable, match=f"cannot be refreshed: {tmp_path}/missing: No such file"):
         store.ping()
+    assert "Traceback" not in caplog.text
     with pytest.raises(StoreUnavailable, match="cannot be refreshed"):
         store.abort_stale(timedelta(0))  # through botocore
 
