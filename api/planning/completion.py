@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
@@ -13,28 +13,53 @@ from enginefarm.contract.platform import DriverBinding, Platform, PlatformSelect
 from enginefarm.contract.spec import ToolchainRef, problems_of
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
+from models.catalogue.states import WorkerState
 from models.fleet.roster import has_toolchain, platform_of
 from toolchains.toolchain import Toolchain
 
 
 def complete_version(
-    requested: ToolchainRef, toolchain: Toolchain, fleet: Sequence[WorkerRow], findings: Findings
+    requested: ToolchainRef,
+    selector: PlatformSelector,
+    toolchain: Toolchain,
+    fleet: Sequence[WorkerRow],
+    binding: DriverBinding,
+    findings: Findings,
 ) -> str | None:
-    """The requested version, else the newest that a live worker has, else the newest release.
+    """The requested version; without one, the newest stable version of the workers that fit best, else of all releases.
 
-    None: the requested version is neither a release nor on a live worker; `findings` says so.
+    Pre-releases (rc, dev, alpha, beta) are chosen only if these workers have nothing else; a requested one is taken.
+    A note says which version was chosen, and why.
+
+    Args:
+        selector: the platform that the spec asks for. A worker of another platform decides nothing if one matches.
+
+    Returns:
+        None if the requested version is neither a release nor on a present worker; `findings` says so.
     """
     released = [release.version for release in toolchain.releases()]
-    installed: set[str] = set()
-    for worker in fleet:
-        for capability in worker.capabilities:
-            if capability["toolchain"] == toolchain.name:
-                installed.add(capability["version"])
     if requested.version is None:
+        installed = _versions_to_choose_from(selector, toolchain, fleet, binding)
         # A version that a worker has can be built now; the newest release might wait for a worker for ever.
-        if installed:
-            return max(installed, key=_version_order)
-        return released[0]
+        version = newest(installed or released)
+        if not installed:
+            reason = f"no worker with {toolchain.name} is there; it is the newest stable release that the farm knows"
+        elif _version_order(version).is_prerelease:
+            reason = "the only workers for this request have a pre-release"
+        else:
+            reason = "the newest stable version on a worker for this request"
+        findings.add_notes(
+            Problem(
+                pointer="/toolchain/version",
+                code="version_chosen",
+                detail=f"no version is given, so {toolchain.name} {version} is taken: {reason}",
+                expected=version,
+                remedy=f"set toolchain.version (--toolchain {toolchain.name}@{version}) to keep this version",
+            )
+        )
+        return version
+
+    installed = {version for worker in fleet for version in _versions_of(worker, toolchain)}
     # A worker that is newer than this API may have a version that the API does not list.
     if requested.version in released or requested.version in installed:
         return requested.version
@@ -45,10 +70,41 @@ def complete_version(
             detail=f"{toolchain.name} {requested.version} is not a version that this farm knows",
             value=requested.version,
             expected=", ".join(sorted({*released, *installed}, key=_version_order, reverse=True)),
-            remedy="GET /v1/toolchains lists the versions; leave it out for the newest that a live worker has",
+            remedy="GET /v1/toolchains lists the versions; leave it out for the newest stable one of a live worker",
         )
     )
     return None
+
+
+def newest(versions: Collection[str]) -> str:
+    """The newest stable version; the newest pre-release if there is no stable one."""
+    stable = [version for version in versions if not _version_order(version).is_prerelease]
+    return max(stable or versions, key=_version_order)
+
+
+def _versions_to_choose_from(
+    selector: PlatformSelector, toolchain: Toolchain, fleet: Sequence[WorkerRow], binding: DriverBinding
+) -> set[str]:
+    """The versions on the workers that fit the request best: by platform first, then those that take new work."""
+    builders: dict[tuple[bool, bool], set[str]] = {}
+    for worker in fleet:
+        versions = _versions_of(worker, toolchain, Stage.BUILD)
+        if versions:
+            rank = (selector.matches(platform_of(worker), binding), worker.state == WorkerState.LIVE)
+            builders.setdefault(rank, set()).update(versions)
+    if builders:
+        return builders[max(builders)]
+    # A worker that only converts shows at least which version the farm's operator installs.
+    return {version for worker in fleet for version in _versions_of(worker, toolchain)}
+
+
+def _versions_of(worker: WorkerRow, toolchain: Toolchain, stage: Stage | None = None) -> set[str]:
+    """The versions of this toolchain that the worker reported, for this stage if one is given."""
+    versions = set()
+    for capability in worker.capabilities:
+        if capability["toolchain"] == toolchain.name and (stage is None or stage in capability["stages"]):
+            versions.add(capability["version"])
+    return versions
 
 
 def complete_platform(

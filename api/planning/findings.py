@@ -1,4 +1,7 @@
-"""Findings: the problems of one spec. Every step of planning adds to them, and the planner raises once, at its end."""
+"""Findings: the problems of one spec. Every step of planning adds to them, and the planner raises once, at its end.
+
+Notes are collected beside them: what planning chose for the caller, and advice. They refuse nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ class Findings:
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
+        self._notes: list[Problem] = []
 
     def __bool__(self) -> bool:
         return bool(self._problems)
@@ -21,8 +25,15 @@ class Findings:
     def problems(self) -> tuple[Problem, ...]:
         return tuple(self._problems)
 
+    @property
+    def notes(self) -> tuple[Problem, ...]:
+        return tuple(self._notes)
+
     def add(self, *problems: Problem) -> None:
         self._problems.extend(problems)
+
+    def add_notes(self, *notes: Problem) -> None:
+        self._notes.extend(notes)
 
     @contextmanager
     def collect(self, pointer: str | None = None) -> Iterator[None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from api.planning.actions import CompletedSpec, build_action, convert_action
 from api.planning.completion import complete_platform, complete_version
+from api.planning.defaults import default_limits
 from api.planning.findings import Findings
 from api.planning.fleet_view import FleetView
 from api.planning.inputs import auxiliary_configs, pin_inputs, with_pinned_references
@@ -21,7 +22,7 @@ from toolchains.registry import all_toolchains
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that can be submitted, and a note for each change that normalization made to the spec."""
+    """A request that can be submitted, with notes: what was chosen or changed for the caller, and advice."""
 
     request: Request
     spec: BuildSpec  # normalized
@@ -80,7 +81,8 @@ class Planner:
         # Complete what the spec leaves to the farm.
         fleet = self._fleet.present_workers()
         binding = self._settings.driver_binding
-        version = complete_version(spec.toolchain, toolchain, fleet, findings)
+        version = complete_version(spec.toolchain, spec.platform, toolchain, fleet, binding, findings)
+        findings.add_notes(*default_limits(spec))
         platform = None
         if version is not None:
             platform = complete_platform(spec.platform, toolchain, version, fleet, binding, findings)
@@ -92,7 +94,7 @@ class Planner:
         inputs = pin_inputs(self._sources, spec, toolchain, findings)
         configs = auxiliary_configs(self._sources, inputs, findings)
         if findings or version is None or platform is None or model is None:
-            return Draft(spec, findings=findings.problems)
+            return Draft(spec, notes=findings.notes, findings=findings.problems)
 
         # Normalize and check. A spec that cannot be normalized has no keys; one that fails a check has keys, so that
         # an explanation can compare it with the catalogue.
@@ -109,7 +111,7 @@ class Planner:
             normalized, notes = toolchain.normalise(completed, facts, platform)
             findings.add(*toolchain.preflight(normalized, facts, platform))
         except InvalidSpec as error:
-            return Draft(completed, findings=error.problems)
+            return Draft(completed, notes=findings.notes, findings=error.problems)
 
         bound_platform = platform.bound(toolchain.binds_to, binding)
         planned = CompletedSpec(normalized, toolchain, version, platform, bound_platform, model, inputs)
@@ -125,7 +127,7 @@ class Planner:
             platform_label=platform.label(),
             requested_by=None,
         )
-        return Draft(normalized, request, tuple(notes), findings.problems)
+        return Draft(normalized, request, (*findings.notes, *notes), findings.problems)
 
 
 def _unknown_toolchain(name: str) -> Problem:

@@ -377,6 +377,9 @@ def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _json(body: BaseModel | Mapping[str, Any]) -> Any:
+    if isinstance(body, BuildSpec):
+        # As the caller wrote it: the farm notes the limits that are left to their defaults.
+        return body.model_dump(mode="json", exclude_unset=True)
     if isinstance(body, BaseModel):
         return body.model_dump(mode="json")
     return dict(body)

@@ -68,7 +68,7 @@ class ToolchainRef(_Section):
         description="the compiler: trtllm, aoti, or a third party's", examples=["trtllm", "aoti"]
     )
     version: Annotated[str, StringConstraints(pattern=r"^[0-9][0-9A-Za-z.+-]{0,31}$")] | None = Field(
-        default=None, description="null: the newest that a live worker has", examples=["1.2.1"]
+        default=None, description="null: the newest stable one that a live worker has", examples=["1.2.1"]
     )
 
 
@@ -144,11 +144,16 @@ class Limits(_Section):
         disagreement = _disagreement(input_len, output_len, seq_len)
         if disagreement is None:
             # Both lengths are filled in, so that it does not matter to the key which of them the caller wrote.
+            is_default = seq_len is None and output_len is None
             if seq_len is not None:
                 output_len = seq_len - input_len
             elif output_len is None:
                 output_len = _DEFAULT_LENGTH
-            return validate(document | {"max_output_len": output_len, "max_seq_len": input_len + output_len})
+            limits = validate(document | {"max_output_len": output_len, "max_seq_len": input_len + output_len})
+            if is_default:
+                # They count as unset like every other default, so that the farm can tell the caller of it.
+                limits.model_fields_set.difference_update(("max_output_len", "max_seq_len"))
+            return limits
 
         # Pydantic stops at the first exception of a validator, so the fields' errors are collected by hand.
         errors: list[InitErrorDetails] = []
