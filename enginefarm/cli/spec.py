@@ -46,7 +46,9 @@ def spec_arguments(command: Command) -> Command:
 _MODEL_ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.argument("spec_file", metavar="[SPEC]", type=click.File(encoding="utf-8"), required=False),
     click.option("--model", metavar="MODEL", help="hf:org/name[@revision], file:/absolute/path or s3://bucket/prefix."),
-    click.option("--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest stable one of a live worker."),
+    click.option(
+        "--toolchain", metavar="NAME[@VERSION]", help="Without a version: the newest stable one of a live worker."
+    ),
 )
 _TOOLCHAIN_ARGUMENTS: tuple[Callable[[Any], Any], ...] = (
     click.option(

@@ -26,6 +26,7 @@ from toolchains.trtllm.normalization.normalize import normalize
 from toolchains.trtllm.output import verify
 from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.draft_heads import draft_model_options
+from toolchains.trtllm.releases.images import image_python
 from toolchains.trtllm.releases.precision_recipe import recipe_option_names
 from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, convert_option_names, find_release
 from toolchains.trtllm.serving import launch
@@ -96,6 +97,7 @@ def _notes(release: ReleaseDescriptor) -> str:
         "CUDA": release.cuda,
         "PyTorch": release.torch,
         "NVIDIA PyTorch container": release.container,
+        "Python of the images": image_python(release.version),
         "ModelOpt": release.modelopt,
     }
     for package, version in versions.items():

@@ -19,6 +19,7 @@ from toolchains.trtllm.checks import (
     option_conflicts,
     precision,
     ranks,
+    release_parts,
     tensor_size,
 )
 from toolchains.trtllm.checks.check import Check
@@ -33,6 +34,7 @@ _CHECKS: tuple[Check, ...] = (
     *model.CHECKS,
     *precision.CHECKS,
     *hardware.CHECKS,
+    *release_parts.CHECKS,
     *ranks.CHECKS,
     *tensor_size.CHECKS,
     *attention.CHECKS,

@@ -55,6 +55,24 @@ def input_length_without_effect(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def prompt_over_tokens(context: BuildContext) -> Iterator[Problem]:
+    # Source: cpp/tensorrt_llm/batch_manager/trtGptModel.h of 2025: the longest prompt is the lesser of both limits.
+    is_packed = context.enabled("remove_input_padding") and context.enabled("context_fmha")
+    tokens, longest_prompt = context.limits.max_num_tokens, context.limits.max_input_len
+    if not is_packed or context.is_encoder_decoder or tokens is None or longest_prompt <= tokens:
+        return
+    yield Problem(
+        pointer="/limits/max_num_tokens",
+        code="prompt_over_tokens",
+        detail=f"a server without chunked context refuses prompts longer than max_num_tokens, {tokens}, although "
+        f"max_input_len is {longest_prompt}",
+        value=tokens,
+        expected=f"≥ {longest_prompt}",
+        remedy=f"set limits.max_num_tokens to {longest_prompt}, or serve with chunked context "
+        "(use_paged_context_fmha enable)",
+    )
+
+
 def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
     version = context.release.version
     documented = undocumented_model(context.facts.architecture, context.spec.precision.quantization, version)
@@ -98,6 +116,7 @@ _ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
     many_tokens,
     long_sequences,
     input_length_without_effect,
+    prompt_over_tokens,
     undocumented_precision,
     encoder_decoder_in_stages,
     t5_in_float16,

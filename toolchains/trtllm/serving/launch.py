@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from packaging.version import Version
-
-from enginefarm.contract.serving import Image, Launch, Layout, Serving
+from enginefarm.contract.serving import Launch, Layout, Serving
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import Job
-from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
+from toolchains.trtllm.releases.images import images
 from toolchains.trtllm.serving import decoding, encoder_decoder
 
 _TRITON = Path(__file__).parent.parent / "triton"
@@ -25,23 +22,6 @@ _NOTES = (
     "preprocessing and postprocessing need transformers, which the images have",
     "this layout was made from the backend's documentation; no Triton server was run by the farm",
 )
-
-
-class _TritonImage(FrozenModel):
-    version: str
-    image: str
-    has: Mapping[str, str]
-
-
-class _ReleaseImage(FrozenModel):
-    image: str
-    since: str
-    source: str
-
-
-class _Images(DataFile):
-    images: tuple[_TritonImage, ...]
-    release_image: _ReleaseImage
 
 
 def serving(job: Job) -> Serving:
@@ -69,22 +49,6 @@ def serving(job: Job) -> Serving:
         layouts=layouts,
         without=without,
     )
-
-
-def images(version: str) -> tuple[Image, ...]:
-    """The images that contain exactly this TensorRT-LLM by a stated source; empty if no source names one."""
-    table = read_data_file("images.json", _Images)
-    matches = []
-    for row in table.images:
-        if row.version == version:
-            contents = {"tensorrt_llm": version, **row.has}
-            matches.append(Image(image=row.image, has=contents, source=table.source.how))
-    # Newer releases have an image of their own, whose tag is the version.
-    release_image = table.release_image
-    if Version(version) >= Version(release_image.since):
-        name = f"{release_image.image}:{version}"
-        matches.append(Image(image=name, has={"tensorrt_llm": version}, source=release_image.source))
-    return tuple(matches)
 
 
 def run_command(spec: BuildSpec) -> Launch:

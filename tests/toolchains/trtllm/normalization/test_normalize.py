@@ -286,6 +286,24 @@ def test_an_input_length_without_effect_gets_a_note(version: str, options: Optio
 
 
 @pytest.mark.parametrize(
+    ("version", "limits", "options", "is_noted"),
+    [
+        (VERSION, {}, {}, True),
+        (VERSION, {"max_num_tokens": 16384}, {}, False),
+        (VERSION, {"max_input_len": 8192}, {}, False),
+        (VERSION, {}, {"context_fmha": "disable"}, False),
+        ("0.11.0", {}, {}, False),
+    ],
+)
+def test_a_prompt_longer_than_the_tokens_of_one_step_gets_a_note(
+    version: str, limits: dict[str, int], options: Options, is_noted: bool
+) -> None:
+    longest = {"max_batch_size": 8, "max_input_len": 16384, "max_output_len": 1024}
+    _, codes = normalize(spec(version, limits=longest | limits, options=options))
+    assert ("prompt_over_tokens" in codes) is is_noted
+
+
+@pytest.mark.parametrize(
     ("version", "architecture", "quantization", "is_noted"),
     [
         (VERSION, "FalconForCausalLM", "int8_sq", True),
@@ -345,5 +363,6 @@ def test_stages_and_float16_of_an_encoder_decoder_get_notes() -> None:
 
 def test_every_warning_of_the_table_is_tested() -> None:
     assert {
-        "seq_too_long", "tokens_large", "input_ignored", "precision_undocumented", "enc_dec_pp", "t5_float16",
+        "seq_too_long", "tokens_large", "input_ignored", "prompt_over_tokens", "precision_undocumented",
+        "enc_dec_pp", "t5_float16",
     } == WARNINGS  # fmt: skip

@@ -18,7 +18,7 @@ from enginefarm.contract.work import Job
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.serving.launch import images
+from toolchains.trtllm.releases.images import images
 
 
 def job(**fields: Any) -> Job:
