@@ -85,8 +85,8 @@ def test_a_worker_that_fits_the_request_decides_the_version(
 def test_a_requested_pre_release_is_taken_without_a_note() -> None:
     findings = Findings()
     requested = ToolchainRef(name="trtllm", version="1.3.0rc20")
-    arguments = (PlatformSelector(), all_toolchains()["trtllm"], [], "branch")
-    assert complete_version(requested, *arguments, findings) == "1.3.0rc20"  # type: ignore[arg-type]
+    toolchain = all_toolchains()["trtllm"]
+    assert complete_version(requested, PlatformSelector(), toolchain, [], "branch", findings) == "1.3.0rc20"
     assert not findings.notes
 
 
