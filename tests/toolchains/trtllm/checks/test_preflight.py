@@ -20,6 +20,7 @@ from tests.toolchains.trtllm.checks import (
     test_option_conflicts,
     test_precision,
     test_ranks,
+    test_release_parts,
     test_tensor_size,
 )
 from tests.toolchains.trtllm.checks.refusals import A100, B200, MIXTRAL, Fields, codes, find_problems, quantized
@@ -37,6 +38,7 @@ REFUSALS = [
     *test_option_conflicts.REFUSALS,
     *test_precision.REFUSALS,
     *test_ranks.REFUSALS,
+    *test_release_parts.REFUSALS,
     *test_tensor_size.REFUSALS,
 ]
 

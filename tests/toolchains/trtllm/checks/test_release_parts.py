@@ -6,15 +6,33 @@ import pytest
 
 from enginefarm.contract.platform import Platform
 from tests.toolchains.trtllm.build_contexts import FACTS, platform
-from tests.toolchains.trtllm.checks.refusals import codes, find_problems
+from tests.toolchains.trtllm.checks.refusals import Refusal, assert_rule, codes, find_problems
 from toolchains.trtllm.releases.images import carried, image_python
 from toolchains.trtllm.releases.release import all_releases
 
 OLD_PRECISION = {"precision": {"dtype": "float16"}}
 
 
+REFUSALS = [
+    Refusal(
+        "release_tensorrt", "/platform/tensorrt", OLD_PRECISION, platform=platform(sm="80", tensorrt="10.13.3"),
+        version="0.21.0", expected="10.11 or 10.11.0.33", allowed_platform=platform(sm="80", tensorrt="10.11.0"),
+        allowed_in="1.1.0",
+    ),
+    Refusal(
+        "release_cuda", "/platform/cuda", OLD_PRECISION, platform=platform(sm="80", cuda="12.8"), version="1.1.0",
+        allowed_platform=platform(sm="80", cuda="13.0"), allowed_in="0.21.0",
+    ),
+]  # fmt: skip
+
+
 def parts(**fields: str) -> Platform:
     return platform(sm="80", **fields)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_a_part_that_the_release_does_not_carry_is_refused(refusal: Refusal) -> None:
+    assert_rule(refusal)
 
 
 @pytest.mark.parametrize(
