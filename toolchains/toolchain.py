@@ -77,17 +77,20 @@ class WarmFile:
 
 @dataclass(frozen=True)
 class Needs:
-    """Estimate of the memory and disk that a stage takes, in bytes. 0 means too little to check."""
+    """Estimate of the memory and disk that a stage takes, in bytes, and its GPU. 0 means too little to check."""
 
     host_memory: int
     gpu_memory: int  # on each GPU that the stage uses
     gpu_memory_in_all: int  # on all GPUs of the machine together, for a stage that spreads over them
     scratch: int  # disk of the scratch directory
+    # Only for convert: the program lays the weights out for the SM of the GPU that it runs on, so that SM enters the
+    # checkpoint's key, and only a worker with it runs the stage.
+    same_sm: bool = False
 
     @property
     def gpu(self) -> bool:
         """True if the stage needs a GPU."""
-        return bool(self.gpu_memory or self.gpu_memory_in_all)
+        return bool(self.gpu_memory or self.gpu_memory_in_all or self.same_sm)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Toolchain(Protocol):
         ...
 
     def needs(self, job: Job) -> Needs:
-        """Estimate the memory and disk of a stage; the farm leases it to workers that have them."""
+        """Estimate the memory and disk of a stage, and say which GPU it needs. A convert's job has no platform."""
         ...
 
     def plan(self, job: Job, directories: Directories) -> Sequence[Command]:

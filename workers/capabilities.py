@@ -39,9 +39,11 @@ def queues(usable: Sequence[Capability], fingerprint: Fingerprint, binding: Driv
     for capability in usable:
         toolchain = all_toolchains()[capability.toolchain]
         if Stage.CONVERT in capability.stages:
-            # A conversion that needs no GPU runs on every machine, so a GPU worker consumes both queues.
-            kinds = (False, True) if platform.gpu else (False,)
-            names += [convert_queue(capability.toolchain, capability.version, on_gpu=on_gpu) for on_gpu in kinds]
+            # A conversion that needs no GPU runs on every machine, so a GPU worker consumes all three queues.
+            names.append(convert_queue(capability.toolchain, capability.version))
+            if platform.gpu:
+                names.append(convert_queue(capability.toolchain, capability.version, on_gpu=True))
+                names.append(convert_queue(capability.toolchain, capability.version, sm=platform.sm))
         if Stage.BUILD in capability.stages:
             bound = platform.bound(toolchain.binds_to, binding)
             names.append(build_queue(capability.toolchain, capability.version, platform, bound))

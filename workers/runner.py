@@ -100,6 +100,7 @@ class Runner:
                 try:
                     # Before the fetch: a message in the wrong queue must not cost a download of the weights.
                     stage_run.refuse_other_platform()
+                    stage_run.refuse_checkpoint_of_other_sm()
                     stage_run.refuse_foreign_code()
                     with stage_run.step("fetch"):
                         stage_run.fetch()

@@ -34,6 +34,7 @@ from enginefarm.contract.work import Job
 from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.database import Database
 from models.lifecycle.blobs import damaged_blobs
+from models.lifecycle.conversions import names_no_sm, sm_of_checkpoint
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import blob_sizes, read_manifest
 from models.sources import Sources
@@ -146,12 +147,14 @@ class StageRun:
         return facts.trusted and (facts.remote_code or facts.has_pickle)
 
     def refuse_other_platform(self) -> None:
-        """A message in the wrong queue must never make an engine for the wrong machine.
+        """A message in the wrong queue must never make an engine or a checkpoint for the wrong machine.
 
         Raises:
-            StageFailed: this worker's platform is not the one that the engine is bound to.
+            StageFailed: this worker's platform is not the one that the engine is bound to, or its GPU has another SM
+                than the one that the checkpoint is laid out for.
         """
-        if self.job.stage is not Stage.BUILD:
+        if self.job.stage is Stage.CONVERT:
+            self._refuse_other_sm()
             return
         actual = self.tools.identity.fingerprint.platform.bound(self.toolchain.binds_to, self.tools.binding)
         required = self.claim.document["platform"]
@@ -162,6 +165,57 @@ class StageRun:
                     fault=Fault.FARM,
                     detail=f"this engine is for {required}, and this worker is {actual}",
                     retryable=True,
+                )
+            )
+
+    def _refuse_other_sm(self) -> None:
+        if not self.toolchain.needs(self.job).same_sm:
+            return
+        # An API of an earlier release names no SM in the work and shares the checkpoint between all of them. The
+        # conversion then serves the platform of the spec, and `refuse_checkpoint_of_other_sm` stops other builds.
+        required = self.job.sm or self.job.spec.platform.sm
+        actual = self.tools.identity.fingerprint.platform.sm
+        if actual != required:
+            raise StageFailed(
+                Failure(
+                    cause="misrouted",
+                    fault=Fault.FARM,
+                    detail=f"this checkpoint is laid out for SM {required}, and this worker has "
+                    f"{'no GPU' if actual is None else f'SM {actual}'}",
+                    advice=f"start a worker of this release with a GPU of SM {required}",
+                    retryable=True,
+                )
+            )
+
+    def refuse_checkpoint_of_other_sm(self) -> None:
+        """An engine from weights in the layout of another SM loads, runs, and answers with garbage.
+
+        A key of version 2 names the SM. A checkpoint under a key of version 1, which an earlier release planned, may
+        have been converted on any GPU of the fleet.
+
+        Raises:
+            StageFailed: the checkpoint was converted for another SM than this worker's, or for one that is not known.
+        """
+        if self.job.stage is not Stage.BUILD:
+            return
+        if not self.toolchain.needs(self.job.model_copy(update={"stage": Stage.CONVERT})).same_sm:
+            return
+        convert = self.claim.document["convert"]
+        with self.tools.database.read() as session:
+            if not names_no_sm(session, convert):
+                return
+            converted_for = sm_of_checkpoint(session, convert)
+        required = self.tools.identity.fingerprint.platform.sm
+        if converted_for != required:
+            raise StageFailed(
+                Failure(
+                    cause="checkpoint_of_other_sm",
+                    fault=Fault.FARM,
+                    detail=f"checkpoint {convert[:12]} was converted on "
+                    f"{'a machine without a GPU' if converted_for is None else f'a GPU of SM {converted_for}'}, "
+                    f"this engine is for SM {required}, and {self.job.spec.precision.quantization} weights are laid "
+                    "out for one SM",
+                    advice="submit the spec again to an API of this release: it plans a conversion for this SM",
                 )
             )
 

@@ -15,7 +15,7 @@ from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.fleet.roster import has_toolchain, platform_of
 from models.lifecycle.submission import NewAction, Request
 from models.queries.outlook import no_worker_serves
-from models.queue.names import converts_on_gpu
+from models.queue.names import converts_on_gpu, sm_of_convert
 
 
 def why_unserved(session: Session, request: Request, fleet: Sequence[WorkerRow]) -> str | None:
@@ -52,10 +52,14 @@ def require_worker(session: Session, request: Request, fleet: Sequence[WorkerRow
             pointer, value = "/platform", request.platform_label
             target = f" for {request.platform_label}"
         else:
-            # A checkpoint is bound to no platform: for a convert the toolchain's version is what no worker has.
+            # Most checkpoints are bound to no platform: the toolchain's version is what no worker has then.
             pointer, value = "/toolchain/version", request.version
             target = ""
-            if converts_on_gpu(action.queue):
+            sm = sm_of_convert(action.queue)
+            if sm is not None:
+                pointer, value = "/platform/sm", sm
+                target = f" on a GPU of SM {sm}, which the weights of this precision are laid out for"
+            elif converts_on_gpu(action.queue):
                 target = " on a GPU"
         # By name: workers of one name are one entry of the list.
         platforms = {}

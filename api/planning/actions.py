@@ -11,7 +11,7 @@ from enginefarm.contract.model.resolved_files import ResolvedModel
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
-from enginefarm.contract.work import Job, Work
+from enginefarm.contract.work import Job, work_of
 from models.lifecycle.submission import NewAction
 from models.queue.names import build_queue, convert_queue
 from toolchains.inputs import CALIBRATION
@@ -32,7 +32,10 @@ class CompletedSpec:
 
 
 def convert_action(completed: CompletedSpec) -> NewAction:
-    """The action that makes the checkpoint. Its key has no limits and no platform: many builds share a checkpoint."""
+    """The action that makes the checkpoint. Its key has no limits: many builds share a checkpoint.
+
+    It has no platform either, unless the toolchain lays the weights out for the SM of the GPU that converts them.
+    """
     spec = completed.spec
     toolchain = completed.toolchain
     version = completed.version
@@ -42,15 +45,6 @@ def convert_action(completed: CompletedSpec) -> NewAction:
     calibration = None
     if CALIBRATION in inputs:
         calibration = inputs[CALIBRATION].identity
-    document = convert_document(
-        toolchain=toolchain.name,
-        version=version,
-        model=completed.model.identity,
-        precision=spec.precision,
-        parallelism=spec.parallelism,
-        options=with_identities(options, inputs),
-        calibration=calibration,
-    )
     job = Job(
         stage=Stage.CONVERT,
         toolchain=toolchain.name,
@@ -59,9 +53,22 @@ def convert_action(completed: CompletedSpec) -> NewAction:
         facts=completed.model.facts,
         platform=None,
     )
+    needs = toolchain.needs(job)
+    if needs.same_sm:
+        job = job.model_copy(update={"sm": completed.platform.sm})
+    document = convert_document(
+        toolchain=toolchain.name,
+        version=version,
+        model=completed.model.identity,
+        precision=spec.precision,
+        parallelism=spec.parallelism,
+        options=with_identities(options, inputs),
+        calibration=calibration,
+        sm=job.sm,
+    )
     # Only a convert that needs a GPU is kept from workers without one.
-    queue = convert_queue(toolchain.name, version, on_gpu=toolchain.needs(job).gpu)
-    work = Work(job=job, model=completed.model, inputs=inputs)
+    queue = convert_queue(toolchain.name, version, on_gpu=needs.gpu, sm=job.sm)
+    work = work_of(job, model=completed.model, inputs=inputs)
     return NewAction(key_of(document), Stage.CONVERT, queue, document, work)
 
 
@@ -90,4 +97,4 @@ def build_action(completed: CompletedSpec, convert: Key) -> NewAction:
         platform=completed.platform,
     )
     queue = build_queue(toolchain.name, version, completed.platform, completed.bound_platform)
-    return NewAction(key_of(document), Stage.BUILD, queue, document, Work(job=job, inputs=inputs))
+    return NewAction(key_of(document), Stage.BUILD, queue, document, work_of(job, inputs=inputs))

@@ -6,18 +6,22 @@ import logging
 from collections.abc import Collection
 
 from api.auth import Administrator, Reader
+from api.builds.submit import submit_spec
 from api.control import Control, ControlPlane
+from api.engines.layouts import laid_out_for_sm, spec_of_outdated_key
 from api.http.openapi import refuses
 from api.http.routing import bounded_router
 from api.lanes import in_lane
 from enginefarm.contract.digest import Digest
-from enginefarm.contract.errors import NotFound
+from enginefarm.contract.errors import InvalidSpec, NotFound, SourceUnavailable
 from enginefarm.contract.key import Key
+from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.recall import Damage, Inspection, Recall, WithdrawalResult
 from models.incidents import repair
 from models.incidents.recall import recall
 from models.lifecycle.submission import can_submit_again, submit_again
+from models.security.api_keys import Caller
 
 log = logging.getLogger(__name__)
 router = bounded_router(prefix="/v1", tags=["upkeep"])
@@ -56,7 +60,7 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
     damaged = {entry.digest for entry in repair.damaged_files(control.store, files.values())}
     withdrawn = _withdraw(control, damaged)
     if rebuild:
-        withdrawn = _submit_rebuilds(control, withdrawn, caller.name)
+        withdrawn = _submit_rebuilds(control, withdrawn, caller)
     paths = [entry.path for entry in engine.files if entry.digest in damaged]
     if checkpoint is not None:
         paths += [f"checkpoint/{entry.path}" for entry in checkpoint.files if entry.digest in damaged]
@@ -66,13 +70,14 @@ def repair_engine(key: Key, control: Control, caller: Administrator, rebuild: bo
 @router.post("/engines:recall", responses=refuses(404))
 @in_lane("upkeep")
 def recall_engines(criteria: Recall, control: Control, caller: Administrator) -> WithdrawalResult:
-    """Withdraw every engine and checkpoint built by a worker, by a toolchain, or between two times."""
+    """Withdraw every engine and checkpoint built by a worker, by a toolchain, between two times, or laid out for an SM
+    that its key does not name."""
     with control.database.write() as session:
-        withdrawn, announcements = recall(session, criteria)
+        withdrawn, announcements = recall(session, criteria, laid_out_for_sm)
     # After the commit: a worker that receives the message must find the action queued.
     control.announcer.announce(announcements)
-    if criteria.rebuild:
-        withdrawn = _submit_rebuilds(control, withdrawn, caller.name)
+    if criteria.rebuild and not criteria.dry_run:
+        withdrawn = _submit_rebuilds(control, withdrawn, caller)
     return withdrawn
 
 
@@ -86,17 +91,27 @@ def _withdraw(control: ControlPlane, damaged: Collection[Digest]) -> WithdrawalR
     return withdrawn
 
 
-def _submit_rebuilds(control: ControlPlane, withdrawn: WithdrawalResult, caller: str | None) -> WithdrawalResult:
+def _submit_rebuilds(control: ControlPlane, withdrawn: WithdrawalResult, caller: Caller) -> WithdrawalResult:
     """Submit a build for each withdrawn engine; returns `withdrawn` with the ids of these builds."""
     builds, not_rebuilt = [], []
     for key in withdrawn.engines:
+        with control.database.read() as session:
+            outdated = spec_of_outdated_key(session, key)
+        if outdated is not None:
+            # Its key must not be built again: it is planned anew, and the new key names the SM.
+            try:
+                builds.append(submit_spec(control, BuildSpec.parse(outdated), caller, require_worker=False).id)
+            except (InvalidSpec, SourceUnavailable) as error:
+                log.warning("engine %s is not rebuilt: %s", key[:12], error.detail)
+                not_rebuilt.append(key)
+            continue
         # A transaction for each engine: one for all would lock their actions until the last was submitted.
         with control.database.write() as session:
             if not can_submit_again(session, key):
                 not_rebuilt.append(key)
                 continue
             try:
-                accepted = submit_again(session, key, requested_by=caller)
+                accepted = submit_again(session, key, requested_by=caller.name)
             except UnreadableWork as error:
                 # Of a later release. The other withdrawn engines are rebuilt all the same.
                 log.warning("engine %s is not rebuilt: %s", key[:12], error.detail)

@@ -170,7 +170,7 @@ def states() -> str:
 def keys() -> str:
     """What enters the two keys."""
     picture = Picture(860, 400, "What enters the key of a checkpoint and the key of an engine")
-    picture.box(20, 20, 400, 360, "enginefarm.convert/1", kind="group")
+    picture.box(20, 20, 400, 360, "enginefarm.convert/1 or /2", kind="group")
     picture.box(440, 20, 400, 360, "enginefarm.build/1", kind="group")
     convert_parts = (
         ("toolchain", "name and version"),
@@ -179,9 +179,10 @@ def keys() -> str:
         ("parallelism", "tp, pp, cp"),
         ("options of convert", "as normalized"),
         ("calibration data", "only if something is calibrated"),
+        ("SM", "only of weights that are laid out for it (version 2)"),
     )
     for number, lines in enumerate(convert_parts):
-        picture.box(40, 50 + number * 44, 360, 38, *lines, kind="note")
+        picture.box(40, 46 + number * 39, 360, 36, *lines, kind="note")
     convert_key = picture.box(40, 325, 360, 40, "SHA-256: convert key, names a checkpoint", kind="good")
     first = picture.box(460, 50, 360, 44, "convert key", "everything on the left side", kind="good")
     build_parts = (

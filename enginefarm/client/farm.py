@@ -240,6 +240,9 @@ class Farm:
 
     def recall(self, selection: Recall | Mapping[str, Any]) -> WithdrawalResult:
         """Withdraw every engine that was built where and when `selection` says."""
+        if isinstance(selection, Recall):
+            # A farm of an earlier release refuses fields that it does not know: a default need not be sent.
+            selection = selection.model_dump(mode="json", exclude_defaults=True)
         response = self._connection.request("POST", "/v1/engines:recall", json=_json(selection))
         return self._connection.parse(WithdrawalResult, response)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enginefarm.contract.errors import InvalidRequest
 
 
-def require_version(document: str, field: str, actual: object, expected: str) -> None:
-    """Return if `actual`, the version that `field` of `document` states, is the one that this program reads.
+def require_version(document: str, field: str, actual: object, *readable: str) -> None:
+    """Return if `actual`, the version that `field` of `document` states, is one of those that this program reads.
 
     `document` is named for a person: a file's path, or `engine 0123456789ab`. There is no conversion between
     versions: a document of another version means something else, so guessing would be worse than refusing.
@@ -14,9 +14,10 @@ def require_version(document: str, field: str, actual: object, expected: str) ->
     Raises:
         InvalidRequest: the document has another version.
     """
-    if actual != expected:
+    if actual not in readable:
         # The value comes from somebody else's file: it is cut, so that it cannot flood a terminal or a log.
+        expected = " or ".join(map(repr, readable))
         raise InvalidRequest(
-            f"{document}: {field} is {str(actual)[:100]!r}, this program reads {expected!r}: "
+            f"{document}: {field} is {str(actual)[:100]!r}, this program reads {expected}: "
             "it was written by another version: upgrade the older Enginefarm of the two"
         )

@@ -1,8 +1,9 @@
 """Keys: SHA-256 over canonical JSON (RFC 8785) that *names* every field that matters.
 
 There are two documents, each with its version in it. The convert document has no shape and no GPU, so one checkpoint
-serves all shapes and all GPUs. The build document contains the convert key, so whatever changes the checkpoint changes
-the engine's key too.
+serves all shapes and all GPUs. The exception is a checkpoint whose weights are laid out for one compute capability: its
+document is of version 2 and names that SM (docs/adr/0021-checkpoints-for-one-sm.md). The build document contains the
+convert key, so whatever changes the checkpoint changes the engine's key too.
 
 A document lists what is in, never what is left out: a field added to the spec later changes no key until somebody
 names it here. Then raise the document's version (`CONVERT`, `BUILD`), or write the field only where a request sets it,
@@ -24,6 +25,8 @@ Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Document = dict[str, Any]
 
 CONVERT = "enginefarm.convert/1"
+CONVERT_FOR_SM = "enginefarm.convert/2"  # version 1 and `platform`, for a checkpoint that is laid out for one SM
+CONVERT_VERSIONS = (CONVERT, CONVERT_FOR_SM)
 BUILD = "enginefarm.build/1"
 
 
@@ -36,10 +39,12 @@ def convert_document(
     parallelism: Parallelism,
     options: Mapping[str, JsonValue],
     calibration: Mapping[str, str] | None = None,
+    sm: str | None = None,
 ) -> Document:
     """Return everything that a checkpoint depends on.
 
-    `model` and `calibration` are identities: a commit or digests, no path and no moving tag.
+    `model` and `calibration` are identities: a commit or digests, no path and no moving tag. `sm` is the compute
+    capability that the weights are laid out for, as `Platform.sm`; None if every GPU reads them.
     """
     document: Document = {
         # The version is inside the hash: a document of another version can never have the same key.
@@ -57,6 +62,10 @@ def convert_document(
     # Without calibration data the field is absent, not null: documents made before the field existed keep their keys.
     if calibration:
         document["calibration"] = dict(calibration)
+    if sm is not None:
+        # Another version, not just another field: a checkpoint of version 1 may have the layout of any SM.
+        document["document"] = CONVERT_FOR_SM
+        document["platform"] = {"sm": sm}
     return document
 
 

@@ -22,7 +22,7 @@ from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 
-READABLE_VERSIONS = frozenset({1})
+READABLE_VERSIONS = frozenset({1, 2})
 
 
 class UnreadableWork(FarmError):
@@ -43,7 +43,12 @@ class Job(BaseModel):
     version: str
     spec: BuildSpec = Field(description="normalized")
     facts: ModelFacts
-    platform: Platform | None = Field(description="None for convert: a checkpoint depends on no GPU")
+    platform: Platform | None = Field(description="None for convert")
+    sm: str | None = Field(
+        default=None,
+        description="of a convert whose checkpoint is laid out for this compute capability: the worker's GPU must have "
+        "it. Since version 2",
+    )
 
 
 class Work(BaseModel):
@@ -51,7 +56,7 @@ class Work(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     job: Job
     model: ResolvedModel | None = Field(
         default=None, description="what convert fetches; None for build, which starts from a checkpoint"
@@ -61,13 +66,24 @@ class Work(BaseModel):
     )
 
     def stored(self) -> dict[str, Any]:
-        """The JSON of an action's row. An absent model and empty inputs are left out, as workers expect."""
-        absent = set()
+        """The JSON of an action's row. Absent model, inputs and SM are left out, as workers expect."""
+        absent: dict[str, Any] = {}
         if self.model is None:
-            absent.add("model")
+            absent["model"] = True
         if not self.inputs:
-            absent.add("inputs")
+            absent["inputs"] = True
+        if self.job.sm is None:
+            absent["job"] = {"sm"}
         return self.model_dump(mode="json", exclude=absent)
+
+
+def work_of(job: Job, *, model: ResolvedModel | None = None, inputs: Mapping[str, ResolvedFiles] | None = None) -> Work:
+    """The work for this job, of the lowest version that says it."""
+    version: Literal[1, 2] = 1
+    if job.sm is not None:
+        # A reader of version 1 would run the conversion on any GPU.
+        version = 2
+    return Work(version=version, job=job, model=model, inputs=dict(inputs or {}))
 
 
 class ToolchainVersion(BaseModel):

@@ -25,7 +25,7 @@ from pydantic.alias_generators import to_camel
 from enginefarm.contract.document_version import require_version
 from enginefarm.contract.errors import InvalidRequest
 from enginefarm.contract.host import Host
-from enginefarm.contract.key import BUILD, CONVERT, Document, Key
+from enginefarm.contract.key import BUILD, CONVERT_VERSIONS, Document, Key
 from enginefarm.contract.platform import DriverBinding, Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.trust.attestation import BUILD_TYPE, TrustedKeys
@@ -149,7 +149,8 @@ def verify_record(record: EngineRecord, trusted: TrustedKeys) -> VerifiedRecord:
     document = signed["buildDefinition"]["internalParameters"]["document"]
     require_key(record.key, "the signed build document", document, record.key)
     require_key(record.key, "checkpoint_document", record.checkpoint_document, build.convert)
-    require_version(engine, "checkpoint_document.document", record.checkpoint_document.get("document"), CONVERT)
+    checkpoint_version = record.checkpoint_document.get("document")
+    require_version(engine, "checkpoint_document.document", checkpoint_version, *CONVERT_VERSIONS)
     return VerifiedRecord(
         record=record,
         signer=attestation.signer,

@@ -16,7 +16,7 @@ from typing import Any
 from rfc8785 import CanonicalizationError
 
 from enginefarm.contract.errors import IntegrityError
-from enginefarm.contract.key import BUILD, CONVERT, Document, Key, key_of
+from enginefarm.contract.key import BUILD, CONVERT_VERSIONS, Document, Key, key_of
 from enginefarm.contract.model import reference as model_reference
 from enginefarm.wire.bodies import Engine
 
@@ -82,8 +82,11 @@ def _bound_fields(engine: Engine) -> Iterator[tuple[str, object, object]]:
     yield "model", engine.model, spec.get("model")
     yield from _equal_section("limits", spec, document)
     checkpoint: Any = engine.checkpoint_document
-    if checkpoint.get("document") != CONVERT:
+    if checkpoint.get("document") not in CONVERT_VERSIONS:
         return
+    # Weights that are laid out for one SM are garbage on another, and TensorRT-LLM does not notice.
+    for field, value in _mapping(checkpoint, "platform").items():
+        yield f"checkpoint_document.platform.{field}", value, _mapping(document, "platform").get(field)
     yield from _equal_section("precision", spec, checkpoint)
     yield from _equal_section("parallelism", spec, checkpoint)
     in_key = {**checkpoint.get("options", {}), **document.get("options", {})}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, model_validator
 from typing_extensions import Self
 
 from enginefarm.contract.bounded import WITHOUT_NUL, Text
 from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import Body
+
+# Engines whose weights are laid out for one SM, from a checkpoint whose key names none: all of them, or those that were
+# not converted, as far as the farm knows, on a GPU with the engine's SM.
+Layout = Literal["unnamed_sm", "other_sm"]
 
 
 class Recall(BaseModel):
@@ -20,6 +26,13 @@ class Recall(BaseModel):
     version: Text | None = Field(default=None, description="version of the toolchain")
     since: AwareDatetime | None = Field(default=None, description="published at this time or later")
     until: AwareDatetime | None = Field(default=None, description="published before this time")
+    layout: Layout | None = Field(
+        default=None,
+        description="its weights are laid out for one SM (int8_wo, int4_wo, GPTQ, AutoAWQ), and it was converted by a "
+        "release whose checkpoint keys name no SM. `unnamed_sm`: all such engines and checkpoints; `other_sm`: such "
+        "engines whose conversion ran, or may have run, on a GPU of another SM",
+    )
+    dry_run: StrictBool = Field(default=False, description="only list what would be withdrawn")
     reason: str = Field(
         default="recalled", min_length=1, max_length=500, pattern=WITHOUT_NUL, description="what readers are told"
     )
@@ -27,16 +40,18 @@ class Recall(BaseModel):
 
     @model_validator(mode="after")
     def require_condition(self) -> Self:
-        conditions = (self.worker, self.toolchain, self.since, self.until)
+        conditions = (self.worker, self.toolchain, self.since, self.until, self.layout)
         if all(condition is None for condition in conditions):
-            raise ValueError("give a worker, a toolchain, or a time: a recall of everything is most often a mistake")
+            raise ValueError(
+                "give a worker, a toolchain, a layout, or a time: a recall of everything is most often a mistake"
+            )
         if self.version is not None and self.toolchain is None:
             raise ValueError("give the toolchain whose version this is")
         return self
 
 
 class WithdrawalResult(Body):
-    """What a recall or a repair withdrew. The rows stay in the catalogue; publishing the same key again restores it."""
+    """What a recall or a repair withdrew, or would have. The rows stay; publishing the same key again restores it."""
 
     engines: list[Key] = Field(default_factory=list)
     checkpoints: list[Key] = Field(default_factory=list)
@@ -44,7 +59,8 @@ class WithdrawalResult(Body):
     builds: list[str] = Field(default_factory=list, description="ids of the builds that rebuild it")
     not_rebuilt: list[Key] = Field(
         default_factory=list,
-        description="imported and never submitted here, or of a later release: import or submit them again",
+        description="imported and never submitted here, of a later release, or of a spec that this farm cannot plan "
+        "any more: import or submit them again",
     )
 
 

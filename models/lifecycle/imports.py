@@ -103,7 +103,7 @@ def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
         session,
         convert_key,
         stage=Stage.CONVERT,
-        queue=convert_queue(imported.toolchain, imported.version, on_gpu=False),
+        queue=convert_queue(imported.toolchain, imported.version),
         document=imported.record.checkpoint_document,
         work=work,
         depends_on=None,

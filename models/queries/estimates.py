@@ -11,6 +11,7 @@ from enginefarm.contract.stage import Stage
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.catalogue.states import ActionState, Outcome
+from models.queue.names import queue_without_sm
 
 _SAMPLES = 20  # only recent attempts, so that an estimate follows a change of machines or of the release
 _TRUSTED_PROGRESS = 0.1  # below it, the progress of a stage says too little about the time that remains
@@ -65,6 +66,10 @@ def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None
         seconds = _attempt_seconds(session, queue, ActionRow.depends_on == checkpoint)
     if not seconds:
         seconds = _attempt_seconds(session, queue)
+    general_queue = queue_without_sm(queue)
+    if not seconds and general_queue is not None:
+        # No conversion ran on this SM yet: those of the same release on any machine take about as long.
+        seconds = _attempt_seconds(session, general_queue)
     if not seconds:
         return None
     # Not the mean: one unusually slow attempt would raise every estimate.

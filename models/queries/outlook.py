@@ -16,6 +16,7 @@ from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.fleet.roster import quarantined_workers_serving, workers_serving
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
+from models.queue.names import sm_of_convert
 
 
 def outlook(session: Session, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
@@ -109,6 +110,10 @@ def _why_unserved(session: Session, queue: str) -> str:
 
 def no_worker_serves(queue: str) -> str:
     """The text for a queue that no live worker consumes."""
+    sm = sm_of_convert(queue)
+    if sm is not None:
+        # A worker of an earlier release has such a GPU, too, but does not know the queue.
+        return f"no live worker serves {queue}: start or upgrade one with a GPU of SM {sm}, or cancel the build"
     return f"no live worker serves {queue}: start one, or cancel the build"
 
 

@@ -15,7 +15,7 @@ from enginefarm.contract.stage import Stage
 # GiB, powers of two from 4 GiB to 8 TiB: a class per doubling keeps the number of queues of a worker small.
 _MEMORY_CLASSES = tuple(1 << power for power in range(2, 14))
 _LARGER_MEMORY = re.compile(r"\.over\d+$")
-_ON_GPU = ".gpu"
+_CONVERTS_ON_GPU = re.compile(rf"^{Stage.CONVERT}\..+\.(?:gpu|sm(?P<sm>[0-9]{{2,3}}[af]?))(?:\.over\d+)?$")
 
 TASK = "enginefarm.run"  # the one task; its one argument is an action key
 
@@ -27,17 +27,33 @@ class Announcement(NamedTuple):
     queue: str
 
 
-def convert_queue(toolchain: str, version: str, *, on_gpu: bool) -> str:
-    """The queue of all workers with the toolchain, or of those with a GPU: a checkpoint depends on no platform."""
+def convert_queue(toolchain: str, version: str, *, on_gpu: bool = False, sm: str | None = None) -> str:
+    """The queue of all workers with the toolchain, of those with a GPU, or of those with a GPU of this SM."""
     queue = f"{Stage.CONVERT}.{toolchain}.{version}"
+    if sm is not None:
+        return f"{queue}.sm{sm}"
     if on_gpu:
-        queue += _ON_GPU
+        return f"{queue}.gpu"
     return queue
 
 
 def converts_on_gpu(queue: str) -> bool:
     """True for a convert queue that only GPU workers consume."""
-    return queue.startswith(f"{Stage.CONVERT}.") and queue.endswith(_ON_GPU)
+    return _CONVERTS_ON_GPU.match(queue) is not None
+
+
+def sm_of_convert(queue: str) -> str | None:
+    """The SM that a worker of this convert queue has; None for any other queue."""
+    match = _CONVERTS_ON_GPU.match(queue)
+    return match["sm"] if match else None
+
+
+def queue_without_sm(queue: str) -> str | None:
+    """The queue for conversions of the same release that need no GPU; None if `queue` is not for one SM."""
+    match = _CONVERTS_ON_GPU.match(queue)
+    if match is None or match["sm"] is None:
+        return None
+    return queue[: match.start("sm") - len(".sm")]
 
 
 def build_queue(toolchain: str, version: str, platform: Platform, bound: Mapping[str, Any]) -> str:

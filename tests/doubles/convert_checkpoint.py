@@ -40,11 +40,15 @@ def main() -> None:
         calibrate(options.calib_dataset)
         log(f"calibrated, alpha {smooth}")
     if hasattr(options, "use_implicit_relative_attention"):
+        if options.use_weight_only:
+            told.lay_out_weights()
         encoder_decoder.write(request, options.model_type, options.use_implicit_relative_attention, told)
         print(
             f"{time.strftime('%F %T')},123 __main__ [INFO] Spend {elapsed(began)}.123456 (h:m:s) to convert the model"
         )
         return
+    if request.quant_algo is not None and request.quant_algo.startswith(("W8A16", "W4A16")):
+        told.lay_out_weights()
     checkpoint.write(request, told)
     log(f"Weights loaded. Total time: {elapsed(began)}")
     print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)

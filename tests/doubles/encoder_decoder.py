@@ -32,7 +32,7 @@ def write(request: checkpoint.Request, model_type: str, implicit: bool, told: Or
         own = {"embedding.vocab_embedding.weight": shared, **_layers(weights, half)}
         own |= {"lm_head.weight": _split(shared, request.tp)} if half == "decoder" else {}
         # Only the decoder is truncated or lacks a rank: the encoder is written first and is complete.
-        orders = told if half == "decoder" else Orders(told.version, None, 0)
+        orders = told if half == "decoder" else Orders(told.version, None, 0, told.sm)
         checkpoint.write_ranks(own, config, request.output / half, orders)
 
 

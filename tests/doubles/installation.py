@@ -18,8 +18,9 @@ from tests.doubles.orders import FILE
 _DOUBLES = Path(__file__).resolve().parent
 
 
-def make_installation(directory: Path, version: str) -> dict[str, str]:
-    """Install a release; return the environment variables with which a worker finds it.
+def make_installation(directory: Path, version: str, sm: str | None = "90") -> dict[str, str]:
+    """Install a release on a machine whose GPU has this SM; return the environment variables with which a worker finds
+    it.
 
     PYTHONPATH is for a process that is started with it; in this one, put `directory / "site"` on `sys.path`.
     """
@@ -28,7 +29,8 @@ def make_installation(directory: Path, version: str) -> dict[str, str]:
         script.symlink_to(_DOUBLES / script.name)
     _write_python(directory / "bin" / "python3")
     _write_metadata(directory / "site", version)
-    order(directory, version)
+    for script in _scripts(directory, version):
+        (script.parent / FILE).write_text(json.dumps({"version": version, "sm": sm}))
     return {
         "PATH": os.pathsep.join((str(directory / "bin"), os.environ["PATH"])),
         # The sandbox shows the folders of this variable, and the programs are links into the doubles' own folder.
@@ -41,7 +43,8 @@ def make_installation(directory: Path, version: str) -> dict[str, str]:
 def order(directory: Path, version: str, **programs: dict[str, Any]) -> None:
     """Tell the programs what to do from now on: `order(directory, "1.2.1", build={"mode": "hang"})`."""
     for script in _scripts(directory, version):
-        (script.parent / FILE).write_text(json.dumps({"version": version, **programs}))
+        sm = json.loads((script.parent / FILE).read_bytes())["sm"]
+        (script.parent / FILE).write_text(json.dumps({"version": version, "sm": sm, **programs}))
 
 
 def _scripts(directory: Path, version: str) -> list[Path]:

@@ -1,10 +1,10 @@
 """Read the release and the mode of a double from the file `double.json` in the folder of the started script.
 
-    {"version": "1.2.1", "convert": {"mode": "slow", "seconds": 3}, "build": {"mode": "cuda_oom"}}
+    {"version": "1.2.1", "sm": "90", "convert": {"mode": "slow", "seconds": 3}, "build": {"mode": "cuda_oom"}}
 
 Modes: `slow` (that many seconds, with log lines), `hang`, `exit137`, `cuda_oom`, `disk_full`, `nothing` (status 0,
 no output), `truncated` (the last rank's file is cut), `missing_rank` (the last rank's file is not written), and every
-cause of `failures.json`: its first message, and status 1.
+cause of `failures.json`: its first message, and status 1. `sm` is that of the machine's GPU; null: it has none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,13 @@ class Orders:
     version: str
     mode: str | None
     seconds: float
+    sm: str | None
+
+    def lay_out_weights(self) -> None:
+        """Weight-only quantization orders the weights for the GPU of this machine, and asks it for its SM."""
+        if self.sm is None:
+            sys.exit("RuntimeError: CUDA error: no CUDA-capable device is detected")
+        log(f"weights are laid out for SM {self.sm}")
 
     def carry_out(self) -> None:
         """Everything that happens before any work; returns if there is work to do."""
@@ -59,7 +66,7 @@ def _messages() -> dict[str, str]:
 def orders(program: str) -> Orders:
     given: dict[str, Any] = json.loads((Path(sys.argv[0]).parent / FILE).read_bytes())
     order = given.get(program, {})
-    return Orders(given["version"], order.get("mode"), order.get("seconds", 0))
+    return Orders(given["version"], order.get("mode"), order.get("seconds", 0), given["sm"])
 
 
 def log(message: str, source: str = "TRT-LLM", level: str = "I") -> None:

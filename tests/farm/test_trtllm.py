@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from enginefarm.cli import main
 from enginefarm.client.farm import Farm
@@ -22,7 +22,7 @@ from enginefarm.node.fit import require_fit
 from enginefarm.transfer import pull as fetch
 from enginefarm.wire.bodies import Build
 from enginefarm.wire.explanation import Explanation
-from models.catalogue.rows import ActionRow, WarmFileRow
+from models.catalogue.rows import ActionRow, AttemptRow, WarmFileRow, WorkerRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_encoder_decoders import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
@@ -40,7 +40,8 @@ H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0", "NVIDIA A100-SXM4-80GB,80,8.0"
 
 def gpu_worker(running_farm: RunningFarm, name: str, gpu: str) -> None:
     """A worker in a double of NVIDIA's release image, on a machine whose NVML double reports this GPU."""
-    installed = make_installation(running_farm.state / name, VERSION)
+    sm = gpu.rpartition(",")[2].replace(".", "")
+    installed = make_installation(running_farm.state / name, VERSION, sm)
     path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
     running_farm.add_worker(
         name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu, "ENGINEFARM_IMAGE": IMAGE}
@@ -421,3 +422,66 @@ def test_sixteen_shapes_and_a_second_gpu_convert_once(running_farm: RunningFarm,
     last = running_farm.outcomes()
     assert last[("convert", "succeeded")] == after[("convert", "succeeded")]
     assert last[("build", "succeeded")] == after[("build", "succeeded")] + 1
+
+
+def weight_only(running_farm: RunningFarm, gpu: str) -> dict[str, Any]:
+    return spec(running_farm) | {
+        "precision": {"dtype": "float16", "quantization": "int8_wo"}, "platform": {"gpu": gpu.split(",")[0]},
+    }  # fmt: skip
+
+
+def test_weight_only_weights_are_converted_on_a_gpu_of_the_engines_sm(running_farm: RunningFarm, client: Farm) -> None:
+    if "a100" not in [worker.name for worker in client.workers()]:
+        gpu_worker(running_farm, "a100", A100)
+    checkpoints = set()
+    for gpu, sm in ((H100, "90"), (A100, "80")):
+        told = client.explain(weight_only(running_farm, gpu))
+        assert told.stages[0].queue == f"convert.trtllm.{VERSION}.sm{sm}"
+        ended = _ended(client, weight_only(running_farm, gpu))
+        assert (ended.state, ended.key) == ("succeeded", told.key), ended.error
+        assert [attempt.platform and attempt.platform.sm for attempt in ended.attempts] == [sm, sm]
+        engine = client.engine(ended.key)
+        assert engine.checkpoint_document["platform"] == {"sm": sm}
+        checkpoints.add(told.convert_key)
+        with running_farm.database.read() as session:
+            assert session.get_one(ActionRow, told.convert_key).work["version"] == 2
+    assert len(checkpoints) == 2, "no GPU gets the layout of another"
+
+
+def test_a_recall_finds_engines_whose_weights_may_be_laid_out_for_another_sm(
+    running_farm: RunningFarm, client: Farm
+) -> None:
+    ended = _ended(client, weight_only(running_farm, H100))
+    assert ended.state == "succeeded", ended.error
+    convert = str(client.engine(ended.key).document["convert"])
+
+    def listed(*options: str) -> dict[str, Any]:
+        command = ["recall", "--dry-run", "--json", *options]
+        answer = CliRunner().invoke(main, command, env={"ENGINEFARM_URL": running_farm.urls[0]})
+        assert answer.exit_code == 0, answer.output
+        return dict(json.loads(answer.stdout))
+
+    assert listed("--layout", "unnamed-sm")["engines"] == []
+    with running_farm.database.write() as session:
+        # As a release before the document's version 2 stored it, for work of version 1.
+        action = session.get_one(ActionRow, convert)
+        action.document = action.document | {"document": "enginefarm.convert/1"}
+    found = listed("--layout", "unnamed-sm", "--toolchain", f"trtllm@{VERSION}")
+    assert (found["engines"], found["checkpoints"]) == ([ended.key], [convert])
+    assert listed("--layout", "unnamed-sm", "--toolchain", "trtllm@1.0.0")["engines"] == []
+    assert listed("--layout", "other-sm")["engines"] == [], "it was converted on SM 90"
+    with running_farm.database.write() as session:
+        a100 = session.execute(select(WorkerRow.id).where(WorkerRow.name == "a100")).scalar_one()
+        session.execute(update(AttemptRow).where(AttemptRow.action_key == convert).values(worker_id=a100))
+    found = listed("--layout", "other-sm")
+    assert (found["engines"], found["checkpoints"]) == ([ended.key], [])
+    assert ended.key in [engine.key for engine in client.engines()], "a dry run withdraws nothing"
+
+    recalled = client.recall({"layout": "other_sm", "rebuild": True, "reason": "converted on an A100"})
+    assert recalled.engines == [ended.key]
+    (rebuild,) = recalled.builds
+    again = client.wait(rebuild, timeout=60)
+    assert again.state == "failed", "the checkpoint is still the one of the A100"
+    assert again.error
+    assert again.error.cause == "checkpoint_of_other_sm"
+    assert "was converted on a GPU of SM 80, this engine is for SM 90" in again.error.detail

@@ -77,7 +77,7 @@ def test_an_action_in_flight_at_an_earlier_worker_is_finished_by_a_new_one(runni
 
 def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(running_farm: RunningFarm) -> None:
     build = submitted(running_farm)
-    later = stored_work(running_farm)["convert"] | {"version": 2, "sharding": "new in version 2"}
+    later = stored_work(running_farm)["convert"] | {"version": 3, "sharding": "new in version 3"}
     convert = replace_work(running_farm, "convert", later)
     running_farm.add_worker("w1")
 
@@ -90,6 +90,6 @@ def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(ru
     failure = eventually(failed_attempt)
     assert failure is not None
     assert (failure["cause"], failure["fault"], failure["retryable"]) == ("unreadable_work", "farm", True)
-    assert failure["detail"] == "this action's work is of version 2, and this program reads version 1: upgrade it"
+    assert failure["detail"] == "this action's work is of version 3, and this program reads version 1, 2: upgrade it"
     assert "upgrade this worker" in failure["advice"]
     assert running_farm.build(build["id"])["state"] in {"queued", "running"}, "another worker may take it"

@@ -928,4 +928,24 @@ GUARDS = (
         'f"{variable} names the proxy {proxy_url}, and', 'f"{variable} names the proxy {text}, and',
         "tests/enginefarm/client/test_proxies.py",
     ),
+    Guard(
+        "weights that are laid out for one SM are shared with no other", "enginefarm/contract/key.py",
+        '        document["platform"] = {"sm": sm}\n', "",
+        "tests/enginefarm/contract/test_key.py",
+    ),
+    Guard(
+        "every recipe that lays weights out says so", "toolchains/trtllm/context/conversion.py",
+        "laid_out_for_sm = laid_out_for_sm or recipe.laid_out_for_sm", "pass",
+        "tests/toolchains/trtllm/commands/test_resources.py",
+    ),
+    Guard(
+        "a conversion for one SM runs on no other", "workers/stage_run.py",
+        "        if actual != required:\n            raise StageFailed(\n                Failure(\n"
+        '                    cause="misrouted",\n                    fault=Fault.FARM,\n'
+        '                    detail=f"this checkpoint',
+        "        if False:\n            raise StageFailed(\n                Failure(\n"
+        '                    cause="misrouted",\n                    fault=Fault.FARM,\n'
+        '                    detail=f"this checkpoint',
+        "tests/workers/test_stage_run.py",
+    ),
 )  # fmt: skip

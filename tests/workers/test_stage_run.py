@@ -15,7 +15,7 @@ import pytest
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
-from toolchains.toolchain import Directories, InvalidOutput, Report
+from toolchains.toolchain import Directories, InvalidOutput, Needs, Report
 from workers.child import ProcessLimits
 from workers.reporting.failures import OutputRefused, StageFailed, StageStopped, explain
 from workers.stage_run import Peaks, ProgramOutput, StageRun
@@ -49,6 +49,43 @@ def stage_run(tmp_path: Path) -> StageRun:
     heartbeat: Any = SimpleNamespace(stop=threading.Event(), message=None)
     joblog: Any = SimpleNamespace(say=lambda text: None)
     return StageRun(tools, claim, directories, joblog, heartbeat)
+
+
+@pytest.mark.parametrize(
+    ("of_work", "of_spec", "of_worker", "refusal"),
+    [
+        ("90", "90", "90", None),
+        ("90", "90", "80", "laid out for SM 90, and this worker has SM 80"),
+        ("90", "90", None, "laid out for SM 90, and this worker has no GPU"),
+        (None, "90", "90", None),
+        (None, "90", "80", "laid out for SM 90, and this worker has SM 80"),
+    ],
+    ids=["its SM", "another", "no GPU", "work of version 1", "work of version 1, another"],
+)
+def test_a_conversion_for_one_sm_is_refused_on_another(
+    of_work: str | None, of_spec: str, of_worker: str | None, refusal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolchain = SimpleNamespace(needs=lambda job: Needs(0, 0, 0, 0, same_sm=True))
+    monkeypatch.setattr("workers.stage_run.all_toolchains", lambda: {"trtllm": toolchain})
+    job = SimpleNamespace(
+        stage=Stage.CONVERT, toolchain="trtllm", sm=of_work, spec=SimpleNamespace(platform=SimpleNamespace(sm=of_spec))
+    )
+    platform = SimpleNamespace(sm=of_worker)
+    tools: Any = SimpleNamespace(
+        limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
+        identity=SimpleNamespace(fingerprint=SimpleNamespace(platform=platform)),
+    )
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
+    nothing: Any = None
+    run = StageRun(tools, claim, nothing, nothing, nothing)
+    if refusal is None:
+        run.refuse_other_platform()
+        return
+    with pytest.raises(StageFailed) as refused:
+        run.refuse_other_platform()
+    failure = refused.value.failure
+    assert (failure.cause, failure.fault, failure.retryable) == ("misrouted", Fault.FARM, True)
+    assert refusal in failure.detail
 
 
 def test_the_checked_output_has_a_manifest(stage_run: StageRun) -> None:

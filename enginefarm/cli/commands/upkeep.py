@@ -58,6 +58,12 @@ def repair(settings: Settings, names: tuple[str, ...], rebuild: bool, as_json: b
 @click.option(
     "--between", nargs=2, metavar="TIME TIME", help="Published between these times (ISO 8601; UTC unless given)."
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["unnamed-sm", "other-sm"]),
+    help="Weight-only, GPTQ or AutoAWQ weights under a key that names no SM: all, or those converted on another SM.",
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be withdrawn.")
 @click.option("--reason", default="recalled", show_default=True, help="The reason that readers are told.")
 @rebuild_option
 @json_option
@@ -67,6 +73,8 @@ def recall(
     worker: str | None,
     toolchain: str | None,
     between: tuple[str, str] | None,
+    layout: str | None,
+    dry_run: bool,
     reason: str,
     rebuild: bool,
     as_json: bool,
@@ -81,12 +89,15 @@ def recall(
     if between:
         since, until = _time(between[0]), _time(between[1])
     try:
-        request = Recall(
-            worker=worker, toolchain=name or None, version=version or None, since=since, until=until, reason=reason,
-            rebuild=rebuild,
+        request = Recall.model_validate(
+            {
+                "worker": worker, "toolchain": name or None, "version": version or None, "since": since,
+                "until": until, "layout": layout and layout.replace("-", "_"), "dry_run": dry_run, "reason": reason,
+                "rebuild": rebuild,
+            }
         )  # fmt: skip
     except ValueError as error:
-        raise click.UsageError("give --worker, --toolchain or --between") from error
+        raise click.UsageError("give --worker, --toolchain, --between or --layout") from error
     with settings.farm() as farm:
         result = farm.recall(request)
     if as_json:
@@ -94,14 +105,17 @@ def recall(
         return
     for kind, keys in (("engine", result.engines), ("checkpoint", result.checkpoints)):
         for key in keys:
-            echo(f"{kind} {words.short(key)} is withdrawn")
+            echo(f"{kind} {words.short(key)} {'would be' if dry_run else 'is'} withdrawn")
     for worker in result.workers:
+        if dry_run:
+            echo(f"worker {worker} would be quarantined")
+            continue
         echo(f"worker {worker} is quarantined: `enginefarm workers release {worker}` ends that")
     for build in result.builds:
         echo(f"build {build} rebuilds it")
     # An imported engine was never planned here, so this farm does not know where its model is (ADR 0009).
     for key in result.not_rebuilt:
-        echo(f"engine {words.short(key)} was imported: import it again, or submit its spec")
+        echo(f"engine {words.short(key)} is not rebuilt: import it again, or submit its spec")
     if not result.engines and not result.checkpoints:
         echo("no engine or checkpoint meets the conditions")
 

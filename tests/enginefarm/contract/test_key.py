@@ -176,6 +176,17 @@ def test_a_driver_of_the_same_branch_is_the_same_platform_unless_exact() -> None
     assert ours.bound(ALL, "exact") != theirs.bound(ALL, "exact")
 
 
+def test_a_checkpoint_for_one_sm_has_a_document_of_its_own_version() -> None:
+    vector = next(vector for vector in GOLDEN if vector["name"].endswith("laid out for SM 90"))["document"]
+    fields: Any = {
+        "toolchain": "trtllm", "version": "1.0.0", "model": vector["model"], "options": {},
+        "precision": Precision(**vector["precision"]), "parallelism": Parallelism(**vector["parallelism"]),
+    }  # fmt: skip
+    assert convert_document(**fields, sm="90") == vector
+    shared, hopper, ampere = (key_of(convert_document(**fields, sm=sm)) for sm in (None, "90", "80"))
+    assert len({shared, hopper, ampere}) == 3
+
+
 def test_two_models_have_two_keys() -> None:
     spec = BuildSpec.parse(GOLDEN[0]["spec"])
     other = convert_document(

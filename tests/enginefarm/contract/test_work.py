@@ -37,8 +37,8 @@ def test_an_absent_model_and_absent_inputs_are_not_stored() -> None:
 
 
 def test_a_later_version_is_refused_with_the_versions_that_can_be_read() -> None:
-    with pytest.raises(UnreadableWork, match="is of version 2, and this program reads version 1: upgrade it"):
-        read_work(BUILD.stored() | {"version": 2})
+    with pytest.raises(UnreadableWork, match="is of version 3, and this program reads version 1, 2: upgrade it"):
+        read_work(BUILD.stored() | {"version": 3})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from enginefarm.contract.work import Job
 from toolchains.toolchain import Needs
 from toolchains.trtllm.context.conversion import conversion_of
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder, relative_bias_elements
-from toolchains.trtllm.releases.precision_recipe import quantization_of
+from toolchains.trtllm.releases.precision_recipe import may_be_laid_out_for_sm, quantization_of
 
 _GIB = 1 << 30
 _LIBRARIES = 3 * _GIB  # host memory of the builder's kernels and of Python
@@ -56,13 +56,26 @@ def convert_needs(job: Job) -> Needs:
     gpu_memory_in_all = 0
     scratch = _COPIES_ON_DISK * weights + _repeated_embeddings(job)
     conversion = conversion_of(job)
+    if conversion is not None:
+        same_sm = conversion.needs_same_sm
+    else:
+        same_sm = may_be_laid_out_for_sm(job.spec.precision.quantization, calibrated=job.spec.calibration is not None)
+    # Weights are laid out one matrix at a time; the program asks the GPU for its SM.
+    if same_sm:
+        gpu_memory = _CUDA_CONTEXT
     if conversion is not None and conversion.calibrates:
         gpu_memory = _CUDA_CONTEXT
         gpu_memory_in_all = round(_CALIBRATION * weights)
     # Draft heads may be added to a checkpoint of the base model, which is written first.
     if conversion is not None and conversion.base:
         scratch += checkpoint
-    return Needs(host_memory=host_memory, gpu_memory=gpu_memory, gpu_memory_in_all=gpu_memory_in_all, scratch=scratch)
+    return Needs(
+        host_memory=host_memory,
+        gpu_memory=gpu_memory,
+        gpu_memory_in_all=gpu_memory_in_all,
+        scratch=scratch,
+        same_sm=same_sm,
+    )
 
 
 def build_needs(job: Job) -> Needs:

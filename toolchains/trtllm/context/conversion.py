@@ -39,6 +39,7 @@ class Conversion:
     required_options: tuple[str, ...]  # callers must set them
     limited_to_one: tuple[Role, ...]  # parallelism that the script has an option for but does not divide by
     calibrates: bool
+    laid_out_for_sm: bool = False  # the weights are in the order that the kernels of the converting GPU read
     draft_heads: DraftHeads | None = None  # None: the checkpoint has no draft heads
     base: Conversion | None = None  # makes the checkpoint that this one reads in place of the model
 
@@ -60,6 +61,11 @@ class Conversion:
         if self.base is None:
             return self.required_options
         return (*self.base.required_options, *self.required_options)
+
+    @property
+    def needs_same_sm(self) -> bool:
+        """True if this run or its base lays weights out for the GPU that it runs on."""
+        return self.laid_out_for_sm or (self.base is not None and self.base.laid_out_for_sm)
 
     def unsupported(self, parallelism: Parallelism) -> list[Role]:
         """The kinds of parallelism above 1 that this conversion or its base cannot divide by."""
@@ -260,9 +266,11 @@ def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mappi
     required: list[str] = []
     allowed: set[str] = set()
     calibrates = False
+    laid_out_for_sm = False
     for recipe in recipes:
         # One run calibrates weights and KV cache together, on the same data.
         calibrates = calibrates or recipe.calibrates
+        laid_out_for_sm = laid_out_for_sm or recipe.laid_out_for_sm
         fixed_arguments.update(recipe.arguments)
         required += recipe.required_options
         allowed.update(recipe.allowed_options, recipe.required_options)
@@ -286,4 +294,5 @@ def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mappi
         required_options=tuple(required),
         limited_to_one=(),
         calibrates=calibrates,
+        laid_out_for_sm=laid_out_for_sm,
     )

@@ -38,6 +38,8 @@ class PrecisionRecipe(FrozenModel):
     calibrates: bool = False
     model_quantization: ModelQuantization | None = None  # None: for weights that are not quantized
     since: str = "0"  # the first release for which the recipe is proven
+    # The conversion orders the weights for the kernels of the GPU that it runs on: no GPU of another SM reads them.
+    laid_out_for_sm: bool = False
 
     def is_available(self, version: str, table: OptionTable, model_quantization: ModelQuantization | None) -> bool:
         """True if the release's program, whose options `table` has, can follow the recipe with such weights."""
@@ -86,6 +88,18 @@ def recipe_option_names() -> frozenset[str]:
     for recipe in recipe_table().all_recipes():
         names.update(recipe.allowed_options, recipe.required_options)
     return frozenset(names)
+
+
+def may_be_laid_out_for_sm(quantization: str | None, *, calibrated: bool) -> bool:
+    """True if some recipe of the quantization lays weights out for one SM: for a model of which nothing else is known.
+
+    Args:
+        calibrated: there are calibration data; a quantization that some recipe calibrates is then made by that recipe.
+    """
+    recipes = recipe_table().quantization.get(quantization or "", ())
+    if calibrated and any(recipe.calibrates for recipe in recipes):
+        return False
+    return any(recipe.laid_out_for_sm for recipe in recipes)
 
 
 def quantization_of(facts: ModelFacts) -> ModelQuantization | None:

@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from enginefarm.contract.model.facts import ModelFacts
+from enginefarm.contract.spec import Precision
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, facts, spec
 from toolchains.toolchain import Needs
 from toolchains.trtllm import TOOLCHAIN
+from toolchains.trtllm.context.conversion import find_conversion
+from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.precision_recipe import may_be_laid_out_for_sm, quantization_of, recipe_table
+from toolchains.trtllm.releases.release import all_releases
 
 GB = 10**9
 DATA = "file:/data/cnn_dailymail"
@@ -49,6 +54,51 @@ def test_gpu_memory_of_a_calibration_is_near_the_documented_one() -> None:
 
 def test_a_calibration_of_the_smallest_model_needs_a_gpu() -> None:
     assert needs(Stage.CONVERT, facts(weight_bytes=0), **precision("fp8")).gpu
+
+
+LAID_OUT = {"int8_wo", "int4_wo", "int8_gptq", "int4_gptq", "int4_awq"}
+MODELS = (
+    None,
+    {"quant_method": "gptq", "bits": 4},
+    {"quant_method": "gptq", "bits": 8},
+    {"quant_method": "awq", "bits": 4},
+)
+
+
+def test_exactly_weight_only_weights_that_a_conversion_script_writes_are_laid_out_for_one_sm() -> None:
+    """Of every release and architecture. The builder lays out what quantize.py writes."""
+    laid_out = set()
+    for release in all_releases():
+        for architecture in family_names():
+            for quantization in (None, *recipe_table().quantization):
+                for config in MODELS:
+                    precision = Precision(dtype="float16", quantization=quantization)
+                    model = facts(architecture=architecture, quantization_config=config)
+                    conversion = find_conversion(release, architecture, precision, quantization_of(model))
+                    if conversion is None:
+                        continue
+                    by_script = conversion.script is not release.quantize
+                    assert conversion.needs_same_sm == (by_script and quantization in LAID_OUT)
+                    if conversion.needs_same_sm:
+                        laid_out.add(quantization)
+    assert laid_out == LAID_OUT
+
+
+def test_a_conversion_for_one_sm_needs_a_gpu() -> None:
+    weight_only = needs(Stage.CONVERT, **precision("int8_wo", "float16"))
+    assert (weight_only.same_sm, weight_only.gpu) == (True, True)
+    assert not needs(Stage.CONVERT, **precision("fp8")).same_sm
+    assert not needs(Stage.BUILD, **precision("int8_wo", "float16")).same_sm
+
+
+def test_weights_of_an_unknown_model_count_as_laid_out_unless_they_were_calibrated() -> None:
+    """An imported engine comes without the facts of its model."""
+    laid_out = {}
+    for quantization in recipe_table().quantization:
+        laid_out[quantization] = [may_be_laid_out_for_sm(quantization, calibrated=data) for data in (False, True)]
+    assert {name for name, (plain, _) in laid_out.items() if plain} == LAID_OUT
+    assert laid_out["int4_awq"] == [True, False]
+    assert laid_out["int8_wo"] == [True, True], "its KV cache may be calibrated"
 
 
 def test_gpu_memory_of_a_build_is_near_the_measurement() -> None:
