@@ -13,6 +13,7 @@ from docs.generators.python_reference import python_reference
 from docs.generators.rest_reference import rest_reference
 from docs.generators.spec_reference import spec_reference
 from docs.generators.trtllm_options import trtllm_options
+from docs.generators.trtllm_precisions import trtllm_precisions
 
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
@@ -25,6 +26,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "rest": rest_reference,
     "spec": spec_reference,
     "trtllm-options": trtllm_options,
+    "trtllm-precisions": trtllm_precisions,
 }
 
 
