@@ -7,9 +7,9 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
-import oras.client
 import pytest
 
 from models.queries import oci
@@ -87,8 +87,15 @@ def test_tags_are_listed_in_pages(published_farm: Published) -> None:
     assert _get(published_farm, f"/v2/{NAME}/tags/list?n=1&last={published_farm.key}").json()["tags"] == []
 
 
+def oras_client(**options: str) -> Any:
+    # Imported here, because the import takes three seconds, and every process of pytest-xdist imports this file.
+    import oras.client
+
+    return oras.client.OrasClient(insecure=True, **options)
+
+
 def test_oras_pulls_the_engine_directory(published_farm: Published, tmp_path: Path) -> None:
-    client = oras.client.OrasClient(insecure=True)
+    client = oras_client()
     client.pull(
         target=f"{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}", outdir=str(tmp_path)
     )
@@ -134,7 +141,7 @@ def test_a_registry_client_sends_its_api_key_as_a_password(tmp_path: Path) -> No
             == 200
         )
         assert httpx.get(f"{published_farm.url}/v2/", auth=("anyone", "ef_other_key")).status_code == 401
-        client = oras.client.OrasClient(insecure=True, auth_backend="basic")
+        client = oras_client(auth_backend="basic")
         client.auth.set_basic_auth("node", str(published_farm.api_key))
         client.pull(
             target=f"{published_farm.url.removeprefix('http://')}/{NAME}:{published_farm.key}",

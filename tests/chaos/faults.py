@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -195,12 +195,13 @@ def possible_faults(farm: Farm) -> Sequence[Fault]:
 
 class Deck:
     """Deals every fault in its proportion, in an order that the seed decides. A fault that cannot happen now stays in
-    hand and is tried again."""
+    hand and is tried again; `once`: it is waited for, and no fault happens twice."""
 
-    def __init__(self, random: Random, faults: Sequence[Fault]) -> None:
-        self.faults = faults
+    def __init__(self, random: Random, faults: Sequence[Fault], *, once: bool) -> None:
+        self.faults = [replace(fault, cards=1) for fault in faults] if once else faults
         self.struck: Counter[str] = Counter()
         self._random = random
+        self._once = once
         self._hand: list[Fault] = []
 
     @property
@@ -209,7 +210,7 @@ class Deck:
 
     def strike(self, farm: Farm) -> Fault | None:
         """Cause the next fault that can happen now, and return it; None if none can."""
-        if len(self._hand) < len(self.faults):
+        if len(self._hand) < len(self.faults) and not (self._once and self.struck):
             cards = [fault for fault in self.faults for _ in range(fault.cards)]
             self._hand += self._random.sample(cards, len(cards))
         for fault in dict.fromkeys(self._hand):

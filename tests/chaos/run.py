@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -29,7 +29,7 @@ class Plan:
     Args:
         seconds: how long faults happen; until every kind of fault has happened up to three times as long, or for two
             minutes.
-        in_proportion: False: every fault is as frequent as every other, so that a short run has all of them.
+        once: every fault happens once, so that a short run has all of them; else again and again, in proportion.
         pause_seconds: between two faults, on average.
         settings: of the farm, names without ENGINEFARM_.
         settle_seconds: how long the builds may take to end after the last fault.
@@ -44,7 +44,7 @@ class Plan:
     ask_seconds: float = 1.0
     build_seconds: float = 1.5
     settle_seconds: float = 180.0
-    in_proportion: bool = True
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ def run(plan: Plan, state: Path, *, tell: Callable[[str], object] = lambda _: No
 
 
 def _cause_faults(farm: Farm, plan: Plan, random: Random, tell: Callable[[str], object]) -> tuple[Deck, int, list[str]]:
-    faults = possible_faults(farm)
-    if not plan.in_proportion:
-        faults = [replace(fault, cards=1) for fault in faults]
-    deck = Deck(random, faults)
+    deck = Deck(random, possible_faults(farm), once=plan.once)
     checks = 0
     findings: list[str] = []
     begun = time.monotonic()

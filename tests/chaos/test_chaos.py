@@ -16,8 +16,7 @@ _SEED = 4
 @pytest.mark.timeout(540)  # it takes a little more than a minute, longer on a busy machine
 def test_a_farm_keeps_its_promises_under_faults(tmp_path: Path) -> None:
     plan = Plan(
-        _SEED, seconds=20, pause_seconds=1.0, settings={}, workers=3, ask_seconds=0.4, build_seconds=1.0,
-        in_proportion=False,
+        _SEED, seconds=20, pause_seconds=1.0, settings={}, workers=3, ask_seconds=0.4, build_seconds=1.0, once=True,
     )  # fmt: skip
     result = run(plan, tmp_path)
     assert result.verdict.finds == []

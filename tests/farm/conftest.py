@@ -7,16 +7,23 @@ import pytest
 import redis
 
 from tests.farm.running_farm import RunningFarm, s3_settings
+from tests.servers.postgres import Databases
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 
 
-@pytest.fixture
-def running_farm(postgres_url: str, valkey: Valkey, tmp_path: Path) -> Iterator[RunningFarm]:
-    """PostgreSQL, Valkey and a folder store."""
-    store = tmp_path / "store"
-    settings = {"DATABASE_URL": postgres_url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{store}"}
-    yield from run_farm(tmp_path, settings)
+@pytest.fixture(scope="module")
+def running_farm(
+    postgres: Databases, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningFarm]:
+    """PostgreSQL, Valkey and a folder store, with an API. Each test says which workers it has, and uses its own model,
+    whose checkpoint no other test has made."""
+    url, state = postgres.create(), tmp_path_factory.mktemp("farm")
+    settings = {"DATABASE_URL": url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{state / 'store'}"}
+    for farm in run_farm(state, settings):
+        farm.add_api()
+        yield farm
+    postgres.drop(url)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from tests.servers.server import free_port
 
 CHECKOUT = Path(__file__).parent.parent.parent
 QUICK = CHECKOUT / "tests" / "doubles" / "quick"
+_READY = "listening on"  # in the log of a worker
 
 T = TypeVar("T")
 
@@ -56,6 +58,8 @@ class RunningFarm:
         self.models = state / "models"
         self.models.mkdir()
         self.processes: list[Process] = []
+        self.apis: list[Process] = []  # that answer at `urls`
+        self.workers: dict[str, Process] = {}  # by name, also those that have ended
         self.urls: list[str] = []
         self.database = Database(settings["DATABASE_URL"])
         farm_settings = {
@@ -85,14 +89,34 @@ class RunningFarm:
         process = self.start(module, f"api-{len(self.urls)}", {"PORT": str(port)})
         process.wait_until(lambda: answers(url), seconds=60)
         self.urls.append(url)
+        self.apis.append(process)
         return url
+
+    def kill_apis(self) -> None:
+        """Kill every API; `urls` is empty until the next one is added."""
+        for api in self.apis:
+            api.kill()
+        self.apis.clear()
+        self.urls.clear()
 
     def add_worker(
         self, name: str, environment: Mapping[str, str] | None = None, *, module: str = "workers"
     ) -> Process:
+        log = self._log(name)
+        earlier_starts = log.read_text().count(_READY) if log.exists() else 0
         process = self.start(module, name, {"WORKER_NAME": name}, environment)
-        process.wait_until(lambda: "listening on" in process.log.read_text(), seconds=60)
+        process.wait_until(lambda: log.read_text().count(_READY) > earlier_starts, seconds=60)
+        self.workers[name] = process
         return process
+
+    def have_workers(self, *names: str) -> None:
+        """Let these workers run and no others: start those that do not run, and stop the rest."""
+        for name, worker in self.workers.items():
+            if name not in names:
+                worker.stop()
+        for name in names:
+            if name not in self.workers or self.workers[name].ended():
+                self.add_worker(name)
 
     def start(
         self, module: str, name: str, settings: Mapping[str, str], environment: Mapping[str, str] | None = None
@@ -100,11 +124,12 @@ class RunningFarm:
         """Start `python -m MODULE`, which may have arguments, and wait for nothing."""
         own_settings = {PREFIX + key: value for key, value in settings.items()}
         environment = {**self.environment, **own_settings, **(environment or {})}
-        process = Process(
-            name, [sys.executable, "-m", *module.split()], environment, self.state / "logs" / f"{name}.log"
-        )
+        process = Process(name, [sys.executable, "-m", *module.split()], environment, self._log(name))
         self.processes.append(process)
         return process
+
+    def _log(self, name: str) -> Path:
+        return self.state / "logs" / f"{name}.log"
 
     def spec(self, model: str, **options: object) -> dict[str, Any]:
         return {"model": model, "toolchain": {"name": "quick"}, "options": options}
@@ -133,17 +158,23 @@ class RunningFarm:
 
         return eventually(look)
 
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        """How many attempts there are of each stage and outcome."""
+    def outcomes(self, *keys: str) -> dict[tuple[str, str], int]:
+        """How many attempts there are of each stage and outcome, in the whole farm or for the builds of these keys."""
         query = (
             select(ActionRow.stage, AttemptRow.outcome, func.count())
             .join(ActionRow, ActionRow.key == AttemptRow.action_key)
             .group_by(ActionRow.stage, AttemptRow.outcome)
         )
+        if keys:
+            converts = select(ActionRow.depends_on).where(ActionRow.key.in_(keys))
+            query = query.where(ActionRow.key.in_(keys) | ActionRow.key.in_(converts))
         with self.database.read() as session:
             return {(stage, outcome): count for stage, outcome, count in session.execute(query)}
 
     def close(self) -> None:
+        for worker in self.workers.values():  # all at once, because each takes a moment
+            if not worker.ended():
+                os.kill(worker.pid, signal.SIGTERM)
         for process in reversed(self.processes):
             process.stop()
         self.database.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import redis
@@ -27,6 +28,19 @@ def require_downloadable(running_farm: RunningFarm, key: str) -> None:
     assert "tokenizer.json" in {entry.path for entry in entries}
 
 
+def new_model(farm: RunningFarm, name: str) -> str:
+    """A model whose checkpoint no other test has made."""
+    return farm.add_model(name, weights(name.encode()))
+
+
+def cancel(farm: RunningFarm, build: dict[str, Any]) -> dict[str, Any]:
+    return dict(httpx.delete(f"{farm.urls[0]}/v1/builds/{build['id']}").raise_for_status().json())
+
+
+def listed_workers(farm: RunningFarm) -> list[str]:
+    return [worker["name"] for worker in httpx.get(f"{farm.urls[0]}/v1/workers").json()["items"]]
+
+
 def test_a_build_runs_from_submit_to_download_on_s3(s3_farm: RunningFarm) -> None:
     s3_farm.add_api()
     s3_farm.add_worker("w1")
@@ -46,97 +60,29 @@ def test_a_build_runs_from_submit_to_download_on_s3(s3_farm: RunningFarm) -> Non
     assert ready["ok"], ready
 
 
-def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_farm: RunningFarm) -> None:
-    """One convert, one build, two hundred correct answers."""
-    running_farm.add_api()
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    running_farm.add_worker("w2")
-    spec = running_farm.spec(running_farm.add_model(), seconds=1)
-    with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda number: running_farm.submit(spec, api=number % 2), range(200)))
-    assert [answer["disposition"] for answer in answers].count("created") == 1
-    assert len({answer["key"] for answer in answers}) == 1
-    assert {running_farm.ended(answer["id"])["state"] for answer in answers} == {"succeeded"}
-    assert running_farm.outcomes() == {("convert", "succeeded"): 1, ("build", "succeeded"): 1}
-
-
-def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    first, second = running_farm.add_worker("w1"), None
-    spec = running_farm.spec(running_farm.add_model(), convert_seconds=3, seconds=3)
+def test_a_build_without_a_worker_waits_and_says_why(running_farm: RunningFarm) -> None:
+    running_farm.have_workers()
+    spec = running_farm.spec(new_model(running_farm, "waiting")) | {"platform": {"cpu_isa": "x86-64-v4"}}
     build = running_farm.submit(spec)
-    running_farm.running(build["id"], "convert")
-    first.kill()
-    second = running_farm.add_worker("w2")
-    running_farm.running(build["id"], "build")
-    second.kill()
-    running_farm.add_worker("w3")
+    assert build["disposition"] == "created"
+    assert "no live worker serves convert.quick.1.0" in running_farm.build(build["id"])["waiting_for"]
+    cancel(running_farm, build)
+
+
+def test_a_model_that_changed_after_submit_is_refused(running_farm: RunningFarm) -> None:
+    running_farm.have_workers()
+    model = new_model(running_farm, "changed")
+    build = running_farm.submit(running_farm.spec(model) | {"platform": {"cpu_isa": cpu_isa()}})
+    (running_farm.models / "changed" / "model.safetensors").write_bytes(weights(b"other weights"))
+    running_farm.have_workers("w1")
     ended = running_farm.ended(build["id"])
-    assert ended["state"] == "succeeded", ended["error"]
-    outcomes = running_farm.outcomes()
-    assert outcomes[("convert", "succeeded")] == outcomes[("build", "succeeded")] == 1
-    assert outcomes[("convert", "lost")] == outcomes[("build", "lost")] == 1
-    require_downloadable(running_farm, build["key"])
-
-
-def test_a_build_succeeds_although_the_api_is_killed_after_accepting_it(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    build = running_farm.submit(running_farm.spec(running_farm.add_model(), seconds=2))
-    running_farm.running(build["id"], "build")
-    running_farm.processes[0].kill()
-    running_farm.urls.clear()
-    running_farm.add_api()
-    assert running_farm.ended(build["id"])["state"] == "succeeded"
-    assert running_farm.outcomes()[("build", "succeeded")] == 1
-
-
-def test_a_queued_build_survives_an_emptied_broker(running_farm: RunningFarm, valkey: Valkey) -> None:
-    """The sweep announces a queued build again after its message was lost."""
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    model = running_farm.add_model()
-    running = running_farm.submit(running_farm.spec(model, seconds=3))
-    running_farm.running(running["id"], "build")
-    queued = running_farm.submit(running_farm.spec(model, salt="other"))
-    with redis.Redis.from_url(valkey.url) as client:
-        client.flushall()
-    assert running_farm.ended(running["id"])["state"] == "succeeded"
-    assert running_farm.ended(queued["id"])["state"] == "succeeded"
-    assert running_farm.outcomes() == {("convert", "succeeded"): 1, ("build", "succeeded"): 2}
-
-
-def test_cancelling_a_build_kills_its_program(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    model = running_farm.add_model()
-    build = running_farm.submit(running_farm.spec(model, seconds=300))
-    running_farm.running(build["id"], "build")
-    answer = httpx.delete(f"{running_farm.urls[0]}/v1/builds/{build['id']}")
-    assert answer.json()["state"] == "cancelled"
-    # The worker is free again long before those 300 seconds are over.
-    other = running_farm.submit(running_farm.spec(model, salt="next"))
-    assert running_farm.ended(other["id"], seconds=30)["state"] == "succeeded"
-    assert running_farm.outcomes()[("build", "cancelled")] == 1
-
-
-def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    worker = running_farm.add_worker("w1")
-    build = running_farm.submit(running_farm.spec(running_farm.add_model(), seconds=4))
-    running_farm.running(build["id"], "build")
-    worker.stop(seconds=15)
-    attempts = running_farm.build(build["id"])["attempts"]
-    assert [attempt["outcome"] for attempt in attempts] == ["succeeded", "handed_back"]
-    running_farm.add_worker("w2")
-    assert running_farm.ended(build["id"])["state"] == "succeeded"
+    assert ended["error"]["cause"] == "model_unavailable"
+    assert "changed" in ended["error"]["detail"]
 
 
 def test_a_failed_build_says_what_happened(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    model = running_farm.add_model()
+    running_farm.have_workers("w1")
+    model = new_model(running_farm, "failing")
     refused = running_farm.ended(running_farm.submit(running_farm.spec(model, behave="refuse"))["id"])
     assert (refused["state"], refused["error"]["cause"]) == ("failed", "refused")
     assert len(refused["attempts"]) == 2  # convert, and one build: another try could not help
@@ -146,32 +92,91 @@ def test_a_failed_build_says_what_happened(running_farm: RunningFarm) -> None:
     broken = running_farm.submit(running_farm.spec(model, behave="break"))
     # Before its first try it waits for another reason: its place in the queue.
     eventually(lambda: "next try is at" in (running_farm.build(broken["id"])["waiting_for"] or ""))
+    cancel(running_farm, broken)
 
 
-def test_a_model_that_changed_after_submit_is_refused(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    model = running_farm.add_model()
-    build = running_farm.submit(running_farm.spec(model) | {"platform": {"cpu_isa": cpu_isa()}})
-    (running_farm.models / "tiny" / "model.safetensors").write_bytes(weights(b"other weights"))
-    running_farm.add_worker("w1")
-    ended = running_farm.ended(build["id"])
-    assert ended["error"]["cause"] == "model_unavailable"
-    assert "changed" in ended["error"]["detail"]
+def test_cancelling_a_build_kills_its_program(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w1")
+    model = new_model(running_farm, "cancelled")
+    build = running_farm.submit(running_farm.spec(model, seconds=300))
+    running_farm.running(build["id"], "build")
+    assert cancel(running_farm, build)["state"] == "cancelled"
+    # The worker is free again long before those 300 seconds are over.
+    other = running_farm.submit(running_farm.spec(model, salt="next"))
+    assert running_farm.ended(other["id"], seconds=30)["state"] == "succeeded"
+    assert running_farm.outcomes(build["key"])[("build", "cancelled")] == 1
 
 
-def test_a_build_without_a_worker_waits_and_says_why(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    spec = running_farm.spec(running_farm.add_model()) | {"platform": {"cpu_isa": "x86-64-v4"}}
-    build = running_farm.submit(spec)
-    assert build["disposition"] == "created"
-    assert "no live worker serves convert.quick.1.0" in running_farm.build(build["id"])["waiting_for"]
+def test_a_queued_build_survives_an_emptied_broker(running_farm: RunningFarm, valkey: Valkey) -> None:
+    """The sweep announces a queued build again after its message was lost."""
+    running_farm.have_workers("w1")
+    model = new_model(running_farm, "queued")
+    running = running_farm.submit(running_farm.spec(model, seconds=3))
+    running_farm.running(running["id"], "build")
+    queued = running_farm.submit(running_farm.spec(model, salt="other"))
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    assert running_farm.ended(running["id"])["state"] == "succeeded"
+    assert running_farm.ended(queued["id"])["state"] == "succeeded"
+    outcomes = running_farm.outcomes(running["key"], queued["key"])
+    assert outcomes == {("convert", "succeeded"): 1, ("build", "succeeded"): 2}
+
+
+def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w1")
+    build = running_farm.submit(running_farm.spec(new_model(running_farm, "handed-back"), seconds=2))
+    running_farm.running(build["id"], "build")
+    running_farm.workers["w1"].stop(seconds=15)
+    attempts = running_farm.build(build["id"])["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["succeeded", "handed_back"]
+    running_farm.have_workers("w2")
+    assert running_farm.ended(build["id"])["state"] == "succeeded"
 
 
 def test_a_terminated_worker_is_gone_from_the_list(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w2")
+    eventually(lambda: listed_workers(running_farm) == ["w2"])
+    running_farm.workers["w2"].kill()
+    eventually(lambda: listed_workers(running_farm) == [])
+    assert running_farm.workers["w2"].ended()
+
+
+def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w1")
+    spec = running_farm.spec(new_model(running_farm, "killed"), convert_seconds=2, seconds=2)
+    build = running_farm.submit(spec)
+    running_farm.running(build["id"], "convert")
+    running_farm.workers["w1"].kill()
+    running_farm.have_workers("w2")
+    running_farm.running(build["id"], "build")
+    running_farm.workers["w2"].kill()
+    running_farm.have_workers("w3")
+    ended = running_farm.ended(build["id"])
+    assert ended["state"] == "succeeded", ended["error"]
+    outcomes = running_farm.outcomes(build["key"])
+    assert outcomes[("convert", "succeeded")] == outcomes[("build", "succeeded")] == 1
+    assert outcomes[("convert", "lost")] == outcomes[("build", "lost")] == 1
+    require_downloadable(running_farm, build["key"])
+
+
+def test_a_build_succeeds_although_the_api_is_killed_after_accepting_it(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w3")
+    build = running_farm.submit(running_farm.spec(new_model(running_farm, "orphaned"), seconds=2))
+    running_farm.running(build["id"], "build")
+    running_farm.kill_apis()
     running_farm.add_api()
-    worker = running_farm.add_worker("w1")
-    listed = httpx.get(f"{running_farm.urls[0]}/v1/workers").json()["items"]
-    assert [found["name"] for found in listed] == ["w1"]
-    worker.kill()
-    eventually(lambda: httpx.get(f"{running_farm.urls[0]}/v1/workers").json()["items"] == [])
-    assert worker.ended()
+    assert running_farm.ended(build["id"])["state"] == "succeeded"
+    assert running_farm.outcomes(build["key"])[("build", "succeeded")] == 1
+
+
+def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_farm: RunningFarm) -> None:
+    """One convert, one build, two hundred correct answers."""
+    running_farm.add_api()
+    running_farm.have_workers("w3", "w4")
+    spec = running_farm.spec(new_model(running_farm, "identical"), seconds=1)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda number: running_farm.submit(spec, api=number % 2), range(200)))
+    assert [answer["disposition"] for answer in answers].count("created") == 1
+    (key,) = {answer["key"] for answer in answers}
+    assert {running_farm.ended(answer["id"])["state"] for answer in answers} == {"succeeded"}
+    assert running_farm.outcomes(key) == {("convert", "succeeded"): 1, ("build", "succeeded"): 1}

@@ -37,8 +37,7 @@ def removed(running_farm: RunningFarm, key: str) -> list[str]:
 
 def test_a_worker_uploads_blobs_again_that_were_collected_before_it_published(running_farm: RunningFarm) -> None:
     """The worker finds the blobs in the store, uploads nothing, and then waits for the collector that deletes them."""
-    running_farm.add_api()
-    running_farm.add_worker("w1")
+    running_farm.have_workers("w1")
     store = open_store(Settings.from_environment(running_farm.environment), link_secret=b"s" * 32)
     spec = running_farm.spec(running_farm.add_model())
     key = running_farm.ended(running_farm.submit(spec)["id"])["key"]

@@ -6,6 +6,7 @@ import httpx
 
 from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
+from tests.farm.test_end_to_end import new_model
 from tests.servers.redis import Valkey
 
 
@@ -15,16 +16,14 @@ def worker(running_farm: RunningFarm, name: str) -> dict[str, object]:
 
 
 def test_a_drained_worker_finishes_its_stage_and_works_again_when_released(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    model = running_farm.add_model()
-    running = running_farm.submit(running_farm.spec(model, seconds=4))
+    running_farm.have_workers("w1")
+    model = new_model(running_farm, "drained")
+    running = running_farm.submit(running_farm.spec(model, seconds=2))
     running_farm.running(running["id"], "build")
     httpx.post(f"{running_farm.urls[0]}/v1/workers/w1:drain").raise_for_status()
     eventually(lambda: worker(running_farm, "w1")["state"] == "draining")
-    waiting = running_farm.submit(
-        running_farm.spec(model, salt="next")
-    )  # what the worker is still says for which platform
+    # What the worker is still says for which platform.
+    waiting = running_farm.submit(running_farm.spec(model, salt="next"))
     assert running_farm.ended(running["id"])["state"] == "succeeded"
     assert worker(running_farm, "w1")["state"] == "draining"
     assert "no live worker serves" in running_farm.build(waiting["id"])["waiting_for"]
@@ -33,9 +32,8 @@ def test_a_drained_worker_finishes_its_stage_and_works_again_when_released(runni
 
 
 def test_a_restarted_broker_gets_its_messages_again(running_farm: RunningFarm, valkey: Valkey) -> None:
-    running_farm.add_api()
-    running_farm.add_worker("w1")
-    model = running_farm.add_model()
+    running_farm.have_workers("w1")
+    model = new_model(running_farm, "announced-again")
     valkey.kill()
     build = running_farm.submit(running_farm.spec(model))
     valkey.start()
@@ -44,10 +42,9 @@ def test_a_restarted_broker_gets_its_messages_again(running_farm: RunningFarm, v
 
 def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> None:
     """The converted bytes have the digest of the damaged blob: the store writes them again under that name."""
-    running_farm.add_api()
-    running_farm.add_worker("w1")
+    running_farm.have_workers("w1")
     content = weights(b"weights" * 1000)
-    model = running_farm.add_model(content=content)
+    model = running_farm.add_model("damaged", content)
     assert running_farm.ended(running_farm.submit(running_farm.spec(model))["id"])["state"] == "succeeded"
     shards = running_farm.state / "store" / "blobs" / "sha256"
     (blob,) = (path for path in shards.glob("??/*") if path.read_bytes() == content)
@@ -61,9 +58,9 @@ def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> N
 
 
 def test_a_misbehaving_program_leaves_nothing_behind(running_farm: RunningFarm) -> None:
-    running_farm.add_api()
+    running_farm.have_workers()
     running_farm.add_worker("w1", {"ENGINEFARM_MAX_TRIES": "1"})
-    model = running_farm.add_model()
+    model = new_model(running_farm, "misbehaving")
     causes = {}
     for behave in ("refuse", "break", "lie", "truncate", "flood"):
         build = running_farm.ended(running_farm.submit(running_farm.spec(model, behave=behave))["id"])

@@ -1,4 +1,4 @@
-"""Twenty thousand schedules; `make simulate SEEDS=…` runs more. `python -m tests.simulation --seed N` replays one."""
+"""Eight thousand schedules; `make simulate SEEDS=…` runs more. `python -m tests.simulation --seed N` replays one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.simulation.tree import TREE, by_tree
 from tests.simulation.upkeep import in_steps
 from tests.simulation.worker import LEASE_SECONDS
 
-_PARTS, _TREES = 5, 50
+_PARTS, _TREES = 2, 50
 _UNTIL_CHOSEN = 6  # transactions of a garbage collection until it has chosen what to delete
 
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 from packaging.version import Version
 
 from enginefarm.contract.errors import Problem
@@ -24,6 +24,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3),
     max_leaves=4,
 )
+
+
+def validator_of(schema: Mapping[str, Any]) -> Any:
+    """A validator of JSON Schema 2020-12."""
+    # Imported here, because the import takes three seconds, and every process of pytest-xdist imports this file.
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema)
 
 
 def problems(**options: Any) -> list[Problem]:
@@ -112,16 +120,17 @@ def test_all_problems_of_options_are_reported_at_once() -> None:
 
 
 def test_the_schema_accepts_its_own_defaults() -> None:
-    Draft202012Validator.check_schema(SCHEMA)
+    validator = validator_of(SCHEMA)
+    validator.check_schema(SCHEMA)
     defaults = {name: option.default for name, option in find_release(VERSION).options(LLAMA).items()}
-    Draft202012Validator(SCHEMA).validate(defaults)
+    validator.validate(defaults)
     assert not set(defaults) & set(reserved_options())
 
 
 @settings(max_examples=250, deadline=None)
 @given(st.sampled_from(sorted(find_release(VERSION).options(LLAMA))), JSON)
 def test_the_schema_and_preflight_accept_the_same_values(name: str, value: Any) -> None:
-    valid = Draft202012Validator(SCHEMA).is_valid({name: value})
+    valid = validator_of(SCHEMA).is_valid({name: value})
     refused = [p for p in problems(**{name: value}) if p.code == "option_value"]
     assert valid == (not refused)
 
@@ -129,11 +138,11 @@ def test_the_schema_and_preflight_accept_the_same_values(name: str, value: Any) 
 @pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.version)
 def test_every_release_has_a_schema_whose_defaults_are_valid(release: ReleaseDescriptor) -> None:
     schema = TOOLCHAIN.options_schema(release.version)
-    Draft202012Validator.check_schema(schema)
+    validator_of(schema).check_schema(schema)
     for option in schema["properties"].values():
         for alternative in option.get("anyOf", [option]):
             if "default" in alternative:
-                Draft202012Validator(alternative).validate(alternative["default"])
+                validator_of(alternative).validate(alternative["default"])
     known = set(schema["properties"])
     assert not {
         name
