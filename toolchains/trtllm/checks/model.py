@@ -4,25 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.version import Version
+
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.releases.release import first_release, last_release
 
 
 def architecture(context: BuildContext) -> Iterator[Problem]:
-    if context.release.script_for(context.facts.architecture) is None:
-        # A family without a script in any release states what it lacks, such as weights that no script reads.
-        reason = ""
-        if context.family and context.family.unsupported_reason:
-            reason = f": {context.family.unsupported_reason}"
-        yield Problem(
-            pointer="/model",
-            code="architecture",
-            detail=f"TensorRT-LLM {context.release.version} has no conversion for {context.facts.architecture} "
-            f"in this farm{reason}",
-            value=context.facts.architecture,
-            expected=", ".join(context.release.architectures),
-        )
+    name, version = context.facts.architecture, context.release.version
+    if context.release.script_for(name) is not None:
+        return
+    first = first_release(name)
+    if first is not None and Version(version) < Version(first):
+        detail = f"TensorRT-LLM {version} has no conversion for {name}: {first} is the first release that has one"
+        if context.family and name in context.family.other_forms:
+            detail += f"; {context.family.other_forms[name]}"
+        yield _older_release_problem("architecture", detail, name, first)
+        return
+    detail = f"TensorRT-LLM {version} has no conversion for {name} in this farm"
+    # A family without a script in any release states what it lacks, such as weights that no script reads.
+    if context.family and context.family.unsupported_reason:
+        detail += f": {context.family.unsupported_reason}"
+    expected = ", ".join(context.release.architectures)
+    if first is not None:
+        expected = f"{first} to {last_release(name)}"
+    yield Problem(pointer="/model", code="architecture", detail=detail, value=name, expected=expected)
+
+
+def later_model(context: BuildContext) -> Iterator[Problem]:
+    """Models that are younger than the first release of their architecture."""
+    name, version = context.facts.architecture, context.release.version
+    if context.family is None or context.release.script_for(name) is None:
+        return
+    for later in context.family.later_models.get(name, ()):
+        if later.matches(context.facts) and Version(version) < Version(later.since):
+            detail = (
+                f"TensorRT-LLM {version} converts {name}, but not {later.model}, which config.json describes: "
+                f"{later.since} is the first release that does"
+            )
+            yield _older_release_problem("later_model", detail, later.model, later.since)
+
+
+def _older_release_problem(code: str, detail: str, value: str, first: str) -> Problem:
+    return Problem(
+        pointer="/model", code=code, detail=detail, value=value, expected=f"TensorRT-LLM {first} or newer",
+        remedy=f"build with {first} or newer",
+    )  # fmt: skip
 
 
 def remote_code(context: BuildContext) -> Iterator[Problem]:
@@ -49,4 +78,4 @@ def activation_order(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-CHECKS: tuple[Check, ...] = (architecture, remote_code, activation_order)
+CHECKS: tuple[Check, ...] = (architecture, later_model, remote_code, activation_order)

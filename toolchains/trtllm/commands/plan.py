@@ -12,7 +12,7 @@ from enginefarm.contract.work import Job
 from toolchains.inputs import substitute
 from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
-from toolchains.trtllm.context.conversion import Conversion, conversion_of
+from toolchains.trtllm.context.conversion import Conversion, checkpoint_folder, conversion_of
 from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
@@ -90,7 +90,7 @@ def build_commands(
     options = substitute(spec.options, _input_directories(directories))
     for part in engine_parts(job.facts.architecture):
         argv = [installation.build_program]
-        argv += ["--checkpoint_dir", str(directories.source / part.folder)]
+        argv += ["--checkpoint_dir", str(directories.source / checkpoint_folder(job, part))]
         argv += ["--output_dir", str(directories.output / part.folder)]
 
         for name, option in release.build_options_of(job.facts.architecture).items():

@@ -13,7 +13,8 @@ from enginefarm.contract.spec import Parallelism, Precision
 from enginefarm.contract.work import Job
 from toolchains.inputs import CALIBRATION
 from toolchains.trtllm.releases.draft_heads import DraftHeads, available_modes, requested_mode
-from toolchains.trtllm.releases.model_family import DEFAULT_ARGUMENT_NAMES, Role, find_family
+from toolchains.trtllm.releases.engine_part import EnginePart
+from toolchains.trtllm.releases.model_family import DEFAULT_ARGUMENT_NAMES, ModelFamily, Role, find_family
 from toolchains.trtllm.releases.option_table import Option
 from toolchains.trtllm.releases.precision_recipe import (
     SOURCE,
@@ -150,15 +151,26 @@ def find_conversion(
     recipes = _find_recipes(release, "convert", script, precision, model_quantization)
     if recipes is not None:
         options = dict(release.convert_options(architecture))
-        for name in family.required_options:
+        fixed_arguments: dict[str, JsonValue] = {}
+        for name, value in {**family.fixed_options, **family.architecture_options.get(architecture, {})}.items():
+            option = script.options.by_name.get(name)
+            # Scripts of some releases have no such option, or know its value otherwise.
+            if option is None or not option.accepts(value):
+                continue
+            if name in options:
+                options[name] = option.model_copy(update={"default": value, "default_sure": False})
+            else:
+                fixed_arguments[name] = value
+        required_options = [name for name in family.required_options if name in options]
+        for name in required_options:
             # The program's default fits one of several models, so that no default counts and a caller sets the option.
             options[name] = script.options.by_name[name].model_copy(update={"default": None})
         conversion = _follow(recipes, script, options)
         return replace(
             conversion,
-            argument_names=family.all_argument_names,
-            fixed_arguments={**family.fixed_options, **conversion.fixed_arguments},
-            required_options=(*family.required_options, *conversion.required_options),
+            argument_names=_argument_names(family, script),
+            fixed_arguments={**fixed_arguments, **conversion.fixed_arguments},
+            required_options=(*required_options, *conversion.required_options),
             limited_to_one=family.limited_to_one,
         )
     recipes = _find_recipes(release, "quantize", release.quantize, precision, model_quantization)
@@ -185,12 +197,32 @@ def precisions_with_option(
     return found
 
 
+def _argument_names(family: ModelFamily, script: Script) -> Mapping[Role, str]:
+    """How the script names the argument of each role.
+
+    Scripts that divide by tensor parallelism alone call it world_size, some of them in some releases only.
+    """
+    names = dict(family.all_argument_names)
+    if names["tp"] not in script.options.by_name and "world_size" in script.options.by_name:
+        names["tp"] = "world_size"
+    return names
+
+
 def conversion_of(job: Job) -> Conversion | None:
     """The conversion that makes the checkpoint of this job; None if no program is proven to make it."""
     release = find_release(job.version)
     architecture = job.facts.architecture
     draft_mode = requested_mode(release, architecture, job.spec.options)
     return find_conversion(release, architecture, job.spec.precision, quantization_of(job.facts), draft_mode)
+
+
+def checkpoint_folder(job: Job, part: EnginePart) -> str:
+    """Where the conversion puts the checkpoint of a part, below its output directory; '' for that directory itself."""
+    script = find_release(job.version).script_for(job.facts.architecture)
+    if script is None or not script.output_folder:
+        return part.folder
+    parallelism = job.spec.parallelism
+    return f"{script.output_folder.format(tp=parallelism.tp, pp=parallelism.pp)}/{part.folder}"
 
 
 def _with_draft_heads(

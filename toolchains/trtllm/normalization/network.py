@@ -13,6 +13,20 @@ from toolchains.trtllm.normalization.change import Change, idle_option, option_c
 from toolchains.trtllm.releases.adapters import with_joined_modules
 
 
+def name_variant(context: BuildContext) -> Iterator[Change]:
+    """Tell the script which of its models it gets, where config.json says it and the caller does not."""
+    if context.family is None:
+        return
+    for option, variants in context.family.variants.items():
+        if context.option_value(option) is not None:
+            continue
+        for variant in variants:
+            if variant.matches(context.facts):
+                reason = "config.json has the sizes of this model"
+                yield option_change("model_variant", option, variant.value, reason)
+                break
+
+
 def type_fp8_network(context: BuildContext) -> Iterator[Change]:
     # An option before 0.11, always on from then (tensorrt_llm/commands/build.py @5955b8af, builder.py @9bd15f19).
     if context.spec.precision.quantization == "fp8" or has_fp8_cache(context):

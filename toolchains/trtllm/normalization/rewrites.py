@@ -13,6 +13,7 @@ from toolchains.trtllm.normalization.encoder_decoder import disable_experts, dis
 from toolchains.trtllm.normalization.limits import derive_token_limits, set_draft_length
 from toolchains.trtllm.normalization.network import (
     join_adapted_modules,
+    name_variant,
     reset_expert_sizes,
     reset_generation_logits,
     spell_out_logits,
@@ -31,6 +32,7 @@ PRECISION_REWRITES: tuple[Rewrite, ...] = (take_model_precision,)  # the precisi
 
 REWRITES: tuple[Rewrite, ...] = (
     resolve_dtype,
+    name_variant,
     bound_auto_quantize_bits,
     name_model_dtype_auto,
     reset_nccl_plugin,

@@ -11,7 +11,7 @@ from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.work import Job
 from toolchains.output_files import OutputFiles
 from toolchains.toolchain import InvalidOutput
-from toolchains.trtllm.context.conversion import conversion_of
+from toolchains.trtllm.context.conversion import checkpoint_folder, conversion_of
 from toolchains.trtllm.output import settings_match
 from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
@@ -43,7 +43,7 @@ def check(job: Job, output: OutputFiles) -> dict[str, JsonValue]:
     shards = job.spec.parallelism.tp * job.spec.parallelism.pp
     architectures: dict[str, JsonValue] = {}
     for part in engine_parts(job.facts.architecture):
-        folder = output.below(part.folder)
+        folder = output.below(checkpoint_folder(job, part))
         with errors_in(part.folder):
             config = folder.read_json("config.json")
             absent = [field for field in _REQUIRED_FIELDS if field not in config]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from enginefarm.contract.model.facts import ModelFacts
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 from toolchains.trtllm.releases.reserved_options import ReservedOption
 
@@ -24,14 +25,40 @@ DEFAULT_ARGUMENT_NAMES: Mapping[Role, str] = {
 }
 
 
+class OfModel(FrozenModel):
+    """What holds for the models whose config.json states exactly these facts."""
+
+    facts: Mapping[str, JsonValue]
+
+    def matches(self, facts: ModelFacts) -> bool:
+        return all(getattr(facts, name) == value for name, value in self.facts.items())
+
+
+class Variant(OfModel):
+    """A value of an option that tells the script which of its models it gets."""
+
+    value: str
+
+
+class LaterModel(OfModel):
+    """A model that the scripts take later than its architecture."""
+
+    model: str
+    since: str  # the first release that converts it
+
+
 class ModelFamily(FrozenModel):
     """Architectures that share a conversion script."""
 
     architectures: Mapping[str, str]  # Hugging Face architecture → the first release proven to convert it
     argument_names: Mapping[Role, str] = {}  # where the script differs from DEFAULT_ARGUMENT_NAMES
-    fixed_options: Mapping[str, JsonValue] = {}
+    fixed_options: Mapping[str, JsonValue] = {}  # written where the script has them
+    architecture_options: Mapping[str, Mapping[str, JsonValue]] = {}  # the same, by architecture
+    variants: Mapping[str, tuple[Variant, ...]] = {}  # by option: the first that matches is its value, if unset
+    later_models: Mapping[str, tuple[LaterModel, ...]] = {}  # by architecture
+    other_forms: Mapping[str, str] = {}  # by architecture: what releases before it take instead
     limited_to_one: tuple[Role, ...] = ()  # parallelism that the script parses but does not divide by
-    required_options: tuple[str, ...] = ()  # callers must set them: their defaults fit one of several models
+    required_options: tuple[str, ...] = ()  # callers must set them, unless a variant matches: no default fits all models
     unsupported_reason: str | None = None  # why no release converts it in this farm
     encoder_decoder: bool = False  # two checkpoints and two engines: see `engine_part`
     relative_attention: bool = False

@@ -23,6 +23,7 @@ class Script(FrozenModel):
 
     script: str
     table: str
+    output_folder: str = ""  # where it puts the checkpoint below the directory that it is given: "tp{tp}/pp{pp}"
 
     @property
     def options(self) -> OptionTable:
@@ -133,6 +134,24 @@ def all_releases() -> tuple[ReleaseDescriptor, ...]:
         series = read_data_file(f"releases/{path.name}", _Series)
         descriptors += series.descriptors(path.stem)
     return tuple(sorted(descriptors, key=lambda release: Version(release.version), reverse=True))
+
+
+@cache
+def first_release(architecture: str) -> str | None:
+    """The oldest release that converts this architecture; None if no release does."""
+    for release in reversed(all_releases()):
+        if release.script_for(architecture) is not None:
+            return release.version
+    return None
+
+
+@cache
+def last_release(architecture: str) -> str | None:
+    """The newest release that converts this architecture; None if no release does."""
+    for release in all_releases():
+        if release.script_for(architecture) is not None:
+            return release.version
+    return None
 
 
 def find_release(version: str | None) -> ReleaseDescriptor:

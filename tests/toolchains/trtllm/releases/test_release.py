@@ -47,21 +47,28 @@ def test_an_unknown_release_is_refused_with_a_list_of_the_known_ones() -> None:
         ("0.10.0", "Gemma2ForCausalLM", None),  # younger than the release
         ("0.16.0", "FalconForCausalLM", "falcon/convert_checkpoint.py"),
         ("1.2.1", "FalconForCausalLM", "models/contrib/falcon/convert_checkpoint.py"),
-        ("0.8.0", "BloomForCausalLM", None),  # no table of its options there
-        ("0.9.0", "BloomForCausalLM", "bloom/convert_checkpoint.py"),
+        ("0.8.0", "BloomForCausalLM", "bloom/convert_checkpoint.py"),
+        ("0.8.0", "InternLMForCausalLM", "internlm/convert_checkpoint.py"),
+        ("0.9.0", "InternLMForCausalLM", "llama/convert_checkpoint.py"),
         ("0.10.0", "OPTForCausalLM", "opt/convert_checkpoint.py"),
-        ("0.12.0", "MambaForCausalLM", None),  # of that time, it reads no Hugging Face Mamba
+        ("0.9.0", "MambaForCausalLM", None),  # of that time, it reads the form of state-spaces and not transformers'
+        ("0.9.0", "MambaLMHeadModel", "mamba/convert_checkpoint.py"),
+        ("0.10.0", "MambaLMHeadModel", None),
+        ("0.10.0", "MambaForCausalLM", "mamba/convert_checkpoint.py"),
+        ("0.14.0", "NemotronForCausalLM", None),  # as a NeMo file only
         ("1.0.0", "MambaForCausalLM", "models/core/mamba/convert_checkpoint.py"),
         ("0.20.0", "ChatGLMModel", "models/core/glm-4-9b/convert_checkpoint.py"),
         ("0.16.0", "Grok1ModelForCausalLM", None),
-        ("0.14.0", "T5ForConditionalGeneration", None),
-        ("0.15.0", "T5ForConditionalGeneration", "enc_dec/convert_checkpoint.py"),
+        ("0.9.0", "T5ForConditionalGeneration", None),
+        ("0.10.0", "T5ForConditionalGeneration", "enc_dec/convert_checkpoint.py"),
         ("1.2.1", "MBartForConditionalGeneration", "models/core/enc_dec/convert_checkpoint.py"),
         ("1.2.1", "WhisperForConditionalGeneration", None),
         ("0.19.0", "Phi3ForCausalLM", "phi/convert_checkpoint.py"),
         ("0.20.0", "Phi3ForCausalLM", "models/core/phi/convert_checkpoint.py"),
         ("1.3.0rc20", "DeepseekV2ForCausalLM", "models/contrib/deepseek_v2/convert_checkpoint.py"),
         ("1.2.1", "DeepseekV3ForCausalLM", None),
+        ("1.2.1", "GptOssForCausalLM", None),
+        ("1.0.0", "Llama4ForConditionalGeneration", None),
     ],
 )
 def test_an_architecture_has_the_script_that_is_proven_for_it(
