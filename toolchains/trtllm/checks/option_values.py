@@ -75,9 +75,9 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
         code = "former_option"
         detail = f"TensorRT-LLM {version} has no option {name}: {versions[0]} is the last release known to have it"
     elif versions:
-        # An inferred table leaves out what the tables around it do not have alike.
+        # Options come back, and an inferred table leaves out what the tables around it do not have alike.
         code = "unknown_option"
-        detail = f"no option {name} of TensorRT-LLM {version} is proven: releases before and after it differ in it"
+        detail = f"no option {name} of TensorRT-LLM {version} is known: only releases before and after it have one"
     else:
         code = "unknown_option"
         detail = f"TensorRT-LLM {version} has no option {name}"

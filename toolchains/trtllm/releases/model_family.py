@@ -58,7 +58,9 @@ class ModelFamily(FrozenModel):
     later_models: Mapping[str, tuple[LaterModel, ...]] = {}  # by architecture
     other_forms: Mapping[str, str] = {}  # by architecture: what releases before it take instead
     limited_to_one: tuple[Role, ...] = ()  # parallelism that the script parses but does not divide by
-    required_options: tuple[str, ...] = ()  # callers must set them, unless a variant matches: no default fits all models
+    required_options: tuple[
+        str, ...
+    ] = ()  # callers must set them, unless a variant matches: no default fits all models
     unsupported_reason: str | None = None  # why no release converts it in this farm
     encoder_decoder: bool = False  # two checkpoints and two engines: see `engine_part`
     relative_attention: bool = False

@@ -10,8 +10,12 @@ from tests.toolchains.trtllm.checks.refusals import GPTQ, Refusal, assert_rule, 
 REFUSALS = [
     Refusal("architecture", "/model", model=facts(architecture="DeepseekV3ForCausalLM"), allowed_model=FACTS),
     Refusal(
-        "architecture", "/model", model=facts(architecture="GPTJForCausalLM"),
+        "architecture", "/model", model=facts(architecture="GemmaForCausalLM"),
         allowed_model=FACTS, allowed_in="0.9.0", version="0.8.0",
+    ),
+    Refusal(
+        "later_model", "/model", model=facts(architecture="Phi3ForCausalLM", hidden_size=5120),
+        allowed_model=facts(architecture="Phi3ForCausalLM", hidden_size=3072), allowed_in="0.11.0", version="0.10.0",
     ),
     Refusal(
         "remote_code", "/model", model=facts(remote_code=True),
@@ -36,7 +40,8 @@ def test_a_broken_rule_is_refused(refusal: Refusal) -> None:
         ("Grok1ModelForCausalLM", "reads the JAX checkpoint of xAI"),
         ("M2M100ForConditionalGeneration", "learned positions"),
         ("WhisperForConditionalGeneration", "a pickle"),
-        ("DeepseekV3ForCausalLM", "in this farm"),
+        ("DeepseekV3ForCausalLM", "PyTorch backend alone"),
+        ("SomethingElseForCausalLM", "in this farm"),
     ],
 )
 def test_the_refusal_of_a_model_without_a_conversion_states_the_reason(architecture: str, reason: str) -> None:

@@ -173,7 +173,7 @@ def test_a_remedy_names_an_option_that_exists() -> None:
         ("0.11.0", "max_output_len", "reserved_option", "/limits/max_output_len"),
         ("0.12.0", "max_output_len", "former_option", "/limits/max_output_len"),
         ("0.12.0", "use_custom_all_reduce", "former_option", "when the engine runs"),
-        ("0.14.0", "use_fused_mlp", "unknown_option", "differ in it"),
+        ("0.12.0", "convert_model_on_cpu", "unknown_option", "only releases before and after it"),
         ("0.16.0", "chatglm_version", "unknown_option", "the conversion of LlamaForCausalLM"),
         ("1.2.1", "paged_kv_cache", "reserved_option", "/options/kv_cache_type"),
         ("1.2.1", "auto_parallel", "former_option", "1.2"),

@@ -137,7 +137,7 @@ def test_a_precision_is_made_by_its_command(
         ),
         (
             "1.3.0rc20", "GLMModel", {"parallelism": {"tp": 2, "cp": 2}}, "models/core/glm-4-9b",
-            f"--chatglm_version glm {DIRS} --tp_size 2 --cp_size 2",
+            f"{DIRS} --tp_size 2 --cp_size 2 --chatglm_version glm",
         ),
         (
             "0.12.0", "DbrxForCausalLM", {"parallelism": {"tp": 2}, "options": {"moe_ep_size": 2}}, "dbrx",
