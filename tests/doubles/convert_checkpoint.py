@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import checkpoint
 import encoder_decoder
@@ -36,7 +37,8 @@ def main() -> None:
     began = time.monotonic()
     _check_experts(options)
     request = _request(options)
-    if (smooth := _first(options, "smoothquant", "use_smooth_quant_plugin")) is not None or request.kv_cache_quant_algo:
+    smooth = _first(options, "smoothquant", "use_smooth_quant_plugin")
+    if smooth is not None or request.kv_cache_quant_algo == "INT8":
         calibrate(options.calib_dataset)
         log(f"calibrated, alpha {smooth}")
     if hasattr(options, "use_implicit_relative_attention"):
@@ -83,7 +85,6 @@ def _check_experts(options: argparse.Namespace) -> None:
 
 
 def _request(options: argparse.Namespace) -> checkpoint.Request:
-    kv_cache = getattr(options, "int8_kv_cache", False) or getattr(options, "calibrate_kv_cache", False)
     return checkpoint.Request(
         source=Path(options.model_dir),
         output=Path(str(_first(options, "output_model_dir", "output_dir"))),
@@ -92,7 +93,7 @@ def _request(options: argparse.Namespace) -> checkpoint.Request:
         pp=getattr(options, "pp_size", 1),
         cp=getattr(options, "cp_size", 1),
         quant_algo=_algorithm(options),
-        kv_cache_quant_algo="INT8" if kv_cache else None,
+        kv_cache_quant_algo=_cache_algorithm(options),
         heads=_heads(options),
     )
 
@@ -117,7 +118,31 @@ def _heads(options: argparse.Namespace) -> checkpoint.Heads | None:
     return None
 
 
+def _cache_algorithm(options: argparse.Namespace) -> str | None:
+    if getattr(options, "int8_kv_cache", False) or getattr(options, "calibrate_kv_cache", False):
+        return "INT8"
+    follows_model = "gpt_variant" in options and _modelopt(options).get("kv_cache_quant_algo") == "FP8"
+    return "FP8" if getattr(options, "fp8_kv_cache", False) or follows_model else None
+
+
+def _modelopt(options: argparse.Namespace) -> dict[str, Any]:
+    """The quantization that ModelOpt's own file states; empty without the file, whatever config.json says."""
+    path = Path(options.model_dir) / "hf_quant_config.json"
+    return json.loads(path.read_bytes())["quantization"] if path.is_file() else {}
+
+
 def _algorithm(options: argparse.Namespace) -> str | None:
+    for flag, algorithm in {"use_fp8": "FP8", "use_nvfp4": "NVFP4"}.items():
+        if getattr(options, flag, False):
+            # The scripts load scales, and make none (issues #2602 and #10034).
+            assert _modelopt(options)["quant_algo"] == algorithm, "'NoneType' object has no attribute 'to'"
+            return algorithm
+    if "gpt_variant" in options and _modelopt(options).get("quant_algo") == "FP8":
+        return "FP8"
+    config = json.loads((Path(options.model_dir) / "config.json").read_bytes())
+    # The script of Llama converts AutoAWQ's weights to the form of GPTQ.
+    if "use_qserve" in options and (config.get("quantization_config") or {}).get("quant_method") == "awq":
+        return "W4A16_GPTQ"
     weight_only = {"int8": "W8A16", "int4": "W4A16", "int4_gptq": "W4A16_GPTQ", "int4_awq": "W4A16_AWQ"}
     if precision := getattr(options, "use_weight_only_with_precision", None):
         return weight_only[precision]

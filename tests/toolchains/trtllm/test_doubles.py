@@ -70,6 +70,12 @@ def test_a_tensor_parallelism_that_does_not_divide_the_heads_fails(installation:
     assert "divisible by tp_size" in ended.stderr
 
 
+def test_flags_of_modelopt_without_its_scales_fail(installation: Path, tmp_path: Path) -> None:
+    model = make_tiny_llama(tmp_path / "model")
+    ended = run(installation, "convert", "--model_dir", str(model), "--output_dir", "out", "--use_fp8")
+    assert ended.returncode == 1
+
+
 def test_engines_have_equal_bytes_only_for_equal_inputs(installation: Path, tmp_path: Path) -> None:
     engines = {}
     for name, seed, batch in (("a", 0, "4"), ("same", 0, "4"), ("weights", 1, "4"), ("shape", 0, "8")):

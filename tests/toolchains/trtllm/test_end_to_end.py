@@ -163,6 +163,35 @@ def test_a_checkpoint_has_the_precision_of_the_spec(
     assert (quantization_config["quant_algo"], quantization_config["kv_cache_quant_algo"]) == algorithms
 
 
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize(
+    ("version", "architecture", "quantization_config", "kv_cache", "algorithms"),
+    [
+        ("0.17.0", LLAMA, MODELOPT, None, ("FP8", None)),
+        (VERSION, LLAMA, MODELOPT, "fp8", ("FP8", "FP8")),
+        (VERSION, "NemotronForCausalLM", MODELOPT, None, ("FP8", "FP8")),
+        ("0.16.0", LLAMA, {"quant_method": "awq", "bits": 4}, "fp8", ("W4A16_GPTQ", "FP8")),
+    ],
+)
+def test_a_quantized_model_becomes_an_engine_of_its_own_precision(
+    version: str, architecture: str, quantization_config: dict[str, Any], kv_cache: str | None,
+    algorithms: tuple[str, str | None], tmp_path: Path,
+) -> None:  # fmt: skip
+    model = TINY.model_copy(update={"architecture": architecture, "quantization_config": quantization_config})
+    directory = make_tiny_llama(
+        tmp_path / "model", architectures=[architecture], quantization_config=quantization_config
+    )
+    stated = {"producer": {"name": "modelopt"}, "quantization": quantization_config}
+    (directory / "hf_quant_config.json").write_text(json.dumps(stated))
+    pipeline = Pipeline(tmp_path, version, model=model, precision={"dtype": "bfloat16", "kv_cache": kv_cache})
+    assert pipeline.run_both()["differences"] == []
+    converted = json.loads((tmp_path / "convert" / "config.json").read_bytes())["quantization"]
+    assert (converted["quant_algo"], converted["kv_cache_quant_algo"]) == algorithms
+
+
 @pytest.mark.usefixtures("installation")
 def test_a_calibration_without_data_fails(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path, precision={"dtype": "bfloat16", "quantization": "fp8"}, calibration="file:/data/set")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from packaging.version import Version
+
 from enginefarm.contract.errors import Problem
+from enginefarm.contract.spec import Precision
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.draft_heads import available_modes
 from toolchains.trtllm.releases.precision_recipe import (
     PrecisionRecipe,
+    quantization_name,
     quantization_of,
     recipe_table,
 )
+from toolchains.trtllm.releases.release import all_releases
 
 _PARALLELISM_NAMES = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
 _MODES_WITH_HEADS = ("medusa", "explicit_draft_tokens", "eagle")
@@ -25,18 +30,31 @@ def quantized_model(context: BuildContext) -> Iterator[Problem]:
     model_quantization = quantization_of(context.facts)
     if script is None or context.conversion is not None or model_quantization is None:
         return  # `checks.model` reports a model without a script
-    method, bits = model_quantization
-    described = method
-    if bits:
-        described += f", {bits} bits"
+    remedy = "give the unquantized model, or leave precision.quantization and precision.kv_cache out"
+    first_release = _first_release_for(context)
+    if first_release and Version(context.release.version) < Version(first_release):
+        remedy = f"build with {first_release} or newer, or give the unquantized model"
     yield Problem(
         pointer="/model",
         code="quantized_model",
-        detail=f"the model is quantized already ({described}), and that would override the spec's precision",
-        value=method,
+        detail=f"the model is quantized already ({model_quantization.described}), and that would override the spec's "
+        "precision",
+        value=model_quantization.method,
         expected="a model in float32, float16 or bfloat16, or one quantized as this release and family take it",
-        remedy="give the unquantized model, or leave precision.quantization and precision.kv_cache out",
+        remedy=remedy,
     )
+
+
+def _first_release_for(context: BuildContext) -> str | None:
+    """The first release that is proven to convert the model with the quantization that it has; None if none is."""
+    architecture, model_quantization = context.facts.architecture, quantization_of(context.facts)
+    if model_quantization is None:
+        return None
+    precision = Precision(quantization=quantization_name(model_quantization))
+    for release in reversed(all_releases()):
+        if find_conversion(release, architecture, precision, model_quantization):
+            return release.version
+    return None
 
 
 def precision(context: BuildContext) -> Iterator[Problem]:
@@ -95,7 +113,8 @@ def _lacks_only_calibration_data(context: BuildContext, recipe: PrecisionRecipe)
         return False
     # A recipe that does not calibrate needs no option for the data.
     without_data = recipe.model_copy(update={"calibrates": False})
-    return without_data.is_available(context.release.version, script.options, quantization_of(context.facts))
+    architecture, model_quantization = context.facts.architecture, quantization_of(context.facts)
+    return without_data.is_available(context.release.version, architecture, script.options, model_quantization)
 
 
 def _is_possible(context: BuildContext, **changed_fields: str | None) -> bool:

@@ -148,7 +148,7 @@ def find_conversion(
         return None
 
     # The family's own script is preferred to quantize.py, which takes every family.
-    recipes = _find_recipes(release, "convert", script, precision, model_quantization)
+    recipes = _find_recipes(release, "convert", architecture, script, precision, model_quantization)
     if recipes is not None:
         options = dict(release.convert_options(architecture))
         fixed_arguments: dict[str, JsonValue] = {}
@@ -173,11 +173,23 @@ def find_conversion(
             required_options=(*required_options, *conversion.required_options),
             limited_to_one=family.limited_to_one,
         )
-    recipes = _find_recipes(release, "quantize", release.quantize, precision, model_quantization)
+    recipes = _find_recipes(release, "quantize", architecture, release.quantize, precision, model_quantization)
     if recipes is None:
         return None
     # quantize.py has no options that every precision takes: each recipe names those that callers may set with it.
     return _follow(recipes, release.quantize, {})
+
+
+def follows_model_kv_cache(
+    release: ReleaseDescriptor, architecture: str, precision: Precision, model_quantization: ModelQuantization
+) -> bool:
+    """True if the conversion to this precision makes the KV cache that the model has scales for, asked for or not."""
+    script = release.script_for(architecture)
+    if script is None:
+        return False
+    with_cache = precision.model_copy(update={"kv_cache": model_quantization.kv_cache})
+    recipes = _find_recipes(release, "convert", architecture, script, with_cache, model_quantization)
+    return recipes is not None and any(recipe.follows_model for recipe in recipes)
 
 
 def precisions_with_option(
@@ -241,7 +253,7 @@ def _with_draft_heads(
         base = find_conversion(release, architecture, precision, None)
         if base is None:
             return None
-    recipes = _find_recipes(release, "convert", script, precision, None)
+    recipes = _find_recipes(release, "convert", architecture, script, precision, None)
     if recipes is None:
         return None
     conversion = _follow(recipes, script, convert_options(script))
@@ -263,6 +275,7 @@ def _with_draft_heads(
 def _find_recipes(
     release: ReleaseDescriptor,
     program: Program,
+    architecture: str,
     script: Script,
     precision: Precision,
     model_quantization: ModelQuantization | None,
@@ -274,16 +287,14 @@ def _find_recipes(
         for_weights = table.quantization.get(precision.quantization, ())
     combinations: Iterator[tuple[PrecisionRecipe, ...]] = product(for_weights)
     if precision.kv_cache is not None:
-        # No table proves a quantized KV cache over weights that are quantized already.
-        if model_quantization:
-            return None
         combinations = product(for_weights, table.kv_cache.get(precision.kv_cache, ()))
     # Both recipes must be for one program: a checkpoint is written by one run.
     for recipes in combinations:
         programs = {recipe.program for recipe in recipes}
         if programs != {program}:
             continue
-        if all(recipe.is_available(release.version, script.options, model_quantization) for recipe in recipes):
+        version, table = release.version, script.options
+        if all(recipe.is_available(version, architecture, table, model_quantization) for recipe in recipes):
             return recipes
     return None
 

@@ -9,6 +9,7 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.positions import trained_positions
 from toolchains.trtllm.releases.documented_precisions import undocumented_model
 from toolchains.trtllm.releases.engine_part import engine_parts
+from toolchains.trtllm.releases.precision_recipe import quantization_of
 from toolchains.trtllm.releases.rule_table import in_force
 
 _MANY_TOKENS = 16384  # tensorrt_llm/_common.py @0fccc5b9 warns of more
@@ -87,6 +88,19 @@ def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def unused_kv_cache_scales(context: BuildContext) -> Iterator[Problem]:
+    model_quantization = quantization_of(context.facts)
+    if model_quantization and model_quantization.kv_cache and context.spec.precision.kv_cache is None:
+        yield Problem(
+            pointer="/precision/kv_cache",
+            code="model_kv_cache",
+            detail=f"the model has scales for a KV cache in {model_quantization.kv_cache}; without it the cache takes "
+            f"the model's dtype and twice the memory",
+            value=None,
+            expected=model_quantization.kv_cache,
+        )
+
+
 def encoder_decoder_in_stages(context: BuildContext) -> Iterator[Problem]:
     # Source: examples/models/core/enc_dec/README.md @57702ebc.
     if context.is_encoder_decoder and context.parallelism.pp > 1:
@@ -118,6 +132,7 @@ _ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
     input_length_without_effect,
     prompt_over_tokens,
     undocumented_precision,
+    unused_kv_cache_scales,
     encoder_decoder_in_stages,
     t5_in_float16,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.conversion import follows_model_kv_cache
 from toolchains.trtllm.context.quantization import auto_formats
 from toolchains.trtllm.normalization.change import Change, option_change
 from toolchains.trtllm.releases.precision_recipe import quantization_name, quantization_of
@@ -23,6 +24,16 @@ def take_model_precision(context: BuildContext) -> Iterator[Change]:
     if name:
         reason = "the model is quantized already, and the script follows the model whatever its flags say"
         yield Change("model_precision", "precision", "quantization", name, reason)
+
+
+def take_model_kv_cache(context: BuildContext) -> Iterator[Change]:
+    # Source: examples/models/core/gpt/convert_checkpoint.py @7edbcccb.
+    precision, model_quantization = context.spec.precision, quantization_of(context.facts)
+    if precision.kv_cache is not None or model_quantization is None or model_quantization.kv_cache is None:
+        return
+    if follows_model_kv_cache(context.release, context.facts.architecture, precision, model_quantization):
+        reason = "the model has scales for it, and the script follows the model"
+        yield Change("model_precision", "precision", "kv_cache", model_quantization.kv_cache, reason)
 
 
 def resolve_dtype(context: BuildContext) -> Iterator[Change]:

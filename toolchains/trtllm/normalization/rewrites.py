@@ -25,10 +25,16 @@ from toolchains.trtllm.normalization.plugins import (
     reset_nccl_plugin,
     use_nvfp4_gemm,
 )
-from toolchains.trtllm.normalization.precision import bound_auto_quantize_bits, resolve_dtype, take_model_precision
+from toolchains.trtllm.normalization.precision import (
+    bound_auto_quantize_bits,
+    resolve_dtype,
+    take_model_kv_cache,
+    take_model_precision,
+)
 from toolchains.trtllm.releases.rule_table import in_force
 
-PRECISION_REWRITES: tuple[Rewrite, ...] = (take_model_precision,)  # the precision decides which options there are
+# The precision decides which options there are, and that of the weights how the KV cache is made.
+PRECISION_REWRITES: tuple[Rewrite, ...] = (take_model_precision, take_model_kv_cache)
 
 REWRITES: tuple[Rewrite, ...] = (
     resolve_dtype,

@@ -26,7 +26,8 @@ _ALGORITHMS: Mapping[str | None, frozenset[str | None]] = {
             "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN",
         }
     ),
-    "int4_awq": frozenset({"W4A16_AWQ"}),
+    # The script of Llama converts AutoAWQ's weights to the form of GPTQ (convert_checkpoint.py @368f8f2a).
+    "int4_awq": frozenset({"W4A16_AWQ", "W4A16_GPTQ"}),
     "int4_gptq": frozenset({"W4A16_GPTQ"}),
     "int8_gptq": frozenset({"W8A16_GPTQ"}),
     "w4a8_awq": frozenset({"W4A8_AWQ"}),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from packaging.version import Version
 from pydantic import JsonValue
@@ -18,6 +18,7 @@ from toolchains.trtllm.releases.option_table import OptionTable
 
 Program = Literal["convert", "quantize"]
 
+MODELOPT = "modelopt"  # quant_method of ModelOpt's Hugging Face checkpoints
 SOURCE = "{source}"  # stands for the model's directory in the arguments of a recipe
 
 
@@ -26,6 +27,25 @@ class ModelQuantization(NamedTuple):
 
     method: str
     bits: int | None
+    algorithm: str | None = None  # ModelOpt's name, as in FP8 or NVFP4; other methods have none
+    kv_cache: str | None = None  # what the model has scales for, as `precision.kv_cache` names it
+
+    @property
+    def described(self) -> str:
+        """In words, for the text of an error."""
+        words = [self.method]
+        if self.algorithm:
+            words.append(self.algorithm)
+        if self.bits:
+            words.append(f"{self.bits} bits")
+        return ", ".join(words)
+
+
+def _same_weights(first: ModelQuantization | None, second: ModelQuantization | None) -> bool:
+    """True if both are unquantized, or quantized in the same way; the KV cache does not count."""
+    if first is None or second is None:
+        return first is second
+    return first._replace(kv_cache=None) == second._replace(kv_cache=None)
 
 
 class PrecisionRecipe(FrozenModel):
@@ -37,13 +57,23 @@ class PrecisionRecipe(FrozenModel):
     required_options: tuple[str, ...] = ()  # callers must set them
     calibrates: bool = False
     model_quantization: ModelQuantization | None = None  # None: for weights that are not quantized
+    follows_model: bool = False  # of a KV cache: the program reads it from the model, and no argument changes it
+    architectures: tuple[str, ...] = ()  # for which the recipe is proven; empty: for every one of the program
     since: str = "0"  # the first release for which the recipe is proven
     # The conversion orders the weights for the kernels of the GPU that it runs on: no GPU of another SM reads them.
     laid_out_for_sm: bool = False
 
-    def is_available(self, version: str, table: OptionTable, model_quantization: ModelQuantization | None) -> bool:
-        """True if the release's program, whose options `table` has, can follow the recipe with such weights."""
-        if self.model_quantization != model_quantization or Version(version) < Version(self.since):
+    def is_available(
+        self, version: str, architecture: str, table: OptionTable, model_quantization: ModelQuantization | None
+    ) -> bool:
+        """True if the release's program, whose options `table` has, can follow the recipe with such a model."""
+        if not _same_weights(self.model_quantization, model_quantization):
+            return False
+        if self.follows_model and (model_quantization is None or model_quantization.kv_cache is None):
+            return False
+        if self.architectures and architecture not in self.architectures:
+            return False
+        if Version(version) < Version(self.since):
             return False
         options = table.by_name
         for name, value in self.arguments.items():
@@ -111,17 +141,38 @@ def quantization_of(facts: ModelFacts) -> ModelQuantization | None:
     config = facts.quantization_config
     if config is None:
         return None
+    method = str(config.get("quant_method"))
     bits = config.get("bits")
     # Nobody validates a model's config.json: a value that is no whole number counts as not stated.
     if not isinstance(bits, int):
         bits = None
-    return ModelQuantization(str(config.get("quant_method")), bits)
+    if method != MODELOPT:
+        return ModelQuantization(method, bits)
+    return ModelQuantization(method, None, _modelopt_algorithm(config), _modelopt_kv_cache(config))
+
+
+def _modelopt_algorithm(config: Mapping[str, Any]) -> str | None:
+    algorithm = config.get("quant_algo")
+    return algorithm if isinstance(algorithm, str) else None
+
+
+def _modelopt_kv_cache(config: Mapping[str, Any]) -> str | None:
+    """`fp8` if the model has scales for such a KV cache; None if it has none, or for another kind of cache.
+
+    hf_quant_config.json names the algorithm, and config.json of newer exports describes the numbers.
+    """
+    if config.get("kv_cache_quant_algo") == "FP8":
+        return "fp8"
+    scheme = config.get("kv_cache_scheme")
+    if isinstance(scheme, dict) and scheme.get("type") == "float" and scheme.get("num_bits") == 8:
+        return "fp8"
+    return None
 
 
 def quantization_name(model_quantization: ModelQuantization) -> str | None:
     """The farm's name for the quantization that a model has already; None if no recipe takes such weights."""
     for name, recipes in recipe_table().quantization.items():
         for recipe in recipes:
-            if recipe.model_quantization == model_quantization:
+            if _same_weights(recipe.model_quantization, model_quantization):
                 return name
     return None

@@ -28,6 +28,9 @@ HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
 DIRECTORIES = Directories(Path("/source"), Path("/output"), Path("/scratch"), {"calibration": Path("/calibration")})
 DATA = "file:/data/cnn"
 GEMMA, QWEN, FALCON, PHI = "GemmaForCausalLM", "QWenLMHeadModel", "FalconForCausalLM", "PhiForCausalLM"
+MODELOPT_FP8 = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+MODELOPT_NVFP4 = {"quant_method": "modelopt", "quant_algo": "NVFP4",
+                  "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"}}  # fmt: skip
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 
 
@@ -219,6 +222,12 @@ def test_a_precision_that_no_table_proves_is_refused(
         ("0.16.0", "Qwen2ForCausalLM", {"quant_method": "awq", "bits": 4}, None, ["quantized_model"]),
         ("0.15.0", LLAMA, GPTQ, None, ["quantized_model"]),
         ("0.16.0", FALCON, GPTQ, None, ["quantized_model"]),
+        ("0.17.0", LLAMA, MODELOPT_FP8, "fp8", []),
+        ("0.16.0", LLAMA, MODELOPT_FP8, None, ["quantized_model"]),
+        ("1.2.1", LLAMA, MODELOPT_FP8, "nvfp4", ["quantized_model"]),
+        ("1.2.1", LLAMA, {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}, None, ["quantized_model"]),
+        ("1.2.1", "DeciLMForCausalLM", MODELOPT_FP8, None, ["quantized_model"]),  # its script lacks the flag
+        ("0.18.0", "NemotronForCausalLM", MODELOPT_FP8, None, ["quantized_model"]),
     ],
 )
 def test_a_quantized_model_is_converted_only_by_a_script_that_takes_it(
@@ -226,6 +235,59 @@ def test_a_quantized_model_is_converted_only_by_a_script_that_takes_it(
 ) -> None:
     model = facts(architecture=architecture, quantization_config=config)
     assert [problem.code for problem in find_problems(spec_with(version, quantization), model)] == codes
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "config", "kv_cache", "flags"),
+    [
+        ("0.17.0", LLAMA, MODELOPT_FP8, None, "--use_fp8"),
+        ("1.1.0", LLAMA, MODELOPT_FP8, "fp8", "--use_fp8 --fp8_kv_cache"),
+        ("1.2.1", "MixtralForCausalLM", MODELOPT_NVFP4, None, "--use_nvfp4"),
+        ("1.2.1", LLAMA, MODELOPT_NVFP4, "fp8", "--use_nvfp4 --fp8_kv_cache"),
+        ("1.2.1", "NemotronForCausalLM", MODELOPT_FP8, None, ""),  # its script reads hf_quant_config.json
+        (
+            "0.16.0", LLAMA, {"quant_method": "awq", "bits": 4}, "fp8",
+            "--use_weight_only --weight_only_precision int4_awq --per_group --fp8_kv_cache",
+        ),
+        (
+            "1.2.1", LLAMA, GPTQ, "fp8",
+            "--use_weight_only --weight_only_precision int4_gptq --per_group --fp8_kv_cache",
+        ),
+    ],
+)  # fmt: skip
+def test_a_quantized_model_is_converted_with_the_flags_of_its_weights(
+    version: str, architecture: str, config: dict[str, Any], kv_cache: str | None, flags: str
+) -> None:
+    model = facts(architecture=architecture, num_experts=None, quantization_config=config)
+    command = convert(spec_with(version, None, kv_cache), model)
+    between = command.partition("convert_checkpoint.py ")[2].partition("--model_dir")[0]
+    assert between.strip() == flags
+    assert find_problems(spec_with(version, None, kv_cache), model) == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kv_cache", "note"),
+    [("NemotronForCausalLM", "fp8", "model_precision"), (LLAMA, None, "model_kv_cache")],
+)
+def test_the_kv_cache_of_a_quantized_model_is_its_own_where_the_script_follows_it(
+    architecture: str, kv_cache: str | None, note: str
+) -> None:
+    model = facts(architecture=architecture, quantization_config=MODELOPT_FP8)
+    normal, notes = HERE.normalise(spec_with("1.2.1", None), model, H100)
+    assert (normal.precision.quantization, normal.precision.kv_cache) == ("fp8", kv_cache)
+    assert note in [found.code for found in notes if found.pointer == "/precision/kv_cache"]
+
+
+def test_nemotron_without_scales_for_the_kv_cache_gets_none() -> None:
+    model = facts(architecture="NemotronForCausalLM", quantization_config=MODELOPT_FP8 | {"kv_cache_quant_algo": None})
+    assert find_problems(spec_with("1.2.1", None), model) == []
+    assert [problem.code for problem in find_problems(spec_with("1.2.1", None, "fp8"), model)] == ["quantized_model"]
+
+
+def test_the_refusal_of_a_quantized_model_names_the_first_release_that_takes_it() -> None:
+    (problem,) = find_problems(spec_with("0.16.0", None), facts(quantization_config=MODELOPT_FP8))
+    assert "0.17.0 or newer" in (problem.remedy or "")
+    assert "modelopt, FP8" in problem.detail
 
 
 POSSIBLE_PRECISIONS = [

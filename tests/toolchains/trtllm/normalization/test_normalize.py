@@ -365,4 +365,5 @@ def test_every_warning_of_the_table_is_tested() -> None:
     assert {
         "seq_too_long", "tokens_large", "input_ignored", "prompt_over_tokens", "precision_undocumented",
         "enc_dec_pp", "t5_float16",
+        "model_kv_cache",  # in test_conversion
     } == WARNINGS  # fmt: skip
