@@ -89,7 +89,7 @@ def _makes(release: ReleaseDescriptor, quantization: str | None, facts: ModelFac
     if find_conversion(release, facts.architecture, precision, quantization_of(facts)) is None:
         return False
     for gpu, sm in _GPUS:
-        platform = Platform(arch="x86_64", gpu=gpu, sm=sm, gpu_memory_gib=80, cuda="12.4", driver="550.54.15")
+        platform = Platform(arch="x86_64", gpu=gpu, sm=sm, gpu_memory_gib=80, cuda="13.0", driver="580.159.04")
         for dtype in ("bfloat16", "float16"):
             spec = _spec(release.version, quantization, dtype)
             problems = find_problems(BuildContext(release, spec, facts, platform))
@@ -102,7 +102,12 @@ def _facts(architecture: str, form: ModelQuantization | None) -> ModelFacts:
     """A model of usual sizes."""
     quantization_config = None
     if form is not None:
-        quantization_config = {"quant_method": form.method, "bits": form.bits, "group_size": 128}
+        quantization_config = {
+            "quant_method": form.method,
+            "bits": form.bits,
+            "group_size": 128,
+            "quant_algo": form.algorithm,
+        }
     return ModelFacts(
         architecture=architecture, dtype="bfloat16", hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=32, vocab_size=32000, intermediate_size=16384, max_position_embeddings=4096,

@@ -293,8 +293,10 @@ def _find_recipes(
         programs = {recipe.program for recipe in recipes}
         if programs != {program}:
             continue
-        version, table = release.version, script.options
-        if all(recipe.is_available(version, architecture, table, model_quantization) for recipe in recipes):
+        available = [
+            recipe.is_available(release.version, architecture, script.options, model_quantization) for recipe in recipes
+        ]
+        if all(available):
             return recipes
     return None
 

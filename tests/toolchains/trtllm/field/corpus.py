@@ -46,7 +46,7 @@ GPUS = {
     "H20": _gpu("NVIDIA H20", "90", 96),
     "B200": _gpu("NVIDIA B200", "100", 180),
     "RTX 5090": _gpu("NVIDIA GeForce RTX 5090", "120", 32),
-    "GB10": _gpu("NVIDIA GB10", "121", 120).model_copy(update={"cuda": "13.0", "driver": "580.142"}),
+    "GB10": _gpu("NVIDIA GB10", "121", 120),
 }
 
 
