@@ -150,6 +150,16 @@ RIGHTS: Mapping[str, TableRights] = {
         update_old=_own_worker("attempts.worker_id"),
         update_new=_own_worker("attempts.worker_id"),
     ),
+    "gpu_locks": TableRights(
+        api=Grant(select=ALL),
+        worker=Grant(select=ALL, insert=ALL, update=("expires_at",), delete=True),
+        insert=f"{_own_worker('gpu_locks.worker_id')} AND {_own_attempt('gpu_locks.action_key', 'gpu_locks.attempt')}",
+        update_old=_own_worker("gpu_locks.worker_id"),
+        update_new=_own_worker("gpu_locks.worker_id"),
+        # A lock of another worker only once it is over, as models.fleet.gpu_use.IS_OVER says.
+        delete=f"{_own_worker('gpu_locks.worker_id')} OR (expires_at < clock_timestamp() AND NOT EXISTS (SELECT FROM "
+        "actions a WHERE a.key = gpu_locks.action_key AND a.attempt = gpu_locks.attempt AND a.state = 'running'))",
+    ),
     "log_chunks": TableRights(
         api=Grant(select=ALL),
         worker=Grant(select=ALL, insert=ALL, delete=True),

@@ -19,10 +19,12 @@ from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, Sto
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure
 from models.catalogue.states import Fenced
+from models.fleet.gpu_use import gpus_in_use, use_by_another
 from models.fleet.worker_control import quarantine_if_sick
 from models.fleet.worker_states import refuses_new_work
 from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, require_stored
+from models.lifecycle.gpu_locks import GpuInUseError, lock_gpus
 from models.lifecycle.leases import (
     Claim,
     claim_action,
@@ -39,6 +41,7 @@ from models.queue.broker import Announcer
 from models.queue.names import Announcement
 from models.settings import Settings
 from workers.broker_watchdog import MessageActivity
+from workers.gpus import HeldGpus, claim_uses_gpu
 from workers.reporting.failures import StageStopped, StartDamaged, cannot_begin, explain
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
@@ -48,6 +51,7 @@ from workers.workspace import workspace
 log = logging.getLogger(__name__)
 
 _STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to receive the message that this one announces again
+_GPU_SECONDS = 1.0  # between two looks whether another worker has released a GPU
 _RETRY_SECONDS = 1.0  # between two tries of a write at the end of an attempt
 _REPEATED_UPLOADS = 3  # of blobs that garbage collection removed between upload and publication
 
@@ -73,11 +77,17 @@ class Runner:
                     # Usual: the message is a duplicate, or another worker was faster.
                     self.leave_to_others(key)
                     return
+            except GpuInUseError as in_use:
+                self.wait_for_gpu(key, in_use)
+                return
             except DatabaseUnavailable as error:
                 log.warning("cannot claim %s, the sweep will announce it again: %s", key[:12], error.detail)
                 return
             log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
             with ExitStack() as stack:
+                held_gpus = HeldGpus(self.tools.database, claim)
+                # Also after a start that fails.
+                stack.callback(held_gpus.release)
                 try:
                     folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
                     joblog = stack.enter_context(closing(JobLog(folder)))
@@ -106,6 +116,8 @@ class Runner:
                         stage_run.fetch()
                     with stage_run.step(claim.stage):
                         stage_run.run_programs()
+                    # Another worker may use the GPU while this one uploads.
+                    held_gpus.release()
                     with stage_run.step("check"):
                         output = stage_run.check()
                     with stage_run.step("upload"):
@@ -117,6 +129,7 @@ class Runner:
                 except StageStopped:
                     self.finish_stopped(stage_run)
                 except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
+                    held_gpus.programs_may_live = stage_run.programs_may_live
                     self.finish_failed(stage_run, error)
                 else:
                     log.info("published %s", key[:12])
@@ -126,11 +139,41 @@ class Runner:
                         stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
 
     def claim(self, key: str) -> Claim | None:
-        """Returns None if this worker may not run the action now, or is leaving."""
+        """Claim the action, and lock this worker's GPUs if its stage uses them.
+
+        Returns None if this worker may not run the action now, or is leaving.
+
+        Raises:
+            GpuInUseError: another worker has a GPU of this one. The action is not claimed.
+        """
         if self.leaving.is_set():
             return None  # the sweep announces it again
+        settings = self.settings
+        gpus = self.tools.identity.fingerprint.host.gpu_uuids
         with self.tools.database.write() as session:
-            return claim_action(session, key, self.tools.identity.id, lease_seconds=self.settings.lease_seconds)
+            claim = claim_action(session, key, self.tools.identity.id, lease_seconds=settings.lease_seconds)
+            if claim is None or not gpus or not claim_uses_gpu(claim):
+                return claim
+            # In the same transaction: a worker that has to wait leaves the action to others.
+            seconds = settings.lease_seconds + settings.kill_seconds
+            return lock_gpus(session, claim, gpus, seconds=seconds)
+
+    def wait_for_gpu(self, key: str, in_use: GpuInUseError) -> None:
+        """Leave the action to workers with other GPUs, and take no message until this worker's GPUs are free.
+
+        The worker goes on reporting to the catalogue, where `enginefarm workers` and the build say for whom it waits.
+        """
+        log.info("%s waits: %s", key[:12], in_use)
+        self.announcer.announce([Announcement(key, in_use.queue)])
+        identity = self.tools.identity
+        while not self.leaving.wait(_GPU_SECONDS):
+            try:
+                with self.tools.database.read() as session:
+                    in_use_now = gpus_in_use(session)
+            except DatabaseUnavailable:
+                continue  # not known: the claim would not be answered either
+            if use_by_another(in_use_now, identity.fingerprint.host.gpu_uuids, identity.id) is None:
+                return
 
     def leave_to_others(self, key: str) -> None:
         """Announce an action again that only other workers may take. Mostly it is claimed or done: then do nothing.

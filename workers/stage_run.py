@@ -122,6 +122,7 @@ class StageRun:
     current_step: str = ""
     deadline: float = 0.0  # of all steps together, on the clock of time.monotonic
     warm_start: WarmStart | None = None
+    programs_may_live: bool = False  # the kernel did not end one of them
     peaks: Peaks = field(default_factory=Peaks)
 
     def __post_init__(self) -> None:
@@ -236,12 +237,11 @@ class StageRun:
         own_folders: tuple[Path, ...] = ()
         if module.__file__ is not None:
             own_folders = (Path(module.__file__).parent,)
-        on_gpu = job.platform is not None and job.platform.gpu is not None
         return StagePaths(
             directories.scratch,
             writable=(directories.output,),
             readable=(directories.source, *directories.inputs.values(), *own_folders, *command.readable),
-            gpu=on_gpu or self.toolchain.needs(job).gpu,
+            gpu=uses_gpu(job),
         )
 
     def fetch(self) -> None:
@@ -309,6 +309,7 @@ class StageRun:
                     isolation=self.tools.isolation,
                 )
             except (SandboxBroken, Unkillable) as error:
+                self.programs_may_live = isinstance(error, Unkillable)
                 raise StageFailed(without_end(error)) from error
             self.joblog.say(f"ended with status {ended.status}")
             # The kernel's figure counts too: most programs report no memory themselves.
@@ -425,6 +426,12 @@ class StageRun:
             raise StageStopped
         if time.monotonic() > self.deadline:
             raise StageFailed(out_of_time(self.current_step, self.tools.limits))
+
+
+def uses_gpu(job: Job) -> bool:
+    """True if the programs of the stage use a GPU where the machine has one."""
+    on_gpu = job.platform is not None and job.platform.gpu is not None
+    return on_gpu or all_toolchains()[job.toolchain].needs(job).gpu
 
 
 class ProgramOutput:

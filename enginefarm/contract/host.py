@@ -17,6 +17,9 @@ class Host(BaseModel):
     cores: int
     memory_gib: int
     gpus: int = 0
+    gpu_uuids: tuple[str, ...] = Field(
+        default=(), description="of the GPUs that its programs see; of a divided GPU, those of its MIG devices"
+    )
     scratch_gib: int | None = Field(
         default=None, description="GiB of scratch disk that were free when the worker started"
     )

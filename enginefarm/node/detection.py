@@ -7,6 +7,7 @@ work where CUDA is broken.
 from __future__ import annotations
 
 import json
+import os
 import platform as system
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ import pynvml
 from enginefarm.contract.errors import PlatformMismatch
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Arch, CpuIsa, Platform
+from enginefarm.node.gpu_units import Card, visible_units
 
 # The x86-64 psABI levels, by the flags of /proc/cpuinfo. A processor has a level only with all levels below it.
 _LEVELS: tuple[tuple[CpuIsa, frozenset[str]], ...] = (
@@ -45,8 +47,9 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
             unknown to the farm.
     """
     gpus: list[Platform] = []
+    cards: list[Card] = []
     if prefer_gpu:
-        gpus = _gpus()
+        gpus, cards = _gpus()
     if any(gpu != gpus[0] for gpu in gpus):
         labels = ", ".join(gpu.label() for gpu in gpus)
         raise PlatformMismatch(
@@ -69,6 +72,7 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
         cores=psutil.cpu_count(logical=True) or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30),
         gpus=len(gpus),
+        gpu_uuids=visible_units(cards, os.environ.get("CUDA_VISIBLE_DEVICES")),
         versions=versions,
     )
     return Fingerprint(platform=machine, host=host)
@@ -150,13 +154,14 @@ def _cpuinfo(field: str) -> str:
     return ""
 
 
-def _gpus() -> list[Platform]:
-    """Return the platform of each GPU; an empty list on a machine without an NVIDIA driver, which is no error."""
+def _gpus() -> tuple[list[Platform], list[Card]]:
+    """Return the platform and the UUIDs of each GPU; none on a machine without an NVIDIA driver, which is no error."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        return [], []
     gpus = []
+    cards = []
     try:
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is CUDA 13.1
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -180,9 +185,34 @@ def _gpus() -> list[Platform]:
                     tensorrt=tensorrt_version(),
                 )
             )
+            cards.append(Card(_text(pynvml.nvmlDeviceGetUUID(handle)), _mig_uuids(handle)))
     finally:
         pynvml.nvmlShutdown()
-    return gpus
+    return gpus, cards
+
+
+def _mig_uuids(handle: pynvml.c_nvmlDevice_t) -> tuple[str, ...]:
+    """Return the UUIDs of the MIG devices of a GPU that this process sees; none for a whole GPU."""
+    try:
+        current, _pending = pynvml.nvmlDeviceGetMigMode(handle)
+        if not current:
+            return ()
+        places = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except pynvml.NVMLError:  # the card has no MIG
+        return ()
+    uuids = []
+    for place in range(places):
+        try:
+            device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
+        except pynvml.NVMLError:  # no instance, or one that belongs to another container
+            continue
+        uuids.append(_text(pynvml.nvmlDeviceGetUUID(device)))
+    return tuple(uuids)
+
+
+def _text(value: str | bytes) -> str:
+    """Older NVML bindings return bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _mig(handle: pynvml.c_nvmlDevice_t) -> str | None:

@@ -241,6 +241,9 @@ class Worker(Body):
     capabilities: list[Capability]
     queues: list[str]
     running: str | None = Field(default=None, description="key of the action it runs")
+    waits_for: str | None = Field(
+        default=None, description="who uses a GPU of this worker; it takes nothing for its GPUs meanwhile"
+    )
     quarantine: str | None = Field(default=None, description="why it is quarantined")
     started_at: Time
     last_seen_at: Time

@@ -33,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0010"  # of the migration that leads to these tables
+REVISION = "0011"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -128,6 +128,23 @@ class AttemptRow(Row):
     warmth: Mapped[_Json | None] = mapped_column(JSON(none_as_null=True))
     log_digest: Mapped[str | None] = mapped_column(String(71), index=True)  # the complete log, once it is in the store
     log_size: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class GpuLockRow(Row):
+    """A GPU on which the worker of an attempt runs programs. The row may outlive the attempt until `expires_at`: the
+    programs of a cancelled action need time to end. See models.lifecycle.gpu_locks."""
+
+    __tablename__ = "gpu_locks"
+    __table_args__ = (
+        ForeignKeyConstraint(["action_key", "attempt"], ["attempts.action_key", "attempts.number"]),
+    )  # fmt: skip
+
+    gpu: Mapped[str] = mapped_column(String(128), primary_key=True)  # UUID of the card, or of its MIG device
+    worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id"))
+    action_key: Mapped[str] = mapped_column(String(64))
+    attempt: Mapped[int]
+    expires_at: Mapped[datetime]
+    locked_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class LogChunkRow(Row):

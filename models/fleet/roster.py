@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.platform import Platform
 from enginefarm.wire.bodies import Worker
 from models.catalogue.rows import ActionRow, WorkerRow
+from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]
 
 
 def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
-    """The fleet as GET /v1/workers shows it, each worker with the action that it runs."""
+    """The fleet as GET /v1/workers shows it, each worker with the action that it runs, or the one it waits for."""
     query = select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at)
     if not include_gone:
         query = query.where(IS_PRESENT)
@@ -53,9 +54,17 @@ def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker
     running_action = dict(
         session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
     )
-    return [
-        worker.model_copy(update={"running": running_action.get(row.id)}) for row, worker in _readable(session, query)
-    ]
+    in_use = gpus_in_use(session)
+    workers = []
+    for row, worker in _readable(session, query):
+        running = running_action.get(row.id)
+        use = None
+        # A worker may convert on its processor meanwhile.
+        if running is None:
+            use = use_by_another(in_use, worker.host.gpu_uuids, row.id)
+        waits_for = describe(use) if use is not None else None
+        workers.append(worker.model_copy(update={"running": running, "waits_for": waits_for}))
+    return workers
 
 
 def _readable(session: Session, query: Select[WorkerRow]) -> Iterator[tuple[WorkerRow, Worker]]:

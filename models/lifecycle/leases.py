@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.work import Work, read_work
 from enginefarm.wire.bodies import Failure, Fault
 from models.catalogue.clock import now
-from models.catalogue.rows import ActionRow, AttemptRow
+from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
 from models.fleet.worker_states import refusal_of
@@ -37,6 +37,7 @@ class Claim:
     stored_work: dict[str, Any]
     checkpoint: str | None  # manifest digest of what a build starts from
     worker_id: str
+    gpu_lock_seconds: float = 0.0  # how long a renewal extends its locks of GPUs; 0: it has none
 
     @cached_property
     def work(self) -> Work:
@@ -131,7 +132,7 @@ def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
 def renew(
     session: Session, claim: Claim, *, lease_seconds: float, progress: float | None = None, message: str | None = None
 ) -> None:
-    """Extend the lease, and record the stage's progress (0 to 1) and message.
+    """Extend the lease and the attempt's locks of GPUs, and record the stage's progress (0 to 1) and message.
 
     Raises:
         Fenced: the lease is lost: it expired, or the action was cancelled. The worker must kill its programs.
@@ -145,6 +146,11 @@ def renew(
     result = session.execute(update(ActionRow).where(*_leased(claim)).values(**values))
     if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE returns a CursorResult
         raise lost_lease(claim)
+    if claim.gpu_lock_seconds:
+        # Those that were released are gone.
+        locks = update(GpuLockRow).where(GpuLockRow.action_key == claim.key, GpuLockRow.attempt == claim.attempt)
+        expires_at = now(claim.gpu_lock_seconds)
+        session.execute(locks.values(expires_at=expires_at), execution_options={"synchronize_session": False})
 
 
 def require_lease(session: Session, claim: Claim) -> None:

@@ -1,7 +1,7 @@
 """Moves of an action's row: each is one conditional UPDATE, and an UPDATE of no row is an error.
 
-Lock order, everywhere: blobs, convert actions, the build actions that depend on them, builds, workers; several of one
-kind by key. Nothing here commits.
+Lock order, everywhere: blobs, convert actions, the build actions that depend on them, builds, workers, locks of GPUs;
+several of one kind by key. Nothing here commits.
 """
 
 from __future__ import annotations

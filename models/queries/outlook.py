@@ -13,10 +13,11 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import IN_FLIGHT, ActionState
 from models.catalogue.visibility import checkpoint_of, engine_exists
+from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.roster import quarantined_workers_serving, workers_serving
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
-from models.queue.names import sm_of_convert
+from models.queue.names import sm_of_convert, uses_gpu
 
 
 def outlook(session: Session, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
@@ -49,7 +50,8 @@ def why_waiting(session: Session, action: ActionRow) -> str:
         return _why_unserved(session, action.queue)
     if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
         return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
-    return _queue_line(queue_position(session, action), workers)
+    waits = _waits_for_gpus(session, action.queue, workers)
+    return "; ".join([_queue_line(queue_position(session, action), workers), *waits.values()])
 
 
 def queue_position(session: Session, action: ActionRow) -> int:
@@ -81,11 +83,25 @@ def what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> st
         select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
     ).scalar_one()
     worker_ids = [worker.id for worker in workers]
-    # Only a running action has a worker's id, so this counts the workers that run something.
-    busy = select(func.count()).where(ActionRow.worker_id.in_(worker_ids))
-    if ahead == 0 and session.execute(busy).scalar_one() < len(workers):
+    # Only a running action has a worker's id, so these are the workers that run something.
+    busy = set(session.execute(select(ActionRow.worker_id).where(ActionRow.worker_id.in_(worker_ids))).scalars())
+    waits = _waits_for_gpus(session, queue, workers)
+    if ahead == 0 and len(busy | waits.keys()) < len(workers):
         return None
-    return _queue_line(ahead, workers)
+    return "; ".join([_queue_line(ahead, workers), *waits.values()])
+
+
+def _waits_for_gpus(session: Session, queue: str, workers: Sequence[WorkerRow]) -> dict[str, str]:
+    """By worker's id, why it cannot run an action of this queue now: another worker uses one of its GPUs."""
+    waits: dict[str, str] = {}
+    if not uses_gpu(queue):
+        return waits
+    in_use = gpus_in_use(session)
+    for worker in workers:
+        use = use_by_another(in_use, worker.host.get("gpu_uuids", ()), worker.id)
+        if use is not None:
+            waits[worker.id] = f"{worker.name} waits: {describe(use)}"
+    return waits
 
 
 def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:

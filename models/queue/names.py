@@ -42,6 +42,11 @@ def converts_on_gpu(queue: str) -> bool:
     return _CONVERTS_ON_GPU.match(queue) is not None
 
 
+def uses_gpu(queue: str) -> bool:
+    """True for a queue whose actions use the GPUs of a worker that has some."""
+    return converts_on_gpu(queue) or queue.startswith(f"{Stage.BUILD}.")
+
+
 def sm_of_convert(queue: str) -> str | None:
     """The SM that a worker of this convert queue has; None for any other queue."""
     match = _CONVERTS_ON_GPU.match(queue)

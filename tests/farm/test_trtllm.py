@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from enginefarm.node.fit import require_fit
 from enginefarm.transfer import pull as fetch
 from enginefarm.wire.bodies import Build
 from enginefarm.wire.explanation import Explanation
-from models.catalogue.rows import ActionRow, AttemptRow, WarmFileRow, WorkerRow
+from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow, WarmFileRow, WorkerRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_encoder_decoders import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
 from tests.farm.conftest import fresh_broker, run_farm
-from tests.farm.running_farm import CHECKOUT, RunningFarm
+from tests.farm.running_farm import CHECKOUT, RunningFarm, eventually
 from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
 from tests.toolchains.trtllm.context.test_adapters import make_adapter
@@ -35,12 +36,12 @@ from tests.toolchains.trtllm.releases.test_draft_heads import make_heads
 
 VERSION = "1.2.1"
 IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"
-H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0", "NVIDIA A100-SXM4-80GB,80,8.0"
+H100, A100 = "NVIDIA H100 80GB HBM3,80,9.0,GPU-8a2c", "NVIDIA A100-SXM4-80GB,80,8.0"
 
 
 def gpu_worker(running_farm: RunningFarm, name: str, gpu: str) -> None:
     """A worker in a double of NVIDIA's release image, on a machine whose NVML double reports this GPU."""
-    sm = gpu.rpartition(",")[2].replace(".", "")
+    sm = gpu.split(",")[2].replace(".", "")
     installed = make_installation(running_farm.state / name, VERSION, sm)
     path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
     running_farm.add_worker(
@@ -485,3 +486,42 @@ def test_a_recall_finds_engines_whose_weights_may_be_laid_out_for_another_sm(
     assert again.error
     assert again.error.cause == "checkpoint_of_other_sm"
     assert "was converted on a GPU of SM 80, this engine is for SM 90" in again.error.detail
+
+
+def test_two_workers_on_one_gpu_build_one_after_the_other(running_farm: RunningFarm, client: Farm) -> None:
+    """Also when the one that has the GPU is killed: its lock goes with its lease."""
+    gpu_worker(running_farm, "h100-b", H100)
+    for name in ("h100", "h100-b"):
+        order(running_farm.state / name, VERSION, build={"mode": "hang"})
+    builds = [client.submit(spec(running_farm, max_batch_size=5, max_input_len=100 + number)) for number in range(2)]
+    by_worker: dict[str, Any] = {}
+
+    def one_waits() -> str | None:
+        by_worker.update({worker.name: worker for worker in client.workers()})
+        waits = [worker.name for worker in by_worker.values() if worker.waits_for]
+        return waits[0] if waits else None
+
+    waiting = eventually(one_waits)
+    holder = "h100" if waiting == "h100-b" else "h100-b"
+    assert by_worker[holder].running
+    assert by_worker[waiting].running is None, "it holds no lease while it waits"
+    assert by_worker[waiting].waits_for == f"GPU GPU-8a2c is in use by {holder} ({by_worker[holder].running[:12]})"
+    queued = next(build for build in builds if client.build(build.id).state == "queued")
+    assert f"{waiting} waits: GPU GPU-8a2c is in use by {holder}" in (client.build(queued.id).waiting_for or "")
+
+    process = next(process for process in running_farm.processes if process.name == holder)
+    process.kill()
+    for name in ("h100", "h100-b"):
+        order(running_farm.state / name, VERSION)
+    assert [client.wait(build.id, timeout=60).state for build in builds] == ["succeeded", "succeeded"]
+    with running_farm.database.read() as session:
+        query = select(AttemptRow).where(AttemptRow.action_key.in_([build.key for build in builds]))
+        attempts = session.execute(query.order_by(AttemptRow.started_at)).scalars().all()
+        assert [attempt.outcome for attempt in attempts] == ["lost", "succeeded", "succeeded"]
+        lost, first, second = attempts
+        assert lost.ended_at is not None
+        assert first.started_at > lost.ended_at
+        # While the first uploads, the second may begin.
+        programs = timedelta(seconds=first.steps["fetch"] + first.steps["build"])
+        assert second.started_at > first.started_at + programs
+        assert session.execute(select(GpuLockRow)).first() is None

@@ -20,8 +20,12 @@ from migrations.upgrade import downgrade, set_up, upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import Row
 from models.exit_codes import ExitCode
+from models.lifecycle.gpu_locks import GpuInUseError, lock_gpus
+from models.lifecycle.leases import claim_action, expire, renew
 from models.settings import Settings
-from tests.migrations.accounts import Accounts, accounts
+from tests.migrations.accounts import SECOND_WORKER, Accounts, accounts
+from tests.models.requests import add_worker, new_request, submit_request
+from tests.models.stage_runs import run_convert
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Databases
 from tests.servers.server import new_data_dir
@@ -167,6 +171,41 @@ def test_the_api_may_use_a_new_table_before_the_rights_are_granted_again(account
             connection.execute("SELECT * FROM of_tomorrow")
     with account_urls.connect("enginefarm_owner") as connection:
         connection.execute("DROP TABLE of_tomorrow")
+
+
+def test_a_worker_takes_over_a_gpu_only_when_its_lock_is_over(account_urls: Accounts) -> None:
+    api, first, second = (Database(url) for url in (account_urls.api, account_urls.worker, account_urls.second_worker))
+    builds = [new_request("on a GPU", limits) for limits in ("a", "b")]
+    for request in builds:
+        submit_request(api, request)
+    add_worker(first, "gpu-1")
+    add_worker(second, "gpu-2")
+    run_convert(first, builds[0], "gpu-1")
+
+    def claim(database: Database, number: int, worker: str) -> None:
+        with database.write() as session:
+            claimed = claim_action(session, builds[number].build.key, worker, lease_seconds=30)
+            assert claimed is not None
+            renew(session, lock_gpus(session, claimed, ["GPU-1"], seconds=35), lease_seconds=30)
+
+    claim(first, 0, "gpu-1")
+    with pytest.raises(GpuInUseError):
+        claim(second, 1, "gpu-2")
+    with account_urls.connect(SECOND_WORKER) as stolen:
+        assert stolen.execute("DELETE FROM gpu_locks").rowcount == 0
+        assert stolen.execute("UPDATE gpu_locks SET expires_at = now() - interval '1 day'").rowcount == 0
+        with pytest.raises(InsufficientPrivilege):
+            stolen.execute("UPDATE gpu_locks SET worker_id = 'gpu-2'")
+    with account_urls.connect("enginefarm_owner") as owner:
+        owner.execute("UPDATE gpu_locks SET expires_at = now() - interval '1 s'")
+        owner.execute("UPDATE actions SET lease_expires_at = now() - interval '1 s' WHERE state = 'running'")
+    with pytest.raises(GpuInUseError):
+        claim(second, 1, "gpu-2")
+    with api.write() as session:
+        expire(session, max_tries=3)
+    claim(second, 1, "gpu-2")
+    for database in (api, first, second):
+        database.close()
 
 
 def test_a_changed_password_takes_effect_when_the_script_runs_again(account_urls: Accounts) -> None:

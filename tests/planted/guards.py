@@ -948,4 +948,24 @@ GUARDS = (
         '                    detail=f"this checkpoint',
         "tests/workers/test_stage_run.py",
     ),
+    Guard(
+        "one card, one build", "models/lifecycle/gpu_locks.py",
+        "        if not insert_new(session, GpuLockRow, lock):\n", "        if False:\n",
+        "tests/models/lifecycle/test_gpu_locks.py",
+    ),
+    Guard(
+        "a cancelled stage keeps its GPU while its programs end", "models/fleet/gpu_use.py",
+        "    GpuLockRow.expires_at < now(),\n", "",
+        "tests/models/lifecycle/test_gpu_locks.py",
+    ),
+    Guard(
+        "an overdue lock of a running attempt is kept", "models/fleet/gpu_use.py",
+        "        ActionRow.state == ActionState.RUNNING,\n", "        ActionRow.state == ActionState.FAILED,\n",
+        "tests/models/lifecycle/test_gpu_locks.py",
+    ),
+    Guard(
+        "a claim for a GPU locks it", "workers/runner.py",
+        "            return lock_gpus(session, claim, gpus, seconds=seconds)\n", "            return claim\n",
+        "tests/workers/test_gpus.py",
+    ),
 )  # fmt: skip

@@ -66,6 +66,8 @@ def _print(listed: list[Worker], *, as_json: bool) -> None:
     show(table(headings, rows, elastic="TOOLCHAINS"))
     # Below the table, because a reason is a sentence and would fold every column.
     for worker in listed:
+        if worker.waits_for is not None:
+            say(f"{worker.name} waits: {worker.waits_for}")
         if worker.quarantine is not None:
             say(f"{worker.name} is quarantined: {worker.quarantine}")
         isolation = worker.host.isolation
@@ -106,7 +108,8 @@ def fingerprint(as_json: bool) -> None:
     if as_json:
         print_json(machine)
         return
-    host = machine.host.model_dump(exclude={"versions", "isolation"}) | machine.host.versions
+    host = machine.host.model_dump(exclude={"versions", "isolation", "gpu_uuids"}) | machine.host.versions
+    host["gpu_uuids"] = ", ".join(machine.host.gpu_uuids) or None
     show(facts(machine.platform.model_dump().items()))
     echo()
     show(facts(host.items()))

@@ -1,6 +1,7 @@
 """Double of the NVML bindings with one GPU, for a worker on a machine without one. Its folder is put on PYTHONPATH.
 
-`NVML_DOUBLE` is the one GPU that it has: name, memory in GiB, compute capability, as "NVIDIA L4,24,8.9".
+`NVML_DOUBLE` is the one GPU that it has: name, memory in GiB, compute capability, and after that its UUID if two
+workers are to see one GPU, as "NVIDIA L4,24,8.9,GPU-1". A UUID with MIG- is that of its one MIG device.
 """
 
 # ruff: noqa: N802  # the functions have NVML's names
@@ -12,6 +13,9 @@ from types import SimpleNamespace
 def _gpu() -> list[str]:
     """Read at each call: tests change the variable after this module is imported."""
     return os.environ["NVML_DOUBLE"].split(",")
+
+
+_MIG_DEVICE = 100
 
 
 class NVMLError(Exception):
@@ -50,8 +54,27 @@ def nvmlDeviceGetEccMode(handle: int) -> tuple[int, int]:
     return 1, 1
 
 
+def nvmlDeviceGetUUID(handle: int) -> str:
+    """Of a machine's own GPU unless NVML_DOUBLE names one."""
+    given = _gpu()[3:]
+    if not given:
+        return f"GPU-{os.getpid()}"
+    return given[0] if handle == _MIG_DEVICE else given[0].replace("MIG-", "GPU-of-MIG-")
+
+
 def nvmlDeviceGetMigMode(handle: int) -> tuple[int, int]:
-    return 0, 0
+    is_divided = any(uuid.startswith("MIG-") for uuid in _gpu()[3:])
+    return int(is_divided), int(is_divided)
+
+
+def nvmlDeviceGetMaxMigDeviceCount(handle: int) -> int:
+    return 7
+
+
+def nvmlDeviceGetMigDeviceHandleByIndex(handle: int, index: int) -> int:
+    if index:
+        raise NVMLError("not found")
+    return _MIG_DEVICE
 
 
 def nvmlSystemGetCudaDriverVersion_v2() -> int:

@@ -1,0 +1,63 @@
+"""Lock the GPUs of a worker for an attempt: two workers that see one GPU never run programs on it at the same time.
+
+A lock belongs to an attempt and is renewed with its lease. It ends when the worker's programs are dead: the worker
+deletes it then. Nobody takes it over while the action is in this attempt, and afterwards only once it has expired:
+a cancelled action is in no attempt any more while its programs still have some seconds to end. See ADR 0022. Nothing
+here commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from models.catalogue.clock import now
+from models.catalogue.rows import GpuLockRow
+from models.catalogue.upsert import insert_new
+from models.fleet.gpu_use import IS_OVER, GpuUse, describe, gpus_in_use
+from models.lifecycle.leases import Claim
+
+
+class GpuInUseError(Exception):
+    """Another worker runs a stage on one of the GPUs. `queue` is that of the action that waits."""
+
+    def __init__(self, use: GpuUse, queue: str) -> None:
+        super().__init__(describe(use))
+        self.queue = queue
+
+
+def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: float) -> Claim:
+    """Lock all of these GPUs (UUIDs) in the transaction that claims; returns the claim, whose renewals keep the locks.
+
+    Args:
+        seconds: until a lock expires that is not renewed. More than the lease: the programs need time to end.
+
+    Raises:
+        GpuInUseError: another attempt has one of them. Roll back: the claim must not become visible.
+    """
+    session.flush()  # a lock refers to the row of the attempt
+    # One by one in the order of their names: two workers with overlapping sets cannot wait for each other.
+    for gpu in sorted(gpus):
+        over = delete(GpuLockRow).where(GpuLockRow.gpu == gpu, IS_OVER)
+        session.execute(over, execution_options={"synchronize_session": False})
+        lock = {
+            "gpu": gpu,
+            "worker_id": claim.worker_id,
+            "action_key": claim.key,
+            "attempt": claim.attempt,
+            "expires_at": now(seconds),
+        }
+        if not insert_new(session, GpuLockRow, lock):
+            # None: it was released a moment ago. The next message tries again.
+            use = gpus_in_use(session).get(gpu, GpuUse(gpu, "another worker"))
+            raise GpuInUseError(use, claim.queue)
+    return replace(claim, gpu_lock_seconds=seconds)
+
+
+def release_gpus(session: Session, claim: Claim) -> None:
+    """Delete the locks of an attempt whose programs are dead."""
+    held = delete(GpuLockRow).where(GpuLockRow.action_key == claim.key, GpuLockRow.attempt == claim.attempt)
+    session.execute(held, execution_options={"synchronize_session": False})
