@@ -25,7 +25,7 @@ MESSAGES = [
 RETRYABLE = {
     *("disk_full", "no_gpu", "gpu_broken", "broken_checkpoint", "plugin_missing"),
     *("timing_cache_not_saved", "installation_broken", "driver_mismatch", "cuda_library"),
-    *("mpi_failed", "nccl_failed", "disk_failed", "killed"),
+    *("mpi_failed", "nccl_failed", "disk_failed", "killed", "too_few_gpus"),
 }
 
 
