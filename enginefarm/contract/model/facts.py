@@ -65,6 +65,24 @@ class ModelFacts(BaseModel):
     weight_dtypes: tuple[str, ...] = Field(
         default=(), exclude=True, description="of the tensors, as safetensors names them: at submit, in no job"
     )
+    # The checks at submit read these. No job has them, so that workers of earlier versions read its facts.
+    tie_word_embeddings: bool | None = Field(
+        default=None, exclude=True, description="one matrix is both embedding and lm_head: at submit, in no job"
+    )
+    head_dim: Count | None = Field(
+        default=None,
+        exclude=True,
+        description="where it is not hidden_size / num_attention_heads: at submit, in no job",
+    )
+    moe_intermediate_size: Count | None = Field(
+        default=None, exclude=True, description="width of one expert where it has a name: at submit, in no job"
+    )
+    kv_lora_rank: Count | None = Field(
+        default=None, exclude=True, description="of multi-head latent attention: at submit, in no job"
+    )
+    q_lora_rank: Count | None = Field(
+        default=None, exclude=True, description="of multi-head latent attention: at submit, in no job"
+    )
     beside: dict[str, dict[str, Any]] = Field(
         default={}, exclude=True, description="what second models say of themselves, by input: at submit, in no job"
     )

@@ -29,6 +29,10 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
     "num_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "quantization_config": ("quantization_config",),
+    "head_dim": ("head_dim", "kv_channels"),
+    "moe_intermediate_size": ("moe_intermediate_size",),
+    "kv_lora_rank": ("kv_lora_rank",),
+    "q_lora_rank": ("q_lora_rank",),
 }
 # The same for each stack of an encoder-decoder: BART and its kin name each stack, T5 names most things once.
 _STACK_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -136,6 +140,10 @@ def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
         decoder = _read_stack(settings, "decoder")
         # The decoder writes the tokens, so its numbers are the model's.
         facts |= {"encoder": encoder, "decoder": decoder, **decoder.model_dump(exclude_none=True)}
+
+    tied = settings.get("tie_word_embeddings")
+    if isinstance(tied, bool):
+        facts["tie_word_embeddings"] = tied
 
     facts["dtype"] = None  # also for one that a spec cannot name
     dtype = _first(settings, ("dtype", "torch_dtype"))  # transformers 5 renamed `torch_dtype`

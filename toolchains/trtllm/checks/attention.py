@@ -9,7 +9,7 @@ from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import has_fp8_cache, has_fp8_workflow, has_int8_cache
 
-_PAGED = "use_paged_context_fmha"
+_PAGED, _FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
 
 
 def paged_attention(context: BuildContext) -> Iterator[Problem]:
@@ -25,6 +25,15 @@ def paged_attention(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "paged_fmha_fp8kv", _PAGED, detail, "disable, or quantization fp8")
 
 
+def fp8_attention(context: BuildContext) -> Iterator[Problem]:
+    """From 0.20 the builder switches it off where it does not go with the KV cache."""
+    # The plugin asks for the scales of an FP8 KV cache (issues #2112, #2125 and #2447 of NVIDIA/TensorRT-LLM).
+    if not context.enabled(_FP8) or not has_fp8_workflow(context, since_020=False) or has_fp8_cache(context):
+        return
+    detail = "FP8 context attention needs an FP8 KV cache"
+    yield refused_option(context, "fp8_fmha_kv", _FP8, detail, "disable, or precision.kv_cache fp8")
+
+
 def streamingllm(context: BuildContext) -> Iterator[Problem]:
     if not context.enabled("streamingllm"):
         return
@@ -35,4 +44,4 @@ def streamingllm(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (paged_attention, streamingllm)
+CHECKS: tuple[Check, ...] = (paged_attention, fp8_attention, streamingllm)

@@ -25,3 +25,11 @@ def divisors(number: int) -> list[int]:
 
 def comma_separated(numbers: Iterable[int]) -> str:
     return ", ".join(str(number) for number in numbers)
+
+
+def either(values: Iterable[object]) -> str:
+    """Alternatives in words: `1`, `1 or 2`, `1, 2 or 4`."""
+    *others, last = [str(value) for value in values]
+    if not others:
+        return last
+    return f"{', '.join(others)} or {last}"

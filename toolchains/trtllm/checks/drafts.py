@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.checks.check import Check, refused_option
+from toolchains.trtllm.checks.check import Check, either, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.widths import head_size
 
 # Eagle's bounds, from tensorrt_llm/builder.py @aaacc9bd.
 _EAGLE_MAX_SEQUENCES, _EAGLE_MAX_DRAFT = 512, 256
 # Modes that draft a tree. Sources: examples/eagle/README.md @585c7565, examples/redrafter/README.md @a35c38f3.
 _TREE_MODES, _TREE_MIN_SM = ("eagle", "explicit_draft_tokens"), 80
+
+
+class _HeadSizes(NamedTuple):
+    """Head sizes for which the releases of a rule have kernels of several query tokens (issues #2879 and #6067)."""
+
+    rule: str
+    sizes: tuple[int, ...]
+    also: tuple[int, ...] = ()  # on newer GPUs
+    also_from_sm: int = 0
+
+
+# Source: decoderMaskedMultiheadAttention/cubin/xqa_kernel_cubin.h of 0.9 to 0.17; data/rules.json has the commits.
+_HEAD_SIZES = (
+    _HeadSizes("draft_head_015", (128,)),
+    _HeadSizes("draft_head_016", (128,), also=(64,), also_from_sm=90),
+    _HeadSizes("draft_head", (64, 128)),
+)
 
 
 def draft_length(context: BuildContext) -> Iterator[Problem]:
@@ -113,6 +132,50 @@ def draft_trees(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def beams(context: BuildContext) -> Iterator[Problem]:
+    # Source: docs/source/advanced/speculative-decoding.md @aaacc9bd, examples/draft_target_model/README.md @42a7b092.
+    mode, beams = context.option_value("speculative_decoding_mode"), context.limits.max_beam_width
+    if mode is not None and beams > 1:
+        yield Problem(
+            pointer="/limits/max_beam_width",
+            code="draft_beams",
+            detail=f"{mode} does not go with beam search",
+            value=beams,
+            expected="1",
+            remedy="set max_beam_width 1, or leave speculative_decoding_mode out",
+        )
+
+
+def kernels(context: BuildContext) -> Iterator[Problem]:
+    """Few GPUs and head sizes have the kernels that verify a draft. The engine asks for them when it first runs."""
+    mode = context.option_value("speculative_decoding_mode")
+    if mode is None or context.platform.gpu is None:
+        return
+    # `draft_trees` reports GPUs that are too old for trees.
+    if context.sm < _TREE_MIN_SM and mode not in _TREE_MODES:
+        yield _no_kernel(context, "draft_ampere", f"SM {context.platform.sm}", f"SM {_TREE_MIN_SM} or newer")
+    # Issue #6158 of NVIDIA/TensorRT-LLM.
+    if 100 <= context.sm < 120:
+        yield _no_kernel(context, "draft_sm100", f"SM {context.platform.sm}", "SM 80, 86, 89 or 90")
+    # A draft of another engine is verified as a prompt is read, by kernels that every head size has.
+    size = head_size(context)
+    if mode == "draft_tokens_external" or size is None:
+        return
+    for need in _HEAD_SIZES:
+        sizes = need.sizes
+        if context.sm >= need.also_from_sm:
+            sizes += need.also
+        if size not in sizes:
+            yield _no_kernel(context, need.rule, f"heads of {size} elements", f"heads of {either(sizes)} elements")
+
+
+def _no_kernel(context: BuildContext, rule: str, lacking: str, expected: str) -> Problem:
+    mode = context.option_value("speculative_decoding_mode")
+    detail = f"{mode} has no kernels for {lacking} in TensorRT-LLM {context.release.version}"
+    expected = f"{expected}, or unset"
+    return refused_option(context, rule, "speculative_decoding_mode", detail, expected)
+
+
 def eagle_positions(context: BuildContext) -> Iterator[Problem]:
     scaling = context.facts.rope_scaling
     # Source: examples/eagle/convert_checkpoint.py @42a7b092 @65b31db1.
@@ -128,4 +191,13 @@ def eagle_positions(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-CHECKS: tuple[Check, ...] = (draft_length, dtype, second_model, eagle, draft_trees, eagle_positions)
+CHECKS: tuple[Check, ...] = (
+    draft_length,
+    dtype,
+    second_model,
+    eagle,
+    draft_trees,
+    beams,
+    kernels,
+    eagle_positions,
+)

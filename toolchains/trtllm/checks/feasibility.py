@@ -67,9 +67,9 @@ def precision(context: BuildContext) -> Iterator[Problem]:
         return
     requested = context.spec.precision
     impossible = []
-    if requested.quantization is not None and not _is_possible(context, kv_cache=None):
+    if requested.quantization is not None and not is_possible(context, kv_cache=None):
         impossible.append("quantization")
-    if requested.kv_cache is not None and not _is_possible(context, quantization=None):
+    if requested.kv_cache is not None and not is_possible(context, quantization=None):
         impossible.append("kv_cache")
     for field in impossible or ["kv_cache"]:
         # If both are impossible, each is answered as if the other were mended: together with it nothing is possible.
@@ -87,9 +87,9 @@ def _impossible_precision(context: BuildContext, field: str, unset: dict[str, No
     detail = f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {version}"
     recipes: dict[str, tuple[PrecisionRecipe, ...]] = getattr(recipe_table(), field)
     possible = []
-    if _is_possible(context, **unset, **{field: None}):
+    if is_possible(context, **unset, **{field: None}):
         possible.append("null")
-    possible += [name for name in recipes if _is_possible(context, **unset, **{field: name})]
+    possible += [name for name in recipes if is_possible(context, **unset, **{field: name})]
     if context.family and context.family.unquantized_reason:
         detail += f": {context.family.unquantized_reason}"
         possible = ["null"]
@@ -117,7 +117,7 @@ def _lacks_only_calibration_data(context: BuildContext, recipe: PrecisionRecipe)
     return without_data.is_available(context.release.version, architecture, script.options, model_quantization)
 
 
-def _is_possible(context: BuildContext, **changed_fields: str | None) -> bool:
+def is_possible(context: BuildContext, **changed_fields: str | None) -> bool:
     """True if the release makes the spec's precision with these fields changed."""
     changed = context.spec.precision.model_copy(update=changed_fields)
     model_quantization = quantization_of(context.facts)

@@ -15,10 +15,12 @@ from toolchains.trtllm.context.quantization import (
     has_int8_cache,
 )
 from toolchains.trtllm.releases.precision_recipe import recipe_table
-from toolchains.trtllm.releases.rule_table import in_force
+from toolchains.trtllm.releases.rule_table import in_force, rules
 
 # Compute capabilities (SM) as numbers.
-_TURING, _ADA, _HOPPER, _BLACKWELL, _AFTER_SM100 = 75, 89, 90, 100, 120
+_TURING, _AMPERE, _ADA, _HOPPER, _BLACKWELL, _AFTER_SM100 = 75, 80, 89, 90, 100, 120
+# GPUs that came after the first Blackwell, each with the rule for the releases that do not know it.
+_LATER_GPUS = {103: "sm103", 121: "sm121"}
 
 # Options that are refused on SM 100 (tensorrt_llm/plugin/plugin.py @c20322ff).
 _SM100_REFUSED = (
@@ -43,7 +45,13 @@ _PRECISION_NEEDS = (
     _PrecisionNeed("bf16_sm", "dtype", "bfloat16", 80),
     _PrecisionNeed("fp8_sm", "quantization", "fp8", _ADA),
     _PrecisionNeed("fp8_kv_sm", "kv_cache", "fp8", _ADA),
+    _PrecisionNeed("w4a8_hopper", "quantization", "w4a8_awq", _HOPPER),
     _PrecisionNeed("w4a8_sm", "quantization", "w4a8_awq", _ADA),
+    # Kernels with a scale for each group of weights. On Volta every release lacks them that runs there at all.
+    _PrecisionNeed("groupwise_sm", "quantization", "int4_awq", _AMPERE),
+    _PrecisionNeed("groupwise_sm", "quantization", "int4_gptq", _AMPERE),
+    _PrecisionNeed("groupwise_volta", "quantization", "int4_awq", _TURING),
+    _PrecisionNeed("groupwise_volta", "quantization", "int4_gptq", _TURING),
     # Two rules, in force one after the other: 0.15 brought fp8_rowwise to Ada.
     _PrecisionNeed("fp8_rowwise_hopper", "quantization", "fp8_rowwise", _HOPPER),
     _PrecisionNeed("fp8_rowwise_sm", "quantization", "fp8_rowwise", _ADA),
@@ -79,6 +87,16 @@ def gpu(context: BuildContext) -> Iterator[Problem]:
             value=sm,
             expected="0.17.0 or newer",
         )
+    rule = _LATER_GPUS.get(context.sm)
+    if rule is not None:
+        since = rules()[rule].until
+        yield Problem(
+            pointer="/platform/sm",
+            code=rule,
+            detail=f"SM {sm} is newer than TensorRT-LLM {version}",
+            value=sm,
+            expected=f"{since} or newer",
+        )
 
 
 def precision(context: BuildContext) -> Iterator[Problem]:
@@ -110,6 +128,44 @@ def _possible_values(context: BuildContext, field: str) -> str:
         if in_force(need.rule, context.release.version) and need.value in possible:
             possible.remove(need.value)
     return ", ".join(possible)
+
+
+def ada_w4a8(context: BuildContext) -> Iterator[Problem]:
+    # Before 0.16 (docs/source/release-notes.md @001eaece).
+    precision = context.spec.precision
+    if context.sm == _ADA and precision.quantization == "w4a8_awq" and precision.dtype == "bfloat16":
+        yield Problem(
+            pointer="/precision/dtype",
+            code="w4a8_bf16_ada",
+            detail=f"w4a8_awq for SM {_ADA} is for float16 alone in TensorRT-LLM {context.release.version}",
+            value="bfloat16",
+            expected="float16",
+        )
+
+
+def sm120_precision(context: BuildContext) -> Iterator[Problem]:
+    # Before 0.19 (docs/source/release-notes.md @001eaece).
+    quantization = context.spec.precision.quantization
+    if context.sm >= _AFTER_SM100 and quantization in ("fp8", "fp8_rowwise"):
+        yield Problem(
+            pointer="/precision/quantization",
+            code="sm120_fp8",
+            detail=f"TensorRT-LLM {context.release.version} has no FP8 kernels for SM {context.platform.sm}",
+            value=quantization,
+            expected="null, or build with 0.19.0 or newer",
+        )
+
+
+def latent_attention(context: BuildContext) -> Iterator[Problem]:
+    # Before 0.19 (examples/deepseek_v2/README.md; pull request #1758 of NVIDIA/TensorRT-LLM).
+    if context.platform.gpu is not None and context.family_name == "deepseek_v2" and context.sm < _HOPPER:
+        yield Problem(
+            pointer="/platform/sm",
+            code="mla_sm",
+            detail=f"the kernels of multi-head latent attention are for SM {_HOPPER}",
+            value=context.platform.sm,
+            expected=f"SM {_HOPPER} or newer",
+        )
 
 
 def sm100_precision(context: BuildContext) -> Iterator[Problem]:
@@ -156,6 +212,19 @@ def fp8_attention(context: BuildContext) -> Iterator[Problem]:
         if context.sm < min_sm:
             detail = f"FP8 context attention needs SM {min_sm} or newer, and this is SM {context.platform.sm}"
             yield refused_option(context, rule, option, detail, "disable")
+    # Up to 0.19 the plugin takes SM 89 and 90 alone (gptAttentionCommon.cpp @42a7b092; issue #2855).
+    if context.sm >= _AFTER_SM100:
+        detail = f"there is no FP8 context attention for SM {context.platform.sm} in this release"
+        yield refused_option(context, "fp8_fmha_sm120", option, detail, "disable")
 
 
-CHECKS: tuple[Check, ...] = (gpu, precision, sm100_precision, plugins, fp8_attention)
+CHECKS: tuple[Check, ...] = (
+    gpu,
+    precision,
+    ada_w4a8,
+    sm120_precision,
+    latent_attention,
+    sm100_precision,
+    plugins,
+    fp8_attention,
+)

@@ -23,4 +23,17 @@ def opt_num_tokens(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-CHECKS: tuple[Check, ...] = (opt_num_tokens,)
+def beam_width(context: BuildContext) -> Iterator[Problem]:
+    # Beam search refuses more when the engine runs (beamSearchKernels.h @250d9c29 @42a7b092). 0.15 extended it.
+    for rule, maximum in (("beams_64", 64), ("beams_256", 256)):
+        if context.limits.max_beam_width > maximum:
+            yield Problem(
+                pointer="/limits/max_beam_width",
+                code=rule,
+                detail=f"beam search of TensorRT-LLM {context.release.version} takes no more beams",
+                value=context.limits.max_beam_width,
+                expected=f"≤ {maximum}",
+            )
+
+
+CHECKS: tuple[Check, ...] = (opt_num_tokens, beam_width)

@@ -15,12 +15,16 @@ from toolchains.trtllm.checks import (
     feasibility,
     hardware,
     limits,
+    lora_support,
     model,
+    model_features,
     option_conflicts,
     precision,
     ranks,
     release_parts,
+    shards,
     tensor_size,
+    unsupported_precisions,
 )
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.checks.option_values import find_option_problems
@@ -32,15 +36,19 @@ _CHECKS: tuple[Check, ...] = (
     *feasibility.CHECKS,
     *limits.CHECKS,
     *model.CHECKS,
+    *model_features.CHECKS,
     *precision.CHECKS,
+    *unsupported_precisions.CHECKS,
     *hardware.CHECKS,
     *release_parts.CHECKS,
     *ranks.CHECKS,
+    *shards.CHECKS,
     *tensor_size.CHECKS,
     *attention.CHECKS,
     *option_conflicts.CHECKS,
     *drafts.CHECKS,
     *adapters.CHECKS,
+    *lora_support.CHECKS,
     *encoder_decoder.CHECKS,
 )
 

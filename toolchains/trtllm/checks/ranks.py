@@ -10,7 +10,6 @@ from enginefarm.contract.model.facts import ModelFacts, Stack
 from toolchains.trtllm.checks.check import Check, comma_separated, divisors, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.experts import expert_sizes
-from toolchains.trtllm.releases.model_family import family_names
 
 
 def heads(context: BuildContext) -> Iterator[Problem]:
@@ -72,7 +71,7 @@ def layers(context: BuildContext) -> Iterator[Problem]:
                 pointer="/parallelism/pp", code="pp_layers_uneven", detail=unknown, value=pp, expected=expected
             )
     # Source: examples/models/core/phi/convert_checkpoint.py @567239fc.
-    if pp > 1 and family_names().get(context.facts.architecture) == "phi":
+    if pp > 1 and context.family_name == "phi":
         detail = "the script of Phi makes one stage"
         yield Problem(pointer="/parallelism/pp", code="phi_pp", detail=detail, value=pp, expected="pp may be 1")
 

@@ -16,7 +16,7 @@ from enginefarm.contract.spec import BuildSpec, Limits, Parallelism
 from toolchains.trtllm.context.conversion import Conversion, find_conversion
 from toolchains.trtllm.releases.draft_heads import DraftHeads, requested_mode
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
-from toolchains.trtllm.releases.model_family import ModelFamily, find_family
+from toolchains.trtllm.releases.model_family import ModelFamily, family_names, find_family
 from toolchains.trtllm.releases.option_table import Option
 from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_option_names
 from toolchains.trtllm.releases.release import ReleaseDescriptor, Script, convert_options
@@ -50,6 +50,11 @@ class BuildContext:
     def family(self) -> ModelFamily | None:
         """None if no release has a conversion script for the model."""
         return find_family(self.facts.architecture)
+
+    @property
+    def family_name(self) -> str | None:
+        """The name of the family, as in data/releases; None if no release has a conversion script for the model."""
+        return family_names().get(self.facts.architecture)
 
     @property
     def is_encoder_decoder(self) -> bool:

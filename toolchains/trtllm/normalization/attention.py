@@ -15,6 +15,14 @@ from toolchains.trtllm.releases.rule_table import in_force
 
 _PAGED, _FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
 _MIN_FP8_SM = 89
+_TURING_SM, _AMPERE_SM = 75, 80
+
+
+def disable_on_turing(context: BuildContext) -> Iterator[Change]:
+    # The plugin asserts that it knows the GPU (fmhaRunner.cpp @42a7b092; issues #320 and #1515 of NVIDIA/TensorRT-LLM).
+    if _TURING_SM <= context.sm < _AMPERE_SM:
+        reason = f"there is no fused context attention for SM {context.platform.sm}"
+        yield option_change("turing_fmha", "context_fmha", "disable", reason)
 
 
 def switch_context_attention(context: BuildContext) -> Iterator[Change]:

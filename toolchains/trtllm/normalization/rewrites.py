@@ -7,7 +7,7 @@ settles first, then the options, and last the token limits that follow from them
 from __future__ import annotations
 
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.normalization.attention import switch_context_attention
+from toolchains.trtllm.normalization.attention import disable_on_turing, switch_context_attention
 from toolchains.trtllm.normalization.change import Rewrite
 from toolchains.trtllm.normalization.encoder_decoder import disable_experts, disable_fused_attention
 from toolchains.trtllm.normalization.limits import derive_token_limits, set_draft_length
@@ -50,7 +50,8 @@ REWRITES: tuple[Rewrite, ...] = (
     join_adapted_modules,
     reset_expert_sizes,
     disable_experts,
-    disable_fused_attention,  # before switch_context_attention, which follows from it
+    disable_on_turing,
+    disable_fused_attention,  # both before switch_context_attention, which follows from them
     switch_context_attention,
     set_draft_length,
     derive_token_limits,

@@ -11,7 +11,7 @@ REFUSALS = [
     Refusal("needs_gpu", "/platform", platform=CPU, allowed_platform=H100),
     Refusal(
         "volta", "/platform/sm", {"precision": {"dtype": "float16"}}, platform=platform(sm="70"), version="0.16.0",
-        expected="SM 75 or newer", allowed_in="0.15.0", allowed_platform=platform(sm="75"),
+        expected="SM 75 or newer", allowed_in="0.14.0", allowed_platform=platform(sm="75"),
     ),
     Refusal("blackwell", "/platform/sm", platform=B200, version="0.16.0", allowed_in="0.17.0", allowed_platform=H100),
     Refusal(
@@ -37,13 +37,13 @@ REFUSALS = [
     Refusal("nvfp4_sm", "/precision/quantization", quantized("nvfp4"), allowed_platform=B200),
     Refusal(
         "fp8_fmha_hopper", "/options/use_fp8_context_fmha",
-        quantized("fp8", options={"use_fp8_context_fmha": "enable"}), platform=L40S, version="0.11.0",
+        quantized("fp8", "fp8", options={"use_fp8_context_fmha": "enable"}), platform=L40S, version="0.11.0",
         allowed_in="0.12.0", allowed_platform=H100, expected="disable",
     ),
     Refusal(
         "fp8_fmha_ada", "/options/use_fp8_context_fmha",
-        quantized("fp8", options={"use_fp8_context_fmha": "enable"}), platform=A100, version="0.16.0",
-        allowed_in="1.2.1", allowed_platform=L40S, expected="disable", also_broken=("fp8_sm",),
+        quantized("fp8", "fp8", options={"use_fp8_context_fmha": "enable"}), platform=A100, version="0.16.0",
+        allowed_in="1.2.1", allowed_platform=L40S, expected="disable", also_broken=("fp8_sm", "fp8_kv_sm"),
     ),
     Refusal(
         "swiglu_sm", "/options/gemm_swiglu_plugin", {"options": {"gemm_swiglu_plugin": "fp8"}}, platform=L40S,

@@ -30,7 +30,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def _gpu(name: str, sm: str, gib: int) -> Platform:
-    return Platform(arch="x86_64", gpu=name, sm=sm, gpu_memory_gib=gib, cuda="12.4", driver="550.54.15")
+    return Platform(arch="x86_64", gpu=name, sm=sm, gpu_memory_gib=gib, cuda="13.0", driver="580.159.04")
 
 
 GPUS = {
@@ -45,6 +45,7 @@ GPUS = {
     "H100": _gpu("NVIDIA H100 80GB HBM3", "90", 80),
     "H20": _gpu("NVIDIA H20", "90", 96),
     "B200": _gpu("NVIDIA B200", "100", 180),
+    "B300": _gpu("NVIDIA B300", "103", 270),
     "RTX 5090": _gpu("NVIDIA GeForce RTX 5090", "120", 32),
     "GB10": _gpu("NVIDIA GB10", "121", 120),
 }

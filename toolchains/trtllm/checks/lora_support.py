@@ -1,0 +1,55 @@
+"""Check that the network of the model and of its precision has places for LoRA, adapters or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from enginefarm.contract.errors import Problem
+from toolchains.trtllm.checks.check import Check, refused_option
+from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.releases.adapters import adapter_table
+from toolchains.trtllm.releases.precision_recipe import recipe_table
+
+_PLUGIN = "lora_plugin"
+# Layers that assert that there is no LoRA (tensorrt_llm/quantization/layers.py @42a7b092; issues #2603, #2604 and
+# #12703, pull request #12229).
+_WITHOUT_LORA = ("int8_sq", "fp8_rowwise", "nvfp4", "w4a8_qserve")
+# Families whose model class implements `use_lora`, by the rule for the releases without it. The base class raises
+# NotImplementedError (tensorrt_llm/top_model_mixin.py @42a7b092). None: in every release.
+_WITHOUT_LORA_BEFORE: dict[str, str | None] = {
+    "llama": None,
+    "gpt": None,
+    "t5": None,
+    "bart": None,
+    "qwen": "lora_qwen",
+    "phi": "lora_phi",
+    "gemma": "lora_gemma",
+}
+_PHI2 = "PhiForCausalLM"
+
+
+def model(context: BuildContext) -> Iterator[Problem]:
+    if not context.is_plugin_enabled(_PLUGIN) or context.family_name is None:
+        return
+    # `checks.adapters` reports adapters of these models.
+    if context.option_value(adapter_table().option) and context.architecture not in adapter_table().architectures:
+        return
+    # Phi-2 has a class of its own, which got LoRA together with Gemma.
+    rule = _WITHOUT_LORA_BEFORE.get(context.family_name, "lora_class")
+    if context.facts.architecture == _PHI2:
+        rule = "lora_phi2"
+    if rule is not None:
+        detail = f"the network of {context.facts.architecture} has no places for LoRA in this release"
+        yield refused_option(context, rule, _PLUGIN, detail, "disable")
+
+
+def precision(context: BuildContext) -> Iterator[Problem]:
+    quantization = context.spec.precision.quantization
+    if context.is_plugin_enabled(_PLUGIN) and quantization in _WITHOUT_LORA:
+        others = [name for name in recipe_table().quantization if name not in _WITHOUT_LORA]
+        detail = f"the layers of {quantization} take no LoRA"
+        expected = f"disable, or precision.quantization null, {', '.join(others)}"
+        yield refused_option(context, "lora_precision", _PLUGIN, detail, expected)
+
+
+CHECKS: tuple[Check, ...] = (model, precision)

@@ -1,0 +1,151 @@
+"""Check that quantized weights can be cut into the shards of tensor parallelism, and into blocks with a scale each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from enginefarm.contract.errors import Problem
+from toolchains.trtllm.checks.check import Check, divisors, either, refused_option
+from toolchains.trtllm.context.build_context import BuildContext
+from toolchains.trtllm.context.quantization import auto_formats
+from toolchains.trtllm.context.widths import split_widths
+from toolchains.trtllm.releases.precision_recipe import quantization_of
+
+_BLOCK = "awq_block_size"
+# Blocks that the kernels have (cpp/.../fpA_intB_gemm_template.h @250d9c29 @42a7b092; issues #988 and #1547).
+_BLOCKS, _BLOCKS_OF_W4A8 = (64, 128), (128,)
+_AWQ = frozenset({"int4_awq", "w4a8_awq"})
+# Rows of a tile of the weight-only kernels (cutlass_preprocessors.cpp; issue #1833).
+_TILE = 64
+_WEIGHT_ONLY = ("int8_wo", "int4_wo")
+
+
+def block_size(context: BuildContext) -> Iterator[Problem]:
+    """The size that the caller chooses for AWQ."""
+    block = context.option_value(_BLOCK)
+    if not isinstance(block, int):
+        return
+    if block not in _BLOCKS:
+        detail = "the kernels for AWQ weights take no other blocks"
+        yield refused_option(context, "awq_block", _BLOCK, detail, either(_blocks(context)))
+    elif block not in _blocks(context):
+        detail = "the kernels for AWQ weights with FP8 activations take no other blocks"
+        yield refused_option(context, "w4a8_block", _BLOCK, detail, either(_blocks(context)))
+
+
+def group_size(context: BuildContext) -> Iterator[Problem]:
+    """The size that the weights of the model have already."""
+    model_quantization = quantization_of(context.facts)
+    if model_quantization is None or model_quantization.method not in ("gptq", "awq"):
+        return
+    # `checks.feasibility` reports weights that no program takes.
+    group = (context.facts.quantization_config or {}).get("group_size")
+    if context.conversion is None or not isinstance(group, int) or group in _BLOCKS:
+        return
+    yield Problem(
+        pointer="/model",
+        code="group_size",
+        detail=f"the model's weights are quantized in groups of {group}, and the kernels take groups of 64 or 128",
+        value=group,
+        expected="weights in groups of 64 or 128",
+        remedy="take such weights, or quantize the original model with int4_awq",
+    )
+
+
+def awq_shards(context: BuildContext) -> Iterator[Problem]:
+    # ModelOpt refuses to export blocks that a rank would have in part (modelopt/torch/export/postprocess.py,
+    # check_weight_shape_valid; issues #1636 and #2445 of NVIDIA/TensorRT-LLM). Weights that AutoAWQ or AutoGPTQ
+    # quantized are padded instead (tensorrt_llm/quantization/layers.py @42a7b092).
+    is_calibrated = context.conversion is not None and context.conversion.calibrates
+    if not is_calibrated or not _AWQ & _formats(context) or context.is_encoder_decoder:
+        return
+    block = context.number(_BLOCK, 128)
+    # `block_size` reports the others, and they decide nothing else.
+    if block not in _blocks(context):
+        return
+    hidden_size = context.facts.hidden_size
+    if hidden_size and hidden_size % block:
+        fitting = [size for size in _blocks(context) if hidden_size % size == 0]
+        expected = "another quantization"
+        if fitting:
+            expected = f"{_BLOCK} {either(fitting)}"
+        detail = f"hidden_size {hidden_size} does not divide into blocks of {block}"
+        yield refused_option(context, "awq_shards", _BLOCK, detail, expected)
+        return
+    undivided = _undivided(context, block)
+    if undivided is None:
+        return
+    remedies = []
+    for size in _blocks(context):
+        ranks = _fitting_ranks(context, size)
+        if context.parallelism.tp in ranks:
+            remedies.append(f"{_BLOCK} {size}")
+        elif ranks and size == block:
+            remedies.append(f"tp {either(ranks)}")
+        elif ranks:
+            remedies.append(f"{_BLOCK} {size} with tp {either(ranks)}")
+    yield _shard_problem(context, "awq_shards", f"{undivided}, no multiple of {_BLOCK} {block}", remedies)
+
+
+def weight_only_shards(context: BuildContext) -> Iterator[Problem]:
+    # Padded since 0.13 (docs/source/release-notes.md @001eaece; issue #1833).
+    is_weight_only = context.spec.precision.quantization in _WEIGHT_ONLY
+    if not is_weight_only or context.conversion is None or context.is_encoder_decoder:
+        return
+    undivided = _undivided(context, _TILE)
+    if undivided:
+        ranks = _fitting_ranks(context, _TILE)
+        remedies = []
+        if ranks:
+            remedies.append(f"tp {either(ranks)}")
+        detail = f"{undivided}, no multiple of {_TILE}, and the release does not pad weight-only weights"
+        yield _shard_problem(context, "wo_shards", detail, remedies)
+
+
+def _blocks(context: BuildContext) -> tuple[int, ...]:
+    """The sizes of blocks that the kernels of this precision take."""
+    if "w4a8_awq" in _formats(context):
+        return _BLOCKS_OF_W4A8
+    return _BLOCKS
+
+
+def _formats(context: BuildContext) -> frozenset[str]:
+    """The quantizations that layers of this build may get."""
+    return frozenset({str(context.spec.precision.quantization), *auto_formats(context)})
+
+
+def _undivided(context: BuildContext, multiple: int) -> str | None:
+    """In words, the first width whose shard is no multiple of this; None if every shard is."""
+    for name, (width, ranks) in split_widths(context).items():
+        if width % (ranks * multiple):
+            share = width / ranks
+            return f"{name} {width} over {ranks} ranks is {share:g}"
+    return None
+
+
+def _fitting_ranks(context: BuildContext, multiple: int) -> list[int]:
+    """The sizes of tensor parallelism whose shards are multiples of this, and that the heads allow too."""
+    heads, kv_heads = context.facts.num_attention_heads, context.facts.num_key_value_heads or 1
+    fitting = []
+    for tp in divisors(heads or context.parallelism.tp):
+        parallelism = context.parallelism.model_copy(update={"tp": tp})
+        changed = replace(context, spec=context.spec.model_copy(update={"parallelism": parallelism}))
+        if (kv_heads % tp == 0 or tp % kv_heads == 0) and _undivided(changed, multiple) is None:
+            fitting.append(tp)
+    return fitting
+
+
+def _shard_problem(context: BuildContext, rule: str, detail: str, remedies: list[str]) -> Problem:
+    if context.parallelism.tp > 1:
+        remedies.append("pp in place of tp")
+    return Problem(
+        pointer="/parallelism/tp",
+        code=rule,
+        detail=detail,
+        value=context.parallelism.tp,
+        expected=", or ".join(remedies) or "another quantization",
+    )
+
+
+CHECKS: tuple[Check, ...] = (block_size, group_size, awq_shards, weight_only_shards)
