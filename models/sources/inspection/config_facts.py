@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,21 +12,44 @@ from enginefarm.contract.bounded import is_plain_text, parse_json
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model.facts import ModelFacts, Stack
 from enginefarm.contract.spec import DTYPE_ALIASES
-from models.sources.inspection.file_names import CONFIG, TOKENIZER_JSON, has_pickle, has_safetensors, has_tokenizer
+from models.sources.inspection.file_names import (
+    CONFIG,
+    MODELOPT_CONFIG,
+    TOKENIZER_JSON,
+    has_pickle,
+    has_safetensors,
+    has_tokenizer,
+)
 from models.sources.rejection import refusal
 
 MAX_CONFIG_BYTES = 4 << 20  # real ones have a few KB; the limit keeps a false one from filling the memory
 
 # Fact → keys of config.json. Architectures of different ages name one thing differently; the first key present wins.
 _KEYS: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    # Without grouped-query attention every head has keys and values of its own.
-    "num_key_value_heads": ("num_key_value_heads", "kv_n_heads", "num_attention_heads", "n_head", "n_heads"),
-    "vocab_size": ("vocab_size",),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "embed_dim"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "attention_heads"),
+    # ChatGLM states the size of its tokenizer's vocabulary beside that of the matrix.
+    "vocab_size": ("padded_vocab_size", "vocab_size"),
+    "intermediate_size": (
+        "intermediate_size",
+        "n_inner",
+        "ffn_dim",
+        "ffn_hidden_size",
+        "inner_hidden_size",
+        "ff_intermediate_size",
+    ),
+    # A tokenizer's limit goes last: Command R states 128K there, and was trained for what the first name says.
+    "max_position_embeddings": (
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "seq_length",
+        "max_sequence_length",
+        "max_target_positions",
+        "n_ctx",
+        "model_max_length",
+    ),
     "num_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "quantization_config": ("quantization_config",),
     "head_dim": ("head_dim", "kv_channels"),
@@ -49,12 +72,17 @@ _STACK_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Sections of a config that nest such keys; a key outside the sections wins.
 _SECTIONS = ("attn_config", "ffn_config", "text_config")
+# Models of old names with one key and value head for all heads, where they do not say otherwise.
+_MULTI_QUERY = frozenset({"GPTBigCodeForCausalLM", "GPT2LMHeadCustomModel"})
+# Original Mamba states no architecture: only these of its keys tell it.
+_ORIGINAL_MAMBA = ("ssm_cfg", "d_model", "n_layer")
 _DTYPES = frozenset({"float32", "float16", "bfloat16"})
 
 
 def read_facts(
-    reference: object, config: bytes, weights: Collection[int], names: Collection[str], *, trusted: bool = False
-) -> ModelFacts:
+    reference: object, config: bytes, weights: Collection[int], names: Collection[str], *, trusted: bool = False,
+    quantization: Mapping[str, bytes] | None = None,
+) -> ModelFacts:  # fmt: skip
     """Parse `config.json`.
 
     Args:
@@ -63,6 +91,7 @@ def read_facts(
         weights: sizes in bytes of the weight files that are used.
         names: every file of the model, unused ones included.
         trusted: True if an administrator lets the model's own code run.
+        quantization: name → content of the files that describe how the weights are quantized (`QUANTIZATION`).
 
     Raises:
         ModelUnavailable: it is not a JSON object, names no architecture, or has a fact of another type.
@@ -74,6 +103,8 @@ def read_facts(
     match outer.get("architectures"):
         case [str(architecture), *_]:
             pass  # loaders use the first
+        case None if all(key in outer for key in _ORIGINAL_MAMBA):
+            architecture = "MambaLMHeadModel"
         case other:
             raise _bad_config(reference, f"names no architecture: `architectures` is {json.dumps(other)[:80]}")
 
@@ -84,6 +115,8 @@ def read_facts(
         if isinstance(section, dict):
             settings |= section
     settings |= outer
+    if settings.get("quantization_config") is None:
+        settings["quantization_config"] = _read_quantization(reference, quantization or {})
     try:
         return ModelFacts(
             architecture=architecture,
@@ -95,7 +128,7 @@ def read_facts(
             lacks_tokenizer_json=has_tokenizer(names) and TOKENIZER_JSON not in names,
             remote_code="auto_map" in outer,  # it names the classes in the model's own Python files
             trusted=trusted,
-            **_read_settings(settings),
+            **_read_settings(settings, architecture),
         )
     except ValidationError as error:
         # One is enough: whoever mends it writes the config again.
@@ -128,13 +161,18 @@ def config_too_large(reference: object) -> ModelUnavailable:
     return _bad_config(reference, f"has more than {MAX_CONFIG_BYTES} bytes")
 
 
-def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def _read_settings(settings: dict[str, Any], architecture: str) -> dict[str, Any]:
     """Return the facts that a flat config states, in the spelling of ModelFacts and not validated.
 
     Raises:
         ValidationError: a stack of an encoder-decoder has a fact of another type.
     """
     facts = {fact: _first(settings, keys) for fact, keys in _KEYS.items()}
+    facts["num_key_value_heads"] = _key_value_heads(settings, architecture, facts["num_attention_heads"])
+    # MPT states how many times wider than hidden_size its feed-forward layers are.
+    expansion, hidden_size = settings.get("expansion_ratio"), facts["hidden_size"]
+    if facts["intermediate_size"] is None and isinstance(expansion, int) and isinstance(hidden_size, int):
+        facts["intermediate_size"] = expansion * hidden_size
     if settings.get("is_encoder_decoder") is True:
         encoder = _read_stack(settings, "encoder")
         decoder = _read_stack(settings, "decoder")
@@ -157,8 +195,74 @@ def _read_settings(settings: dict[str, Any]) -> dict[str, Any]:
     rope_scaling = _first(settings, ("rope_scaling", "rope_parameters"))
     if isinstance(rope_scaling, dict) and rope_scaling.get("rope_type") == "default":
         rope_scaling = None
+    # ChatGLM stretches its positions by this, in a way that differs between its versions.
+    if rope_scaling is None and settings.get("rope_ratio") not in (None, 1):
+        rope_scaling = {"rope_ratio": settings["rope_ratio"]}
     facts["rope_scaling"] = rope_scaling
     return facts
+
+
+def _key_value_heads(settings: dict[str, Any], architecture: str, heads: Any) -> Any:
+    """Return the key and value heads of a layer, under the names that the families have for them.
+
+    Without grouped-query attention every head has keys and values of its own.
+    """
+    groups = _first(settings, ("num_key_value_heads", "kv_n_heads", "n_head_kv"))
+    if groups is not None:
+        return groups
+    # ChatGLM2 and later.
+    if settings.get("multi_query_attention") is True:
+        return settings.get("multi_query_group_num", 1)
+    # Falcon writes num_kv_heads for every model, and only its new decoders follow it (FalconAttention of transformers).
+    if settings.get("new_decoder_architecture") is True:
+        return settings.get("num_kv_heads", heads)
+    if settings.get("multi_query", architecture in _MULTI_QUERY) is True:
+        return 1
+    return _fewest_of_layers(settings, heads) or heads
+
+
+def _fewest_of_layers(settings: dict[str, Any], heads: Any) -> int | None:
+    """Return the fewest key and value heads of a layer where layers differ, as those of DeciLM do."""
+    counts = []
+    per_layer = settings.get("num_key_value_heads_per_layer")
+    if isinstance(per_layer, list):
+        counts += [count for count in per_layer if isinstance(count, int)]
+    blocks = settings.get("block_configs")
+    if isinstance(blocks, list) and isinstance(heads, int):
+        for block in blocks:
+            attention = block.get("attention") if isinstance(block, dict) else None
+            # Layers without attention have no groups.
+            in_group = attention.get("n_heads_in_group") if isinstance(attention, dict) else None
+            if isinstance(in_group, int) and in_group > 0:
+                counts.append(heads // in_group)
+    return min(counts, default=None)
+
+
+def _read_quantization(reference: object, files: Mapping[str, bytes]) -> dict[str, Any] | None:
+    """Return what files beside `config.json` say of quantized weights, in the form of its `quantization_config`.
+
+    Raises:
+        ModelUnavailable: a file is not a JSON object.
+    """
+    for name, content in files.items():
+        try:
+            parsed = parse_json_object(content)
+        except ValueError as error:
+            raise refusal(
+                reference,
+                "model_config_invalid",
+                f"{name} {error}",
+                expected="a JSON object that says how the weights are quantized",
+                remedy=f"write {name} again, or remove it if the weights are not quantized",
+            ) from error
+        if name == MODELOPT_CONFIG:
+            settings = parsed.get("quantization")
+            if isinstance(settings, dict) and settings.get("quant_algo") is not None:
+                return {"quant_method": "modelopt", **settings}
+        elif parsed.get("bits") is not None:
+            # AutoGPTQ's own file. No conversion script reads it, so that it is another method than `gptq`.
+            return {"quant_method": "auto_gptq", **parsed}
+    return None
 
 
 def _read_stack(settings: dict[str, Any], stack: str) -> Stack:

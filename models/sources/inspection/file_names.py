@@ -32,8 +32,11 @@ TOKENIZER = _VOCABULARIES | {
     "chat_template.json",
     "chat_template.jinja",
 }
-# The last two describe how the weights of a checkpoint are quantized already, as ModelOpt and AutoGPTQ write it.
-SETTINGS = frozenset({CONFIG, GENERATION_CONFIG, "hf_quant_config.json", "quantize_config.json"})
+MODELOPT_CONFIG = "hf_quant_config.json"
+MISTRAL_PARAMS = "params.json"
+# They describe how the weights of a checkpoint are quantized already, as ModelOpt and AutoGPTQ write it.
+QUANTIZATION = (MODELOPT_CONFIG, "quantize_config.json")
+SETTINGS = frozenset({CONFIG, GENERATION_CONFIG, *QUANTIZATION})
 # Names with a slash are not at the top, and names with control characters or a leading space are no model's files.
 SAFE_NAME = re.compile(r"[\w.+=@,-][\w.+=@, -]*", re.ASCII)
 ADAPTER_CONFIG = "adapter_config.json"

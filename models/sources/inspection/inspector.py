@@ -26,7 +26,7 @@ from models.sources.inspection.damage import (
     find_json_damage,
     is_lfs_pointer,
 )
-from models.sources.inspection.file_names import CONFIG, WEIGHTS_INDEX, is_weights
+from models.sources.inspection.file_names import CONFIG, QUANTIZATION, WEIGHTS_INDEX, is_weights
 from models.sources.inspection.safetensors_header import BadHeader, header_end, tensor_dtypes
 from models.sources.inspection.selection import Repository
 from models.sources.inspection.weights import INDEXES, ReadStart, only_adapter, read_index
@@ -92,10 +92,16 @@ class Inspector:
         if damage is not None:
             raise damaged(reference, {CONFIG: replace(damage, code="model_config_invalid")})
         weight_sizes = [size for name, size in sizes.items() if is_weights(name)]
-        facts = read_facts(reference, config, weight_sizes, names, trusted=trusted)
+        quantization = {}
+        for name in QUANTIZATION:
+            content = read(name, MAX_CONFIG_BYTES) if name in sizes else b""
+            # A damaged one is reported with the other files below.
+            if content and find_damage(name, content) is None:
+                quantization[name] = content
+        facts = read_facts(reference, config, weight_sizes, names, trusted=trusted, quantization=quantization)
 
         # The index was read when the files were selected.
-        others = {name: size for name, size in sizes.items() if name != CONFIG and name not in INDEXES}
+        others = {name: size for name, size in sizes.items() if name not in (CONFIG, *INDEXES)}
         tensors = self.check_files(reference, others, read)
         headers = [name for name in others if name.endswith(".safetensors")]
         if headers and all(name in tensors for name in headers):

@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from enginefarm.contract.errors import ModelUnavailable
-from models.sources.inspection.file_names import ADAPTER_CONFIG, CONFIG, SAFE_NAME, SETTINGS, TOKENIZER
+from models.sources.inspection.config_facts import MAX_CONFIG_BYTES
+from models.sources.inspection.file_names import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    MISTRAL_PARAMS,
+    SAFE_NAME,
+    SETTINGS,
+    TOKENIZER,
+)
 from models.sources.inspection.weights import ReadStart, choose_weights
 from models.sources.rejection import problem, refusal
 
@@ -51,6 +59,10 @@ def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted:
             )
         )
     selected = set(top & (SETTINGS | TOKENIZER))
+    # Codestral Mamba: its conversion reads params.json of Mistral's own form. Other models of Mistral have one too, and
+    # the keys of theirs are without it.
+    if MISTRAL_PARAMS in top and CONFIG in top and b'"Mamba2ForCausalLM"' in read(CONFIG, MAX_CONFIG_BYTES):
+        selected.add(MISTRAL_PARAMS)
     try:
         selected |= choose_weights(reference, top, read, trusted=trusted)
     except ModelUnavailable as error:

@@ -111,6 +111,107 @@ def test_old_names_of_settings_are_read() -> None:
     assert read.intermediate_size is None
 
 
+@pytest.mark.parametrize(
+    ("config", "kv_heads"),
+    [
+        # tiiuae/falcon-7b, falcon-40b, falcon-rw-1b, and 40B in the form of before transformers had it
+        ({"architectures": ["FalconForCausalLM"], "num_attention_heads": 71, "num_kv_heads": 71, "multi_query": True,
+          "new_decoder_architecture": False}, 1),
+        ({"architectures": ["FalconForCausalLM"], "num_attention_heads": 128, "num_kv_heads": 8, "multi_query": True,
+          "new_decoder_architecture": True}, 8),
+        ({"architectures": ["FalconForCausalLM"], "num_attention_heads": 32, "num_kv_heads": 32, "multi_query": False,
+          "new_decoder_architecture": False}, 32),
+        ({"architectures": ["RWForCausalLM"], "n_head": 128, "n_head_kv": 8}, 8),
+        ({"architectures": ["RWForCausalLM"], "n_head": 71, "multi_query": True}, 1),
+        # THUDM/chatglm3-6b and chatglm-6b
+        ({"architectures": ["ChatGLMModel"], "num_attention_heads": 32, "multi_query_attention": True,
+          "multi_query_group_num": 2}, 2),
+        ({"architectures": ["ChatGLMModel"], "num_attention_heads": 32}, 32),
+        # bigcode/starcoder, and a configuration that leaves multi_query to its default
+        ({"architectures": ["GPTBigCodeForCausalLM"], "n_head": 48, "multi_query": True}, 1),
+        ({"architectures": ["GPTBigCodeForCausalLM"], "n_head": 48}, 1),
+        ({"architectures": ["GPTBigCodeForCausalLM"], "n_head": 48, "multi_query": False}, 48),
+        ({"architectures": ["GPT2LMHeadCustomModel"], "n_head": 16}, 1),
+        ({"architectures": ["GPT2LMHeadModel"], "n_head": 12}, 12),
+        ({"architectures": ["MPTForCausalLM"], "n_heads": 64, "attn_config": {"kv_n_heads": 8}}, 8),
+        # nvidia/Llama-3_1-Nemotron-51B: layers differ, and some have no attention
+        ({"architectures": ["DeciLMForCausalLM"], "num_attention_heads": 64, "num_key_value_heads": None,
+          "block_configs": [{"attention": {"n_heads_in_group": 8}}, {"attention": {"n_heads_in_group": None}},
+                            {"attention": {"n_heads_in_group": 16}}]}, 4),
+        ({"architectures": ["DeciLMForCausalLM"], "num_attention_heads": 32,
+          "num_key_value_heads_per_layer": [4, 2, 1, 4]}, 1),
+    ],
+)  # fmt: skip
+def test_key_and_value_heads_are_read_as_each_family_states_them(config: dict[str, Any], kv_heads: int) -> None:
+    assert read_facts("x", json.dumps(config).encode(), [], []).num_key_value_heads == kv_heads
+
+
+@pytest.mark.parametrize(
+    ("config", "fact", "value"),
+    [
+        ({"padded_vocab_size": 65024, "vocab_size": 64798}, "vocab_size", 65024),  # ChatGLM
+        ({"seq_length": 8192}, "max_position_embeddings", 8192),  # ChatGLM, BLOOM
+        ({"max_sequence_length": 2048}, "max_position_embeddings", 2048),  # the first ChatGLM
+        ({"model_max_length": 4096}, "max_position_embeddings", 4096),  # Baichuan 13B
+        ({"max_position_embeddings": 8192, "model_max_length": 131072}, "max_position_embeddings", 8192),  # Command R
+        ({"inner_hidden_size": 16384}, "intermediate_size", 16384),
+        ({"ff_intermediate_size": 14336}, "intermediate_size", 14336),  # Phi-3-small
+        ({"d_model": 4096, "expansion_ratio": 4}, "intermediate_size", 16384),  # MPT
+        ({"n_embed": 1024}, "hidden_size", 1024),  # BLOOM
+        ({"text_config": {"embed_dim": 2048}}, "hidden_size", 2048),  # Kosmos-2
+        ({"text_config": {"layers": 24}}, "num_hidden_layers", 24),
+        ({"text_config": {"attention_heads": 32}}, "num_attention_heads", 32),
+        ({"num_layers": 28}, "num_hidden_layers", 28),
+        ({"rope_ratio": 50}, "rope_scaling", {"rope_ratio": 50}),  # ChatGLM with 32K
+        ({"rope_ratio": 1}, "rope_scaling", None),
+    ],
+)
+def test_sizes_are_read_under_the_names_of_each_family(config: dict[str, Any], fact: str, value: Any) -> None:
+    read = read_facts("x", json.dumps({"architectures": ["L"], **config}).encode(), [], [])
+    assert getattr(read, fact) == value
+
+
+def test_the_original_form_of_mamba_is_an_architecture_of_its_own() -> None:
+    """state-spaces/mamba-2.8b names none."""
+    original = {"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}, "pad_vocab_size_multiple": 8}
+    read = read_facts("x", json.dumps(original).encode(), [], [])
+    assert (read.architecture, read.hidden_size, read.num_hidden_layers) == ("MambaLMHeadModel", 2560, 64)
+    assert (read.num_attention_heads, read.num_key_value_heads) == (None, None)
+
+
+MODELOPT = b'{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}'
+
+
+@pytest.mark.parametrize(
+    ("files", "quantization"),
+    [
+        ({}, None),
+        (
+            {"hf_quant_config.json": MODELOPT},
+            {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+        ),
+        ({"hf_quant_config.json": b'{"quantization": {"quant_algo": null}}'}, None),
+        (
+            {"quantize_config.json": b'{"bits": 4, "group_size": 128}'},
+            {"quant_method": "auto_gptq", "bits": 4, "group_size": 128},
+        ),
+    ],
+)
+def test_quantized_weights_are_described_beside_the_config(
+    files: dict[str, bytes], quantization: dict[str, Any] | None
+) -> None:
+    config = json.dumps(CONFIG).encode()
+    assert read_facts("x", config, [], [], quantization=files).quantization_config == quantization
+    stated = json.dumps({**CONFIG, "quantization_config": {"quant_method": "fp8"}}).encode()
+    read = read_facts("x", stated, [], [], quantization=files)
+    assert read.quantization_config == {"quant_method": "fp8"}, "config.json is what the scripts read first"
+
+
+def test_a_description_of_quantized_weights_that_is_no_object_is_refused() -> None:
+    with pytest.raises(ModelUnavailable, match=r"hf_quant_config\.json is not a JSON object"):
+        read_facts("x", json.dumps(CONFIG).encode(), [], [], quantization={"hf_quant_config.json": b"[]"})
+
+
 def test_the_language_model_of_a_multimodal_model_is_read() -> None:
     written = {
         "architectures": ["Gemma3ForConditionalGeneration"],

@@ -90,6 +90,14 @@ def without_weights() -> dict[str, bytes]:
     return files
 
 
+def test_a_description_beside_the_config_makes_a_model_a_quantized_one(resolve: Resolve) -> None:
+    description = b'{"quantization": {"quant_algo": "NVFP4", "group_size": 16}}'
+    facts = resolve(tiny() | {"hf_quant_config.json": description}).facts
+    assert facts.quantization_config == {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    with pytest.raises(ModelUnavailable, match="Git LFS pointer"):
+        resolve(tiny() | {"hf_quant_config.json": POINTER})
+
+
 def sharded(*names: str) -> dict[str, bytes]:
     """A model whose index names these shards, and an older shard that it does not name."""
     tensors = {f"model.layers.{number}.weight": name for number, name in enumerate(names)}

@@ -39,6 +39,17 @@ def test_shards_come_with_their_index() -> None:
     assert selected([*SHARDS, INDEX]) == {*SHARDS, INDEX}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "read_too"), [("Mamba2ForCausalLM", {"params.json"}), ("MistralForCausalLM", set())]
+)
+def test_settings_of_mistrals_own_form_are_those_of_codestral_mamba_alone(
+    architecture: str, read_too: set[str]
+) -> None:
+    config = json.dumps({"architectures": [architecture]}).encode()
+    names = ["model.safetensors", "params.json", "consolidated.safetensors"]
+    assert selected(names, files={"config.json": config}) == {"model.safetensors"} | read_too
+
+
 def test_second_copies_of_the_weights_are_not_selected() -> None:
     named = {INDEX: index({"a": SHARDS[0], "b": SHARDS[1]})}
     others = [
