@@ -86,7 +86,9 @@ def postgres() -> Iterator[Databases]:
     """The server that ENGINEFARM_TEST_POSTGRES_URL names, else one that the session starts."""
     url = os.environ.get("ENGINEFARM_TEST_POSTGRES_URL")
     if url:
-        yield Databases(url)
+        databases = Databases(url)
+        yield databases
+        databases.drop_template()
     else:
         for server in _serve(Postgres):
             yield server.databases

@@ -11,7 +11,6 @@ from typing import Any
 from enginefarm.client.farm import Farm
 from enginefarm.contract.manifest import Manifest
 from enginefarm.wire.bodies import Submitted
-from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from models.lifecycle.publication import publish_checkpoint, publish_engine
@@ -20,6 +19,7 @@ from models.security.signing_key import create
 from models.settings import Settings
 from models.store import Store
 from tests.api.published import served, settings_in
+from tests.migrated import set_up_new_farm
 from tests.models.requests import CPU, HOST, add_worker, claim_now, one_file_manifest
 from tests.models.store.blobs import put_bytes
 from tests.promises import broken_promises
@@ -57,7 +57,7 @@ def site(folder: Path, *, signs: bool = True, **settings: str) -> Iterator[Site]
         create(folder / "signing.pem")
         settings["SIGNING_KEY"] = str(folder / "signing.pem")
     ours = settings_in(folder, **settings)
-    set_up(ours)
+    set_up_new_farm(ours)
     database = Database(ours.database_url.get_secret_value())
     with served(ours) as url, Farm(url, patience=5) as client:
         yield Site(folder, ours, database, open_store(ours, link_secret=b"s" * 32), client)

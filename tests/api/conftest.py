@@ -42,7 +42,7 @@ def published_farm(
     valkey: Valkey, postgres: Databases, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     """On PostgreSQL, which is the stricter of the two."""
-    url, folder = postgres.create(), tmp_path_factory.mktemp("farm")
+    url, folder = postgres.create_migrated(), tmp_path_factory.mktemp("farm")
     settings: dict[str, Any] = {
         "DATABASE_URL": url,
         "BROKER_URL": valkey.url,

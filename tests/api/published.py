@@ -15,12 +15,12 @@ from api.app import create_app
 from api.http.server import server_config
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
-from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.opening import open_store
 from models.security import api_keys as access
 from models.settings import Settings
+from tests.migrated import set_up_new_farm
 from tests.models.requests import ENGINE, add_worker, claim_now, new_request, submit_request
 
 MODEL = "hf:Org/Tiny.Llama@" + "0" * 40
@@ -43,7 +43,7 @@ def published(
 ) -> Iterator[Published]:
     """`guarded`: it asks for an API key. `settings` as in the environment, without the prefix."""
     ours = settings_in(folder, **settings)
-    set_up(ours)
+    set_up_new_farm(ours)
     database = Database(ours.database_url.get_secret_value())
     _lay_out(files, folder / "engine")
     key, manifest = _publish(database, ours, folder / "engine")

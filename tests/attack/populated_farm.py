@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.platform import Platform
-from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from models.lifecycle.publication import publish_checkpoint, publish_engine
@@ -23,6 +22,7 @@ from models.security.signing_key import create
 from models.settings import Settings
 from tests.api.conftest import add_model
 from tests.api.published import served, settings_in
+from tests.migrated import set_up_new_farm
 from tests.models.requests import add_worker, claim_now
 from tests.servers.hub import Hub
 
@@ -57,7 +57,7 @@ def populated_farm(folder: Path, **settings: str) -> Iterator[PopulatedFarm]:
         signing_key = folder / "signing.pem"
         create(signing_key)
         ours = settings_in(folder, SIGNING_KEY=str(signing_key), **settings)
-        set_up(ours)
+        set_up_new_farm(ours)
         database = Database(ours.database_url.get_secret_value())
         with database.write() as session:
             api_key = access.create(session, "admin", [access.Scope.ADMIN])

@@ -31,7 +31,7 @@ def farm(
 ) -> Iterator[PopulatedFarm]:
     settings = {"BROKER_URL": valkey.url}
     if request.param == "postgresql":
-        settings["DATABASE_URL"] = postgres.create()
+        settings["DATABASE_URL"] = postgres.create_migrated()
     with populated_farm(tmp_path_factory.mktemp("farm"), **settings) as farm:
         yield farm
     if request.param == "postgresql":

@@ -27,7 +27,7 @@ SECRET = b"-----BEGIN PRIVATE KEY-----"
 def farm(postgres: Databases, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
     """PostgreSQL, because it refuses texts that SQLite takes; one worker, so that an attack that stops it shows."""
     state = tmp_path_factory.mktemp("farm")
-    url = postgres.create()
+    url = postgres.create_migrated()
     settings = {"DATABASE_URL": url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{state / 'store'}"}
     for farm in run_farm(state, settings):
         (state / "signing.pem").write_bytes(SECRET)

@@ -40,7 +40,7 @@ def test_no_request_is_a_server_error_or_answered_otherwise_than_documented(
     monkeypatch.setattr(FailedSignIns, "count", lambda *_: None)
     settings = {"BROKER_URL": valkey.url}
     if database == "postgresql":
-        settings["DATABASE_URL"] = postgres.create()
+        settings["DATABASE_URL"] = postgres.create_migrated()
     with populated_farm(tmp_path, **settings) as farm:
         report = run_schemathesis(farm, tmp_path, _SHORT[database] if ROUNDS == 1 else _ALL)
     if database == "postgresql":

@@ -18,7 +18,7 @@ def running_farm(
 ) -> Iterator[RunningFarm]:
     """PostgreSQL, Valkey and a folder store, with an API. Each test says which workers it has, and uses its own model,
     whose checkpoint no other test has made."""
-    url, state = postgres.create(), tmp_path_factory.mktemp("farm")
+    url, state = postgres.create_migrated(), tmp_path_factory.mktemp("farm")
     settings = {"DATABASE_URL": url, "BROKER_URL": fresh_broker(valkey), "STORE_URL": f"file://{state / 'store'}"}
     for farm in run_farm(state, settings):
         farm.add_api()

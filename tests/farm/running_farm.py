@@ -16,11 +16,11 @@ import httpx
 from sqlalchemy import func, select
 
 from local.process import Process
-from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.settings import PREFIX, Settings
 from tests.doubles.weights import weights
+from tests.migrated import set_up_new_farm
 from tests.servers.s3 import Swift
 from tests.servers.server import free_port
 
@@ -71,7 +71,7 @@ class RunningFarm:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         path = {"PYTHONPATH": f"{CHECKOUT}:{QUICK}"}
         self.environment = clean | path | {PREFIX + name: value for name, value in farm_settings.items()}
-        set_up(Settings.from_environment(self.environment))
+        set_up_new_farm(Settings.from_environment(self.environment))
 
     def add_model(self, name: str = "tiny", content: bytes | None = None) -> str:
         """Make a folder that passes for a model with all but a real toolchain; return its reference."""

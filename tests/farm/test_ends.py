@@ -53,7 +53,7 @@ class Outages:
 
 @pytest.fixture(scope="module")
 def outages(postgres: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outages]:
-    url, state = make_url(postgres.create()), tmp_path_factory.mktemp("farm")
+    url, state = make_url(postgres.create_migrated()), tmp_path_factory.mktemp("farm")
     with Valkey(new_data_dir("valkey")) as broker:
         outages = Outages(None, broker)  # type: ignore[arg-type]  # its proxy is needed first
         with Proxy(url.port or 0, alter=outages.cut) as proxy:

@@ -14,10 +14,10 @@ from enginefarm.client.farm import Farm
 from local.__main__ import _HOW_TO
 from local.api_key import NAME, api_key_of
 from local.farm import LocalFarm
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.security import api_keys as access
 from models.security.api_keys import Scope
+from tests.migrated import migrated_sqlite
 
 
 def mode(path: Path) -> int:
@@ -26,8 +26,7 @@ def mode(path: Path) -> int:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
-    upgrade(database.engine)
+    database = Database(migrated_sqlite(tmp_path / "catalogue.db"))
     yield database
     database.close()
 

@@ -1,4 +1,4 @@
-"""Fixtures of an empty catalogue on SQLite and on PostgreSQL, migrated as in production."""
+"""Fixtures of an empty catalogue on SQLite and on PostgreSQL, with the tables that the migrations make."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
+from tests.migrated import migrated_sqlite
+from tests.servers.postgres import Databases
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'catalogue.db'}"
-    return str(request.getfixturevalue("postgres_url"))
+        yield migrated_sqlite(tmp_path / "catalogue.db")
+    else:
+        postgres: Databases = request.getfixturevalue("postgres")
+        url = postgres.create_migrated()
+        yield url
+        postgres.drop(url)
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     catalogue = Database(database_url)
-    upgrade(catalogue.engine)
     yield catalogue
     catalogue.close()

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
+from tests.migrated import migrate
 from tests.servers.server import Program, Server
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
@@ -35,12 +36,31 @@ class Databases:
     def __init__(self, url: str) -> None:
         self.url = url
         self._url = make_url(url).set(drivername="postgresql+psycopg")
+        self._migrated: str | None = None  # the URL of a database that is copied and has no sessions
 
     def create(self) -> str:
         """Create an empty database with a new name; returns its URL in SQLAlchemy's form, for psycopg 3."""
+        return self._copy("template1")
+
+    def create_migrated(self) -> str:
+        """As `create`, with the tables of the catalogue."""
+        if self._migrated is None:
+            self._migrated = self.create()
+            migrate(self._migrated)
+        return self._copy(make_url(self._migrated).database or "")
+
+    def _copy(self, template: str) -> str:
         name = f"test_{secrets.token_hex(6)}"
-        self.administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        # Copying files takes half the processor time of PostgreSQL's default, which writes a log of each page.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        self.administer(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def drop_template(self) -> None:
+        """Drop what `create_migrated` copies."""
+        if self._migrated is not None:
+            self.drop(self._migrated)
+            self._migrated = None
 
     def drop(self, url: str) -> None:
         """Drop a database that `create` returned, and end its open sessions."""

@@ -10,10 +10,10 @@ import pytest
 
 from enginefarm.contract import digest
 from enginefarm.contract.key import key_of
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.lifecycle.warm_files import StoredWarmFile, find_warm_file, save_warm_file
 from models.store import Store, open_store_url
+from tests.migrated import migrated_sqlite
 from tests.models.store.blobs import put_bytes
 from toolchains.toolchain import WarmFile
 from workers.warm_start import WarmStart
@@ -23,8 +23,7 @@ WARM = WarmFile(path="kernels.cache", good_for={"card": "some"})
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
-    upgrade(database.engine)
+    database = Database(migrated_sqlite(tmp_path / "catalogue.db"))
     yield database
     database.close()
 

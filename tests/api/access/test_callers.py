@@ -12,17 +12,16 @@ from sqlalchemy import event
 
 from api.access.callers import Callers
 from enginefarm.contract.errors import Unauthenticated
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.security import api_keys as access
 from models.security.api_keys import Scope
 from models.security.key_format import new_key, text_of
+from tests.migrated import migrated_sqlite
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
-    upgrade(database.engine)
+    database = Database(migrated_sqlite(tmp_path / "catalogue.db"))
     yield database
     database.close()
 

@@ -22,7 +22,6 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.wire.bodies import Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
 from enginefarm.wire.retention import RemovalCandidate
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, Row
 from models.catalogue.states import Fenced
@@ -201,9 +200,8 @@ PAIRS = [(situation, *pair) for situation, acts in ACTS.items() for pair in comb
 
 @pytest.fixture(scope="module")
 def stage(postgres: Databases) -> Iterator[Stage]:
-    url = postgres.create()
+    url = postgres.create_migrated()
     database = Database(url)
-    upgrade(database.engine)
     yield Stage(database)
     database.close()
     postgres.drop(url)

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import text, update
 
 from enginefarm.wire.bodies import Disposition
-from migrations.upgrade import upgrade
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
@@ -35,9 +34,8 @@ _PAIRS = [
 
 @pytest.fixture(scope="module")
 def catalogue(postgres: Databases) -> Iterator[Database]:
-    url = postgres.create()
+    url = postgres.create_migrated()
     database = Database(url)
-    upgrade(database.engine)
     add_worker(database)
     yield database
     database.close()

@@ -13,7 +13,6 @@ from sqlalchemy import delete, select, text
 
 from enginefarm.contract import digest
 from enginefarm.contract.errors import NotFound
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import BlobRow, ManifestRow, WarmFileRow
 from models.lifecycle.blobs import NotStored, record_blobs, require_stored
@@ -26,6 +25,7 @@ from models.store import DirectoryStore, Links
 from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
 from tests.models.store.blobs import put_bytes
+from tests.servers.postgres import Databases
 
 DATA = b"engine"
 BLOB = digest.of_bytes(DATA)
@@ -40,11 +40,12 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 
 @pytest.fixture
-def postgresql(postgres_url: str) -> Iterator[Database]:
-    catalogue = Database(postgres_url)
-    upgrade(catalogue.engine)
+def postgresql(postgres: Databases) -> Iterator[Database]:
+    url = postgres.create_migrated()
+    catalogue = Database(url)
     yield catalogue
     catalogue.close()
+    postgres.drop(url)
 
 
 @pytest.fixture

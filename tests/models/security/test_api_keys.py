@@ -11,24 +11,24 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 
 from enginefarm.contract.errors import NotFound, Unauthenticated
-from migrations.upgrade import upgrade
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import ApiKeyRow
 from models.security import api_keys as access
 from models.security.api_keys import Scope
 from models.security.key_format import prefix
+from tests.migrated import migrated_sqlite
 
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def module_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('keys') / 'catalogue.db'}"
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgres").create()
+        url = request.getfixturevalue("postgres").create_migrated()
+    else:
+        url = migrated_sqlite(tmp_path_factory.mktemp("keys") / "catalogue.db")
     database = Database(url)
-    upgrade(database.engine)
     yield database
     database.close()
     if request.param == "postgresql":

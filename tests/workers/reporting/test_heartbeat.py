@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow
 from models.lifecycle import leases
 from models.loops import Loops
+from tests.migrated import migrated_sqlite
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
 from toolchains.toolchain import Report
 from workers.reporting import heartbeat
@@ -24,8 +24,7 @@ from workers.reporting.job_log import JobLog
 
 
 def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
@@ -50,8 +49,7 @@ def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
 
 def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: Path) -> None:
     """A short outage stops nothing; a longer one stops the programs before another worker may claim the action."""
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
@@ -70,8 +68,7 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: 
 
 
 def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path: Path) -> None:
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
@@ -89,8 +86,7 @@ def test_programs_are_stopped_when_the_catalogue_does_not_answer_at_all(tmp_path
 
 
 def test_a_defect_in_a_renewal_does_not_end_the_renewals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
@@ -114,8 +110,7 @@ def test_a_defect_in_a_renewal_does_not_end_the_renewals(tmp_path: Path, monkeyp
 
 
 def test_a_defect_that_lasts_stops_the_programs_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
@@ -134,8 +129,7 @@ def test_a_defect_that_lasts_stops_the_programs_in_time(tmp_path: Path, monkeypa
 
 
 def test_a_message_of_a_program_can_be_stored(tmp_path: Path) -> None:
-    database, request = Database(f"sqlite:///{tmp_path / 'catalogue.db'}"), new_request()
-    upgrade(database.engine)
+    database, request = Database(migrated_sqlite(tmp_path / "catalogue.db")), new_request()
     submit_request(database, request)
     add_worker(database)
     claim = claim_now(database, request.convert.key)
