@@ -24,8 +24,21 @@ S = TypeVar("S", bound=Server)
 
 _NO_TLS_OPTIONS = {"verify": True, "cert": None, "trust_env": True}
 
-# Folders whose tests run compilers or whole farms: minutes together.
-_LONG_TESTS = ("tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/", "tests/attack/")
+# Folders whose tests run compilers, programs or whole farms: minutes together.
+_LONG_TESTS = (
+    "tests/toolchains/aoti/", "tests/chaos/", "tests/farm/", "tests/simulation/", "tests/attack/", "tests/api/",
+    "tests/deployment/", "tests/workers/", "tests/migrations/",
+)  # fmt: skip
+
+# Tests of several files that run on one process, because they share what takes seconds to make.
+_TOGETHER = {
+    "compiled engines": ("tests/toolchains/aoti/",),
+    "SeaweedFS": ("tests/attack/test_privileges.py", "tests/deployment/test_store_server.py"),
+    "Swift": (
+        "tests/farm/test_end_to_end.py::test_a_build_runs_from_submit_to_download_on_s3", "tests/api/test_bundles.py",
+        "tests/models/store/", "tests/models/sources/test_bucket_source.py",
+    ),
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,12 +54,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 class _ByFixture(LoadScopeScheduling):  # type: ignore[misc]  # the library states no types
     # The marks `xdist_group` would say the same, but pytest-xdist 3.8 cannot read them with pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if file.startswith("tests/toolchains/aoti/"):
-            return "tests/toolchains/aoti/"  # they share compiled engines
-        if file == "tests/farm/test_end_to_end.py":
-            return nodeid  # each of them starts a farm of its own
-        return file
+        for shared, tests in _TOGETHER.items():
+            if nodeid.startswith(tests):
+                return shared
+        return nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session", autouse=True)
