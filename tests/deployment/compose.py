@@ -82,8 +82,9 @@ class Dockerfile:
 
     @property
     def copied(self) -> list[str]:
-        """The sources of every COPY."""
-        words = [[word for word in shlex.split(rest) if not word.startswith("--")] for rest in self.all("COPY")]
+        """The sources of every COPY from the checkout."""
+        copies = [shlex.split(rest) for rest in self.all("COPY") if "--from=" not in rest]
+        words = [[word for word in line if not word.startswith("--")] for line in copies]
         return [source for line in words for source in line[:-1]]
 
     @property

@@ -23,7 +23,7 @@ EXTRAS = {
     "node": (), "server": ("server",), "worker": ("server", "aoti"), "demo": ("server", "embedded", "aoti", "demo"),
     "dev": ("server", "embedded", "aoti", "demo", "dev"),
 }  # fmt: skip
-ALL_LOCKS = (*EXTRAS, "torch", "weights")
+ALL_LOCKS = (*EXTRAS, "torch", "uv", "weights")
 # Which build of them fits depends on the machine: requirements/torch.txt has those of the default index.
 OF_TORCH = re.compile(r"torch|triton|cuda-.*|nvidia-(?!ml-py).*")
 
@@ -75,7 +75,7 @@ def test_one_version_of_a_package_in_all_locks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "locks"), [("api", {"server"}), ("trtllm", {"server"}), ("worker", {"worker", "torch"})]
+    ("image", "locks"), [("api", {"server"}), ("trtllm", {"uv", "server"}), ("worker", {"worker", "torch"})]
 )
 def test_an_image_installs_hashed_packages_only(image: str, locks: set[str]) -> None:
     dockerfile = Dockerfile.read(CHECKOUT / "docker" / f"{image}.Dockerfile")

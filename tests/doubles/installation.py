@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from tests.doubles.option_parser import release
 from tests.doubles.orders import FILE
@@ -22,20 +23,19 @@ def make_installation(directory: Path, version: str, sm: str | None = "90") -> d
     """Install a release on a machine whose GPU has this SM; return the environment variables with which a worker finds
     it.
 
-    PYTHONPATH is for a process that is started with it; in this one, put `directory / "site"` on `sys.path`.
+    The package is in an environment of its own, as in an image: this process and workers do not see it.
     """
     for script in _scripts(directory, version):
         script.parent.mkdir(parents=True, exist_ok=True)
         script.symlink_to(_DOUBLES / script.name)
-    _write_python(directory / "bin" / "python3")
-    _write_metadata(directory / "site", version)
+    _make_python(directory)
+    write_metadata(site_packages(directory), version)
     for script in _scripts(directory, version):
         (script.parent / FILE).write_text(json.dumps({"version": version, "sm": sm}))
     return {
         "PATH": os.pathsep.join((str(directory / "bin"), os.environ["PATH"])),
         # The sandbox shows the folders of this variable, and the programs are links into the doubles' own folder.
         "LD_LIBRARY_PATH": str(_DOUBLES),
-        "PYTHONPATH": str(directory / "site"),
         "ENGINEFARM_TRTLLM_EXAMPLES": str(directory / "examples"),
     }
 
@@ -58,13 +58,21 @@ def _scripts(directory: Path, version: str) -> list[Path]:
     return list(dict.fromkeys(paths))  # families may share a script
 
 
-def _write_python(path: Path) -> None:
-    """The doubles need numpy, which this interpreter has and the `python3` of a test machine may not."""
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    path.chmod(0o755)
+def site_packages(directory: Path) -> Path:
+    """The folder of the packages of its `python3`."""
+    return directory / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
 
-def _write_metadata(site: Path, version: str) -> None:
-    info = site / f"tensorrt_llm-{version}.dist-info"
+def write_metadata(site: Path, version: str, package: str = "tensorrt_llm") -> None:
+    info = site / f"{package}-{version}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tensorrt_llm\nVersion: {version}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+
+
+def _make_python(directory: Path) -> None:
+    """A virtual environment. The doubles need numpy, which the environment of the tests has."""
+    base = Path(sys.base_prefix) / "bin" / "python3"
+    (directory / "bin" / "python3").symlink_to(base)
+    (directory / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+    site_packages(directory).mkdir(parents=True)
+    (site_packages(directory) / "tests.pth").write_text(str(Path(numpy.__file__).parent.parent))

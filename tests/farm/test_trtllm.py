@@ -43,7 +43,7 @@ def gpu_worker(running_farm: RunningFarm, name: str, gpu: str) -> None:
     """A worker in a double of NVIDIA's release image, on a machine whose NVML double reports this GPU."""
     sm = gpu.split(",")[2].replace(".", "")
     installed = make_installation(running_farm.state / name, VERSION, sm)
-    path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT), installed["PYTHONPATH"]]
+    path = [str(CHECKOUT / "tests" / "doubles" / "nvml"), str(CHECKOUT)]
     running_farm.add_worker(
         name, installed | {"PYTHONPATH": os.pathsep.join(path), "NVML_DOUBLE": gpu, "ENGINEFARM_IMAGE": IMAGE}
     )

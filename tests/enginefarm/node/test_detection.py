@@ -10,6 +10,7 @@ import pytest
 
 from enginefarm.node import detection as fingerprint
 from enginefarm.node.detection import cuda_toolkit_version, detect, tensorrt_version
+from enginefarm.node.image_python import own_packages
 
 
 def test_detection_imports_no_toolchain() -> None:
@@ -23,7 +24,7 @@ def test_tensorrt_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     metadata = "Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.13.3.9.post1\n"
     (tmp_path / "tensorrt-10.13.3.9.post1.dist-info" / "METADATA").write_text(metadata)
     monkeypatch.syspath_prepend(tmp_path)
-    assert tensorrt_version() == "10.13.3.9"
+    assert tensorrt_version(own_packages()) == "10.13.3.9"
 
 
 @pytest.mark.parametrize(
@@ -34,14 +35,11 @@ def test_tensorrt_from_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("usr/lib/x86_64-linux-gnu", [], None),
     ],
 )
-def test_tensorrt_from_its_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, files: list[str], expected: str | None
-) -> None:
-    monkeypatch.setattr(fingerprint, "_TENSORRT_PACKAGES", ())  # the Python package would come first
+def test_tensorrt_from_its_library(tmp_path: Path, folder: str, files: list[str], expected: str | None) -> None:
     (tmp_path / folder).mkdir(parents=True)
     for name in files:
         (tmp_path / folder / name).touch()
-    assert fingerprint.tensorrt_version(tmp_path) == expected
+    assert tensorrt_version({}, tmp_path) == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ def installation(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A TensorRT-LLM of doubles that this process finds; returns its directory."""
     directory = tmp_path / "tensorrt_llm"
     environment = make_installation(directory, version)
-    monkeypatch.syspath_prepend(directory / "site")
     monkeypatch.setenv("PATH", environment["PATH"])
     monkeypatch.setenv("ENGINEFARM_TRTLLM_EXAMPLES", environment["ENGINEFARM_TRTLLM_EXAMPLES"])
     return directory

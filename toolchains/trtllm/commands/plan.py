@@ -45,7 +45,8 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
         span = (index * share, (index + 1) * share)
         if is_stripped:
             span = (0.0, 1.0)
-        planned.append(Command(argv, environment, span, readable=(installation.examples,)))
+        readable = (installation.examples, *installation.folders)
+        planned.append(Command(argv, environment, span, readable=readable))
     # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
     copy_argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
     return (*planned, Command(copy_argv))
