@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,19 @@ def main() -> None:
     told.carry_out()
     began = time.monotonic()
     _check_experts(options)
+    _check_model_name(options)
     request = _request(options)
     smooth = _first(options, "smoothquant", "use_smooth_quant_plugin")
     if smooth is not None or request.kv_cache_quant_algo == "INT8":
         calibrate(options.calib_dataset)
         log(f"calibrated, alpha {smooth}")
-    if hasattr(options, "use_implicit_relative_attention"):
+    if family in ("t5", "bart"):
         if options.use_weight_only:
             told.lay_out_weights()
-        encoder_decoder.write(request, options.model_type, options.use_implicit_relative_attention, told)
+        if told.version.startswith("0.10."):
+            request = replace(request, output=request.output / f"tp{request.tp}" / f"pp{request.pp}")
+        implicit = getattr(options, "use_implicit_relative_attention", False)
+        encoder_decoder.write(request, options.model_type, implicit, told)
         print(
             f"{time.strftime('%F %T')},123 __main__ [INFO] Spend {elapsed(began)}.123456 (h:m:s) to convert the model"
         )
@@ -54,6 +59,15 @@ def main() -> None:
     checkpoint.write(request, told)
     log(f"Weights loaded. Total time: {elapsed(began)}")
     print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)
+
+
+def _check_model_name(options: argparse.Namespace) -> None:
+    """The scripts take a model's version from an option, or from the name of its directory."""
+    for option, names in {"gpt_variant": ("gpt2", "starcoder", "santacoder"), "chatglm_version": ("glm",)}.items():
+        if option not in options or getattr(options, option) is not None:
+            continue
+        directory = str(options.model_dir)
+        assert any(name in directory for name in names), f"Inferring {option} from path..."
 
 
 def _add_drafter(options: argparse.Namespace) -> None:

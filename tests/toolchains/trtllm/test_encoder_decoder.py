@@ -156,6 +156,20 @@ class TestRoad:
     """From a model to an engine, by programs that refuse what the real ones refuse."""
 
     @pytest.mark.usefixtures("installation")
+    @pytest.mark.parametrize(("version", "folder"), [("0.10.0", "tp1/pp1/"), ("0.12.0", "")])
+    def test_releases_before_kv_cache_type_convert_and_build_both(
+        self, version: str, folder: str, tmp_path: Path
+    ) -> None:
+        """In 0.10 the checkpoints lie below the parallelism that they are for."""
+        pipeline = start_pipeline(tmp_path, TINY_T5, version)
+        assert pipeline.run_both()["differences"] == []
+        assert (tmp_path / "convert" / folder / "encoder" / "config.json").is_file()
+        encoder, decoder = command_lines(Stage.BUILD, T5, version)
+        assert f"--checkpoint_dir /source/{folder}encoder" in encoder
+        assert "--paged_kv_cache disable" in encoder
+        assert "--paged_kv_cache" not in decoder
+
+    @pytest.mark.usefixtures("installation")
     @pytest.mark.parametrize("version", ["0.15.0", "0.16.0", "0.19.0", "1.0.0", VERSION, "1.3.0rc20"])
     @pytest.mark.parametrize("model", [TINY_T5, TINY_BART], ids=["t5", "bart"])
     def test_encoder_and_decoder_are_converted_and_built(self, version: str, model: ModelFacts, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ def test_a_release_of_each_kind_builds_an_engine_of_the_spec(version: str, tmp_p
     ("version", "architecture"),
     [
         *(("0.9.0", "GemmaForCausalLM"), ("0.16.0", "Qwen2ForCausalLM"), ("0.16.0", "FalconForCausalLM")),
-        *(("0.9.0", "BloomForCausalLM"), ("1.2.1", "ChatGLMForCausalLM"), ("1.0.0", "RecurrentGemmaForCausalLM")),
+        *(("0.9.0", "BloomForCausalLM"), ("1.2.1", "GLMModel"), ("1.0.0", "RecurrentGemmaForCausalLM")),
+        *(("0.8.0", "InternLMForCausalLM"), ("0.9.0", "GPT2LMHeadModel"), ("0.10.0", "Qwen2ForCausalLM")),
     ],
 )
 def test_another_family_builds_an_engine_of_the_spec(version: str, architecture: str, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ OPTIONS: list[Rewrite] = [
      ("gather_generation_logits", False), {}),
     ("lora_qkv", VERSION, PLAIN, {"lora_plugin": "auto", "lora_target_modules": ["attn_v", "attn_dense"]}, FACTS, H100,
      ("lora_target_modules", ["attn_v", "attn_dense", "attn_q", "attn_k"]), {"lora_plugin": "disable"}),
+    ("model_variant", VERSION, PLAIN, {}, facts(architecture="ChatGLMModel", vocab_size=65024), H100,
+     ("chatglm_version", "chatglm3"), {"chatglm_version": "chatglm2"}),
     ("experts_default", VERSION, PLAIN, {"moe_tp_size": 1, "moe_ep_size": 1}, FACTS, H100, ("moe_ep_size", -1), {}),
     ("enc_dec_moe", VERSION, PLAIN, {}, BART, H100, ("moe_plugin", "disable"), {"moe_plugin": "disable"}),
     ("relative_fmha", "0.15.0", PLAIN, {"context_fmha": "enable"}, T5, H100, ("context_fmha", "disable"),
