@@ -24,6 +24,7 @@ from models.security import signing_key as signing
 from models.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
+_SPECIAL = "%?#:'\"\\"
 
 
 class LocalFarm:
@@ -71,6 +72,13 @@ class LocalFarm:
         return self
 
     def _start(self) -> None:
+        # The path is part of URLs, of a list and of the broker's configuration, where these characters mean something.
+        special = [character for character in str(self.state) if character in _SPECIAL or not character.isprintable()]
+        if special:
+            raise ValueError(
+                f"STATE={ascii(str(self.state))[1:-1]}: the path has the character {special[0]!a}: choose a folder "
+                "with a plain path"
+            )
         with ExitStack() as stack:
             for folder in (self.state, self.models, self.state / "broker"):
                 folder.mkdir(parents=True, exist_ok=True)

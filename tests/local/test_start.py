@@ -69,6 +69,17 @@ def test_a_state_folder_that_cannot_be_written_is_named(
     assert line.endswith(": set STATE to a folder on a local disk that belongs to this user\n")
 
 
+@pytest.mark.parametrize("character", ["#", "?", "%", ":", "'", '"', "\\", "\n", "\u202e", "\udce9"])
+def test_a_state_folder_with_a_special_character_is_refused(
+    character: str, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STATE", str(tmp_path / f"a{character}b"))
+    code, line = failure(capsys)
+    assert code == ExitCode.SETTINGS
+    assert line.endswith(f": the path has the character {character!a}: choose a folder with a plain path\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_state_folder_that_another_farm_uses_is_refused(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state.mkdir()
     with locked_if_free(state / "farm"):
