@@ -49,7 +49,8 @@ def farm_url(text: str) -> str:
     """
     try:
         parsed = parse_url(text.strip())
-    except LocationParseError:
+        (parsed.host or "").encode("idna")  # as urllib3 does when it connects: `a..b` is no host
+    except (LocationParseError, UnicodeError):
         parsed = Url()
     if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
         raise InvalidRequest(

@@ -110,7 +110,19 @@ def test_a_silent_farm_times_out(double: FarmDouble) -> None:
             )
 
 
-@pytest.mark.parametrize("url", ["", "farm", "ftp://farm", "http://", "http://user:pa55@farm", "http://farm/?key=pa55"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "farm",
+        "ftp://farm",
+        "http://",
+        "http://user:pa55@farm",
+        "http://farm/?key=pa55",
+        "http://a..pa55",
+        f"http://{'a' * 70}",
+    ],
+)
 def test_an_invalid_farm_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(InvalidRequest, match="ENGINEFARM_URL") as caught:
         Farm(url)
