@@ -55,13 +55,13 @@ def create_app(settings: Settings) -> FastAPI:
         DatabaseUnavailable: the database does not answer, or refuses this account.
     """
     keys = FarmKeys.of(settings)
-    starts_open = _require_start(settings)
+    identity, starts_open = _require_start(settings)
     loops = Loops()
     leaving = Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with control_plane(settings, keys, starts_open=starts_open, leaving=leaving) as control:
+        with control_plane(settings, keys, identity=identity, starts_open=starts_open, leaving=leaving) as control:
             app.state.control = control
             start_loops(loops, control)
             first_look = asyncio.create_task(control.readiness.log_once())
@@ -126,8 +126,11 @@ def start_loops(loops: Loops, control: ControlPlane) -> None:
         )
 
 
-def _require_start(settings: Settings) -> bool:
-    """Return True if the farm serves without API keys: none was made, and only this machine can reach it.
+def _require_start(settings: Settings) -> tuple[str, bool]:
+    """Return (the URI of the farm, True if it serves without API keys).
+
+    It serves without keys if none was made, and only this machine can reach it. What is read here is not read again
+    when the server runs: a database that goes away in between is an outage then, and no failed start.
 
     Raises:
         ValueError, StartRefusedError, DatabaseUnavailable: see `create_app`.
@@ -142,10 +145,10 @@ def _require_start(settings: Settings) -> bool:
         open_store(settings, link_secret=secrets.token_bytes(32))
         celery_app(settings.broker_url.get_secret_value())
         with database.write() as session:
-            farm_identity(session, settings.builder_id)
+            identity = farm_identity(session, settings.builder_id)
         with database.read() as session:
             if any_key(session):
-                return False
+                return identity, False
     finally:
         database.close()
 
@@ -160,4 +163,4 @@ def _require_start(settings: Settings) -> bool:
             "from elsewhere: make one with `python -m api.keys create NAME --scope admin`, or unset it"
         )
     log.warning("NO API KEY: everybody on this machine may do everything. `python -m api.keys create` makes one.")
-    return True
+    return identity, True

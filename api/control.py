@@ -26,7 +26,6 @@ from api.watchers import GATHER_SECONDS, SharedReads, Watchers
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app
-from models.security.farm_identity import farm_identity
 from models.settings import Settings
 from models.store import Store
 
@@ -68,10 +67,13 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool, leaving: Event) -> Iterator[ControlPlane]:
+def control_plane(
+    settings: Settings, keys: FarmKeys, *, identity: str, starts_open: bool, leaving: Event
+) -> Iterator[ControlPlane]:
     """Open the control plane for these settings; it is closed when the block ends.
 
     Args:
+        identity: URI of the farm.
         starts_open: no API key exists, so that requests need none until the first is made.
         leaving: set once this process ends.
     """
@@ -82,8 +84,6 @@ def control_plane(settings: Settings, keys: FarmKeys, *, starts_open: bool, leav
         # given the same secret.
         link_secret = secrets.token_bytes(32)
     database = Database(settings.database_url.get_secret_value())
-    with database.write() as session:
-        identity = farm_identity(session, settings.builder_id)
     fleet = FleetView(database)
     sources = open_sources(settings, database)
     planner = Planner(settings, sources, fleet)

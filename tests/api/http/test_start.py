@@ -14,9 +14,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from api.__main__ import main
+from api.app import create_app
 from api.http.listening import listening_sockets
 from api.http.server import Server, server_config
 from api.signing import main as signing
@@ -143,6 +145,19 @@ def test_the_number_of_workers_of_another_program_changes_nothing(
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "auto")
     assert server_config(FastAPI(), settings_in(tmp_path)).workers == 1
+
+
+def test_a_database_that_goes_away_during_the_start_is_an_outage(tmp_path: Path) -> None:
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    settings = settings_in(tmp_path, DATABASE_URL=f"sqlite:///{folder}/catalogue.db")
+    set_up(settings)
+    app = create_app(settings)
+    folder.rename(tmp_path / "elsewhere")
+    with TestClient(app, base_url="http://localhost:8000", client=("127.0.0.1", 1)) as client:
+        answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert "cannot be opened" in answer.text
 
 
 def test_a_taken_port_is_named(set_variables: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
