@@ -42,7 +42,7 @@ from models.queue.names import Announcement
 from models.settings import Settings
 from workers.broker_watchdog import MessageActivity
 from workers.gpus import HeldGpus, claim_uses_gpu
-from workers.reporting.failures import StageStopped, StartDamaged, cannot_begin, explain
+from workers.reporting.failures import BelongsElsewhere, StageStopped, StartDamaged, cannot_begin, explain
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
 from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
@@ -128,6 +128,11 @@ class Runner:
                     self.finish_fenced(stage_run, error)
                 except StageStopped:
                     self.finish_stopped(stage_run)
+                except BelongsElsewhere as error:
+                    log.info("handing %s over to %s: %s", key[:12], error.queue, error)
+                    joblog.say(f"handed over to {error.queue}: {error}")
+                    self._save_log(stage_run)
+                    self._end(stage_run, partial(self.hand_back, claim, error.queue))
                 except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
                     held_gpus.programs_may_live = stage_run.programs_may_live
                     self.finish_failed(stage_run, error)
@@ -271,10 +276,10 @@ class Runner:
             self._end(stage_run, partial(self.hand_back, claim))
         self._save_log(stage_run)
 
-    def hand_back(self, claim: Claim) -> list[Announcement]:
-        """Queue the action again at once; the attempt does not count as a try."""
+    def hand_back(self, claim: Claim, queue: str | None = None) -> list[Announcement]:
+        """Queue the action again at once, in `queue` if it is given; the attempt does not count as a try."""
         with self.tools.database.write() as session:
-            return [hand_back(session, claim)]
+            return [hand_back(session, claim, queue=queue)]
 
     def fail_at_the_start(self, claim: Claim, error: Exception) -> None:
         """Record that this worker could not begin the attempt: no folder, no file for the log, no thread."""

@@ -37,6 +37,7 @@ from models.lifecycle.blobs import damaged_blobs
 from models.lifecycle.conversions import names_no_sm, sm_of_checkpoint
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import blob_sizes, read_manifest
+from models.queue.names import convert_queue
 from models.sources import Sources
 from models.store import Store
 from toolchains.registry import all_toolchains
@@ -46,6 +47,7 @@ from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
 from workers.output_check import OutputChecker
 from workers.presence import Identity
 from workers.reporting.failures import (
+    BelongsElsewhere,
     OutputRefused,
     StageFailed,
     StageStopped,
@@ -151,8 +153,8 @@ class StageRun:
         """A message in the wrong queue must never make an engine or a checkpoint for the wrong machine.
 
         Raises:
-            StageFailed: this worker's platform is not the one that the engine is bound to, or its GPU has another SM
-                than the one that the checkpoint is laid out for.
+            StageFailed: this worker's platform is not the one that the engine is bound to.
+            BelongsElsewhere: its GPU has another SM than the one that the checkpoint is laid out for.
         """
         if self.job.stage is Stage.CONVERT:
             self._refuse_other_sm()
@@ -177,15 +179,10 @@ class StageRun:
         required = self.job.sm or self.job.spec.platform.sm
         actual = self.tools.identity.fingerprint.platform.sm
         if actual != required:
-            raise StageFailed(
-                Failure(
-                    cause="misrouted",
-                    fault=Fault.FARM,
-                    detail=f"this checkpoint is laid out for SM {required}, and this worker has "
-                    f"{'no GPU' if actual is None else f'SM {actual}'}",
-                    advice=f"start a worker of this release with a GPU of SM {required}",
-                    retryable=True,
-                )
+            machine = "no GPU" if actual is None else f"SM {actual}"
+            raise BelongsElsewhere(
+                convert_queue(self.job.toolchain, self.job.version, sm=required),
+                f"this checkpoint is laid out for SM {required}, and this worker has {machine}",
             )
 
     def refuse_checkpoint_of_other_sm(self) -> None:

@@ -184,14 +184,19 @@ def was_published(session: Session, claim: Claim) -> bool:
     return session.execute(select(ActionRow.key).where(*succeeded)).first() is not None
 
 
-def hand_back(session: Session, claim: Claim) -> Announcement:
-    """Queue the action again because the worker is being stopped; this try does not count.
+def hand_back(session: Session, claim: Claim, *, queue: str | None = None) -> Announcement:
+    """Queue the action again because the worker is being stopped, or because `queue` is the right one for it.
+
+    This try does not count.
 
     Raises:
         Fenced: the lease was lost before.
     """
     # Restarts of workers must not use up the tries of a long build.
-    announcement = requeue(session, claim.key, attempt=claim.attempt, tries=ActionRow.tries - 1)
+    values: dict[str, Any] = {"tries": ActionRow.tries - 1}
+    if queue is not None:
+        values["queue"] = queue
+    announcement = requeue(session, claim.key, attempt=claim.attempt, **values)
     end_attempt(session, claim.key, claim.attempt, Outcome.HANDED_BACK)
     return announcement
 

@@ -488,12 +488,48 @@ def test_a_recall_finds_engines_whose_weights_may_be_laid_out_for_another_sm(
     assert "was converted on a GPU of SM 80, this engine is for SM 90" in again.error.detail
 
 
+def test_a_conversion_that_an_earlier_api_planned_moves_to_a_worker_of_its_sm(
+    running_farm: RunningFarm, client: Farm
+) -> None:
+    if "a100" not in [worker.name for worker in client.workers()]:
+        gpu_worker(running_farm, "a100", A100)
+    client.drain("a100")
+    model = {"model": f"file:{make_tiny_llama(running_farm.models / 'earlier', seed=9)}"}
+    build = client.submit(weight_only(running_farm, A100) | model)
+    with running_farm.database.write() as session:
+        convert = session.get_one(ActionRow, str(session.get_one(ActionRow, build.key).depends_on))
+        assert convert.queue == f"convert.trtllm.{VERSION}.sm80"
+        job = {name: value for name, value in convert.work["job"].items() if name != "sm"}
+        convert.work = convert.work | {"version": 1, "job": job}
+        convert.queue = f"convert.trtllm.{VERSION}"
+        convert.document = convert.document | {"document": "enginefarm.convert/1"}
+        convert.announced_at = None
+    key = convert.key
+
+    def handed_over() -> bool:
+        with running_farm.database.read() as session:
+            return session.get_one(ActionRow, key).queue.endswith(".sm80")
+
+    eventually(handed_over)
+    waiting_for = client.build(build.id).waiting_for or ""
+    assert waiting_for.endswith(".sm80: start or upgrade one with a GPU of SM 80, or cancel the build")
+    client.release("a100")
+    ended = client.wait(build.id, timeout=60)
+    assert ended.state == "succeeded", ended.error
+    assert [(attempt.worker, attempt.outcome) for attempt in ended.attempts] == [
+        ("h100", "handed_back"), ("a100", "succeeded"), ("a100", "succeeded"),
+    ]  # fmt: skip
+
+
 def test_two_workers_on_one_gpu_build_one_after_the_other(running_farm: RunningFarm, client: Farm) -> None:
     """Also when the one that has the GPU is killed: its lock goes with its lease."""
     gpu_worker(running_farm, "h100-b", H100)
     for name in ("h100", "h100-b"):
         order(running_farm.state / name, VERSION, build={"mode": "hang"})
-    builds = [client.submit(spec(running_farm, max_batch_size=5, max_input_len=100 + number)) for number in range(2)]
+    builds = []
+    for length in (100, 101):
+        limits = spec(running_farm, max_batch_size=5, max_input_len=length)
+        builds.append(client.submit(limits | {"platform": {"gpu": H100.split(",")[0]}}))
     by_worker: dict[str, Any] = {}
 
     def one_waits() -> str | None:

@@ -17,7 +17,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
 from toolchains.toolchain import Directories, InvalidOutput, Needs, Report
 from workers.child import ProcessLimits
-from workers.reporting.failures import OutputRefused, StageFailed, StageStopped, explain
+from workers.reporting.failures import BelongsElsewhere, OutputRefused, StageFailed, StageStopped, explain
 from workers.stage_run import Peaks, ProgramOutput, StageRun
 
 
@@ -62,13 +62,17 @@ def stage_run(tmp_path: Path) -> StageRun:
     ],
     ids=["its SM", "another", "no GPU", "work of version 1", "work of version 1, another"],
 )
-def test_a_conversion_for_one_sm_is_refused_on_another(
+def test_a_conversion_for_one_sm_is_handed_over_to_workers_with_it(
     of_work: str | None, of_spec: str, of_worker: str | None, refusal: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toolchain = SimpleNamespace(needs=lambda job: Needs(0, 0, 0, 0, same_sm=True))
     monkeypatch.setattr("workers.stage_run.all_toolchains", lambda: {"trtllm": toolchain})
     job = SimpleNamespace(
-        stage=Stage.CONVERT, toolchain="trtllm", sm=of_work, spec=SimpleNamespace(platform=SimpleNamespace(sm=of_spec))
+        stage=Stage.CONVERT,
+        toolchain="trtllm",
+        version="1.0.0",
+        sm=of_work,
+        spec=SimpleNamespace(platform=SimpleNamespace(sm=of_spec)),
     )
     platform = SimpleNamespace(sm=of_worker)
     tools: Any = SimpleNamespace(
@@ -81,11 +85,9 @@ def test_a_conversion_for_one_sm_is_refused_on_another(
     if refusal is None:
         run.refuse_other_platform()
         return
-    with pytest.raises(StageFailed) as refused:
+    with pytest.raises(BelongsElsewhere, match=refusal) as refused:
         run.refuse_other_platform()
-    failure = refused.value.failure
-    assert (failure.cause, failure.fault, failure.retryable) == ("misrouted", Fault.FARM, True)
-    assert refusal in failure.detail
+    assert refused.value.queue == "convert.trtllm.1.0.0.sm90"
 
 
 def test_the_checked_output_has_a_manifest(stage_run: StageRun) -> None:

@@ -45,6 +45,14 @@ class StageStopped(Exception):
     """The stage was stopped: its lease is lost, or the worker is leaving. The action did not fail."""
 
 
+class BelongsElsewhere(Exception):
+    """The action is for the workers of `queue`, and this one cannot run it. The action did not fail."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(reason)
+        self.queue = queue
+
+
 def explain(error: Exception) -> Failure:
     """The failure to record for `error`. Its texts can be stored, although a program may have chosen parts of them."""
     failure = _failure_of(error)
