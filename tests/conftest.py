@@ -33,6 +33,10 @@ _LONG_TESTS = (
 # Tests of several files that run on one process, because they share what takes seconds to make.
 _TOGETHER = {
     "compiled engines": ("tests/toolchains/aoti/",),
+    "a farm": (
+        "tests/farm/test_cached_submits.py", "tests/farm/test_explain.py", "tests/farm/test_many.py",
+        "tests/farm/test_signals.py",
+    ),
     "SeaweedFS": ("tests/attack/test_privileges.py", "tests/deployment/test_store_server.py"),
     "Swift": (
         "tests/farm/test_end_to_end.py::test_a_build_runs_from_submit_to_download_on_s3", "tests/api/test_bundles.py",
@@ -65,6 +69,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests use an empty node cache, not the one of the user who runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENGINEFARM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode_kept() -> Iterator[None]:
+    """Let child processes write bytecode: a hundred of them compile the checkout else, a fifth of a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         yield
 
 

@@ -122,7 +122,7 @@ def test_a_workers_account_does_no_more_than_its_work(
     farm: RunningFarm, account_urls: Accounts, store_server: SeaweedFS
 ) -> None:
     """One farm for all attacks: while they run, a build runs, and it succeeds with the right bytes."""
-    model = farm.add_model()
+    model = farm.add_model(content=weights())
     published = farm.submit(farm.spec(model, salt="published"))
     assert farm.ended(published["id"])["state"] == "succeeded"
     running = farm.submit(farm.spec(model, salt="running", seconds=4))

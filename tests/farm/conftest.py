@@ -33,18 +33,24 @@ def s3_farm(postgres_url: str, valkey: Valkey, s3_server: Swift, tmp_path: Path)
     yield from run_farm(tmp_path, settings)
 
 
-@pytest.fixture(scope="module")
-def shared_farm(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
-    """SQLite, Valkey and a folder store, with an API and a worker, for tests that do not disturb one another."""
+@pytest.fixture(scope="package")
+def shared_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """For tests of several files that do not disturb one another."""
+    yield from small_farm(tmp_path_factory)
+
+
+def small_farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFarm]:
+    """SQLite, a Valkey of its own and a folder store, with an API and a worker."""
     state = tmp_path_factory.mktemp("farm")
-    settings = {
-        "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": fresh_broker(valkey),
-        "STORE_URL": f"file://{state / 'store'}",
-    }  # fmt: skip
-    for farm in run_farm(state, settings):
-        farm.add_api()
-        farm.add_worker("w1")
-        yield farm
+    with Valkey(tmp_path_factory.mktemp("broker")) as broker:
+        settings = {
+            "DATABASE_URL": f"sqlite:///{state / 'catalogue.db'}", "BROKER_URL": broker.url,
+            "STORE_URL": f"file://{state / 'store'}",
+        }  # fmt: skip
+        for farm in run_farm(state, settings):
+            farm.add_api()
+            farm.add_worker("w1")
+            yield farm
 
 
 def run_farm(state: Path, settings: dict[str, str]) -> Iterator[RunningFarm]:

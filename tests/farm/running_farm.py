@@ -74,13 +74,16 @@ class RunningFarm:
         set_up_new_farm(Settings.from_environment(self.environment))
 
     def add_model(self, name: str = "tiny", content: bytes | None = None) -> str:
-        """Make a folder that passes for a model with all but a real toolchain; return its reference."""
+        """Make a folder that passes for a model with all but a real toolchain; return its reference.
+
+        Without `content` the weights depend on the name, so that no other model shares its checkpoint.
+        """
         folder = self.models / name
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "tokenizer.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(content or weights())
+        (folder / "model.safetensors").write_bytes(content or weights(name.encode()))
         return f"file:{folder}"
 
     def add_api(self, module: str = "api") -> str:

@@ -14,7 +14,6 @@ import redis
 from models.exit_codes import ExitCode
 from models.queue.broker import Announcer, celery_app
 from models.queue.names import Announcement
-from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
 
@@ -66,7 +65,7 @@ def allow(client: redis.Redis) -> None:
 
 
 def test_a_fault_of_the_broker_ends_no_worker_and_fails_no_submit(farm: RunningFarm, broker: Valkey) -> None:
-    running = farm.submit(farm.spec(farm.add_model("running", weights(b"running")), convert_seconds=2))
+    running = farm.submit(farm.spec(farm.add_model("running"), convert_seconds=2))
     farm.running(running["id"], "convert")
     builds = [running]
     faults: list[tuple[str, Change, Change]] = [
@@ -77,7 +76,7 @@ def test_a_fault_of_the_broker_ends_no_worker_and_fails_no_submit(farm: RunningF
         with broker.client() as client:
             damage(client)
             try:
-                builds.append(farm.submit(farm.spec(farm.add_model(reason, weights(reason.encode())))))
+                builds.append(farm.submit(farm.spec(farm.add_model(reason))))
                 answer = eventually(lambda: refusal(farm), seconds=20)
                 assert reason in answer["parts"]["broker"]["detail"]
                 assert "s3cr" not in str(answer)

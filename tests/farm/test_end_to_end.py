@@ -28,11 +28,6 @@ def require_downloadable(running_farm: RunningFarm, key: str) -> None:
     assert "tokenizer.json" in {entry.path for entry in entries}
 
 
-def new_model(farm: RunningFarm, name: str) -> str:
-    """A model whose checkpoint no other test has made."""
-    return farm.add_model(name, weights(name.encode()))
-
-
 def cancel(farm: RunningFarm, build: dict[str, Any]) -> dict[str, Any]:
     return dict(httpx.delete(f"{farm.urls[0]}/v1/builds/{build['id']}").raise_for_status().json())
 
@@ -62,7 +57,7 @@ def test_a_build_runs_from_submit_to_download_on_s3(s3_farm: RunningFarm) -> Non
 
 def test_a_build_without_a_worker_waits_and_says_why(running_farm: RunningFarm) -> None:
     running_farm.have_workers()
-    spec = running_farm.spec(new_model(running_farm, "waiting")) | {"platform": {"cpu_isa": "x86-64-v4"}}
+    spec = running_farm.spec(running_farm.add_model("waiting")) | {"platform": {"cpu_isa": "x86-64-v4"}}
     build = running_farm.submit(spec)
     assert build["disposition"] == "created"
     assert "no live worker serves convert.quick.1.0" in running_farm.build(build["id"])["waiting_for"]
@@ -71,7 +66,7 @@ def test_a_build_without_a_worker_waits_and_says_why(running_farm: RunningFarm) 
 
 def test_a_model_that_changed_after_submit_is_refused(running_farm: RunningFarm) -> None:
     running_farm.have_workers()
-    model = new_model(running_farm, "changed")
+    model = running_farm.add_model("changed")
     build = running_farm.submit(running_farm.spec(model) | {"platform": {"cpu_isa": cpu_isa()}})
     (running_farm.models / "changed" / "model.safetensors").write_bytes(weights(b"other weights"))
     running_farm.have_workers("w1")
@@ -82,7 +77,7 @@ def test_a_model_that_changed_after_submit_is_refused(running_farm: RunningFarm)
 
 def test_a_failed_build_says_what_happened(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    model = new_model(running_farm, "failing")
+    model = running_farm.add_model("failing")
     refused = running_farm.ended(running_farm.submit(running_farm.spec(model, behave="refuse"))["id"])
     assert (refused["state"], refused["error"]["cause"]) == ("failed", "refused")
     assert len(refused["attempts"]) == 2  # convert, and one build: another try could not help
@@ -97,7 +92,7 @@ def test_a_failed_build_says_what_happened(running_farm: RunningFarm) -> None:
 
 def test_cancelling_a_build_kills_its_program(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    model = new_model(running_farm, "cancelled")
+    model = running_farm.add_model("cancelled")
     build = running_farm.submit(running_farm.spec(model, seconds=300))
     running_farm.running(build["id"], "build")
     assert cancel(running_farm, build)["state"] == "cancelled"
@@ -110,7 +105,7 @@ def test_cancelling_a_build_kills_its_program(running_farm: RunningFarm) -> None
 def test_a_queued_build_survives_an_emptied_broker(running_farm: RunningFarm, valkey: Valkey) -> None:
     """The sweep announces a queued build again after its message was lost."""
     running_farm.have_workers("w1")
-    model = new_model(running_farm, "queued")
+    model = running_farm.add_model("queued")
     running = running_farm.submit(running_farm.spec(model, seconds=3))
     running_farm.running(running["id"], "build")
     queued = running_farm.submit(running_farm.spec(model, salt="other"))
@@ -124,7 +119,7 @@ def test_a_queued_build_survives_an_emptied_broker(running_farm: RunningFarm, va
 
 def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    build = running_farm.submit(running_farm.spec(new_model(running_farm, "handed-back"), seconds=2))
+    build = running_farm.submit(running_farm.spec(running_farm.add_model("handed-back"), seconds=2))
     running_farm.running(build["id"], "build")
     running_farm.workers["w1"].stop(seconds=15)
     attempts = running_farm.build(build["id"])["attempts"]
@@ -143,7 +138,7 @@ def test_a_terminated_worker_is_gone_from_the_list(running_farm: RunningFarm) ->
 
 def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    spec = running_farm.spec(new_model(running_farm, "killed"), convert_seconds=2, seconds=2)
+    spec = running_farm.spec(running_farm.add_model("killed"), convert_seconds=2, seconds=2)
     build = running_farm.submit(spec)
     running_farm.running(build["id"], "convert")
     running_farm.workers["w1"].kill()
@@ -161,7 +156,7 @@ def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(ru
 
 def test_a_build_succeeds_although_the_api_is_killed_after_accepting_it(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w3")
-    build = running_farm.submit(running_farm.spec(new_model(running_farm, "orphaned"), seconds=2))
+    build = running_farm.submit(running_farm.spec(running_farm.add_model("orphaned"), seconds=2))
     running_farm.running(build["id"], "build")
     running_farm.kill_apis()
     running_farm.add_api()
@@ -173,7 +168,7 @@ def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_far
     """One convert, one build, two hundred correct answers."""
     running_farm.add_api()
     running_farm.have_workers("w3", "w4")
-    spec = running_farm.spec(new_model(running_farm, "identical"), seconds=1)
+    spec = running_farm.spec(running_farm.add_model("identical"), seconds=1)
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda number: running_farm.submit(spec, api=number % 2), range(200)))
     assert [answer["disposition"] for answer in answers].count("created") == 1

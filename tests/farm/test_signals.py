@@ -24,17 +24,18 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def engine_link(shared_farm: RunningFarm) -> str:
     """The path of a file of 24 MiB, which no socket buffers whole."""
-    model = shared_farm.add_model("large", weights(os.urandom(24 * MIB)))
+    model = shared_farm.add_model("transferred", weights(os.urandom(24 * MIB)))
     key = shared_farm.ended(shared_farm.submit(shared_farm.spec(model))["id"])["key"]
     redirect = httpx.get(f"{shared_farm.urls[0]}/v1/engines/{key}/files/model.safetensors")
     return httpx.URL(redirect.headers["location"]).raw_path.decode()
 
 
 @pytest.fixture(scope="module")
-def build(shared_farm: RunningFarm, engine_link: str) -> dict[str, Any]:
+def build(shared_farm: RunningFarm, engine_link: str) -> Iterator[dict[str, Any]]:
     """A build that does not end during these tests."""
     submitted = shared_farm.submit(shared_farm.spec(shared_farm.add_model("endless"), seconds=600))
-    return shared_farm.running(submitted["id"], "build")
+    yield shared_farm.running(submitted["id"], "build")
+    httpx.delete(f"{shared_farm.urls[0]}/v1/builds/{submitted['id']}").raise_for_status()
 
 
 def send_signals(process: Process, numbers: Sequence[int]) -> float:

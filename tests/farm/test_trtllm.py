@@ -403,19 +403,17 @@ def test_a_failure_that_no_retry_can_help_is_tried_once(running_farm: RunningFar
     assert any(ended.error.detail in line for line in client.logs(ended.id))
 
 
-def test_sixteen_shapes_and_a_second_gpu_convert_once(running_farm: RunningFarm, client: Farm) -> None:
+def test_four_shapes_and_a_second_gpu_convert_once(running_farm: RunningFarm, client: Farm) -> None:
     model = make_tiny_llama(running_farm.models / "shapes", seed=1)
     before = running_farm.outcomes()
-    shapes = spec(running_farm, max_batch_size=[1, 2, 4, 8], max_input_len=[16, 32, 48, 64]) | {
-        "model": f"file:{model}"
-    }
+    shapes = spec(running_farm, max_batch_size=[1, 8], max_input_len=[16, 64]) | {"model": f"file:{model}"}
     cells = client.submit_matrix(shapes).cells
     builds = [cell.submitted for cell in cells if cell.submitted]
-    assert len({build.key for build in builds}) == 16
+    assert len({build.key for build in builds}) == 4
     assert {client.wait(build.id, timeout=120).state for build in builds} == {"succeeded"}
     after = running_farm.outcomes()
     assert after[("convert", "succeeded")] - before.get(("convert", "succeeded"), 0) == 1
-    assert after[("build", "succeeded")] - before.get(("build", "succeeded"), 0) == 16
+    assert after[("build", "succeeded")] - before.get(("build", "succeeded"), 0) == 4
 
     gpu_worker(running_farm, "a100", A100)
     other = spec(running_farm) | {"model": f"file:{model}", "platform": {"gpu": "NVIDIA A100-SXM4-80GB"}}

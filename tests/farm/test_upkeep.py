@@ -6,7 +6,6 @@ import httpx
 
 from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
-from tests.farm.test_end_to_end import new_model
 from tests.servers.redis import Valkey
 
 
@@ -17,7 +16,7 @@ def worker(running_farm: RunningFarm, name: str) -> dict[str, object]:
 
 def test_a_drained_worker_finishes_its_stage_and_works_again_when_released(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    model = new_model(running_farm, "drained")
+    model = running_farm.add_model("drained")
     running = running_farm.submit(running_farm.spec(model, seconds=2))
     running_farm.running(running["id"], "build")
     httpx.post(f"{running_farm.urls[0]}/v1/workers/w1:drain").raise_for_status()
@@ -33,7 +32,7 @@ def test_a_drained_worker_finishes_its_stage_and_works_again_when_released(runni
 
 def test_a_restarted_broker_gets_its_messages_again(running_farm: RunningFarm, valkey: Valkey) -> None:
     running_farm.have_workers("w1")
-    model = new_model(running_farm, "announced-again")
+    model = running_farm.add_model("announced-again")
     valkey.kill()
     build = running_farm.submit(running_farm.spec(model))
     valkey.start()
@@ -60,7 +59,7 @@ def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> N
 def test_a_misbehaving_program_leaves_nothing_behind(running_farm: RunningFarm) -> None:
     running_farm.have_workers()
     running_farm.add_worker("w1", {"ENGINEFARM_MAX_TRIES": "1"})
-    model = new_model(running_farm, "misbehaving")
+    model = running_farm.add_model("misbehaving")
     causes = {}
     for behave in ("refuse", "break", "lie", "truncate", "flood"):
         build = running_farm.ended(running_farm.submit(running_farm.spec(model, behave=behave))["id"])

@@ -40,7 +40,7 @@ def submit(running_farm: RunningFarm, model: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def submitted_build(running_farm: RunningFarm) -> dict[str, Any]:
     """A build that waits for a worker."""
-    return submit(running_farm, running_farm.add_model())
+    return submit(running_farm, running_farm.add_model(content=weights()))
 
 
 def actions(running_farm: RunningFarm, build: dict[str, Any]) -> dict[str, ActionRow]:
@@ -89,7 +89,7 @@ def test_an_action_in_flight_at_an_earlier_worker_is_finished_by_a_new_one(
 
 def test_work_of_a_later_version_is_refused_by_name_and_left_to_other_workers(running_farm: RunningFarm) -> None:
     running_farm.have_workers()
-    build = submit(running_farm, running_farm.add_model("later", weights(b"later")))
+    build = submit(running_farm, running_farm.add_model("later"))
     convert = actions(running_farm, build)["convert"]
     replace_work(running_farm, convert, convert.work | {"version": 3, "sharding": "new in version 3"})
     running_farm.have_workers("w1")
