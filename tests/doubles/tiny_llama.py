@@ -1,4 +1,4 @@
-"""A random Llama of a few kilobytes as a standard Hugging Face directory, made without torch."""
+"""A random Llama of half a megabyte as a standard Hugging Face directory, made without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.doubles import tensors
 def make_tiny_llama(
     directory: Path,
     *,
-    hidden: int = 64,
+    hidden: int = 128,
     layers: int = 2,
     heads: int = 4,
     kv_heads: int = 2,
@@ -24,7 +24,10 @@ def make_tiny_llama(
     seed: int = 0,
     **config: Any,
 ) -> Path:
-    """Weights, config and a word-level tokenizer. `config` is laid over config.json."""
+    """Weights, config and a word-level tokenizer. `config` is laid over config.json.
+
+    The default sizes are the smallest that TensorRT-LLM has kernels for: heads of 32, and blocks of 128 for AWQ.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     size = {"hidden": hidden, "inner": 2 * hidden, "kv": hidden // heads * kv_heads}
     random = np.random.default_rng(seed)

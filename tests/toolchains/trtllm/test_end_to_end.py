@@ -25,8 +25,8 @@ from toolchains.trtllm import TOOLCHAIN
 
 LIMITS = {"max_batch_size": 4, "max_input_len": 64, "max_output_len": 32}
 TINY = ModelFacts(
-    architecture=LLAMA, dtype="bfloat16", hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, vocab_size=128, intermediate_size=128, max_position_embeddings=256,
+    architecture=LLAMA, dtype="bfloat16", hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, vocab_size=128, intermediate_size=256, max_position_embeddings=256,
     weight_bytes=1, has_safetensors=True, has_pickle=False, has_tokenizer=True, remote_code=False,
 )  # fmt: skip
 
@@ -36,15 +36,15 @@ class Pipeline:
 
     def __init__(
         self, root: Path, version: str = VERSION, architecture: str = LLAMA, model: ModelFacts | None = None,
-        **fields: Any,
+        heads: int = 4, **fields: Any,
     ) -> None:  # fmt: skip
-        """`model`: facts of a model that exists at `root / "model"`; None makes a tiny Llama there."""
+        """`model`: facts of a model that exists at `root / "model"`; None makes a tiny Llama with `heads` there."""
         self.root = root
         self.version = version
         self.model = root / "model"
         if model is None:
-            make_tiny_llama(self.model, architectures=[architecture])
-        self.facts = model or TINY.model_copy(update={"architecture": architecture})
+            make_tiny_llama(self.model, heads=heads, architectures=[architecture])
+        self.facts = model or TINY.model_copy(update={"architecture": architecture, "num_attention_heads": heads})
         self.spec, _ = TOOLCHAIN.normalise(spec(version, **{"limits": LIMITS} | fields), self.facts, H100)
         assert not TOOLCHAIN.preflight(self.spec, self.facts, H100)
 

@@ -18,6 +18,8 @@ _WITHOUT_LORA = ("int8_sq", "fp8_rowwise", "nvfp4", "w4a8_qserve")
 # NotImplementedError (tensorrt_llm/top_model_mixin.py @42a7b092). None: in every release.
 _WITHOUT_LORA_BEFORE: dict[str, str | None] = {
     "llama": None,
+    "internlm": None,
+    "skywork": None,
     "gpt": None,
     "t5": None,
     "bart": None,
@@ -25,7 +27,7 @@ _WITHOUT_LORA_BEFORE: dict[str, str | None] = {
     "phi": "lora_phi",
     "gemma": "lora_gemma",
 }
-_PHI2 = "PhiForCausalLM"
+_PHI2, _GEMMA3 = "PhiForCausalLM", "Gemma3ForCausalLM"
 
 
 def model(context: BuildContext) -> Iterator[Problem]:
@@ -34,10 +36,12 @@ def model(context: BuildContext) -> Iterator[Problem]:
     # `checks.adapters` reports adapters of these models.
     if context.option_value(adapter_table().option) and context.architecture not in adapter_table().architectures:
         return
-    # Phi-2 has a class of its own, which got LoRA together with Gemma.
+    # Phi-2 has a class of its own. Gemma 3 got LoRA later than the others.
     rule = _WITHOUT_LORA_BEFORE.get(context.family_name, "lora_class")
     if context.facts.architecture == _PHI2:
         rule = "lora_phi2"
+    elif context.facts.architecture == _GEMMA3:
+        rule = "lora_gemma3"
     if rule is not None:
         detail = f"the network of {context.facts.architecture} has no places for LoRA in this release"
         yield refused_option(context, rule, _PLUGIN, detail, "disable")

@@ -18,7 +18,9 @@ from toolchains.trtllm.releases.rule_table import rules
 # Head sizes of the attention kernel of the decoding phase (decoderMaskedMultiheadAttention.cu @250d9c29 @42a7b092).
 _HEAD_SIZES = (32, 48, 64, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256)
 # Families whose attention reads rope_scaling of config.json. Phi and DeepSeek-V2 read it in code of their own.
-_READ_ROPE_SCALING = frozenset({"llama", "qwen", "internlm2", "mllama", "nemotron_nas"})
+_LLAMA = frozenset({"llama", "internlm", "skywork"})  # of one script
+_QWEN = frozenset({"qwen"})
+_READ_ROPE_SCALING = _LLAMA | {"qwen", "internlm2", "mllama", "nemotron_nas"}
 
 
 class _RopeTypes(NamedTuple):
@@ -40,20 +42,20 @@ class _Tied(NamedTuple):
     """A script that asks for the weights of an lm_head in the releases of one rule."""
 
     rule: str
-    family: str
+    families: frozenset[str]
     mended_in: str
     in_smooth_quant: bool = False  # in the conversion to SmoothQuant alone
     can_be_shared: bool = False  # unless use_embedding_sharing is set
 
 
 _TIED = (
-    _Tied("tied_llama_014", "llama", "0.15.0"),
-    _Tied("tied_llama", "llama", "0.15.0", can_be_shared=True),
-    _Tied("tied_llama_sq", "llama", "0.19.0", in_smooth_quant=True),
-    _Tied("tied_qwen_011", "qwen", "0.11.0"),
-    _Tied("tied_qwen_014", "qwen", "0.15.0"),
-    _Tied("tied_qwen", "qwen", "0.15.0", can_be_shared=True),
-    _Tied("tied_qwen_sq", "qwen", "0.15.0", in_smooth_quant=True),
+    _Tied("tied_llama_014", _LLAMA, "0.15.0"),
+    _Tied("tied_llama", _LLAMA, "0.15.0", can_be_shared=True),
+    _Tied("tied_llama_sq", _LLAMA, "0.19.0", in_smooth_quant=True),
+    _Tied("tied_qwen_011", _QWEN, "0.11.0"),
+    _Tied("tied_qwen_014", _QWEN, "0.15.0"),
+    _Tied("tied_qwen", _QWEN, "0.15.0", can_be_shared=True),
+    _Tied("tied_qwen_sq", _QWEN, "0.15.0", in_smooth_quant=True),
 )
 
 
@@ -90,7 +92,7 @@ def tied_embeddings(context: BuildContext) -> Iterator[Problem]:
     is_shared = bool(context.option_value("use_embedding_sharing"))
     is_smooth = context.spec.precision.quantization == SMOOTH_QUANT
     for tied in _TIED:
-        is_affected = context.family_name == tied.family and (is_smooth or not tied.in_smooth_quant)
+        is_affected = context.family_name in tied.families and (is_smooth or not tied.in_smooth_quant)
         if not is_affected or (is_shared and tied.can_be_shared):
             continue
         expected = ["a model with an lm_head of its own"]
@@ -108,7 +110,7 @@ def head_sizes(context: BuildContext) -> Iterator[Problem]:
     # Multi-head latent attention and the two engines of an encoder-decoder have sizes of their own.
     if size is None or facts.kv_lora_rank or context.is_encoder_decoder or facts.hidden_size is None:
         return
-    if context.family_name == "llama" and size * (facts.num_attention_heads or 0) != facts.hidden_size:
+    if context.family_name in _LLAMA and size * (facts.num_attention_heads or 0) != facts.hidden_size:
         detail = f"its heads have {size} elements, and the release takes hidden_size / num_attention_heads"
         yield _feature_problem(context, "head_dim", detail, size, "a model without head_dim", rules()["head_dim"].until)
     uses_plugin = context.is_plugin_enabled("gpt_attention_plugin")

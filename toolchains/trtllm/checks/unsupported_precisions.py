@@ -23,16 +23,19 @@ class _Unsupported(NamedTuple):
     reason: str
 
 
-_EXPERTS = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "DbrxForCausalLM", "ArcticForCausalLM", "DeepseekForCausalLM")
+_EXPERTS = (
+    "MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "DbrxForCausalLM", "ArcticForCausalLM",
+    "GraniteMoeForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM",
+)  # fmt: skip
 _EXPERTS_OF_PHI = ("PhiMoEForCausalLM", "PhimoeForCausalLM")
 _PHI3 = ("Phi3ForCausalLM", "Phi3SmallForCausalLM", "Phi3VForCausalLM")
 _QWEN2 = ("Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2VLForConditionalGeneration")
 _CALIBRATED = ("fp8", "int8_sq", "int4_awq", "w4a8_awq")
 
 _UNSUPPORTED = (
-    _Unsupported("sq_experts", ("int8_sq",), (*_EXPERTS, "DeepseekV2ForCausalLM"), "SmoothQuant is not for experts"),
+    _Unsupported("sq_experts", ("int8_sq",), _EXPERTS, "SmoothQuant is not for experts"),
     _Unsupported(
-        "awq_experts", ("int4_awq", "w4a8_awq"), (*_EXPERTS, *_EXPERTS_OF_PHI, "DeepseekV2ForCausalLM"),
+        "awq_experts", ("int4_awq", "w4a8_awq"), (*_EXPERTS, *_EXPERTS_OF_PHI),
         "AWQ is not for experts yet",
     ),
     _Unsupported("mixtral_fp8", ("fp8",), ("MixtralForCausalLM",), "FP8 is not for its experts yet"),

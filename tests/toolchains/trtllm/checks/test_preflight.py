@@ -43,19 +43,13 @@ REFUSALS = [
     *test_tensor_size.REFUSALS,
 ]
 
-# Rules about models and precisions that the farm does not convert in the releases of the rule yet.
-UNREACHED = {
-    "exaone_calibrated", "lora_phi", "lora_qwen", "mixtral_fp8", "nemotron_nas_fp8", "qwen2_sq", "tied_qwen",
-    "tied_qwen_011", "tied_qwen_014", "tied_qwen_sq", "w4a8_hopper",
-}  # fmt: skip
-
 
 def test_every_rule_that_refuses_at_submit_is_tested() -> None:
     refusing = {rule.id for rule in rules().values() if rule.effect == "error" and rule.enforced_at == "submit"}
     tested = {refusal.rule for refusal in REFUSALS} | {"eagle"}  # test_drafts has a test of its own for it
     for _, row in named_rows():
         tested.update(finding.code for finding in row.refused)
-    assert refusing - UNREACHED == tested & rules().keys()
+    assert refusing == tested & rules().keys()
 
 
 @pytest.mark.parametrize(

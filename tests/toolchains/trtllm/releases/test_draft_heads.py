@@ -129,7 +129,7 @@ def test_draft_heads_that_no_script_makes_are_refused(
 
 def make_heads(folder: Path, weights: str = "medusa_lm_head.safetensors") -> Path:
     folder.mkdir(exist_ok=True)
-    says = {"num_draft_layers": 1, "hidden_size": 64, "exit_dim": 128, "rnn": True}  # as ReDrafter's have to
+    says = {"num_draft_layers": 1, "hidden_size": 128, "exit_dim": 128, "rnn": True}  # as ReDrafter's have to
     (folder / "config.json").write_text(json.dumps(says))
     tensors.write(folder / weights, {"0.0.linear.weight": np.ones((2, 2), np.float32)}, "float16")
     return folder
@@ -154,7 +154,7 @@ class PipelineWithDraftHeads(Pipeline):
 @pytest.mark.parametrize("version", ["0.16.0", VERSION])
 def test_an_engine_drafts_by_its_heads(version: str, tmp_path: Path) -> None:
     pipeline = PipelineWithDraftHeads(
-        tmp_path, version, options=MEDUSA | {"num_medusa_heads": 2, "max_medusa_token_len": 7}
+        tmp_path, version, heads=2, options=MEDUSA | {"num_medusa_heads": 2, "max_medusa_token_len": 7}
     )
     facts = pipeline.run_both()
     assert facts["differences"] == []
@@ -165,7 +165,7 @@ def test_an_engine_drafts_by_its_heads(version: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("installation")
 @pytest.mark.parametrize("version", ["0.16.0", VERSION])
 def test_an_engine_of_eagle_is_longer_by_its_drafts_and_layers(version: str, tmp_path: Path) -> None:
-    pipeline = PipelineWithDraftHeads(tmp_path, version, options=EAGLE | {"num_eagle_layers": 3})
+    pipeline = PipelineWithDraftHeads(tmp_path, version, heads=2, options=EAGLE | {"num_eagle_layers": 3})
     facts = pipeline.run_both()
     assert facts["differences"] == []
     assert facts["effective"]["pretrained_config"]["architecture"] == "EagleForCausalLM"
