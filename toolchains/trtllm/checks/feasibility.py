@@ -145,7 +145,8 @@ def parallelism(context: BuildContext) -> Iterator[Problem]:
 def required_options(context: BuildContext) -> Iterator[Problem]:
     """Options whose defaults mean nothing for this model or precision."""
     conversion = context.conversion
-    if conversion is None:
+    # `checks.model` reports a model that no value of this release names.
+    if conversion is None or context.later_model is not None:
         return
     for name in conversion.all_required_options:
         if context.option_value(name) is None:

@@ -36,15 +36,14 @@ def architecture(context: BuildContext) -> Iterator[Problem]:
 def later_model(context: BuildContext) -> Iterator[Problem]:
     """Models that are younger than the first release of their architecture."""
     name, version = context.facts.architecture, context.release.version
-    if context.family is None or context.release.script_for(name) is None:
+    model = context.later_model
+    if model is None or context.release.script_for(name) is None:
         return
-    for later in context.family.later_models.get(name, ()):
-        if later.matches(context.facts) and Version(version) < Version(later.since):
-            detail = (
-                f"TensorRT-LLM {version} converts {name}, but not {later.model}, which config.json describes: "
-                f"{later.since} is the first release that does"
-            )
-            yield _older_release_problem("later_model", detail, later.model, later.since)
+    detail = (
+        f"TensorRT-LLM {version} converts {name}, but not {model.model}, which config.json describes: "
+        f"{model.since} is the first release that does"
+    )
+    yield _older_release_problem("later_model", detail, model.model, model.since)
 
 
 def _older_release_problem(code: str, detail: str, value: str, first: str) -> Problem:

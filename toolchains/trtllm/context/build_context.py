@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from packaging.version import Version
 from pydantic import JsonValue
 
 from enginefarm.contract.model.facts import ModelFacts
@@ -16,7 +17,7 @@ from enginefarm.contract.spec import BuildSpec, Limits, Parallelism
 from toolchains.trtllm.context.conversion import Conversion, find_conversion
 from toolchains.trtllm.releases.draft_heads import DraftHeads, requested_mode
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
-from toolchains.trtllm.releases.model_family import ModelFamily, family_names, find_family
+from toolchains.trtllm.releases.model_family import LaterModel, ModelFamily, family_names, find_family
 from toolchains.trtllm.releases.option_table import Option
 from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_option_names
 from toolchains.trtllm.releases.release import ReleaseDescriptor, Script, convert_options
@@ -55,6 +56,16 @@ class BuildContext:
     def family_name(self) -> str | None:
         """The name of the family, as in data/releases; None if no release has a conversion script for the model."""
         return family_names().get(self.facts.architecture)
+
+    @property
+    def later_model(self) -> LaterModel | None:
+        """The model by its sizes, if this release converts its architecture, but not yet this model."""
+        if self.family is None:
+            return None
+        for model in self.family.later_models.get(self.facts.architecture, ()):
+            if model.matches(self.facts) and Version(self.release.version) < Version(model.since):
+                return model
+        return None
 
     @property
     def is_encoder_decoder(self) -> bool:

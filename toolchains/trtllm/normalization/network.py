@@ -15,7 +15,7 @@ from toolchains.trtllm.releases.adapters import with_joined_modules
 
 def name_variant(context: BuildContext) -> Iterator[Change]:
     """Tell the script which of its models it gets, where config.json says it and the caller does not."""
-    if context.family is None:
+    if context.family is None or context.later_model is not None:
         return
     for option, variants in context.family.variants.items():
         if context.option_value(option) is not None:

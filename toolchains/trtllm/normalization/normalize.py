@@ -11,7 +11,12 @@ from enginefarm.contract.spec import BuildSpec
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.normalization.advice import find_advice
 from toolchains.trtllm.normalization.change import Rewrite
-from toolchains.trtllm.normalization.options import replace_aliases, replace_stand_ins, with_defaults
+from toolchains.trtllm.normalization.options import (
+    replace_aliases,
+    replace_stand_ins,
+    replace_switch_values,
+    with_defaults,
+)
 from toolchains.trtllm.normalization.rewrites import PRECISION_REWRITES, REWRITES
 from toolchains.trtllm.releases.rule_table import in_force
 
@@ -29,9 +34,11 @@ def normalize(context: BuildContext) -> tuple[BuildSpec, list[Problem]]:
     context, precision_notes = _rewrite(context, PRECISION_REWRITES)
     context, alias_notes = replace_aliases(context)
     context, stand_in_notes = replace_stand_ins(context)
+    context, switch_notes = replace_switch_values(context)
+    own_name_notes = [*alias_notes, *stand_in_notes, *switch_notes]
     context = with_defaults(context)
     context, rewrite_notes = _rewrite(context, REWRITES)
-    return context.spec, [*precision_notes, *alias_notes, *stand_in_notes, *rewrite_notes, *find_advice(context)]
+    return context.spec, [*precision_notes, *own_name_notes, *rewrite_notes, *find_advice(context)]
 
 
 def _rewrite(context: BuildContext, rewrites: Iterable[Rewrite]) -> tuple[BuildContext, list[Problem]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.reserved_options import reserved_options
+
+# The two forms of a switch on a command line: a flag, or an option with a value.
+_OTHER_VALUES: Mapping[bool | str, bool | str] = {"enable": True, "disable": False, True: "enable", False: "disable"}
 
 
 def replace_aliases(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
@@ -48,6 +53,28 @@ def replace_stand_ins(context: BuildContext) -> tuple[BuildContext, list[Problem
                 detail=f"{name} {value} is {replacement} {meaning}: {reserved.why}",
                 value=value,
                 expected=f"{replacement} {meaning}",
+            )
+        )
+    return context.with_options(options), notes
+
+
+def replace_switch_values(context: BuildContext) -> tuple[BuildContext, list[Problem]]:
+    """Write a switch as this release takes it: some are flags in one release, and enable or disable in another."""
+    options = dict(context.spec.options)
+    notes = []
+    for name, value in context.spec.options.items():
+        option = context.available_options.get(name)
+        other_value = _OTHER_VALUES.get(value) if isinstance(value, bool | str) else None
+        if option is None or other_value is None or option.accepts(value) or not option.accepts(other_value):
+            continue
+        options[name] = other_value
+        notes.append(
+            Problem(
+                pointer=f"/options/{name}",
+                code="other_value",
+                detail=f"{value} of {name} is {other_value} in TensorRT-LLM {context.release.version}",
+                value=value,
+                expected=str(other_value),
             )
         )
     return context.with_options(options), notes
