@@ -9,6 +9,7 @@ from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import has_fp8_cache, has_fp8_workflow, has_int8_cache
 
+_TURING = 75  # compute capability
 _PAGED, _FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
 
 
@@ -16,6 +17,10 @@ def paged_attention(context: BuildContext) -> Iterator[Problem]:
     """Releases from 0.20 switch it off instead: see `normalization.attention`."""
     if not context.enabled(_PAGED):
         return
+    # A rule of the releases before 0.10, which assert it in the plugin (gptAttentionCommon.cpp @5955b8af @250d9c29).
+    if context.platform.gpu is not None and context.sm < _TURING and context.enabled("context_fmha"):
+        detail = f"paged context attention has no kernels for SM {context.platform.sm}"
+        yield refused_option(context, "paged_fmha_volta", _PAGED, detail, "disable")
     # Both combinations are asserted in tensorrt_llm/builder.py @9bd15f19 @aaacc9bd (0.10 to before 0.20).
     if has_int8_cache(context):
         detail = "paged context attention does not go with an int8 KV cache"

@@ -10,6 +10,7 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_table
 from toolchains.trtllm.releases.precision_recipe import recipe_table
 
+_AMPERE = 80  # compute capability
 _PLUGIN = "lora_plugin"
 # Layers that assert that there is no LoRA (tensorrt_llm/quantization/layers.py @42a7b092; issues #2603, #2604 and
 # #12703, pull request #12229).
@@ -56,4 +57,11 @@ def precision(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "lora_precision", _PLUGIN, detail, expected)
 
 
-CHECKS: tuple[Check, ...] = (model, precision)
+def gpu(context: BuildContext) -> Iterator[Problem]:
+    # The grouped GEMM of the plugin is instantiated for SM 80 alone (cpp/tensorrt_llm/kernels/groupGemm.cu @250d9c29).
+    if context.is_plugin_enabled(_PLUGIN) and context.platform.gpu is not None and context.sm < _AMPERE:
+        detail = f"the kernels of LoRA need SM {_AMPERE} or newer, and this is SM {context.platform.sm}"
+        yield refused_option(context, "lora_sm", _PLUGIN, detail, "disable, or a newer GPU")
+
+
+CHECKS: tuple[Check, ...] = (model, precision, gpu)

@@ -148,7 +148,9 @@ def find_conversion(
         return None
 
     # The family's own script is preferred to quantize.py, which takes every family.
-    recipes = _find_recipes(release, "convert", architecture, script, precision, model_quantization)
+    recipes = None
+    if precision.quantization not in family.modelopt_only.get(architecture, ()):
+        recipes = _find_recipes(release, "convert", architecture, script, precision, model_quantization)
     if recipes is not None:
         options = dict(release.convert_options(architecture))
         fixed_arguments: dict[str, JsonValue] = {}
