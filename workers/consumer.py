@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+import traceback
 import warnings
 from typing import Any
 
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
+from kombu import Message
 
 from models.queue.broker_errors import fault_of, is_of_broker
 
@@ -21,6 +23,10 @@ _FIRST_PAUSE_SECONDS = 1.0  # before it connects again: a replica accepts connec
 _LONGEST_PAUSE_SECONDS = 8.0  # each pause is twice as long as the one before
 _CALM_SECONDS = 30.0  # after so long without an error the next one is new: it is logged, and the first pause is short
 _REPEAT_SECONDS = 600.0  # before a fault that goes on is logged again
+_FOREIGN_MESSAGE = (
+    "dropped a message that no farm sent: another program writes into queues of the farm; give the farm a database of "
+    "its own, as ENGINEFARM_BROKER_URL=redis://HOST:PORT/1"
+)
 
 
 class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
@@ -43,6 +49,30 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         self._latest_fault = ""
         self._failed_at = self._logged_at = -math.inf
         self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._foreign_logged_at = -math.inf
+
+    def on_unknown_message(self, body: object, message: Message) -> None:
+        self._drop(message)
+
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
+        self._drop(message)
+
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
+        self._drop(message)
+
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        self._drop(message)
+
+    def _drop(self, message: Message) -> None:
+        # Not the base class's: it logs the whole message with a traceback.
+        self._log_foreign_message()
+        message.reject_log_error(log, self.connection_errors)
+
+    def _log_foreign_message(self) -> None:
+        now = time.monotonic()
+        if now > self._foreign_logged_at + _REPEAT_SECONDS:
+            self._foreign_logged_at = now
+            log.warning(_FOREIGN_MESSAGE)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         # Not the base class's: it only logs.
@@ -53,6 +83,10 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         self._log_and_pause(exc)
 
     def _log_and_pause(self, error: Exception) -> None:
+        if _is_foreign_message(error):
+            # The server has removed it, so that the next one can be read at once.
+            self._log_foreign_message()
+            return
         now = time.monotonic()
         if now > self._failed_at + _CALM_SECONDS:
             self._latest_fault = ""
@@ -70,3 +104,9 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
             time.sleep(_SLICE_SECONDS)
         self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
         self._failed_at = time.monotonic()
+
+
+def _is_foreign_message(error: Exception) -> bool:
+    """True if kombu could not read what it took from a queue: text that is no JSON, or no message of Celery's form."""
+    functions = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    return "_brpop_read" in functions and "on_task_received" not in functions and not is_of_broker(error)

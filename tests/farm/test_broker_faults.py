@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -99,6 +100,26 @@ def test_a_message_of_another_farm_is_named(farm: RunningFarm) -> None:
     broker.announce([Announcement("f" * 64, "convert.quick.1.0")])
     log = farm.processes[1].log
     eventually(lambda: "ffffffffffff is no action of this farm" in log.read_text(), seconds=30)
+
+
+def test_messages_that_no_farm_sent_are_dropped_in_one_line(farm: RunningFarm, broker: Valkey) -> None:
+    task = {
+        "properties": {"delivery_tag": "1", "delivery_info": {"exchange": "", "routing_key": "x"}},
+        "body": "[[],{},{}]",
+    }
+    task |= {"content-type": "application/json", "content-encoding": "utf-8"}
+    messages = [
+        b"no JSON", b"\xff", b"{}", b'{"properties": {}}', json.dumps(task),
+        json.dumps(task | {"headers": {"task": "os.system", "id": "1"}}),
+        json.dumps(task | {"headers": {"task": "os.system", "id": "1"}, "content-type": "application/x-python-serialize"}),
+    ]  # fmt: skip
+    with broker.client() as client:
+        client.lpush("convert.quick.1.0", *messages)
+    started = time.monotonic()
+    build = farm.submit(farm.spec(farm.add_model("foreign", weights(b"foreign"))))
+    assert farm.ended(build["id"])["state"] == "succeeded"
+    assert time.monotonic() < started + 15
+    assert farm.processes[1].log.read_text().count("dropped a message that no farm sent") == 1
 
 
 def test_no_log_has_a_part_of_the_password(farm: RunningFarm) -> None:
