@@ -86,6 +86,7 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         if _is_foreign_message(error):
             # The server has removed it, so that the next one can be read at once.
             self._log_foreign_message()
+            time.sleep(_SLICE_SECONDS)
             return
         now = time.monotonic()
         if now > self._failed_at + _CALM_SECONDS:

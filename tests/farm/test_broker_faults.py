@@ -103,16 +103,12 @@ def test_a_message_of_another_farm_is_named(farm: RunningFarm) -> None:
 
 
 def test_messages_that_no_farm_sent_are_dropped_in_one_line(farm: RunningFarm, broker: Valkey) -> None:
-    task = {
-        "properties": {"delivery_tag": "1", "delivery_info": {"exchange": "", "routing_key": "x"}},
-        "body": "[[],{},{}]",
-    }
-    task |= {"content-type": "application/json", "content-encoding": "utf-8"}
-    messages = [
-        b"no JSON", b"\xff", b"{}", b'{"properties": {}}', json.dumps(task),
-        json.dumps(task | {"headers": {"task": "os.system", "id": "1"}}),
-        json.dumps(task | {"headers": {"task": "os.system", "id": "1"}, "content-type": "application/x-python-serialize"}),
-    ]  # fmt: skip
+    delivery = {"delivery_tag": "1", "delivery_info": {"exchange": "", "routing_key": "x"}}
+    plain: dict[str, object] = {"properties": delivery, "body": "[[],{},{}]"}
+    plain |= {"content-type": "application/json", "content-encoding": "utf-8"}
+    task = plain | {"headers": {"task": "os.system", "id": "1"}}
+    pickled = task | {"content-type": "application/x-python-serialize"}
+    messages = [b"no JSON", b"\xff", b"{}", b'{"properties": {}}', *map(json.dumps, (plain, task, pickled))]
     with broker.client() as client:
         client.lpush("convert.quick.1.0", *messages)
     started = time.monotonic()
