@@ -112,7 +112,7 @@ def test_messages_that_no_farm_sent_are_dropped_in_one_line(farm: RunningFarm, b
     with broker.client() as client:
         client.lpush("convert.quick.1.0", *messages)
     started = time.monotonic()
-    build = farm.submit(farm.spec(farm.add_model("foreign", weights(b"foreign"))))
+    build = farm.submit(farm.spec(farm.add_model("foreign")))
     assert farm.ended(build["id"])["state"] == "succeeded"
     assert time.monotonic() < started + 15
     assert farm.processes[1].log.read_text().count("dropped a message that no farm sent") == 1
