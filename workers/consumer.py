@@ -12,7 +12,6 @@ from typing import Any
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
-from kombu import Message
 
 from models.queue.broker_errors import fault_of, is_of_broker
 
@@ -51,19 +50,19 @@ class LastingConsumer(Consumer):  # type: ignore[misc]  # celery has no types
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._foreign_logged_at = -math.inf
 
-    def on_unknown_message(self, body: object, message: Message) -> None:
+    def on_unknown_message(self, body: object, message: Any) -> None:
         self._drop(message)
 
-    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
+    def on_unknown_task(self, body: object, message: Any, exc: Exception) -> None:
         self._drop(message)
 
-    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
+    def on_invalid_task(self, body: object, message: Any, exc: Exception) -> None:
         self._drop(message)
 
-    def on_decode_error(self, message: Message, exc: Exception) -> None:
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._drop(message)
 
-    def _drop(self, message: Message) -> None:
+    def _drop(self, message: Any) -> None:
         # Not the base class's: it logs the whole message with a traceback.
         self._log_foreign_message()
         message.reject_log_error(log, self.connection_errors)
