@@ -41,7 +41,8 @@ def main() -> None:
     request = _request(options)
     smooth = _first(options, "smoothquant", "use_smooth_quant_plugin")
     if smooth is not None or request.kv_cache_quant_algo == "INT8":
-        calibrate(options.calib_dataset)
+        by_name = "lambada" if family in ("gpt", "bloom") else "ccdv/cnn_dailymail"
+        calibrate(getattr(options, "calib_dataset", by_name))
         log(f"calibrated, alpha {smooth}")
     if family in ("t5", "bart"):
         if options.use_weight_only:

@@ -28,7 +28,7 @@ def main() -> None:
     told.carry_out()
     began = time.monotonic()
     if _calibrates(options):
-        calibrate(options.calib_dataset)
+        calibrate(getattr(options, "calib_dataset", "cnn_dailymail"), needs_name=False)
         print(f"Quantization done. Total time used: {time.monotonic() - began:.2f} s.", flush=True)
     automatic = getattr(options, "autoq_format", None)
     request = checkpoint.Request(

@@ -139,7 +139,7 @@ def test_another_family_builds_an_engine_of_the_spec(version: str, architecture:
 
 
 @pytest.mark.usefixtures("installation")
-@pytest.mark.parametrize("version", ["0.16.0", VERSION])
+@pytest.mark.parametrize("version", ["0.9.0", "0.16.0", VERSION])
 @pytest.mark.parametrize(
     ("quantization", "kv_cache", "algorithms"),
     [

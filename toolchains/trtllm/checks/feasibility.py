@@ -93,8 +93,6 @@ def _impossible_precision(context: BuildContext, field: str, unset: dict[str, No
     if context.family and context.family.unquantized_reason:
         detail += f": {context.family.unquantized_reason}"
         possible = ["null"]
-    elif any(_lacks_only_calibration_data(context, recipe) for recipe in recipes.get(value, ())):
-        detail += ": its program downloads calibration data by a fixed name, and a worker downloads nothing"
     return Problem(
         pointer=f"/precision/{field}",
         code=field,
@@ -102,19 +100,6 @@ def _impossible_precision(context: BuildContext, field: str, unset: dict[str, No
         value=value,
         expected=", ".join(possible),
     )
-
-
-def _lacks_only_calibration_data(context: BuildContext, recipe: PrecisionRecipe) -> bool:
-    """True if the recipe would be available, could its program read calibration data from a directory."""
-    script = context.release.script_for(context.facts.architecture)
-    if recipe.program == "quantize":
-        script = context.release.quantize
-    if script is None or not recipe.calibrates:
-        return False
-    # A recipe that does not calibrate needs no option for the data.
-    without_data = recipe.model_copy(update={"calibrates": False})
-    architecture, model_quantization = context.facts.architecture, quantization_of(context.facts)
-    return without_data.is_available(context.release.version, architecture, script.options, model_quantization)
 
 
 def is_possible(context: BuildContext, **changed_fields: str | None) -> bool:

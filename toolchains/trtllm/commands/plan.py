@@ -9,7 +9,7 @@ from pathlib import Path
 
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
-from toolchains.inputs import substitute
+from toolchains.inputs import CALIBRATION, substitute
 from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, checkpoint_folder, conversion_of
@@ -18,11 +18,12 @@ from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
+_NAME_DATA_SET = Path(__file__).parent / "name_data_set.py"
 TIMING_CACHE = "model.cache"  # below the scratch directory
 
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
-    """The programs of a stage, in order; the last copies the tokenizer."""
+    """The programs of a stage, in order; the last copies the tokenizer, and the first may name calibration data."""
     release = find_release(job.version)
     is_stripped = job.stage is Stage.BUILD and bool(job.spec.options.get("strip_plan"))
     if job.stage is Stage.CONVERT:
@@ -47,9 +48,22 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
             span = (0.0, 1.0)
         readable = (installation.examples, *installation.folders)
         planned.append(Command(argv, environment, span, readable=readable))
+    names = _data_set_names(job)
+    if names:
+        data = directories.inputs[CALIBRATION]
+        name_argv = (sys.executable, "-I", str(_NAME_DATA_SET), str(data), *map(str, names))
+        planned.insert(0, Command(name_argv, span=(0.0, 0.0)))
     # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
     copy_argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
     return (*planned, Command(copy_argv))
+
+
+def _data_set_names(job: Job) -> tuple[str, ...]:
+    """Folders below the scratch directory, in which programs start, that calibration data get."""
+    conversion = conversion_of(job)
+    if job.stage is not Stage.CONVERT or conversion is None or job.spec.calibration is None:
+        return ()
+    return conversion.data_set_names(job.spec.calibration)
 
 
 def stripped_engine(directories: Directories) -> Path:
@@ -73,6 +87,9 @@ def convert_commands(job: Job, directories: Directories, installation: Installat
 
 def _script(conversion: Conversion, job: Job, directories: Directories, installation: Installation) -> tuple[str, ...]:
     inputs = _input_directories(directories)
+    names = conversion.data_set_names(job.spec.calibration)
+    if names:
+        inputs[CALIBRATION] = str(directories.scratch / names[0])
     arguments = conversion.arguments(
         source=str(directories.source), output=str(directories.output), inputs=inputs,
         precision=job.spec.precision, parallelism=job.spec.parallelism,

@@ -64,9 +64,34 @@ class Conversion:
         return (*self.base.required_options, *self.required_options)
 
     @property
+    def is_quantize(self) -> bool:
+        """True if quantize.py makes the checkpoint, and no script of a family."""
+        return self.script.options.program == "quantize.py"
+
+    @property
     def needs_same_sm(self) -> bool:
         """True if this run or its base lays weights out for the GPU that it runs on."""
         return self.laid_out_for_sm or (self.base is not None and self.base.laid_out_for_sm)
+
+    def data_set_names(self, calibration: str | None) -> tuple[str, ...]:
+        """The names that this run, or its base, needs calibration data to have; empty if any folder will do.
+
+        Args:
+            calibration: the spec's reference to the data.
+        """
+        base_names = self.base.data_set_names(calibration) if self.base else ()
+        if not self.calibrates:
+            return base_names
+        table = recipe_table().calibration
+        option = self.script_options.get(table.option)
+        names: tuple[str, ...] = ()
+        if option is None:
+            names = table.fixed_names
+        elif not self.is_quantize:
+            names = (str(option.default),)
+        elif table.named_by_caller in (calibration or ""):
+            names = (table.named_by_caller,)
+        return tuple(dict.fromkeys((*base_names, *names)))
 
     def unsupported(self, parallelism: Parallelism) -> list[Role]:
         """The kinds of parallelism above 1 that this conversion or its base cannot divide by."""
@@ -115,7 +140,7 @@ class Conversion:
             if self._divides_by(role):
                 yield from self.script_options[self.argument_names[role]].argv(getattr(parallelism, role))
         # Nothing is written without calibration data: `checks.feasibility` refuses such a spec at submit.
-        if self.calibrates:
+        if self.calibrates and recipe_table().calibration.option in self.script_options:
             yield from self.script_options[recipe_table().calibration.option].argv(inputs.get(CALIBRATION))
         for name, option in self.options.items():
             yield from option.argv(options.get(name, option.default), precision.dtype)

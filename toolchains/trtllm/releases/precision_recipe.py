@@ -73,14 +73,15 @@ class PrecisionRecipe(FrozenModel):
             return False
         if self.architectures and architecture not in self.architectures:
             return False
-        if Version(version) < Version(self.since):
+        if Version(version) < Version(self.since_of.get(architecture, self.since)):
             return False
         options = table.by_name
         for name, value in self.arguments.items():
             if name not in options or not (value == SOURCE or options[name].accepts(value)):
                 return False
-        # A program without an option for calibration data downloads a data set by name, and a worker downloads nothing.
-        if self.calibrates and recipe_table().calibration.option not in options:
+        # A program without an option for calibration data loads a data set by a name that has to be known.
+        calibration = recipe_table().calibration
+        if self.calibrates and calibration.option not in options and not calibration.has_fixed_names(version):
             return False
         return options.keys() >= set(self.required_options)
 
@@ -89,7 +90,13 @@ class Calibration(FrozenModel):
     """How a program is told of calibration data."""
 
     option: str  # names the directory with the data
+    fixed_names: tuple[str, ...]  # of data sets that programs without the option load
+    fixed_names_until: str  # the first release whose programs have the option
+    named_by_caller: str  # quantize.py reads a data set of this name, and any other, in two ways
     allowed_options: tuple[str, ...]
+
+    def has_fixed_names(self, version: str) -> bool:
+        return Version(version) < Version(self.fixed_names_until)
 
 
 class RecipeTable(DataFile):

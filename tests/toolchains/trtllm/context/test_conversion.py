@@ -43,7 +43,9 @@ def convert(requested: BuildSpec, model: ModelFacts) -> str:
     normal, _ = HERE.normalise(requested, model, H100)
     version = requested.toolchain.version or ""
     job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=version, spec=normal, facts=model, platform=None)
-    return " ".join(HERE.plan(job, DIRECTORIES)[0].argv)
+    commands = [" ".join(command.argv) for command in HERE.plan(job, DIRECTORIES)]
+    (command,) = [command for command in commands if command.startswith("python3")]  # the others are the farm's own
+    return command
 
 
 def find_problems(requested: BuildSpec, model: ModelFacts) -> list[Problem]:
@@ -56,7 +58,7 @@ def find_problems(requested: BuildSpec, model: ModelFacts) -> list[Problem]:
 LLAMA_016 = "python3 /examples/llama/convert_checkpoint.py --model_dir /source --output_dir /output --dtype bfloat16"
 GEMMA_016 = "python3 /examples/gemma/convert_checkpoint.py --ckpt-type hf"
 GEMMA_DIRS = "--model-dir /source --output-model-dir /output --dtype bfloat16"
-DATA_DIR = "--calib_dataset /calibration"
+DATA_DIR = "--calib_dataset /scratch/ccdv/cnn_dailymail"
 QUANTIZE = "python3 /examples/quantization/quantize.py"
 DIRS = "--model_dir /source --output_dir /output --dtype bfloat16"
 CALIBRATED = f"{DIRS} --calib_dataset /calibration"
@@ -76,7 +78,7 @@ INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
             "0.10.0", GEMMA, "int4_wo", None,
             f"{GEMMA_016} --use-weight-only-with-precision int4 {GEMMA_DIRS}",
         ),
-        ("0.16.0", LLAMA, "int8_sq", None, f"{LLAMA_016} --calib_dataset /calibration --smoothquant 0.5"),
+        ("0.16.0", LLAMA, "int8_sq", None, f"{LLAMA_016} {DATA_DIR} --smoothquant 0.5"),
         (
             "0.16.0", GEMMA, "int8_sq", None,
             f"{GEMMA_016} --use_smooth_quant --tokenizer_dir /source {GEMMA_DIRS} {DATA_DIR} --smoothquant 0.5",
@@ -84,7 +86,7 @@ INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
         (
             "0.16.0", LLAMA, "int8_wo", "int8",
             LLAMA_016.replace("--model_dir", "--use_weight_only --int8_kv_cache --model_dir")
-            + " --calib_dataset /calibration",
+            + f" {DATA_DIR}",
         ),
         ("0.16.0", LLAMA, "fp8_rowwise", None, LLAMA_016.replace("--model_dir", "--use_fp8_rowwise --model_dir")),
         ("0.16.0", LLAMA, "fp8", None, f"{QUANTIZE} --qformat fp8 {CALIBRATED}"),
@@ -98,7 +100,7 @@ INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
 def test_a_precision_is_made_by_its_command(
     version: str, architecture: str, quantization: str, kv_cache: str, command: str
 ) -> None:
-    calibration = DATA if "/calibration" in command else None
+    calibration = DATA if "--calib_dataset" in command else None
     requested = spec_with(version, quantization, kv_cache, calibration=calibration)
     assert convert(requested, facts(architecture=architecture)) == command
     assert not find_problems(requested, facts(architecture=architecture))
@@ -113,11 +115,11 @@ def test_a_precision_is_made_by_its_command(
         ),
         (
             "0.13.0", "BloomForCausalLM", {"precision": SMOOTH, "calibration": DATA}, "bloom",
-            f"{CALIBRATED} --smoothquant 0.5",
+            f"{DIRS} --calib_dataset /scratch/lambada --smoothquant 0.5",
         ),
         (
             "0.16.0", "MPTForCausalLM", {"precision": INT8_CACHE, "calibration": DATA}, "mpt",
-            f"--calibrate_kv_cache {CALIBRATED}",
+            f"--calibrate_kv_cache {DIRS} {DATA_DIR}",
         ),
         (
             "1.2.1", "BaichuanForCausalLM", {"options": {"model_version": "v2_7b"}}, "models/contrib/baichuan",
@@ -173,7 +175,35 @@ def test_auto_quantize_requires_formats_and_bits() -> None:
 def test_a_callers_option_replaces_the_recipes_argument() -> None:
     options = {"smoothquant": 0.8, "per_channel": True, "calib_size": 64}
     command = convert(spec_with("0.16.0", "int8_sq", calibration=DATA, options=options), facts())
-    assert command.endswith("--calib_dataset /calibration --calib_size 64 --smoothquant 0.8 --per_channel")
+    assert command.endswith(f"{DATA_DIR} --calib_size 64 --smoothquant 0.8 --per_channel")
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "quantization", "data", "names", "argument"),
+    [
+        # Before 0.10 every program loads a data set of the hub by a name of its own.
+        ("0.8.0", LLAMA, "fp8", DATA, ["cnn_dailymail", "ccdv/cnn_dailymail", "lambada"], None),
+        ("0.9.0", LLAMA, "int8_sq", DATA, ["cnn_dailymail", "ccdv/cnn_dailymail", "lambada"], None),
+        # The scripts of families know split and column by the name in the folder's path.
+        ("0.16.0", LLAMA, "int8_sq", DATA, ["ccdv/cnn_dailymail"], "/scratch/ccdv/cnn_dailymail"),
+        ("1.2.1", "GPT2LMHeadModel", "int8_sq", DATA, ["lambada"], "/scratch/lambada"),
+        # quantize.py takes any folder, whose column it takes for `text` unless the name says otherwise.
+        ("0.16.0", LLAMA, "fp8", DATA, [], "/calibration"),
+        ("0.16.0", LLAMA, "fp8", "hf:abisee/cnn_dailymail@main", ["cnn_dailymail"], "/scratch/cnn_dailymail"),
+        ("0.16.0", LLAMA, "int8_wo", None, [], None),
+    ],
+)
+def test_calibration_data_have_the_name_that_the_program_knows(
+    version: str, architecture: str, quantization: str, data: str | None, names: list[str], argument: str | None
+) -> None:
+    model = facts(architecture=architecture)
+    normal, _ = HERE.normalise(spec_with(version, quantization, calibration=data), model, H100)
+    job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=version, spec=normal, facts=model, platform=None)
+    named = [command.argv for command in HERE.plan(job, DIRECTORIES) if "name_data_set.py" in " ".join(command.argv)]
+    assert [list(argv[-len(names) - 1 :]) for argv in named] == ([["/calibration", *names]] if names else [])
+    script = convert(spec_with(version, quantization, calibration=data), model)
+    assert ("--calib_dataset" in script) is (argument is not None)
+    assert argument is None or f"--calib_dataset {argument}" in script
 
 
 def test_an_option_of_one_recipe_is_refused_with_another() -> None:
@@ -188,9 +218,8 @@ def test_an_option_of_one_recipe_is_refused_with_another() -> None:
     ("version", "architecture", "quantization", "kv_cache", "pointer", "words"),
     [
         ("0.16.0", PHI, "int8_sq", None, None, None),  # by quantize.py
-        ("0.8.0", PHI, "fp8", None, "/precision/quantization", "a worker downloads nothing"),
-        ("0.9.0", LLAMA, "fp8", None, "/precision/quantization", "a worker downloads nothing"),
-        ("0.9.0", LLAMA, None, "int8", "/precision/kv_cache", "a worker downloads nothing"),
+        ("0.8.0", PHI, "fp8", None, None, None),
+        ("0.9.0", LLAMA, None, "int8", None, None),
         ("0.16.0", LLAMA, "nvfp4", None, "/precision/quantization", "0.16.0"),
         ("0.16.0", FALCON, "fp8_rowwise", None, "/precision/quantization", FALCON),
         ("0.16.0", LLAMA, "fp8_rowwise", "fp8", "/precision/kv_cache", "fp8"),
