@@ -60,6 +60,7 @@ class PrecisionRecipe(FrozenModel):
     follows_model: bool = False  # of a KV cache: the program reads it from the model, and no argument changes it
     architectures: tuple[str, ...] = ()  # for which the recipe is proven; empty: for every one of the program
     since: str = "0"  # the first release for which the recipe is proven
+    since_of: Mapping[str, str] = {}  # architectures that failed in earlier releases → the first that works
     # The conversion orders the weights for the kernels of the GPU that it runs on: no GPU of another SM reads them.
     laid_out_for_sm: bool = False
 
