@@ -22,6 +22,7 @@ from models.catalogue.rows import REVISION
 from models.fleet.roster import list_workers, quarantined_workers_serving
 from models.fleet.worker_control import release
 from models.fleet.worker_states import refuses_new_work
+from models.lifecycle.gpu_locks import lock_gpus
 from models.lifecycle.leases import claim_action, expire
 from models.lifecycle.publication import publish_checkpoint, publish_engine
 from models.lifecycle.revocations import revocations
@@ -218,6 +219,22 @@ def test_a_running_attempt_of_the_last_release_is_requeued_and_rebuilt(last_rele
         build = claim_action(session, catalogue_0006.RUNNING_BUILD, "new", lease_seconds=30)
     assert build is not None
     assert (build.attempt, build.checkpoint) == (2, catalogue_0001.CHECKPOINT_MANIFEST)
+
+
+def test_a_gpu_is_locked_for_an_attempt_of_the_last_release_until_a_downgrade(last_release: Database) -> None:
+    upgrade(last_release.engine)
+    add_worker(last_release, "new", queues=(catalogue_0006.CONVERT_QUEUE,))
+    with last_release.write() as session:
+        convert = claim_action(session, catalogue_0006.QUEUED_CONVERT, "new", lease_seconds=30)
+        assert convert is not None
+        lock_gpus(session, convert, ["GPU-1"], seconds=35)
+    with last_release.read() as session:
+        waits_for = {worker.name: worker.waits_for for worker in list_workers(session)}
+        assert waits_for["new"] is None, "workers of before report no GPUs, and wait for none"
+        assert set(waits_for.values()) == {None}
+    downgrade(last_release.engine, "0010")
+    upgrade(last_release.engine)
+    assert drift(last_release.engine) == []
 
 
 def test_a_quarantine_of_the_last_release_outlives_the_upgrade_until_it_is_released(last_release: Database) -> None:
