@@ -119,7 +119,7 @@ def test_a_queued_build_survives_an_emptied_broker(running_farm: RunningFarm, va
 
 def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w1")
-    build = running_farm.submit(running_farm.spec(running_farm.add_model("handed-back"), seconds=2))
+    build = running_farm.submit(running_farm.spec(running_farm.add_model("handed-back"), seconds=4))
     running_farm.running(build["id"], "build")
     running_farm.workers["w1"].stop(seconds=15)
     attempts = running_farm.build(build["id"])["attempts"]
@@ -128,24 +128,16 @@ def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -
     assert running_farm.ended(build["id"])["state"] == "succeeded"
 
 
-def test_a_terminated_worker_is_gone_from_the_list(running_farm: RunningFarm) -> None:
-    running_farm.have_workers("w2")
-    eventually(lambda: listed_workers(running_farm) == ["w2"])
-    running_farm.workers["w2"].kill()
-    eventually(lambda: listed_workers(running_farm) == [])
-    assert running_farm.workers["w2"].ended()
-
-
 def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(running_farm: RunningFarm) -> None:
-    running_farm.have_workers("w1")
-    spec = running_farm.spec(running_farm.add_model("killed"), convert_seconds=2, seconds=2)
+    running_farm.have_workers("w2")
+    spec = running_farm.spec(running_farm.add_model("killed"), convert_seconds=3, seconds=3)
     build = running_farm.submit(spec)
     running_farm.running(build["id"], "convert")
-    running_farm.workers["w1"].kill()
-    running_farm.have_workers("w2")
-    running_farm.running(build["id"], "build")
     running_farm.workers["w2"].kill()
     running_farm.have_workers("w3")
+    running_farm.running(build["id"], "build")
+    running_farm.workers["w3"].kill()
+    running_farm.have_workers("w4")
     ended = running_farm.ended(build["id"])
     assert ended["state"] == "succeeded", ended["error"]
     outcomes = running_farm.outcomes(build["key"])
@@ -155,7 +147,7 @@ def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(ru
 
 
 def test_a_build_succeeds_although_the_api_is_killed_after_accepting_it(running_farm: RunningFarm) -> None:
-    running_farm.have_workers("w3")
+    running_farm.have_workers("w4")
     build = running_farm.submit(running_farm.spec(running_farm.add_model("orphaned"), seconds=2))
     running_farm.running(build["id"], "build")
     running_farm.kill_apis()
@@ -167,7 +159,7 @@ def test_a_build_succeeds_although_the_api_is_killed_after_accepting_it(running_
 def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_farm: RunningFarm) -> None:
     """One convert, one build, two hundred correct answers."""
     running_farm.add_api()
-    running_farm.have_workers("w3", "w4")
+    running_farm.have_workers("w4", "w5")
     spec = running_farm.spec(running_farm.add_model("identical"), seconds=1)
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda number: running_farm.submit(spec, api=number % 2), range(200)))
@@ -175,3 +167,11 @@ def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_far
     (key,) = {answer["key"] for answer in answers}
     assert {running_farm.ended(answer["id"])["state"] for answer in answers} == {"succeeded"}
     assert running_farm.outcomes(key) == {("convert", "succeeded"): 1, ("build", "succeeded"): 1}
+
+
+def test_a_terminated_worker_is_gone_from_the_list(running_farm: RunningFarm) -> None:
+    running_farm.have_workers("w5")
+    eventually(lambda: listed_workers(running_farm) == ["w5"])
+    running_farm.workers["w5"].kill()
+    eventually(lambda: listed_workers(running_farm) == [])
+    assert running_farm.workers["w5"].ended()

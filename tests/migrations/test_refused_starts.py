@@ -15,7 +15,6 @@ import api.__main__
 import api.keys
 import migrations.roles
 import migrations.upgrade
-from migrations.upgrade import upgrade
 from models.catalogue.database import Database
 from models.exit_codes import ExitCode
 from tests.servers.postgres import Databases
@@ -50,9 +49,7 @@ def refused_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 @pytest.fixture(scope="module")
 def migrated_url(postgres: Databases) -> Iterator[str]:
     """A catalogue that the tests change and restore."""
-    url = postgres.create()
-    with closing(Database(url)) as database:
-        upgrade(database.engine)
+    url = postgres.create_migrated()
     yield url
     postgres.drop(url)
 

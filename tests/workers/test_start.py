@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from migrations.upgrade import set_up
 from models.exit_codes import ExitCode
 from models.settings import Settings
+from tests.migrated import set_up_new_farm
 from workers import __main__ as worker
 from workers.sandbox.isolation import Isolation
 
@@ -28,7 +28,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
         "ENGINEFARM_WORKER_NAME": "one",
         "ENGINEFARM_SANDBOX": "off",
     }
-    set_up(Settings.from_environment(environment))
+    set_up_new_farm(Settings.from_environment(environment))
     return environment
 
 

@@ -23,10 +23,10 @@ from api.http.listening import listening_sockets
 from api.http.server import Server, server_config
 from api.signing import main as signing
 from migrations.upgrade import main as upgrade
-from migrations.upgrade import set_up
 from models.catalogue.database import Database
 from models.exit_codes import ExitCode
 from tests.api.published import settings_in
+from tests.migrated import set_up_new_farm
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -116,7 +116,7 @@ def other_key(folder: Path) -> str:
         ("MAX_CONNECTIONS", "100000000", 78, "ENGINEFARM_MAX_CONNECTIONS=100000000 needs 100000256 open files"),
         ("HOST", "192.0.2.7", 77, "no API key exists, and ENGINEFARM_HOST=192.0.2.7"),
         ("PUBLIC_URL", "https://farm.example", 77, "no API key exists, and ENGINEFARM_PUBLIC_URL=https://farm.example"),
-        ("DATABASE_URL", "sqlite:////nonexistent/catalogue.db", 69, ""),
+        ("DATABASE_URL", "sqlite:////proc/nowhere/catalogue.db", 69, ""),
         ("DATABASE_URL", "postgresql://farm:5eCr3t@127.0.0.1:1/farm", 69, ""),
         ("DATABASE_URL", "sqlite:///{folder}/empty.db", 77, "the catalogue is at version none, this program needs "),
         ("GC_HOUR", "3", 78, "unknown setting ENGINEFARM_GC_HOUR: did you mean ENGINEFARM_GC_HOURS?"),
@@ -125,7 +125,7 @@ def other_key(folder: Path) -> str:
 def test_the_api_ends_with_one_line(
     set_variables: Set, name: str, value: str, code: int, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_up(settings_in(tmp_path))
+    set_up_new_farm(settings_in(tmp_path))
     (tmp_path / "text").write_text("hunter2")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     os.mkfifo(tmp_path / "pipe")  # without a writer
@@ -151,7 +151,7 @@ def test_a_database_that_goes_away_during_the_start_is_an_outage(tmp_path: Path)
     folder = tmp_path / "catalogue"
     folder.mkdir()
     settings = settings_in(tmp_path, DATABASE_URL=f"sqlite:///{folder}/catalogue.db")
-    set_up(settings)
+    set_up_new_farm(settings)
     app = create_app(settings)
     folder.rename(tmp_path / "elsewhere")
     with TestClient(app, base_url="http://localhost:8000", client=("127.0.0.1", 1)) as client:
@@ -161,7 +161,7 @@ def test_a_database_that_goes_away_during_the_start_is_an_outage(tmp_path: Path)
 
 
 def test_a_taken_port_is_named(set_variables: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    set_up(settings_in(tmp_path))
+    set_up_new_farm(settings_in(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         set_variables(PORT=str(port))
@@ -197,7 +197,7 @@ def test_every_address_of_a_name_is_listened_on(tmp_path: Path) -> None:
 def test_a_catalogue_of_a_newer_release_is_refused(
     set_variables: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_up(settings_in(tmp_path))
+    set_up_new_farm(settings_in(tmp_path))
     database = Database(f"sqlite:///{tmp_path}/catalogue.db")
     with database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
