@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from packaging.version import Version
+
 from docs.generators.markdown import table
 from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
@@ -29,7 +31,8 @@ _POINTERS = ("/precision", "/model", "/toolchain", "/platform")
 
 def trtllm_precisions() -> str:
     """Markdown: a row for each architecture, a column for each quantization, the releases in each cell."""
-    releases = list(reversed(all_releases()))  # oldest first
+    # Oldest first. Release candidates would more than double the time, and differ little from their release.
+    releases = [release for release in reversed(all_releases()) if not Version(release.version).is_prerelease]
     recipes_by_quantization = recipe_table().quantization
     rows = []
     for family_name, architecture in sorted(_architectures()):
