@@ -6,6 +6,7 @@ holder dies, however it dies. See docs/adr/0015-file-lock.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        _require_file(lock)
         on_wait()
         lock.acquire()
     try:
@@ -39,6 +41,7 @@ def locked_if_free(path: Path) -> Iterator[bool]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        _require_file(lock)
         yield False
         return
     try:
@@ -49,7 +52,18 @@ def locked_if_free(path: Path) -> Iterator[bool]:
 
 def _lock_of(path: Path) -> FileLock:
     # A file system without flock(2) is an error: a lock that is a mere file stays when its holder is killed.
-    return FileLock(path.with_name(f".{path.name}.lock"), fallback_to_soft=False)
+    # Not `with_name`, which refuses the root folder.
+    return FileLock(path.parent / f".{path.name}.lock", fallback_to_soft=False)
+
+
+def _require_file(lock: FileLock) -> None:
+    """Make the lock's file unless it exists.
+
+    filelock takes "no such file" for another process that has just removed it, and would wait for ever in a folder that
+    takes no files, such as one of /proc.
+    """
+    if not os.path.lexists(lock.lock_file):
+        os.close(os.open(lock.lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644))
 
 
 def _release(lock: FileLock) -> None:

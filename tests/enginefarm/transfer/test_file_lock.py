@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enginefarm.transfer.file_lock import locked
+from enginefarm.transfer.file_lock import locked, locked_if_free
 
 
 def test_one_thread_at_a_time_has_the_lock(tmp_path: Path) -> None:
@@ -50,3 +50,11 @@ def test_a_lock_file_is_never_opened_through_a_link(tmp_path: Path) -> None:
         pass
 
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_takes_no_files_is_an_error_and_not_waited_for() -> None:
+    path = Path("/proc/self/fd/engine")
+    with pytest.raises(FileNotFoundError), locked(path, lambda: None):
+        pass
+    with pytest.raises(FileNotFoundError), locked_if_free(path):
+        pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -52,6 +53,22 @@ class TestDestination:
 
         with pytest.raises(Conflict, match="tiny exists"):
             pull(client, engine, destination)
+
+    def test_the_root_folder_is_refused_without_a_walk_through_it(
+        self, client: Farm, double: FarmDouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Path] = []
+        lstat = Path.lstat
+
+        def recorded(path: Path) -> os.stat_result:
+            seen.append(path)
+            return lstat(path)
+
+        monkeypatch.setattr(Path, "lstat", recorded)
+        engine = double.publish(FILES)
+        with pytest.raises((Conflict, PermissionError), match=r"^/ exists|Permission denied"):
+            pull(client, engine, Path("/"))
+        assert sum(path.is_file() for path in seen) <= 1
 
     @pytest.mark.parametrize("kind", ["file", "folder", "link"])
     def test_another_destination_is_refused_and_left_alone(
