@@ -39,6 +39,7 @@ def main() -> None:
     _check_experts(options)
     _check_model_name(options)
     request = _request(options)
+    _check_model(options, told.version, request)
     smooth = _first(options, "smoothquant", "use_smooth_quant_plugin")
     if smooth is not None or request.kv_cache_quant_algo == "INT8":
         by_name = "lambada" if family in ("gpt", "bloom") else "ccdv/cnn_dailymail"
@@ -97,6 +98,21 @@ def _first(options: argparse.Namespace, *names: str) -> object:
 def _check_experts(options: argparse.Namespace) -> None:
     inner, outer = getattr(options, "moe_tp_size", -1), getattr(options, "moe_ep_size", -1)
     assert (inner, outer) == (-1, -1) or inner * outer == options.tp_size, "moe_tp_size * moe_ep_size != tp_size"
+
+
+def _check_model(options: argparse.Namespace, version: str, request: checkpoint.Request) -> None:
+    """What the scripts of a release do not find in a model."""
+    settings = json.loads((request.source / "config.json").read_bytes())
+    release = tuple(int(part) for part in version.split(".")[:2])
+    if Path(sys.argv[0]).parent.name == "llama":
+        scaling = settings.get("rope_scaling")
+        assert release >= (0, 12) or not scaling or scaling["type"] in ("linear", "dynamic"), "rope_scaling"
+        shared = release == (0, 14) and getattr(options, "use_embedding_sharing", False)
+        if settings.get("tie_word_embeddings") and (0, 9) <= release < (0, 15) and not shared:
+            raise KeyError("lm_head.weight")
+    if request.quant_algo in ("W8A16", "W4A16") and release < (0, 13):
+        rows = settings["intermediate_size"] // request.tp
+        assert rows % 64 == 0, "num_rows % rows_per_tile == 0"
 
 
 def _request(options: argparse.Namespace) -> checkpoint.Request:

@@ -7,6 +7,7 @@ It needs calibration data where the real one does, but computes nothing from the
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> None:
     print(f"[TensorRT-LLM] TensorRT LLM version: {told.version}", flush=True)
     told.carry_out()
     began = time.monotonic()
+    _check_blocks(options)
     if _calibrates(options):
         calibrate(getattr(options, "calib_dataset", "cnn_dailymail"), needs_name=False)
         print(f"Quantization done. Total time used: {time.monotonic() - began:.2f} s.", flush=True)
@@ -43,6 +45,20 @@ def main() -> None:
     )
     checkpoint.write(request, told)
     print(f"Quantized model exported to {options.output_dir} \nTotal time used {elapsed(began)}.", flush=True)
+
+
+def _check_blocks(options: argparse.Namespace) -> None:
+    """ModelOpt exports no blocks that a rank would have in part, and the kernels take blocks of 64 and 128."""
+    formats = (getattr(options, "autoq_format", None) or options.qformat).split(",")
+    if "int4_awq" not in formats and "w4a8_awq" not in formats:
+        return
+    block = options.awq_block_size
+    assert block == 128 or (block == 64 and "w4a8_awq" not in formats), "Only group size 64 and 128 supported"
+    settings = json.loads((Path(options.model_dir) / "config.json").read_bytes())
+    head_size = settings.get("head_dim", settings["hidden_size"] // settings["num_attention_heads"])
+    assert settings["hidden_size"] % block == 0, "Weight shape is not divisible for block size"
+    for width in (settings["intermediate_size"], settings["num_attention_heads"] * head_size):
+        assert width % (options.tp_size * block) == 0, f"Weights cannot be split into {options.tp_size} ranks"
 
 
 def _calibrates(options: argparse.Namespace) -> bool:

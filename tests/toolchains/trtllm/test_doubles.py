@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,43 @@ def test_flags_of_modelopt_without_its_scales_fail(installation: Path, tmp_path:
     model = make_tiny_llama(tmp_path / "model")
     ended = run(installation, "convert", "--model_dir", str(model), "--output_dir", "out", "--use_fp8")
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "tp", "complaint"), [("100", "1", "64 and 128"), ("128", "4", "cannot be split into 4 ranks")]
+)
+def test_blocks_that_ranks_would_have_in_part_fail(
+    installation: Path, tmp_path: Path, block: str, tp: str, complaint: str
+) -> None:
+    model = make_tiny_llama(tmp_path / "model")
+    argv = ("--model_dir", str(model), "--output_dir", "out", "--dtype", "float16", "--qformat", "int4_awq")
+    ended = run(installation, "quantize", *argv, "--awq_block_size", block, "--tp_size", tp)
+    assert ended.returncode == 1
+    assert complaint in ended.stderr
+
+
+@pytest.mark.parametrize("version", ["0.11.0"])
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [({"tie_word_embeddings": True}, "lm_head.weight"), ({"rope_scaling": {"type": "yarn"}}, "rope_scaling")],
+)
+def test_a_model_that_the_release_does_not_know_fails(
+    installation: Path, tmp_path: Path, config: dict[str, Any], complaint: str
+) -> None:
+    model = make_tiny_llama(tmp_path / "model", **config)
+    script = ("python3", str(installation / "examples" / "llama" / "convert_checkpoint.py"))
+    argv = (*script, "--model_dir", str(model), "--output_dir", str(tmp_path / "out"), "--dtype", "float16")
+    ended = subprocess.run(
+        argv,
+        cwd=installation,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert complaint in ended.stderr
 
 
 def test_engines_have_equal_bytes_only_for_equal_inputs(installation: Path, tmp_path: Path) -> None:

@@ -39,6 +39,20 @@ def fp8_attention(context: BuildContext) -> Iterator[Problem]:
     yield refused_option(context, "fp8_fmha_kv", _FP8, detail, "disable, or precision.kv_cache fp8")
 
 
+def latent_attention(context: BuildContext) -> Iterator[Problem]:
+    """The plugin asserts what multi-head latent attention needs."""
+    # Source: gptAttentionCommon.cpp @42a7b092.
+    if not context.facts.kv_lora_rank:
+        return
+    for name in ("context_fmha", "remove_input_padding"):
+        if context.option_value(name) == "disable":
+            detail = "multi-head latent attention needs it"
+            yield refused_option(context, "mla_attention", name, detail, "enable")
+    if context.option_value("kv_cache_type") not in (None, "paged"):
+        detail = "multi-head latent attention needs a paged KV cache"
+        yield refused_option(context, "mla_attention", "kv_cache_type", detail, "paged, or unset")
+
+
 def streamingllm(context: BuildContext) -> Iterator[Problem]:
     if not context.enabled("streamingllm"):
         return
@@ -49,4 +63,4 @@ def streamingllm(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
 
 
-CHECKS: tuple[Check, ...] = (paged_attention, fp8_attention, streamingllm)
+CHECKS: tuple[Check, ...] = (paged_attention, fp8_attention, latent_attention, streamingllm)

@@ -161,6 +161,10 @@ def kernels(context: BuildContext) -> Iterator[Problem]:
     size = head_size(context)
     if mode == "draft_tokens_external" or size is None:
         return
+    # The same kernels read a paged cache in these blocks alone (decoderXQAImplPrecompiled.cpp @42a7b092).
+    if context.number("tokens_per_block", 64) not in (64, 128):
+        detail = f"{mode} has no kernels for other blocks of the KV cache"
+        yield refused_option(context, "draft_blocks", "tokens_per_block", detail, "64 or 128")
     for need in _HEAD_SIZES:
         sizes = need.sizes
         if context.sm >= need.also_from_sm:

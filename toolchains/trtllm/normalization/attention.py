@@ -23,6 +23,7 @@ def disable_on_turing(context: BuildContext) -> Iterator[Change]:
     if _TURING_SM <= context.sm < _AMPERE_SM:
         reason = f"there is no fused context attention for SM {context.platform.sm}"
         yield option_change("turing_fmha", "context_fmha", "disable", reason)
+        yield option_change("turing_fmha", _PAGED, "disable", reason)
 
 
 def switch_context_attention(context: BuildContext) -> Iterator[Change]:

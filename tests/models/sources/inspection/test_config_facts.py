@@ -37,6 +37,19 @@ def test_facts_of_a_dense_llama() -> None:
     )
 
 
+def test_facts_for_checks_at_submit_are_in_no_job() -> None:
+    read = facts(tie_word_embeddings=True, head_dim=128, moe_intermediate_size=1408, kv_lora_rank=512, q_lora_rank=None)
+    assert (read.tie_word_embeddings, read.head_dim, read.moe_intermediate_size) == (True, 128, 1408)
+    assert (read.kv_lora_rank, read.q_lora_rank) == (512, None)
+    # A worker of the previous version refuses facts that it does not know.
+    assert read.model_dump().keys() == facts(tie_word_embeddings=None).model_dump().keys()
+    assert not {"tie_word_embeddings", "head_dim", "kv_lora_rank"} & read.model_dump().keys()
+
+
+def test_a_tie_that_is_no_boolean_is_not_known() -> None:
+    assert facts(tie_word_embeddings="yes").tie_word_embeddings is None
+
+
 @pytest.mark.parametrize(
     ("written", "dtype"),
     [
