@@ -81,17 +81,23 @@ class _Reader:
     def read(self, text: str) -> None:
         if text.startswith(_TRACEBACK):
             self.frames = []
-        elif self.frames is not None and text[:1] in ("", " ", "\t"):
+            return
+        if self.frames is not None and text[:1] in ("", " ", "\t"):
             self.frames.append(text)
-        elif self.frames is not None:
+            return
+        # Another process may print in the middle of a traceback.
+        is_harmless = _STACK_FRAME.match(text) or _HARMLESS.search(text)
+        is_warning = _WARNING.search(text) is not None
+        if self.frames is not None and not (is_harmless or is_warning):
             self.read_exception(text, self.frames)
             self.frames = None
-        elif text.startswith(_DIRECT_CAUSE):
+            return
+        if text.startswith(_DIRECT_CAUSE):
             self.wraps_earlier = True
-        elif _IGNORED_TRACEBACK.match(text):
-            self.ignores_traceback = True
-        elif not (_STACK_FRAME.match(text) or _HARMLESS.search(text)):
-            is_warning = _WARNING.search(text) is not None
+            return
+        # Only the traceback that follows at once.
+        self.ignores_traceback = _IGNORED_TRACEBACK.match(text) is not None
+        if not (is_harmless or self.ignores_traceback):
             states_error = not is_warning and _STATES_ERROR.search(text) is not None
             self.lines.append(OutputLine(text.strip(), states_error, is_warning))
 

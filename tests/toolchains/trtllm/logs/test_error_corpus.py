@@ -72,6 +72,29 @@ def test_the_stacks_of_eight_ranks_do_not_push_the_assertion_out_of_the_search()
     assert TOOLCHAIN.classify(Stage.BUILD, Exit(-6, text)).cause == "no_attention_kernel"
 
 
+def test_a_line_of_another_rank_in_a_traceback_is_not_its_exception() -> None:
+    text = (
+        "Traceback (most recent call last):\n"
+        '  File "/usr/local/bin/trtllm-build", line 8, in <module>\n'
+        "[TRT-LLM] [I] Set nccl_plugin to None.\n"
+        "    sys.exit(main())\n"
+        "OSError: [Errno 28] No space left on device\n"
+    )
+    assert TOOLCHAIN.classify(Stage.BUILD, Exit(1, text)).cause == "disk_full"
+
+
+def test_an_ignored_exception_without_a_traceback_hides_no_later_one() -> None:
+    text = (
+        "Exception ignored in: <_io.TextIOWrapper name='<stdout>'>\n"
+        "BrokenPipeError: [Errno 32] Broken pipe\n"
+        "Traceback (most recent call last):\n"
+        '  File "/usr/local/bin/trtllm-build", line 8, in <module>\n'
+        "    sys.exit(main())\n"
+        "MemoryError\n"
+    )
+    assert TOOLCHAIN.classify(Stage.BUILD, Exit(1, text)).cause == "out_of_memory"
+
+
 def test_the_corpus_has_every_field_text_and_sixty_more() -> None:
     field = sum(row.get("field", False) for row in ROWS)
     assert field >= 24
