@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_model_options
+from toolchains.trtllm.releases.release import switches_of_two_forms
 from toolchains.trtllm.releases.reserved_options import reserved_options
 
 # The two forms of a switch on a command line: a flag, or an option with a value.
@@ -62,7 +63,8 @@ def replace_switch_values(context: BuildContext) -> tuple[BuildContext, list[Pro
     """Write a switch as this release takes it: some are flags in one release, and enable or disable in another."""
     options = dict(context.spec.options)
     notes = []
-    for name, value in context.spec.options.items():
+    for name in sorted(switches_of_two_forms() & context.spec.options.keys()):
+        value = context.spec.options[name]
         option = context.available_options.get(name)
         other_value = _OTHER_VALUES.get(value) if isinstance(value, bool | str) else None
         if option is None or other_value is None or option.accepts(value) or not option.accepts(other_value):

@@ -191,6 +191,20 @@ def build_option_names() -> frozenset[str]:
     return frozenset(names)
 
 
+@cache
+def switches_of_two_forms() -> frozenset[str]:
+    """Options of trtllm-build that are a flag in some releases, and enable or disable in others."""
+    flags: set[str] = set()
+    words: set[str] = set()
+    for release in all_releases():
+        for name, option in release.build_table.by_name.items():
+            if option.type == "bool":
+                flags.add(name)
+            elif set(option.choices) == {"enable", "disable"}:
+                words.add(name)
+    return frozenset(flags & words)
+
+
 def releases_with_option(name: str) -> list[str]:
     """The versions in which trtllm-build or a conversion program has this option, newest first."""
     versions = []

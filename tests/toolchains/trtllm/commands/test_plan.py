@@ -238,6 +238,11 @@ def _assert_limits(read: dict[str, Any], normal: BuildSpec) -> None:
 def _assert_part(read: dict[str, Any], normal: BuildSpec, folder: str) -> None:
     limits = normal.limits
     assert (read["max_batch_size"], read["max_beam_width"]) == (limits.max_batch_size, limits.max_beam_width)
+    # Before 0.11 both programs take the length of the output in place of a total.
+    if "max_seq_len" not in read:
+        assert read["max_output_len"] == limits.max_output_len
+        assert read["max_input_len"] == (1 if folder == "decoder" else limits.max_input_len)
+        return
     if folder == "decoder":
         assert (read["max_input_len"], read["max_seq_len"]) == (1, (limits.max_output_len or 0) + 1)
         assert (read["max_encoder_input_len"], read["max_num_tokens"]) == (limits.max_input_len, 8192)
