@@ -14,7 +14,7 @@ export TRANSFERS ?= 1000
 export MINUTES ?= 20
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos attack pythons planted check format lock sbom pin-images docs bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos attack pythons images planted check format lock sbom pin-images docs bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ attack: $(VENV)/.dev ## attacks on a live farm: programs, bundles, pages, connec
 
 pythons: $(VENV)/.dev ## the wheel in a fresh environment of each Python that is installed, against a real farm (minutes)
 	$(BIN)/python -m tests.pythons
+
+images: $(VENV)/.dev ## the steps of docker/trtllm.Dockerfile without Docker, and a build in its image (as root, a minute)
+	$(BIN)/python -m tests.images
 
 planted: $(VENV)/.dev ## faults in place of the guards, and whether the tests notice (about half an hour)
 	$(BIN)/python -m tests.planted

@@ -2,6 +2,9 @@
 
 Builds the wheel, installs it with the newest dependencies, and lists, resolves, checks and pulls an engine. Exit code 1
 if a Python failed. A Python that is not installed is named as not run.
+
+PYTHON_ROOT may name the root folder of another system, as debootstrap makes one, for Pythons that this machine's system
+does not have. They run in it, which needs root.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.farm.conftest import run_farm
@@ -20,7 +23,7 @@ from tests.farm.running_farm import CHECKOUT, RunningFarm
 from tests.servers.redis import Valkey
 from tests.servers.server import new_data_dir
 
-VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+VERSIONS = tuple(os.environ.get("PYTHONS", "3.10 3.11 3.12 3.13 3.14").split())
 SDK = """
 import sys
 from pathlib import Path
@@ -28,6 +31,20 @@ from enginefarm import pull
 folder = pull(sys.argv[1], Path(sys.argv[2]) / "named")
 assert pull(sys.argv[1], use_cache=True).name == sys.argv[1]
 print(folder)
+"""
+
+
+# Arguments: the root, the folder of the trials, and the command. The package index is reached as from this machine.
+_ENTER = """
+set -eu
+root=$1; scratch=$2; shift 2
+mkdir -p "$root$scratch"
+mount --bind "$scratch" "$root$scratch"
+for path in /proc /dev /etc/ssl /etc/hosts /etc/resolv.conf /etc/pip.conf /etc/xdg; do
+    if [ -d "$path" ]; then mkdir -p "$root$path"; elif [ -e "$path" ]; then touch "$root$path"; else continue; fi
+    mount --rbind "$path" "$root$path"
+done
+exec /usr/sbin/chroot "$root" "$@"
 """
 
 
@@ -48,11 +65,16 @@ def main() -> int:
             spec = farm.spec(farm.add_model())
             key = str(farm.ended(farm.submit(spec)["id"])["key"])
             for version in VERSIONS:
+                prefix: list[str] = []
                 python = interpreter(version)
+                root = os.environ.get("PYTHON_ROOT")
+                if python is None and root and Path(root, "usr", "bin", f"python{version}").exists():
+                    python = f"/usr/bin/python{version}"
+                    prefix = ["unshare", "--mount", "sh", "-c", _ENTER, "enter", root, str(scratch)]
                 if python is None:
                     print(f"{version}: not run, it is not installed", flush=True)
                     continue
-                problem = trial(python, wheel, farm, spec, key, scratch / version)
+                problem = trial(python, wheel, farm, spec, key, scratch / version, prefix)
                 failed = failed or problem is not None
                 print(f"{version} ({python}): {problem or 'passed'}", flush=True)
     shutil.rmtree(scratch)
@@ -77,9 +99,15 @@ def interpreter(version: str) -> str | None:
 
 
 def trial(
-    python: str, wheel: Path, farm: RunningFarm, spec: Mapping[str, object], key: str, folder: Path
+    python: str,
+    wheel: Path,
+    farm: RunningFarm,
+    spec: Mapping[str, object],
+    key: str,
+    folder: Path,
+    prefix: Sequence[str] = (),
 ) -> str | None:
-    """Install and use the wheel; None if everything worked."""
+    """Install and use the wheel; None if everything worked. `prefix`: of every command."""
     folder.mkdir()
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "ENGINEFARM_URL": farm.urls[0],
@@ -107,7 +135,12 @@ def trial(
     for command in commands:
         kept = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
         run = subprocess.run(
-            command, env=kept | environment, input=json.dumps(spec), capture_output=True, text=True, cwd=folder
+            [*prefix, *command],
+            env=kept | environment,
+            input=json.dumps(spec),
+            capture_output=True,
+            text=True,
+            cwd=folder,
         )
         if run.returncode:
             return f"{' '.join(command[:3])} exited with {run.returncode}: {run.stderr.strip()[-500:]}"

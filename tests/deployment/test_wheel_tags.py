@@ -43,6 +43,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]
 def test_the_tested_pythons_are_those_of_the_wheel() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == f">=3.{PYTHONS[0][1]}"
+    declared = [name.rpartition(" ")[2] for name in project["classifiers"] if "Python ::" in name]
+    assert declared == [f"{major}.{minor}" for major, minor in PYTHONS]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -979,4 +979,20 @@ GUARDS = (
         "            return lock_gpus(session, claim, gpus, seconds=seconds)\n", "            return claim\n",
         "tests/workers/test_gpus.py",
     ),
+    Guard(
+        "a version left out is a stable one", "api/planning/completion.py",
+        "return max(stable or versions, key=_version_order)", "return max(versions, key=_version_order)",
+        "tests/api/test_completion.py",
+    ),
+    Guard(
+        "a TensorRT that the release does not carry is refused", "toolchains/trtllm/checks/release_parts.py",
+        "CHECKS: tuple[Check, ...] = (tensorrt, cuda)", "CHECKS: tuple[Check, ...] = (cuda,)",
+        "tests/toolchains/trtllm/checks/test_release_parts.py",
+    ),
+    Guard(
+        "the worker's own packages are not those of the image", "enginefarm/node/detection.py",
+        "            packages |= {**image_python.packages",
+        "            packages = {**image_python.packages, **packages",
+        "tests/enginefarm/node/test_image_python.py",
+    ),
 )  # fmt: skip
