@@ -13,8 +13,8 @@ REFUSALS = [
         expected="bfloat16, float16 or float32", allowed_model=FACTS,
     ),
     Refusal(
-        "precision_model", "/precision/quantization", quantized("fp8"), facts(architecture="Qwen2ForCausalLM"),
-        expected="null, int8_sq, int8_wo, int4_wo, int4_awq, int4_gptq", version="0.16.0", allowed_in="1.2.1",
+        "precision_model", "/precision/quantization", quantized("int8_sq"), facts(architecture="FalconForCausalLM"),
+        expected="null, fp8, int8_wo, int4_wo, int4_awq", version="0.16.0", allowed_in="1.2.1",
         allowed_fields=quantized("int4_awq"),
     ),
     Refusal(
