@@ -18,7 +18,7 @@ class Guard:
 
 GUARDS = (
     Guard(
-        "quantized blocks that a rank would have in part are refused", "toolchains/trtllm/checks/shards.py",
+        "quantized blocks that a rank would have in part are refused", "toolchains/trtllm/checks/precisions/shards.py",
         "if width % (ranks * multiple):", "if False:",
         "tests/toolchains/trtllm/field",
     ),

@@ -48,7 +48,7 @@ def draft_length(context: BuildContext) -> Iterator[Problem]:
 
 def dtype(context: BuildContext) -> Iterator[Problem]:
     heads = context.draft_heads
-    # `checks.precision` reports an `auto` that is left.
+    # `checks.precisions.precision` reports an `auto` that is left.
     if heads and context.dtype not in (*heads.dtypes, "auto"):
         yield Problem(
             pointer="/precision/dtype",

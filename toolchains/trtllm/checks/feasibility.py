@@ -29,7 +29,7 @@ def quantized_model(context: BuildContext) -> Iterator[Problem]:
     script = context.release.script_for(context.facts.architecture)
     model_quantization = quantization_of(context.facts)
     if script is None or context.conversion is not None or model_quantization is None:
-        return  # `checks.model` reports a model without a script
+        return  # `checks.models.model` reports a model without a script
     remedy = "give the unquantized model, or leave precision.quantization and precision.kv_cache out"
     first_release = _first_release_for(context)
     if first_release and Version(context.release.version) < Version(first_release):
@@ -130,7 +130,7 @@ def parallelism(context: BuildContext) -> Iterator[Problem]:
 def required_options(context: BuildContext) -> Iterator[Problem]:
     """Options whose defaults mean nothing for this model or precision."""
     conversion = context.conversion
-    # `checks.model` reports a model that no value of this release names.
+    # `checks.models.model` reports a model that no value of this release names.
     if conversion is None or context.later_model is not None:
         return
     for name in conversion.all_required_options:
@@ -173,7 +173,7 @@ def draft_heads(context: BuildContext) -> Iterator[Problem]:
     """A mode whose engines draft by heads needs a checkpoint that has them, and such a checkpoint needs its mode."""
     architecture, version = context.facts.architecture, context.release.version
     if context.release.script_for(architecture) is None:
-        return  # `checks.model` reports it
+        return  # `checks.models.model` reports it
     mode = context.option_value("speculative_decoding_mode")
     needs_no_heads = context.draft_mode is None and mode not in _MODES_WITH_HEADS
     if mode == context.draft_mode or needs_no_heads:

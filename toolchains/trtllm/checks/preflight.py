@@ -11,23 +11,19 @@ from toolchains.trtllm.checks import (
     adapters,
     attention,
     drafts,
-    encoder_decoder,
     feasibility,
     hardware,
     limits,
     lora_support,
-    model,
-    model_features,
     option_conflicts,
-    precision,
     ranks,
     release_parts,
-    shards,
     tensor_size,
-    unsupported_precisions,
 )
 from toolchains.trtllm.checks.check import Check
+from toolchains.trtllm.checks.models import encoder_decoder, model, model_features
 from toolchains.trtllm.checks.option_values import find_option_problems
+from toolchains.trtllm.checks.precisions import precision, shards, unsupported_precisions
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.rule_table import in_force
 

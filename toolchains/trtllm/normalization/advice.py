@@ -77,7 +77,7 @@ def prompt_over_tokens(context: BuildContext) -> Iterator[Problem]:
 def undocumented_precision(context: BuildContext) -> Iterator[Problem]:
     version = context.release.version
     documented = undocumented_model(context.facts.architecture, context.spec.precision.quantization, version)
-    # The release whose documentation has the table refuses the same (`checks.precision`).
+    # The release whose documentation has the table refuses the same (`checks.precisions.precision`).
     if documented and not in_force("precision_model", version):
         yield Problem(
             pointer="/precision/quantization",

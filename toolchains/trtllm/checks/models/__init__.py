@@ -1,0 +1,1 @@
+"""Check the model: whether the release builds its architecture, and what of its config.json."""
