@@ -19,7 +19,7 @@ def calibrate(dataset: str, *, needs_name: bool = True) -> None:
     folder = Path(dataset)
     if not folder.is_dir():
         sys.exit(f"ConnectionError: Couldn't reach '{dataset}' on the Hub (LocalEntryNotFoundError)")
-    files = sorted(path for path in folder.glob("*") if path.name != "README.md")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
     if not files:
         sys.exit(f"FileNotFoundError: Couldn't find any data file at {folder}.")
     if "cnn_dailymail" in dataset:

@@ -17,18 +17,19 @@ SPLITS = ("train", "validation", "test")
 
 
 def name_data_set(data: Path, target: Path) -> None:
-    """Make `target` a data set of the files of `data`.
+    """Make `target` a data set of the files of `data`, those in its folders included.
 
     A split has the files with its name in theirs, or all files if there is none.
     """
-    files = sorted(path for path in data.iterdir() if path.is_file())
-    target.mkdir(parents=True)
+    files = sorted(path.relative_to(data) for path in data.rglob("*") if path.is_file())
     for file in files:
-        (target / file.name).symlink_to(file.absolute())
+        link = target / file
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((data / file).absolute())
     data_files = []
     for split in SPLITS:
-        names = [file.name for file in files if split in file.name]
-        data_files.append({"split": split, "path": names or [file.name for file in files]})
+        paths = [file.as_posix() for file in files if split in file.name]
+        data_files.append({"split": split, "path": paths or [file.as_posix() for file in files]})
     configuration = {"config_name": CONFIGURATIONS.get(target.name, "default"), "data_files": data_files}
     # JSON is YAML too.
     (target / "README.md").write_text(f"---\n{json.dumps({'configs': [configuration]})}\n---\n")

@@ -42,3 +42,11 @@ def test_a_split_has_the_files_with_its_name_or_all(data: Path, tmp_path: Path) 
     assert splits["train"] == ["train-0.jsonl", "train-1.jsonl"]
     assert splits["validation"] == ["validation-0.jsonl"]
     assert len(splits["test"]) == 3
+
+
+def test_files_stay_in_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "fetched" / "data").mkdir(parents=True)
+    (tmp_path / "fetched" / "data" / "train.jsonl").write_text('{"text": "words"}\n')
+    name_data_set(tmp_path / "fetched", tmp_path / "lambada")
+    assert (tmp_path / "lambada" / "data" / "train.jsonl").read_text() == '{"text": "words"}\n'
+    assert configuration(tmp_path / "lambada")["data_files"][0]["path"] == ["data/train.jsonl"]
