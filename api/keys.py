@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -102,16 +102,14 @@ def list_keys() -> None:
         keys = access.list_keys(session)
     rows: list[tuple[str, ...]] = [("NAME", "PREFIX", "SCOPES", "STATE", "CREATED", "EXPIRES", "LAST USED")]
     for key in keys:
-        times = [_minute(time) for time in (key.created_at, key.expires_at, key.last_used_at)]
+        times = [
+            f"{time:%Y-%m-%d %H:%M}Z" if time else "-" for time in (key.created_at, key.expires_at, key.last_used_at)
+        ]
         rows.append((key.name, key.prefix, ",".join(key.scopes), key.state, *times))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         print_result("  ".join(cells).rstrip(), "nothing was changed")
-
-
-def _minute(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M}Z" if time else "-"
 
 
 @main.command()

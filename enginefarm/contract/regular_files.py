@@ -95,7 +95,10 @@ def walk(root: Path, limits: FolderLimits = LIMITS) -> Iterator[ListedFile]:
                         portable_path("/".join(parts))
                     except ValueError as error:
                         raise RefusedFile(str(error)) from error
-                    status = _status(entry, parts)
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError as error:
+                        raise _refusal(parts, error) from error
                     if stat.S_ISDIR(status.st_mode):
                         if len(parts) > limits.depth:
                             raise RefusedFile(f"folders are nested more than {limits.depth} deep")
@@ -191,13 +194,6 @@ def _opened_folder(root: Path, parts: tuple[str, ...]) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _status(entry: os.DirEntry[str], parts: tuple[str, ...]) -> os.stat_result:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except OSError as error:
-        raise _refusal(parts, error) from error
 
 
 def _refuse_holes(root: Path, parts: tuple[str, ...], listed: os.stat_result) -> None:

@@ -27,30 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         with Engine.load(arguments.engine_dir) as engine:
+            tokens = _tokens(engine, arguments.prompt, arguments.max_new_tokens)
             if arguments.json:
-                _print_json(engine, arguments.prompt, arguments.max_new_tokens)
+                ids = list(tokens)
+                timings = asdict(engine.timings) if engine.timings else None
+                answer = {"prompt": arguments.prompt, "tokens": ids, "text": engine.decode(ids), "timings": timings}
+                print(json.dumps(answer))
             else:
-                _print_text(engine, arguments.prompt, arguments.max_new_tokens)
+                stream = DecodeStream(skip_special_tokens=True)
+                for token in tokens:
+                    # None while the bytes of one character are spread over several tokens.
+                    print(stream.step(engine.tokenizer, token) or "", end="", flush=True)
+                print()
     except EnginefarmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _print_text(engine: Engine, prompt: str, max_new_tokens: int) -> None:
-    stream = DecodeStream(skip_special_tokens=True)
-    for token in _tokens(engine, prompt, max_new_tokens):
-        # None while the bytes of one character are spread over several tokens.
-        print(stream.step(engine.tokenizer, token) or "", end="", flush=True)
-    print()
-
-
-def _print_json(engine: Engine, prompt: str, max_new_tokens: int) -> None:
-    tokens = list(_tokens(engine, prompt, max_new_tokens))
-    timings = None
-    if engine.timings:
-        timings = asdict(engine.timings)
-    print(json.dumps({"prompt": prompt, "tokens": tokens, "text": engine.decode(tokens), "timings": timings}))
 
 
 def _tokens(engine: Engine, prompt: str, max_new_tokens: int) -> Iterator[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,17 +56,13 @@ def hidden_paths(settings: Settings) -> tuple[Path, ...]:
         paths.append(home)
     if settings.signing_key is not None:
         paths.append(settings.signing_key)
-    paths += _files_in_urls(settings.store_url, settings.database_url.get_secret_value())
+    if settings.store_url.startswith("file://"):
+        paths.append(Path(settings.store_url.removeprefix("file://")))
+    database = sqlite_file(settings.database_url.get_secret_value())
+    if database is not None:
+        # With its journals beside it.
+        paths += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
     # Under both names if there is a symlink in between.
     both = dict.fromkeys(name for path in paths for name in (path, path.resolve()))
     # The root folder as a home, as of users without one, hides nothing.
     return tuple(path for path in both if path.is_absolute() and path != Path("/"))
-
-
-def _files_in_urls(store_url: str, database_url: str) -> Iterable[Path]:
-    if store_url.startswith("file://"):
-        yield Path(store_url.removeprefix("file://"))
-    database = sqlite_file(database_url)
-    if database is not None:
-        # With its journals beside it.
-        yield from (database, database.with_name(database.name + "-wal"), database.with_name(database.name + "-shm"))

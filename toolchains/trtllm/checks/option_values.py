@@ -43,7 +43,10 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
     former = former_options().get(name)
     reserved = closed_options(architecture).get(name, reserved_options().get(name))
     versions = releases_with_option(name)  # newest first
-    precisions = _precisions_with(context, name)
+    precisions: list[str] = []
+    if name in recipe_option_names():
+        model_quantization = quantization_of(context.facts)
+        precisions = precisions_with_option(context.release, architecture, model_quantization, name)
     remedy = "remove it"
     if alias_of in context.available_options:
         # Normalization replaces an alias unless the spec has both names.
@@ -84,14 +87,6 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
         remedy = _suggest_names(context, name)
     value = context.spec.options[name]
     return Problem(pointer=f"/options/{name}", code=code, detail=detail, value=value, remedy=remedy)
-
-
-def _precisions_with(context: BuildContext, name: str) -> list[str]:
-    """The precisions with which the release takes the option for this model; empty if it is no such option."""
-    if name not in recipe_option_names():
-        return []
-    model_quantization = quantization_of(context.facts)
-    return precisions_with_option(context.release, context.facts.architecture, model_quantization, name)
 
 
 def _remedy_of_reserved(context: BuildContext, name: str, reserved: ReservedOption) -> str:

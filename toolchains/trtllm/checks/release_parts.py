@@ -16,12 +16,16 @@ def tensorrt(context: BuildContext) -> Iterator[Problem]:
     version = context.release.version
     stated = context.platform.tensorrt
     release_versions = carried(version, "tensorrt")
-    if stated is None or not release_versions or any(_agree(stated, known) for known in release_versions):
+    if (
+        stated is None
+        or not release_versions
+        or any(_agree(stated, carried_version) for carried_version in release_versions)
+    ):
         return
     fitting = [
         release.version
         for release in all_releases()
-        if any(_agree(stated, known) for known in carried(release.version, "tensorrt"))
+        if any(_agree(stated, carried_version) for carried_version in carried(release.version, "tensorrt"))
     ]
     remedy = f"set platform.tensorrt to {release_versions[0]}, or leave it out where a live worker has the release"
     if fitting:
@@ -43,7 +47,7 @@ def cuda(context: BuildContext) -> Iterator[Problem]:
     release_versions = carried(version, "cuda")
     if served is None or not release_versions:
         return
-    needed = min(int(known.split(".")[0]) for known in release_versions)
+    needed = min(int(carried_version.split(".")[0]) for carried_version in release_versions)
     if int(served.split(".")[0]) >= needed:
         return
     yield Problem(

@@ -120,15 +120,12 @@ class _Reader:
 def read_lines(output: str) -> list[OutputLine]:
     """The lines of the output that may say something about a failure, in their order."""
     reader = _Reader()
-    for text in output.splitlines():
-        reader.read(_without_prefixes(text.rstrip()))
+    for line in output.splitlines():
+        text = line.rstrip()
+        while prefix := _PREFIX.match(text):
+            text = text[prefix.end() :]
+        reader.read(text)
     return reader.lines
-
-
-def _without_prefixes(text: str) -> str:
-    while prefix := _PREFIX.match(text):
-        text = text[prefix.end() :]
-    return text
 
 
 def telling_lines(lines: list[OutputLine], count: int) -> list[str]:

@@ -156,12 +156,10 @@ def quantization_of(facts: ModelFacts) -> ModelQuantization | None:
         bits = None
     if method != MODELOPT:
         return ModelQuantization(method, bits)
-    return ModelQuantization(method, None, _modelopt_algorithm(config), _modelopt_kv_cache(config))
-
-
-def _modelopt_algorithm(config: Mapping[str, Any]) -> str | None:
     algorithm = config.get("quant_algo")
-    return algorithm if isinstance(algorithm, str) else None
+    if not isinstance(algorithm, str):
+        algorithm = None
+    return ModelQuantization(method, None, algorithm, _modelopt_kv_cache(config))
 
 
 def _modelopt_kv_cache(config: Mapping[str, Any]) -> str | None:
