@@ -51,7 +51,7 @@ from workers.workspace import workspace
 log = logging.getLogger(__name__)
 
 _STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to receive the message that this one announces again
-_GPU_SECONDS = 1.0  # between two looks whether another worker has released a GPU
+_GPU_POLL_SECONDS = 1.0  # between two looks whether another worker has released a GPU
 _RETRY_SECONDS = 1.0  # between two tries of a write at the end of an attempt
 _REPEATED_UPLOADS = 3  # of blobs that garbage collection removed between upload and publication
 
@@ -149,7 +149,7 @@ class Runner:
         Returns None if this worker may not run the action now, or is leaving.
 
         Raises:
-            GpuInUseError: another worker has a GPU of this one. The action is not claimed.
+            GpuInUseError: another worker uses one of this worker's GPUs. The action is not claimed.
         """
         if self.leaving.is_set():
             return None  # the sweep announces it again
@@ -159,7 +159,7 @@ class Runner:
             claim = claim_action(session, key, self.tools.identity.id, lease_seconds=settings.lease_seconds)
             if claim is None or not gpus or not claim_uses_gpu(claim):
                 return claim
-            # In the same transaction: a worker that has to wait leaves the action to others.
+            # In the claim's transaction: if a GPU is in use, the claim is rolled back and the action stays queued.
             seconds = settings.lease_seconds + settings.kill_seconds
             return lock_gpus(session, claim, gpus, seconds=seconds)
 
@@ -171,12 +171,12 @@ class Runner:
         log.info("%s waits: %s", key[:12], in_use)
         self.announcer.announce([Announcement(key, in_use.queue)])
         identity = self.tools.identity
-        while not self.leaving.wait(_GPU_SECONDS):
+        while not self.leaving.wait(_GPU_POLL_SECONDS):
             try:
                 with self.tools.database.read() as session:
                     in_use_now = gpus_in_use(session)
             except DatabaseUnavailable:
-                continue  # not known: the claim would not be answered either
+                continue  # a claim would fail too
             if use_by_another(in_use_now, identity.fingerprint.host.gpu_uuids, identity.id) is None:
                 return
 
@@ -184,8 +184,8 @@ class Runner:
         """Announce an action again that only other workers may take. Mostly it is claimed or done: then do nothing.
 
         An action that failed here is reserved for others for a while, and a drained or quarantined worker takes no
-        action at all. This worker then stays busy, because a message that it received again could not reach another
-        worker: for a moment, or until it is released.
+        action at all. Wait before the next message then, so that another worker receives the announcement: for a
+        moment, or until an administrator releases this worker.
         """
         worker_id = self.tools.identity.id
         with self.tools.database.read() as session:
@@ -337,10 +337,10 @@ class Runner:
             self.announcer.announce(announcements)
 
     def _while_leased(self, stage_run: StageRun) -> Retrying:
-        """Repeats a write while the catalogue or the store is away, until the heartbeat gives up the lease.
+        """A caller that repeats a write while the catalogue or the store is away, until the lease is given up.
 
-        Safe to repeat: each write is conditional on the attempt. One that was committed without an answer makes its
-        repetition Fenced.
+        The heartbeat counts the attempt as ending from now on. Safe to repeat: each write is conditional on the
+        attempt. One that was committed without an answer makes its repetition Fenced.
         """
         stage_run.heartbeat.ending = True
 

@@ -1,9 +1,9 @@
 """Lock the GPUs of a worker for an attempt: two workers that see one GPU never run programs on it at the same time.
 
 A lock belongs to an attempt and is renewed with its lease. It ends when the worker's programs are dead: the worker
-deletes it then. Nobody takes it over while the action is in this attempt, and afterwards only once it has expired:
-a cancelled action is in no attempt any more while its programs still have some seconds to end. See ADR 0022. Nothing
-here commits.
+deletes it then. While the attempt runs, nobody can take the lock, even if it has expired. After the attempt's end,
+others wait until it expires, because the programs of a cancelled action may need some seconds to die. See ADR 0022.
+Nothing here commits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class GpuInUseError(Exception):
 
 
 def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: float) -> Claim:
-    """Lock all of these GPUs (UUIDs) in the transaction that claims; returns the claim, whose renewals keep the locks.
+    """Lock all of these GPUs (UUIDs) in the transaction that claims.
+
+    Returns the claim with `gpu_lock_seconds`: from then on each renewal of the lease renews the locks too.
 
     Args:
         seconds: until a lock expires that is not renewed. More than the lease: the programs need time to end.
@@ -41,8 +43,8 @@ def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: f
     session.flush()  # a lock refers to the row of the attempt
     # One by one in the order of their names: two workers with overlapping sets cannot wait for each other.
     for gpu in sorted(gpus):
-        over = delete(GpuLockRow).where(GpuLockRow.gpu == gpu, IS_OVER)
-        session.execute(over, execution_options={"synchronize_session": False})
+        delete_expired = delete(GpuLockRow).where(GpuLockRow.gpu == gpu, IS_OVER)
+        session.execute(delete_expired, execution_options={"synchronize_session": False})
         lock = {
             "gpu": gpu,
             "worker_id": claim.worker_id,
@@ -51,7 +53,7 @@ def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: f
             "expires_at": now(seconds),
         }
         if not insert_new(session, GpuLockRow, lock):
-            # None: it was released a moment ago. The next message tries again.
+            # Not found: it was released since the insert. The next message tries again.
             use = gpus_in_use(session).get(gpu, GpuUse(gpu, "another worker"))
             raise GpuInUseError(use, claim.queue)
     return replace(claim, gpu_lock_seconds=seconds)
@@ -59,5 +61,5 @@ def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: f
 
 def release_gpus(session: Session, claim: Claim) -> None:
     """Delete the locks of an attempt whose programs are dead."""
-    held = delete(GpuLockRow).where(GpuLockRow.action_key == claim.key, GpuLockRow.attempt == claim.attempt)
-    session.execute(held, execution_options={"synchronize_session": False})
+    delete_own = delete(GpuLockRow).where(GpuLockRow.action_key == claim.key, GpuLockRow.attempt == claim.attempt)
+    session.execute(delete_own, execution_options={"synchronize_session": False})

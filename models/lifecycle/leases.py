@@ -19,7 +19,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
 from models.fleet.worker_states import refusal_of
-from models.lifecycle.retry_policy import backoff, killed_for_memory, larger_queue, others_serve, with_history
+from models.lifecycle.retry_policy import backoff, lacked_memory, larger_queue, others_serve, with_history
 from models.lifecycle.transitions import end_attempt, fail_action, requeue
 from models.queue.names import Announcement
 
@@ -211,7 +211,7 @@ def fail_attempt(session: Session, claim: Claim, failure: Failure, *, max_tries:
     """
     tries_left = claim.tries < max_tries
     memory_queue = None
-    if tries_left and killed_for_memory(failure):
+    if tries_left and lacked_memory(failure):
         memory_queue = larger_queue(session, claim.queue, claim.worker_id)
     if memory_queue is not None:
         # Without a pause: waiting adds no memory to a machine, and the next one is another.

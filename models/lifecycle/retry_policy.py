@@ -31,7 +31,7 @@ def backoff(tries: int) -> float:
     return min(_FIRST_PAUSE_SECONDS * _PAUSE_FACTOR**pauses_before, _LONGEST_PAUSE_SECONDS)
 
 
-def killed_for_memory(failure: Failure) -> bool:
+def lacked_memory(failure: Failure) -> bool:
     """True if the worker's machine had too little memory for the action."""
     return failure.cause == OUT_OF_MEMORY and failure.fault is Fault.WORKER
 

@@ -12,26 +12,26 @@ from toolchains.trtllm.context.quantization import auto_formats
 from toolchains.trtllm.context.widths import split_widths
 from toolchains.trtllm.releases.precision_recipe import quantization_of
 
-_BLOCK = "awq_block_size"
+_BLOCK_OPTION = "awq_block_size"
 # Blocks that the kernels have (cpp/.../fpA_intB_gemm_template.h @250d9c29 @42a7b092; issues #988 and #1547).
-_BLOCKS, _BLOCKS_OF_W4A8 = (64, 128), (128,)
+_BLOCK_SIZES, _W4A8_BLOCK_SIZES = (64, 128), (128,)
 _AWQ = frozenset({"int4_awq", "w4a8_awq"})
 # Rows of a tile of the weight-only kernels (cutlass_preprocessors.cpp; issue #1833).
 _TILE = 64
-_WEIGHT_ONLY = ("int8_wo", "int4_wo")
+_PLAIN_WEIGHT_ONLY = ("int8_wo", "int4_wo")
 
 
 def block_size(context: BuildContext) -> Iterator[Problem]:
     """The size that the caller chooses for AWQ."""
-    block = context.option_value(_BLOCK)
+    block = context.option_value(_BLOCK_OPTION)
     if not isinstance(block, int):
         return
-    if block not in _BLOCKS:
+    if block not in _BLOCK_SIZES:
         detail = "the kernels for AWQ weights take no other blocks"
-        yield refused_option(context, "awq_block", _BLOCK, detail, either(_blocks(context)))
-    elif block not in _blocks(context):
+        yield refused_option(context, "awq_block", _BLOCK_OPTION, detail, either(_allowed_block_sizes(context)))
+    elif block not in _allowed_block_sizes(context):
         detail = "the kernels for AWQ weights with FP8 activations take no other blocks"
-        yield refused_option(context, "w4a8_block", _BLOCK, detail, either(_blocks(context)))
+        yield refused_option(context, "w4a8_block", _BLOCK_OPTION, detail, either(_allowed_block_sizes(context)))
 
 
 def group_size(context: BuildContext) -> Iterator[Problem]:
@@ -39,9 +39,9 @@ def group_size(context: BuildContext) -> Iterator[Problem]:
     model_quantization = quantization_of(context.facts)
     if model_quantization is None or model_quantization.method not in ("gptq", "awq"):
         return
-    # `checks.feasibility` reports weights that no program takes.
     group = (context.facts.quantization_config or {}).get("group_size")
-    if context.conversion is None or not isinstance(group, int) or group in _BLOCKS:
+    # Without a conversion no program takes the weights at all: `checks.feasibility` reports that.
+    if context.conversion is None or not isinstance(group, int) or group in _BLOCK_SIZES:
         return
     yield Problem(
         pointer="/model",
@@ -60,37 +60,37 @@ def awq_shards(context: BuildContext) -> Iterator[Problem]:
     is_calibrated = context.conversion is not None and context.conversion.calibrates
     if not is_calibrated or not _AWQ & _formats(context) or context.is_encoder_decoder:
         return
-    block = context.number(_BLOCK, 128)
-    # `block_size` reports the others, and they decide nothing else.
-    if block not in _blocks(context):
+    block = context.number(_BLOCK_OPTION, 128)
+    # `block_size` reports another size; its shards decide nothing.
+    if block not in _allowed_block_sizes(context):
         return
     hidden_size = context.facts.hidden_size
     if hidden_size and hidden_size % block:
-        fitting = [size for size in _blocks(context) if hidden_size % size == 0]
+        fitting = [size for size in _allowed_block_sizes(context) if hidden_size % size == 0]
         expected = "another quantization"
         if fitting:
-            expected = f"{_BLOCK} {either(fitting)}"
+            expected = f"{_BLOCK_OPTION} {either(fitting)}"
         detail = f"hidden_size {hidden_size} does not divide into blocks of {block}"
-        yield refused_option(context, "awq_shards", _BLOCK, detail, expected)
+        yield refused_option(context, "awq_shards", _BLOCK_OPTION, detail, expected)
         return
     undivided = _undivided(context, block)
     if undivided is None:
         return
     remedies = []
-    for size in _blocks(context):
+    for size in _allowed_block_sizes(context):
         ranks = _fitting_ranks(context, size)
         if context.parallelism.tp in ranks:
-            remedies.append(f"{_BLOCK} {size}")
+            remedies.append(f"{_BLOCK_OPTION} {size}")
         elif ranks and size == block:
             remedies.append(f"tp {either(ranks)}")
         elif ranks:
-            remedies.append(f"{_BLOCK} {size} with tp {either(ranks)}")
-    yield _shard_problem(context, "awq_shards", f"{undivided}, no multiple of {_BLOCK} {block}", remedies)
+            remedies.append(f"{_BLOCK_OPTION} {size} with tp {either(ranks)}")
+    yield _shard_problem(context, "awq_shards", f"{undivided}, no multiple of {_BLOCK_OPTION} {block}", remedies)
 
 
 def weight_only_shards(context: BuildContext) -> Iterator[Problem]:
-    # Padded since 0.13 (docs/source/release-notes.md @001eaece; issue #1833).
-    is_weight_only = context.spec.precision.quantization in _WEIGHT_ONLY
+    # 0.13 and later pad them, so data/rules.json ends this rule there (release-notes.md @001eaece; issue #1833).
+    is_weight_only = context.spec.precision.quantization in _PLAIN_WEIGHT_ONLY
     if not is_weight_only or context.conversion is None or context.is_encoder_decoder:
         return
     undivided = _undivided(context, _TILE)
@@ -103,11 +103,11 @@ def weight_only_shards(context: BuildContext) -> Iterator[Problem]:
         yield _shard_problem(context, "wo_shards", detail, remedies)
 
 
-def _blocks(context: BuildContext) -> tuple[int, ...]:
+def _allowed_block_sizes(context: BuildContext) -> tuple[int, ...]:
     """The sizes of blocks that the kernels of this precision take."""
     if "w4a8_awq" in _formats(context):
-        return _BLOCKS_OF_W4A8
-    return _BLOCKS
+        return _W4A8_BLOCK_SIZES
+    return _BLOCK_SIZES
 
 
 def _formats(context: BuildContext) -> frozenset[str]:
