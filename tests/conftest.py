@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -43,6 +44,11 @@ _TOGETHER = {
         "tests/models/store/", "tests/models/sources/test_bucket_source.py",
     ),
 }  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """A shell starts programs in the background with SIGINT ignored, and the programs of tests would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -518,9 +518,10 @@ def test_a_conversion_that_an_earlier_api_planned_moves_to_a_worker_of_its_sm(
     client.release("a100")
     ended = client.wait(build.id, timeout=60)
     assert ended.state == "succeeded", ended.error
-    assert [(attempt.worker, attempt.outcome) for attempt in ended.attempts] == [
-        ("h100", "handed_back"), ("a100", "succeeded"), ("a100", "succeeded"),
-    ]  # fmt: skip
+    attempts = [(attempt.worker, attempt.outcome) for attempt in ended.attempts]
+    assert attempts[-2:] == [("a100", "succeeded"), ("a100", "succeeded")]
+    # More than once if the sweep announced the conversion again meanwhile.
+    assert set(attempts[:-2]) == {("h100", "handed_back")}
 
 
 def test_two_workers_on_one_gpu_build_one_after_the_other(running_farm: RunningFarm, client: Farm) -> None:

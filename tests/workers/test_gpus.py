@@ -71,7 +71,7 @@ def test_the_second_worker_waits_without_a_lease_until_the_programs_of_the_first
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.runner.claim_uses_gpu", lambda claim: True)
-    monkeypatch.setattr("workers.runner._GPU_SECONDS", 0.05)
+    monkeypatch.setattr("workers.runner._GPU_POLL_SECONDS", 0.05)
     first, second = runner(database, "w1", CARD), runner(database, "w2", CARD)
     keys = [queued_build(database, limits) for limits in ("a", "b")]
     run_convert(database, new_request(limits="a"))
