@@ -33,6 +33,9 @@ MAX_PIPELINED = 8  # requests that wait for the answer to the one before
 # with a reset, and the client would never read the refusal.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1 << 20
+# Refused connections that linger at once; above, they are cut without a word. They take no place of those that are
+# served, or one address that connects again and again would shut all others out.
+MOST_LINGERING = 256
 _LONG_URL = f"the URL is longer than {MAX_URL} bytes"
 _LONG_HEAD = f"the headers are longer than {MAX_HEAD} bytes"
 _LOG_SECONDS = 10.0  # a refusal of one kind is logged at most this often: an attack must not fill the log
@@ -62,19 +65,20 @@ class Connections:
         self._clock = clock
         self._by_peer: Counter[str] = Counter()
         self._total = 0
+        self._lingering = 0
         # By the setting or limit that refused: when it may be logged again, and how many were left out since.
         self._quiet_until: dict[str, float] = {}
         self._left_out: Counter[str] = Counter()
 
     def enter(self, peer: str) -> str | None:
-        """Count a connection; returns why it is refused, or None. It counts until `leave`, refused or not."""
-        self._total += 1
-        self._by_peer[peer] += 1
-        if self._total > self._most:
+        """Count a connection until `leave`, or return why it is refused; a refused one is not counted."""
+        if self._total >= self._most:
             return f"more than ENGINEFARM_MAX_CONNECTIONS={self._most} connections"
         # A proxy is looked up only for a peer above its limit, which is rare.
-        if self._by_peer[peer] > self._most_per_peer and not self._is_proxy(peer):
+        if self._by_peer[peer] >= self._most_per_peer and not self._is_proxy(peer):
             return f"more than ENGINEFARM_MAX_CONNECTIONS_PER_PEER={self._most_per_peer} connections of one address"
+        self._total += 1
+        self._by_peer[peer] += 1
         return None
 
     def leave(self, peer: str) -> None:
@@ -82,6 +86,16 @@ class Connections:
         self._by_peer[peer] -= 1
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+
+    def begin_linger(self) -> bool:
+        """Count a refused connection until `end_linger`; False if too many linger already, and it must be cut."""
+        if self._lingering >= MOST_LINGERING:
+            return False
+        self._lingering += 1
+        return True
+
+    def end_linger(self) -> None:
+        self._lingering -= 1
 
     def note_refusal(self, peer: str, reason: str) -> None:
         """Log why a connection is closed, unless the same was logged a moment ago."""
@@ -115,6 +129,8 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._admitted = connections
         self._peer = "an unknown address"
+        self._is_counted = False
+        self._lingers_uncounted = False
         # True once no further request is read: a request was refused, or asked for another protocol.
         self._is_deaf = False
         self._dropped = 0  # bytes that came since
@@ -135,13 +151,22 @@ class BoundedConnection(HttpToolsProtocol):
         if self.client is not None:
             self._peer = self.client[0]
         reason = self._admitted.enter(self._peer)
-        if reason is not None:
+        if reason is None:
+            self._is_counted = True
+            self._owe(HEAD_SECONDS)
+        elif self._admitted.begin_linger():
+            self._lingers_uncounted = True
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}; try again later")
-            return
-        self._owe(HEAD_SECONDS)
+        else:
+            self._is_deaf = True
+            self._admitted.note_refusal(self._peer, reason)
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._admitted.leave(self._peer)
+        if self._is_counted:
+            self._admitted.leave(self._peer)
+        if self._lingers_uncounted:
+            self._admitted.end_linger()
         self._deadline = None
         for timer in (self._timer, self._stall_timer):
             if timer is not None:

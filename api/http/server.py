@@ -15,7 +15,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from api.http.connections import BoundedConnection, Connections
+from api.http.connections import MOST_LINGERING, BoundedConnection, Connections
 from models.loops import end_later
 from models.settings import Settings
 from models.stop_signals import handle_stop_signals
@@ -106,7 +106,7 @@ def raise_file_limit(settings: Settings) -> None:
     Raises:
         ValueError: the hard limit of the process is lower.
     """
-    needed = settings.max_connections + _OTHER_FILES
+    needed = settings.max_connections + MOST_LINGERING + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:
         return

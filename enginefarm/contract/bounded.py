@@ -11,16 +11,22 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 MAX_DEPTH = 64  # levels of nested arrays and objects; specs and configs of models have fewer than ten
 MAX_COUNT = 2**53 - 1  # larger integers are not exact in JSON readers that use doubles
+
+
+def _as_integer(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 _UNSTORABLE = re.compile("[\\0\ud800-\udfff]")
 
 WITHOUT_NUL = r"^[^\x00]*$"
 Text = Annotated[str, StringConstraints(max_length=1024, pattern=WITHOUT_NUL)]
-Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]  # strict: `false` would be read as 0
+# Strict: `false` would be read as 0. JSON Schema counts 8.0 among the integers, and some languages write numbers so.
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT), BeforeValidator(_as_integer)]
 # A hundred years: later times would overflow. Strict: `false` would be read as 0, which keeps nothing.
 Days = Annotated[float, Field(strict=True, ge=0, le=36_500, allow_inf_nan=False)]
 

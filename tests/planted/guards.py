@@ -215,7 +215,7 @@ GUARDS = (
     ),
     Guard(
         "one address has a limited number of connections", "api/http/connections.py",
-        "if self._by_peer[peer] > self._most_per_peer and not self._is_proxy(peer):", "if False:",
+        "if self._by_peer[peer] >= self._most_per_peer and not self._is_proxy(peer):", "if False:",
         "tests/attack/test_connections.py",
     ),
     Guard(

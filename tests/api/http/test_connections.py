@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from api.http.connections import Connections
+from api.http.connections import MOST_LINGERING, Connections
 
 
 def test_connections_are_limited_in_all_and_for_each_address() -> None:
@@ -16,13 +16,21 @@ def test_connections_are_limited_in_all_and_for_each_address() -> None:
     refusal = connections.enter("a")
     assert refusal is not None
     assert "MAX_CONNECTIONS_PER_PEER=2" in refusal
-    # A refused connection counts until it is closed, too: it costs as much.
-    refusal = connections.enter("b")
+    # A refused connection takes no place of others.
+    assert connections.enter("b") is None
+    refusal = connections.enter("c")
     assert refusal is not None
     assert "MAX_CONNECTIONS=3" in refusal
     for peer in ("a", "a", "b"):
         connections.leave(peer)
     assert connections.enter("a") is None
+
+
+def test_refused_connections_that_linger_are_few() -> None:
+    connections = Connections(most=1, most_per_peer=1)
+    assert [connections.begin_linger() for _ in range(MOST_LINGERING + 1)] == [True] * MOST_LINGERING + [False]
+    connections.end_linger()
+    assert connections.begin_linger()
 
 
 def test_a_proxy_has_as_many_connections_as_all_addresses_together() -> None:

@@ -113,7 +113,7 @@ def other_key(folder: Path) -> str:
         ("LINK_SECRET", "short", 78, "ENGINEFARM_LINK_SECRET: expected 16 bytes or more, got 5"),
         ("STORE_URL", "s3://bucket", 78, "ENGINEFARM_STORE_URL is an S3 bucket, so set ENGINEFARM_S3_ENDPOINT too"),
         ("MODELS_S3_ACCESS_KEY", "key", 78, ""),
-        ("MAX_CONNECTIONS", "100000000", 78, "ENGINEFARM_MAX_CONNECTIONS=100000000 needs 100000256 open files"),
+        ("MAX_CONNECTIONS", "100000000", 78, "ENGINEFARM_MAX_CONNECTIONS=100000000 needs 100000512 open files"),
         ("HOST", "192.0.2.7", 77, "no API key exists, and ENGINEFARM_HOST=192.0.2.7"),
         ("PUBLIC_URL", "https://farm.example", 77, "no API key exists, and ENGINEFARM_PUBLIC_URL=https://farm.example"),
         ("DATABASE_URL", "sqlite:////proc/nowhere/catalogue.db", 69, ""),

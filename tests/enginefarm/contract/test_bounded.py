@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from enginefarm.contract.bounded import MAX_DEPTH, is_plain_text, parse_json
+from enginefarm.contract.bounded import MAX_DEPTH, Count, is_plain_text, parse_json
 from enginefarm.contract.errors import InvalidRequest, InvalidSpec, Problem
 from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import Platform, PlatformSelector
@@ -121,3 +122,11 @@ def test_every_text_is_a_cursor_or_is_refused(text: str) -> None:
 def test_every_matrix_has_few_cells_or_is_refused(document: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidSpec):
         assert len(list(cells(document))) <= MAX_CELLS
+
+
+def test_a_count_may_be_written_with_a_point() -> None:
+    counts: TypeAdapter[int] = TypeAdapter(Count)
+    assert repr(counts.validate_json("8.0")) == "8"
+    for value in ("8.5", "false", '"8"', "1e400", "-1.0"):
+        with pytest.raises(ValidationError):
+            counts.validate_json(value)
