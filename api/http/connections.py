@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -129,8 +130,8 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._admitted = connections
         self._peer = "an unknown address"
-        self._is_counted = False
-        self._lingers_uncounted = False
+        # Gives back the place that this connection takes, among those that are served or among those that linger.
+        self._give_back: Callable[[], None] | None = None
         # True once no further request is read: a request was refused, or asked for another protocol.
         self._is_deaf = False
         self._dropped = 0  # bytes that came since
@@ -152,10 +153,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._peer = self.client[0]
         reason = self._admitted.enter(self._peer)
         if reason is None:
-            self._is_counted = True
+            self._give_back = partial(self._admitted.leave, self._peer)
             self._owe(HEAD_SECONDS)
         elif self._admitted.begin_linger():
-            self._lingers_uncounted = True
+            self._give_back = self._admitted.end_linger
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}; try again later")
         else:
             self._is_deaf = True
@@ -163,10 +164,8 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_counted:
-            self._admitted.leave(self._peer)
-        if self._lingers_uncounted:
-            self._admitted.end_linger()
+        if self._give_back is not None:
+            self._give_back()
         self._deadline = None
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
