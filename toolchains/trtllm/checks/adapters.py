@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from enginefarm.contract.errors import Problem
-from toolchains.trtllm.checks.check import Check, refused_option
+from toolchains.trtllm.checks.check import Check, either, refused_option
 from toolchains.trtllm.context.adapters import RequestedAdapter, requested_adapters
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_table, with_joined_modules
@@ -22,14 +22,17 @@ def adapters_are_possible(context: BuildContext) -> Iterator[Problem]:
         return
     table = adapter_table()
     version, architecture = context.release.version, context.architecture
-    # Reported where the rule `lora_release` is in force: 0.9 loads pickles alone.
-    detail = f"what TensorRT-LLM {version} does with adapters is not known; 0.9 takes pickles alone"
+    # Reported where the rule `lora_release` is in force.
+    detail = f"TensorRT-LLM {version} reads adapters from a pickle alone (adapter_model.bin)"
     yield refused_option(context, "lora_release", _OPTION, detail, f"{table.since} or newer, or unset")
-    # Exaone, Arctic, InternLM and Skywork use the same class, but other names of modules, or adapters that nobody was
-    # seen to load (source: data/adapters.json).
-    if architecture not in table.architectures:
+    if table.family(architecture, version) is None:
+        since = table.since_of(architecture)
+        models = either(table.architectures(version)) if table.architectures(version) else "a later release"
         detail = f"what adapters call the modules of {architecture} is not known"
-        expected = f"a model of {', '.join(table.architectures)} without draft heads, or unset"
+        expected = f"{models} without draft heads, or unset"
+        if since is not None:
+            detail = f"TensorRT-LLM {version} does not load adapters of {architecture}"
+            expected = f"{since} or newer, or unset"
         yield refused_option(context, "lora_model", _OPTION, detail, expected)
     if not context.is_plugin_enabled("lora_plugin"):
         detail = "without lora_plugin the builder ignores adapters"
@@ -51,7 +54,7 @@ def plugin_has_modules(context: BuildContext) -> Iterator[Problem]:
 
 
 def adapters_are_plain_lora(context: BuildContext) -> Iterator[Problem]:
-    expected = "a LoRA adapter as PEFT writes it, of one rank"
+    expected = "a LoRA adapter as PEFT writes it"
     for adapter in requested_adapters(context):
         for detail in _differences_from_plain_lora(context, adapter.config):
             yield _adapter_problem("lora_adapter", adapter, detail, expected)
@@ -66,25 +69,41 @@ def _differences_from_plain_lora(context: BuildContext, config: Mapping[str, Any
         yield "it is a DoRA adapter, which needs dora_plugin and a release that has it"
     if config.get("bias", "none") != "none":
         yield f"it trains biases ({config['bias']}), which nothing loads"
-    patterns = [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
-    if patterns:
-        yield f"its {' and '.join(patterns)} differ for some modules, and the release takes one rank and alpha for all"
+    if config.get("alpha_pattern"):
+        yield "its alpha_pattern differs for some modules, and the release takes one alpha for all"
     if not isinstance(config.get("r"), int):
         yield "it names no rank (r)"
+
+
+def scales_are_read(context: BuildContext) -> Iterator[Problem]:
+    """Early releases compute the scale from one rank, and without the square root of rsLoRA."""
+    for adapter in requested_adapters(context):
+        if adapter.config.get("rank_pattern"):
+            detail = "its rank_pattern differs for some modules, and the release takes one rank for all"
+            yield _adapter_problem("lora_rank_pattern", adapter, detail, "an adapter of one rank, or 0.15.0 or newer")
+        if adapter.config.get("use_rslora"):
+            detail = "it is scaled as rsLoRA, and the release scales it by its rank"
+            yield _adapter_problem("lora_rslora", adapter, detail, "an adapter without use_rslora, or 0.11.0 or newer")
 
 
 def ranks_fit(context: BuildContext) -> Iterator[Problem]:
     max_rank = context.number("max_lora_rank")
     for adapter in requested_adapters(context):
-        rank = adapter.config.get("r")
-        if isinstance(rank, int) and rank > max_rank:
+        rank_pattern = adapter.config.get("rank_pattern")
+        ranks = [adapter.config.get("r")]
+        if isinstance(rank_pattern, dict):
+            ranks += rank_pattern.values()
+        rank = max((rank for rank in ranks if isinstance(rank, int)), default=0)
+        if rank > max_rank:
             detail = f"its rank {rank} is more than max_lora_rank {max_rank}"
             yield _adapter_problem("lora_rank", adapter, detail, f"max_lora_rank {rank} or more")
 
 
 def modules_are_in_engine(context: BuildContext) -> Iterator[Problem]:
     """The builder ignores weights for modules that the engine does not have."""
-    builder_names = adapter_table().builder_names
+    family = adapter_table().family(context.architecture, context.release.version)
+    if family is None:
+        return  # `adapters_are_possible` reports it
     target_modules = context.option_value("lora_target_modules")
     engine_modules: list[str] | None = None
     if isinstance(target_modules, list):
@@ -93,20 +112,27 @@ def modules_are_in_engine(context: BuildContext) -> Iterator[Problem]:
         adapted = adapter.config.get("target_modules")
         if not isinstance(adapted, list):
             continue  # a pattern over the names of the weights, or nothing
-        # PEFT accepts paths such as model.layers.0.self_attn.q_proj too. Their last part names the module.
-        adapter_names = {str(name).rpartition(".")[2] for name in adapted}
-        unknown = sorted(adapter_names - builder_names.keys())
+        unknown = sorted(str(name) for name in adapted if not family.builder_names(str(name)))
         if unknown:
             detail = f"it adapts {', '.join(unknown)}, which the engine has no place for"
-            yield _adapter_problem("lora_modules", adapter, detail, f"some of {', '.join(builder_names)}")
-        modules = sorted(builder_names[name] for name in adapter_names & builder_names.keys())
+            yield _adapter_problem("lora_modules", adapter, detail, f"some of {', '.join(family.adapter_names)}")
+        modules = sorted({builder_name for name in adapted for builder_name in family.builder_names(str(name))})
         # Without lora_target_modules the first adapter decides which modules the engine has.
         if engine_modules is None:
+            yield from _modules_are_joined(context, adapter, modules)
             engine_modules = with_joined_modules(modules)
         ignored = [name for name in modules if name not in engine_modules]
         if ignored:
             detail = f"it adapts {', '.join(ignored)}, which the engine would not have, and would ignore"
             yield _adapter_problem("lora_modules", adapter, detail, "lora_target_modules that has them, or unset")
+
+
+def _modules_are_joined(context: BuildContext, adapter: RequestedAdapter, modules: list[str]) -> Iterator[Problem]:
+    # Later releases add the others by themselves, and `join_adapted_modules` does where the option names modules.
+    joined = with_joined_modules(modules)
+    if joined != modules:
+        detail = f"it adapts {', '.join(modules)}, and the release takes queries, keys and values together or not at all"
+        yield _adapter_problem("lora_joined", adapter, detail, f"lora_target_modules {', '.join(joined)} beside it")
 
 
 def _adapter_problem(rule: str, adapter: RequestedAdapter, detail: str, expected: str) -> Problem:
@@ -118,6 +144,7 @@ CHECKS: tuple[Check, ...] = (
     adapters_are_possible,
     plugin_has_modules,
     adapters_are_plain_lora,
+    scales_are_read,
     ranks_fit,
     modules_are_in_engine,
 )

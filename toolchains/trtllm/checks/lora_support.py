@@ -35,7 +35,8 @@ def model(context: BuildContext) -> Iterator[Problem]:
     if not context.is_plugin_enabled(_PLUGIN) or context.family_name is None:
         return
     # `checks.adapters` reports adapters of these models.
-    if context.option_value(adapter_table().option) and context.architecture not in adapter_table().architectures:
+    table = adapter_table()
+    if context.option_value(table.option) and table.family(context.architecture, context.release.version) is None:
         return
     # Phi-2 has a class of its own. Gemma 3 got LoRA later than the others.
     rule = _WITHOUT_LORA_BEFORE.get(context.family_name, "lora_class")

@@ -24,7 +24,7 @@ LORA = {"lora_dir": ["hf:org/one", "file:/models/two"], "lora_plugin": "auto"}
 VERSIONS = [release.version for release in TOOLCHAIN.releases() if not release.version.startswith("0.8")]
 
 
-@pytest.mark.parametrize("version", ["0.15.0", "0.17.0", "0.20.0", "1.0.0", "1.2.1", "1.3.0rc20"])
+@pytest.mark.parametrize("version", ["0.10.0", "0.14.0", "0.15.0", "0.20.0", "1.2.1", "1.3.0rc20"])
 def test_the_builder_gets_the_directories_of_the_adapters(version: str) -> None:
     normal, _ = HERE.normalise(spec(version, options=LORA), FACTS, H100)
     assert HERE.preflight(normal, FACTS, H100) == ()
@@ -37,7 +37,7 @@ def test_the_builder_gets_the_directories_of_the_adapters(version: str) -> None:
         for stage in (Stage.CONVERT, Stage.BUILD)
     )
     assert "--lora_dir /in/lora_dir.0 /in/lora_dir.1" in " ".join(build)
-    assert "--lora_plugin auto" in " ".join(build)
+    assert "--lora_plugin" in build
     assert "--lora_dir" not in convert
 
 
@@ -75,10 +75,10 @@ class PipelineWithAdapters(Pipeline):
 
 
 @pytest.mark.usefixtures("installation")
-@pytest.mark.parametrize(("version", "tp"), [("0.15.0", 1), ("0.16.0", 2), (VERSION, 1)])
+@pytest.mark.parametrize(("version", "tp"), [("0.12.0", 1), ("0.16.0", 2), (VERSION, 1)])
 def test_an_engine_contains_its_adapters(version: str, tp: int, tmp_path: Path) -> None:
     facts = PipelineWithAdapters(
-        tmp_path, version, options=LORA | {"max_lora_rank": 8}, parallelism={"tp": tp}
+        tmp_path, version, options=LORA | {"max_lora_rank": 8, "lora_target_modules": ["attn_q"]}, parallelism={"tp": tp}
     ).run_both()
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["lora_config"]["lora_dir"] == ["lora/0", "lora/1"]
