@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 from pydantic_core import to_json
-from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -94,6 +94,17 @@ class Database:
         """
         with _pool_timeout_translated(), Session(self._snapshots, expire_on_commit=False) as session:
             yield session
+
+    def connection_of_its_own(self) -> Connection:
+        """A connection outside of the pool, in no transaction, that the caller must close.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached, or has no connection left.
+        """
+        with _pool_timeout_translated():
+            connection = self._reader.connect()
+        connection.detach()
+        return connection
 
     def ping(self) -> None:
         """Raises DatabaseUnavailable if the database does not answer, or is a standby, which takes no writes."""
