@@ -39,7 +39,7 @@ class Message(FrozenModel):
     """A pattern of lines, with an example and where it was seen.
 
     `near`: what the traceback above the line must match, for messages that Python gives to many failures. `alone`: the
-    line is enough if no traceback was printed.
+    line is enough if no traceback was printed. `raised_in`: what the file of the traceback's last frame must match.
     `in_warnings`: the program prints it as a warning, and ends of it nevertheless.
     """
 
@@ -49,6 +49,7 @@ class Message(FrozenModel):
     source: str
     near: str | None = None
     alone: bool = False
+    raised_in: str | None = None
     in_warnings: bool = False
 
     @cached_property
@@ -59,11 +60,17 @@ class Message(FrozenModel):
     def _near_regex(self) -> re.Pattern[str] | None:
         return re.compile(self.near) if self.near else None
 
+    @cached_property
+    def _raised_in_regex(self) -> re.Pattern[str] | None:
+        return re.compile(self.raised_in) if self.raised_in else None
+
     def matches(self, line: OutputLine) -> bool:
         """True if the line has this message."""
         if line.is_warning and not self.in_warnings:
             return False
         if not self._regex.search(line.text):
+            return False
+        if self._raised_in_regex is not None and not self._raised_in_regex.search(line.raised_in):
             return False
         if self._near_regex is None or (self.alone and not line.traceback):
             return True
@@ -146,7 +153,9 @@ def classify(stage: Stage, ended: Exit) -> Failure:
     was_signaled = number in set(signal.Signals)
     if was_signaled:
         event = f"was ended by {signal.Signals(number).name}"
-    errors = telling_lines(lines, _TELLING_LINES)
+    # An error that only follows tells little, and says nothing about another try.
+    causing_lines = [line for line in lines if not _matches_any(_failures().consequences, line)]
+    errors = telling_lines(causing_lines, _TELLING_LINES)
     return Failure(
         cause="toolchain_failed",
         fault=Fault.TOOLCHAIN,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-# What launchers and loggers put before a line: the rank, the time, `what():` of std::terminate.
-_PREFIX = re.compile(
-    r"\[rank\d+\]:\ ?|\[\d+,\d+\]<std(?:err|out)>:\ ?|\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\]\ |\s*what\(\):\s+", re.VERBOSE
-)
+# What launchers and loggers put before a line: the rank, the time.
+_PREFIX = re.compile(r"\[rank\d+\]: ?|\[\d+,\d+\]<std(?:err|out)>: ?|\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] ")
+_WHAT = re.compile(r"\s*what\(\):\s+")  # of std::terminate; the text of the exception follows
+_FRAME = re.compile(r'^\s+File "([^"]+)", line \d+, in ', re.MULTILINE)
 _STACK_FRAME = re.compile(
     r"""
     \s*\d+\s+0x[0-9a-f]+\b                # 12      0x7fd9ebc2829e tensorrt_llm::kernels::… + 94
@@ -37,19 +37,27 @@ _HARMLESS = re.compile(
     | Skipping\ tactic | insufficient\ to\ use\ tactic | due\ to\ insufficient\ memory\ on\ requested\ size
     # Threads and destructors that end after the program has failed.
     | driver\ shutting\ down
+    | TORCH_USE_CUDA_DSA                    # torch appends this hint to every error of CUDA
+    | haveStreamOrderedAllocatorHelper      # TensorRT without memory pools; it goes on
+    # Open MPI leaves out a component that this machine cannot use.
+    | mca_base_component_repository_open
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _WARNING = re.compile(
-    r"^\[TensorRT-LLM\]\[WARNING\]|^\[TR[TL][\w-]*\] \[W\]|^(?:\S+:\d+: )?\w*Warning: |^WARN(?:ING)?\b|^\[W\d|NCCL WARN"
+    r"""
+    ^\[TensorRT-LLM\]\[WARNING\] | ^\[TR[TL][\w-]*\]\ \[W\]
+    | ^(?:\S+:\d+:\ )?\w*Warning:\  | ^WARN(?:ING)?\b | ^\[?W\d{4} | NCCL\ WARN
+    """,
+    re.VERBOSE,
 )
 _STATES_ERROR = re.compile(
     r"""
     ^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|NotSupported)(?::|$)
-    | ^(?:ERROR|Error|error|FATAL|Fatal|fatal)\b | ^\S+:\ (?:fatal\ )?error:\ | ^E\d{4}\s
+    | ^(?:ERROR|Error|error|FATAL|Fatal|fatal)\b | ^\S+:\ (?:fatal\ )?error:\ | ^\[?E\d{4}\s
     | ^\[(?:TensorRT-LLM|TRT-LLM|TRT)\]\ ?\[(?:ERROR|E|F)\]
     | Assertion\ failed: | Assertion\ `.*'\ failed
-    | ^Failed,\ | ^terminate\ called\b | \bCUDA\ (?:driver\ |runtime\ )?error\b
+    | ^Failed,\ | \bCUDA\ (?:driver\ |runtime\ )?error\b
     """,
     re.VERBOSE,
 )
@@ -70,6 +78,12 @@ class OutputLine:
     traceback: str = ""  # of the exception that the line names; empty if none was printed
     wraps_earlier: bool = False  # an exception raised from an earlier one, which says more
 
+    @property
+    def raised_in(self) -> str:
+        """The file of the traceback's last frame; empty if no traceback was printed."""
+        files = _FRAME.findall(self.traceback)
+        return files[-1] if files else ""
+
 
 @dataclass
 class _Reader:
@@ -82,6 +96,9 @@ class _Reader:
         if text.startswith(_TRACEBACK):
             self.frames = []
             return
+        if self.frames is None and _FRAME.match(text):
+            # Two ranks printed at the same time: the first exception stood between the frames of the other.
+            self.frames = []
         if self.frames is not None and text[:1] in ("", " ", "\t"):
             self.frames.append(text)
             return
@@ -98,7 +115,10 @@ class _Reader:
         # Only the traceback that follows at once.
         self.ignores_traceback = _IGNORED_TRACEBACK.match(text) is not None
         if not (is_harmless or self.ignores_traceback):
-            states_error = not is_warning and _STATES_ERROR.search(text) is not None
+            what = _WHAT.match(text)
+            if what:
+                text = text[what.end() :]
+            states_error = not is_warning and bool(what or _STATES_ERROR.search(text))
             self.lines.append(OutputLine(text.strip(), states_error, is_warning))
 
     def read_exception(self, text: str, frames: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 `error_corpus.json`: `source` is an issue of NVIDIA/TensorRT-LLM (`be#`: triton-inference-server/tensorrtllm_backend), a
 file of it, or the library that prints the text. Paths, long stacks and names of machines are shortened.
+`normal_output.txt`: what programs print that succeed, warnings and harmless errors included.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from toolchains.toolchain import Exit
 from toolchains.trtllm import TOOLCHAIN
 
 ROWS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "error_corpus.json").read_bytes())
+NORMAL_OUTPUT = (Path(__file__).parent / "normal_output.txt").read_text().splitlines()
 
 
 def _classify(row: dict[str, Any]) -> Failure:
@@ -33,6 +35,25 @@ def test_a_posted_text_has_its_cause_detail_and_advice(row: dict[str, Any]) -> N
     assert row.get("advice", "") in (failure.advice or "")
     for frame in row.get("not_in_detail", ()):
         assert frame not in failure.detail
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_the_output_of_a_program_that_succeeds_shows_no_cause(stage: Stage) -> None:
+    for line in NORMAL_OUTPUT:
+        assert TOOLCHAIN.classify(stage, Exit(1, line)).cause == "toolchain_failed", line
+    assert TOOLCHAIN.classify(stage, Exit(1, "\n".join(NORMAL_OUTPUT))).cause == "toolchain_failed"
+
+
+def test_normal_output_around_an_error_hides_it_nowhere() -> None:
+    for row in ROWS:
+        lines = [*NORMAL_OUTPUT, *row["text"], *NORMAL_OUTPUT[-20:]]
+        assert _classify({**row, "text": lines}).cause == row["cause"], row["source"]
+
+
+def test_the_prefix_of_a_rank_changes_no_cause() -> None:
+    for row in ROWS:
+        lines = [f"[1,0]<stderr>:{line}" for text in row["text"] for line in text.splitlines()]
+        assert _classify({**row, "text": lines}).cause == row["cause"], row["source"]
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,17 @@ MESSAGES = [
 RETRYABLE = {
     *("disk_full", "no_gpu", "gpu_broken", "broken_checkpoint", "plugin_missing"),
     *("timing_cache_not_saved", "installation_broken", "driver_mismatch", "cuda_library"),
+    *("gpu_busy", "gpu_not_ready", "too_many_processes"),
     *("mpi_failed", "nccl_failed", "disk_failed", "killed", "too_few_gpus"),
 }
 
 
 def _traceback(message: dict[str, Any]) -> str:
-    """What must stand above the message."""
-    if "near" not in message or message.get("alone"):
+    """What must stand above the message: each alternative of a pattern is plain text."""
+    if message.get("alone") or not {"near", "raised_in"} & message.keys():
         return ""
-    return f'Traceback (most recent call last):\n  File "model.py", line 1, in {message["near"]}\n    raise\n'
+    file = message.get("raised_in", "model.py").replace("\\", "")
+    return f'Traceback (most recent call last):\n  File "{file}", line 1, in {message.get("near")}\n    raise\n'
 
 
 @pytest.mark.parametrize(("cause", "message", "stage"), MESSAGES)
