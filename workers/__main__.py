@@ -45,6 +45,7 @@ from workers.sandbox.isolation import Isolation
 from workers.scratch_lock import scratch_lock
 from workers.stage_run import Tools
 from workers.stoppable import StoppableWorker, stop_before_work
+from workers.waking_pool import WakingPool
 from workers.workspace import clear
 
 log = logging.getLogger("workers")
@@ -205,11 +206,7 @@ def stage_tools(settings: Settings, database: Database, identity: Identity, isol
 
 
 def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
-    """Wake Celery's event loop every 0.1 s, so that an idle worker asks Redis for the next message at once.
-
-    Without a prefetch a busy worker asks Redis for nothing, and the loop is not told when the worker is idle again: it
-    notices when it turns next, up to a second later.
-    """
+    """Wake Celery's event loop every 0.1 s, so that it notices within that time that the worker is told to stop."""
     sender.hub.call_repeatedly(_LOOP_SECONDS, lambda: None)
 
 
@@ -261,7 +258,7 @@ def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
         queues=list(identity.queues),
         # A thread is enough, because a stage runs in a child process; a forked pool would copy open connections.
         consumer_cls=LastingConsumer,
-        pool="threads",
+        pool=WakingPool,
         concurrency=1,
         quiet=True,
         # The catalogue knows which workers live: gossip, mingle and Celery's heartbeat only cost messages.

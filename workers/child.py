@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from io import FileIO
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from toolchains.toolchain import PASSED_ON, Command, Exit
-from workers.sandbox.guard import Guard
 from workers.sandbox.isolation import Isolation
+from workers.sandbox.launched import MARGIN_SECONDS, LaunchedSupervisor
 from workers.sandbox.mount_view import StagePaths
-from workers.sandbox.supervisor import Orders
+from workers.sandbox.supervisor import Ending, Orders
 from workers.workspace import sizes
 
 _TICK = 0.2  # seconds between two checks of the stop signal and the limits
@@ -31,9 +26,6 @@ _DISK_SLICE_SECONDS = 0.1
 _READ_BYTES = 1 << 16
 _TAIL_LINES = 1000  # a C++ assertion is followed by a stack of about a hundred lines, of each rank
 _LONGEST_LINE = 2000  # bytes: toolchains search the tail with regular expressions, whose time may grow by the square
-# The supervisor has this much longer than `kill_seconds` to end everything; then the worker kills from outside.
-_MARGIN_SECONDS = 1.0
-_DEATH_SECONDS = 5.0  # for the kernel to end what was killed
 
 
 @dataclass(frozen=True)
@@ -91,88 +83,56 @@ def run(
         SandboxBroken: the program did not start.
         Unkillable: a process of the program cannot be killed.
     """
-    # The report has a pipe of its own: a program may print anything to the standard streams.
-    reading, writing = os.pipe()
-    with (
-        FileIO(reading) as report_file,
-        FileIO(writing, "w") as report_for_supervisor,
-        isolation.launch(paths, memory_bytes=limits.memory_bytes, processes=limits.processes) as launch,
-        Guard(launch) as guard,
-    ):
-        program_environment = environment(paths.scratch, launch.temporary, command.environment)
+    own_environment = environment(paths.scratch)
+    supervised = LaunchedSupervisor(
+        isolation, paths, own_environment, memory_bytes=limits.memory_bytes, processes=limits.processes
+    )
+    with supervised:
         orders = Orders(
-            writing,
+            list(command.argv),
+            {**own_environment, "TMPDIR": str(supervised.launch.temporary), **command.environment},
             limits.kill_seconds,
             processes=limits.processes,
             # Bounds sparse files, which take no disk. Twice the limit, so that the worker finds what does take disk.
             file_bytes=None if limits.disk_bytes is None else 2 * limits.disk_bytes,
-            seccomp_fd=launch.seccomp_fd,
-            leave_network=launch.leave_network,
         )
-        process = subprocess.Popen(
-            # -I and -S: neither the environment nor site-packages decide what the supervisor imports.
-            [*launch.prefix, sys.executable, "-I", "-S", str(launch.supervisor), orders.dump(), *command.argv],
-            cwd=paths.scratch,
-            env=program_environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(writing, *(file.fileno() for file in launch.inherited)),
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        # Only the supervisor may hold the writing end: then its death ends the read of the report.
-        report_for_supervisor.close()
-        report = _Report(report_file)
+        supervised.order(orders)
         tail = _Tail(on_output)
-        killed_for = None
         try:
-            guard.watch(process)
-            killed_for = watch(process, report, limits, stop, tail, paths.scratch.parent)
+            killed_for = watch(supervised, limits, stop, tail)
         finally:
-            # Also after an error of `on_output`: a closed stdin makes the supervisor kill the program.
-            process.stdin.close()
-            # It has ended everything by now, unless a program stopped or killed it.
-            is_dead = guard.wait(_MARGIN_SECONDS)
-            if not is_dead:
-                guard.kill()
-                is_dead = guard.wait(_DEATH_SECONDS)
-            process.stdout.close()
+            # Also after an error of `on_output`.
+            is_dead = supervised.end()
         if not is_dead:
             raise Unkillable
+        report = supervised.report
         report.read()
-        oom_kills = 0
-        if launch.cgroup is not None:
-            oom_kills = launch.cgroup.oom_kills()
+        oom_kills = supervised.oom_kills()
     if not report.started:
         raise SandboxBroken(tail.last_line())
-    ended = report.ended
-    # Without a report the supervisor itself was killed, and the program with it.
-    status = ended.get("status", -signal.SIGKILL)
-    if ended.get("too_many_processes"):
+    # Without an ending the supervisor itself was killed, and the program with it.
+    ending = report.ending or Ending(-signal.SIGKILL, 0, oom_killed=False, too_many_processes=False)
+    if ending.too_many_processes:
         killed_for = killed_for or KilledFor.PROCESSES
-    elif status == -signal.SIGXFSZ:
+    elif ending.status == -signal.SIGXFSZ:
         # The kernel ended the program at the longest file that it may write.
         killed_for = killed_for or KilledFor.DISK
-    oom_killed = bool(ended.get("oom_killed", False) or oom_kills)
     return Ended(
-        status=status,
+        status=ending.status,
         tail=tail.text(),
-        peak_memory=ended.get("peak_memory"),
-        oom_killed=oom_killed,
+        peak_memory=ending.peak_memory or None,
+        oom_killed=ending.oom_killed or oom_kills > 0,
         argv=command.argv,
         killed_for=killed_for,
     )
 
 
-def environment(scratch: Path, temporary: Path, added: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a program: a few variables of the worker without secrets, the farm's own, then `added`."""
+def environment(scratch: Path) -> dict[str, str]:
+    """The environment of every program: a few variables of the worker without secrets, and the farm's own."""
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    # HOME and TMPDIR in the scratch folder: caches of compilers then count for the disk limit and go with the attempt.
+    # HOME in the scratch folder: caches of compilers then count for the disk limit and go with the attempt.
     # HF_HUB_OFFLINE: the sources are fetched and checked; a program that fetches others would make an unknown engine.
-    own = {"HOME": str(scratch), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-    return {**passed_on, **own, **added}
+    return {**passed_on, "HOME": str(scratch), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class _Tail:
@@ -199,57 +159,17 @@ class _Tail:
         return next((line for line in reversed(lines) if line), "it printed nothing")
 
 
-class _Report:
-    """Reads the supervisor's report, line by line."""
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self._content = b""
-        self.finished = False  # the supervisor wrote all of it, or is dead
-        os.set_blocking(file.fileno(), False)
-
-    def fileno(self) -> int:
-        """For select()."""
-        return self._file.fileno()
-
-    def read(self) -> None:
-        """Read what is there, without waiting."""
-        while not self.finished:
-            piece = self._file.read(4096)
-            if piece is None:
-                return
-            self._content += piece
-            self.finished = not piece or self._content.count(b"\n") == 2
-
-    @property
-    def started(self) -> bool:
-        """True if the supervisor started, in the sandbox."""
-        return b"\n" in self._content
-
-    @property
-    def ended(self) -> dict[str, Any]:
-        """How the program ended; empty if the supervisor did not say it."""
-        lines = self._content.split(b"\n")
-        if len(lines) < 3:
-            return {}
-        document: dict[str, Any] = json.loads(lines[1])
-        return document
-
-
-def watch(
-    process: subprocess.Popen[bytes], report: _Report, limits: ProcessLimits, stop: Event, tail: _Tail, folder: Path
-) -> KilledFor | None:
+def watch(supervised: LaunchedSupervisor, limits: ProcessLimits, stop: Event, tail: _Tail) -> KilledFor | None:
     """Read the output until it ends; stop the program for a limit or `stop`. Returns why it was stopped, or None.
 
     Returns also if the output does not end although the program or its supervisor has: then processes must be killed.
     """
-    assert process.stdout is not None
-    assert process.stdin is not None
+    report = supervised.report
     started = last_output = time.monotonic()
-    disk = _Disk(folder)
+    disk = _Disk(supervised.paths.scratch.parent)
     killed_for: KilledFor | None = None
     deadline = float("inf")
-    descriptor = process.stdout.fileno()
+    descriptor = supervised.output.fileno()
     while time.monotonic() < deadline:
         waiting_for = [descriptor] if report.finished else [descriptor, report.fileno()]
         readable, _, _ = select.select(waiting_for, [], [], _TICK)
@@ -257,7 +177,7 @@ def watch(
         if report.fileno() in readable:
             report.read()
             if report.finished:
-                deadline = min(deadline, now + _MARGIN_SECONDS)
+                deadline = min(deadline, now + MARGIN_SECONDS)
         if descriptor in readable:
             output = os.read(descriptor, _READ_BYTES)
             if not output:
@@ -276,9 +196,8 @@ def watch(
         elif limits.disk_bytes is not None and disk.measure() > limits.disk_bytes:
             killed_for = KilledFor.DISK
         if killed_for is not None:
-            # Tells the supervisor to end the program.
-            process.stdin.close()
-            deadline = min(deadline, now + limits.kill_seconds + _MARGIN_SECONDS)
+            supervised.stop()
+            deadline = min(deadline, now + limits.kill_seconds + MARGIN_SECONDS)
     return killed_for
 
 

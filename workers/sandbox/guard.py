@@ -10,7 +10,6 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 
 from workers.sandbox import supervisor
@@ -31,25 +30,28 @@ class Guard:
         self._launch = launch
         self._process: subprocess.Popen[bytes] | None = None
         self._first: int | None = None  # pidfd of process 1
-        self._children_before: frozenset[int] = frozenset()
+        self._ends: list[int] = []  # pidfds of what was started and of process 1: readable once they have ended
+        self._started_at = 0  # of the supervisor, in ticks since the machine booted
 
     def __enter__(self) -> Guard:
         if self._launch.info is None:
             _adopt_orphans(adopt=True)
-            self._children_before = frozenset(supervisor.children_of(os.getpid()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._first is not None:
-            os.close(self._first)
+        for descriptor in self._ends:
+            os.close(descriptor)
         if self._launch.info is None:
             _adopt_orphans(adopt=False)
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
         """Remember the process that was started, and find process 1 of its sandbox."""
         self._process = process
+        # Not reaped yet, so that both are of this very process.
+        self._ends.append(os.pidfd_open(process.pid))
+        self._started_at = _started_at(process.pid)
         for file in self._launch.inherited:
             file.close()
         info = self._launch.info
@@ -67,6 +69,8 @@ class Guard:
         # Without an answer bubblewrap has failed: it prints the reason to the program's output.
         if match is not None:
             self._first = _open_child(int(match[1]), process.pid)
+        if self._first is not None:
+            self._ends.append(self._first)
 
     def kill(self) -> None:
         """Kill everything at once. Returns without waiting."""
@@ -79,20 +83,17 @@ class Guard:
         self._process.kill()
         self._kill_orphans()
 
-    def is_dead(self) -> bool:
-        """True if no process of the program is alive. Kills orphans of a supervisor that is dead."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            return False
-        if self._first is not None:
-            # Readable once process 1 has ended; the kernel ends it after all others of its namespace.
-            return bool(select.select([self._first], [], [], 0)[0])
-        return not self._kill_orphans()
-
     def wait(self, seconds: float) -> bool:
-        """Wait until everything is dead; False if that takes longer."""
+        """Wait until everything is dead; False if that takes longer. Kills orphans of a supervisor that is dead."""
+        assert self._process is not None
         deadline = time.monotonic() + seconds
-        while not self.is_dead():
+        # The kernel ends process 1 after all others of its namespace.
+        for descriptor in self._ends:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([descriptor], [], [], left)[0]:
+                return False
+        self._process.wait()
+        while self._kill_orphans():
             if time.monotonic() > deadline:
                 return False
             time.sleep(_PAUSE_SECONDS)
@@ -103,13 +104,23 @@ class Guard:
         assert self._process is not None
         if self._launch.info is not None:
             return False
-        orphans = set(supervisor.children_of(os.getpid())) - self._children_before - {self._process.pid}
+        orphans = []
+        for pid in supervisor.children_of(os.getpid()):
+            # The worker's own other children are older: it starts none while a program runs.
+            with suppress(OSError):
+                if pid != self._process.pid and _started_at(pid) >= self._started_at:
+                    orphans.append(pid)
         for pid in orphans:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         return bool(orphans)
+
+
+def _started_at(pid: int) -> int:
+    """In ticks since the machine booted. Raises OSError if the process has ended and was reaped."""
+    return int(supervisor.stat_fields(pid)[19])
 
 
 def _open_child(pid: int, parent: int) -> int | None:
@@ -119,8 +130,7 @@ def _open_child(pid: int, parent: int) -> int | None:
     except ProcessLookupError:
         return None
     with suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        if int(stat.rpartition(b")")[2].split()[1]) == parent:
+        if int(supervisor.stat_fields(pid)[1]) == parent:
             return descriptor
     os.close(descriptor)
     return None

@@ -42,6 +42,7 @@ class Launch:
     seccomp_fd: int | None = None  # for the supervisor itself; None if bubblewrap has it
     leave_network: bool = False
     cgroup: StageCgroup | None = None
+    mounts: tuple[str, ...] = ()  # arguments of bubblewrap
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,7 @@ class Isolation:
             reading, writing = os.pipe()
             info = stack.enter_context(FileIO(reading))
             info_for_bwrap = stack.enter_context(FileIO(writing, "w"))
-            mounts = mount_view.arguments(
-                paths, self.hidden, temporary=temporary, supervisor=launch.supervisor, environment=os.environ,
-                shared_memory=memory_bytes,
-            )  # fmt: skip
+            mounts = self.mounts(paths, temporary=temporary, memory_bytes=memory_bytes)
             argv = self.bwrap.argv(seccomp_fd=filter_file.fileno(), info_fd=info_for_bwrap.fileno(), mounts=mounts)
             yield replace(
                 launch,
@@ -130,4 +128,12 @@ class Isolation:
                 supervisor=mount_view.SUPERVISOR,
                 inherited=(filter_file, info_for_bwrap),
                 info=info,
+                mounts=tuple(mounts),
             )
+
+    def mounts(self, paths: StagePaths, *, temporary: Path, memory_bytes: int | None) -> list[str]:
+        """The mounts of a sandbox that is made now, as arguments of bubblewrap."""
+        return mount_view.arguments(
+            paths, self.hidden, temporary=temporary, supervisor=Path(supervisor.__file__), environment=os.environ,
+            shared_memory=memory_bytes,
+        )  # fmt: skip

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -168,6 +169,22 @@ def arguments(
     for path_in_memory in (*masks, "/dev", "/"):
         argv += ["--remount-ro", path_in_memory]
     return [*argv, "--chdir", str(paths.scratch)]
+
+
+def identities(mounts: Iterable[str]) -> list[tuple[str, tuple[int, int, int] | None]]:
+    """Arguments of `arguments`, each with the device, inode and device number of the file that it names, if it does.
+
+    Two that are equal show the same files, although a file may have been replaced by another one of the same name.
+    """
+    named = []
+    for argument in mounts:
+        identity = None
+        with suppress(OSError):
+            if argument.startswith("/"):
+                status = Path(argument).stat()
+                identity = (status.st_dev, status.st_ino, status.st_rdev)
+        named.append((argument, identity))
+    return named
 
 
 def machine_wide_proc() -> list[Path]:

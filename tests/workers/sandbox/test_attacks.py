@@ -16,7 +16,7 @@ from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
 from workers import child
 from workers.child import Ended, KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.sandbox import seccomp
+from workers.sandbox import launched, seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 
@@ -357,7 +357,7 @@ def test_a_process_that_sigkill_does_not_end_fails_the_stage_and_frees_the_worke
         (freezer / "freezer.state").write_text("FROZEN")
         stop.set()
 
-    monkeypatch.setattr(child, "_DEATH_SECONDS", 0.5)
+    monkeypatch.setattr(launched, "_DEATH_SECONDS", 0.5)
     stop, started = threading.Event(), time.monotonic()
     try:
         with pytest.raises(Unkillable):
