@@ -33,6 +33,7 @@ from models.settings import Settings
 from models.start import failures_reported
 from models.stop_signals import handle_stop_signals
 from models.store import DirectoryStore
+from toolchains.registry import all_toolchains
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.child import ProcessLimits
@@ -42,8 +43,10 @@ from workers.presence import Identity, Presence
 from workers.runner import Runner
 from workers.sandbox.choice import choose
 from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StageView
 from workers.scratch_lock import scratch_lock
-from workers.stage_run import Tools
+from workers.stage_run import Tools, folders_of
+from workers.standby import Standby
 from workers.stoppable import StoppableWorker, stop_before_work
 from workers.waking_pool import WakingPool
 from workers.workspace import clear
@@ -143,12 +146,11 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
     leaving = threading.Event()
     loops = Loops()
     activity = MessageActivity()
-    tools = stage_tools(settings, database, identity, isolation)
+    tools = stage_tools(settings, database, identity, isolation, scratch, loops)
     runner = Runner(
         settings=settings,
         tools=tools,
         announcer=announcer,
-        scratch=scratch,
         leaving=leaving,
         loops=loops,
         activity=activity,
@@ -163,7 +165,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         activity,
         identity.queues,
         announcer.depth,
-        lambda: restart(presence, leaving, activity),
+        lambda: restart(presence, tools.standby, leaving, activity),
         loops,
         every_seconds=settings.worker_seconds / 4,
     )
@@ -173,35 +175,44 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         # Registered before it consumes, so that its first claim finds the worker's row.
         presence.start()
         watchdog.start()
+        tools.standby.start()
         status = consume(app, identity, leaving)
     finally:
         end_later(_GOODBYE_SECONDS, loops.exit_status)
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
         presence.stop()
+        tools.standby.close()
         tools.checker.close()
         database.close()
     return loops.exit_status or status
 
 
-def stage_tools(settings: Settings, database: Database, identity: Identity, isolation: Isolation) -> Tools:
+def stage_tools(
+    settings: Settings, database: Database, identity: Identity, isolation: Isolation, scratch: Path, loops: Loops
+) -> Tools:
     """The store, sources and limits of this worker's stages, as the settings give them."""
+    limits = ProcessLimits(
+        settings.stage_seconds,
+        settings.silence_seconds,
+        settings.kill_seconds,
+        disk_bytes=settings.stage_disk_bytes,
+        processes=settings.stage_processes,
+        memory_bytes=settings.stage_memory_bytes,
+    )
+    # A guess for the first stage; each stage is the guess for the next.
+    toolchain = all_toolchains()[identity.capabilities[0].toolchain]
+    view = StageView(folders_of(toolchain), gpu=identity.fingerprint.platform.gpu is not None)
     return Tools(
         database=database,
         # A worker signs no links, so its secret may be a random one.
         store=open_store(settings, link_secret=secrets.token_bytes(32)),
         sources=open_sources(settings, database),
         identity=identity,
-        limits=ProcessLimits(
-            settings.stage_seconds,
-            settings.silence_seconds,
-            settings.kill_seconds,
-            disk_bytes=settings.stage_disk_bytes,
-            processes=settings.stage_processes,
-            memory_bytes=settings.stage_memory_bytes,
-        ),
+        limits=limits,
         binding=settings.driver_binding,
         isolation=isolation,
+        standby=Standby(scratch, isolation, limits, view, loops),
     )
 
 
@@ -210,7 +221,7 @@ def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
     sender.hub.call_repeatedly(_LOOP_SECONDS, lambda: None)
 
 
-def restart(presence: Presence, leaving: threading.Event, activity: MessageActivity) -> None:
+def restart(presence: Presence, standby: Standby, leaving: threading.Event, activity: MessageActivity) -> None:
     """Replace this process by a new one of the same program, with the same process id.
 
     Raises:
@@ -222,6 +233,7 @@ def restart(presence: Presence, leaving: threading.Event, activity: MessageActiv
         time.sleep(_LOOP_SECONDS)
     # The new process has a new worker id: without this, the old one would be listed until it is overdue.
     presence.stop()
+    standby.close()
     try:
         os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
     except OSError as error:

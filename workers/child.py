@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -73,24 +74,24 @@ def run(
     stop: Event,
     on_output: Callable[[bytes], None],
     isolation: Isolation,
+    prepared: LaunchedSupervisor | None = None,
 ) -> Ended:
     """Run `command` in the scratch folder until it ends, `stop` is set or a limit is exceeded.
 
     `on_output` gets the bytes of both output streams in their order. Returns when no process of the program is alive:
     after a stop or a limit, that takes `kill_seconds` and at most 6 seconds more.
 
+    Args:
+        prepared: a supervisor for these paths that waits for its program; without one, another is started.
+
     Raises:
         SandboxBroken: the program did not start.
         Unkillable: a process of the program cannot be killed.
     """
-    own_environment = environment(paths.scratch)
-    supervised = LaunchedSupervisor(
-        isolation, paths, own_environment, memory_bytes=limits.memory_bytes, processes=limits.processes
-    )
-    with supervised:
+    with closing(prepared or launch(isolation, paths, limits)) as supervised:
         orders = Orders(
             list(command.argv),
-            {**own_environment, "TMPDIR": str(supervised.launch.temporary), **command.environment},
+            {**environment(paths.scratch), "TMPDIR": str(supervised.launch.temporary), **command.environment},
             limits.kill_seconds,
             processes=limits.processes,
             # Bounds sparse files, which take no disk. Twice the limit, so that the worker finds what does take disk.
@@ -124,6 +125,13 @@ def run(
         oom_killed=ending.oom_killed or oom_kills > 0,
         argv=command.argv,
         killed_for=killed_for,
+    )
+
+
+def launch(isolation: Isolation, paths: StagePaths, limits: ProcessLimits) -> LaunchedSupervisor:
+    """Start a supervisor for one program of a stage. Raises as `LaunchedSupervisor`."""
+    return LaunchedSupervisor(
+        isolation, paths, environment(paths.scratch), memory_bytes=limits.memory_bytes, processes=limits.processes
     )
 
 

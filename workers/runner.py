@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from threading import Event
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
@@ -46,7 +45,6 @@ from workers.reporting.failures import BelongsElsewhere, StageStopped, StartDama
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
 from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
-from workers.workspace import workspace
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +61,6 @@ class Runner:
     settings: Settings
     tools: Tools
     announcer: Announcer
-    scratch: Path
     leaving: Event
     loops: Loops
     activity: MessageActivity = field(default_factory=MessageActivity)
@@ -89,8 +86,8 @@ class Runner:
                 # Also after a start that fails.
                 stack.callback(held_gpus.release)
                 try:
-                    folder, directories = stack.enter_context(workspace(self.scratch, key, claim.attempt))
-                    joblog = stack.enter_context(closing(JobLog(folder)))
+                    workspace = stack.enter_context(self.tools.standby.workspace())
+                    joblog = stack.enter_context(closing(JobLog(workspace.folder)))
                     joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
                     heartbeat = stack.enter_context(
                         Heartbeat(
@@ -106,7 +103,7 @@ class Runner:
                 except (OSError, RuntimeError) as error:
                     self.fail_at_the_start(claim, error)
                     return
-                stage_run = StageRun(self.tools, claim, directories, joblog, heartbeat)
+                stage_run = StageRun(self.tools, claim, workspace, joblog, heartbeat)
                 try:
                     # Before the fetch: a message in the wrong queue must not cost a download of the weights.
                     stage_run.refuse_other_platform()

@@ -60,8 +60,10 @@ from workers.reporting.failures import (
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
 from workers.sandbox.isolation import Isolation
-from workers.sandbox.mount_view import StagePaths
+from workers.sandbox.mount_view import StageView
+from workers.standby import Standby
 from workers.warm_start import WarmStart
+from workers.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class Tools:
     limits: ProcessLimits
     binding: DriverBinding
     isolation: Isolation
+    standby: Standby
     checker: OutputChecker = field(default_factory=OutputChecker)
 
 
@@ -116,7 +119,7 @@ class StageRun:
 
     tools: Tools
     claim: Claim
-    directories: Directories
+    workspace: Workspace
     joblog: JobLog
     heartbeat: Heartbeat
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -129,6 +132,10 @@ class StageRun:
 
     def __post_init__(self) -> None:
         self.deadline = time.monotonic() + self.tools.limits.wall_seconds
+
+    @property
+    def directories(self) -> Directories:
+        return self.workspace.directories
 
     @property
     def job(self) -> Job:
@@ -226,20 +233,9 @@ class StageRun:
         if self.runs_foreign_code and not self.tools.isolation.complete:
             raise StageFailed(sandbox_missing(self.job.spec.model, self.tools.isolation.obstacle))
 
-    def paths(self, command: Command) -> StagePaths:
-        """What the programs of this stage see, besides the system and the worker's Python."""
-        directories, job = self.directories, self.job
-        # A toolchain's programs are beside its module, wherever it is installed.
-        module = sys.modules[type(self.toolchain).__module__]
-        own_folders: tuple[Path, ...] = ()
-        if module.__file__ is not None:
-            own_folders = (Path(module.__file__).parent,)
-        return StagePaths(
-            directories.scratch,
-            writable=(directories.output,),
-            readable=(directories.source, *directories.inputs.values(), *own_folders, *command.readable),
-            gpu=uses_gpu(job),
-        )
+    def view(self, command: Command) -> StageView:
+        """What a program of this stage sees besides its own folders."""
+        return StageView((*folders_of(self.toolchain), *command.readable), gpu=uses_gpu(self.job))
 
     def fetch(self) -> None:
         """Fetch the inputs and the model from their sources, or the checkpoint from the store; then the warm file.
@@ -248,10 +244,8 @@ class StageRun:
         """
         work = self.claim.work
         # In the attempt's folder: the disk limit counts the inputs, and they are removed with it.
-        inputs = {name: self.directories.scratch.parent / "inputs" / name for name in work.inputs}
-        self.directories = replace(self.directories, inputs=inputs)
+        inputs = self.workspace.add_inputs(work.inputs)
         for name, files in work.inputs.items():
-            inputs[name].mkdir(parents=True)
             self.tools.sources.auxiliary.fetch(files, inputs[name], self.watch)
         if work.job.stage is Stage.CONVERT:
             assert work.model is not None, "a convert's work has its model"
@@ -299,11 +293,12 @@ class StageRun:
             try:
                 ended = child.run(
                     command,
-                    paths=self.paths(command),
+                    paths=self.workspace.paths(self.view(command)),
                     limits=limits,
                     stop=self.heartbeat.stop,
                     on_output=output.write,
                     isolation=self.tools.isolation,
+                    prepared=self.tools.standby.take(self.workspace, self.view(command)),
                 )
             except (SandboxBroken, Unkillable) as error:
                 self.programs_may_live = isinstance(error, Unkillable)
@@ -423,6 +418,12 @@ class StageRun:
             raise StageStopped
         if time.monotonic() > self.deadline:
             raise StageFailed(out_of_time(self.current_step, self.tools.limits))
+
+
+def folders_of(toolchain: Toolchain) -> tuple[Path, ...]:
+    """The folder of a toolchain's module, wherever it is installed: its programs are there."""
+    module = sys.modules[type(toolchain).__module__]
+    return () if module.__file__ is None else (Path(module.__file__).parent,)
 
 
 def uses_gpu(job: Job) -> bool:

@@ -13,13 +13,15 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
 from toolchains.toolchain import Directories
+from workers.sandbox.launched import LaunchedSupervisor
+from workers.sandbox.mount_view import StagePaths, StageView
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +33,47 @@ _GET_ATTRIBUTES, _SET_ATTRIBUTES = 0x80086601, 0x40086602
 _IMMUTABLE, _APPEND_ONLY = 0x10, 0x20
 
 
-@contextmanager
-def workspace(root: Path, key: str, attempt: int) -> Iterator[tuple[Path, Directories]]:
-    """Make the attempt's folder and the stage's directories in it; remove them on exit. Only this user may read."""
-    root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-{attempt}-", dir=root))
-    try:
+@dataclass
+class Workspace:
+    """The folder of one attempt."""
+
+    folder: Path
+    directories: Directories
+    supervisor: LaunchedSupervisor | None = None  # started for the first program of the attempt
+    has_run: bool = False  # a program has written into the folder
+
+    @classmethod
+    def make(cls, root: Path) -> Workspace:
+        """Make the folder and the stage's directories in it. Only this user may read."""
+        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
         directories = Directories(folder / "source", folder / "output", folder / "scratch")
-        for directory in (directories.source, directories.output, directories.scratch):
+        for directory in (directories.source, directories.output, directories.scratch, folder / "inputs"):
             directory.mkdir()
-        yield folder, directories
-    finally:
-        # A kill of the worker skips this: `clear` removes the folder at the next start.
-        remove(folder)
+        return cls(folder, directories)
+
+    def paths(self, view: StageView) -> StagePaths:
+        """What the stage's programs see."""
+        directories = self.directories
+        readable = (directories.source, self.folder / "inputs", *view.readable)
+        return StagePaths(directories.scratch, writable=(directories.output,), readable=readable, gpu=view.gpu)
+
+    def add_inputs(self, names: Iterable[str]) -> Mapping[str, Path]:
+        """Make a directory for each of the stage's inputs."""
+        inputs = {name: self.folder / "inputs" / name for name in names}
+        for directory in inputs.values():
+            directory.mkdir(parents=True)
+        self.directories = replace(self.directories, inputs=inputs)
+        return inputs
+
+    def remove(self) -> None:
+        """End the supervisor that no program needed, and remove the folder.
+
+        A kill of the worker skips this: `clear` removes the folder at the next start.
+        """
+        if self.supervisor is not None:
+            self.supervisor.close()
+        remove(self.folder)
 
 
 def clear(root: Path) -> None:

@@ -619,13 +619,13 @@ GUARDS = (
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
-        "the worker kills from outside what its supervisor does not end", "workers/child.py",
-        "                guard.kill()\n", "                pass\n",
+        "the worker kills from outside what its supervisor does not end", "workers/sandbox/launched.py",
+        "                self._guard.kill()\n", "                pass\n",
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(
         "the worker kills what a program left behind after it killed its supervisor", "workers/sandbox/guard.py",
-        "return not self._kill_orphans()", "return True",
+        "while self._kill_orphans():", "while False:",
         "tests/workers/sandbox/test_attacks.py",
     ),
     Guard(

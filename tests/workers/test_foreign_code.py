@@ -19,19 +19,22 @@ from workers import child
 from workers.child import Ended, ProcessLimits
 from workers.reporting.failures import StageFailed
 from workers.sandbox.isolation import Isolation
+from workers.sandbox.mount_view import StageView
 from workers.stage_run import StageRun
+from workers.workspace import Workspace
 
 
 def stage_of(isolation: Isolation, **facts: bool) -> StageRun:
     """A stage of a model with these facts."""
     all_facts = SimpleNamespace(**({"trusted": False, "remote_code": False, "has_pickle": False} | facts))
     job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
-    tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1))
+    standby = SimpleNamespace(take=lambda workspace, view: None)
+    tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1), standby=standby)
     claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
     joblog: Any = SimpleNamespace(say=lambda text: None)
     heartbeat: Any = SimpleNamespace(stop=threading.Event())
     folder = Path("/nowhere")
-    return StageRun(tools, claim, Directories(folder, folder, folder), joblog, heartbeat)
+    return StageRun(tools, claim, Workspace(folder, Directories(folder, folder, folder)), joblog, heartbeat)
 
 
 def refuse(isolation: Isolation, **facts: bool) -> None:
@@ -77,7 +80,7 @@ def test_a_models_own_code_cannot_blame_the_worker(
         plan=lambda job, directories: [Command(("true",))], classify=lambda stage, ended: classify(ended)
     )
     monkeypatch.setattr(StageRun, "toolchain", toolchain)
-    monkeypatch.setattr(StageRun, "paths", lambda self, command: None)
+    monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
     monkeypatch.setattr(child, "run", lambda command, **_: lies)
     with pytest.raises(StageFailed) as failed:
         stage_of(Isolation(), **facts).run_programs()

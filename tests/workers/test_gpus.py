@@ -51,9 +51,11 @@ def runner(database: Database, name: str, *gpus: str) -> Runner:
     add_worker(database, name)
     fingerprint = Fingerprint(platform=CPU, host=HOST.model_copy(update={"gpu_uuids": gpus}))
     nothing = cast(Any, None)
-    tools = Tools(database, nothing, nothing, Identity(name, name, fingerprint, [], []), nothing, "branch", nothing)
+    tools = Tools(
+        database, nothing, nothing, Identity(name, name, fingerprint, [], []), nothing, "branch", nothing, nothing
+    )
     settings = cast(Settings, SimpleNamespace(lease_seconds=30.0, kill_seconds=5.0))
-    return Runner(settings, tools, cast(Any, Messages()), Path(), threading.Event(), Loops())
+    return Runner(settings, tools, cast(Any, Messages()), threading.Event(), Loops())
 
 
 def queued_build(database: Database, limits: str) -> str:

@@ -15,10 +15,11 @@ import pytest
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
-from toolchains.toolchain import Directories, InvalidOutput, Needs, Report
+from toolchains.toolchain import InvalidOutput, Needs, Report
 from workers.child import ProcessLimits
 from workers.reporting.failures import BelongsElsewhere, OutputRefused, StageFailed, StageStopped, explain
 from workers.stage_run import Peaks, ProgramOutput, StageRun
+from workers.workspace import Workspace
 
 
 def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
@@ -37,10 +38,8 @@ def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
 
 @pytest.fixture
 def stage_run(tmp_path: Path) -> StageRun:
-    directories = Directories(tmp_path / "source", tmp_path / "output", tmp_path / "scratch")
-    for directory in (directories.source, directories.output, directories.scratch):
-        directory.mkdir()
-    (directories.output / "config.json").write_bytes(b"{}")
+    workspace = Workspace.make(tmp_path)
+    (workspace.directories.output / "config.json").write_bytes(b"{}")
     tools: Any = SimpleNamespace(
         limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
         checker=SimpleNamespace(check=lambda job, directories, keep_going: {}),
@@ -48,7 +47,7 @@ def stage_run(tmp_path: Path) -> StageRun:
     claim: Any = SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(stage=Stage.CONVERT)))
     heartbeat: Any = SimpleNamespace(stop=threading.Event(), message=None)
     joblog: Any = SimpleNamespace(say=lambda text: None)
-    return StageRun(tools, claim, directories, joblog, heartbeat)
+    return StageRun(tools, claim, workspace, joblog, heartbeat)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.workspace import UNMEASURABLE, clear, remove, sizes, workspace
+from workers.workspace import UNMEASURABLE, Workspace, clear, remove, sizes
 
 _NAME = "a-name-of-some-length"
 
@@ -78,8 +78,9 @@ def test_a_workspace_is_removed_whatever_a_program_left(
     elsewhere.mkdir(0o755)
     (elsewhere / "file").write_bytes(b"kept")
     root = tmp_path / "scratch"
-    with workspace(root, "0" * 64, 1) as (_, directories):
-        spoil(directories.output)
+    workspace = Workspace.make(root)
+    spoil(workspace.directories.output)
+    workspace.remove()
     assert list(root.iterdir()) == []
     assert (elsewhere / "file").read_bytes() == b"kept"
     assert elsewhere.stat().st_mode & 0o777 == 0o755

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from io import FileIO
-from types import TracebackType
 from typing import IO
 
 from workers.sandbox.guard import Guard
@@ -22,16 +21,18 @@ _DEATH_SECONDS = 5.0  # for the kernel to end what was killed
 
 
 class LaunchedSupervisor:
-    """A context, in which the supervisor runs. It ends with the thread that entered the context.
+    """The process of one supervisor. It ends with the thread that made this; call `close`.
+
+    The constructor returns before the supervisor is ready: whether it ever is, `report` and `output` tell.
 
     Args:
         environment: of the supervisor itself; what the program gets is in its orders.
         memory_bytes: limit of the whole stage; needs a delegated cgroup.
         processes: limit of the whole stage, threads included.
-    """
 
-    launch: Launch
-    report: Report
+    Raises:
+        OSError: the stage's cgroup, the folder for temporary files, a pipe or a process cannot be made.
+    """
 
     def __init__(
         self,
@@ -44,17 +45,8 @@ class LaunchedSupervisor:
     ) -> None:
         self.paths = paths
         self._isolation = isolation
-        self._environment = environment
         self._memory_bytes = memory_bytes
-        self._processes = processes
         self._is_dead: bool | None = None
-
-    def __enter__(self) -> LaunchedSupervisor:
-        """Start the supervisor. Returns before it is ready: what is then wrong with it, its report and output tell.
-
-        Raises:
-            OSError: the stage's cgroup, the folder for temporary files, a pipe or a process cannot be made.
-        """
         with ExitStack() as stack:
             # The report has a pipe of its own: a program may print anything to the standard streams.
             reading, writing = os.pipe()
@@ -63,8 +55,8 @@ class LaunchedSupervisor:
             report_for_supervisor = stack.enter_context(FileIO(writing, "w"))
             # In memory, so that long orders never wait for a supervisor that does not read them.
             self._orders_file = stack.enter_context(FileIO(os.memfd_create("orders"), "w"))
-            self.launch = stack.enter_context(
-                self._isolation.launch(self.paths, memory_bytes=self._memory_bytes, processes=self._processes)
+            self.launch: Launch = stack.enter_context(
+                isolation.launch(paths, memory_bytes=memory_bytes, processes=processes)
             )
             self._files = identities(self.launch.mounts)
             self._guard = stack.enter_context(Guard(self.launch))
@@ -74,8 +66,8 @@ class LaunchedSupervisor:
             self._process = subprocess.Popen(
                 # -I and -S: neither the environment nor site-packages decide what the supervisor imports.
                 [*self.launch.prefix, sys.executable, "-I", "-S", str(self.launch.supervisor), *arguments],
-                cwd=self.paths.scratch,
-                env=self._environment,
+                cwd=paths.scratch,
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -87,11 +79,9 @@ class LaunchedSupervisor:
             stack.callback(self.end)
             self._guard.watch(self._process)
             self._stack = stack.pop_all()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End it, and remove the stage's cgroup."""
         self._stack.close()
 
     @property

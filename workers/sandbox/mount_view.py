@@ -53,6 +53,14 @@ class StagePaths:
     gpu: bool = False
 
 
+@dataclass(frozen=True)
+class StageView:
+    """What the programs of a stage see besides the system, the interpreter and the attempt's own folders."""
+
+    readable: tuple[Path, ...] = ()
+    gpu: bool = False
+
+
 def interpreter_paths() -> Iterator[Path]:
     """Where this Python and its packages are: the virtual environment and the installation that it was made from."""
     for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix):
