@@ -23,7 +23,7 @@ class WakingPool(TaskPool):  # type: ignore[misc]  # Celery has no types
 
 
 def _wake(_: Future[Any]) -> None:
-    loop = get_event_loop()
+    loop: Any = get_event_loop()
     if loop is not None:
         # From another thread than its own, a call makes the loop turn at once.
         loop.call_soon(lambda: None)
