@@ -40,6 +40,7 @@ from workers.child import ProcessLimits
 from workers.consumer import LastingConsumer
 from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
+from workers.reporting.heartbeat import FROZEN_SHARE
 from workers.runner import Runner
 from workers.sandbox.choice import choose
 from workers.sandbox.isolation import Isolation
@@ -199,6 +200,7 @@ def stage_tools(
         disk_bytes=settings.stage_disk_bytes,
         processes=settings.stage_processes,
         memory_bytes=settings.stage_memory_bytes,
+        renewal_seconds=settings.lease_seconds * FROZEN_SHARE,
     )
     # A guess for the first stage; each stage is the guess for the next.
     toolchain = all_toolchains()[identity.capabilities[0].toolchain]

@@ -39,6 +39,7 @@ class ProcessLimits:
     disk_bytes: int | None = None  # of the whole stage: source, output and scratch together; None: no limit
     processes: int | None = None  # of the whole stage, threads included
     memory_bytes: int | None = None  # of the whole stage; needs a delegated cgroup
+    renewal_seconds: float | None = None  # after the last renewal of the lease: then the supervisor ends the program
 
 
 class KilledFor(StrEnum):
@@ -75,6 +76,7 @@ def run(
     on_output: Callable[[bytes], None],
     isolation: Isolation,
     prepared: LaunchedSupervisor | None = None,
+    on_start: Callable[[LaunchedSupervisor], None] | None = None,
 ) -> Ended:
     """Run `command` in the scratch folder until it ends, `stop` is set or a limit is exceeded.
 
@@ -83,6 +85,7 @@ def run(
 
     Args:
         prepared: a supervisor for these paths that waits for its program; without one, another is started.
+        on_start: gets the supervisor, so that the renewals of the lease reach it.
 
     Raises:
         SandboxBroken: the program did not start.
@@ -96,8 +99,11 @@ def run(
             processes=limits.processes,
             # Bounds sparse files, which take no disk. Twice the limit, so that the worker finds what does take disk.
             file_bytes=None if limits.disk_bytes is None else 2 * limits.disk_bytes,
+            renewal_seconds=limits.renewal_seconds,
         )
         supervised.order(orders)
+        if on_start is not None:
+            on_start(supervised)
         tail = _Tail(on_output)
         try:
             killed_for = watch(supervised, limits, stop, tail)

@@ -60,6 +60,7 @@ from workers.reporting.failures import (
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
 from workers.sandbox.isolation import Isolation
+from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
 from workers.standby import Standby
 from workers.warm_start import WarmStart
@@ -299,6 +300,7 @@ class StageRun:
                     on_output=output.write,
                     isolation=self.tools.isolation,
                     prepared=self.tools.standby.take(self.workspace, self.view(command)),
+                    on_start=self.end_with_the_lease,
                 )
             except (SandboxBroken, Unkillable) as error:
                 self.programs_may_live = isinstance(error, Unkillable)
@@ -316,6 +318,10 @@ class StageRun:
                     # The model's code may print and do anything: a few such models would quarantine every worker.
                     failure = failure.model_copy(update={"fault": Fault.TOOLCHAIN})
                 raise StageFailed(failure)
+
+    def end_with_the_lease(self, supervised: LaunchedSupervisor) -> None:
+        """Tell the supervisor of each renewal: it ends the program of a frozen worker before another may start."""
+        self.heartbeat.on_renewal = supervised.lease_renewed
 
     def check(self) -> StageOutput:
         """Check that the output is complete, and describe it.

@@ -970,6 +970,16 @@ GUARDS = (
         "tests/models/lifecycle/test_gpu_locks.py",
     ),
     Guard(
+        "the programs of a frozen worker end with its lease", "workers/stage_run.py",
+        "                    on_start=self.end_with_the_lease,\n", "",
+        "tests/workers/test_stage_run.py",
+    ),
+    Guard(
+        "a supervisor that hears of no renewal ends its program", "workers/sandbox/supervisor.py",
+        "time.monotonic() >= lease_ends", "False",
+        "tests/workers/test_child.py",
+    ),
+    Guard(
         "an overdue lock of a running attempt is kept", "models/fleet/gpu_use.py",
         "        ActionRow.state == ActionState.RUNNING,\n", "        ActionRow.state == ActionState.FAILED,\n",
         "tests/models/lifecycle/test_gpu_locks.py",

@@ -20,6 +20,7 @@ from workers import child
 from workers.child import Ended, KilledFor, ProcessLimits
 from workers.sandbox import seccomp
 from workers.sandbox.isolation import Isolation
+from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StagePaths
 
 LIMITS = ProcessLimits(wall_seconds=30, silence_seconds=30, kill_seconds=0.5)
@@ -170,8 +171,11 @@ def test_no_secret_of_the_worker_reaches_a_program(
     assert str(tmp_path).encode() in output
 
 
-def test_a_program_dies_with_its_killed_worker(tmp_path: Path, isolation: Isolation) -> None:
-    """SIGKILL of the worker leaves no compiler running."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_program_dies_with_its_killed_or_frozen_worker(
+    tmp_path: Path, isolation: Isolation, number: signal.Signals
+) -> None:
+    """No compiler runs on after the lease: another worker may start the same action on the same GPU."""
     code = f"""
 import threading
 from pathlib import Path
@@ -183,7 +187,8 @@ from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths
 child.run(
     Command(({sys.executable!r}, "-c", "import time; print('ready', flush=True); time.sleep(60)")),
-    paths=StagePaths(Path({str(tmp_path)!r})), limits=child.ProcessLimits(60, 60, 0.5), stop=threading.Event(),
+    paths=StagePaths(Path({str(tmp_path)!r})), stop=threading.Event(),
+    limits=child.ProcessLimits(60, 60, 0.5, renewal_seconds=0.5 if {number == signal.SIGSTOP} else None),
     on_output=lambda piece: print(piece.decode(), flush=True),
     isolation=sandbox() if {isolation.complete} else Isolation(machine=seccomp.machine()),
 )
@@ -192,10 +197,30 @@ child.run(
     assert worker.stdout is not None
     assert worker.stdout.readline().strip() == b"ready"
     assert alive(tmp_path)
+    worker.send_signal(number)
+    wait_until_gone(tmp_path)
     worker.kill()
     worker.wait()
     worker.stdout.close()
-    wait_until_gone(tmp_path)
+
+
+def test_a_program_runs_as_long_as_the_lease_is_renewed(tmp_path: Path) -> None:
+    started: list[LaunchedSupervisor] = []
+
+    def renew(_: bytes) -> None:
+        started[0].lease_renewed(time.monotonic())
+
+    ended = child.run(
+        python("import time\nfor _ in range(8): print('step', flush=True); time.sleep(0.1)\ntime.sleep(60)"),
+        paths=StagePaths(tmp_path),
+        limits=ProcessLimits(30, 30, 0.5, renewal_seconds=0.6),
+        stop=threading.Event(),
+        on_output=renew,
+        isolation=sandbox(),
+        on_start=started.append,
+    )
+    assert (ended.status, ended.tail.count("step")) == (-signal.SIGTERM, 8)
+    started[0].lease_renewed(time.monotonic())  # too late, and no error
 
 
 def test_a_program_is_killed_when_its_stage_exceeds_the_disk_limit(tmp_path: Path, isolation: Isolation) -> None:

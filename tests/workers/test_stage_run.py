@@ -15,9 +15,11 @@ import pytest
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
-from toolchains.toolchain import InvalidOutput, Needs, Report
-from workers.child import ProcessLimits
+from toolchains.toolchain import Command, InvalidOutput, Needs, Report
+from workers.child import Ended, ProcessLimits
 from workers.reporting.failures import BelongsElsewhere, OutputRefused, StageFailed, StageStopped, explain
+from workers.sandbox.launched import LaunchedSupervisor
+from workers.sandbox.mount_view import StageView
 from workers.stage_run import Peaks, ProgramOutput, StageRun
 from workers.workspace import Workspace
 
@@ -48,6 +50,26 @@ def stage_run(tmp_path: Path) -> StageRun:
     heartbeat: Any = SimpleNamespace(stop=threading.Event(), message=None)
     joblog: Any = SimpleNamespace(say=lambda text: None)
     return StageRun(tools, claim, workspace, joblog, heartbeat)
+
+
+def test_the_supervisor_of_a_program_hears_of_the_renewals(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervised: Any = SimpleNamespace(lease_renewed=[].append)
+
+    def run(command: Command, *, on_start: Callable[[LaunchedSupervisor], None], **_: object) -> Ended:
+        on_start(supervised)
+        return Ended(0, "")
+
+    toolchain = SimpleNamespace(plan=lambda job, directories: [Command(("true",))])
+    monkeypatch.setattr(StageRun, "toolchain", toolchain)
+    monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
+    monkeypatch.setattr("workers.child.run", run)
+    tools = cast(Any, stage_run.tools)
+    tools.isolation = SimpleNamespace(in_force=())
+    tools.standby = SimpleNamespace(take=lambda workspace, view: None)
+    stage_run.run_programs()
+    assert stage_run.heartbeat.on_renewal is supervised.lease_renewed
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Share of the lease. Early enough that the program is dead before another worker can start the action.
 _GIVE_UP = 0.6
+# Share of the lease after which the supervisor ends the programs by itself: a frozen worker cannot give up.
+FROZEN_SHARE = 0.8
 
 
 class Heartbeat:
@@ -66,6 +68,7 @@ class Heartbeat:
         # Set while the end of the attempt is being written. That ends the lease, which is then no loss; and if the
         # lease was lost before, the writer is refused and says so.
         self.ending = False
+        self.on_renewal: Callable[[float], None] | None = None  # gets the time of each renewal
         self.progress: float | None = None
         self.message: str | None = None
 
@@ -141,6 +144,8 @@ class Heartbeat:
         with self._database.write() as session:
             renew(session, self._claim, lease_seconds=self._lease, progress=self.progress, message=self.message)
         self._renewed = renewal_began
+        if self.on_renewal is not None:
+            self.on_renewal(renewal_began)
         self._outage = ""
         # A transaction of its own: an outage during a long log must not undo the renewal.
         self._log.send(self._database, self._claim)

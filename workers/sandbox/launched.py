@@ -98,6 +98,14 @@ class LaunchedSupervisor:
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
 
+    def lease_renewed(self, at: float) -> None:
+        """Let the program go on: the lease was renewed at this time of the monotonic clock. From any thread."""
+        assert self._process.stdin is not None
+        # ValueError: the program has been stopped.
+        with suppress(BrokenPipeError, ValueError):
+            self._process.stdin.write(b"%f\n" % at)
+            self._process.stdin.flush()
+
     def stop(self) -> None:
         """Tell the supervisor to end the program, and itself."""
         assert self._process.stdin is not None

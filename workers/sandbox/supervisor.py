@@ -12,6 +12,7 @@ and NETWORK is 1 if the supervisor itself has to leave the machine's network.
 
 The program runs in its own process group. When the supervisor's stdin closes (the worker closes it to stop the program,
 and the kernel closes it when the worker dies), the group gets SIGTERM, and everything gets SIGKILL after KILL_SECONDS.
+The same happens if the worker does not write for long that it has renewed its lease: a frozen worker is not dead.
 Two lines go to REPORT: `ready` before it waits for its orders, and an `Ending` after the program ended.
 
 It imports a few modules of the standard library only: it starts in milliseconds, and its memory holds no secret of the
@@ -56,12 +57,14 @@ class Orders:
         *,
         processes: int | None = None,  # most processes and threads of the stage at once
         file_bytes: int | None = None,  # longest file
+        renewal_seconds: float | None = None,  # longest time between two renewals of the worker's lease
     ) -> None:
         self.argv = argv
         self.environment = environment
         self.kill_seconds = kill_seconds
         self.processes = processes
         self.file_bytes = file_bytes
+        self.renewal_seconds = renewal_seconds
 
     def dump(self) -> bytes:
         # Both ends are this file in one interpreter, and marshal is the only format that needs no import.
@@ -147,9 +150,12 @@ class Supervisor:
         self._report(ending.dump())
 
     def _wait_for_end(self, wake: int) -> None:
-        """Wait until the program ends, and stop it when stdin closes or it has too many processes."""
+        """Wait until the program ends, and stop it when stdin closes, the lease ends or it has too many processes."""
         descriptors = [wake, 0]
         deadline: float | None = None
+        lease_ends = None
+        if self.orders.renewal_seconds is not None:
+            lease_ends = time.monotonic() + self.orders.renewal_seconds
         # In a /proc of its own: outside the sandbox it would count the whole machine.
         counts = self.orders.processes is not None and os.getpid() == 1
         while True:
@@ -157,8 +163,9 @@ class Supervisor:
             if self.status is not None:
                 return
             timeout = _COUNT_SECONDS if counts else None
-            if deadline is not None:
-                left = max(0.0, deadline - time.monotonic())
+            next_end = lease_ends if deadline is None else deadline
+            if next_end is not None:
+                left = max(0.0, next_end - time.monotonic())
                 timeout = left if timeout is None else min(left, timeout)
             readable, _, _ = select.select(descriptors, [], [], timeout)
             if wake in readable:
@@ -166,9 +173,18 @@ class Supervisor:
                     os.read(wake, 4096)
                 except BlockingIOError:
                     pass
-            if 0 in readable and not os.read(0, 4096):
-                # A closed stdin stays readable forever: select() must not return for it again.
-                descriptors = [wake]
+            stops = deadline is None and lease_ends is not None and time.monotonic() >= lease_ends
+            if 0 in readable:
+                renewals = os.read(0, 1 << 16)
+                if not renewals:
+                    # A closed stdin stays readable forever: select() must not return for it again.
+                    descriptors = [wake]
+                    stops = True
+                elif self.orders.renewal_seconds is not None:
+                    # The clock is the same in all processes of a machine.
+                    lease_ends = float(renewals.split()[-1]) + self.orders.renewal_seconds
+                    stops = False
+            if stops and deadline is None:
                 deadline = time.monotonic() + self.orders.kill_seconds
                 try:
                     os.killpg(self.pid, signal.SIGTERM)

@@ -39,7 +39,10 @@ def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
     )
     for report in (Report(0.8, "rank 0"), Report(0.3, "rank 1"), Report(None, "rank 1 goes on")):
         beat.report(report)
+    renewals: list[float] = []
+    beat.on_renewal = renewals.append
     beat.renew()
+    assert len(renewals) == 1, "the supervisor of the program hears of it"
     with database.read() as session:
         row = session.get_one(ActionRow, claim.key)
         assert row.progress == pytest.approx(0.8)
