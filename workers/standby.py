@@ -9,6 +9,7 @@ would be the same. Otherwise the stage starts another one.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from workers.workspace import Workspace
 
 # After which another sandbox is made: this one does not see what is mounted on the machine meanwhile.
 _RENEWAL_SECONDS = 60.0
+_PAUSE_SECONDS = 0.03  # for a program that was just started to begin, before the next sandbox takes a share of the CPU
 
 
 class Standby:
@@ -70,6 +72,7 @@ class Standby:
         if self._is_closing:
             return
         self._wanted.clear()
+        time.sleep(_PAUSE_SECONDS)
         workspace = Workspace.make(self._root)
         try:
             paths = workspace.paths(self._view)
@@ -104,7 +107,6 @@ class Standby:
             return None
         workspace.has_run = True
         self._view = view
-        # Now, so that what is prepared next does not delay the start of this program.
         self._wanted.set()
         supervisor, workspace.supervisor = workspace.supervisor, None
         if supervisor is None:

@@ -8,6 +8,7 @@ from api.builds.availability import require_worker as refuse_without_worker
 from api.builds.availability import too_small_for, why_unserved
 from api.control import ControlPlane
 from api.planning.cached_submits import record_cached
+from api.planning.planner import Plan
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.lifecycle.submission import submit as record
@@ -16,12 +17,20 @@ from models.queries.engines import find_engine
 from models.security.api_keys import Caller
 
 
-async def submit(control: ControlPlane, spec: BuildSpec, caller: Caller, *, require_worker: bool) -> Submitted:
+async def submit(
+    control: ControlPlane, spec: BuildSpec, caller: Caller, *, plan: Plan | None = None, require_worker: bool
+) -> Submitted:
     """`submit_spec` in the lane for such a spec, after its model was resolved.
+
+    Args:
+        plan: of this spec, if it was planned a moment ago and has no engine.
 
     Raises:
         Busy: too many submits of this caller wait already.
     """
+    if plan is not None:
+        create = partial(create_or_join, control, plan, caller, require_worker=require_worker)
+        return await control.lanes.submits.run(caller.name, create)
     lane = await control.resolutions.lane_for(spec, caller.name, control.lanes.submits)
     return await lane.run(caller.name, partial(submit_spec, control, spec, caller, require_worker=require_worker))
 
@@ -37,12 +46,16 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
         SourceUnavailable: a model's source did not answer.
     """
     plan = control.planner.plan(spec)
-    request = plan.requested_by(caller.name)
-    [cached] = record_cached(control.database, [(plan, request)])
+    # Without a lock: most submits ask for an engine that exists.
+    [cached] = record_cached(control.database, [(plan, plan.requested_by(caller.name))])
     if cached is not None:
         return cached
+    return create_or_join(control, plan, caller, require_worker=require_worker)
 
-    # No lock is taken before this point: most submits ask for an engine that exists.
+
+def create_or_join(control: ControlPlane, plan: Plan, caller: Caller, *, require_worker: bool) -> Submitted:
+    """Create or join the actions of a plan that had no engine a moment ago, and announce them."""
+    request = plan.requested_by(caller.name)
     fleet = control.fleet.live_workers()
     with control.database.write() as session:
         if require_worker:
@@ -51,7 +64,7 @@ def submit_spec(control: ControlPlane, spec: BuildSpec, caller: Caller, *, requi
     # After the commit: a worker must find the action that a message names. The sweep announces what is lost here.
     control.announcer.announce(accepted.announcements)
 
-    # CACHED here: the engine was published between the two transactions.
+    # CACHED here: the engine was published since.
     with control.database.snapshot() as session:
         state = BuildState.SUCCEEDED
         if accepted.disposition is not Disposition.CACHED:

@@ -46,6 +46,18 @@ class Submit:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the fast path knows of one submit.
+
+    `submitted` is None if the full path is needed: no engine, an invalid spec, or a model that is not resolved yet.
+    `plan` is then the plan of a valid spec that has no engine, for the full path to go on from.
+    """
+
+    submitted: Submitted | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
 class _CachedPlan:
     """A plan, valid while planning would see the same fleet and the same model."""
 
@@ -54,7 +66,7 @@ class _CachedPlan:
     model: ResolvedModel
 
 
-_Answer = asyncio.Future[Submitted | None]
+_Answer = asyncio.Future[Answer]
 
 
 class CachedSubmits:
@@ -79,10 +91,8 @@ class CachedSubmits:
         """Wait for the batch that is being answered."""
         self._thread.shutdown()
 
-    async def answer(self, submit: Submit) -> Submitted | None:
+    async def answer(self, submit: Submit) -> Answer:
         """Answer from the catalogue, and record the build.
-
-        None if the full submit path is needed: no engine, an invalid spec, or a model that is not resolved yet.
 
         Raises:
             DatabaseUnavailable: for all submits that were answered together.
@@ -101,7 +111,7 @@ class CachedSubmits:
                 batch = self._queue
                 self._queue = []
                 submits = [submit for submit, _ in batch]
-                answers: list[Submitted | None] = []
+                answers: list[Answer] = []
                 error: BaseException | None = None
                 try:
                     work = partial(self._answers, submits)
@@ -119,9 +129,9 @@ class CachedSubmits:
         finally:
             self._answering = None
 
-    def _answers(self, submits: Sequence[Submit]) -> list[Submitted | None]:
+    def _answers(self, submits: Sequence[Submit]) -> list[Answer]:
         """One answer for each submit, in their order."""
-        answers: list[Submitted | None] = [None] * len(submits)
+        answers = [Answer()] * len(submits)
         positions = []
         planned = []
         for position, submit in enumerate(submits):
@@ -129,8 +139,9 @@ class CachedSubmits:
             if plan is not None:
                 positions.append(position)
                 planned.append((plan, plan.requested_by(submit.requested_by)))
-        for position, submitted in zip(positions, record_cached(self._database, planned), strict=True):
-            answers[position] = submitted
+        recorded = record_cached(self._database, planned)
+        for position, (plan, _), submitted in zip(positions, planned, recorded, strict=True):
+            answers[position] = Answer(submitted, plan)
         return answers
 
     def _plan(self, spec: BuildSpec) -> Plan | None:

@@ -59,9 +59,11 @@ async def submit_build(
     """Ask for an engine. 200: it exists. 202: another build makes it already (joined), or this one does (created)."""
     # First without a thread for this request: most submits of a running farm ask for an engine that exists. For these
     # `require_worker` does not matter.
-    submitted = await control.cached_submits.answer(Submit(spec, caller.name))
+    answer = await control.cached_submits.answer(Submit(spec, caller.name))
+    submitted = answer.submitted
     if submitted is None:
-        submitted = await while_connected(request, submit(control, spec, caller, require_worker=require_worker))
+        full_path = submit(control, spec, caller, plan=answer.plan, require_worker=require_worker)
+        submitted = await while_connected(request, full_path)
     headers = {"Location": control.public(f"/v1/builds/{submitted.id}")}
     # Serialized here: FastAPI would validate the model a second time.
     return Response(submitted.model_dump_json(), submitted.status, headers, "application/json")

@@ -72,7 +72,7 @@ def _tell_worker_to_stop(farm: Farm, random: Random) -> bool:
 
 
 def _kill_program(farm: Farm, random: Random) -> bool:
-    return _kill_child(farm, random, lambda argv: _ends_in(argv[2:3], _PROGRAM))
+    return _kill_child(farm, random, lambda argv: _ends_in(argv[3:4], _PROGRAM))
 
 
 def _kill_supervisor(farm: Farm, random: Random) -> bool:
@@ -84,10 +84,11 @@ def _kill_child(farm: Farm, random: Random, matches: Callable[[list[str]], bool]
         with suppress(DatabaseUnavailable, psutil.NoSuchProcess):
             attempt = farm.attempt_of(worker)
             if attempt is not None and attempt.tries <= _MAX_TRIES:
-                for child in worker.descendants():
-                    if matches(child.cmdline()):
-                        child.kill()
-                        return True
+                # Of two supervisors one waits for the next attempt.
+                children = [child for child in worker.descendants() if matches(child.cmdline())]
+                if children:
+                    random.choice(children).kill()
+                    return True
     return False
 
 

@@ -1,18 +1,13 @@
-"""STAGE SOURCE OUTPUT SECONDS BEHAVE "KIB SALT": what the quick toolchain runs."""
+"""STAGE SOURCE OUTPUT SECONDS BEHAVE "KIB SALT": what the quick toolchain runs.
 
-import json
+Hundreds of tests run it, so it imports only what the stage needs: all at once would take longer than the rest.
+"""
+
 import os
-import random
-import runpy
-import shutil
-import stat
 import sys
 import time
-from pathlib import Path
 
 stage, source_argument, output_argument, seconds, behave, size = sys.argv[1:]
-source = Path(source_argument)
-output = Path(output_argument)
 
 print(f"{stage} begins at {time.time():.6f} in {os.getpid()}", flush=True)
 end = time.monotonic() + float(seconds)
@@ -20,6 +15,15 @@ while (left := end - time.monotonic()) > 0:
     print(f"progress {1 - left / float(seconds):.2f}", flush=True)
     time.sleep(min(0.2, left))
 
+if behave:
+    import json
+    import runpy
+    import stat
+    from pathlib import Path
+
+    source = Path(source_argument)
+    output = Path(output_argument)
+    trap = output / "trap"
 if behave == "own code":
     # What a conversion script does with `trust_remote_code`: it imports the module that config.json names.
     module = json.loads((source / "config.json").read_text())["auto_map"]["AutoModelForCausalLM"].split(".")[0]
@@ -34,15 +38,23 @@ if behave == "flood":
 if behave == "lie":
     sys.exit(0)
 
-for path in source.iterdir():
-    shutil.copy(path, output / path.name)
+for name in os.listdir(source_argument):
+    with open(f"{source_argument}/{name}", "rb") as original, open(f"{output_argument}/{name}", "wb") as copy:
+        while piece := original.read(1 << 20):
+            copy.write(piece)
 if stage == "build":
-    more = random.Random(size).randbytes(int(float(size.split()[0]) * 1024))
-    (output / "rank0.engine").write_bytes(b"engine of " + (source / "model.safetensors").read_bytes()[:1000] + more)
+    with open(f"{source_argument}/model.safetensors", "rb") as weights:
+        engine = b"engine of " + weights.read(1000)
+    kib = float(size.split()[0])
+    if kib:
+        import random
+
+        engine += random.Random(size).randbytes(int(kib * 1024))
+    with open(f"{output_argument}/rank0.engine", "wb") as file:
+        file.write(engine)
 
 # What a hostile program leaves in its output. `outside` is a file that it may not publish.
 trap_name, separator, outside = behave.removeprefix("trap ").partition(" ")
-trap = output / "trap"
 match trap_name if behave.startswith("trap ") else "":
     case "pipe":
         os.mkfifo(trap)

@@ -72,7 +72,9 @@ class Quick:
         program = Path(__file__).parent / "quick_program.py"
         where = (str(directories.source), str(directories.output))
         size = f"{job.spec.options.get('kib', 0)} {job.spec.options.get('salt', '')}"
-        return (Command((sys.executable, "-I", str(program), str(job.stage), *where, str(seconds), behave, size)),)
+        return (
+            Command((sys.executable, "-I", "-S", str(program), str(job.stage), *where, str(seconds), behave, size)),
+        )
 
     def check_output(self, job: Job, directories: Directories) -> Mapping[str, Any]:
         name = "model.safetensors" if job.stage is Stage.CONVERT else "rank0.engine"
