@@ -18,6 +18,7 @@ from api.access.callers import WRITE_USE_SECONDS
 from api.access.local_requests import LocalRequestsOnly, is_loopback
 from api.access.open_mode import LOOK_SECONDS
 from api.bodylimit import BodyLimit
+from api.builds.change_listener import ChangeListener
 from api.control import ControlPlane, control_plane
 from api.farm_keys import FarmKeys
 from api.http.browser_headers import BrowserHeaders
@@ -39,6 +40,8 @@ from models.settings import Settings
 from models.start import StartRefusedError
 
 log = logging.getLogger(__name__)
+
+_LISTEN_SECONDS = 0.5  # until a first watcher has a listener
 
 _DESCRIPTION = """A build farm for TensorRT-LLM engines. Ask for a model, a precision, shape limits and a platform:
 if that engine exists, the answer is immediate; if somebody is building it, the request joins; else it is built once.
@@ -64,11 +67,17 @@ def create_app(settings: Settings) -> FastAPI:
         with control_plane(settings, keys, identity=identity, starts_open=starts_open, leaving=leaving) as control:
             app.state.control = control
             start_loops(loops, control)
+            listener = ChangeListener(control.database, control.watch, asyncio.get_running_loop())
+            hearing = loops.thread("the listener for changes", listener.listen, every_seconds=_LISTEN_SECONDS)
+            hearing.start()
             first_look = asyncio.create_task(control.readiness.log_once())
             yield
             first_look.cancel()
             # Ended before the control plane is closed: they use its database.
             await loops.stop_tasks()
+            listener.close()
+            hearing.stop()
+            await asyncio.to_thread(hearing.join, _LISTEN_SECONDS)
 
     app = FastAPI(
         title="Enginefarm",
@@ -105,6 +114,7 @@ def start_loops(loops: Loops, control: ControlPlane) -> None:
     them, and none is missed when it dies.
     """
     settings = control.settings
+    loops.start_task("the watch of builds", control.watch.round, every_seconds=0.0)
     loops.start_task("the sweep", partial(sweep, control), every_seconds=settings.sweep_seconds)
     loops.start_task(
         "the record of which API keys were used",

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from api.access.callers import Callers
 from api.access.failed_sign_ins import FailedSignIns
 from api.access.open_mode import OpenMode
+from api.builds.watch import Watch
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
 from api.planning.cached_submits import CachedSubmits
@@ -49,6 +50,7 @@ class ControlPlane:
     readiness: ReadinessProbe
     upload_room: UploadRoom
     watchers: Watchers
+    watch: Watch
     status_reads: SharedReads[Any]  # of builds by `api.builds.streaming`, as the next two
     watched_reads: SharedReads[Any]
     log_reads: SharedReads[bytes]
@@ -109,6 +111,7 @@ def control_plane(
             readiness=ReadinessProbe(pings, lanes.probes),
             upload_room=UploadRoom(store),
             watchers=Watchers(settings.watchers_per_key),
+            watch=Watch(database, lanes.looks, leaving),
             status_reads=SharedReads(lanes.status),
             watched_reads=SharedReads(lanes.watching, GATHER_SECONDS),
             log_reads=SharedReads(lanes.logs),

@@ -237,12 +237,13 @@ class Lanes:
             servers="the store (ENGINEFARM_STORE_URL)",
         )
     )
-    watching: Lane = field(default_factory=partial(Lane, "watched builds", threads=4, per_caller=4, waiting=10_000))
+    watching: Lane = field(default_factory=partial(Lane, "watched builds", threads=2, per_caller=2, waiting=10_000))
     inspections: Lane = field(default_factory=partial(Lane, "inspections", threads=2, per_caller=1, waiting=16))
     upkeep: Lane = field(default_factory=partial(Lane, "upkeep", threads=4, per_caller=2, waiting=16))
     uploads: Lane = field(default_factory=partial(Lane, "uploads", threads=8, per_caller=4, waiting=8))
     probes: Lane = field(default_factory=partial(Lane, "readiness", threads=3, per_caller=3, waiting=3))
     # The farm's own loops: they have no caller.
+    looks: Lane = field(default_factory=partial(Lane, "looks at watched builds", threads=1, per_caller=1, waiting=1))
     sweep: Lane = field(default_factory=partial(Lane, "the sweep", threads=1, per_caller=1, waiting=1))
     clean_up: Lane = field(default_factory=partial(Lane, "garbage collection", threads=1, per_caller=1, waiting=1))
 

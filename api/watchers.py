@@ -14,16 +14,8 @@ from enginefarm.contract.errors import Busy
 
 V = TypeVar("V")
 
-# Seconds between two looks of a watcher: a person does not notice them.
-PAUSE = 0.3
-# Watchers of a build wake at the same time, by the clock, but not in the same turn of the event loop.
+# Watchers of a build read it after the same change, but not in the same turn of the event loop.
 GATHER_SECONDS = 0.005
-
-
-async def next_look(longest: float = PAUSE) -> None:
-    """Wait for the next look, `longest` seconds at most. All watchers look at the same times, so they share reads."""
-    now = asyncio.get_running_loop().time()
-    await asyncio.sleep(min(longest, PAUSE - now % PAUSE))
 
 
 class SharedReads(Generic[V]):

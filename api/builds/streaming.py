@@ -1,7 +1,4 @@
-"""Watch a build: long polls, server-sent events and live logs, all by looking into the catalogue again and again.
-
-All watchers of one process look at the same times, so those of one build share each read.
-"""
+"""Answers that last while a build changes: long polls, server-sent events and followed logs."""
 
 from __future__ import annotations
 
@@ -9,10 +6,9 @@ import hashlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from api.control import ControlPlane
-from api.watchers import PAUSE, next_look
 from enginefarm.wire.bodies import Build
 from models.lifecycle import logs
 from models.queries.builds import get_build
@@ -29,6 +25,12 @@ class SeenBuild:
     build: Build
     etag: str
 
+    @cached_property
+    def event(self) -> str:
+        """Serialized once for all watchers of the build."""
+        # The id of an event is the ETag without its quotes.
+        return f"event: build\nid: {self.etag.strip(chr(34))}\ndata: {self.build.model_dump_json()}\n\n"
+
 
 async def read_build(control: ControlPlane, build_id: str) -> SeenBuild:
     """The build as it is now.
@@ -40,7 +42,7 @@ async def read_build(control: ControlPlane, build_id: str) -> SeenBuild:
     return seen
 
 
-async def _look(control: ControlPlane, build_id: str) -> SeenBuild:
+async def _read_watched(control: ControlPlane, build_id: str) -> SeenBuild:
     """`read_build` for a watcher: it may wait longer, because watchers are many."""
     seen: SeenBuild = await control.watched_reads.read(build_id, partial(_read_build, control, build_id))
     return seen
@@ -58,62 +60,77 @@ async def wait_for_change(control: ControlPlane, build_id: str, *, seconds: floa
     """Return the build once it has ended, its ETag differs from `last_etag`, or `seconds` have passed.
 
     Sooner if this process ends: the client then asks the next one.
+
+    Raises:
+        NotFound: there is no such build.
+        DatabaseUnavailable: whether it has changed is not known.
     """
     deadline = time.monotonic() + seconds
-    while True:
-        seen = await _look(control, build_id)
-        changed = last_etag is not None and seen.etag != last_etag
-        seconds_left = deadline - time.monotonic()
-        if seen.build.state.ended or changed or seconds_left <= 0 or control.leaving.is_set():
-            return seen
-        # The last pause is cut to the deadline, so that a wait never lasts longer than the client asked for.
-        await next_look(min(PAUSE, seconds_left))
+    with control.watch.of(build_id) as watched:
+        await watched.ready()
+        while True:
+            # Counted before the build is read: what changes meanwhile is read again.
+            count = watched.changes.count
+            seen = await _read_watched(control, build_id)
+            changed = last_etag is not None and seen.etag != last_etag
+            seconds_left = deadline - time.monotonic()
+            if seen.build.state.ended or changed or seconds_left <= 0 or control.leaving.is_set():
+                return seen
+            changed = await watched.changed(count, seconds_left)
+            # Without an ETag the answer has a body, and its estimate must be of now.
+            if control.leaving.is_set() or (not changed and last_etag is not None):
+                return seen
 
 
-async def events(control: ControlPlane, seen: SeenBuild) -> AsyncIterator[str]:
+async def events(control: ControlPlane, build_id: str) -> AsyncIterator[str]:
     """Server-sent events: one `build` event for each change, until the build or this process has ended."""
     last_etag = ""
-    last_sent = time.monotonic()
-    while True:
-        if seen.etag != last_etag:
-            # The id of an event is the ETag without its quotes.
-            yield f"event: build\nid: {seen.etag.strip(chr(34))}\ndata: {seen.build.model_dump_json()}\n\n"
-            last_etag = seen.etag
-            last_sent = time.monotonic()
-        elif time.monotonic() - last_sent > _KEEP_ALIVE:
-            # A line that begins with a colon is a comment: clients ignore it, proxies count it as traffic.
-            yield ": still here\n\n"
-            last_sent = time.monotonic()
-        if seen.build.state.ended or control.leaving.is_set():
-            return
-        await next_look()
-        seen = await _look(control, seen.build.id)
+    with control.watch.of(build_id) as watched:
+        await watched.ready()
+        while not control.leaving.is_set():
+            count = watched.changes.count
+            seen = await _read_watched(control, build_id)
+            if seen.etag != last_etag:
+                last_etag = seen.etag
+                yield seen.event
+            if seen.build.state.ended:
+                return
+            while not await watched.changed(count, _KEEP_ALIVE):
+                # A line that begins with a colon is a comment: clients ignore it, proxies count it as traffic.
+                yield ": still here\n\n"
 
 
-async def log_bytes(control: ControlPlane, build_id: str, *, offset: int, follow: bool) -> AsyncIterator[bytes]:
-    """The build's log from byte `offset`; with `follow`, until the build or this process has ended.
+async def log_bytes(control: ControlPlane, build: Build, offset: int) -> AsyncIterator[bytes]:
+    """The build's log from byte `offset` to its end as it is now."""
+    # All builds of one key have one log, and those who follow it are at its end: they share the read.
+    while chunk := await control.log_reads.read((build.key, offset), partial(_read_log, control, build.key, offset)):
+        offset += len(chunk)
+        yield chunk
+
+
+async def followed_log(control: ControlPlane, build: Build, offset: int) -> AsyncIterator[bytes]:
+    """`log_bytes` until the build or this process has ended.
 
     A client that reads the end of a followed log asks whether the build has ended, and reads on from its offset.
     """
-    while True:
-        # Before the log: what the last program writes just before its build ends is then read below.
-        seen = await _look(control, build_id)
-        while True:
-            # Those who follow a log are at its end, so they share this read, too.
-            chunk = await control.log_reads.read((build_id, offset), partial(read_log, control, build_id, offset))
-            if not chunk:
-                break
-            offset += len(chunk)
-            yield chunk
-        if seen.build.state.ended or not follow or control.leaving.is_set():
-            return
-        await next_look()
+    with control.watch.of(build.id, log=True) as watched:
+        await watched.ready()
+        while not control.leaving.is_set():
+            count = watched.log_changes.count
+            # Before the log: what the last program writes just before its build ends is then read below.
+            ended = watched.ended
+            async for chunk in log_bytes(control, build, offset):
+                offset += len(chunk)
+                yield chunk
+            if ended:
+                return
+            await watched.log_changed(count)
 
 
-def read_log(control: ControlPlane, build_id: str, offset: int) -> bytes:
+def _read_log(control: ControlPlane, key: str, offset: int) -> bytes:
     """Up to _READ bytes at `offset` of the logs of all attempts, which count as one text; b"" at its end."""
     with control.database.read() as session:
-        for segment in logs.segments(session, build_id):
+        for segment in logs.segments(session, key):
             if offset >= segment.size and segment.ended:
                 offset -= segment.size
                 continue

@@ -21,8 +21,8 @@ _FUNCTIONS = {
 _WATCHED_COLUMNS = ("state", "attempt", "queue", "progress", "message", "not_before")
 _OLD = ", ".join(f"OLD.{column}" for column in _WATCHED_COLUMNS)
 _NEW = ", ".join(f"NEW.{column}" for column in _WATCHED_COLUMNS)
-# By table: the function, the event and its condition. A heartbeat that only extends a lease notifies nobody, and neither
-# does a new row of `builds`: a submit that finds its engine would otherwise notify every API process.
+# By table: the function, the event and its condition. A heartbeat that only extends a lease notifies nobody. A new row
+# of `builds` does not either: a submit that finds its engine would otherwise notify every API process.
 _TRIGGERS = {
     "actions": ("notify_action", "UPDATE", f"({_OLD}) IS DISTINCT FROM ({_NEW})"),
     "builds": ("notify_action", "UPDATE", "OLD.state IS DISTINCT FROM NEW.state"),

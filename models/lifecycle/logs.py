@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from models.catalogue.rows import ActionRow, AttemptRow, BuildRow, LogChunkRow
+from models.catalogue.rows import ActionRow, AttemptRow, LogChunkRow
 from models.catalogue.upsert import insert_new
 
 
@@ -32,53 +32,49 @@ def append(session: Session, key: str, attempt: int, start: int, chunk: bytes) -
     insert_new(session, LogChunkRow, {"action_key": key, "attempt": attempt, "start": start, "chunk": chunk})
 
 
-def segments(session: Session, build_id: str) -> list[LogSegment]:
-    """The attempts whose output belongs to this build: those of the convert action first, each action's in order."""
-    key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one()
-    depends_on = session.execute(select(ActionRow.depends_on).where(ActionRow.key == key)).scalar_one_or_none()
-    keys = [key]
-    if depends_on is not None:
-        keys.insert(0, depends_on)
-    live = (
-        select(
-            LogChunkRow.action_key,
-            LogChunkRow.attempt,
-            func.sum(func.length(LogChunkRow.chunk)).label("size"),
-        )
-        .where(LogChunkRow.action_key.in_(keys))
-        .group_by(LogChunkRow.action_key, LogChunkRow.attempt)
-        .subquery()
+def segments(session: Session, key: str) -> list[LogSegment]:
+    """The attempts whose output is the log of a build action: those of its convert action first, each's in order."""
+    depends_on = select(ActionRow.depends_on).where(ActionRow.key == key).scalar_subquery()
+    # A worker sends its pieces in order, so the last one ends where the log does. It is found in the primary key.
+    live_size = (
+        select(LogChunkRow.start + func.length(LogChunkRow.chunk))
+        .where(LogChunkRow.action_key == AttemptRow.action_key, LogChunkRow.attempt == AttemptRow.number)
+        .order_by(LogChunkRow.start.desc())
+        .limit(1)
+        .scalar_subquery()
     )
+    is_build = AttemptRow.action_key == key
     rows = session.execute(
-        select(AttemptRow, live.c.size)
-        .outerjoin(live, (live.c.action_key == AttemptRow.action_key) & (live.c.attempt == AttemptRow.number))
-        .where(AttemptRow.action_key.in_(keys))
-    ).all()
-    log_segments = []
-    for attempt, live_size in rows:
-        # The pieces are removed when the complete log is recorded, so only one of the two has a size.
-        size = int(live_size or 0)
-        if attempt.log_digest is not None and attempt.log_size is not None:
-            size = attempt.log_size
-        log_segments.append(
-            LogSegment(
-                action_key=attempt.action_key,
-                attempt=attempt.number,
-                size=size,
-                digest=attempt.log_digest,
-                ended=attempt.ended_at is not None,
-            )
+        select(
+            AttemptRow.action_key,
+            AttemptRow.number,
+            AttemptRow.log_digest,
+            AttemptRow.log_size,
+            AttemptRow.ended_at,
+            live_size.label("live_size"),
         )
-    return sorted(log_segments, key=lambda segment: (keys.index(segment.action_key), segment.attempt))
+        .where(is_build | (AttemptRow.action_key == depends_on))
+        .order_by(is_build, AttemptRow.number)
+    )
+    log_segments = []
+    for row in rows:
+        # The pieces are removed when the complete log is recorded, so only one of the two has a size.
+        size = row.live_size or 0
+        if row.log_digest is not None and row.log_size is not None:
+            size = row.log_size
+        ended = row.ended_at is not None
+        log_segments.append(LogSegment(row.action_key, row.number, size, row.log_digest, ended))
+    return log_segments
 
 
 def read_live(session: Session, key: str, attempt: int, start: int, length: int) -> bytes:
     """What a running attempt wrote from offset `start` on, at most `length` bytes."""
+    log = (LogChunkRow.action_key == key, LogChunkRow.attempt == attempt)
+    # The piece that has the byte at `start`: a long log has thousands of pieces before it.
+    first = select(func.max(LogChunkRow.start)).where(*log, LogChunkRow.start <= start).scalar_subquery()
     rows = session.execute(
         select(LogChunkRow.start, LogChunkRow.chunk)
-        .where(LogChunkRow.action_key == key, LogChunkRow.attempt == attempt)
-        .where(LogChunkRow.start + func.length(LogChunkRow.chunk) > start)
-        .where(LogChunkRow.start < start + length)
+        .where(*log, LogChunkRow.start >= first, LogChunkRow.start < start + length)
         .order_by(LogChunkRow.start)
     )
     output = bytearray()

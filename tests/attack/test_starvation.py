@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from api.builds import streaming
-from api.watchers import PAUSE
 from enginefarm.contract.errors import MAX_PROBLEMS
 from models.queries.builds import get_build
 from models.security import api_keys as access
@@ -161,11 +160,9 @@ def test_watchers_of_a_build_share_their_reads(attacked: Attacked, monkeypatch: 
             suffix = ("/events", "/logs?follow=1", "?wait=60")[number % 3]
             watchers.append(stack.enter_context(attacked.begin("attacker", "GET", path + suffix)))
         time.sleep(2)
-        begin = time.monotonic()
         reads.clear()
         time.sleep(3)
-        looks = (time.monotonic() - begin) / PAUSE
-        assert 0 < len(reads) < 4 * looks, "each watcher reads for itself"
+        assert 0 < len(reads) < 10, "its place in the queue is read every two seconds, once for all"
 
         one_more = attacked.ask("attacker", "GET", f"{path}?wait=60")
         assert (one_more.status_code, one_more.headers["retry-after"]) == (429, "5")
@@ -174,9 +171,9 @@ def test_watchers_of_a_build_share_their_reads(attacked: Attacked, monkeypatch: 
         assert attacked.ask("neighbour", "GET", f"{path}?wait=0.2").status_code == 200
     # Everybody left: nothing reads any more, and there is room for other watchers.
     wait_until(lambda: attacked.ask("attacker", "GET", f"{path}?wait=0.1").status_code == 200)
-    time.sleep(1)
+    time.sleep(0.5)
     reads.clear()
-    time.sleep(2 * PAUSE)
+    time.sleep(2.5)
     assert not reads
 
 

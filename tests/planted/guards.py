@@ -829,10 +829,19 @@ GUARDS = (
         "tests/farm/test_ends.py::test_an_api_ends_while_requests_wait_for_a_database_that_hangs",
     ),
     Guard(
-        "streams end with their API", "api/builds/streaming.py",
-        "if seen.build.state.ended or not follow or control.leaving.is_set():",
-        "if seen.build.state.ended or not follow:",
+        "streams end with their API", "api/builds/watch.py",
+        "        if self._leaving.is_set():\n", "        if False:\n",
         "tests/farm/test_signals.py",
+    ),
+    Guard(
+        "a lost notification hides no change", "api/builds/watch.py",
+        "looks_at_all = begin - self._looked_at >= self._interval", "looks_at_all = False",
+        "tests/api/test_watch.py",
+    ),
+    Guard(
+        "a watched build is looked at as soon as it changes", "api/builds/watch.py",
+        "            self._heard.update(changes.actions)\n", "",
+        "tests/api/test_watch.py",
     ),
     Guard(
         "a defect leaves no cached submit without an answer", "api/planning/cached_submits.py",

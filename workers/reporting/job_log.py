@@ -39,6 +39,7 @@ class JobLog:
         self._lock = threading.Lock()
         self._size = 0
         self._sent = 0
+        self._in_doubt = 0
         self._tail = bytearray()
         self._dropped = 0
         self._disk_full = False
@@ -67,13 +68,16 @@ class JobLog:
             DatabaseUnavailable: the next call sends the same bytes again.
         """
         while True:
-            piece = os.pread(self._file.fileno(), _PIECE_BYTES, self._sent)
+            # A piece whose commit was not answered is sent again as it was: the catalogue may have it already.
+            piece = os.pread(self._file.fileno(), self._in_doubt or _PIECE_BYTES, self._sent)
             if not piece:
                 return
+            self._in_doubt = len(piece)
             with database.write() as session:
                 logs.append(session, claim.key, claim.attempt, self._sent, piece)
             # Only after the commit, so that an outage repeats a piece rather than leaves a gap.
             self._sent += len(piece)
+            self._in_doubt = 0
 
     def settle(self) -> None:
         """Write the tail to the file, after a line with the number of dropped bytes. More output may follow."""

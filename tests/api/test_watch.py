@@ -1,0 +1,209 @@
+"""One watch for all watched builds: what it costs, and that it misses nothing when notifications are lost."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine.default import DefaultDialect
+
+from models.catalogue.changes import Changes, NotifiedChanges
+from models.lifecycle import logs
+from models.lifecycle.leases import Claim, renew
+from models.lifecycle.submission import cancel
+from tests.api.published import Published
+from tests.farm.running_farm import eventually
+from tests.models.requests import add_worker, claim_now, new_request, submit_request
+
+_BUILDS = 40
+
+
+@pytest.fixture(scope="module")
+def running(published_farm: Published) -> list[tuple[str, Claim]]:
+    """(id, lease on its convert) of builds that run. Each test changes others of them."""
+    worker = add_worker(published_farm.database, "watched")
+    builds = []
+    for number in range(_BUILDS):
+        wanted = new_request(f"watched-{number}")
+        build_id = submit_request(published_farm.database, wanted).id
+        builds.append((build_id, claim_now(published_farm.database, wanted.convert.key, worker, lease=600)))
+    return builds
+
+
+def wait_for_a_listener(farm: Published) -> None:
+    listening = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+    )
+
+    def listens() -> bool:
+        with farm.database.read() as session:
+            listeners: int = session.execute(listening).scalar_one()
+        return listeners == 1
+
+    eventually(listens)
+
+
+@contextmanager
+def watchers(farm: Published, paths: list[str]) -> Iterator[list[socket.socket]]:
+    """Requests that last, one for each path."""
+    with ExitStack() as stack:
+        connections = []
+        for path in paths:
+            host, _, port = farm.url.removeprefix("http://").partition(":")
+            connection = socket.create_connection((host, int(port)), timeout=60)
+            connection.sendall(f"GET /v1/builds/{path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            connections.append(stack.enter_context(connection))
+        yield connections
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts the statements of this process, by the table that they read first. Clear it before use."""
+    counter: Counter[str] = Counter()
+    execute = DefaultDialect.do_execute
+
+    def counted(dialect: Any, cursor: Any, statement: str, *arguments: Any) -> None:
+        table = re.search(r"\bFROM (\w+)", statement)
+        counter[table[1] if table else statement] += 1
+        execute(dialect, cursor, statement, *arguments)
+
+    monkeypatch.setattr(DefaultDialect, "do_execute", counted)
+    return counter
+
+
+def test_watchers_at_rest_cost_two_statements_in_two_seconds(
+    published_farm: Published, running: list[tuple[str, Claim]], statements: Counter[str]
+) -> None:
+    paths = []
+    for build_id, _ in running:
+        paths += [f"{build_id}?wait=60", f"{build_id}/events", f"{build_id}/logs?follow=1"]
+    with watchers(published_farm, paths):
+        wait_for_a_listener(published_farm)
+        eventually(lambda: not reads_in(statements, 0.5))  # all are served for the first time
+        statements.clear()
+        time.sleep(2.2)
+    assert 1 <= statements["builds"] <= 2, "one look at all builds"
+    assert 1 <= statements["log_chunks"] <= 2, "one look at all logs"
+    assert statements["attempts"] == 0, "no build was read in full"
+
+
+def reads_in(statements: Counter[str], seconds: float) -> int:
+    """Full reads of builds and reads of logs."""
+    before = statements["attempts"]
+    time.sleep(seconds)
+    return statements["attempts"] - before
+
+
+def received(connection: socket.socket, expected: bytes) -> bytes:
+    """What the connection brings until it has brought `expected`."""
+    content = b""
+    while expected not in content:
+        piece = connection.recv(65536)
+        assert piece, f"the answer ended without {expected!r}: {content[-500:]!r}"
+        content += piece
+    return content
+
+
+def test_each_watcher_hears_of_a_change_without_a_look(
+    published_farm: Published, running: list[tuple[str, Claim]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interval is longer than the test: only a notification can tell them."""
+    monkeypatch.setattr(NotifiedChanges, "look_seconds", 3600.0)
+    build_id, claim = running[0]
+    with watchers(
+        published_farm, [f"{build_id}?wait=60", f"{build_id}/events", f"{build_id}/logs?follow=1"]
+    ) as open_ones:
+        poll, events, log = open_ones
+        received(events, b"data: ")
+        wait_for_a_listener(published_farm)
+        with published_farm.database.write() as session:
+            logs.append(session, claim.key, claim.attempt, 0, b"a line of the log\n")
+        received(log, b"a line of the log")
+        with published_farm.database.write() as session:
+            renew(session, claim, lease_seconds=600, progress=0.5, message="halfway")
+        received(events, b"halfway")
+        with published_farm.database.write() as session:
+            cancel(session, build_id)
+        received(events, b"cancelled")
+        received(poll, b"cancelled")
+        received(log, b"0\r\n\r\n")
+
+
+def test_a_lost_notification_delays_a_change_and_hides_none(
+    published_farm: Published, running: list[tuple[str, Claim]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(_: NotifiedChanges, seconds: float) -> Changes:
+        time.sleep(seconds)
+        return Changes()
+
+    monkeypatch.setattr(NotifiedChanges, "wait", deaf)
+    monkeypatch.setattr(NotifiedChanges, "look_seconds", 0.5)
+    build_id, claim = running[1]
+    with watchers(published_farm, [f"{build_id}/events", f"{build_id}/logs?follow=1"]) as (events, log):
+        received(events, b"data: ")
+        wait_for_a_listener(published_farm)
+        with published_farm.database.write() as session:
+            logs.append(session, claim.key, claim.attempt, 0, b"a line of the log\n")
+        received(log, b"a line of the log")
+        with published_farm.database.write() as session:
+            cancel(session, build_id)
+        received(events, b"cancelled")
+        received(log, b"0\r\n\r\n")
+
+
+def test_followers_of_one_log_share_each_read(
+    published_farm: Published, running: list[tuple[str, Claim]], statements: Counter[str]
+) -> None:
+    """Also those of another build that waits for the same actions."""
+    build_id, claim = running[2]
+    joined_id = submit_request(published_farm.database, new_request("watched-2")).id
+    paths = [f"{build_id}/logs?follow=1", f"{joined_id}/logs?follow=1"] * 30
+    with watchers(published_farm, paths) as followers:
+        for follower in followers:
+            received(follower, b"\r\n\r\n")
+        wait_for_a_listener(published_farm)
+        statements.clear()
+        start = 0
+        for number in range(5):
+            line = f"line {number} of the log\n".encode()
+            with published_farm.database.write() as session:
+                logs.append(session, claim.key, claim.attempt, start, line)
+            start += len(line)
+            for follower in followers:
+                received(follower, line)
+        # For each line: where the log ends, the line, and where it ends now. The two looks are the watch's.
+        assert statements["log_chunks"] <= 5 * 4 + 2
+
+
+def test_watchers_survive_connections_that_the_database_ends(
+    published_farm: Published, running: list[tuple[str, Claim]]
+) -> None:
+    build_id, _ = running[3]
+    with watchers(published_farm, [f"{build_id}?wait=60", f"{build_id}/events"]) as (poll, events):
+        received(events, b"data: ")
+        wait_for_a_listener(published_farm)
+        with published_farm.database.read() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        time.sleep(0.5)
+        with published_farm.database.write() as session:
+            cancel(session, build_id)
+        assert b"200 OK" in received(poll, b"cancelled")
+        received(events, b"cancelled")
+
+
+def test_a_watched_build_that_does_not_exist_is_not_found(published_farm: Published) -> None:
+    for path in ("nothing?wait=5", "nothing/events", "nothing/logs?follow=1"):
+        assert httpx.get(f"{published_farm.url}/v1/builds/{path}").status_code == 404
