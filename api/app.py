@@ -18,7 +18,6 @@ from api.access.callers import WRITE_USE_SECONDS
 from api.access.local_requests import LocalRequestsOnly, is_loopback
 from api.access.open_mode import LOOK_SECONDS
 from api.bodylimit import BodyLimit
-from api.builds.change_listener import ChangeListener
 from api.control import ControlPlane, control_plane
 from api.farm_keys import FarmKeys
 from api.http.browser_headers import BrowserHeaders
@@ -28,6 +27,7 @@ from api.http.public_path import PublicPath, SlashRedirect
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep.garbage_collection import collect_garbage
 from api.upkeep.sweep import sweep
+from api.watching.change_listener import ChangeListener
 from enginefarm.version import __version__
 from migrations.upgrade import require_current
 from models.catalogue.database import Database

@@ -14,7 +14,6 @@ from fastapi import Depends, Request
 from api.access.callers import Callers
 from api.access.failed_sign_ins import FailedSignIns
 from api.access.open_mode import OpenMode
-from api.builds.watch import Watch
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
 from api.planning.cached_submits import CachedSubmits
@@ -23,7 +22,8 @@ from api.planning.planner import Planner
 from api.planning.resolutions import Resolutions
 from api.readiness import ReadinessProbe
 from api.upload_room import UploadRoom
-from api.watchers import GATHER_SECONDS, SharedReads, Watchers
+from api.watching.sharing import GATHER_SECONDS, SharedReads, Watchers
+from api.watching.watch import Watch
 from models.catalogue.database import Database
 from models.opening import open_sources, open_store
 from models.queue.broker import Announcer, celery_app

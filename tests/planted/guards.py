@@ -249,7 +249,7 @@ GUARDS = (
         "tests/attack/test_starvation.py",
     ),
     Guard(
-        "a key has a limited number of watchers", "api/watchers.py",
+        "a key has a limited number of watchers", "api/watching/sharing.py",
         "if self._watching[caller] >= self._most:", "if False:",
         "tests/attack/test_starvation.py",
     ),
@@ -829,17 +829,17 @@ GUARDS = (
         "tests/farm/test_ends.py::test_an_api_ends_while_requests_wait_for_a_database_that_hangs",
     ),
     Guard(
-        "streams end with their API", "api/builds/watch.py",
+        "streams end with their API", "api/watching/watch.py",
         "        if self._leaving.is_set():\n", "        if False:\n",
         "tests/farm/test_signals.py",
     ),
     Guard(
-        "a lost notification hides no change", "api/builds/watch.py",
+        "a lost notification hides no change", "api/watching/watch.py",
         "looks_at_all = begin - self._looked_at >= self._interval", "looks_at_all = False",
         "tests/api/test_watch.py",
     ),
     Guard(
-        "a watched build is looked at as soon as it changes", "api/builds/watch.py",
+        "a watched build is looked at as soon as it changes", "api/watching/watch.py",
         "            self._heard.update(changes.actions)\n", "",
         "tests/api/test_watch.py",
     ),

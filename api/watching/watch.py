@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from heapq import nsmallest
 
-from api.builds.watched_build import LookHealth, WatchedBuild
 from api.lanes import Lane
+from api.watching.watched_build import LookHealth, WatchedBuild
 from models.catalogue.changes import Changes
 from models.catalogue.database import Database
 from models.queries.watched import Look, look_at

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import TypeVar
 
-from api.builds.watch import LOOK_SECONDS, Watch
+from api.watching.watch import LOOK_SECONDS, Watch
 from models.catalogue.changes import listen_for_changes
 from models.catalogue.database import Database
 
