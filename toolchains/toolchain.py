@@ -208,6 +208,7 @@ PASSED_ON = (
     "LD_LIBRARY_PATH",
     "CUDA_HOME",
     "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",  # what a number in CUDA_VISIBLE_DEVICES means
     "NVIDIA_VISIBLE_DEVICES",
     "OPAL_PREFIX",  # where Open MPI is installed; programs that link to it do not start in NVIDIA's images without it
     "TZ",

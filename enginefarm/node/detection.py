@@ -20,7 +20,7 @@ import pynvml
 from enginefarm.contract.errors import PlatformMismatch
 from enginefarm.contract.host import Fingerprint, Host
 from enginefarm.contract.platform import Arch, CpuIsa, Platform
-from enginefarm.node.gpu_units import Card, visible_units
+from enginefarm.node.gpu_units import Card, visible_cards, visible_units
 from enginefarm.node.image_python import TENSORRT_PACKAGES, find_image_python, own_packages
 
 # The x86-64 psABI levels, by the flags of /proc/cpuinfo. A processor has a level only with all levels below it.
@@ -64,11 +64,15 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
     if gpus:
         tensorrt = tensorrt_version(packages)
         gpus = [Platform(**gpu.model_dump() | {"tensorrt": tensorrt}) for gpu in gpus]
+    visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if any(gpu != gpus[0] for gpu in gpus):
         labels = ", ".join(gpu.label() for gpu in gpus)
-        raise PlatformMismatch(
-            f"this machine has unlike GPUs ({labels}): give each worker a container with GPUs of one kind"
-        )
+        gpus = [gpus[index] for index in visible_cards(cards, visible_devices, os.environ.get("CUDA_DEVICE_ORDER"))]
+        if any(gpu != gpus[0] for gpu in gpus):
+            raise PlatformMismatch(
+                f"this machine has unlike GPUs ({labels}): give each worker a container with GPUs of one kind, or name "
+                "their UUIDs (nvidia-smi -L) in CUDA_VISIBLE_DEVICES"
+            )
     machine = gpus[0] if gpus else Platform(arch=arch(), cpu_isa=cpu_isa())
 
     # Recorded with what this machine builds, to explain a failure later; no key contains it.
@@ -82,7 +86,7 @@ def detect(*, prefer_gpu: bool = True) -> Fingerprint:
         cores=psutil.cpu_count(logical=True) or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30),
         gpus=len(gpus),
-        gpu_uuids=visible_units(cards, os.environ.get("CUDA_VISIBLE_DEVICES")),
+        gpu_uuids=visible_units(cards, visible_devices),
         versions=versions,
     )
     return Fingerprint(platform=machine, host=host)
@@ -184,13 +188,17 @@ def _gpus() -> tuple[list[Platform], list[Card]]:
                 ecc, _pending = pynvml.nvmlDeviceGetEccMode(handle)
             except pynvml.NVMLError:  # the card has no ECC
                 ecc = False
+            try:
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
+            except pynvml.NVMLError:  # a GPU without memory of its own, such as GB10, uses that of the machine
+                memory = psutil.virtual_memory().total
             gpus.append(
                 Platform(
                     arch=arch(),
                     gpu=pynvml.nvmlDeviceGetName(handle),
                     sm=f"{major}{minor}",
                     # Whole GiB: the size in bytes differs by a few MiB between drivers of one branch.
-                    gpu_memory_gib=round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
+                    gpu_memory_gib=round(memory / 2**30),
                     mig=_mig(handle),
                     ecc=bool(ecc),
                     cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt_cu13", "tensorrt_cu12")
 PACKAGES = ("tensorrt_llm", "torch", "transformers", *TENSORRT_PACKAGES)
 
+# A program that pip installed names its Python in its first line; a path that is too long for the kernel or has a space
+# stands in the second one, which a shell reads: '''exec' "/a long path/bin/python3" "$0" "$@".
+_NAMED_PYTHON = re.compile(
+    r"#!\s*(?P<short>\S*/[^\s/]*python[^\s/]*)\s|#!\s*/bin/sh\n'''exec' \"?(?P<long>[^\"\n]*python[^\s/\"]*)\"? "
+)
 _SECONDS = 30.0  # a Python on a network file system that was not read before is slow
 # What the dynamic loader needs to start a program of the image. Nothing else: a worker's environment has secrets.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -33,9 +39,11 @@ from importlib import metadata
 versions = {}
 for name in sys.argv[1:]:
     try:
-        versions[name] = metadata.version(name)
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        pass
+        continue
+    if version:  # None: its folder is left, without METADATA
+        versions[name] = version
 prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
 print(json.dumps({
     "version": ".".join(map(str, sys.version_info[:3])), "packages": versions, "folders": prefixes + sys.path,
@@ -75,10 +83,12 @@ def read_python(executable: str) -> ImagePython | None:
         answer = subprocess.run(
             # -I: neither PYTHONPATH, nor the user's packages, nor the current folder. The programs get none of them.
             [executable, "-I", "-c", _PROGRAM, *PACKAGES],
-            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=True,
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_SECONDS, check=True,
         ).stdout  # fmt: skip
-        document = json.loads(answer)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        # A sitecustomize module or a .pth file of the image may print before.
+        document = json.loads(answer.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         reason = str(error)
         # The last line of a traceback is its error.
         if isinstance(error, subprocess.CalledProcessError) and error.stderr.strip():
@@ -104,14 +114,17 @@ def _candidates() -> Iterator[str]:
     on_path = shutil.which("python3")
     if on_path:
         yield on_path
-    # A program that pip installed names its Python in its first line.
     program = shutil.which("trtllm-build")
     if program:
-        with Path(program).open("rb") as file:
-            first_line = file.readline(4096).decode(errors="replace")
-        words = first_line.removeprefix("#!").split()
-        if first_line.startswith("#!") and words and "python" in Path(words[0]).name:
-            yield words[0]
+        try:
+            with Path(program).open("rb") as file:
+                head = file.read(4096).decode(errors="replace")
+        except OSError as error:
+            log.warning("%s does not say which Python it has: %s", program, error.strerror)
+            head = ""
+        named = _NAMED_PYTHON.match(head)
+        if named:
+            yield named["short"] or named["long"]
     for executable in (shutil.which("python"), sys.executable):
         if executable:
             yield executable

@@ -1,7 +1,8 @@
 """Double of the NVML bindings with one GPU, for a worker on a machine without one. Its folder is put on PYTHONPATH.
 
-`NVML_DOUBLE` is the one GPU that it has: name, memory in GiB, compute capability, and after that its UUID if two
-workers are to see one GPU, as "NVIDIA L4,24,8.9,GPU-1". A UUID with MIG- is that of its one MIG device.
+`NVML_DOUBLE` is the one GPU that it has: name, memory in GiB (empty: it has none of its own), compute
+capability, and after that its UUID if two workers are to see one GPU, as "NVIDIA L4,24,8.9,GPU-1". A UUID with MIG- is
+that of its one MIG device.
 """
 
 # ruff: noqa: N802  # the functions have NVML's names
@@ -47,6 +48,8 @@ def nvmlDeviceGetCudaComputeCapability(handle: int) -> tuple[int, ...]:
 
 
 def nvmlDeviceGetMemoryInfo(handle: int) -> SimpleNamespace:
+    if not _gpu()[1]:
+        raise NVMLError("Not Supported")
     return SimpleNamespace(total=int(_gpu()[1]) * 2**30)
 
 

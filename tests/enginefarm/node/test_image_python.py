@@ -47,18 +47,51 @@ def test_a_variable_for_the_own_python_does_not_reach_the_other(image: Path, mon
     assert python.packages["tensorrt_llm"] == "0.15.0"
 
 
-def test_the_python_of_trtllm_build_is_found_where_path_has_another(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "head",
+    [
+        "#!{python}\n",
+        "#! {python} -s\n",
+        """#!/bin/sh\n'''exec' "{python}" "$0" "$@"\n' '''\n""",
+        """#!/bin/sh\n'''exec' {python} "$0" "$@"\n' '''\n""",
+    ],
+    ids=["a path", "an option", "a path with a space", "a long path"],
+)
+def test_the_python_of_trtllm_build_is_found_however_pip_names_it(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
-    (programs / "trtllm-build").write_text(f"#!{image / 'bin' / 'python3'}\n")
-    (programs / "trtllm-build").chmod(0o755)
-    monkeypatch.setenv("PATH", str(programs))
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    (folder / "trtllm-build").write_text(head.format(python=image / "bin" / "python3"))
+    (folder / "trtllm-build").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
     python = find_image_python()
     assert python is not None
     assert python.executable == str(image / "bin" / "python3")
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("sitecustomize.py", "print('welcome')"),
+        ("sitecustomize.py", "raise RuntimeError"),
+        ("sitecustomize.py", "import sys; sys.stderr.buffer.write(bytes([255]))"),
+        ("image.pth", "import sys; sys.stdout.write('welcome\\n')"),
+    ],
+)
+def test_what_an_image_runs_at_the_start_of_its_python_hides_no_package(image: Path, file: str, code: str) -> None:
+    (site_packages(image) / file).write_text(code + "\n")
+    python = find_image_python()
+    assert python is not None
+    assert python.packages["tensorrt_llm"] == "0.15.0"
+
+
+def test_a_package_whose_folder_alone_is_left_is_not_installed(image: Path) -> None:
+    next(site_packages(image).glob("tensorrt_llm-*.dist-info/METADATA")).unlink()
+    python = read_python(str(image / "bin" / "python3"))
+    assert python is not None
+    assert "tensorrt_llm" not in python.packages
 
 
 @pytest.mark.parametrize(
