@@ -155,6 +155,8 @@ class StageRun:
         """True if a model's author may decide what the programs do."""
         facts = self.job.facts
         # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
+        if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:
+            return True  # the conversion reads a pickle, whatever the reader accepts
         return facts.trusted and (facts.remote_code or facts.has_pickle)
 
     def refuse_other_platform(self) -> None:
@@ -226,7 +228,7 @@ class StageRun:
             )
 
     def refuse_foreign_code(self) -> None:
-        """Code and pickles of a trusted model can do what this user can, unless the sandbox is complete.
+        """Code and pickles of a model can do what this user can, unless the sandbox is complete.
 
         Raises:
             StageFailed: this worker has no complete sandbox.

@@ -36,6 +36,12 @@ def main() -> None:
     print(f"[TensorRT-LLM] TensorRT LLM version: {told.version}", flush=True)
     told.carry_out()
     began = time.monotonic()
+    if family == "whisper":
+        import whisper  # imports torch, which takes longer than all else that a double does
+
+        whisper.write(options, told)
+        print(f"Total time of converting checkpoints: {elapsed(began)}", flush=True)
+        return
     _check_experts(options)
     _check_model_name(options)
     request = _request(options)

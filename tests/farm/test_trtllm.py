@@ -27,6 +27,7 @@ from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow, WarmFileRow
 from tests.doubles.installation import make_installation, order
 from tests.doubles.tiny_encoder_decoders import make_tiny_t5
 from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_whisper import make_openai_whisper
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running_farm import CHECKOUT, RunningFarm, eventually
 from tests.servers.hub import Hub
@@ -293,6 +294,18 @@ def test_an_encoder_decoder_is_one_build_of_two_engines(
     for half in ("encoder", "decoder"):
         assert f'"{place}/tensorrt_llm/1/{half}"' in (place / "tensorrt_llm" / "config.pbtxt").read_text()
         assert (place / "tensorrt_llm" / "1" / half / "rank0.engine").is_file()
+
+
+def test_a_whisper_of_openai_is_built_from_its_pickle(running_farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    limits = {"max_input_len": 3000, "max_output_len": 100}
+    folder = make_openai_whisper(running_farm.models / "whisper")
+    ended = _ended(client, spec(running_farm, **limits) | {"model": f"file:{folder}"})
+    assert ended.state == "succeeded", ended.error
+    engine = client.engine(ended.key)
+    assert engine.differences == []
+    folder = fetch.pull(client, engine, tmp_path / "engine", any_platform=True)
+    assert {path.name for path in folder.iterdir()} >= {"encoder", "decoder", "multilingual.tiktoken"}
+    assert "whisper_bls" in str(engine.provenance["serving"])
 
 
 def test_an_option_that_the_script_ignores_is_refused_at_submit(running_farm: RunningFarm, client: Farm) -> None:

@@ -26,7 +26,8 @@ from workers.workspace import Workspace
 
 def stage_of(isolation: Isolation, **facts: bool) -> StageRun:
     """A stage of a model with these facts."""
-    all_facts = SimpleNamespace(**({"trusted": False, "remote_code": False, "has_pickle": False} | facts))
+    no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
+    all_facts = SimpleNamespace(**(no_code | facts))
     job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
     standby = SimpleNamespace(take=lambda workspace, view: None)
     tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1), standby=standby)
@@ -51,6 +52,11 @@ def test_foreign_code_is_refused_without_the_sandbox(fact: str) -> None:
     assert "user.max_user_namespaces is 0" in failure.detail
     # The worker's own fault would quarantine it after some such models.
     assert failure.fault is Fault.FARM
+
+
+def test_a_pickle_that_is_the_only_form_of_the_weights_is_refused_without_the_sandbox() -> None:
+    with pytest.raises(StageFailed):
+        refuse(Isolation(obstacle="user.max_user_namespaces is 0"), has_pickle=True, has_safetensors=False)
 
 
 def test_other_models_are_not_refused() -> None:

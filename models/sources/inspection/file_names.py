@@ -84,7 +84,12 @@ def has_pickle(names: Iterable[str]) -> bool:
 
 def is_vocabulary(name: str) -> bool:
     """Return True for a file from which a tokenizer can be loaded: settings of a tokenizer alone are none."""
-    return name in _VOCABULARIES or name.endswith(".tiktoken")
+    return name in _VOCABULARIES or is_tiktoken(name)
+
+
+def is_tiktoken(name: str) -> bool:
+    """Return True for a vocabulary of tiktoken, which Qwen, Whisper and others name freely."""
+    return name.endswith(".tiktoken")
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

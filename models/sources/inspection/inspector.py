@@ -30,6 +30,7 @@ from models.sources.inspection.file_names import CONFIG, QUANTIZATION, WEIGHTS_I
 from models.sources.inspection.safetensors_header import BadHeader, header_end, tensor_dtypes
 from models.sources.inspection.selection import Repository
 from models.sources.inspection.weights import INDEXES, ReadStart, only_adapter, read_index
+from models.sources.inspection.whisper_pickle import MAX_PICKLE_BYTES, pickles_without_config, read_pickle_facts
 from models.sources.rejection import refusal
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,12 @@ class Inspector:
             ModelUnavailable: a file is damaged or incomplete, or the config states no usable facts.
             SourceUnavailable: the source did not answer.
         """
+        pickles = pickles_without_config(sizes)
+        if pickles:
+            (name,) = pickles
+            self.check_files(reference, sizes, read)
+            start = _read_start(name, min(sizes[name], MAX_PICKLE_BYTES), read)
+            return read_pickle_facts(reference, name, start, sizes[name], names)
         # The config first and alone: without it nothing else about the model can be used.
         if sizes[CONFIG] > MAX_CONFIG_BYTES:
             raise config_too_large(reference)

@@ -3,7 +3,8 @@
 Only files at the top count. Repositories keep second copies of the weights in folders (`original/`) and under other
 names (`consolidated.safetensors`). Fetching those would double the traffic, and loaders that read every
 `*.safetensors` would find each weight twice. Pickles and Python files run code when they are loaded, so they count for
-trusted models only.
+trusted models only. A Whisper in OpenAI's form is the exception: one `.pt` file, of which `whisper_pickle` and the
+conversion accept tensors alone.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from models.sources.inspection.file_names import (
     SAFE_NAME,
     SETTINGS,
     TOKENIZER,
+    is_tiktoken,
 )
 from models.sources.inspection.weights import ReadStart, choose_weights
+from models.sources.inspection.whisper_pickle import pickles_without_config
 from models.sources.rejection import problem, refusal
 
 
@@ -46,6 +49,9 @@ def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted:
             expected=f"a Hugging Face model directory: {CONFIG} and safetensors weights at its top",
             remedy="name the folder that holds the files themselves, not one above it",
         )
+    pickles = pickles_without_config(top)
+    if len(pickles) == 1:
+        return tuple(sorted({*pickles, *filter(is_tiktoken, top)}))
     problems = []
     # An adapter has no config.json: that it is no model is the reason to show.
     if CONFIG not in top and ADAPTER_CONFIG not in top:
@@ -55,7 +61,8 @@ def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted:
                 "model_config_missing",
                 f"there is no {CONFIG}",
                 expected=f"a {CONFIG} in Hugging Face form at the top of the model",
-                remedy="name the folder or repository with the transformers files, not original weights or a GGUF",
+                remedy="name the folder or repository with the transformers files, not original weights or a GGUF"
+                + (", or put the one .pt file of a Whisper into a folder of its own" if pickles else ""),
             )
         )
     selected = set(top & (SETTINGS | TOKENIZER))
@@ -71,6 +78,6 @@ def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted:
         raise ModelUnavailable(f"{reference}: " + "; ".join(p.detail for p in problems), problems=problems)
     for name in top:
         # Qwen and others name their vocabularies freely.
-        if name.endswith(".tiktoken") or (trusted and name.endswith(".py")):
+        if is_tiktoken(name) or (trusted and name.endswith(".py")):
             selected.add(name)
     return tuple(sorted(selected))

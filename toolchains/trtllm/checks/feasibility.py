@@ -93,6 +93,8 @@ def _impossible_precision(context: BuildContext, field: str, unset: dict[str, No
     if context.family and context.family.unquantized_reason:
         detail += f": {context.family.unquantized_reason}"
         possible = ["null"]
+    elif context.family and context.family.script_only_reason:
+        detail += f": {context.family.script_only_reason}"
     return Problem(
         pointer=f"/precision/{field}",
         code=field,

@@ -12,7 +12,7 @@ from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.experts import expert_sizes
-from toolchains.trtllm.releases.engine_part import relative_bias_elements
+from toolchains.trtllm.releases.engine_part import encoder_positions, relative_bias_elements
 
 _MAX_ELEMENTS = 1 << 31
 _MIN_WIDTH = 128  # elements of a token at least, so that a token limit above the contract's own bound never passes
@@ -50,7 +50,7 @@ def encoder_decoder_activations(context: BuildContext) -> Iterator[Problem]:
     # Both engines take every input at its full length, whatever max_num_tokens is
     # (tensorrt_llm/models/enc_dec/model.py @04a2cacb).
     batch_size = context.limits.max_batch_size
-    elements = context.limits.max_input_len * _widest_layer(context)
+    elements = encoder_positions(context.facts.architecture, context.limits) * _widest_layer(context)
     if batch_size * elements >= _MAX_ELEMENTS:
         yield Problem(
             pointer="/limits/max_batch_size",
@@ -69,7 +69,7 @@ def unpaged_cache(context: BuildContext) -> Iterator[Problem]:
     length = limits.seq_len
     if context.is_encoder_decoder:
         # The decoder caches its own output and, apart from it, what the encoder made of the input.
-        length = max(limits.max_input_len, limits.seq_len - limits.max_input_len)
+        length = max(encoder_positions(facts.architecture, limits), limits.seq_len - limits.max_input_len)
     heads = facts.num_key_value_heads or facts.num_attention_heads
     heads_per_rank = -(-heads // context.parallelism.tp)
     head_size = facts.hidden_size // facts.num_attention_heads

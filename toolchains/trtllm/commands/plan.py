@@ -15,10 +15,13 @@ from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, checkpoint_folder, conversion_of
 from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
+from toolchains.trtllm.releases.model_family import find_family
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
 _NAME_DATA_SET = Path(__file__).parent / "name_data_set.py"
+_WHISPER_WEIGHTS = Path(__file__).parent / "whisper_weights.py"
+_WHISPER_FILE = Path(__file__).parent / "whisper_file.py"
 TIMING_CACHE = "model.cache"  # below the scratch directory
 
 
@@ -72,7 +75,10 @@ def stripped_engine(directories: Directories) -> Path:
 
 
 def convert_commands(job: Job, directories: Directories, installation: Installation) -> list[tuple[str, ...]]:
-    """One conversion script, or two: one for draft heads may read a checkpoint of the base model."""
+    """One conversion script, and before it what makes the script's source.
+
+    A script for draft heads may read a checkpoint of the base model, and that of Whisper a file of OpenAI's form.
+    """
     conversion = conversion_of(job)
     assert conversion is not None, "preflight refuses specs that no script converts"
     programs = []
@@ -81,6 +87,13 @@ def convert_commands(job: Job, directories: Directories, installation: Installat
         base_checkpoint = directories.scratch / "base"
         programs.append(_script(conversion.base, job, replace(directories, output=base_checkpoint), installation))
         directories = replace(directories, source=base_checkpoint)
+    family = find_family(job.facts.architecture)
+    if family is not None and family.reads_openai_file:
+        # Two programs: the one that loads a caller's pickle writes none.
+        folder = directories.scratch / "whisper"
+        programs.append((installation.python, "-I", str(_WHISPER_WEIGHTS), str(directories.source), str(folder)))
+        programs.append((installation.python, "-I", str(_WHISPER_FILE), str(folder)))
+        directories = replace(directories, source=folder)
     programs.append(_script(conversion, job, directories, installation))
     return programs
 

@@ -14,6 +14,7 @@ from enginefarm.contract.work import Job
 from toolchains.toolchain import Needs
 from toolchains.trtllm.context.conversion import conversion_of
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder, relative_bias_elements
+from toolchains.trtllm.releases.model_family import find_family
 from toolchains.trtllm.releases.precision_recipe import may_be_laid_out_for_sm, quantization_of
 
 _GIB = 1 << 30
@@ -66,6 +67,10 @@ def convert_needs(job: Job) -> Needs:
     if conversion is not None and conversion.calibrates:
         gpu_memory = _CUDA_CONTEXT
         gpu_memory_in_all = round(_CALIBRATION * weights)
+    # The weights are rewritten twice for the script of Whisper, and the first copy is deleted after the second one.
+    family = find_family(job.facts.architecture)
+    if family is not None and family.reads_openai_file:
+        scratch += 2 * weights
     # Draft heads may be added to a checkpoint of the base model, which is written first.
     if conversion is not None and conversion.base:
         scratch += checkpoint

@@ -199,7 +199,10 @@ def find_conversion(
             fixed_arguments={**fixed_arguments, **conversion.fixed_arguments},
             required_options=(*required_options, *conversion.required_options),
             limited_to_one=family.limited_to_one,
+            laid_out_for_sm=conversion.laid_out_for_sm or family.asks_gpu(release.version),
         )
+    if family.script_only_reason:
+        return None
     recipes = _find_recipes(release, "quantize", architecture, release.quantize, precision, model_quantization)
     if recipes is None:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from toolchains.trtllm.context.build_context import BuildContext
 
+WHISPER_FRAMES = 3000  # of 10 ms, in the longest audio that a Whisper takes
+
 # Scalings whose max_position_embeddings already includes the factor (tensorrt_llm/builder.py @aaacc9bd).
 _SCALINGS_WITH_FACTOR = frozenset({"su", "longrope", "llama3"})
 

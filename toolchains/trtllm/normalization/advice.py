@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.context.positions import trained_positions
+from toolchains.trtllm.context.positions import WHISPER_FRAMES, trained_positions
 from toolchains.trtllm.releases.documented_precisions import undocumented_model
 from toolchains.trtllm.releases.engine_part import engine_parts
 from toolchains.trtllm.releases.precision_recipe import quantization_of
 from toolchains.trtllm.releases.rule_table import in_force
 
+_AMPERE, _BLACKWELL = 80, 100  # compute capabilities
 _MANY_TOKENS = 16384  # tensorrt_llm/_common.py @0fccc5b9 warns of more
 
 
@@ -32,6 +33,9 @@ def long_sequences(context: BuildContext) -> Iterator[Problem]:
     if positions is None or context.enabled("streamingllm"):
         return
     for part in engine_parts(context.facts.architecture):
+        # Its input has other items than positions, as the frames of Whisper.
+        if part.max_positions is not None:
+            continue
         length = part.lengths(context.limits)["max_seq_len"]
         if length.value > positions:
             yield Problem(
@@ -126,6 +130,35 @@ def t5_in_float16(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def short_audio(context: BuildContext) -> Iterator[Problem]:
+    # Source: examples/models/core/whisper/README.md @2a9abd95, padding_strategy; issue #2338.
+    if context.family_name == "whisper" and context.limits.max_input_len < WHISPER_FRAMES:
+        yield Problem(
+            pointer="/limits/max_input_len",
+            code="whisper_short_input",
+            detail=f"so many frames are {context.limits.max_input_len / 100:g} seconds of audio, and the runtimes "
+            "pad each audio to 30 seconds unless they are told otherwise: such an input is refused",
+            value=context.limits.max_input_len,
+            expected=str(WHISPER_FRAMES),
+        )
+
+
+def whisper_on_untested_gpus(context: BuildContext) -> Iterator[Problem]:
+    if context.family_name != "whisper" or context.platform.gpu is None:
+        return
+    detail = {
+        "whisper_turing": "users' builds of the larger models crashed on Turing",
+        "whisper_blackwell": "NVIDIA's own test of Whisper leaves Blackwell out",
+    }
+    rule = None
+    if context.sm < _AMPERE:
+        rule = "whisper_turing"
+    elif context.sm >= _BLACKWELL:
+        rule = "whisper_blackwell"
+    if rule is not None:
+        yield Problem(pointer="/platform/sm", code=rule, detail=detail[rule], value=context.platform.sm)
+
+
 _ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
     many_tokens,
     long_sequences,
@@ -135,6 +168,8 @@ _ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
     unused_kv_cache_scales,
     encoder_decoder_in_stages,
     t5_in_float16,
+    short_audio,
+    whisper_on_untested_gpus,
 )
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.normalization.attention import disable_on_turing, switch_context_attention
 from toolchains.trtllm.normalization.change import Rewrite
-from toolchains.trtllm.normalization.encoder_decoder import disable_experts, disable_fused_attention
+from toolchains.trtllm.normalization.encoder_decoder import (
+    disable_experts,
+    disable_fused_attention,
+    pad_whisper,
+)
 from toolchains.trtllm.normalization.limits import derive_token_limits, set_draft_length
 from toolchains.trtllm.normalization.network import (
     join_adapted_modules,
@@ -50,6 +54,7 @@ REWRITES: tuple[Rewrite, ...] = (
     join_adapted_modules,
     reset_expert_sizes,
     disable_experts,
+    pad_whisper,
     disable_on_turing,
     disable_fused_attention,  # both before switch_context_attention, which follows from them
     switch_context_attention,

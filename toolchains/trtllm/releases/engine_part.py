@@ -14,10 +14,8 @@ from pydantic import JsonValue
 from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.spec import BuildSpec, Limits
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
-from toolchains.trtllm.releases.model_family import find_family
+from toolchains.trtllm.releases.model_family import family_names, find_family
 from toolchains.trtllm.releases.reserved_options import ReservedOption
-
-START_TOKENS = 1  # a decoder begins with one token before the first token of the output
 
 
 class Length(NamedTuple):
@@ -34,11 +32,13 @@ class EnginePart(FrozenModel):
     architecture: str | None = None  # the checkpoint's, where it is the same for every model
     fixed_options: Mapping[str, JsonValue] = {}  # of trtllm-build; callers cannot change them
     has_token_limits: bool = True  # whether trtllm-build is told max_num_tokens and opt_num_tokens
+    max_positions: int | None = None  # where the network has fewer positions than the input has items
+    start_tokens: int = 1  # with which a decoder begins, before the first token of the output
 
     def lengths(self, limits: Limits) -> dict[str, Length]:
         """Lengths in tokens, by option of trtllm-build.
 
-        An encoder reads the input and writes nothing. A decoder reads the start token, writes the output, and attends
+        An encoder reads the input and writes nothing. A decoder reads the start tokens, writes the output, and attends
         to the input through the encoder (examples/models/core/enc_dec/README.md @57702ebc).
         """
         input_length = Length(limits.max_input_len, "max_input_len")
@@ -47,8 +47,8 @@ class EnginePart(FrozenModel):
             return {"max_input_len": input_length, "max_seq_len": input_length}
         if self.folder == "decoder":
             return {
-                "max_input_len": Length(START_TOKENS, "max_output_len"),
-                "max_seq_len": Length(START_TOKENS + output_tokens, "max_output_len"),
+                "max_input_len": Length(self.start_tokens, "max_output_len"),
+                "max_seq_len": Length(self.start_tokens + output_tokens, "max_output_len"),
                 "max_encoder_input_len": input_length,
             }
         return {"max_input_len": input_length, "max_seq_len": Length(limits.seq_len, "max_seq_len")}
@@ -56,6 +56,7 @@ class EnginePart(FrozenModel):
 
 class _EncoderDecoderParts(DataFile):
     parts: tuple[EnginePart, ...]
+    families: Mapping[str, tuple[EnginePart, ...]]  # by family name, where they are other parts
     closed_options: Mapping[str, ReservedOption]
 
 
@@ -76,8 +77,15 @@ def is_encoder_decoder(architecture: str) -> bool:
 def engine_parts(architecture: str) -> tuple[EnginePart, ...]:
     """The engines of this architecture, in the order in which they are built."""
     if is_encoder_decoder(architecture):
-        return _encoder_decoder_parts().parts
+        table = _encoder_decoder_parts()
+        return table.families.get(family_names()[architecture], table.parts)
     return _SINGLE_ENGINE
+
+
+def encoder_positions(architecture: str, limits: Limits) -> int:
+    """Positions of the longest input in the encoder, and so those that a decoder attends to."""
+    encoder = engine_parts(architecture)[0]
+    return min(limits.max_input_len, encoder.max_positions or limits.max_input_len)
 
 
 def closed_options(architecture: str) -> Mapping[str, ReservedOption]:
@@ -100,6 +108,7 @@ def relative_bias_elements(facts: ModelFacts, spec: BuildSpec) -> int:
     family = find_family(facts.architecture)
     if family is None or not family.relative_attention or spec.options.get("use_implicit_relative_attention"):
         return 0
-    positions = START_TOKENS + spec.limits.seq_len - spec.limits.max_input_len + 1
+    _, decoder = engine_parts(facts.architecture)
+    positions = decoder.start_tokens + spec.limits.seq_len - spec.limits.max_input_len + 1
     heads_per_rank = (facts.num_attention_heads or 0) // spec.parallelism.tp
     return heads_per_rank * positions**2

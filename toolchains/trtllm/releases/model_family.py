@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Literal
 
+from packaging.version import Version
 from pydantic import JsonValue
 
 from enginefarm.contract.model.facts import ModelFacts
@@ -47,6 +48,13 @@ class LaterModel(OfModel):
     since: str  # the first release that converts it
 
 
+class ReleaseRange(FrozenModel):
+    """Releases from `since` on, before `until`."""
+
+    since: str
+    until: str
+
+
 class ModelFamily(FrozenModel):
     """Architectures that share a conversion script."""
 
@@ -66,7 +74,15 @@ class ModelFamily(FrozenModel):
     encoder_decoder: bool = False  # two checkpoints and two engines: see `engine_part`
     relative_attention: bool = False
     unquantized_reason: str | None = None  # why it has no quantization
+    script_only_reason: str | None = None  # why quantize.py makes none of its precisions
+    reads_openai_file: bool = False  # its script loads a pickle of OpenAI's form: see `commands.openai_file`
+    gpu_dependent: ReleaseRange | None = None  # releases whose script asks the GPU what to write, in every precision
     closed_options: Mapping[str, ReservedOption] = {}  # options that the programs have, but not for this family
+
+    def asks_gpu(self, version: str) -> bool:
+        """True if the script of this release writes what the GPU of its machine needs, whatever the precision is."""
+        releases = self.gpu_dependent
+        return releases is not None and Version(releases.since) <= Version(version) < Version(releases.until)
 
     @property
     def all_argument_names(self) -> Mapping[Role, str]:

@@ -10,12 +10,22 @@ from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import Job
 from toolchains.trtllm.releases.engine_part import is_encoder_decoder
 from toolchains.trtllm.releases.images import images
+from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.release import find_release
 from toolchains.trtllm.serving import decoding, encoder_decoder
 
 _TRITON = Path(__file__).parent.parent / "triton"
 _PYTHON_MODELS = ("preprocessing", "postprocessing")
 _PARAMETER = 'parameters: {{ key: "{}" value: {{ string_value: "{}" }} }}\n'
 _INPUT_MAP = '      input_map {{ key: "{0}" value: "{0}" }}\n'
+_WHISPER_ASSETS = (
+    "the engine's folder also needs mel_filters.npz and multilingual.tiktoken (gpt2.tiktoken of an English model) from "
+    "whisper/assets of github.com/openai/whisper"
+)
+_WHISPER_OBSTACLE = (
+    "Triton serves Whisper by a model of its own, whisper_bls: docs/whisper.md of triton-inference-server/"
+    f"tensorrtllm_backend shows it; {_WHISPER_ASSETS}"
+)
 _NOTES = (
     "start it in an image of this engine's release: `images` lists those that are known",
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
@@ -29,11 +39,14 @@ def serving(job: Job) -> Serving:
     spec = job.spec
     parallelism = spec.parallelism
     has_encoder = is_encoder_decoder(job.facts.architecture)
-    launch = {"run": run_command(spec)}
+    is_whisper = family_names().get(job.facts.architecture) == "whisper"
+    launch = {"run": whisper_command(job.version) if is_whisper else run_command(spec)}
     layouts = {}
     without = {}
     obstacle = None
-    if has_encoder:
+    if is_whisper:
+        obstacle = _WHISPER_OBSTACLE
+    elif has_encoder:
         obstacle = encoder_decoder.obstacle(spec, batching=_batching(spec))
     # A reason in place of the layout: people would take a layout that is only absent for an oversight.
     if obstacle:
@@ -61,6 +74,15 @@ def run_command(spec: BuildSpec) -> Launch:
     argv += ["python3", "/app/tensorrt_llm/examples/run.py", "--engine_dir", "{engine}", "--tokenizer_dir", "{engine}"]
     argv += ["--max_output_len", str(spec.limits.max_output_len)]
     return Launch(what="one prompt, in the release's image", argv=argv)
+
+
+def whisper_command(version: str) -> Launch:
+    """The examples' own program of Whisper, which transcribes a file of audio."""
+    script = find_release(version).convert["whisper"].script
+    program = Path("/app/tensorrt_llm/examples", script).with_name("run.py")
+    argv = ["python3", str(program), "--engine_dir", "{engine}", "--assets_dir", "{engine}"]
+    argv += ["--name", "test", "--input_file", "audio.wav"]
+    return Launch(what=f"audio.wav, in the release's image; {_WHISPER_ASSETS}", argv=argv)
 
 
 def triton_command(ranks: int) -> Launch:

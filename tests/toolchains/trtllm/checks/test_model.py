@@ -39,7 +39,6 @@ def test_a_broken_rule_is_refused(refusal: Refusal) -> None:
     [
         ("Grok1ModelForCausalLM", "reads the JAX checkpoint of xAI"),
         ("M2M100ForConditionalGeneration", "learned positions"),
-        ("WhisperForConditionalGeneration", "a pickle"),
         ("DeepseekV3ForCausalLM", "PyTorch backend alone"),
         ("SomethingElseForCausalLM", "in this farm"),
     ],

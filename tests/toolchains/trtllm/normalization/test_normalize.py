@@ -373,4 +373,5 @@ def test_every_warning_of_the_table_is_tested() -> None:
         "seq_too_long", "tokens_large", "input_ignored", "prompt_over_tokens", "precision_undocumented",
         "enc_dec_pp", "t5_float16",
         "model_kv_cache",  # in test_conversion
+        "whisper_short_input", "whisper_turing", "whisper_blackwell",  # in field/whisper.json
     } == WARNINGS  # fmt: skip
