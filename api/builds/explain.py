@@ -16,7 +16,7 @@ from models.catalogue.rows import BuildRow
 from models.catalogue.states import BuildRowState
 from models.lifecycle.submission import Request
 from models.queries.engines import find_engine
-from models.queries.outlook import outlook
+from models.queries.outlook import Fleet, outlook
 from models.queries.similarity import nearest
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Directories
@@ -46,9 +46,10 @@ def explain(control: ControlPlane, spec: BuildSpec) -> Explanation:
         open_builds = select(BuildRow.id).where(BuildRow.key == request.build.key, BuildRow.state == BuildRowState.OPEN)
         build_id = session.execute(open_builds.order_by(BuildRow.seq).limit(1)).scalar_one_or_none()
         near = nearest(session, request)
+        fleet = Fleet(session)
         stages = [
-            outlook(session, request.convert),
-            outlook(session, request.build, checkpoint=request.convert.key),
+            outlook(session, fleet, request.convert),
+            outlook(session, fleet, request.build, checkpoint=request.convert.key),
         ]
 
     verdict = Verdict.MISS

@@ -45,8 +45,7 @@ def release_worker(name: str, control: Control, _: Administrator) -> WorkerList:
 def _workers_with(control: ControlPlane, ids: list[str]) -> WorkerList:
     with control.database.read() as session:
         # Also those that left: a drained worker may end between the two transactions.
-        workers = list_workers(session, include_gone=True)
-    return WorkerList(items=[worker for worker in workers if worker.id in ids])
+        return WorkerList(items=list_workers(session, include_gone=True, ids=ids))
 
 
 @router.get("/toolchains")

@@ -7,7 +7,7 @@ nobody could submit.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.platform import Platform
 from enginefarm.wire.bodies import Worker
 from models.catalogue.rows import ActionRow, WorkerRow
+from models.catalogue.states import ActionState
 from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
 
@@ -39,21 +40,24 @@ def workers_serving(session: Session, queue: str) -> list[WorkerRow]:
     return [worker for worker in live_workers(session) if queue in worker.queues]
 
 
-def quarantined_workers_serving(session: Session, queue: str) -> list[WorkerRow]:
-    """The quarantined workers that would serve `queue` after a release."""
-    quarantined = select(WorkerRow).where(IS_QUARANTINED).order_by(WorkerRow.name)
-    return [worker for worker, _ in _readable(session, quarantined) if queue in worker.queues]
+def quarantined_workers(session: Session) -> list[WorkerRow]:
+    """The quarantined workers, by name: those that report."""
+    return [row for row, _ in _readable(session, select(WorkerRow).where(IS_QUARANTINED).order_by(WorkerRow.name))]
 
 
-def list_workers(session: Session, *, include_gone: bool = False) -> list[Worker]:
-    """The fleet as GET /v1/workers shows it, each worker with the action that it runs, or the one it waits for."""
+def list_workers(session: Session, *, include_gone: bool = False, ids: Collection[str] | None = None) -> list[Worker]:
+    """The fleet as GET /v1/workers shows it, each worker with the action that it runs, or the one it waits for.
+
+    `ids`: only these workers.
+    """
     query = select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at)
     if not include_gone:
         query = query.where(IS_PRESENT)
+    if ids is not None:
+        query = query.where(WorkerRow.id.in_(ids))
     # One query for the fleet, not one a worker.
-    running_action = dict(
-        session.execute(select(ActionRow.worker_id, ActionRow.key).where(ActionRow.worker_id.is_not(None))).all()
-    )
+    actions = select(ActionRow.worker_id, ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
+    running_action = dict(session.execute(actions).all())
     in_use = gpus_in_use(session)
     workers = []
     for row, worker in _readable(session, query):

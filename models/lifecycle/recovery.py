@@ -5,9 +5,10 @@ Each is a conditional UPDATE, so that any number of control planes may sweep at 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, String, column, func, or_, select, union_all, update, values
 from sqlalchemy.orm import Session
 
 from models.catalogue.clock import now
@@ -19,34 +20,50 @@ from models.queue.names import Announcement
 
 # An action is announced at most once in this time, so that sweeps of several control planes do not flood the queue.
 _QUIET_SECONDS = 10.0
+_MESSAGES = 300  # that a queue should hold at most: bounds the time of a sweep, however many actions are queued
+_WAITING_EXAMINED = 500  # waiting actions, twice in each sweep: bounds its time, however many wait
 
 
 def queue_released_builds(session: Session) -> None:
     """Queue waiting actions whose checkpoint is published.
 
-    The transaction that publishes a checkpoint does so already; this repairs rows of a restored backup.
+    The transaction that publishes a checkpoint does so already; this repairs rows of a restored backup. Of many
+    waiting actions, each call examines some.
     """
-    published = select(CheckpointRow.key).where(USABLE)
-    session.execute(
-        update(ActionRow)
-        .where(ActionRow.state == ActionState.WAITING, ActionRow.depends_on.in_(published))
-        .values(state=str(ActionState.QUEUED), queued_at=now())
-    )
+    # From anywhere to the end, and from the beginning: the calls of all processes together examine all of them, and
+    # each call examines all if they are few.
+    begin = secrets.token_hex(32)
+    examined = []
+    for part in (ActionRow.depends_on >= begin, ActionRow.depends_on < begin):
+        waiting = select(ActionRow.key, ActionRow.depends_on).where(ActionRow.state == ActionState.WAITING, part)
+        some = waiting.order_by(ActionRow.depends_on, ActionRow.key).limit(_WAITING_EXAMINED).subquery()
+        examined.append(select(some.c.key).join(CheckpointRow, CheckpointRow.key == some.c.depends_on).where(USABLE))
+    released = session.execute(union_all(*examined)).scalars().all()
+    # Mostly none. An UPDATE with the query in it would lock what it joins, and be planned for the whole table.
+    if released:
+        session.execute(
+            update(ActionRow)
+            .where(ActionRow.key.in_(released), ActionRow.state == ActionState.WAITING)
+            .values(state=str(ActionState.QUEUED), queued_at=now())
+        )
 
 
 def count_due_by_queue(session: Session) -> Mapping[str, int]:
-    """Messages that each queue should hold: one for each action that is queued, due, and served by a live worker."""
-    served: set[str] = set()
+    """Messages that each queue should hold: one for each action that is queued, due, and served by a live worker.
+
+    Of long queues, only as many as workers may take until the next sweep.
+    """
+    # Messages in a queue that nobody consumes would pile up until a worker starts.
+    names: set[str] = set()
     for worker in live_workers(session):
-        served.update(worker.queues)
-    rows = session.execute(
-        select(ActionRow.queue, func.count())
-        .where(*_due())
-        # Messages in a queue that nobody consumes would pile up until a worker starts.
-        .where(ActionRow.queue.in_(served))
-        .group_by(ActionRow.queue)
-    )
-    return {queue: count for queue, count in rows}  # noqa: C416  # dict() does not see that rows are pairs
+        names.update(worker.queues)
+    if not names:
+        return {}
+    served = values(column("queue", String()), name="served").data([(name,) for name in names]).cte()
+    due = select(ActionRow.key).where(ActionRow.queue == served.c.queue, *_due()).limit(_MESSAGES).correlate(served)
+    count = select(func.count()).select_from(due.subquery()).scalar_subquery()
+    rows = session.execute(select(served.c.queue, count))
+    return {queue: count for queue, count in rows if count > 0}
 
 
 def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announcement]:

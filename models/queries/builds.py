@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, or_, select, union_all
+from sqlalchemy.orm import Session, aliased, defer
 
 from enginefarm.contract.errors import NotFound, Problem
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.stage import Stage
-from enginefarm.wire.bodies import Attempt, Build, BuildPage, BuildState, Failure
+from enginefarm.wire.bodies import Attempt, Build, BuildPage, BuildState
+from models.catalogue.expressions import gpu_of, is_of_model
 from models.catalogue.pagination import from_cursor, next_cursor
 from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import ActionState, BuildRowState
 from models.queries.attempts import attempts_of
-from models.queries.engines import find_engine
-from models.queries.estimates import build_progress, eta_seconds
-from models.queries.outlook import queue_position, why_checkpoint_waits, why_waiting
-from models.queries.removals import why_engine_is_missing
+from models.queries.engines import find_engines
+from models.queries.estimates import InFlight, build_progress, seconds_left
+from models.queries.outlook import Fleet, queue_positions, why_checkpoints_wait
+from models.queries.removals import why_engines_are_missing
 
 
 def get_build(session: Session, build_id: str) -> Build:
@@ -45,7 +47,8 @@ def get_build(session: Session, build_id: str) -> Build:
     attempts: list[Attempt] = []
     if action is not None:
         attempts = attempts_of(session, action)
-    return _build(session, row, action, attempts)
+    [build] = _bodies(session, [row], attempts)
+    return build
 
 
 def build_state(session: Session, build_id: str) -> BuildState:
@@ -65,30 +68,31 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
     """
     conditions: list[ColumnElement[bool]] = []
     for name, value in filters.items():
-        if value is None:
+        if value is None or name == "platform":
             continue
         if name == "state":
             conditions.append(is_in_state(BuildState(value)))
-        elif name == "platform":
-            conditions.append(or_(BuildRow.platform_label == value, BuildRow.platform["gpu"].as_string() == value))
         elif name == "model":
-            # autoescape: `_` is a wildcard of LIKE and stands in many names of models.
-            conditions.append(or_(BuildRow.model == value, BuildRow.model.startswith(value + "@", autoescape=True)))
+            conditions.append(is_of_model(BuildRow.model, value))
         else:
             conditions.append(getattr(BuildRow, name) == value)
-    # By the sequence number and not by time: builds of one instant must not change places between two pages.
-    query = select(BuildRow).where(*conditions).order_by(BuildRow.seq.desc()).limit(limit + 1)
     if cursor is not None:
-        query = query.where(BuildRow.seq < from_cursor(cursor))
-    rows = session.execute(query).scalars().all()
-    items: list[Build] = []
-    for row in rows[:limit]:
-        action = None
-        # No action of an ended build is read: that would be one more query a row.
-        if row.state == BuildRowState.OPEN:
-            action = session.get(ActionRow, row.key)
-        items.append(_build(session, row, action, attempts=[]))
+        conditions.append(BuildRow.seq < from_cursor(cursor))
+    platform = filters.get("platform")
+    if platform is not None:
+        # No index has both in the order of the page, so the page is made from those of the two alternatives.
+        alternatives = [BuildRow.platform_label == platform, gpu_of(BuildRow.platform) == platform]
+        pages = [_newest(BuildRow.seq, *conditions, alternative, limit=limit) for alternative in alternatives]
+        conditions = [BuildRow.seq.in_(union_all(*(select(page.subquery()) for page in pages)))]
+    rows = session.execute(_newest(BuildRow, *conditions, limit=limit)).scalars().all()
+    items = _bodies(session, rows[:limit])
     return BuildPage(items=items, next_cursor=next_cursor(rows, limit))
+
+
+def _newest(selected: Any, *conditions: ColumnElement[bool], limit: int) -> Select[Any]:
+    """The newest builds that meet the conditions, and one more: it shows whether a page follows."""
+    # By the sequence number and not by time: builds of one instant must not change places between two pages.
+    return select(selected).where(*conditions).order_by(BuildRow.seq.desc()).limit(limit + 1)
 
 
 def is_in_state(state: BuildState) -> ColumnElement[bool]:
@@ -102,57 +106,95 @@ def is_in_state(state: BuildState) -> ColumnElement[bool]:
     waiting_for_these = select(ActionRow.key).where(
         ActionRow.depends_on.in_(running_actions), ActionRow.state == ActionState.WAITING
     )
-    running = or_(BuildRow.key.in_(running_actions), BuildRow.key.in_(waiting_for_these))
-    if state is BuildState.RUNNING:
-        return (BuildRow.state == BuildRowState.OPEN) & running
-    return (BuildRow.state == BuildRowState.OPEN) & ~running
-
-
-def _build(session: Session, row: BuildRow, action: ActionRow | None, attempts: list[Attempt]) -> Build:
-    current = None
-    # The action of an ended build may run again for another caller: its progress is not that of this build.
-    if row.state == BuildRowState.OPEN and action is not None:
-        current = _current_action(session, action)
-    state = _state(row, current)
-    progress = build_progress(current)
-    engine = None
-    failure: Failure | dict[str, Any] | None = row.failure
-    if state is BuildState.SUCCEEDED:
-        progress = 1.0
-        engine = find_engine(session, row.key)
-        if engine is None:
-            failure = why_engine_is_missing(session, row.key)
-    in_flight: dict[str, Any] = {}  # fields that an ended build does not have
-    if action is not None and current is not None:
-        in_flight["stage"] = Stage(current.stage)
-        in_flight["message"] = current.message
-        in_flight["eta_seconds"] = eta_seconds(session, action, current)
-        # A build is running while its conversion is: its own action still waits.
-        if state is BuildState.QUEUED:
-            in_flight["queue_position"] = queue_position(session, current)
-            in_flight["waiting_for"] = why_waiting(session, current)
-        elif current is not action:
-            in_flight["waiting_for"] = why_checkpoint_waits(session, action)
-    return Build(
-        id=row.id,
-        key=row.key,
-        disposition=row.disposition,
-        state=state,
-        progress=progress,
-        model=row.model,
-        toolchain=row.toolchain,
-        version=row.version,
-        platform=Platform.model_validate(row.platform),
-        requested_by=row.requested_by,
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        spec=row.spec,
-        asked=row.spec_as_written,
-        attempts=attempts,
-        error=failure,
-        engine=engine,
-        **in_flight,
+    if state is BuildState.QUEUED:
+        running = or_(BuildRow.key.in_(running_actions), BuildRow.key.in_(waiting_for_these))
+        return (BuildRow.state == BuildRowState.OPEN) & ~running
+    # From the running actions to their builds: there are few, and a hundred thousand builds may be queued after them.
+    build = aliased(BuildRow)
+    keys = union_all(running_actions, waiting_for_these)
+    running_builds = (
+        select(build.seq).where(build.state == BuildRowState.OPEN, build.key.in_(keys)).cte("running_builds")
     )
+    running_builds = running_builds.prefix_with("MATERIALIZED", dialect="postgresql")
+    return BuildRow.seq.in_(select(running_builds.c.seq))
+
+
+def _bodies(session: Session, rows: Sequence[BuildRow], attempts: Sequence[Attempt] = ()) -> list[Build]:
+    """The bodies of these builds. The number of statements does not depend on the number of rows.
+
+    `attempts` are those of the one build that is read alone.
+    """
+    # The action of an ended build may run again for another caller: its progress is not that of this build.
+    in_flight = _in_flight(session, {row.key for row in rows if row.state == BuildRowState.OPEN})
+    states: dict[str, BuildState] = {}
+    for row in rows:
+        current = in_flight[row.key].current if row.state == BuildRowState.OPEN else None
+        states[row.id] = _state(row, current)
+    succeeded = {row.key for row in rows if states[row.id] is BuildState.SUCCEEDED}
+    engines = find_engines(session, succeeded)
+    missing = why_engines_are_missing(session, succeeded - engines.keys())
+    fleet = Fleet(session)
+    seconds = seconds_left(session, in_flight.values())
+    currents = [build.current for build in in_flight.values()]
+    positions = queue_positions(session, {action.key for action in currents if action.state == ActionState.QUEUED})
+    # A build is running while its conversion is: its own action still waits.
+    converts = [build.current for build in in_flight.values() if build.current is not build.action]
+    conversions = why_checkpoints_wait(session, converts)
+
+    bodies: list[Build] = []
+    for row in rows:
+        fields: dict[str, Any] = {"error": row.failure, "progress": 0.0}
+        if states[row.id] is BuildState.SUCCEEDED:
+            engine = engines.get(row.key)
+            fields |= {"progress": 1.0, "engine": engine}
+            if engine is None:
+                fields["error"] = missing.get(row.key)
+        if row.state == BuildRowState.OPEN:
+            build = in_flight[row.key]
+            current = build.current
+            fields["progress"] = build_progress(current)
+            fields["stage"] = Stage(current.stage)
+            fields["message"] = current.message
+            fields["eta_seconds"] = seconds.get(row.key)
+            if current.key in positions:
+                fields["queue_position"] = positions[current.key]
+                fields["waiting_for"] = fleet.why_waiting(current, positions[current.key])
+            elif current is not build.action:
+                fields["waiting_for"] = conversions.get(current.key)
+        body = Build(
+            id=row.id,
+            key=row.key,
+            disposition=row.disposition,
+            state=states[row.id],
+            model=row.model,
+            toolchain=row.toolchain,
+            version=row.version,
+            platform=Platform.model_validate(row.platform),
+            requested_by=row.requested_by,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+            spec=row.spec,
+            asked=row.spec_as_written,
+            attempts=list(attempts),
+            **fields,
+        )
+        bodies.append(body)
+    return bodies
+
+
+def _in_flight(session: Session, keys: Collection[str]) -> dict[str, InFlight]:
+    """By key of the action, each with the action that its builds wait for now: itself, or the convert before it."""
+    if not keys:
+        return {}
+    convert = aliased(ActionRow)
+    waits = (convert.key == ActionRow.depends_on) & (ActionRow.state == ActionState.WAITING)
+    query = select(ActionRow, convert).outerjoin(convert, waits).where(ActionRow.key.in_(keys))
+    # Without the documents, which are most of a row and not part of a body.
+    brief = [defer(row.document) for row in (ActionRow, convert)] + [defer(row.work) for row in (ActionRow, convert)]
+    in_flight: dict[str, InFlight] = {}
+    for action, convert_action in session.execute(query.options(*brief)):
+        in_flight[action.key] = InFlight(action, convert_action or action)
+    return in_flight
 
 
 def _current_action(session: Session, action: ActionRow) -> ActionRow:

@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Row, or_, select
+from sqlalchemy import ColumnElement, Row, literal, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.errors import Gone, NotFound
 from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary, PhysicalFile
-from models.catalogue.pagination import from_cursor, to_cursor
+from models.catalogue.clock import UtcDateTime
+from models.catalogue.expressions import is_of_model
+from models.catalogue.pagination import from_time_cursor, to_time_cursor
 from models.catalogue.rows import ActionRow, EngineRow, ManifestRow
 from models.catalogue.visibility import SERVED
 from models.lifecycle.publication import read_manifest
@@ -21,6 +23,8 @@ from models.queries.removals import why_removed
 log = logging.getLogger(__name__)
 
 MAX_PAGE = 200
+
+_NEWEST_FIRST = (EngineRow.created_at.desc(), EngineRow.key.desc())
 
 
 def find_engine(session: Session, key: str) -> EngineSummary | None:
@@ -83,21 +87,20 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     Raises:
         InvalidRequest: the cursor is none of this farm.
     """
-    # By key as well: engines of one time would otherwise change places between two pages.
-    query = _SUMMARIES.where(SERVED).order_by(EngineRow.created_at.desc(), EngineRow.key).limit(limit + 1)
+    # By key as well: engines of one time would otherwise change places between two pages. One row more than the page
+    # shows whether another one follows.
+    query = _SUMMARIES.where(SERVED).order_by(*_NEWEST_FIRST).limit(limit + 1)
     if model is not None:
-        # autoescape: `_` is a wildcard of LIKE and stands in many names of models.
-        query = query.where(or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True)))
-    # The cursor is an offset, because engines have no sequence number. One row more shows whether a page follows.
-    offset = 0
+        query = query.where(is_of_model(EngineRow.model, model))
     if cursor is not None:
-        offset = from_cursor(cursor)
-    rows = session.execute(query.offset(offset)).all()
-    items = list(_readable(rows[:limit]))
+        time, key = from_time_cursor(cursor)
+        last = tuple_(literal(time, UtcDateTime()), literal(key))
+        query = query.where(tuple_(EngineRow.created_at, EngineRow.key) < last)
+    rows = session.execute(query).all()
     following = None
     if len(rows) > limit:
-        following = to_cursor(offset + limit)
-    return EnginePage(items=items, next_cursor=following)
+        following = to_time_cursor(rows[limit - 1].created_at, rows[limit - 1].key)
+    return EnginePage(items=list(_readable(rows[:limit])), next_cursor=following)
 
 
 def _readable(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[EngineSummary]:
@@ -123,7 +126,7 @@ def newest_engines(
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
         .where(SERVED, *conditions)
-        .order_by(EngineRow.created_at.desc(), EngineRow.key)
+        .order_by(*_NEWEST_FIRST)
         .limit(limit)
     )
     for row, convert_document in session.execute(query):

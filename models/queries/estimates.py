@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import String, column, select, tuple_, values
+from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.stage import Stage
 from models.catalogue.clock import now
+from models.catalogue.expressions import json_list, seconds_between
 from models.catalogue.rows import ActionRow, AttemptRow
 from models.catalogue.states import ActionState, Outcome
 from models.queue.names import queue_without_sm
@@ -16,6 +20,21 @@ from models.queue.names import queue_without_sm
 _SAMPLES = 20  # only recent attempts, so that an estimate follows a change of machines or of the release
 _TRUSTED_PROGRESS = 0.1  # below it, the progress of a stage says too little about the time that remains
 _CONVERT_SHARE = 0.2  # of a build's progress: a conversion ends at the progress at which its build begins
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A build action in flight, and the action that its builds wait for now: itself, or the convert before it."""
+
+    action: ActionRow
+    current: ActionRow
+
+
+class Kind(NamedTuple):
+    """Attempts that take about as long: of one queue and, if given, from one checkpoint (the key of its convert)."""
+
+    queue: str
+    checkpoint: str | None = None
 
 
 def build_progress(current: ActionRow | None) -> float:
@@ -27,62 +46,109 @@ def build_progress(current: ActionRow | None) -> float:
     return round(_CONVERT_SHARE + (1 - _CONVERT_SHARE) * current.progress, 4)
 
 
-def eta_seconds(session: Session, action: ActionRow, current: ActionRow) -> float | None:
-    """Seconds until the engine of `action` exists, while `current` is the action that its build waits for.
+def seconds_left(session: Session, builds: Iterable[InFlight]) -> dict[str, float]:
+    """Seconds until the engine exists, by key of the build action. The number of statements is constant.
 
-    None while `current` is queued, or if nothing comparable ran before.
+    Without those whose current action is queued, and those to which nothing comparable ran before.
     """
-    if current.state != ActionState.RUNNING:
-        return None
-    attempt = session.get(AttemptRow, (current.key, current.attempt))
-    if attempt is None:
-        return None
-    # The database's clock wrote `started_at`, and the clocks of APIs differ from it.
-    elapsed = (session.execute(select(now())).scalar_one() - attempt.started_at).total_seconds()
-    if current.progress >= _TRUSTED_PROGRESS:
-        remaining = max(0.0, elapsed * (1 - current.progress) / current.progress)
-    else:
-        usual = usual_seconds(session, current.queue, checkpoint=current.depends_on)
-        if usual is None:
-            return None
-        # An attempt may take longer than usual; then it ends at any moment.
-        remaining = max(0.0, usual - elapsed)
-    if current.key == action.key:
-        return remaining
-    # The conversion runs; the build follows it.
-    build = usual_seconds(session, action.queue, checkpoint=action.depends_on)
-    if build is None:
-        return None
-    return remaining + build
+    running = [build for build in builds if build.current.state == ActionState.RUNNING]
+    elapsed = _elapsed_seconds(session, [build.current for build in running])
+    kinds: set[Kind] = set()
+    for build in running:
+        if build.current.progress < _TRUSTED_PROGRESS:
+            kinds.add(_kind(build.current))
+        if build.current is not build.action:
+            kinds.add(_kind(build.action))
+    usual = usual_seconds_of(session, kinds)
+    left: dict[str, float] = {}
+    for build in running:
+        current = build.current
+        passed = elapsed.get(current.key)
+        if passed is None:
+            continue
+        if current.progress >= _TRUSTED_PROGRESS:
+            remaining = passed * (1 - current.progress) / current.progress
+        elif _kind(current) in usual:
+            # An attempt may take longer than usual; then it ends at any moment.
+            remaining = usual[_kind(current)] - passed
+        else:
+            continue
+        remaining = max(0.0, remaining)
+        if current is build.action:
+            left[build.action.key] = remaining
+        elif _kind(build.action) in usual:
+            # The conversion runs; the build follows it.
+            left[build.action.key] = remaining + usual[_kind(build.action)]
+    return left
 
 
 def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None) -> float | None:
-    """The median time of recent attempts of the queue; None without any.
+    """As `usual_seconds_of`, of one kind; None without any attempt."""
+    kind = Kind(queue, checkpoint)
+    return usual_seconds_of(session, [kind]).get(kind)
 
-    If some started from the same checkpoint (the key of a convert action), only these count: they are of one model.
+
+def usual_seconds_of(session: Session, kinds: Collection[Kind]) -> dict[Kind, float]:
+    """The median time of recent attempts, by kind; without the kinds that have none.
+
+    If some started from the kind's checkpoint, only these count: they are of one model.
     """
-    seconds: list[float] = []
-    if checkpoint is not None:
-        seconds = _attempt_seconds(session, queue, ActionRow.depends_on == checkpoint)
-    if not seconds:
-        seconds = _attempt_seconds(session, queue)
-    general_queue = queue_without_sm(queue)
-    if not seconds and general_queue is not None:
-        # No conversion ran on this SM yet: those of the same release on any machine take about as long.
-        seconds = _attempt_seconds(session, general_queue)
-    if not seconds:
-        return None
-    # Not the mean: one unusually slow attempt would raise every estimate.
-    return median(seconds)
+    usual: dict[Kind, float] = {}
+    for kind, of_checkpoint, of_queue in _samples(session, kinds):
+        seconds = of_checkpoint or of_queue
+        # Not the mean: one unusually slow attempt would raise every estimate.
+        if seconds:
+            usual[kind] = median(seconds)
+    # No conversion ran on this SM yet: those of the same release on any machine take about as long.
+    general_queues = {kind: queue_without_sm(kind.queue) for kind in kinds if kind not in usual}
+    general_kinds = {Kind(queue) for queue in general_queues.values() if queue is not None}
+    for general, _, seconds in _samples(session, general_kinds):
+        for kind, queue in general_queues.items():
+            if queue == general.queue and seconds:
+                usual[kind] = median(seconds)
+    return usual
 
 
-def _attempt_seconds(session: Session, queue: str, *conditions: ColumnElement[bool]) -> list[float]:
-    # Attempts of one queue are comparable: it stands for a stage of one release on one kind of machine.
-    rows = session.execute(
-        select(AttemptRow.started_at, AttemptRow.ended_at)
-        .join(ActionRow, ActionRow.key == AttemptRow.action_key)
-        .where(ActionRow.queue == queue, AttemptRow.outcome == Outcome.SUCCEEDED, *conditions)
-        .order_by(AttemptRow.ended_at.desc())
+def _samples(session: Session, kinds: Collection[Kind]) -> Iterable[tuple[Kind, list[float], list[float]]]:
+    """The seconds of recent attempts of each kind: those from its checkpoint, and those of its whole queue."""
+    if not kinds:
+        return
+    columns = column("queue", String()), column("checkpoint", String())
+    wanted = values(*columns, name="wanted").data(list(kinds)).cte()
+    action = aliased(ActionRow)
+    # An action that succeeded says which of its attempts did: no index of attempts is needed.
+    seconds = (
+        select(seconds_between(AttemptRow.started_at, AttemptRow.ended_at).label("seconds"))
+        .join(action, (action.key == AttemptRow.action_key) & (action.attempt == AttemptRow.number))
+        .where(action.state == ActionState.SUCCEEDED, AttemptRow.outcome == Outcome.SUCCEEDED)
+        .where(action.queue == wanted.c.queue)
+        .order_by(action.queued_at.desc())
         .limit(_SAMPLES)
+        .correlate(wanted)
     )
-    return [(row.ended_at - row.started_at).total_seconds() for row in rows]
+    of_queue = seconds.subquery()
+    of_checkpoint = seconds.where(action.depends_on == wanted.c.checkpoint).subquery()
+    query = select(
+        wanted.c.queue,
+        wanted.c.checkpoint,
+        select(json_list(of_checkpoint.c.seconds)).scalar_subquery(),
+        select(json_list(of_queue.c.seconds)).scalar_subquery(),
+    )
+    for queue, checkpoint, seconds_of_checkpoint, seconds_of_queue in session.execute(query):
+        yield Kind(queue, checkpoint), seconds_of_checkpoint or [], seconds_of_queue or []
+
+
+def _elapsed_seconds(session: Session, running: Collection[ActionRow]) -> dict[str, float]:
+    """Seconds since the attempts of these actions started, by key of the action."""
+    if not running:
+        return {}
+    attempts = [(action.key, action.attempt) for action in running]
+    # The database's clock wrote `started_at`, and the clocks of APIs differ from it.
+    query = select(AttemptRow.action_key, AttemptRow.started_at, now()).where(
+        tuple_(AttemptRow.action_key, AttemptRow.number).in_(attempts)
+    )
+    return {key: (time - started_at).total_seconds() for key, started_at, time in session.execute(query)}
+
+
+def _kind(action: ActionRow) -> Kind:
+    return Kind(action.queue, action.depends_on)

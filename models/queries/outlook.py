@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.explanation import Outlook
@@ -13,14 +15,99 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, WorkerRow
 from models.catalogue.states import IN_FLIGHT, ActionState
 from models.catalogue.visibility import checkpoint_of, engine_exists
-from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
-from models.fleet.roster import quarantined_workers_serving, workers_serving
+from models.fleet.gpu_use import GpuUse, describe, gpus_in_use, use_by_another
+from models.fleet.roster import live_workers, quarantined_workers
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
 from models.queue.names import sm_of_convert, uses_gpu
 
+_FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # before every row
 
-def outlook(session: Session, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
+
+class Fleet:
+    """What the actions of one answer wait for. It reads the fleet once, whatever the number of actions."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @cached_property
+    def _live(self) -> list[WorkerRow]:
+        return live_workers(self._session)
+
+    @cached_property
+    def _quarantined(self) -> list[WorkerRow]:
+        return quarantined_workers(self._session)
+
+    @cached_property
+    def _gpus_in_use(self) -> dict[str, GpuUse]:
+        return gpus_in_use(self._session)
+
+    @cached_property
+    def _time(self) -> datetime:
+        return self._session.execute(select(now())).scalar_one()
+
+    def workers_serving(self, queue: str) -> list[WorkerRow]:
+        """The live workers that listen to `queue`."""
+        return [worker for worker in self._live if queue in worker.queues]
+
+    def why_waiting(self, action: ActionRow, position: int) -> str:
+        """Why a queued action is not running yet. `position` is how many of its queue go first."""
+        workers = self.workers_serving(action.queue)
+        if not workers:
+            return self._why_unserved(action.queue)
+        if action.not_before is not None and action.not_before > self._time:
+            return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
+        waits = self._waits_for_gpus(action.queue, workers)
+        return "; ".join([_queue_line(position, workers), *waits.values()])
+
+    def what_it_waits_for(self, queue: str, row: ActionRow | None) -> str | None:
+        """What an action waits for; None while it runs, or would start at once.
+
+        An action that is not in the catalogue, or closed, is treated as if it were queued now.
+        """
+        if row is not None and row.state == ActionState.RUNNING:
+            return None
+        if row is not None and row.state == ActionState.QUEUED:
+            return self.why_waiting(row, queue_positions(self._session, [row.key])[row.key])
+        workers = self.workers_serving(queue)
+        if not workers:
+            return self._why_unserved(queue)
+        # In flight, but neither queued nor running: it waits for its checkpoint.
+        if row is not None and row.state in IN_FLIGHT:
+            convert = self._session.get_one(ActionRow, row.depends_on)
+            return why_checkpoints_wait(self._session, [convert]).get(convert.key, "its checkpoint")
+        ahead = self._session.execute(
+            select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
+        ).scalar_one()
+        running = select(ActionRow.worker_id).where(ActionRow.state == ActionState.RUNNING)
+        worker_ids = [worker.id for worker in workers]
+        busy = set(self._session.execute(running.where(ActionRow.worker_id.in_(worker_ids))).scalars())
+        waits = self._waits_for_gpus(queue, workers)
+        if ahead == 0 and len(busy | waits.keys()) < len(workers):
+            return None
+        return "; ".join([_queue_line(ahead, workers), *waits.values()])
+
+    def _waits_for_gpus(self, queue: str, workers: Sequence[WorkerRow]) -> dict[str, str]:
+        """By worker's id, why it cannot run an action of this queue now: another worker uses one of its GPUs."""
+        waits: dict[str, str] = {}
+        if not uses_gpu(queue):
+            return waits
+        for worker in workers:
+            use = use_by_another(self._gpus_in_use, worker.host.get("gpu_uuids", ()), worker.id)
+            if use is not None:
+                waits[worker.id] = f"{worker.name} waits: {describe(use)}"
+        return waits
+
+    def _why_unserved(self, queue: str) -> str:
+        quarantined = [worker for worker in self._quarantined if queue in worker.queues]
+        if not quarantined:
+            return no_worker_serves(queue)
+        # A release of one of them may be all that the queue needs.
+        names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in quarantined)
+        return f"{no_worker_serves(queue)}; quarantined: {names}"
+
+
+def outlook(session: Session, fleet: Fleet, action: NewAction, *, checkpoint: str | None = None) -> Outlook:
     """The outlook of an action. `checkpoint` is the key of the convert action that a build starts from."""
     row = session.get(ActionRow, action.key)
     if action.stage is Stage.CONVERT:
@@ -30,98 +117,55 @@ def outlook(session: Session, action: NewAction, *, checkpoint: str | None = Non
     waiting_for = None
     seconds: float | None = 0.0  # an output that exists takes no time
     if not has_output:
-        waiting_for = what_it_waits_for(session, action.queue, row)
+        waiting_for = fleet.what_it_waits_for(action.queue, row)
         seconds = usual_seconds(session, action.queue, checkpoint=checkpoint)
     return Outlook(
         stage=action.stage,
         key=action.key,
         queue=action.queue,
         done=has_output,
-        workers=[worker.name for worker in workers_serving(session, action.queue)],
+        workers=[worker.name for worker in fleet.workers_serving(action.queue)],
         waiting_for=waiting_for,
         seconds=seconds,
     )
 
 
-def why_waiting(session: Session, action: ActionRow) -> str:
-    """Why a queued action is not running yet."""
-    workers = workers_serving(session, action.queue)
-    if not workers:
-        return _why_unserved(session, action.queue)
-    if action.not_before is not None and action.not_before > session.execute(select(now())).scalar_one():
-        return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
-    waits = _waits_for_gpus(session, action.queue, workers)
-    return "; ".join([_queue_line(queue_position(session, action), workers), *waits.values()])
-
-
-def queue_position(session: Session, action: ActionRow) -> int:
-    """How many actions of the same queue go first."""
-    ahead = select(func.count()).where(
-        ActionRow.queue == action.queue,
-        ActionRow.state == ActionState.QUEUED,
-        ActionRow.queued_at < action.queued_at,
+def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
+    """How many actions of the same queue go first, by key of a queued action."""
+    if not keys:
+        return {}
+    # Counted between each action and the one before it among these: no queued action is counted twice.
+    previous = func.lag(ActionRow.queued_at).over(partition_by=ActionRow.queue, order_by=ActionRow.queued_at)
+    asked = (
+        select(ActionRow.key, ActionRow.queue, ActionRow.queued_at)
+        .add_columns(func.coalesce(previous, _FIRST_TIME).label("previous"))
+        .where(ActionRow.key.in_(keys))
+        .subquery()
     )
-    return session.execute(ahead).scalar_one()
+    ahead = aliased(ActionRow)
+    between = (
+        select(func.count())
+        .where(ahead.queue == asked.c.queue, ahead.state == ActionState.QUEUED)
+        .where(ahead.queued_at >= asked.c.previous, ahead.queued_at < asked.c.queued_at)
+        .scalar_subquery()
+    )
+    query = select(asked.c.key, asked.c.queue, between).order_by(asked.c.queued_at)
+    positions: dict[str, int] = {}
+    in_front: dict[str, int] = {}  # by queue
+    for key, queue, count in session.execute(query):
+        in_front[queue] = in_front.get(queue, 0) + count
+        positions[key] = in_front[queue]
+    return positions
 
 
-def what_it_waits_for(session: Session, queue: str, row: ActionRow | None) -> str | None:
-    """What an action waits for; None while it runs, or would start at once.
-
-    An action that is not in the catalogue, or closed, is treated as if it were queued now.
-    """
-    if row is not None and row.state == ActionState.RUNNING:
-        return None
-    if row is not None and row.state == ActionState.QUEUED:
-        return why_waiting(session, row)
-    workers = workers_serving(session, queue)
-    if not workers:
-        return _why_unserved(session, queue)
-    # In flight, but neither queued nor running: it waits for its checkpoint.
-    if row is not None and row.state in IN_FLIGHT:
-        return why_checkpoint_waits(session, row) or "its checkpoint"
-    ahead = session.execute(
-        select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
-    ).scalar_one()
-    worker_ids = [worker.id for worker in workers]
-    # Only a running action has a worker's id, so these are the workers that run something.
-    busy = set(session.execute(select(ActionRow.worker_id).where(ActionRow.worker_id.in_(worker_ids))).scalars())
-    waits = _waits_for_gpus(session, queue, workers)
-    if ahead == 0 and len(busy | waits.keys()) < len(workers):
-        return None
-    return "; ".join([_queue_line(ahead, workers), *waits.values()])
-
-
-def _waits_for_gpus(session: Session, queue: str, workers: Sequence[WorkerRow]) -> dict[str, str]:
-    """By worker's id, why it cannot run an action of this queue now: another worker uses one of its GPUs."""
-    waits: dict[str, str] = {}
-    if not uses_gpu(queue):
-        return waits
-    in_use = gpus_in_use(session)
-    for worker in workers:
-        use = use_by_another(in_use, worker.host.get("gpu_uuids", ()), worker.id)
-        if use is not None:
-            waits[worker.id] = f"{worker.name} waits: {describe(use)}"
-    return waits
-
-
-def why_checkpoint_waits(session: Session, waiting: ActionRow) -> str | None:
-    """Which worker makes the checkpoint that an action waits for; None while none does."""
-    if waiting.depends_on is None:
-        return None
-    convert = session.get_one(ActionRow, waiting.depends_on)
-    if convert.worker_id is None:
-        return None
-    worker = session.get_one(WorkerRow, convert.worker_id)
-    return f"its checkpoint is being converted by {worker.name}"
-
-
-def _why_unserved(session: Session, queue: str) -> str:
-    quarantined = quarantined_workers_serving(session, queue)
-    if not quarantined:
-        return no_worker_serves(queue)
-    # A release of one of them may be all that the queue needs.
-    names = ", ".join(f"{worker.name} ({worker.quarantine_reason})" for worker in quarantined)
-    return f"{no_worker_serves(queue)}; quarantined: {names}"
+def why_checkpoints_wait(session: Session, converts: Iterable[ActionRow]) -> dict[str, str]:
+    """Which worker makes the checkpoint, by key of the convert action; without those that no worker makes now."""
+    makers = {convert.key: convert.worker_id for convert in converts if convert.worker_id is not None}
+    if not makers:
+        return {}
+    query = select(WorkerRow.id, WorkerRow.name).where(WorkerRow.id.in_(set(makers.values())))
+    names = {worker_id: name for worker_id, name in session.execute(query)}  # noqa: C416  # dict() sees no pairs
+    return {key: f"its checkpoint is being converted by {names[worker_id]}" for key, worker_id in makers.items()}
 
 
 def no_worker_serves(queue: str) -> str:

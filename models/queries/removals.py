@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,24 +20,30 @@ def why_removed(session: Session, key: str) -> str | None:
     return session.execute(query.order_by(RemovalRow.seq.desc()).limit(1)).scalar_one_or_none()
 
 
-def why_engine_is_missing(session: Session, key: str) -> Failure | None:
-    """Why a build that succeeded has no engine now; None if no reason was recorded."""
-    engine = session.get(EngineRow, key)
-    if engine is not None:
+def why_engines_are_missing(session: Session, keys: Collection[str]) -> dict[str, Failure]:
+    """Why builds that succeeded have no engine now, by key; without those for which no reason was recorded."""
+    # Engines are rarely withdrawn or removed: save the round trips.
+    if not keys:
+        return {}
+    failures: dict[str, Failure] = {}
+    withdrawn = select(EngineRow.key, EngineRow.quarantine_reason).where(EngineRow.key.in_(keys))
+    for key, reason in session.execute(withdrawn):
         # Programs read the cause, so it keeps its first name.
-        cause = "engine_taken_out"
-        event = "withdrawn"
-        reason = engine.quarantine_reason
-    else:
-        cause = "engine_removed"
-        event = "removed"
-        reason = why_removed(session, key)
-    if reason is None:
-        return None
+        if reason is not None:
+            failures[key] = _engine_is_missing("engine_taken_out", f"withdrawn: {reason}")
+        keys = set(keys) - {key}
+    removed = select(RemovalRow.key, RemovalRow.reason).where(RemovalRow.kind == "engine", RemovalRow.key.in_(keys))
+    # The last removal counts, and comes last.
+    for key, reason in session.execute(removed.order_by(RemovalRow.seq)):
+        failures[key] = _engine_is_missing("engine_removed", f"removed: {reason}")
+    return failures
+
+
+def _engine_is_missing(cause: str, what_happened: str) -> Failure:
     return Failure(
         cause=cause,
         fault=Fault.FARM,
-        detail=f"its engine was {event}: {reason}",
+        detail=f"its engine was {what_happened}",
         advice="submit it again: it is built anew",
     )
 

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import NotFound, Problem
 from enginefarm.wire.resolution import EngineRequirements, Resolution
 from enginefarm.wire.suitability import Offer, Suitability, compare
+from models.catalogue.expressions import is_of_model
 from models.catalogue.rows import EngineRow
 from models.queries.engines import get_engine, newest_engines
-from models.queries.similarity import any_revision_of
 
 _ENGINES_EXAMINED = 1000  # the newest of one model; bounds what one request reads and compares
 _NEAREST_SHOWN = 3  # each may differ in several fields, and every difference is a problem of the answer
@@ -37,10 +37,7 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
     Raises:
         NotFound: no engine does; its problems name what differs in the nearest ones.
     """
-    if requirements.model.startswith("hf:") and "@" in requirements.model:
-        of_model = EngineRow.model == requirements.model
-    else:
-        of_model = any_revision_of(requirements.model)
+    of_model = is_of_model(EngineRow.model, requirements.model)
     newest_identity: dict[str, str] | None = None
     candidates: list[_Candidate] = []
     serving: list[_Candidate] = []

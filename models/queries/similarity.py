@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from enginefarm.wire.bodies import Difference
 from enginefarm.wire.explanation import NearEngine
+from models.catalogue.expressions import is_of_model
 from models.catalogue.rows import EngineRow
 from models.lifecycle.submission import Request
 from models.queries.engines import find_engine, newest_engines
@@ -44,7 +45,7 @@ def any_revision_of(reference: str) -> ColumnElement[bool]:
     # In the path of a folder or a bucket, `@` is a character like others.
     if reference.startswith("hf:"):
         model = reference.partition("@")[0]
-    return or_(EngineRow.model == model, EngineRow.model.startswith(model + "@", autoescape=True))
+    return is_of_model(EngineRow.model, model)
 
 
 def differences(request: Request, engine: EngineRow, identity: Mapping[str, str] | None) -> list[Difference]:

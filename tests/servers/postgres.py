@@ -130,7 +130,13 @@ class Postgres(Server):
         subprocess.run(
             [
                 *(str(binaries() / "initdb"), "-D", str(self.data / "cluster"), "-U", "ef", "-E", "UTF8"),
-                *("--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}", "--no-sync"),
+                *(
+                    "--locale=C.UTF-8",
+                    "--locale-provider=libc",
+                    "--auth=scram-sha-256",
+                    f"--pwfile={password_file}",
+                    "--no-sync",
+                ),
             ],
             check=True,
             capture_output=True,

@@ -13,7 +13,7 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import REVISION, WorkerRow
 from models.fleet.registration import deregister
-from models.fleet.roster import list_workers, live_workers, quarantined_workers_serving
+from models.fleet.roster import list_workers, live_workers, quarantined_workers
 from models.fleet.worker_control import drain, quarantine, release
 from models.lifecycle.leases import claim_action
 from tests.models.requests import add_worker, new_request, submit_request
@@ -76,7 +76,7 @@ def test_a_quarantine_stored_by_an_older_program_counts_as_one(database: Databas
     assert shown_state(database) == "quarantined"
     with database.write() as session:
         assert live_workers(session) == []
-        assert [worker.id for worker in quarantined_workers_serving(session, "convert.q")] == ["w1"]
+        assert [worker.id for worker in quarantined_workers(session)] == ["w1"]
         assert claim_action(session, build_request.convert.key, "w1", lease_seconds=30) is None
         release(session, "w1")
         assert claim_action(session, build_request.convert.key, "w1", lease_seconds=30) is not None

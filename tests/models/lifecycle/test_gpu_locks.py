@@ -20,7 +20,7 @@ from models.lifecycle.gpu_locks import GpuInUseError, lock_gpus, release_gpus
 from models.lifecycle.leases import Claim, claim_action, expire, renew
 from models.lifecycle.submission import Request, cancel
 from models.queries.builds import get_build
-from models.queries.outlook import outlook
+from models.queries.outlook import Fleet, outlook
 from tests.models.requests import CPU, HOST, new_request, submit_request
 from tests.models.stage_runs import run_convert
 
@@ -169,6 +169,6 @@ def test_a_build_and_the_fleet_say_for_whom_a_gpu_worker_waits(database: Databas
         assert {worker.name: worker.waits_for for worker in list_workers(session)} == {
             "w1": None, "w2": in_use, "w3": None,
         }  # fmt: skip
-        assert outlook(session, new_request(limits="another").build).waiting_for is not None
+        assert outlook(session, Fleet(session), new_request(limits="another").build).waiting_for is not None
         # A conversion on the processor does not wait for a GPU.
-        assert outlook(session, new_request("another").convert).waiting_for is None
+        assert outlook(session, Fleet(session), new_request("another").convert).waiting_for is None
