@@ -39,6 +39,7 @@ from models.lifecycle.leases import Claim
 from models.lifecycle.publication import blob_sizes, read_manifest
 from models.queue.names import convert_queue
 from models.sources import Sources
+from models.sources.inspection.file_names import has_pickle
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
@@ -157,7 +158,10 @@ class StageRun:
         # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
         if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:
             return True  # the conversion reads a pickle, whatever the reader accepts
-        return facts.trusted and (facts.remote_code or facts.has_pickle)
+        if facts.trusted and (facts.remote_code or facts.has_pickle):
+            return True
+        # A second model's pickles are loaded as tensors alone. The sandbox holds if the loader has a fault.
+        return any(has_pickle(file.path for file in files.files) for files in self.claim.work.inputs.values())
 
     def refuse_other_platform(self) -> None:
         """A message in the wrong queue must never make an engine or a checkpoint for the wrong machine.

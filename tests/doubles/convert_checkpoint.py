@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -185,11 +186,22 @@ def _algorithm(options: argparse.Namespace) -> str | None:
         return weight_only[precision]
     if getattr(options, "use_weight_only", False):
         return weight_only.get(options.weight_only_precision, "W8A16_GPTQ")
+    if getattr(options, "use_qserve", False):
+        return _qserve(options)
     if getattr(options, "use_fp8_rowwise", False):
         return "FP8_PER_CHANNEL_PER_TOKEN"
     if _first(options, "smoothquant", "use_smooth_quant_plugin") is not None:
         return "W8A8_SQ_PER_CHANNEL" if options.per_channel else "W8A8_SQ_PER_TENSOR_PLUGIN"
     return None
+
+
+def _qserve(options: argparse.Namespace) -> str:
+    """Only the legacy path reads DeepCompressor's files, in float16."""
+    assert os.environ.get("TRTLLM_DISABLE_UNIFIED_CONVERTER") is not None, "ModelWeightsLoader finds no safetensors"
+    assert options.dtype == "float16", "Currently QServe only supports float16"
+    for name in ("model.pt", "scale.pt"):
+        (Path(options.quant_ckpt_path) / name).read_bytes()
+    return "W4A8_QSERVE_PER_GROUP" if options.per_group else "W4A8_QSERVE_PER_CHANNEL"
 
 
 if __name__ == "__main__":

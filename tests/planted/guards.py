@@ -684,6 +684,16 @@ GUARDS = (
         "tests/workers/test_foreign_code.py",
     ),
     Guard(
+        "pickles of a second model are refused without the sandbox", "workers/stage_run.py",
+        "return any(has_pickle(file.path for file in files.files)", "return any(not files",
+        "tests/workers/test_foreign_code.py",
+    ),
+    Guard(
+        "a pickle in an older form is not loaded", "toolchains/trtllm/commands/tensors_only.py",
+        "if file.read(len(ARCHIVE)) != ARCHIVE:", "if False:",
+        "tests/toolchains/trtllm/commands/test_tensors_only.py",
+    ),
+    Guard(
         "foreign code is refused without the sandbox", "workers/stage_run.py",
         "and not self.tools.isolation.complete:", "and False:",
         "tests/workers/test_foreign_code.py",

@@ -24,22 +24,26 @@ from workers.stage_run import StageRun
 from workers.workspace import Workspace
 
 
-def stage_of(isolation: Isolation, **facts: bool) -> StageRun:
-    """A stage of a model with these facts."""
+def stage_of(isolation: Isolation, inputs: dict[str, Any] | None = None, **facts: bool) -> StageRun:
+    """A stage of a model with these facts, and with these inputs."""
     no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
     all_facts = SimpleNamespace(**(no_code | facts))
     job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
     standby = SimpleNamespace(take=lambda workspace, view: None)
     tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1), standby=standby)
-    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job, inputs=inputs or {}))
     joblog: Any = SimpleNamespace(say=lambda text: None)
     heartbeat: Any = SimpleNamespace(stop=threading.Event())
     folder = Path("/nowhere")
     return StageRun(tools, claim, Workspace(folder, Directories(folder, folder, folder)), joblog, heartbeat)
 
 
-def refuse(isolation: Isolation, **facts: bool) -> None:
-    stage_of(isolation, **facts).refuse_foreign_code()
+def refuse(isolation: Isolation, inputs: dict[str, Any] | None = None, **facts: bool) -> None:
+    stage_of(isolation, inputs, **facts).refuse_foreign_code()
+
+
+def files_of(*names: str) -> Any:
+    return SimpleNamespace(files=[SimpleNamespace(path=name) for name in names])
 
 
 @pytest.mark.parametrize("fact", ["remote_code", "has_pickle"])
@@ -57,6 +61,15 @@ def test_foreign_code_is_refused_without_the_sandbox(fact: str) -> None:
 def test_a_pickle_that_is_the_only_form_of_the_weights_is_refused_without_the_sandbox() -> None:
     with pytest.raises(StageFailed):
         refuse(Isolation(obstacle="user.max_user_namespaces is 0"), has_pickle=True, has_safetensors=False)
+
+
+def test_pickles_of_a_second_model_are_refused_without_the_sandbox() -> None:
+    weights = {"quant_ckpt_path": files_of("model.pt", "scale.pt")}
+    with pytest.raises(StageFailed) as refusal:
+        refuse(Isolation(obstacle="user.max_user_namespaces is 0"), weights)
+    assert refusal.value.failure.cause == "sandbox_missing"
+    refuse(sandbox(), weights)
+    refuse(Isolation(), {"lora_dir.0": files_of("adapter_config.json", "adapter_model.safetensors")})
 
 
 def test_other_models_are_not_refused() -> None:

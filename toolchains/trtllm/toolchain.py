@@ -27,7 +27,7 @@ from toolchains.trtllm.output import verify
 from toolchains.trtllm.releases.adapters import adapter_model_options
 from toolchains.trtllm.releases.draft_heads import draft_model_options
 from toolchains.trtllm.releases.images import image_python
-from toolchains.trtllm.releases.precision_recipe import recipe_option_names
+from toolchains.trtllm.releases.precision_recipe import recipe_option_names, weights_model_options
 from toolchains.trtllm.releases.release import ReleaseDescriptor, all_releases, convert_option_names, find_release
 from toolchains.trtllm.serving import launch
 
@@ -40,7 +40,11 @@ class TensorRTLLM:
     # Not cpu_isa: an engine has no code for the CPU.
     binds_to = frozenset({"os", "arch", "gpu", "sm", "gpu_memory_gib", "mig", "ecc", "cuda", "driver", "tensorrt"})
     convert_options = convert_option_names() | recipe_option_names()
-    model_options: Mapping[str, tuple[str, ...]] = {**draft_model_options(), **adapter_model_options()}
+    model_options: Mapping[str, tuple[str, ...]] = {
+        **draft_model_options(),
+        **adapter_model_options(),
+        **weights_model_options(),
+    }
 
     def __init__(self, discover: Callable[[], Installation] = installation.discover) -> None:
         """`discover` finds the programs of this machine; tests give their own."""

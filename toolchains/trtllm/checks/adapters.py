@@ -131,7 +131,9 @@ def _modules_are_joined(context: BuildContext, adapter: RequestedAdapter, module
     # Later releases add the others by themselves, and `join_adapted_modules` does where the option names modules.
     joined = with_joined_modules(modules)
     if joined != modules:
-        detail = f"it adapts {', '.join(modules)}, and the release takes queries, keys and values together or not at all"
+        detail = (
+            f"it adapts {', '.join(modules)}, and the release takes queries, keys and values together or not at all"
+        )
         yield _adapter_problem("lora_joined", adapter, detail, f"lora_target_modules {', '.join(joined)} beside it")
 
 

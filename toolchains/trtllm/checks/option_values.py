@@ -62,6 +62,8 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
         code = "reserved_option"
         detail = f"{name} is an option of other precisions in TensorRT-LLM {version}: of {', '.join(precisions)}"
         remedy = "remove it, or ask for one of these precisions"
+        if reserved and reserved.instead == "/model":
+            remedy = f"use /model: {reserved.why}; or ask for one of these precisions"
     elif reserved:
         code = "reserved_option"
         detail = f"{name} is not set under /options: {reserved.why}"

@@ -16,17 +16,19 @@ from toolchains.trtllm.context.conversion import Conversion, checkpoint_folder, 
 from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
 from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
 from toolchains.trtllm.releases.model_family import find_family
+from toolchains.trtllm.releases.precision_recipe import recipe_table
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
 _NAME_DATA_SET = Path(__file__).parent / "name_data_set.py"
 _WHISPER_WEIGHTS = Path(__file__).parent / "whisper_weights.py"
 _WHISPER_FILE = Path(__file__).parent / "whisper_file.py"
+_TENSORS_ONLY = Path(__file__).parent / "tensors_only.py"
 TIMING_CACHE = "model.cache"  # below the scratch directory
 
 
 def commands(job: Job, directories: Directories, installation: Installation) -> tuple[Command, ...]:
-    """The programs of a stage, in order; the last copies the tokenizer, and the first may name calibration data."""
+    """The programs of a stage, in order; the last copies the tokenizer, and the first may prepare what they read."""
     release = find_release(job.version)
     is_stripped = job.stage is Stage.BUILD and bool(job.spec.options.get("strip_plan"))
     if job.stage is Stage.CONVERT:
@@ -41,21 +43,28 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
 
     # Caches in the home directory go to scratch. Nothing is fetched: the model's files are complete.
     environment = {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
+    conversion = conversion_of(job)
+    if job.stage is Stage.CONVERT and conversion is not None:
+        environment |= conversion.environment
     # Each program reports its own progress from 0 to 1, so each gets an equal part of the stage. trtllm-refit is short,
     # and its log lines are read as the last hundredths of a build.
     share = 1 / len(programs)
     planned = []
+    readable = (installation.examples, *installation.folders)
     for index, argv in enumerate(programs):
         span = (index * share, (index + 1) * share)
         if is_stripped:
             span = (0.0, 1.0)
-        readable = (installation.examples, *installation.folders)
         planned.append(Command(argv, environment, span, readable=readable))
     names = _data_set_names(job)
     if names:
         data = directories.inputs[CALIBRATION]
         name_argv = (sys.executable, "-I", str(_NAME_DATA_SET), str(data), *map(str, names))
         planned.insert(0, Command(name_argv, span=(0.0, 0.0)))
+    if job.stage is Stage.CONVERT and conversion is not None and conversion.loads_pickles:
+        # The image's Python has PyTorch; the worker's need not.
+        weights_argv = (installation.python, "-I", str(_TENSORS_ONLY), *_quantized_weights(directories))
+        planned.insert(0, Command(weights_argv, span=(0.0, 0.0), readable=readable))
     # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
     copy_argv = (sys.executable, "-I", str(_CARRY_TOKENIZER), str(directories.source), str(directories.output))
     return (*planned, Command(copy_argv))
@@ -67,6 +76,13 @@ def _data_set_names(job: Job) -> tuple[str, ...]:
     if job.stage is not Stage.CONVERT or conversion is None or job.spec.calibration is None:
         return ()
     return conversion.data_set_names(job.spec.calibration)
+
+
+def _quantized_weights(directories: Directories) -> list[str]:
+    """The folder of the weights that tensors_only.py writes, and the files that it loads."""
+    weights = recipe_table().quantized_weights
+    folder = directories.inputs[weights.option]
+    return [str(directories.scratch / weights.option), *(str(folder / name) for name in weights.files)]
 
 
 def stripped_engine(directories: Directories) -> Path:
@@ -103,6 +119,9 @@ def _script(conversion: Conversion, job: Job, directories: Directories, installa
     names = conversion.data_set_names(job.spec.calibration)
     if names:
         inputs[CALIBRATION] = str(directories.scratch / names[0])
+    if conversion.loads_pickles:
+        option = recipe_table().quantized_weights.option
+        inputs[option] = str(directories.scratch / option)
     arguments = conversion.arguments(
         source=str(directories.source), output=str(directories.output), inputs=inputs,
         precision=job.spec.precision, parallelism=job.spec.parallelism,

@@ -28,7 +28,9 @@ _LOGIT_BYTES = 4
 _QUANTIZED_BITS: Mapping[str, float] = {
     **dict.fromkeys(("int8_wo", "int8_sq", "int8_gptq", "fp8", "fp8_rowwise"), 8),
     "int4_wo": 4,
-    **dict.fromkeys(("int4_awq", "int4_gptq", "w4a8_awq"), 4.25),  # with a scale for each group of weights
+    **dict.fromkeys(
+        ("int4_awq", "int4_gptq", "w4a8_awq", "w4a8_qserve"), 4.25
+    ),  # with a scale for each group of weights
     "nvfp4": 4.5,
     "auto_quantize": 8,
 }
@@ -67,9 +69,11 @@ def convert_needs(job: Job) -> Needs:
     if conversion is not None and conversion.calibrates:
         gpu_memory = _CUDA_CONTEXT
         gpu_memory_in_all = round(_CALIBRATION * weights)
-    # The weights are rewritten twice for the script of Whisper, and the first copy is deleted after the second one.
+    # The weights are rewritten twice for the script of Whisper, and the first copy is deleted after the second one. Weights
+    # of another program are as large as the model's, and are written anew.
     family = find_family(job.facts.architecture)
-    if family is not None and family.reads_openai_file:
+    is_openai_file = family is not None and family.reads_openai_file
+    if is_openai_file or (conversion is not None and conversion.loads_pickles):
         scratch += 2 * weights
     # Draft heads may be added to a checkpoint of the base model, which is written first.
     if conversion is not None and conversion.base:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -41,6 +41,7 @@ class Conversion:
     limited_to_one: tuple[Role, ...]  # parallelism that the script has an option for but does not divide by
     calibrates: bool
     laid_out_for_sm: bool = False  # the weights are in the order that the kernels of the converting GPU read
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables that the script is run with
     draft_heads: DraftHeads | None = None  # None: the checkpoint has no draft heads
     base: Conversion | None = None  # makes the checkpoint that this one reads in place of the model
 
@@ -62,6 +63,11 @@ class Conversion:
         if self.base is None:
             return self.required_options
         return (*self.base.required_options, *self.required_options)
+
+    @property
+    def loads_pickles(self) -> bool:
+        """True if the script loads weights that another program quantized, which are pickles."""
+        return recipe_table().quantized_weights.option in self.required_options
 
     @property
     def is_quantize(self) -> bool:
@@ -200,6 +206,7 @@ def find_conversion(
             required_options=(*required_options, *conversion.required_options),
             limited_to_one=family.limited_to_one,
             laid_out_for_sm=conversion.laid_out_for_sm or family.asks_gpu(release.version),
+            environment={**family.environment.get(architecture, {}), **conversion.environment},
         )
     if family.script_only_reason:
         return None
@@ -230,12 +237,12 @@ def precisions_with_option(
     precisions = [("quantization", quantization) for quantization in table.quantization]
     precisions += [("kv_cache", kv_cache) for kv_cache in table.kv_cache]
     found = []
-    for field, value in precisions:
+    for name_of_field, value in precisions:
         conversion = find_conversion(
-            release, architecture, Precision.model_validate({field: value}), model_quantization
+            release, architecture, Precision.model_validate({name_of_field: value}), model_quantization
         )
         if conversion is not None and name in conversion.options:
-            found.append(f"{field} {value}")
+            found.append(f"{name_of_field} {value}")
     return found
 
 
@@ -323,6 +330,8 @@ def _find_recipes(
         programs = {recipe.program for recipe in recipes}
         if programs != {program}:
             continue
+        if precision.kv_cache is not None and recipes[0].without_kv_cache:
+            continue
         available = [
             recipe.is_available(release.version, architecture, script.options, model_quantization) for recipe in recipes
         ]
@@ -342,10 +351,12 @@ def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mappi
     allowed: set[str] = set()
     calibrates = False
     laid_out_for_sm = False
+    environment: dict[str, str] = {}
     for recipe in recipes:
         # One run calibrates weights and KV cache together, on the same data.
         calibrates = calibrates or recipe.calibrates
         laid_out_for_sm = laid_out_for_sm or recipe.laid_out_for_sm
+        environment.update(recipe.environment)
         fixed_arguments.update(recipe.arguments)
         required += recipe.required_options
         allowed.update(recipe.allowed_options, recipe.required_options)
@@ -370,4 +381,5 @@ def _follow(recipes: tuple[PrecisionRecipe, ...], script: Script, options: Mappi
         limited_to_one=(),
         calibrates=calibrates,
         laid_out_for_sm=laid_out_for_sm,
+        environment=environment,
     )

@@ -31,6 +31,7 @@ _ALGORITHMS: Mapping[str | None, frozenset[str | None]] = {
     "int4_gptq": frozenset({"W4A16_GPTQ"}),
     "int8_gptq": frozenset({"W8A16_GPTQ"}),
     "w4a8_awq": frozenset({"W4A8_AWQ"}),
+    "w4a8_qserve": frozenset({"W4A8_QSERVE_PER_GROUP", "W4A8_QSERVE_PER_CHANNEL"}),
     "fp8": frozenset({"FP8"}),
     "fp8_rowwise": frozenset({"FP8_PER_CHANNEL_PER_TOKEN"}),
     "nvfp4": frozenset({"NVFP4"}),

@@ -1,6 +1,6 @@
 """LoRA adapters that an engine is built with: their files, proven architectures, and names of modules.
 
-Source: tensorrt_llm/lora_manager.py and the classes of the models, from 0.9.0 on (`data/adapters.json` has the commits).
+Source: tensorrt_llm/lora_manager.py and the models' classes, from 0.9.0 on (`data/adapters.json` has the commits).
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class ModelFamily(FrozenModel):
     architecture_options: Mapping[str, Mapping[str, JsonValue]] = {}  # the same, by architecture
     variants: Mapping[str, tuple[Variant, ...]] = {}  # by option: the first that matches is its value, if unset
     later_models: Mapping[str, tuple[LaterModel, ...]] = {}  # by architecture
+    environment: Mapping[str, Mapping[str, str]] = {}  # by architecture: variables that the family's script is run with
     other_forms: Mapping[str, str] = {}  # by architecture: what releases before it take instead
     modelopt_only: Mapping[str, tuple[str, ...]] = {}  # by architecture: quantizations that quantize.py alone makes
     limited_to_one: tuple[Role, ...] = ()  # parallelism that the script parses but does not divide by

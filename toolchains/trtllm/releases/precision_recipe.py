@@ -63,6 +63,8 @@ class PrecisionRecipe(FrozenModel):
     since_of: Mapping[str, str] = {}  # architectures that failed in earlier releases → the first that works
     # The conversion orders the weights for the kernels of the GPU that it runs on: no GPU of another SM reads them.
     laid_out_for_sm: bool = False
+    without_kv_cache: bool = False  # no recipe of a KV cache goes with it, although the program has options for both
+    environment: Mapping[str, str] = {}  # variables that the program is run with
 
     def is_available(
         self, version: str, architecture: str, table: OptionTable, model_quantization: ModelQuantization | None
@@ -100,6 +102,13 @@ class Calibration(FrozenModel):
         return Version(version) < Version(self.fixed_names_until)
 
 
+class QuantizedWeights(FrozenModel):
+    """Weights that another program quantized, as files of a second model: the model itself gives its config.json."""
+
+    option: str  # names the second model
+    files: tuple[str, ...]  # of it, that the script loads: pickles of tensors
+
+
 class RecipeTable(DataFile):
     """Every recipe, in order of preference: the first one that is available is used."""
 
@@ -107,6 +116,7 @@ class RecipeTable(DataFile):
     quantization: Mapping[str, tuple[PrecisionRecipe, ...]]
     kv_cache: Mapping[str, tuple[PrecisionRecipe, ...]]
     calibration: Calibration
+    quantized_weights: QuantizedWeights
 
     def all_recipes(self) -> list[PrecisionRecipe]:
         recipes = list(self.plain)
@@ -126,6 +136,12 @@ def recipe_option_names() -> frozenset[str]:
     for recipe in recipe_table().all_recipes():
         names.update(recipe.allowed_options, recipe.required_options)
     return frozenset(names)
+
+
+def weights_model_options() -> dict[str, tuple[str, ...]]:
+    """Option that names quantized weights → the files that are read."""
+    weights = recipe_table().quantized_weights
+    return {weights.option: weights.files}
 
 
 def may_be_laid_out_for_sm(quantization: str | None, *, calibrated: bool) -> bool:

@@ -78,7 +78,10 @@ class PipelineWithAdapters(Pipeline):
 @pytest.mark.parametrize(("version", "tp"), [("0.12.0", 1), ("0.16.0", 2), (VERSION, 1)])
 def test_an_engine_contains_its_adapters(version: str, tp: int, tmp_path: Path) -> None:
     facts = PipelineWithAdapters(
-        tmp_path, version, options=LORA | {"max_lora_rank": 8, "lora_target_modules": ["attn_q"]}, parallelism={"tp": tp}
+        tmp_path,
+        version,
+        options=LORA | {"max_lora_rank": 8, "lora_target_modules": ["attn_q"]},
+        parallelism={"tp": tp},
     ).run_both()
     assert facts["differences"] == []
     assert facts["effective"]["build_config"]["lora_config"]["lora_dir"] == ["lora/0", "lora/1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.model_family import family_names
 from toolchains.trtllm.releases.precision_recipe import recipe_table
-from toolchains.trtllm.releases.release import all_releases
+from toolchains.trtllm.releases.release import all_releases, find_release
 from toolchains.trtllm.toolchain import TensorRTLLM
 
 HERE = TensorRTLLM(lambda: Installation(Path("/examples")))
@@ -359,3 +360,24 @@ def test_a_models_own_code_runs_only_if_it_is_trusted(trusted: bool, codes: list
     requested = spec_with("0.16.0", None)
     assert [problem.code for problem in find_problems(requested, model)] == codes
     assert ("--trust_remote_code" in convert(requested, model)) == trusted
+
+
+def test_weights_of_another_program_are_written_anew_before_the_script_reads_them() -> None:
+    requested = spec_with("0.16.0", "w4a8_qserve", options={"quant_ckpt_path": "hf:org/weights"})
+    requested = requested.model_copy(update={"precision": requested.precision.model_copy(update={"dtype": "float16"})})
+    normal, _ = HERE.normalise(requested, facts(), H100)
+    job = Job(stage=Stage.CONVERT, toolchain="trtllm", version="0.16.0", spec=normal, facts=facts(), platform=None)
+    directories = replace(DIRECTORIES, inputs={"quant_ckpt_path": Path("/in/weights")})
+    weights, script, _ = HERE.plan(job, directories)
+    assert " ".join(weights.argv).endswith("/scratch/quant_ckpt_path /in/weights/model.pt /in/weights/scale.pt")
+    assert "--quant_ckpt_path /scratch/quant_ckpt_path" in " ".join(script.argv)
+    # The other path of the script reads safetensors.
+    assert script.environment["TRTLLM_DISABLE_UNIFIED_CONVERTER"] == "1"
+    assert "quant_ckpt_path" in HERE.convert_options
+
+
+def test_scripts_get_the_environment_that_a_model_needs() -> None:
+    for architecture, expected in (("GraniteForCausalLM", True), (LLAMA, False)):
+        conversion = find_conversion(find_release("1.0.0"), architecture, Precision(), None)
+        assert conversion is not None
+        assert ("TRTLLM_DISABLE_UNIFIED_CONVERTER" in conversion.environment) is expected

@@ -23,6 +23,18 @@ def dtype(context: BuildContext) -> Iterator[Problem]:
         )
 
 
+def qserve_dtype(context: BuildContext) -> Iterator[Problem]:
+    # QServeW4A8Linear of tensorrt_llm/quantization/layers.py asserts it.
+    if context.spec.precision.quantization == "w4a8_qserve" and context.dtype not in ("float16", "auto"):
+        yield Problem(
+            pointer="/precision/dtype",
+            code="qserve_dtype",
+            detail="the kernels of w4a8_qserve are for float16 alone",
+            value=context.dtype,
+            expected="float16",
+        )
+
+
 def documented(context: BuildContext) -> Iterator[Problem]:
     quantization = context.spec.precision.quantization
     architecture = context.facts.architecture
@@ -56,4 +68,4 @@ def auto_quantization(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "autoq_formats", "autoq_format", detail, "one of the two")
 
 
-CHECKS: tuple[Check, ...] = (dtype, documented, auto_quantization)
+CHECKS: tuple[Check, ...] = (dtype, qserve_dtype, documented, auto_quantization)

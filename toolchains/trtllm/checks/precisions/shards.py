@@ -19,6 +19,8 @@ _AWQ = frozenset({"int4_awq", "w4a8_awq"})
 # Rows of a tile of the weight-only kernels (cutlass_preprocessors.cpp; issue #1833).
 _TILE = 64
 _PLAIN_WEIGHT_ONLY = ("int8_wo", "int4_wo")
+# What QServe packs together: a group, or a tile of 32 (qserve_pack_reorder_per_group of quantization/quantize.py).
+_QSERVE_GROUP, _QSERVE_TILE = 128, 32
 
 
 def block_size(context: BuildContext) -> Iterator[Problem]:
@@ -103,6 +105,28 @@ def weight_only_shards(context: BuildContext) -> Iterator[Problem]:
         yield _shard_problem(context, "wo_shards", detail, remedies)
 
 
+def qserve_shards(context: BuildContext) -> Iterator[Problem]:
+    # load_weights_from_deepcompressor of models/llama/convert.py divides weights and scales, and repeats no KV head.
+    if context.spec.precision.quantization != "w4a8_qserve" or context.conversion is None:
+        return
+    multiple = _QSERVE_TILE
+    if context.option_value("per_group"):
+        multiple = _QSERVE_GROUP
+    kv_heads, tp = context.facts.num_key_value_heads or 1, context.parallelism.tp
+    undivided = _undivided(context, multiple)
+    if undivided is not None:
+        detail = f"{undivided}, no multiple of {multiple}"
+    elif kv_heads % tp:
+        detail = f"the {kv_heads} KV heads do not divide among {tp} ranks, and the script repeats none"
+    else:
+        return
+    ranks = [size for size in _fitting_ranks(context, multiple) if kv_heads % size == 0]
+    remedies = []
+    if ranks:
+        remedies.append(f"tp {either(ranks)}")
+    yield _shard_problem(context, "qserve_shards", detail, remedies)
+
+
 def _allowed_block_sizes(context: BuildContext) -> tuple[int, ...]:
     """The sizes of blocks that the kernels of this precision take."""
     if "w4a8_awq" in _formats(context):
@@ -148,4 +172,4 @@ def _shard_problem(context: BuildContext, rule: str, detail: str, remedies: list
     )
 
 
-CHECKS: tuple[Check, ...] = (block_size, group_size, awq_shards, weight_only_shards)
+CHECKS: tuple[Check, ...] = (block_size, group_size, awq_shards, weight_only_shards, qserve_shards)
