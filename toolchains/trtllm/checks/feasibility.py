@@ -34,11 +34,14 @@ def quantized_model(context: BuildContext) -> Iterator[Problem]:
     first_release = _first_release_for(context)
     if first_release and Version(context.release.version) < Version(first_release):
         remedy = f"build with {first_release} or newer, or give the unquantized model"
+    reason = "that would override the spec's precision"
+    if model_quantization.method == "gptq" and model_quantization.bits != 4:
+        # update_quant_config_from_hf of examples/models/core/llama/convert_checkpoint.py @368f8f2a.
+        reason = "the scripts take every GPTQ model for one of 4 bits"
     yield Problem(
         pointer="/model",
         code="quantized_model",
-        detail=f"the model is quantized already ({model_quantization.described}), and that would override the spec's "
-        "precision",
+        detail=f"the model is quantized already ({model_quantization.described}), and {reason}",
         value=model_quantization.method,
         expected="a model in float32, float16 or bfloat16, or one quantized as this release and family take it",
         remedy=remedy,

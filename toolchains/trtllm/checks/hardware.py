@@ -55,6 +55,7 @@ _PRECISION_NEEDS = (
     # Two rules, in force one after the other: 0.15 brought fp8_rowwise to Ada.
     _PrecisionNeed("fp8_rowwise_hopper", "quantization", "fp8_rowwise", _HOPPER),
     _PrecisionNeed("fp8_rowwise_sm", "quantization", "fp8_rowwise", _ADA),
+    _PrecisionNeed("fp8_rowwise_sm", "quantization", "fp8_pc_pt", _ADA),
     _PrecisionNeed("qserve_sm", "quantization", "w4a8_qserve", _AMPERE),
     _PrecisionNeed("nvfp4_sm", "quantization", "nvfp4", _BLACKWELL),
 )

@@ -14,7 +14,7 @@ _AMPERE = 80  # compute capability
 _PLUGIN = "lora_plugin"
 # Layers that assert that there is no LoRA (tensorrt_llm/quantization/layers.py @42a7b092; issues #2603, #2604 and
 # #12703, pull request #12229).
-_WITHOUT_LORA = ("int8_sq", "fp8_rowwise", "nvfp4", "w4a8_qserve")
+_WITHOUT_LORA = ("int8_sq", "fp8_rowwise", "fp8_pc_pt", "nvfp4", "w4a8_qserve")
 # Families whose model class implements `use_lora`, by the rule for the releases without it. The base class raises
 # NotImplementedError (tensorrt_llm/top_model_mixin.py @42a7b092). None: in every release.
 _WITHOUT_LORA_BEFORE: dict[str, str | None] = {

@@ -26,7 +26,7 @@ _COPIES_ON_DISK = 3  # source, result, and the file that is being written or upl
 _LOGIT_BYTES = 4
 
 _QUANTIZED_BITS: Mapping[str, float] = {
-    **dict.fromkeys(("int8_wo", "int8_sq", "int8_gptq", "fp8", "fp8_rowwise"), 8),
+    **dict.fromkeys(("int8_wo", "int8_sq", "fp8", "fp8_rowwise", "fp8_pc_pt"), 8),
     "int4_wo": 4,
     **dict.fromkeys(
         ("int4_awq", "int4_gptq", "w4a8_awq", "w4a8_qserve"), 4.25

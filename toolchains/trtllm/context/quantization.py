@@ -7,8 +7,8 @@ from toolchains.trtllm.context.build_context import BuildContext
 # Weights of the builder's FP8 workflow since 0.20; before, `fp8` alone (tensorrt_llm/builder.py of main, Oct 2025).
 _FP8_WORKFLOW = frozenset({"fp8", "w4a8_awq", "nvfp4"})
 
-WEIGHT_ONLY = frozenset({"int8_wo", "int4_wo", "int8_gptq", "int4_gptq", "int4_awq"})
-SCALED_PER_CHANNEL_OR_TOKEN = frozenset({"fp8_rowwise"})
+WEIGHT_ONLY = frozenset({"int8_wo", "int4_wo", "int4_gptq", "int4_awq"})
+SCALED_PER_CHANNEL_OR_TOKEN = frozenset({"fp8_rowwise", "fp8_pc_pt"})
 SMOOTH_QUANT = "int8_sq"
 
 

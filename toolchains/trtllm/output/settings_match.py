@@ -29,11 +29,11 @@ _ALGORITHMS: Mapping[str | None, frozenset[str | None]] = {
     # The script of Llama converts AutoAWQ's weights to the form of GPTQ (convert_checkpoint.py @368f8f2a).
     "int4_awq": frozenset({"W4A16_AWQ", "W4A16_GPTQ"}),
     "int4_gptq": frozenset({"W4A16_GPTQ"}),
-    "int8_gptq": frozenset({"W8A16_GPTQ"}),
     "w4a8_awq": frozenset({"W4A8_AWQ"}),
     "w4a8_qserve": frozenset({"W4A8_QSERVE_PER_GROUP", "W4A8_QSERVE_PER_CHANNEL"}),
     "fp8": frozenset({"FP8"}),
     "fp8_rowwise": frozenset({"FP8_PER_CHANNEL_PER_TOKEN"}),
+    "fp8_pc_pt": frozenset({"FP8_PER_CHANNEL_PER_TOKEN"}),
     "nvfp4": frozenset({"NVFP4"}),
     "auto_quantize": frozenset({MIXED_PRECISION}),
 }

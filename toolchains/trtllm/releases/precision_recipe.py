@@ -19,6 +19,7 @@ from toolchains.trtllm.releases.option_table import OptionTable
 Program = Literal["convert", "quantize"]
 
 MODELOPT = "modelopt"  # quant_method of ModelOpt's Hugging Face checkpoints
+MODELOPT_AWQ = "W4A16_AWQ"  # quant_algo of those that have blocks of 4 bits
 SOURCE = "{source}"  # stands for the model's directory in the arguments of a recipe
 
 

@@ -19,7 +19,7 @@ REFUSALS = [
     ),
     Refusal(
         "fp8_sm", "/precision/quantization", quantized("fp8"), platform=A100, allowed_platform=L40S,
-        expected="null, int8_wo, int4_wo, int8_sq, int4_awq, int4_gptq, int8_gptq, w4a8_qserve, auto_quantize",
+        expected="null, int8_wo, int4_wo, int8_sq, int4_awq, int4_gptq, w4a8_qserve, auto_quantize",
     ),
     Refusal(
         "fp8_kv_sm", "/precision/kv_cache", quantized(None, "fp8"), platform=A100, expected="null, int8",

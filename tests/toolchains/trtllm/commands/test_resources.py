@@ -56,7 +56,7 @@ def test_a_calibration_of_the_smallest_model_needs_a_gpu() -> None:
     assert needs(Stage.CONVERT, facts(weight_bytes=0), **precision("fp8")).gpu
 
 
-LAID_OUT = {"int8_wo", "int4_wo", "int8_gptq", "int4_gptq", "int4_awq"}
+LAID_OUT = {"int8_wo", "int4_wo", "int4_gptq", "int4_awq"}
 MODELS = (
     None,
     {"quant_method": "gptq", "bits": 4},

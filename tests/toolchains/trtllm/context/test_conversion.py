@@ -255,7 +255,9 @@ def test_a_precision_that_no_table_proves_is_refused(
         ("0.17.0", LLAMA, MODELOPT_FP8, "fp8", []),
         ("0.16.0", LLAMA, MODELOPT_FP8, None, ["quantized_model"]),
         ("1.2.1", LLAMA, MODELOPT_FP8, "nvfp4", ["quantized_model"]),
-        ("1.2.1", LLAMA, {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}, None, ["quantized_model"]),
+        ("1.2.1", LLAMA, {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ"}, None, []),
+        ("1.2.1", LLAMA, {"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, None, ["quantized_model"]),
+        ("1.2.1", LLAMA, GPTQ | {"bits": 8}, None, ["quantized_model"]),
         ("1.2.1", "DeciLMForCausalLM", MODELOPT_FP8, None, ["quantized_model"]),  # its script lacks the flag
         ("0.18.0", "NemotronForCausalLM", MODELOPT_FP8, None, ["quantized_model"]),
     ],

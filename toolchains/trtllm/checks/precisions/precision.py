@@ -9,6 +9,10 @@ from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
 from toolchains.trtllm.releases.documented_precisions import nvfp4_architectures, undocumented_model
+from toolchains.trtllm.releases.precision_recipe import MODELOPT, quantization_of
+
+# What tensorrt_llm/quantization/quantize.py excludes by itself: the head, embeddings, and routers of experts.
+_NEVER_QUANTIZED = frozenset({"lm_head", "embed_tokens", "gate", "router"})
 
 
 def dtype(context: BuildContext) -> Iterator[Problem]:
@@ -33,6 +37,31 @@ def qserve_dtype(context: BuildContext) -> Iterator[Problem]:
             value=context.dtype,
             expected="float16",
         )
+
+
+def excluded_layers(context: BuildContext) -> Iterator[Problem]:
+    """Layers that ModelOpt left unquantized, and that the scripts take for quantized like the others."""
+    model_quantization = quantization_of(context.facts)
+    if model_quantization is None or model_quantization.method != MODELOPT or context.conversion is None:
+        return
+    config = context.facts.quantization_config or {}
+    # hf_quant_config.json has one name, and config.json of newer exports the other.
+    patterns = config.get("exclude_modules") or config.get("ignore") or []
+    unexpected = [str(pattern) for pattern in patterns if not _is_never_quantized(str(pattern))]
+    if unexpected:
+        yield Problem(
+            pointer="/model",
+            code="modelopt_excluded",
+            detail=f"the model's quantization leaves out {', '.join(unexpected[:3])}, and the script quantizes them",
+            value=unexpected[0],
+            expected="a model whose quantization leaves out lm_head and the routers of experts alone",
+            remedy="give the unquantized model with calibration",
+        )
+
+
+def _is_never_quantized(pattern: str) -> bool:
+    last_part = pattern.replace("*", "").rstrip(".").rpartition(".")[2]
+    return last_part in _NEVER_QUANTIZED
 
 
 def documented(context: BuildContext) -> Iterator[Problem]:
@@ -68,4 +97,4 @@ def auto_quantization(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "autoq_formats", "autoq_format", detail, "one of the two")
 
 
-CHECKS: tuple[Check, ...] = (dtype, qserve_dtype, documented, auto_quantization)
+CHECKS: tuple[Check, ...] = (dtype, qserve_dtype, excluded_layers, documented, auto_quantization)

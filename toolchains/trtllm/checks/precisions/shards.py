@@ -10,7 +10,7 @@ from toolchains.trtllm.checks.check import Check, divisors, either, refused_opti
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
 from toolchains.trtllm.context.widths import split_widths
-from toolchains.trtllm.releases.precision_recipe import quantization_of
+from toolchains.trtllm.releases.precision_recipe import MODELOPT_AWQ, quantization_of
 
 _BLOCK_OPTION = "awq_block_size"
 # Blocks that the kernels have (cpp/.../fpA_intB_gemm_template.h @250d9c29 @42a7b092; issues #988 and #1547).
@@ -38,19 +38,22 @@ def block_size(context: BuildContext) -> Iterator[Problem]:
 
 def group_size(context: BuildContext) -> Iterator[Problem]:
     """The size that the weights of the model have already."""
-    model_quantization = quantization_of(context.facts)
-    if model_quantization is None or model_quantization.method not in ("gptq", "awq"):
+    sizes = _BLOCK_SIZES
+    if _has_modelopt_blocks(context):
+        # The script takes the size from an option, not from the model, and the option's default is what the farm uses.
+        sizes = _W4A8_BLOCK_SIZES
+    elif getattr(quantization_of(context.facts), "method", None) not in ("gptq", "awq"):
         return
     group = (context.facts.quantization_config or {}).get("group_size")
     # Without a conversion no program takes the weights at all: `checks.feasibility` reports that.
-    if context.conversion is None or not isinstance(group, int) or group in _BLOCK_SIZES:
+    if context.conversion is None or not isinstance(group, int) or group in sizes:
         return
     yield Problem(
         pointer="/model",
         code="group_size",
-        detail=f"the model's weights are quantized in groups of {group}, and the kernels take groups of 64 or 128",
+        detail=f"the model's weights have groups of {group}, and the release takes groups of {either(sizes)}",
         value=group,
-        expected="weights in groups of 64 or 128",
+        expected=f"weights in groups of {either(sizes)}",
         remedy="take such weights, or quantize the original model with int4_awq",
     )
 
@@ -58,9 +61,10 @@ def group_size(context: BuildContext) -> Iterator[Problem]:
 def awq_shards(context: BuildContext) -> Iterator[Problem]:
     # ModelOpt refuses to export blocks that a rank would have in part (modelopt/torch/export/postprocess.py,
     # check_weight_shape_valid; issues #1636 and #2445 of NVIDIA/TensorRT-LLM). Weights that AutoAWQ or AutoGPTQ
-    # quantized are padded instead (tensorrt_llm/quantization/layers.py @42a7b092).
-    is_calibrated = context.conversion is not None and context.conversion.calibrates
-    if not is_calibrated or not _AWQ & _formats(context) or context.is_encoder_decoder:
+    # quantized are padded instead (tensorrt_llm/quantization/layers.py @42a7b092), and those that ModelOpt quantized
+    # before are not (postprocess_weight_only_groupwise of tensorrt_llm/quantization/functional.py of main, 2025).
+    has_blocks = context.conversion is not None and (context.conversion.calibrates or _has_modelopt_blocks(context))
+    if not has_blocks or not _AWQ & _formats(context) or context.is_encoder_decoder:
         return
     block = context.number(_BLOCK_OPTION, 128)
     # `block_size` reports another size; its shards decide nothing.
@@ -127,9 +131,15 @@ def qserve_shards(context: BuildContext) -> Iterator[Problem]:
     yield _shard_problem(context, "qserve_shards", detail, remedies)
 
 
+def _has_modelopt_blocks(context: BuildContext) -> bool:
+    """True if ModelOpt quantized the model to AWQ already."""
+    model_quantization = quantization_of(context.facts)
+    return model_quantization is not None and model_quantization.algorithm == MODELOPT_AWQ
+
+
 def _allowed_block_sizes(context: BuildContext) -> tuple[int, ...]:
     """The sizes of blocks that the kernels of this precision take."""
-    if "w4a8_awq" in _formats(context):
+    if "w4a8_awq" in _formats(context) or _has_modelopt_blocks(context):
         return _W4A8_BLOCK_SIZES
     return _BLOCK_SIZES
 
