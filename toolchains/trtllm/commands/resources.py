@@ -69,8 +69,8 @@ def convert_needs(job: Job) -> Needs:
     if conversion is not None and conversion.calibrates:
         gpu_memory = _CUDA_CONTEXT
         gpu_memory_in_all = round(_CALIBRATION * weights)
-    # The weights are rewritten twice for the script of Whisper, and the first copy is deleted after the second one. Weights
-    # of another program are as large as the model's, and are written anew.
+    # The weights are rewritten twice for the script of Whisper, and the first copy is deleted after the second one.
+    # Weights of another program are as large as the model's, and are written anew.
     family = find_family(job.facts.architecture)
     is_openai_file = family is not None and family.reads_openai_file
     if is_openai_file or (conversion is not None and conversion.loads_pickles):
