@@ -24,7 +24,7 @@ from workers.stage_run import StageRun
 from workers.workspace import Workspace
 
 
-def stage_of(isolation: Isolation, inputs: dict[str, Any] | None = None, **facts: bool) -> StageRun:
+def stage_of(isolation: Isolation, inputs: Any = None, **facts: bool) -> StageRun:
     """A stage of a model with these facts, and with these inputs."""
     no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
     all_facts = SimpleNamespace(**(no_code | facts))
@@ -38,7 +38,7 @@ def stage_of(isolation: Isolation, inputs: dict[str, Any] | None = None, **facts
     return StageRun(tools, claim, Workspace(folder, Directories(folder, folder, folder)), joblog, heartbeat)
 
 
-def refuse(isolation: Isolation, inputs: dict[str, Any] | None = None, **facts: bool) -> None:
+def refuse(isolation: Isolation, inputs: Any = None, **facts: bool) -> None:
     stage_of(isolation, inputs, **facts).refuse_foreign_code()
 
 

@@ -38,7 +38,7 @@ def block_size(context: BuildContext) -> Iterator[Problem]:
 
 def group_size(context: BuildContext) -> Iterator[Problem]:
     """The size that the weights of the model have already."""
-    sizes = _BLOCK_SIZES
+    sizes: tuple[int, ...] = _BLOCK_SIZES
     if _has_modelopt_blocks(context):
         # The script takes the size from an option, not from the model, and the option's default is what the farm uses.
         sizes = _W4A8_BLOCK_SIZES
