@@ -89,6 +89,10 @@ class Standby:
         """
         with self._lock:
             workspace, self._next = self._next, None
+        if workspace is not None and not workspace.is_complete():
+            # Whoever cleans disks has removed it: the attempt must not fail for that.
+            workspace.remove()
+            workspace = None
         if workspace is None:
             workspace = Workspace.make(self._root)
         try:

@@ -48,19 +48,32 @@ class Workspace:
         root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="attempt-", dir=root))
         directories = Directories(folder / "source", folder / "output", folder / "scratch")
-        for directory in (directories.source, directories.output, directories.scratch, folder / "inputs"):
+        workspace = cls(folder, directories)
+        for directory in workspace.all_directories():
             directory.mkdir()
-        return cls(folder, directories)
+        return workspace
+
+    def is_complete(self) -> bool:
+        """True if all its directories are there."""
+        return all(directory.is_dir() for directory in self.all_directories())
+
+    def all_directories(self) -> tuple[Path, ...]:
+        """Those of the stage, and that of its inputs."""
+        return (self.directories.source, self.directories.output, self.directories.scratch, self.inputs)
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "inputs"
 
     def paths(self, view: StageView) -> StagePaths:
         """What the stage's programs see."""
         directories = self.directories
-        readable = (directories.source, self.folder / "inputs", *view.readable)
+        readable = (directories.source, self.inputs, *view.readable)
         return StagePaths(directories.scratch, writable=(directories.output,), readable=readable, gpu=view.gpu)
 
     def add_inputs(self, names: Iterable[str]) -> Mapping[str, Path]:
         """Make a directory for each of the stage's inputs."""
-        inputs = {name: self.folder / "inputs" / name for name in names}
+        inputs = {name: self.inputs / name for name in names}
         for directory in inputs.values():
             directory.mkdir(parents=True)
         self.directories = replace(self.directories, inputs=inputs)

@@ -126,6 +126,15 @@ def test_a_prepared_supervisor_that_was_killed_is_replaced(standby: Standby) -> 
         assert run(standby, taken, "print('ran')")[1] == "ran\n"
 
 
+def test_a_prepared_folder_that_was_cleaned_away_is_replaced(standby: Standby) -> None:
+    workspace = prepared(standby)
+    workspace.directories.output.rmdir()
+    with standby.workspace() as other:
+        assert not workspace.folder.exists()
+        assert run(standby, other, "print('ran')")[1] == "ran\n"
+    wait_until_gone(workspace.folder)
+
+
 def test_what_no_stage_needed_ends_with_the_standby(standby: Standby) -> None:
     workspace = prepared(standby)
     assert alive(workspace.folder)
