@@ -112,7 +112,7 @@ def test_tokens_are_bounded_by_the_input_alone(requested: dict[str, int], expect
 @pytest.mark.parametrize(
     ("model", "name", "value", "remedy"),
     [
-        (T5, "max_encoder_input_len", 512, "use /limits/max_input_len"),
+        (T5, "max_encoder_input_len", 512, "use /limits/max_input_len: 512"),
         (T5, "strip_plan", True, "remove it"),
         (T5, "speculative_decoding_mode", "draft_tokens_external", "remove it"),
         (BART, "lora_target_modules", ["attn_q"], "remove it"),
@@ -120,7 +120,7 @@ def test_tokens_are_bounded_by_the_input_alone(requested: dict[str, int], expect
         (T5, "model_type", "bart", "remove it"),
         (BART, "nougat", True, "remove it"),
         (BART, "use_implicit_relative_attention", True, "remove it"),
-        (T5, "use_weight_only", True, "use /precision/quantization"),
+        (T5, "use_weight_only", True, "remove it: the farm makes no quantisation of this model"),
     ],
 )
 def test_an_option_closed_to_encoder_decoders_is_refused_with_a_remedy(

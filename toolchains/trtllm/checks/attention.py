@@ -11,6 +11,7 @@ from toolchains.trtllm.context.quantization import has_fp8_cache, has_fp8_workfl
 
 _TURING = 75  # compute capability
 _PAGED, _FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
+_FP32_ACCUMULATION = "context_fmha_fp32_acc"
 
 
 def paged_attention(context: BuildContext) -> Iterator[Problem]:
@@ -21,22 +22,38 @@ def paged_attention(context: BuildContext) -> Iterator[Problem]:
     if context.platform.gpu is not None and context.sm < _TURING and context.enabled("context_fmha"):
         detail = f"paged context attention has no kernels for SM {context.platform.sm}"
         yield refused_option(context, "paged_fmha_volta", _PAGED, detail, "disable")
-    # Both combinations are asserted in tensorrt_llm/builder.py @9bd15f19 @aaacc9bd (0.10 to before 0.20).
+    # The builder asserts them (tensorrt_llm/builder.py @250d9c29 @9bd15f19 @aaacc9bd).
     if has_int8_cache(context):
         detail = "paged context attention does not go with an int8 KV cache"
-        yield refused_option(context, "paged_fmha_int8", _PAGED, detail, "disable")
-    if has_fp8_cache(context) and not has_fp8_workflow(context, since_020=False):
+        yield refused_option(context, "paged_fmha_int8", _PAGED, detail, "disable, or precision.kv_cache null")
+    if has_fp8_cache(context):
+        # A rule of 0.9: later releases take FP8 weights with it.
+        detail = "paged context attention does not go with an FP8 KV cache"
+        yield refused_option(context, "paged_fmha_fp8kv_09", _PAGED, detail, "disable, or precision.kv_cache null")
+    if has_fp8_cache(context) and not has_fp8_workflow(context):
         detail = "paged context attention over an FP8 KV cache needs FP8 weights"
         yield refused_option(context, "paged_fmha_fp8kv", _PAGED, detail, "disable, or quantization fp8")
 
 
 def fp8_attention(context: BuildContext) -> Iterator[Problem]:
-    """From 0.20 the builder switches it off where it does not go with the KV cache."""
-    # The plugin asks for the scales of an FP8 KV cache (issues #2112, #2125 and #2447 of NVIDIA/TensorRT-LLM).
-    if not context.enabled(_FP8) or not has_fp8_workflow(context, since_020=False) or has_fp8_cache(context):
+    """From 0.20 the builder switches it off where it does not go with the KV cache, or without context attention."""
+    if not context.enabled(_FP8) or not has_fp8_workflow(context):
         return
-    detail = "FP8 context attention needs an FP8 KV cache"
-    yield refused_option(context, "fp8_fmha_kv", _FP8, detail, "disable, or precision.kv_cache fp8")
+    # The plugin asks for the scales of an FP8 KV cache (issues #2112, #2125 and #2447 of NVIDIA/TensorRT-LLM).
+    if not has_fp8_cache(context):
+        detail = "FP8 context attention needs an FP8 KV cache"
+        yield refused_option(context, "fp8_fmha_kv", _FP8, detail, "disable, or precision.kv_cache fp8")
+    # The plugin asserts it (gptAttentionCommon.cpp of 0.9.0 to 0.14.0).
+    if not context.enabled("context_fmha"):
+        detail = "FP8 context attention is a form of context attention, and context_fmha is disable"
+        yield refused_option(context, "fp8_fmha_alone", _FP8, detail, "disable, or context_fmha enable")
+
+
+def fp32_accumulation(context: BuildContext) -> Iterator[Problem]:
+    # The plugin asserts it (gptAttentionCommon.cpp of 0.8.0 to 0.14.0).
+    if context.platform.gpu is not None and context.sm < _TURING and context.enabled(_FP32_ACCUMULATION):
+        detail = f"context attention accumulates in FP16 alone on SM {context.platform.sm}"
+        yield refused_option(context, "fp32_acc_volta", _FP32_ACCUMULATION, detail, "disable")
 
 
 def latent_attention(context: BuildContext) -> Iterator[Problem]:
@@ -61,6 +78,10 @@ def streamingllm(context: BuildContext) -> Iterator[Problem]:
     # Up to 1.1: tensorrt_llm/commands/build.py @aaacc9bd.
     if context.architecture != "LlamaForCausalLM":
         yield refused_option(context, "streamingllm_llama", "streamingllm", "it is for Llama only", "disable")
+    # The plugin asserts it when it first runs (gptAttentionCommon.cpp of 0.10.0 to 0.14.0, an error in the log before).
+    if context.enabled(_PAGED):
+        detail = "paged context attention does not go with streamingllm"
+        yield refused_option(context, "streamingllm_fmha", _PAGED, detail, "disable, or streamingllm disable")
 
 
-CHECKS: tuple[Check, ...] = (paged_attention, fp8_attention, latent_attention, streamingllm)
+CHECKS: tuple[Check, ...] = (paged_attention, fp8_attention, fp32_accumulation, latent_attention, streamingllm)

@@ -12,12 +12,7 @@ from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.draft_heads import available_modes
-from toolchains.trtllm.releases.precision_recipe import (
-    PrecisionRecipe,
-    quantization_name,
-    quantization_of,
-    recipe_table,
-)
+from toolchains.trtllm.releases.precision_recipe import quantization_name, quantization_of
 from toolchains.trtllm.releases.release import all_releases
 
 _PARALLELISM_NAMES = {"tp": "tensor", "pp": "pipeline", "cp": "context"}
@@ -75,36 +70,16 @@ def precision(context: BuildContext) -> Iterator[Problem]:
     if requested.kv_cache is not None and not is_possible(context, quantization=None):
         impossible.append("kv_cache")
     for field in impossible or ["kv_cache"]:
-        # If both are impossible, each is answered as if the other were mended: together with it nothing is possible.
-        unset = {other: None for other in impossible if other != field}
-        yield _impossible_precision(context, field, unset)
-
-
-def _impossible_precision(context: BuildContext, field: str, unset: dict[str, None]) -> Problem:
-    """
-    Args:
-        unset: fields that count as not given while the possible values of `field` are listed.
-    """
-    value = getattr(context.spec.precision, field)
-    version, architecture = context.release.version, context.facts.architecture
-    detail = f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {version}"
-    recipes: dict[str, tuple[PrecisionRecipe, ...]] = getattr(recipe_table(), field)
-    possible = []
-    if is_possible(context, **unset, **{field: None}):
-        possible.append("null")
-    possible += [name for name in recipes if is_possible(context, **unset, **{field: name})]
-    if context.family and context.family.unquantized_reason:
-        detail += f": {context.family.unquantized_reason}"
-        possible = ["null"]
-    elif context.family and context.family.script_only_reason:
-        detail += f": {context.family.script_only_reason}"
-    return Problem(
-        pointer=f"/precision/{field}",
-        code=field,
-        detail=detail,
-        value=value,
-        expected=", ".join(possible),
-    )
+        value, architecture = getattr(requested, field), context.facts.architecture
+        detail = (
+            f"no conversion of {architecture} to {field} {value} is proven for TensorRT-LLM {context.release.version}"
+        )
+        if context.family and context.family.unquantized_reason:
+            detail += f": {context.family.unquantized_reason}"
+        elif context.family and context.family.script_only_reason:
+            detail += f": {context.family.script_only_reason}"
+        # `checks.precisions.legal_values` adds what would be possible.
+        yield Problem(pointer=f"/precision/{field}", code=field, detail=detail, value=value)
 
 
 def is_possible(context: BuildContext, **changed_fields: str | None) -> bool:

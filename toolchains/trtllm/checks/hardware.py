@@ -1,4 +1,4 @@
-"""Check the GPU: what it cannot do, and the builder would find out late."""
+"""Check what the GPU cannot do, and the builder would find out late. `checks.gpus` checks that it is known at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from toolchains.trtllm.context.quantization import (
     SCALED_PER_CHANNEL_OR_TOKEN,
     SMOOTH_QUANT,
     WEIGHT_ONLY,
+    has_fp8_workflow,
     has_int8_cache,
 )
-from toolchains.trtllm.releases.precision_recipe import recipe_table
-from toolchains.trtllm.releases.rule_table import in_force, rules
 
 # Compute capabilities (SM) as numbers.
 _TURING, _AMPERE, _ADA, _HOPPER, _BLACKWELL, _AFTER_SM100 = 75, 80, 89, 90, 100, 120
-# GPUs that came after the first Blackwell, each with the rule for the releases that do not know it.
-_LATER_GPUS = {103: "sm103", 121: "sm121"}
 
 # Options that are refused on SM 100 (tensorrt_llm/plugin/plugin.py @c20322ff).
 _SM100_REFUSED = (
@@ -43,6 +40,7 @@ class _PrecisionNeed(NamedTuple):
 
 _PRECISION_NEEDS = (
     _PrecisionNeed("bf16_sm", "dtype", "bfloat16", 80),
+    _PrecisionNeed("sq_sm", "quantization", "int8_sq", _AMPERE),
     _PrecisionNeed("fp8_sm", "quantization", "fp8", _ADA),
     _PrecisionNeed("fp8_kv_sm", "kv_cache", "fp8", _ADA),
     _PrecisionNeed("w4a8_hopper", "quantization", "w4a8_awq", _HOPPER),
@@ -61,75 +59,22 @@ _PRECISION_NEEDS = (
 )
 
 
-def gpu(context: BuildContext) -> Iterator[Problem]:
-    sm, version = context.platform.sm, context.release.version
-    if context.platform.gpu is None:
-        yield Problem(
-            pointer="/platform",
-            code="needs_gpu",
-            detail="TensorRT-LLM builds engines for GPUs, and this platform has none",
-            value=context.platform.label(),
-            expected="a platform with gpu and sm",
-        )
-    elif context.sm < _TURING:
-        # Since 0.16 (docs/source/reference/support-matrix.md @aaacc9bd).
-        yield Problem(
-            pointer="/platform/sm",
-            code="volta",
-            detail=f"SM {sm} is no longer supported by TensorRT-LLM {version}",
-            value=sm,
-            expected=f"SM {_TURING} or newer",
-        )
-    elif context.sm >= _BLACKWELL:
-        # Before 0.17 (docs/source/release-notes.md @001eaece).
-        yield Problem(
-            pointer="/platform/sm",
-            code="blackwell",
-            detail=f"SM {sm} is newer than TensorRT-LLM {version}",
-            value=sm,
-            expected="0.17.0 or newer",
-        )
-    rule = _LATER_GPUS.get(context.sm)
-    if rule is not None:
-        since = rules()[rule].until
-        yield Problem(
-            pointer="/platform/sm",
-            code=rule,
-            detail=f"SM {sm} is newer than TensorRT-LLM {version}",
-            value=sm,
-            expected=f"{since} or newer",
-        )
-
-
 def precision(context: BuildContext) -> Iterator[Problem]:
     if context.platform.gpu is None:
         return
     # The builder itself fails late, after minutes on the GPU (issues #1428 and #2229 of NVIDIA/TensorRT-LLM).
     for need in _PRECISION_NEEDS:
         if getattr(context.spec.precision, need.field) == need.value and context.sm < need.min_sm:
+            expected = None  # of the other fields: `checks.precisions.legal_values`
+            if need.field == "dtype":
+                expected = "float16 or float32"
             yield Problem(
                 pointer=f"/precision/{need.field}",
                 code=need.rule,
                 detail=f"SM {context.platform.sm} has no {need.value}; it needs SM {need.min_sm} or newer",
                 value=need.value,
-                expected=_possible_values(context, need.field),
+                expected=expected,
             )
-
-
-def _possible_values(context: BuildContext, field: str) -> str:
-    """The values of this field that the GPU can do, in words."""
-    if field == "dtype":
-        return "float16 or float32"
-    # A value is offered if its rule is not in force in this release, or the GPU is new enough for it.
-    recipes: dict[str, object] = getattr(recipe_table(), field)
-    possible = ["null", *recipes]
-    for need in _PRECISION_NEEDS:
-        if need.field != field or context.sm >= need.min_sm:
-            continue
-        # A value may have two rules, one in force after the other.
-        if in_force(need.rule, context.release.version) and need.value in possible:
-            possible.remove(need.value)
-    return ", ".join(possible)
 
 
 def ada_w4a8(context: BuildContext) -> Iterator[Problem]:
@@ -154,7 +99,7 @@ def sm120_precision(context: BuildContext) -> Iterator[Problem]:
             code="sm120_fp8",
             detail=f"TensorRT-LLM {context.release.version} has no FP8 kernels for SM {context.platform.sm}",
             value=quantization,
-            expected="null, or build with 0.19.0 or newer",
+            remedy="build with 0.19.0 or newer, or without FP8",
         )
 
 
@@ -176,17 +121,16 @@ def sm100_precision(context: BuildContext) -> Iterator[Problem]:
         return
     refused = []
     if context.spec.precision.quantization in WEIGHT_ONLY | SCALED_PER_CHANNEL_OR_TOKEN | {SMOOTH_QUANT}:
-        refused.append(("quantization", "null, fp8, nvfp4"))
+        refused.append("quantization")
     if has_int8_cache(context):
-        refused.append(("kv_cache", "null, fp8"))
-    for field, expected in refused:
+        refused.append("kv_cache")
+    for field in refused:
         value = getattr(context.spec.precision, field)
         yield Problem(
             pointer=f"/precision/{field}",
             code="sm100_int",
             detail=f"the builder refuses {value} on SM {context.platform.sm}",
             value=value,
-            expected=expected,
         )
 
 
@@ -208,7 +152,7 @@ def fp8_attention(context: BuildContext) -> Iterator[Problem]:
     # Two rules, in force one after the other: 0.12 brought FP8 context attention to Ada
     # (docs/source/release-notes.md @001eaece; issues #1864 and #2855 of NVIDIA/TensorRT-LLM).
     option = "use_fp8_context_fmha"
-    if context.platform.gpu is None or context.spec.precision.quantization != "fp8" or not context.enabled(option):
+    if context.platform.gpu is None or not has_fp8_workflow(context) or not context.enabled(option):
         return
     for rule, min_sm in (("fp8_fmha_hopper", _HOPPER), ("fp8_fmha_ada", _ADA)):
         if context.sm < min_sm:
@@ -221,7 +165,6 @@ def fp8_attention(context: BuildContext) -> Iterator[Problem]:
 
 
 CHECKS: tuple[Check, ...] = (
-    gpu,
     precision,
     ada_w4a8,
     sm120_precision,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check, refused_option
+from toolchains.trtllm.checks.feasibility import is_possible
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.adapters import adapter_table
 from toolchains.trtllm.releases.precision_recipe import recipe_table
@@ -28,6 +29,7 @@ _WITHOUT_LORA_BEFORE: dict[str, str | None] = {
     "phi": "lora_phi",
     "gemma": "lora_gemma",
 }
+_ADAPTED_OUTSIDE = frozenset({"attn_q", "attn_k", "attn_v"})
 _PHI2, _GEMMA3 = "PhiForCausalLM", "Gemma3ForCausalLM"
 
 
@@ -51,11 +53,22 @@ def model(context: BuildContext) -> Iterator[Problem]:
 
 def precision(context: BuildContext) -> Iterator[Problem]:
     quantization = context.spec.precision.quantization
-    if context.is_plugin_enabled(_PLUGIN) and quantization in _WITHOUT_LORA:
-        others = [name for name in recipe_table().quantization if name not in _WITHOUT_LORA]
+    if not context.is_plugin_enabled(_PLUGIN) or quantization is None:
+        return
+    if quantization in _WITHOUT_LORA:
+        with_lora = [name for name in recipe_table().quantization if name not in _WITHOUT_LORA]
+        others = [name for name in with_lora if is_possible(context, quantization=name)]
         detail = f"the layers of {quantization} take no LoRA"
-        expected = f"disable, or precision.quantization null, {', '.join(others)}"
+        expected = f"disable, or precision.quantization {', '.join(['null', *others])}"
         yield refused_option(context, "lora_precision", _PLUGIN, detail, expected)
+        return
+    # Of 0.9 and 0.10: the quantized layers assert it. Those of q, k and v are adapted outside the layer
+    # (tensorrt_llm/quantization/layers.py of 0.8.0 to 0.10.0; docs/source/release-notes.md @001eaece).
+    modules = context.option_value("lora_target_modules")
+    if isinstance(modules, list) and not _ADAPTED_OUTSIDE.issuperset(modules):
+        detail = f"the layers of {quantization} take no LoRA in this release"
+        expected = f"disable, lora_target_modules {', '.join(sorted(_ADAPTED_OUTSIDE))}, or precision.quantization null"
+        yield refused_option(context, "lora_quantized", _PLUGIN, detail, expected)
 
 
 def gpu(context: BuildContext) -> Iterator[Problem]:

@@ -10,6 +10,11 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import WEIGHT_ONLY
 
 _SWIGLU_PLUGINS = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
+# Plugins that take tensors of the dtype that they are given and of no other. moe_plugin takes its layer's, and the
+# builder decides nccl_plugin.
+_TYPED_PLUGINS = ("gemm_plugin", "gpt_attention_plugin", "lora_plugin", "mamba_conv1d_plugin")
+_DTYPES = ("float16", "bfloat16", "float32", "int32")  # without fp8 and nvfp4, which go with other dtypes
+_LOAD_BY_SHARD = "load_by_shard"
 
 
 def multiple_profiles(context: BuildContext) -> Iterator[Problem]:
@@ -17,6 +22,42 @@ def multiple_profiles(context: BuildContext) -> Iterator[Problem]:
     if context.enabled("multiple_profiles") and context.limits.opt_num_tokens is not None:
         detail = "several profiles have several token counts: opt_num_tokens cannot be given with them"
         yield refused_option(context, "opt_profiles", "multiple_profiles", detail, "disable, or no opt_num_tokens")
+
+
+def plugin_dtypes(context: BuildContext) -> Iterator[Problem]:
+    # TensorRT finds no format for such a plugin (gemmPlugin.cpp, supportsFormatCombination, and
+    # tensorrt_llm/functional.py of 0.8.0 to 0.14.0; issue #1077 and pull request #11246 of NVIDIA/TensorRT-LLM).
+    for name in _TYPED_PLUGINS:
+        value = context.option_value(name)
+        # `checks.precisions.precision` reports an `auto` that is left.
+        if value in _DTYPES and value != context.dtype and context.dtype != "auto":
+            detail = f"the network is {context.dtype}, and the plugin would take {value} alone"
+            yield refused_option(context, "plugin_dtype_other", name, detail, f"auto, {context.dtype} or disable")
+
+
+def cache_blocks(context: BuildContext) -> Iterator[Problem]:
+    # The cache asserts it when the engine runs (cpp/tensorrt_llm/kernels/kvCacheUtils.h of 0.8.0 to 0.14.0).
+    tokens = context.number("tokens_per_block", 1)
+    if tokens < 1 or tokens & (tokens - 1):
+        detail = "a block of the KV cache has a number of tokens that is a power of two"
+        yield refused_option(context, "block_power", "tokens_per_block", detail, "16, 32, 64 or 128")
+
+
+def load_by_shard(context: BuildContext) -> Iterator[Problem]:
+    # The llama script asserts it (examples/llama/convert_checkpoint.py and tensorrt_llm/models/llama of 0.9.0 to 0.14.0
+    # and @be178810).
+    if not context.option_value(_LOAD_BY_SHARD) or context.conversion is None:
+        return
+    reason = None
+    if context.facts.num_experts:
+        reason = "a model with experts"
+    elif context.facts.architecture == "ExaoneForCausalLM":
+        reason = "EXAONE"
+    elif context.conversion.calibrates and not context.conversion.is_quantize:
+        reason = "a calibrated precision"
+    if reason is not None:
+        detail = f"the script does not load {reason} shard by shard"
+        yield refused_option(context, "load_by_shard", _LOAD_BY_SHARD, detail, "false")
 
 
 def weight_streaming(context: BuildContext) -> Iterator[Problem]:
@@ -52,6 +93,18 @@ def stripped_plans(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "refit_side_files", "strip_plan", detail, "false")
 
 
+def gemm_swiglu(context: BuildContext) -> Iterator[Problem]:
+    # Both are asserted (tensorrt_llm/layers/mlp.py of 0.11.0 to 0.14.0).
+    name = "gemm_swiglu_plugin"
+    if not context.is_plugin_enabled(name):
+        return
+    if context.spec.precision.quantization is None:
+        yield refused_option(context, "swiglu_fp8", name, "it is for FP8 weights", "disable, or quantization fp8")
+    if context.dtype != "float16":
+        detail = f"the release has it for float16 alone, and the network is {context.dtype}"
+        yield refused_option(context, "swiglu_fp16", name, detail, "disable, or precision.dtype float16")
+
+
 def swiglu_plugins(context: BuildContext) -> Iterator[Problem]:
     # A flag in some releases, enable or disable in others. A release without the option counts as fusing the MLP.
     has_option = "use_fused_mlp" in context.available_options
@@ -70,9 +123,13 @@ def reduce_scatter(context: BuildContext) -> Iterator[Problem]:
 
 CHECKS: tuple[Check, ...] = (
     multiple_profiles,
+    plugin_dtypes,
+    cache_blocks,
+    load_by_shard,
     weight_streaming,
     managed_weights,
     stripped_plans,
+    gemm_swiglu,
     swiglu_plugins,
     reduce_scatter,
 )

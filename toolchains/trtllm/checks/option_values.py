@@ -13,7 +13,7 @@ from toolchains.trtllm.context.conversion import precisions_with_option
 from toolchains.trtllm.releases.engine_part import closed_options
 from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_option_names
 from toolchains.trtllm.releases.release import releases_with_option
-from toolchains.trtllm.releases.reserved_options import ReservedOption, former_options, reserved_options
+from toolchains.trtllm.releases.reserved_options import ReservedOption, former_options, meaning, reserved_options
 
 
 def find_option_problems(context: BuildContext) -> Iterator[Problem]:
@@ -56,7 +56,7 @@ def _unavailable_option(context: BuildContext, name: str) -> Problem:
     elif former and Version(version) >= Version(former.removed_in):
         code = "former_option"
         detail = f"{name} is gone since TensorRT-LLM {former.removed_in}: {former.why}"
-        remedy = _use_instead(former.instead)
+        remedy = _use_instead(context, name, former.instead)
     elif precisions:
         # The release has it, for other precisions than the spec's.
         code = "reserved_option"
@@ -99,14 +99,24 @@ def _remedy_of_reserved(context: BuildContext, name: str, reserved: ReservedOpti
     if reserved.values and context.spec.options.get(reserved.only_with or "") is not None:
         return f"give only {reserved.only_with}"
     if reserved.values:
-        return f"{_use_instead(reserved.instead)}: {' or '.join(reserved.values.values())}"
-    return _use_instead(reserved.instead)
+        return f"use {reserved.instead}: {' or '.join(reserved.values.values())}"
+    return _use_instead(context, name, reserved.instead)
 
 
-def _use_instead(pointer: str) -> str:
+def _use_instead(context: BuildContext, name: str, pointer: str) -> str:
+    """In words, the field to use, and the value there if it is known."""
     if not pointer:
         return "remove it"
-    return f"use {pointer}"
+    value = context.spec.options[name]
+    if pointer == "/precision/quantization" and context.family and context.family.unquantized_reason:
+        return "remove it: the farm makes no quantisation of this model"
+    known = meaning(name, value)
+    # These fields take the values of the options that they replace.
+    if known is None and pointer.startswith(("/limits/", "/parallelism/")):
+        known = str(value)
+    if known is None:
+        return f"use {pointer}"
+    return f"use {pointer}: {known}"
 
 
 def _suggest_names(context: BuildContext, name: str) -> str:

@@ -12,6 +12,7 @@ from toolchains.trtllm.checks import (
     attention,
     drafts,
     feasibility,
+    gpus,
     hardware,
     limits,
     lora_support,
@@ -24,6 +25,7 @@ from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.checks.models import encoder_decoder, model, model_features
 from toolchains.trtllm.checks.option_values import find_option_problems
 from toolchains.trtllm.checks.precisions import precision, shards, unsupported_precisions
+from toolchains.trtllm.checks.precisions.legal_values import with_legal_values
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.releases.rule_table import in_force
 
@@ -35,6 +37,7 @@ _CHECKS: tuple[Check, ...] = (
     *model_features.CHECKS,
     *precision.CHECKS,
     *unsupported_precisions.CHECKS,
+    *gpus.CHECKS,
     *hardware.CHECKS,
     *release_parts.CHECKS,
     *ranks.CHECKS,
@@ -51,8 +54,12 @@ _CHECKS: tuple[Check, ...] = (
 
 def find_problems(context: BuildContext) -> tuple[Problem, ...]:
     """Everything that the release is known to refuse or to get wrong silently, at once."""
-    version = context.release.version
-    problems = list(find_option_problems(context))
+    problems = [*find_option_problems(context), *_find_by_rules(context)]
+    return tuple(with_legal_values(context, problems, _find_by_rules))
+
+
+def _find_by_rules(context: BuildContext) -> list[Problem]:
+    problems: list[Problem] = []
     for check in _CHECKS:
-        problems += [problem for problem in check(context) if in_force(problem.code, version)]
-    return tuple(problems)
+        problems += [problem for problem in check(context) if in_force(problem.code, context.release.version)]
+    return problems

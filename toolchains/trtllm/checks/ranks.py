@@ -9,7 +9,9 @@ from enginefarm.contract.errors import Problem
 from enginefarm.contract.model.facts import ModelFacts, Stack
 from toolchains.trtllm.checks.check import Check, comma_separated, divisors, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.context.experts import expert_sizes
+from toolchains.trtllm.context.experts import EXPERT_MODE, EXPERT_PARALLEL, expert_sizes
+
+_UNPADDED = frozenset({"bloom", "falcon", "gptneox", "mpt"})  # families
 
 
 def heads(context: BuildContext) -> Iterator[Problem]:
@@ -70,7 +72,7 @@ def layers(context: BuildContext) -> Iterator[Problem]:
             yield Problem(
                 pointer="/parallelism/pp", code="pp_layers_uneven", detail=unknown, value=pp, expected=expected
             )
-    # Source: examples/models/core/phi/convert_checkpoint.py @567239fc.
+    # The script asserts it (examples/phi/convert_checkpoint.py of 0.8.0, 0.12.0 and 0.14.0, and @567239fc).
     if pp > 1 and context.family_name == "phi":
         detail = "the script of Phi makes one stage"
         yield Problem(pointer="/parallelism/pp", code="phi_pp", detail=detail, value=pp, expected="pp may be 1")
@@ -100,8 +102,12 @@ def experts(context: BuildContext) -> Iterator[Problem]:
         # Floor division again (ep_experts of tensorrt_llm/mapping.py @aaacc9bd @05ebebb2).
         detail = f"{count} experts do not divide into {expert_parallel} ranks, and the release would lose some silently"
         legal = [size for size in divisors(count) if tp % size == 0]
-        expected = f"moe_ep_size may be {comma_separated(legal)}"
-        yield _expert_parallel_problem("experts_ep", detail, expert_parallel, expected)
+        if context.option_value(EXPERT_MODE) == EXPERT_PARALLEL:
+            expected = f"2 (tensor parallelism), or tp {comma_separated(divisors(count))}"
+            yield refused_option(context, "experts_ep", EXPERT_MODE, detail, expected)
+        else:
+            expected = f"moe_ep_size may be {comma_separated(legal)}"
+            yield _expert_parallel_problem("experts_ep", detail, expert_parallel, expected)
     # Since 0.12 (tensorrt_llm/mapping.py @aaacc9bd).
     if cp > 1 and expert_parallel > 1:
         detail = f"expert parallelism ({expert_parallel}) and context parallelism ({cp}) exclude each other"
@@ -112,6 +118,18 @@ def _expert_parallel_problem(rule: str, detail: str, value: object, expected: st
     return Problem(pointer="/options/moe_ep_size", code=rule, detail=detail, value=value, expected=expected)
 
 
+def embedding(context: BuildContext) -> Iterator[Problem]:
+    # These scripts assert it, and the others pad the vocabulary (examples/bloom, gptneox, mpt and opt of 0.8.0 to
+    # 0.14.0, tensorrt_llm/models/falcon/convert.py; and @be178810).
+    facts, tp = context.facts, context.parallelism.tp
+    if context.family_name not in _UNPADDED or not facts.vocab_size or facts.vocab_size % tp == 0:
+        return
+    if context.option_value("use_parallel_embedding") and context.number("embedding_sharding_dim") == 0:
+        detail = f"{facts.vocab_size} words of the vocabulary do not divide into {tp} ranks, and the script pads none"
+        expected = "false, or embedding_sharding_dim 1"
+        yield refused_option(context, "vocab_tp", "use_parallel_embedding", detail, expected)
+
+
 def packed_input(context: BuildContext) -> Iterator[Problem]:
     # Since 0.16 (tensorrt_llm/models/modeling_utils.py @aaacc9bd).
     if context.parallelism.cp > 1 and not context.enabled("remove_input_padding"):
@@ -119,4 +137,4 @@ def packed_input(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "cp_packing", "remove_input_padding", detail, "enable")
 
 
-CHECKS: tuple[Check, ...] = (heads, layers, experts, packed_input)
+CHECKS: tuple[Check, ...] = (heads, layers, experts, embedding, packed_input)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from toolchains.trtllm.context.build_context import BuildContext
 
+# An option of the scripts before 0.11, which know the one or the other (tensorrt_llm/layers/moe.py of 0.8.0 to 0.10.0).
+EXPERT_MODE, EXPERT_PARALLEL = "moe_tp_mode", 1
+
 
 def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
     """Tensor parallelism inside experts, and expert parallelism: moe_tp_size and moe_ep_size with -1 resolved.
@@ -14,6 +17,8 @@ def expert_sizes(context: BuildContext) -> tuple[int, int] | None:
         None if the two do not multiply to tp.
     """
     tp = context.parallelism.tp
+    if context.option_value(EXPERT_MODE) == EXPERT_PARALLEL:
+        return 1, tp
     moe_tp = context.number("moe_tp_size", -1)
     moe_ep = context.number("moe_ep_size", -1)
     # max(…, 1): a size of 0 must not divide. Its product is not tp either, so that it is refused.

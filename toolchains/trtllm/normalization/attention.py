@@ -15,15 +15,20 @@ from toolchains.trtllm.releases.rule_table import in_force
 
 _PAGED, _FP8 = "use_paged_context_fmha", "use_fp8_context_fmha"
 _MIN_FP8_SM = 89
-_TURING_SM, _AMPERE_SM = 75, 80
+_TURING_SM, _AMPERE_SM, _ORIN_SM = 75, 80, 87
 
 
-def disable_on_turing(context: BuildContext) -> Iterator[Change]:
-    # The plugin asserts that it knows the GPU (fmhaRunner.cpp @42a7b092; issues #320 and #1515 of NVIDIA/TensorRT-LLM).
-    if _TURING_SM <= context.sm < _AMPERE_SM:
-        reason = f"there is no fused context attention for SM {context.platform.sm}"
-        yield option_change("turing_fmha", "context_fmha", "disable", reason)
-        yield option_change("turing_fmha", _PAGED, "disable", reason)
+def disable_without_kernels(context: BuildContext) -> Iterator[Change]:
+    # The plugin asserts that it knows the GPU (fmhaRunner.cpp of 0.8.0 to 0.14.0 and @42a7b092; issues #320, #1515 and
+    # #1516 of NVIDIA/TensorRT-LLM).
+    reason = f"there is no fused context attention for SM {context.platform.sm}"
+    for rule, is_affected in (
+        ("turing_fmha", _TURING_SM <= context.sm < _AMPERE_SM),
+        ("orin_fmha", context.sm == _ORIN_SM),
+    ):
+        if is_affected:
+            yield option_change(rule, "context_fmha", "disable", reason)
+            yield option_change(rule, _PAGED, "disable", reason)
 
 
 def switch_context_attention(context: BuildContext) -> Iterator[Change]:
@@ -42,7 +47,7 @@ def switch_context_attention(context: BuildContext) -> Iterator[Change]:
 
 def _changes_before_020(context: BuildContext) -> Iterator[Change]:
     # Source: tensorrt_llm/builder.py @9bd15f19 @aaacc9bd.
-    if not has_fp8_workflow(context, since_020=False):
+    if not has_fp8_workflow(context):
         yield from idle_option(context, "fp8_fmha_plain", _FP8, "no weights are FP8")
     elif has_fp8_cache(context) and context.enabled(_PAGED):
         reason = "paged context attention over an FP8 KV cache needs it"
@@ -60,7 +65,7 @@ def _changes_since_020(context: BuildContext) -> Iterator[Change]:
     if not context.enabled("context_fmha"):
         yield option_change("fmha_off", _FP8, "disable", "context_fmha is disabled")
         yield option_change("fmha_off", _PAGED, "disable", "context_fmha is disabled")
-    elif not has_fp8_workflow(context, since_020=True):
+    elif not has_fp8_workflow(context):
         yield from idle_option(context, "fp8_fmha_plain", _FP8, "no weights are FP8")
         if has_fp8_cache(context):
             reason = "over an FP8 KV cache it needs FP8 weights"

@@ -27,6 +27,12 @@ def name_variant(context: BuildContext) -> Iterator[Change]:
                 break
 
 
+def unpack_input(context: BuildContext) -> Iterator[Change]:
+    # Source: examples/multimodal/README.md of 0.10.0 to 0.12.0; 0.13 brought packed input to CogVLM.
+    if context.family_name == "cogvlm":
+        yield option_change("cogvlm_packing", "remove_input_padding", "disable", "CogVLM takes no packed input yet")
+
+
 def type_fp8_network(context: BuildContext) -> Iterator[Change]:
     # An option before 0.11, always on from then (tensorrt_llm/commands/build.py @5955b8af, builder.py @9bd15f19).
     if context.spec.precision.quantization == "fp8" or has_fp8_cache(context):

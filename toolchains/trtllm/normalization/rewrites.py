@@ -7,7 +7,7 @@ settles first, then the options, and last the token limits that follow from them
 from __future__ import annotations
 
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.normalization.attention import disable_on_turing, switch_context_attention
+from toolchains.trtllm.normalization.attention import disable_without_kernels, switch_context_attention
 from toolchains.trtllm.normalization.change import Rewrite
 from toolchains.trtllm.normalization.encoder_decoder import (
     disable_experts,
@@ -22,6 +22,7 @@ from toolchains.trtllm.normalization.network import (
     reset_generation_logits,
     spell_out_logits,
     type_fp8_network,
+    unpack_input,
 )
 from toolchains.trtllm.normalization.plugins import (
     name_model_dtype_auto,
@@ -49,13 +50,14 @@ REWRITES: tuple[Rewrite, ...] = (
     reset_fusion,
     use_nvfp4_gemm,
     type_fp8_network,
+    unpack_input,
     spell_out_logits,
     reset_generation_logits,  # after spell_out_logits, which may set it
     join_adapted_modules,
     reset_expert_sizes,
     disable_experts,
     pad_whisper,
-    disable_on_turing,
+    disable_without_kernels,
     disable_fused_attention,  # both before switch_context_attention, which follows from them
     switch_context_attention,
     set_draft_length,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping
 from functools import cache
+
+from pydantic import JsonValue
 
 from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_data_file
 
@@ -27,6 +30,7 @@ class FormerOption(FrozenModel):
 
 class _ReservedOptions(DataFile):
     options: Mapping[str, ReservedOption]
+    meanings: Mapping[str, Mapping[str, str]]  # option → its value as JSON, `*` for any → the value of `instead`
 
 
 class _FormerOptions(DataFile):
@@ -37,6 +41,13 @@ class _FormerOptions(DataFile):
 def reserved_options() -> Mapping[str, ReservedOption]:
     """By name."""
     return read_data_file("reserved_options.json", _ReservedOptions).options
+
+
+def meaning(name: str, value: JsonValue) -> str | None:
+    """What to write for this value of a reserved or former option, in the field that replaces it; None if unknown."""
+    meanings = read_data_file("reserved_options.json", _ReservedOptions).meanings.get(name, {})
+    written = value if isinstance(value, str) else json.dumps(value)
+    return meanings.get(written, meanings.get("*"))
 
 
 @cache

@@ -15,7 +15,7 @@ REFUSALS = [
     Refusal(
         "paged_fmha_int8", "/options/use_paged_context_fmha",
         quantized(None, "int8", options={"use_paged_context_fmha": "enable"}), version="0.16.0", allowed_in="1.2.1",
-        expected="disable", allowed_fields={"options": {}},
+        expected="disable, or precision.kv_cache null", allowed_fields={"options": {}},
     ),
     Refusal(
         "paged_fmha_fp8kv", "/options/use_paged_context_fmha",

@@ -19,7 +19,7 @@ REFUSALS = [
     ),
     Refusal(
         "fp8_sm", "/precision/quantization", quantized("fp8"), platform=A100, allowed_platform=L40S,
-        expected="null, int8_wo, int4_wo, int8_sq, int4_awq, int4_gptq, w4a8_qserve, auto_quantize",
+        expected="null, int8_wo, int4_wo, int8_sq, int4_awq, auto_quantize",
     ),
     Refusal(
         "fp8_kv_sm", "/precision/kv_cache", quantized(None, "fp8"), platform=A100, expected="null, int8",
@@ -46,11 +46,13 @@ REFUSALS = [
         allowed_in="1.2.1", allowed_platform=L40S, expected="disable", also_broken=("fp8_sm", "fp8_kv_sm"),
     ),
     Refusal(
-        "swiglu_sm", "/options/gemm_swiglu_plugin", {"options": {"gemm_swiglu_plugin": "fp8"}}, platform=L40S,
+        "swiglu_sm", "/options/gemm_swiglu_plugin",
+        quantized("fp8", options={"gemm_swiglu_plugin": "fp8"}), platform=L40S,
         expected="disable", allowed_platform=H100,
     ),
     Refusal(
-        "sm100_int", "/precision/quantization", quantized("int4_awq"), platform=B200, expected="null, fp8, nvfp4",
+        "sm100_int", "/precision/quantization", quantized("int4_awq"), platform=B200,
+        expected="null, w4a8_awq, fp8, nvfp4, auto_quantize",
         allowed_in="0.17.0", allowed_platform=platform(sm="120"),
     ),
     Refusal(
@@ -58,7 +60,8 @@ REFUSALS = [
         allowed_fields=quantized(None, "fp8"),
     ),
     Refusal(
-        "sm100_plugins", "/options/gemm_swiglu_plugin", {"options": {"gemm_swiglu_plugin": "fp8"}}, platform=B200,
+        "sm100_plugins", "/options/gemm_swiglu_plugin",
+        quantized("fp8", options={"gemm_swiglu_plugin": "fp8"}), platform=B200,
         expected="disable", allowed_fields={"options": {"gemm_swiglu_plugin": "disable"}},
     ),
 ]  # fmt: skip

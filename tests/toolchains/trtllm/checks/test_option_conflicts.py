@@ -35,7 +35,7 @@ REFUSALS = [
     ),
     Refusal(
         "swiglu", "/options/gemm_swiglu_plugin",
-        {"options": {"gemm_swiglu_plugin": "fp8", "use_fused_mlp": "disable"}},
+        quantized("fp8", options={"gemm_swiglu_plugin": "fp8", "use_fused_mlp": "disable"}),
         allowed_fields={"options": {"gemm_swiglu_plugin": "fp8"}},
     ),
     Refusal(

@@ -63,9 +63,9 @@ def test_a_prefix_of_an_option_is_no_name_of_it() -> None:
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("max_output_len", "/limits/max_output_len"),
+        ("max_output_len", "/limits/max_output_len: 1024"),
         ("use_gemm_plugin", "/options/gemm_plugin"),
-        ("context_fmha_fp32_acc", "/options/bert_context_fmha_fp32_acc"),
+        ("moe_tp_mode", "/options/moe_tp_size"),
     ],
 )
 def test_a_renamed_option_is_refused_with_the_new_name(name: str, instead: str) -> None:
@@ -83,9 +83,9 @@ def test_a_reserved_option_is_refused(name: str) -> None:
 
 
 def test_an_option_of_another_section_is_refused_with_its_pointer() -> None:
-    assert only(problems(max_batch_size=8)).remedy == "use /limits/max_batch_size"
-    assert only(problems(tp_size=2)).remedy == "use /parallelism/tp"
-    assert only(problems(use_fp8=True)).remedy == "use /precision/quantization"
+    assert only(problems(max_batch_size=8)).remedy == "use /limits/max_batch_size: 8"
+    assert only(problems(tp_size=2)).remedy == "use /parallelism/tp: 2"
+    assert only(problems(use_fp8=True)).remedy == "use /precision/quantization: fp8"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_the_refusal_of_an_option_names_where_it_exists(version: str, name: str,
         ({"paged_kv_cache": "on"}, None, "use /options/kv_cache_type: paged or continuous"),
         ({"paged_kv_cache": "disable", "kv_cache_type": "paged"}, None, "give only kv_cache_type"),
         ({"use_fp8": True}, "fp8", "remove it: /precision/quantization is fp8 already"),
-        ({"qformat": "fp8"}, None, "use /precision/quantization"),
+        ({"qformat": "fp8"}, None, "use /precision/quantization: fp8"),
         ({"calib_dataset": "cnn"}, "fp8", "use /calibration"),
         ({"use_qserve": True}, None, "use /precision/quantization"),
         (

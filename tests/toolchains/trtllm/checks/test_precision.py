@@ -14,12 +14,12 @@ REFUSALS = [
     ),
     Refusal(
         "precision_model", "/precision/quantization", quantized("int8_sq"), facts(architecture="FalconForCausalLM"),
-        expected="null, fp8, int8_wo, int4_wo, int4_awq", version="0.16.0", allowed_in="1.2.1",
+        expected="null, int8_wo, int4_wo, int4_awq, w4a8_awq, fp8, auto_quantize", version="0.16.0", allowed_in="1.2.1",
         allowed_fields=quantized("int4_awq"),
     ),
     Refusal(
         "precision_model", "/precision/quantization", quantized("int8_sq"), facts(architecture="InternLM2ForCausalLM"),
-        expected="null, int8_wo, int4_wo", version="0.16.0", allowed_in="1.2.1",
+        expected="null, int8_wo, int4_wo, w4a8_awq, auto_quantize", version="0.16.0", allowed_in="1.2.1",
         allowed_fields=quantized("int8_wo", calibrated=False),
     ),
     Refusal(

@@ -32,7 +32,7 @@ REFUSALS = [
     ),
     Refusal(
         "phi_pp", "/parallelism/pp", {"parallelism": {"pp": 2}}, facts(architecture="Phi3ForCausalLM"),
-        expected="pp may be 1", allowed_in="0.16.0", allowed_model=FACTS,
+        expected="pp may be 1", allowed_model=FACTS,
     ),
     Refusal(
         "moe_tp_ep", "/options/moe_ep_size",

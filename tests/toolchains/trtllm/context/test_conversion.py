@@ -81,10 +81,6 @@ INT8_CACHE = {"dtype": "bfloat16", "kv_cache": "int8"}
         ),
         ("0.16.0", LLAMA, "int8_sq", None, f"{LLAMA_016} {DATA_DIR} --smoothquant 0.5"),
         (
-            "0.16.0", GEMMA, "int8_sq", None,
-            f"{GEMMA_016} --use_smooth_quant --tokenizer_dir /source {GEMMA_DIRS} {DATA_DIR} --smoothquant 0.5",
-        ),
-        (
             "0.16.0", LLAMA, "int8_wo", "int8",
             LLAMA_016.replace("--model_dir", "--use_weight_only --int8_kv_cache --model_dir")
             + f" {DATA_DIR}",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from enginefarm.contract.errors import Problem
 from enginefarm.contract.model.facts import ModelFacts
-from enginefarm.contract.platform import Platform
+from enginefarm.contract.platform import Arch, Platform
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
@@ -29,11 +29,12 @@ PRECISION = {"dtype": "float16"}
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def _gpu(name: str, sm: str, gib: int) -> Platform:
-    return Platform(arch="x86_64", gpu=name, sm=sm, gpu_memory_gib=gib, cuda="13.0", driver="580.159.04")
+def _gpu(name: str, sm: str, gib: int, arch: Arch = "x86_64") -> Platform:
+    return Platform(arch=arch, gpu=name, sm=sm, gpu_memory_gib=gib, cuda="13.0", driver="580.159.04")
 
 
 GPUS = {
+    "P100": _gpu("Tesla P100-PCIE-16GB", "60", 16),
     "V100": _gpu("Tesla V100-SXM2-32GB", "70", 32),
     "T4": _gpu("Tesla T4", "75", 16),
     "A100": _gpu("NVIDIA A100-SXM4-80GB", "80", 80),
@@ -44,10 +45,16 @@ GPUS = {
     "RTX 4090": _gpu("NVIDIA GeForce RTX 4090", "89", 24),
     "H100": _gpu("NVIDIA H100 80GB HBM3", "90", 80),
     "H20": _gpu("NVIDIA H20", "90", 96),
+    "GH200": _gpu("NVIDIA GH200 480GB", "90", 96, "aarch64"),
     "B200": _gpu("NVIDIA B200", "100", 180),
     "B300": _gpu("NVIDIA B300", "103", 270),
     "RTX 5090": _gpu("NVIDIA GeForce RTX 5090", "120", 32),
-    "GB10": _gpu("NVIDIA GB10", "121", 120),
+    "GB200": _gpu("NVIDIA GB200", "100", 186, "aarch64"),
+    "RTX PRO 6000": _gpu("NVIDIA RTX PRO 6000 Blackwell Server Edition", "120", 96),
+    "GB10": _gpu("NVIDIA GB10", "121", 120, "aarch64"),
+    "Xavier": _gpu("Jetson AGX Xavier", "72", 32, "aarch64"),
+    "Orin": _gpu("NVIDIA Jetson AGX Orin", "87", 64, "aarch64"),
+    "Thor": _gpu("NVIDIA Thor", "110", 128, "aarch64"),
 }
 
 

@@ -16,7 +16,9 @@ from toolchains.trtllm.context.widths import head_size
 from toolchains.trtllm.releases.rule_table import rules
 
 # Head sizes of the attention kernel of the decoding phase (decoderMaskedMultiheadAttention.cu @250d9c29 @42a7b092).
+# One of them came with 0.9.
 _HEAD_SIZES = (32, 48, 64, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256)
+_FROM_09_ON = 104
 # Families whose attention reads rope_scaling of config.json. Phi and DeepSeek-V2 read it in code of their own.
 _LLAMA = frozenset({"llama", "internlm", "skywork"})  # of one script
 _QWEN = frozenset({"qwen"})
@@ -33,7 +35,8 @@ class _RopeTypes(NamedTuple):
 
 _ROPE_TYPES = (
     _RopeTypes("rope_type_012", ("linear", "dynamic"), reads_both_names=False),
-    _RopeTypes("rope_type_016", ("linear", "dynamic", "longrope", "llama3")),
+    _RopeTypes("rope_type_015", ("linear", "dynamic", "longrope", "llama3")),
+    _RopeTypes("rope_type_016", ("linear", "dynamic", "longrope", "llama3", "yarn")),
     _RopeTypes("rope_type", ("linear", "dynamic", "longrope", "llama3", "yarn", "mrope")),
 )
 
@@ -117,6 +120,10 @@ def head_sizes(context: BuildContext) -> Iterator[Problem]:
     if uses_plugin and context.family_name != "mamba" and size not in _HEAD_SIZES:
         detail = f"its heads have {size} elements, for which there is no attention kernel"
         yield _feature_problem(context, "head_size", detail, size, f"heads of {either(_HEAD_SIZES)} elements")
+    if uses_plugin and size == _FROM_09_ON:
+        detail = f"its heads have {size} elements, for which there is no attention kernel yet"
+        expected = "heads of another size"
+        yield _feature_problem(context, "head_size_09", detail, size, expected, rules()["head_size_09"].until)
 
 
 def latent_attention(context: BuildContext) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check, refused_option
 from toolchains.trtllm.context.build_context import BuildContext
-from toolchains.trtllm.context.quantization import auto_formats
+from toolchains.trtllm.context.quantization import SMOOTH_QUANT, auto_formats, has_int8_cache
 from toolchains.trtllm.releases.documented_precisions import nvfp4_architectures, undocumented_model
 from toolchains.trtllm.releases.precision_recipe import MODELOPT, quantization_of
 
@@ -77,7 +77,6 @@ def documented(context: BuildContext) -> Iterator[Problem]:
             code="precision_model",
             detail=f"TensorRT-LLM {version} is not documented to make {quantization} of {line.model}",
             value=quantization,
-            expected=line.expected(version),
         )
     # Since 0.17 (docs/source/reference/precision.md @b2ae043f).
     if quantization == "nvfp4" and architecture not in nvfp4_architectures():
@@ -86,7 +85,44 @@ def documented(context: BuildContext) -> Iterator[Problem]:
             code="nvfp4_model",
             detail=f"NVFP4 engines are documented for {' and '.join(nvfp4_architectures())} only",
             value=quantization,
-            expected="another quantization, or null",
+        )
+
+
+def cogvlm(context: BuildContext) -> Iterator[Problem]:
+    if context.family_name != "cogvlm":
+        return
+    precision = context.spec.precision
+    # Documented of every release (docs/source/reference/support-matrix.md of 0.12.0 @03dad628; examples/multimodal).
+    if precision.dtype not in ("bfloat16", "auto"):
+        yield Problem(
+            pointer="/precision/dtype",
+            code="cogvlm_dtype",
+            detail="CogVLM is for bfloat16 alone",
+            value=precision.dtype,
+            expected="bfloat16",
+        )
+    # The script asserts both (tensorrt_llm/models/cogvlm/convert.py of 0.10.0 to 0.14.0 and @be178810).
+    if precision.quantization == SMOOTH_QUANT:
+        detail = "the script makes no SmoothQuant of CogVLM"
+        yield Problem(
+            pointer="/precision/quantization", code="cogvlm_int8", detail=detail, value=precision.quantization
+        )
+    if has_int8_cache(context):
+        detail = "the script makes no int8 KV cache of CogVLM"
+        yield Problem(pointer="/precision/kv_cache", code="cogvlm_int8", detail=detail, value=precision.kv_cache)
+
+
+def gemma_smooth_quant(context: BuildContext) -> Iterator[Problem]:
+    # Source: examples/gemma/README.md of 0.9.0 to 0.14.0 and @be178810.
+    precision = context.spec.precision
+    is_other = precision.dtype not in ("float16", "auto")
+    if context.family_name == "gemma" and precision.quantization == SMOOTH_QUANT and is_other:
+        yield Problem(
+            pointer="/precision/dtype",
+            code="gemma_sq_dtype",
+            detail=f"SmoothQuant of Gemma is for float16 alone in TensorRT-LLM {context.release.version}",
+            value=precision.dtype,
+            expected="float16",
         )
 
 
@@ -97,4 +133,12 @@ def auto_quantization(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "autoq_formats", "autoq_format", detail, "one of the two")
 
 
-CHECKS: tuple[Check, ...] = (dtype, qserve_dtype, excluded_layers, documented, auto_quantization)
+CHECKS: tuple[Check, ...] = (
+    dtype,
+    qserve_dtype,
+    excluded_layers,
+    documented,
+    cogvlm,
+    gemma_smooth_quant,
+    auto_quantization,
+)

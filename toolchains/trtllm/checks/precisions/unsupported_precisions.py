@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
-from toolchains.trtllm.checks.feasibility import is_possible
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
-from toolchains.trtllm.releases.precision_recipe import quantization_of, recipe_table
+from toolchains.trtllm.releases.precision_recipe import quantization_of
 from toolchains.trtllm.releases.rule_table import in_force, rules
 
 
@@ -74,7 +73,6 @@ def by_model(context: BuildContext) -> Iterator[Problem]:
                 detail=f"TensorRT-LLM {context.release.version} does not make {quantization} of "
                 f"{context.facts.architecture}: {unsupported.reason}",
                 value=quantization,
-                expected=_other_quantizations(context),
                 remedy=remedy,
             )
 
@@ -87,16 +85,6 @@ def _applicable(context: BuildContext) -> list[_Unsupported]:
         if is_affected and in_force(unsupported.rule, context.release.version):
             applicable.append(unsupported)
     return applicable
-
-
-def _other_quantizations(context: BuildContext) -> str:
-    """The quantizations that the release is proven to make of the model."""
-    failing: set[str] = set()
-    for unsupported in _applicable(context):
-        failing.update(unsupported.quantizations)
-    others = [name for name in recipe_table().quantization if name not in failing]
-    possible = [name for name in others if is_possible(context, quantization=name)]
-    return ", ".join(["null", *possible])
 
 
 CHECKS: tuple[Check, ...] = (by_model,)
