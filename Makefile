@@ -12,9 +12,10 @@ export PORT ?= 8000
 export SEEDS ?= 20000
 export TRANSFERS ?= 1000
 export MINUTES ?= 20
+ROWS ?= 1000000
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos attack pythons images planted check format lock sbom pin-images docs bench bench-gpu clean
+.PHONY: help demo up test simulate faults chaos attack pythons images planted check format lock sbom pin-images docs bench bench-gpu bench-scale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +101,9 @@ bench: $(VENV)/.dev ## the farm beside bare FastAPI and bare Celery, measured in
 
 bench-gpu: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs an NVIDIA GPU and torch for CUDA
 	$(BIN)/python -m benchmarks.gpu
+
+bench-scale: $(VENV)/.dev ## how reads grow with the catalogue, plans in STATE/scale (ROWS=1000000; 4 GB and 10 minutes a million)
+	$(BIN)/python -m benchmarks.scale --engines $(ROWS) --state $(STATE)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) var dist build

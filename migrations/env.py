@@ -11,6 +11,7 @@ context.configure(
     target_metadata=Row.metadata,
     render_as_batch=True,  # SQLite alters a table by copying it
     compare_type=True,
+    transaction_per_migration=True,  # on SQLite, `migrations.upgrade` puts all of them into its own
 )
 with context.begin_transaction():
     context.run_migrations()

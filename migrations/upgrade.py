@@ -1,24 +1,31 @@
 """Set a farm up, or bring it to this version: `python -m migrations.upgrade`.
 
 It creates or migrates the catalogue's tables and creates the store's bucket or folders. Any number of processes may
-run it at once: the first one migrates, the others wait for it and then change nothing. With `--roles PREFIX` it then
-grants the roles of that name their rights, which new tables need: see `migrations.roles`.
+run it at once, and on PostgreSQL the farm may be at work: the first one migrates, the others wait for it and then
+change nothing. With `--roles PREFIX` it then grants the roles of that name their rights, which new tables need: see
+`migrations.roles`.
 """
 
 from __future__ import annotations
 
 import argparse
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.event import listen
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
+from enginefarm.contract.errors import DatabaseUnavailable
 from migrations.roles import grant
 from models.catalogue.database import Database
 from models.opening import open_store
@@ -27,6 +34,9 @@ from models.start import StartRefusedError, failures_reported
 
 # PostgreSQL's advisory lock, "engine" in ASCII: any number will do that no other user of this database takes.
 _LOCK = 0x656E67696E65
+_LOCK_POLL_SECONDS = 0.2
+_LOCK_TIMEOUT_SECONDS = 3  # for which a statement of a migration waits for a table
+_LOCK_ATTEMPTS = 60
 
 
 def config() -> Config:
@@ -37,41 +47,96 @@ def config() -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations up to `revision` in one transaction: all of them, or none."""
-    with _migrating(engine) as alembic:
-        command.upgrade(alembic, revision)
+    """Run the migrations up to `revision`.
+
+    On PostgreSQL each is a transaction of its own, or a step that may be repeated, and the farm works meanwhile: see
+    `migrations.online`. An upgrade that was interrupted continues with the next call. On SQLite all of them run in one
+    transaction: all, or none.
+
+    Raises:
+        DatabaseUnavailable: it does not answer, or other transactions kept a table locked for minutes.
+    """
+    _retry_if_locked(engine, partial(command.upgrade, revision=revision))
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Undo the migrations after `revision` in one transaction: all of them, or none."""
-    with _migrating(engine) as alembic:
-        command.downgrade(alembic, revision)
+    """Undo the migrations after `revision`, in transactions as `upgrade`."""
+    _retry_if_locked(engine, partial(command.downgrade, revision=revision))
+
+
+def _retry_if_locked(engine: Engine, run: Callable[[Config], None]) -> None:
+    for attempt in Retrying(
+        retry=retry_if_exception(_is_lock_timeout),
+        stop=stop_after_attempt(_LOCK_ATTEMPTS),
+        wait=wait_random(1, 3),
+        reraise=True,
+    ):
+        with attempt, _migrating(engine) as alembic:
+            run(alembic)
+
+
+def _is_lock_timeout(error: BaseException) -> bool:
+    """True if a statement waited for a table for longer than `lock_timeout`. Its migration was rolled back."""
+    return isinstance(error, DatabaseUnavailable) and isinstance(error.__cause__, psycopg.errors.LockNotAvailable)
 
 
 @contextmanager
 def _migrating(engine: Engine) -> Iterator[Config]:
-    """Alembic's configuration with a connection in a transaction that excludes other migrations."""
+    """Alembic's configuration with a connection, while other migrations are excluded."""
     alembic = config()
+    if engine.dialect.name == "sqlite":
+        with _sqlite_transaction(engine) as connection:
+            alembic.attributes["connection"] = connection
+            yield alembic
+        return
+    # The lock is held by the transaction of another connection: the migrations commit several times, and a lock of the
+    # session would stay behind a pooler, in a session of the server that other clients then use.
+    # READ COMMITTED, whatever the database's default is: with another level, the holder would keep the snapshot of its
+    # statement until its end, for which CREATE INDEX CONCURRENTLY waits.
+    engine = engine.execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as lock_holder, engine.connect() as connection:
+        _exclude_other_migrations(lock_holder)
+        listen(connection, "begin", _limit_lock_waits)
+        alembic.attributes["connection"] = connection
+        yield alembic
+
+
+def _exclude_other_migrations(connection: Connection) -> None:
+    """Begin a transaction that holds the lock of migrations."""
+    while not connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}).scalar_one():
+        # Not pg_advisory_xact_lock: a statement that waits holds a snapshot. CREATE INDEX CONCURRENTLY of the migration
+        # that has the lock would wait for the end of that snapshot, and both for ever.
+        connection.rollback()
+        time.sleep(_LOCK_POLL_SECONDS)
+    # Migrations may take longer than a server lets a transaction of others be idle. These statements also end the
+    # snapshot of the SELECT, which PostgreSQL keeps until the next statement.
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    connection.execute(text("SET LOCAL transaction_timeout = 0"))
+
+
+def _limit_lock_waits(connection: Connection) -> None:
+    """Every statement that comes after one that waits for a table waits, too: give up, and let them pass."""
+    if connection.get_isolation_level() != "AUTOCOMMIT":  # there SET LOCAL has no effect
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
+
+
+@contextmanager
+def _sqlite_transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that is undone if it leaves rows whose foreign keys refer to no row."""
     with engine.execution_options(begin="IMMEDIATE").connect() as connection:
-        on_sqlite = connection.dialect.name == "sqlite"
-        if on_sqlite:
-            _enforce_foreign_keys(connection, enforce=False)
+        _enforce_foreign_keys(connection, enforce=False)
         try:
             with connection.begin():
-                if connection.dialect.name == "postgresql":
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-                alembic.attributes["connection"] = connection
-                dangling_before = _dangling_rows(connection) if on_sqlite else set()
-                yield alembic
-                dangling = (_dangling_rows(connection) if on_sqlite else set()) - dangling_before
+                dangling_before = _dangling_rows(connection)
+                yield connection
+                dangling = _dangling_rows(connection) - dangling_before
                 if dangling:
                     raise ValueError(
                         f"the migration is undone: it would leave rows whose foreign keys refer to no row, such as "
                         f"{min(dangling)} (table, row id, table referred to); please report this as a defect"
                     )
         finally:
-            if on_sqlite:
-                _enforce_foreign_keys(connection, enforce=True)
+            _enforce_foreign_keys(connection, enforce=True)
 
 
 def _dangling_rows(connection: Connection) -> set[tuple[str, int, str]]:

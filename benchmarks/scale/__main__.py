@@ -23,13 +23,13 @@ from psycopg import sql
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
-from benchmarks.scale.calls import Call, calls
-from benchmarks.scale.fill import Size, Template, fill
-from benchmarks.scale.plans import plan_of, scans_of_large_tables, statements_of
 from benchmarks.table import Line, Table
 from models.catalogue.database import Database
 from models.catalogue.rows import ActionRow, AttemptRow
 from tests.farm.running_farm import RunningFarm
+from tests.scale.calls import Call, calls
+from tests.scale.fill import Size, Template, fill
+from tests.scale.plans import plan_of, scans_of_large_tables, statements_of
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.server import new_data_dir

@@ -31,9 +31,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from models.catalogue.clock import UtcDateTime, now
+from models.catalogue.expressions import gpu_of, text_before_at
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0012"  # of the migration that leads to these tables
+REVISION = "0013"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -42,6 +43,11 @@ _Json = dict[str, Any]
 def _one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{state}'" for state in states)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+def _partial(name: str, *columns: Any, where: str) -> Index:
+    """An index of the rows that meet a condition."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
 class Row(DeclarativeBase):
@@ -74,10 +80,14 @@ class ActionRow(Row):
         CheckConstraint("state <> 'waiting' OR depends_on IS NOT NULL", name="waits_for_something"),
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_fraction"),
         CheckConstraint("attempt >= tries AND tries >= 0", name="attempts_counted"),
-        Index("ix_actions_queue_queued", "queue", "queued_at", postgresql_where=text("state = 'queued'"),
-              sqlite_where=text("state = 'queued'")),
-        Index("ix_actions_lease", "lease_expires_at", postgresql_where=text("state = 'running'"),
-              sqlite_where=text("state = 'running'")),
+        # With `not_before`, so that the sweep counts due actions in the index alone.
+        _partial("ix_actions_due", "queue", "queued_at", "not_before", where="state = 'queued'"),
+        # Not of `lease_expires_at`: each heartbeat would write to every index of the table.
+        _partial("ix_actions_running", "worker_id", where="state = 'running'"),
+        _partial("ix_actions_waiting", "depends_on", "key", where="state = 'waiting'"),
+        # For estimates: the last attempts of a queue that succeeded, of all models and of one.
+        _partial("ix_actions_succeeded", "queue", "queued_at", where="state = 'succeeded'"),
+        _partial("ix_actions_succeeded_from", "depends_on", "queue", "queued_at", where="state = 'succeeded'"),
     )  # fmt: skip
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -114,6 +124,7 @@ class AttemptRow(Row):
         CheckConstraint("(outcome = 'running') = (ended_at IS NULL)", name="ended_when_it_has_an_outcome"),
         Index("uq_attempts_one_running", "action_key", unique=True, postgresql_where=text("outcome = 'running'"),
               sqlite_where=text("outcome = 'running'")),
+        Index("ix_attempts_worker_id_ended_at", "worker_id", "ended_at"),
     )  # fmt: skip
 
     action_key: Mapped[str] = mapped_column(ForeignKey("actions.key"), primary_key=True)
@@ -171,7 +182,13 @@ class BuildRow(Row):
         CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="open_until_ended"),
         CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_with_a_reason"),
         CheckConstraint("disposition <> 'cached' OR state = 'succeeded'", name="cached_is_done"),
-        Index("ix_builds_open", "key", postgresql_where=text("state = 'open'"), sqlite_where=text("state = 'open'")),
+        _partial("ix_builds_open", "key", where="state = 'open'"),
+        # One for each filter of the listing, in its order.
+        Index("ix_builds_state_seq", "state", "seq"),
+        Index("ix_builds_toolchain_seq", "toolchain", "seq"),
+        Index("ix_builds_platform_label_seq", "platform_label", "seq"),
+        Index("ix_builds_requested_by_seq", "requested_by", "seq"),
+        Index("ix_builds_model_seq", "model", "seq"),
     )  # fmt: skip
 
     seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)  # orders builds without a clock
@@ -248,11 +265,15 @@ class EngineRow(Row):
     """What `build` produced: one published engine per key."""
 
     __tablename__ = "engines"
+    __table_args__ = (
+        _partial("ix_engines_served", "created_at", "key", where="quarantined_at IS NULL"),
+        _partial("ix_engines_served_model", "model", "created_at", "key", where="quarantined_at IS NULL"),
+    )
 
     key: Mapped[str] = mapped_column(ForeignKey("actions.key"), primary_key=True)
     manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"))
     attempt: Mapped[int]
-    model: Mapped[str] = mapped_column(Text, index=True)
+    model: Mapped[str] = mapped_column(Text)
     toolchain: Mapped[str] = mapped_column(String(32))
     version: Mapped[str] = mapped_column(String(32))
     platform: Mapped[_Json]  # every fact of the machine that built it, not only those that bind the engine
@@ -267,6 +288,12 @@ class EngineRow(Row):
     # Removed after a grace, and served until then: see models.retention.removal.
     marked_for_removal_at: Mapped[datetime | None] = mapped_column("doomed_at")
     pulled_at: Mapped[datetime | None]  # when the API last issued a link to one of its files, to the minute
+
+
+Index("ix_builds_any_revision_seq", text_before_at(BuildRow.model), BuildRow.seq)
+Index("ix_builds_gpu_seq", gpu_of(BuildRow.platform), BuildRow.seq)
+_partial("ix_engines_served_any_revision", text_before_at(EngineRow.model), EngineRow.created_at, EngineRow.key,
+         where="quarantined_at IS NULL")  # fmt: skip
 
 
 class ImportRow(Row):
@@ -350,6 +377,10 @@ class WorkerRow(Row):
     __table_args__ = (
         _one_of("state", WorkerState),
         CheckConstraint("state <> 'quarantined' OR quarantined_at IS NOT NULL", name="quarantined_at_a_time"),
+        Index("ix_workers_name", "name"),
+        # Not of `last_seen_at`: each report would write to every index of the table.
+        _partial("ix_workers_present", "name", where="state <> 'gone'"),
+        _partial("ix_workers_quarantined", "name", where="quarantined_at IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -360,7 +391,7 @@ class WorkerRow(Row):
     capabilities: Mapped[list[Any]] = mapped_column(JSON())
     queues: Mapped[list[Any]] = mapped_column(JSON())
     started_at: Mapped[datetime] = mapped_column(server_default=now())
-    last_seen_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+    last_seen_at: Mapped[datetime] = mapped_column(server_default=now())
     draining_at: Mapped[datetime | None]
     quarantined_at: Mapped[datetime | None]
     quarantine_reason: Mapped[str | None] = mapped_column(Text)

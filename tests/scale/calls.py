@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from benchmarks.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, REQUESTER
 from enginefarm.contract.spec import Limits
 from enginefarm.wire.resolution import EngineRequirements
 from models.catalogue.database import Database
@@ -25,6 +24,7 @@ from models.queries.engines import get_engine, list_engines
 from models.queries.estimates import usual_seconds
 from models.queries.outlook import Fleet
 from models.queries.resolution import resolve
+from tests.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, REQUESTER
 
 PAGE = 50
 
