@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from alembic import op
 
 
-def create_index(name: str, table: str, columns: Sequence[str], *, where: str | None = None) -> None:
+def create_index(name: str, table: str, columns: Sequence[str | sa.TextClause], *, where: str | None = None) -> None:
     """Build an index without a lock that stops writers. It waits for the end of transactions that are open."""
     condition = sa.text(where) if where is not None else None
     if op.get_context().dialect.name == "sqlite":
