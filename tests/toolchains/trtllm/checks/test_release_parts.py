@@ -44,6 +44,9 @@ def test_a_part_that_the_release_does_not_carry_is_refused(refusal: Refusal) -> 
         ("1.1.0", "10.11.0.33", "10.13.3.9"),
         ("0.10.0", "9.3.0", "10.0.1"),
         ("0.15.0", "10.7.0", "10.6"),
+        ("1.2.1", "10.13.3", "10.14.1"),
+        ("0.19.0", "10.10.0", "10.9.0"),
+        ("0.8.0", "9.3.0", "9.2.0"),
     ],
 )
 def test_a_tensorrt_that_the_release_does_not_carry_is_refused_with_the_one_that_it_carries(
@@ -64,7 +67,8 @@ def test_the_refusal_names_the_releases_that_carry_the_given_tensorrt() -> None:
     ("version", "tensorrt"),
     [
         *(("0.21.0", "10.11"), ("0.21.0", "10.11.0.33"), ("0.9.0", "9.3.0"), ("0.9.0", "10.0.1.6")),
-        *(("1.2.1", "10.99"), ("0.8.0", "9.2")),  # no source states theirs
+        *(("1.2.1", "10.14.1.48"), ("0.8.0", "9.2")),
+        ("1.3.0rc20", "10.99"),  # no source states its own
     ],
 )
 def test_a_tensorrt_that_no_source_contradicts_is_accepted(version: str, tensorrt: str) -> None:

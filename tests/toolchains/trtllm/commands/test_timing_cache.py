@@ -40,7 +40,7 @@ def test_builds_with_these_differences_share_a_cache(changes: dict[str, Any]) ->
     [
         *({"machine": {name: value}} for name, value in (("gpu", "NVIDIA L4"), ("sm", "89"), ("gpu_memory_gib", 24))),
         *({"machine": {name: value}} for name, value in (("mig", "1g.10gb"), ("ecc", True), ("cuda", "12.9"))),
-        {"machine": {"tensorrt": "10.14.1"}},
+        {"machine": {"tensorrt": "10.13.3"}},
         {"version": "1.1.0"},
         {"precision": {"dtype": "float16"}},
         {"options": {"strip_plan": True}},
