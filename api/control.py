@@ -93,7 +93,9 @@ def control_plane(
     announcer = Announcer(celery_app(settings.broker_url.get_secret_value()))
     lanes = Lanes()
     pings = {"database": database.ping, "broker": announcer.ping, "store": store.ping}
-    cached_submits = CachedSubmits(planner, sources, fleet, database)
+    # A connection of its own: cached submits do not wait for those that slow statements use.
+    submits_database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    cached_submits = CachedSubmits(planner, sources, fleet, submits_database)
     try:
         yield ControlPlane(
             settings=settings,
@@ -123,6 +125,7 @@ def control_plane(
         # In this order: the thread of cached submits uses the database.
         cached_submits.close()
         lanes.close()
+        submits_database.close()
         database.close()
 
 

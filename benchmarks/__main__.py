@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import psutil
 
-from benchmarks import cached_submits, handover, http_clients, memory, transfers
+from benchmarks import cached_submits, handover, http_clients, memory, transfers, watchers
 from benchmarks.ground import Ground
 from benchmarks.table import Table
 
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Callable[[Ground], Table]] = {
     "memory": memory.run,
     "handover": handover.run,
     "cached_submits": cached_submits.run,
+    "watchers": watchers.run,
     "transfers": transfers.run,
     "http_clients": http_clients.run,
 }

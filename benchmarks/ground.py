@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from enginefarm.client.farm import Farm
 from local.process import Process
 from models.security.api_keys import Scope, create
 from models.settings import Settings
-from tests.farm.running_farm import CHECKOUT, RunningFarm
+from tests.farm.running_farm import CHECKOUT, RunningFarm, answers
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.server import free_port, new_data_dir
@@ -63,6 +64,13 @@ class Ground:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def add_api(self, settings: Mapping[str, str]) -> tuple[int, Process]:
+        """The port and the process of one more API, with these settings beside those of the farm."""
+        port = free_port()
+        process = self.farm.start("api", f"api-{port}", {"PORT": str(port), **settings})
+        process.wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=60)
+        return port, process
 
     @cached_property
     def bare_route(self) -> tuple[int, Process]:

@@ -75,7 +75,8 @@ def main() -> None:
         parse_broker_url(settings.broker_url.get_secret_value())  # before the checks that take seconds
         isolation = choose(settings)
         identity = identify(settings, isolation)
-        database = Database(settings.database_url.get_secret_value(), pool_size=4)
+        # One is enough nearly always. With the second a heartbeat does not wait for a statement of the stage.
+        database = Database(settings.database_url.get_secret_value(), pool_size=2, kept=1)
         # An older program on a newer catalogue, or the reverse, would fail in the middle of an attempt.
         require_current(database)
         require_folder_store(settings)

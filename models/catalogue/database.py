@@ -14,7 +14,8 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.util.queue import Queue
 
 from enginefarm.contract.errors import DatabaseUnavailable
 from models.catalogue.database_outages import LOST_CONNECTION, READ_ONLY, Renewal, outage_of
@@ -22,6 +23,8 @@ from models.catalogue.database_url import parse_database_url
 from models.catalogue.timestamps import BoundedTimestamptzLoader
 
 _SQLITE_BUSY_SECONDS = 30  # one writer at a time: as long as several transactions of a busy farm may queue
+POOL_SIZE = 7  # of one API process, which has two more: for cached submits, and to listen for changes
+_KEPT_IDLE_SECONDS = 30.0  # then a connection to PostgreSQL that nothing used is given back
 _PING_IDLE_SECONDS = 1.0  # a PostgreSQL connection that was idle for longer is pinged before use
 
 # libpq parameters. The others say when a silent server counts as unreachable: TCP alone would wait 15 minutes.
@@ -36,20 +39,44 @@ _LIBPQ_DEFAULTS: dict[str, str | int] = {
 }
 
 
+class _ShrinkingPool(QueuePool):
+    """Closes connections that nothing used for a while: a server has few, and other processes may need them.
+
+    SQLAlchemy's own pool keeps as many as were ever used at once. Each return of a connection closes one at most, so a
+    process that does nothing keeps what it has; but every process of the farm reports or sweeps all the time.
+    """
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        assert isinstance(self._pool, Queue)
+        with self._pool.mutex:
+            # The pool is last in, first out, so that the first is the one that was unused for the longest time.
+            idle = self._pool.queue
+            if not idle or time.monotonic() - idle[0].info.get("returned_at", math.inf) < _KEPT_IDLE_SECONDS:
+                return
+            oldest = idle.popleft()
+        oldest.close()
+        self._dec_overflow()
+
+
 class Database:
     """One database of the catalogue, PostgreSQL (psycopg 3) or SQLite (WAL).
 
     Everything works through a pooler that gives a connection to another client after each transaction: nothing of the
     farm outlives a transaction on the server, no prepared statement, no setting, no lock.
 
+    Args:
+        pool_size: connections to PostgreSQL at once, at most.
+        kept: of these, those that stay open for the next use; an idle one is closed all the same after a while.
+
     Raises:
         ValueError: `url` is no URL of PostgreSQL or SQLite.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE, kept: int = POOL_SIZE) -> None:
         parsed_url = parse_database_url(url)
         postgresql = parsed_url.get_backend_name() == "postgresql"
-        self.engine = _postgresql(parsed_url, pool_size) if postgresql else _sqlite(parsed_url)
+        self.engine = _postgresql(parsed_url, pool_size, min(kept, pool_size)) if postgresql else _sqlite(parsed_url)
         _translate_errors(self.engine)
         # SQLite must take its write lock at BEGIN: a transaction that reads first and then writes fails at once if
         # another writer came between, without waiting for it.
@@ -157,15 +184,17 @@ def _json(value: Any) -> str:
     return to_json(value).decode()  # ten times as fast as the standard library's json
 
 
-def _postgresql(url: URL, pool_size: int) -> Engine:
+def _postgresql(url: URL, pool_size: int, kept: int) -> Engine:
     # Arguments come before options in the URL, so an option that an operator chose is left out here.
     defaults = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in url.query}
     # `prepare_threshold=None`: psycopg would prepare a statement that it runs for the sixth time, and find it missing,
     # or there already, when a pooler gives it another connection of the server. It costs below 5 % of a transaction.
     engine = create_engine(
         url,
-        pool_size=pool_size,
-        max_overflow=0,
+        poolclass=_ShrinkingPool,
+        pool_size=kept,
+        max_overflow=pool_size - kept,
+        pool_use_lifo=True,  # so that those which are not needed stay unused
         json_serializer=_json,
         connect_args={"prepare_threshold": None, **defaults},
     )

@@ -146,11 +146,12 @@ def test_a_lost_notification_delays_a_change_and_hides_none(
         time.sleep(seconds)
         return Changes()
 
-    monkeypatch.setattr(NotifiedChanges, "wait", deaf)
     build_id, claim = running[1]
     with watchers(published_farm, [f"{build_id}/events", f"{build_id}/logs?follow=1"]) as (events, log):
         received(events, b"data: ")
-        time.sleep(0.6)  # a listener is there
+        wait_for_a_new_listener(published_farm)
+        monkeypatch.setattr(NotifiedChanges, "wait", deaf)
+        time.sleep(0.6)  # the call that went on before has returned
         with published_farm.database.write() as session:
             logs.append(session, claim.key, claim.attempt, 0, b"a line of the log\n")
         received(log, b"a line of the log")
