@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Row, literal, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer
 
 from enginefarm.contract.errors import Gone, NotFound
 from enginefarm.wire.bodies import Engine, EnginePage, EngineSummary, PhysicalFile
@@ -23,6 +24,7 @@ from models.queries.removals import why_removed
 log = logging.getLogger(__name__)
 
 MAX_PAGE = 200
+_FIRST_READ = 50  # engines of a model: most callers find among the newest what they look for
 
 _NEWEST_FIRST = (EngineRow.created_at.desc(), EngineRow.key.desc())
 
@@ -93,14 +95,17 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     if model is not None:
         query = query.where(is_of_model(EngineRow.model, model))
     if cursor is not None:
-        time, key = from_time_cursor(cursor)
-        last = tuple_(literal(time, UtcDateTime()), literal(key))
-        query = query.where(tuple_(EngineRow.created_at, EngineRow.key) < last)
+        query = query.where(_comes_after(*from_time_cursor(cursor)))
     rows = session.execute(query).all()
     following = None
     if len(rows) > limit:
         following = to_time_cursor(rows[limit - 1].created_at, rows[limit - 1].key)
     return EnginePage(items=list(_readable(rows[:limit])), next_cursor=following)
+
+
+def _comes_after(time: datetime, key: str) -> ColumnElement[bool]:
+    """For a WHERE clause: the engine comes after the one of this time and key, in a listing of the newest first."""
+    return tuple_(EngineRow.created_at, EngineRow.key) < tuple_(literal(time, UtcDateTime()), literal(key))
 
 
 def _readable(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[EngineSummary]:
@@ -119,18 +124,27 @@ def newest_engines(
 
     Each comes with the identity of the model that its checkpoint was converted from, which is the same for the same
     weights from two places; None if its convert action does not name one.
+
+    The first of them are read alone, for a caller that needs no more.
     """
     convert = aliased(ActionRow)
     query = (
-        select(EngineRow, convert.document)
+        select(EngineRow, convert.document["model"])
         .join(ActionRow, ActionRow.key == EngineRow.key)
         .outerjoin(convert, convert.key == ActionRow.depends_on)
         .where(SERVED, *conditions)
         .order_by(*_NEWEST_FIRST)
-        .limit(limit)
+        .options(defer(EngineRow.platform))
     )
-    for row, convert_document in session.execute(query):
-        yield row, (convert_document or {}).get("model")
+    first = query.limit(min(limit, _FIRST_READ))
+    rows = session.execute(first).all()
+    for row, identity in rows:
+        yield row, identity
+    if len(rows) == _FIRST_READ < limit:
+        last = rows[-1][0]
+        others = query.where(_comes_after(last.created_at, last.key)).limit(limit - _FIRST_READ)
+        for row, identity in session.execute(others):
+            yield row, identity
 
 
 # The columns of a summary and no more: an engine's spec and provenance are large, and most readers want neither.

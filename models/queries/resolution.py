@@ -22,6 +22,12 @@ class _Candidate:
     row: EngineRow
     suitability: Suitability
 
+    def is_smallest(self, requirements: EngineRequirements) -> bool:
+        """True for an engine that serves if no other that serves is smaller: it has exactly the requested limits."""
+        # A request without this limit is met by engines with any.
+        tokens = self.row.spec["limits"]["max_num_tokens"] or 0
+        return not self.suitability.larger and tokens == (requirements.limits.max_num_tokens or 0)
+
     @property
     def extent(self) -> tuple[int, ...]:
         """What makes an engine take more memory, the most important first."""
@@ -52,6 +58,8 @@ def resolve(session: Session, requirements: EngineRequirements) -> Resolution:
         candidates.append(candidate)
         if not candidate.suitability.obstacles:
             serving.append(candidate)
+            if candidate.is_smallest(requirements):
+                break
     if not serving:
         raise _not_found(requirements, candidates)
     best = min(serving, key=lambda candidate: candidate.extent)  # the newest among equals: candidates are in that order

@@ -18,6 +18,27 @@ class Guard:
 
 GUARDS = (
     Guard(
+        "a page of builds reads the fleet once", "models/queries/outlook.py",
+        "@cached_property\n    def _live(", "@property\n    def _live(",
+        "tests/scale",
+    ),
+    Guard(
+        "a model at any revision is found by an index in every locale", "models/catalogue/expressions.py",
+        "of_model = text_before_at(column) == model", 'of_model = column.startswith(model, autoescape=True)',
+        "tests/scale",
+    ),
+    Guard(
+        "positions of a page add up", "models/queries/outlook.py",
+        "positions[key] = in_front[queue]", "positions[key] = count",
+        "tests/scale",
+    ),
+    Guard(
+        "engines of one instant are all listed", "models/queries/engines.py",
+        "tuple_(EngineRow.created_at, EngineRow.key) < tuple_(literal(time, UtcDateTime()), literal(key))",
+        "EngineRow.created_at < time",
+        "tests/models/queries/test_listing.py",
+    ),
+    Guard(
         "quantized blocks that a rank would have in part are refused", "toolchains/trtllm/checks/precisions/shards.py",
         "if width % (ranks * multiple):", "if False:",
         "tests/toolchains/trtllm/field",

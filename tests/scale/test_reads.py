@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from enginefarm.wire.bodies import BuildState
 from models.catalogue.database import Database
-from models.catalogue.rows import EngineRow
+from models.catalogue.rows import ActionRow, EngineRow
+from models.lifecycle import recovery
 from models.queries.builds import list_builds
 from tests.migrated import migrated_sqlite
 from tests.models.requests import SPEC, add_worker, new_request
@@ -74,6 +75,24 @@ def test_a_long_page_takes_no_more_statements_than_a_short_one(catalogue: Databa
             list_builds(session, limit=limit, cursor=None, state=state)
         counts.append(len(statements))
     assert counts[0] == counts[1]
+
+
+def test_the_position_in_a_queue_is_exact(catalogue: Database) -> None:
+    ahead = aliased(ActionRow)
+    with catalogue.read() as session:
+        page = list_builds(session, limit=60, cursor=None, state=BuildState.QUEUED)
+        positions = {build.key: build.queue_position for build in page.items}
+        in_front = (ahead.queue == ActionRow.queue) & (ahead.queued_at < ActionRow.queued_at)
+        query = select(ActionRow.key, func.count(ahead.key)).outerjoin(ahead, in_front & (ahead.state == "queued"))
+        counted = query.where(ActionRow.key.in_(positions)).group_by(ActionRow.key)
+        assert positions == {key: count for key, count in session.execute(counted)}  # noqa: C416
+    assert len(set(positions.values())) > 1
+
+
+def test_the_sweep_sends_a_bounded_number_of_messages(catalogue: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_MESSAGES", 7)
+    with catalogue.read() as session:
+        assert set(recovery.count_due_by_queue(session).values()) == {7}
 
 
 FILTERS: list[dict[str, str]] = [

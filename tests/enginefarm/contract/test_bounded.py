@@ -17,7 +17,7 @@ from enginefarm.contract.model import reference as model_reference
 from enginefarm.contract.platform import Platform, PlatformSelector
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.matrix import MAX_CELLS, cells
-from models.catalogue.pagination import from_cursor
+from models.catalogue.pagination import from_cursor, from_time_cursor, to_time_cursor
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
@@ -113,6 +113,10 @@ def test_every_text_is_a_reference_or_is_refused(text: str) -> None:
 def test_every_text_is_a_cursor_or_is_refused(text: str) -> None:
     try:
         assert 0 <= from_cursor(text) < 2**63
+    except InvalidRequest as error:
+        error.detail.encode()
+    try:
+        assert to_time_cursor(*from_time_cursor(text))
     except InvalidRequest as error:
         error.detail.encode()
 
