@@ -63,14 +63,20 @@ def complete_version(
     # A worker that is newer than this API may have a version that the API does not list.
     if requested.version in released or requested.version in installed:
         return requested.version
+    known = sorted({*released, *installed}, key=_version_order, reverse=True)
+    remedy = "GET /v1/toolchains lists the versions; leave it out for the newest stable one of a live worker"
+    # A series without its last number, such as 0.17.
+    similar = [version for version in known if version.startswith(f"{requested.version}.")]
+    if similar:
+        remedy = f"write {toolchain.name}@{newest(similar)}"
     findings.add(
         Problem(
             pointer="/toolchain/version",
             code="unknown_version",
             detail=f"{toolchain.name} {requested.version} is not a version that this farm knows",
             value=requested.version,
-            expected=", ".join(sorted({*released, *installed}, key=_version_order, reverse=True)),
-            remedy="GET /v1/toolchains lists the versions; leave it out for the newest stable one of a live worker",
+            expected=", ".join(similar or known),
+            remedy=remedy,
         )
     )
     return None
@@ -152,19 +158,23 @@ def complete_platform(
     else:
         code = "platform_unknown"
         detail = f"no live worker with {subject} matches, and the platform is not complete"
-        remedy = (
-            f"name one of the candidates; or, to wait for a machine that is not there yet, give {', '.join(missing)}"
-        )
+        remedy = f"to wait for a machine that is not there yet, give {', '.join(missing)}"
         if not requested_fields:
             remedy += " (or cpu_isa for a CPU engine)"
-    listed = "; ".join(platform_text(platform) for platform in candidates) or "no live worker has this toolchain"
+        if candidates:
+            remedy = f"name one of the candidates; or, {remedy}"
+    if candidates:
+        expected = f"one of: {'; '.join(platform_text(platform) for platform in candidates)}"
+    else:
+        detail = f"no live worker has {subject}, and the platform is not complete"
+        expected = f"a platform with {', '.join(missing)} too, or a worker with {subject}"
     findings.add(
         Problem(
             pointer="/platform",
             code=code,
             detail=detail,
             value=requested_fields,
-            expected=f"one of: {listed}",
+            expected=expected,
             remedy=remedy,
         )
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
 
 from api.planning.actions import CompletedSpec, build_action, convert_action
 from api.planning.completion import complete_platform, complete_version
 from api.planning.defaults import default_limits
 from api.planning.findings import Findings
 from api.planning.fleet_view import FleetView
-from api.planning.inputs import auxiliary_configs, pin_inputs, with_pinned_references
+from api.planning.inputs import Inputs, auxiliary_configs, pin_inputs, with_pinned_references
 from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.contract.model import reference as model_reference
-from enginefarm.contract.platform import PlatformSelector
+from enginefarm.contract.platform import Platform, PlatformSelector
 from enginefarm.contract.spec import BuildSpec, ToolchainRef
 from models.lifecycle.submission import Request
 from models.settings import Settings
@@ -93,20 +96,22 @@ class Planner:
             model = self._sources.resolve_model(model_reference.parse(spec.model))
         inputs = pin_inputs(self._sources, spec, toolchain, findings)
         configs = auxiliary_configs(self._sources, inputs, findings)
-        if findings or version is None or platform is None or model is None:
+        if version is None or model is None:
+            return Draft(spec, notes=findings.notes, findings=findings.problems)
+        facts = model.facts.model_copy(update={"beside": configs})
+        only_platform = all(problem.pointer.startswith("/platform") for problem in findings.problems)
+        if platform is None and only_platform and spec.platform.gpu and spec.platform.sm:
+            # A machine that is not described in full has no key. What no GPU of this SM can do is known without it.
+            with suppress(ValidationError), findings.collect():
+                machine = spec.platform.complete()
+                partial = _completed(spec, toolchain.name, version, machine, model.reference, inputs)
+                findings.add(*toolchain.preflight(toolchain.normalise(partial, facts, machine)[0], facts, machine))
+        if findings or platform is None:
             return Draft(spec, notes=findings.notes, findings=findings.problems)
 
         # Normalize and check. A spec that cannot be normalized has no keys; one that fails a check has keys, so that
         # an explanation can compare it with the catalogue.
-        completed = spec.model_copy(
-            update={
-                "model": model.reference,
-                "options": with_pinned_references(spec.options, inputs),
-                "toolchain": ToolchainRef(name=toolchain.name, version=version),
-                "platform": PlatformSelector(**platform.model_dump()),
-            }
-        )
-        facts = model.facts.model_copy(update={"beside": configs})
+        completed = _completed(spec, toolchain.name, version, platform, model.reference, inputs)
         try:
             normalized, notes = toolchain.normalise(completed, facts, platform)
             findings.add(*toolchain.preflight(normalized, facts, platform))
@@ -128,6 +133,20 @@ class Planner:
             requested_by=None,
         )
         return Draft(normalized, request, (*findings.notes, *notes), findings.problems)
+
+
+def _completed(
+    spec: BuildSpec, toolchain: str, version: str, platform: Platform, model: str, inputs: Inputs
+) -> BuildSpec:
+    """The spec with everything that it left to the farm."""
+    return spec.model_copy(
+        update={
+            "model": model,
+            "options": with_pinned_references(spec.options, inputs),
+            "toolchain": ToolchainRef(name=toolchain, version=version),
+            "platform": PlatformSelector(**platform.model_dump()),
+        }
+    )
 
 
 def _unknown_toolchain(name: str) -> Problem:

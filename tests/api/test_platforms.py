@@ -67,3 +67,23 @@ def test_a_partial_platform_that_no_worker_has_is_refused_with_the_missing_field
     [problem] = refused.json()["errors"]
     assert (problem["pointer"], problem["code"]) == ("/platform", "platform_unknown")
     assert "name one of the candidates" in problem["remedy"]
+
+
+def test_a_partial_platform_is_refused_with_what_no_such_gpu_can_do(
+    published_farm: Published, spec: dict[str, Any]
+) -> None:
+    wrong = {"toolchain": {"name": "trtllm", "version": "0.16.0"}, "precision": {"dtype": "float16", "kv_cache": "fp8"},
+             "options": {"tokens_per_block": 48}}  # fmt: skip
+    refused = submit(published_farm, spec | wrong, {"gpu": "NVIDIA A100-SXM4-80GB", "sm": "80"})
+    problems = {problem["code"]: problem for problem in refused.json()["errors"]}
+    assert {"platform_unknown", "fp8_kv_sm", "block_power"} <= problems.keys()
+    assert "no live worker has trtllm 0.16.0" in problems["platform_unknown"]["detail"]
+    assert "candidates" not in problems["platform_unknown"]["remedy"]
+
+
+def test_a_series_in_place_of_a_version_is_refused_with_its_newest_version(
+    published_farm: Published, spec: dict[str, Any]
+) -> None:
+    refused = submit(published_farm, spec | {"toolchain": {"name": "trtllm", "version": "0.18"}}, {})
+    problems = {problem["pointer"]: problem for problem in refused.json()["errors"]}
+    assert problems["/toolchain/version"]["remedy"].startswith("write trtllm@0.18.2")

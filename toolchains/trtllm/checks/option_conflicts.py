@@ -15,6 +15,7 @@ _SWIGLU_PLUGINS = ("gemm_swiglu_plugin", "low_latency_gemm_swiglu_plugin")
 _TYPED_PLUGINS = ("gemm_plugin", "gpt_attention_plugin", "lora_plugin", "mamba_conv1d_plugin")
 _DTYPES = ("float16", "bfloat16", "float32", "int32")  # without fp8 and nvfp4, which go with other dtypes
 _LOAD_BY_SHARD = "load_by_shard"
+_GATED = frozenset({"llama", "internlm", "internlm2", "skywork", "qwen", "gemma", "baichuan"})  # families
 
 
 def multiple_profiles(context: BuildContext) -> Iterator[Problem]:
@@ -93,6 +94,17 @@ def stripped_plans(context: BuildContext) -> Iterator[Problem]:
         yield refused_option(context, "refit_side_files", "strip_plan", detail, "false")
 
 
+def fused_mlp(context: BuildContext) -> Iterator[Problem]:
+    # The builder raises it (fuse_gate_mlp of tensorrt_llm/models/modeling_utils.py of 0.8.0 to 0.11.0; 0.12 leaves such
+    # layers as they are). Layers of experts and of SmoothQuant are of other classes.
+    name = "use_fused_mlp"
+    quantization = context.spec.precision.quantization
+    is_affected = quantization in (*WEIGHT_ONLY, "w4a8_awq") and context.family_name in _GATED
+    if context.option_value(name) is True and is_affected and not context.facts.num_experts:
+        detail = f"the release fuses the MLP of plain and FP8 weights, and these are {quantization}"
+        yield refused_option(context, "fused_mlp", name, detail, "false, or precision.quantization null or fp8")
+
+
 def gemm_swiglu(context: BuildContext) -> Iterator[Problem]:
     # Both are asserted (tensorrt_llm/layers/mlp.py of 0.11.0 to 0.14.0).
     name = "gemm_swiglu_plugin"
@@ -129,6 +141,7 @@ CHECKS: tuple[Check, ...] = (
     weight_streaming,
     managed_weights,
     stripped_plans,
+    fused_mlp,
     gemm_swiglu,
     swiglu_plugins,
     reduce_scatter,
