@@ -49,6 +49,10 @@ class Request:
 def write(request: Request, told: Orders) -> None:
     """Write the checkpoint of a decoder-only model."""
     settings = json.loads((request.source / "config.json").read_bytes())
+    if settings["architectures"][0].startswith("Llava"):
+        settings |= settings["text_config"]
+        # From 0.13 on the script knows LLaVA by the name of its folder, and takes the wrong tensors of any other.
+        assert "llava" in request.source.name, "KeyError: 'model.embed_tokens.weight'"
     _check(settings, request)
     # Releases before 1.0 lose the layers that do not divide; quantize.py is not known to spread them unevenly.
     uneven = settings["num_hidden_layers"] % request.pp

@@ -117,6 +117,7 @@ def _check_model(options: argparse.Namespace, version: str, request: checkpoint.
         shared = release == (0, 14) and getattr(options, "use_embedding_sharing", False)
         if settings.get("tie_word_embeddings") and (0, 9) <= release < (0, 15) and not shared:
             raise KeyError("lm_head.weight")
+    settings |= settings.get("text_config", {})
     if request.quant_algo in ("W8A16", "W4A16") and release < (0, 13):
         rows = settings["intermediate_size"] // request.tp
         assert rows % 64 == 0, "num_rows % rows_per_tile == 0"

@@ -50,6 +50,7 @@ def order(directory: Path, version: str, **programs: dict[str, Any]) -> None:
 def _scripts(directory: Path, version: str) -> list[Path]:
     series = release(version)
     programs = [*series["convert"].values(), *series.get("draft", {}).values(), series["quantize"]]
+    programs += [series["vision"]] if series.get("vision") else []
     commands = ["trtllm-build", *(["trtllm-refit"] if series["refit"] else [])]
     paths = [
         *(directory / "bin" / name for name in commands),

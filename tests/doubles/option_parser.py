@@ -45,6 +45,10 @@ def _scripts(version: str) -> dict[str, Any]:
     return {**series["convert"], **series.get("draft", {})}
 
 
+def vision_parser(version: str) -> argparse.ArgumentParser:
+    return parser(release(version)["vision"]["table"])
+
+
 def refit_parser(version: str) -> argparse.ArgumentParser:
     """Raises KeyError or TypeError in a release of which no table is known: it has no double."""
     return parser(release(version)["refit"])

@@ -83,6 +83,9 @@ class ModelFacts(BaseModel):
     q_lora_rank: Count | None = Field(
         default=None, exclude=True, description="of multi-head latent attention: at submit, in no job"
     )
+    image_tokens: Count | None = Field(
+        default=None, exclude=True, description="embeddings of one image, of CLIP's towers: at submit, in no job"
+    )
     beside: dict[str, dict[str, Any]] = Field(
         default={}, exclude=True, description="what second models say of themselves, by input: at submit, in no job"
     )

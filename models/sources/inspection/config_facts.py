@@ -128,6 +128,7 @@ def read_facts(
             lacks_tokenizer_json=has_tokenizer(names) and TOKENIZER_JSON not in names,
             remote_code="auto_map" in outer,  # it names the classes in the model's own Python files
             trusted=trusted,
+            image_tokens=_image_tokens(outer.get("vision_config")),
             **_read_settings(settings, architecture),
         )
     except ValidationError as error:
@@ -236,6 +237,16 @@ def _fewest_of_layers(settings: dict[str, Any], heads: Any) -> int | None:
             if isinstance(in_group, int) and in_group > 0:
                 counts.append(heads // in_group)
     return min(counts, default=None)
+
+
+def _image_tokens(vision: Any) -> int | None:
+    """Return the patches of one image; None if the config does not state both sizes."""
+    if not isinstance(vision, dict):
+        return None
+    image, patch = vision.get("image_size"), vision.get("patch_size")
+    if not isinstance(image, int) or not isinstance(patch, int) or patch < 1:
+        return None
+    return int((image // patch) ** 2)
 
 
 def _read_quantization(reference: object, files: Mapping[str, bytes]) -> dict[str, Any] | None:

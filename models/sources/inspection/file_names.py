@@ -32,6 +32,8 @@ TOKENIZER = _VOCABULARIES | {
     "chat_template.json",
     "chat_template.jinja",
 }
+# How a model of images and text prepares both.
+PROCESSORS = frozenset({"preprocessor_config.json", "processor_config.json"})
 MODELOPT_CONFIG = "hf_quant_config.json"
 MISTRAL_PARAMS = "params.json"
 # They describe how the weights of a checkpoint are quantized already, as ModelOpt and AutoGPTQ write it.

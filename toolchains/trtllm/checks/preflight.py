@@ -22,7 +22,7 @@ from toolchains.trtllm.checks import (
     tensor_size,
 )
 from toolchains.trtllm.checks.check import Check
-from toolchains.trtllm.checks.models import encoder_decoder, model, model_features
+from toolchains.trtllm.checks.models import encoder_decoder, model, model_features, vision
 from toolchains.trtllm.checks.option_values import find_option_problems
 from toolchains.trtllm.checks.precisions import precision, shards, unsupported_precisions
 from toolchains.trtllm.checks.precisions.legal_values import with_legal_values
@@ -49,6 +49,7 @@ _CHECKS: tuple[Check, ...] = (
     *adapters.CHECKS,
     *lora_support.CHECKS,
     *encoder_decoder.CHECKS,
+    *vision.CHECKS,
 )
 
 

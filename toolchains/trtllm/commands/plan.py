@@ -14,13 +14,14 @@ from toolchains.toolchain import Command, Directories
 from toolchains.trtllm.commands.installation import Installation
 from toolchains.trtllm.context.conversion import Conversion, checkpoint_folder, conversion_of
 from toolchains.trtllm.context.tokens import default_max_num_tokens, default_opt_num_tokens, takes_output_length
-from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
-from toolchains.trtllm.releases.model_family import find_family
+from toolchains.trtllm.releases.engine_part import VISION_ENGINE, VISION_MODEL, EnginePart, engine_parts
+from toolchains.trtllm.releases.model_family import Vision, find_family
 from toolchains.trtllm.releases.precision_recipe import recipe_table
 from toolchains.trtllm.releases.release import ReleaseDescriptor, find_release
 
 _CARRY_TOKENIZER = Path(__file__).parent / "carry_tokenizer.py"
 _NAME_DATA_SET = Path(__file__).parent / "name_data_set.py"
+_COPY_VISION_MODEL = Path(__file__).parent / "copy_vision_model.py"
 _WHISPER_WEIGHTS = Path(__file__).parent / "whisper_weights.py"
 _WHISPER_FILE = Path(__file__).parent / "whisper_file.py"
 _TENSORS_ONLY = Path(__file__).parent / "tensors_only.py"
@@ -40,6 +41,10 @@ def commands(job: Job, directories: Directories, installation: Installation) -> 
         programs.append(refit_command(directories, release, installation))
     else:
         programs = list(build_commands(job, directories, release, installation))
+
+    family = find_family(job.facts.architecture)
+    if job.stage is Stage.BUILD and family is not None and family.vision is not None:
+        programs.append(vision_command(job, directories, release, family.vision, installation))
 
     # Caches in the home directory go to scratch. Nothing is fetched: the model's files are complete.
     environment = {"HOME": str(directories.scratch), "HF_HUB_OFFLINE": "1"}
@@ -104,6 +109,12 @@ def convert_commands(job: Job, directories: Directories, installation: Installat
         programs.append(_script(conversion.base, job, replace(directories, output=base_checkpoint), installation))
         directories = replace(directories, source=base_checkpoint)
     family = find_family(job.facts.architecture)
+    if family is not None and family.vision is not None:
+        # -I, because the worker's own interpreter runs this program in a directory of downloaded files.
+        link = directories.scratch / "llava"
+        copy = (str(directories.source), str(directories.output / VISION_MODEL), str(link))
+        programs.append((sys.executable, "-I", str(_COPY_VISION_MODEL), *copy))
+        directories = replace(directories, source=link)
     if family is not None and family.reads_openai_file:
         # Two programs: the one that loads a caller's pickle writes none.
         folder = directories.scratch / "whisper"
@@ -159,6 +170,21 @@ def build_commands(
         workers = max(1, min(installation.gpus, spec.parallelism.world_size))
         argv += table["workers"].argv(workers)
         yield tuple(argv)
+
+
+def vision_command(
+    job: Job, directories: Directories, release: ReleaseDescriptor, vision: Vision, installation: Installation
+) -> tuple[str, ...]:
+    """Make the engine of a model's images from the model, which the conversion copied to the checkpoint."""
+    assert release.vision is not None, "no release before 0.10 has such a family"
+    table = release.vision.options.by_name
+    architecture = job.facts.architecture
+    argv = [installation.python, str(installation.examples / release.vision.script)]
+    argv += table["model_type"].argv(vision.model_types[architecture])
+    argv += table["model_path"].argv(str(directories.source / VISION_MODEL))
+    argv += table["output_dir"].argv(str(directories.output / VISION_ENGINE))
+    images = job.spec.limits.max_batch_size * vision.images_of_sequence[architecture]
+    return (*argv, table["max_batch_size"].flag, str(images))
 
 
 def limit_arguments(job: Job, release: ReleaseDescriptor, part: EnginePart) -> Iterator[str]:

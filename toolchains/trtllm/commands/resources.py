@@ -75,6 +75,9 @@ def convert_needs(job: Job) -> Needs:
     is_openai_file = family is not None and family.reads_openai_file
     if is_openai_file or (conversion is not None and conversion.loads_pickles):
         scratch += 2 * weights
+    # The checkpoint has a copy of the model, from which the engine of the images is made.
+    if family is not None and family.vision is not None:
+        scratch += weights
     # Draft heads may be added to a checkpoint of the base model, which is written first.
     if conversion is not None and conversion.base:
         scratch += checkpoint
@@ -94,12 +97,14 @@ def build_needs(job: Job) -> Needs:
     # With weight streaming the weights stay in host memory.
     if not job.spec.options.get("weight_streaming"):
         gpu_memory += shard
-    return Needs(
-        host_memory=_LIBRARIES + round(_HOST_PER_SHARD * shard),
-        gpu_memory=gpu_memory,
-        gpu_memory_in_all=0,
-        scratch=_COPIES_ON_DISK * checkpoint_bytes(job),
-    )
+    host_memory = _LIBRARIES + round(_HOST_PER_SHARD * shard)
+    scratch = _COPIES_ON_DISK * checkpoint_bytes(job)
+    family = find_family(job.facts.architecture)
+    # One program loads the whole model to make the engine of its images.
+    if family is not None and family.vision is not None:
+        host_memory = max(host_memory, _LIBRARIES + job.facts.weight_bytes)
+        scratch += job.facts.weight_bytes
+    return Needs(host_memory=host_memory, gpu_memory=gpu_memory, gpu_memory_in_all=0, scratch=scratch)
 
 
 def checkpoint_bytes(job: Job) -> int:

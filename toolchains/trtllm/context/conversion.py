@@ -178,6 +178,11 @@ def find_conversion(
     if family.unquantized_reason and is_quantized:
         return None
 
+    if family.only_quantizations is not None:
+        is_known = precision.quantization in (None, *family.only_quantizations)
+        if not is_known or precision.kv_cache or model_quantization:
+            return None
+
     # The family's own script is preferred to quantize.py, which takes every family.
     recipes = None
     if precision.quantization not in family.modelopt_only.get(architecture, ()):

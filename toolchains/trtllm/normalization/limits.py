@@ -30,3 +30,17 @@ def derive_token_limits(context: BuildContext) -> Iterator[Change]:
                 limits[name] = value
                 changes[name] = Change(step.rule, "limits", name, value, step.reason)
     yield from changes.values()
+
+
+def make_room_for_images(context: BuildContext) -> Iterator[Change]:
+    """Without a table of embeddings the engine takes no image."""
+    # Source: examples/multimodal/README.md @a681853d. Images of LLaVA-NeXT differ: as many as the prompt may have.
+    family = context.family
+    if family is None or family.vision is None or context.number("max_prompt_embedding_table_size"):
+        return
+    of_sequence = context.limits.max_input_len
+    if family.vision.images_of_sequence[context.facts.architecture] == 1:
+        of_sequence = context.facts.image_tokens or of_sequence
+    rows = context.limits.max_batch_size * of_sequence
+    reason = "room for the embeddings of one image in each sequence"
+    yield option_change("image_table", "max_prompt_embedding_table_size", rows, reason)

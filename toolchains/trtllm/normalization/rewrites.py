@@ -14,7 +14,7 @@ from toolchains.trtllm.normalization.encoder_decoder import (
     disable_fused_attention,
     pad_whisper,
 )
-from toolchains.trtllm.normalization.limits import derive_token_limits, set_draft_length
+from toolchains.trtllm.normalization.limits import derive_token_limits, make_room_for_images, set_draft_length
 from toolchains.trtllm.normalization.network import (
     join_adapted_modules,
     name_variant,
@@ -61,6 +61,7 @@ REWRITES: tuple[Rewrite, ...] = (
     disable_fused_attention,  # both before switch_context_attention, which follows from them
     switch_context_attention,
     set_draft_length,
+    make_room_for_images,
     derive_token_limits,
 )
 

@@ -14,7 +14,8 @@ from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm.context.conversion import checkpoint_folder, conversion_of
 from toolchains.trtllm.output import settings_match
 from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks
-from toolchains.trtllm.releases.engine_part import EnginePart, engine_parts
+from toolchains.trtllm.releases.engine_part import VISION_MODEL, EnginePart, engine_parts
+from toolchains.trtllm.releases.model_family import find_family
 
 # The fields that docs/source/architecture/checkpoint.md of TensorRT-LLM calls mandatory.
 _REQUIRED_FIELDS = (
@@ -56,8 +57,28 @@ def check(job: Job, output: OutputFiles) -> dict[str, JsonValue]:
             for name in files_of_ranks(folder, shards, ".safetensors"):
                 folder.check_safetensors(name)
         architectures[part.folder] = str(config["architecture"])
+    check_vision_model(job, output)
     # A part without a folder is the only one: its architecture is that of the whole checkpoint.
     return {"architecture": architectures.get("", architectures)}
+
+
+def check_vision_model(job: Job, output: OutputFiles) -> None:
+    """Require the copy of a model of images and text, from which a build makes the engine of the images.
+
+    Raises:
+        InvalidOutput: the copy is missing or broken.
+    """
+    family = find_family(job.facts.architecture)
+    if family is None or family.vision is None:
+        return
+    with errors_in(VISION_MODEL):
+        folder = output.below(VISION_MODEL)
+        folder.read_json("config.json")
+        weights = [name for name in folder.names() if name.endswith(".safetensors")]
+        if not weights:
+            raise InvalidOutput("there are no safetensors weights")
+        for name in weights:
+            folder.check_safetensors(name)
 
 
 def check_sizes(config: Mapping[str, Any], facts: ModelFacts, part: EnginePart) -> None:

@@ -14,7 +14,7 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.output import effective_settings, settings_match
 from toolchains.trtllm.output.rank_files import errors_in, files_of_ranks
 from toolchains.trtllm.releases import adapters
-from toolchains.trtllm.releases.engine_part import engine_parts
+from toolchains.trtllm.releases.engine_part import VISION_ENGINE, engine_parts
 from toolchains.trtllm.releases.release import find_release
 
 
@@ -40,6 +40,13 @@ def check(job: Job, output: OutputFiles) -> dict[str, JsonValue]:
             config = _check_part(job, output.below(part.folder))
         settings[part.folder] = effective_settings.settings(config)
         differences += effective_settings.differences(context, part, config)
+    if context.family is not None and context.family.vision is not None:
+        with errors_in(VISION_ENGINE):
+            vision = output.below(VISION_ENGINE)
+            vision.read_json("config.json")
+            plans = [name for name in vision.names() if name.endswith(".engine")]
+            if not plans or not all(map(vision.size, plans)):
+                raise InvalidOutput("there is no engine, or it is empty")
     facts: dict[str, JsonValue] = {
         "version": job.version,
         "effective": settings.get("", settings),

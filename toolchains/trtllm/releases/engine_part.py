@@ -17,6 +17,9 @@ from toolchains.trtllm.releases.data_file import DataFile, FrozenModel, read_dat
 from toolchains.trtllm.releases.model_family import family_names, find_family
 from toolchains.trtllm.releases.reserved_options import ReservedOption
 
+VISION_MODEL = "vision_model"  # below a checkpoint: what the engine of the images is made from
+VISION_ENGINE = "vision"  # below an engine: that of the images
+
 
 class Length(NamedTuple):
     """A length that trtllm-build is told, and the limit of the spec that it follows from."""

@@ -48,6 +48,13 @@ class LaterModel(OfModel):
     since: str  # the first release that converts it
 
 
+class Vision(FrozenModel):
+    """The engine of a model's images, by architecture. A program of the release makes it from the model itself."""
+
+    model_types: Mapping[str, str]  # what the program calls the model
+    images_of_sequence: Mapping[str, int]  # which its engine takes at once
+
+
 class ReleaseRange(FrozenModel):
     """Releases from `since` on, before `until`."""
 
@@ -76,6 +83,8 @@ class ModelFamily(FrozenModel):
     relative_attention: bool = False
     unquantized_reason: str | None = None  # why it has no quantization
     script_only_reason: str | None = None  # why quantize.py makes none of its precisions
+    only_quantizations: tuple[str, ...] | None = None  # what the script makes beside plain weights; None: what it has
+    vision: Vision | None = None
     reads_openai_file: bool = False  # its script loads a pickle of OpenAI's form: see `commands.openai_file`
     gpu_dependent: ReleaseRange | None = None  # releases whose script asks the GPU what to write, in every precision
     closed_options: Mapping[str, ReservedOption] = {}  # options that the programs have, but not for this family

@@ -50,6 +50,7 @@ class Programs(FrozenModel):
     quantize: Script
     refit: str | None  # None before 0.10: those releases make no plans without weights
     convert: Mapping[str, Script]  # by model family
+    vision: Script | None = None  # makes engines of images; None before 0.10: what those releases have was not read
     draft: Mapping[str, Script] = {}  # by speculative_decoding_mode: scripts that add draft heads
 
 

@@ -8,9 +8,9 @@ from string import Template
 from enginefarm.contract.serving import Launch, Layout, Serving
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.contract.work import Job
-from toolchains.trtllm.releases.engine_part import is_encoder_decoder
+from toolchains.trtllm.releases.engine_part import VISION_ENGINE, is_encoder_decoder
 from toolchains.trtllm.releases.images import images
-from toolchains.trtllm.releases.model_family import family_names
+from toolchains.trtllm.releases.model_family import family_names, find_family
 from toolchains.trtllm.releases.release import find_release
 from toolchains.trtllm.serving import decoding, encoder_decoder
 
@@ -26,6 +26,10 @@ _WHISPER_OBSTACLE = (
     "Triton serves Whisper by a model of its own, whisper_bls: docs/whisper.md of triton-inference-server/"
     f"tensorrtllm_backend shows it; {_WHISPER_ASSETS}"
 )
+_VISION_OBSTACLE = (
+    "Triton serves a model of images by an ensemble of its own: docs/multimodal.md of triton-inference-server/"
+    "tensorrtllm_backend shows it; the engine of the images is in the folder vision"
+)
 _NOTES = (
     "start it in an image of this engine's release: `images` lists those that are known",
     "answers are streamed (decoupled): use the generate_stream or gRPC streaming endpoint, or set decoupled to false",
@@ -40,12 +44,20 @@ def serving(job: Job) -> Serving:
     parallelism = spec.parallelism
     has_encoder = is_encoder_decoder(job.facts.architecture)
     is_whisper = family_names().get(job.facts.architecture) == "whisper"
-    launch = {"run": whisper_command(job.version) if is_whisper else run_command(spec)}
+    family = find_family(job.facts.architecture)
+    has_vision = family is not None and family.vision is not None
+    launch = {"run": run_command(spec)}
+    if is_whisper:
+        launch = {"run": whisper_command(job.version)}
+    elif has_vision:
+        launch = {"run": vision_command(job.version)}
     layouts = {}
     without = {}
     obstacle = None
     if is_whisper:
         obstacle = _WHISPER_OBSTACLE
+    elif has_vision:
+        obstacle = _VISION_OBSTACLE
     elif has_encoder:
         obstacle = encoder_decoder.obstacle(spec, batching=_batching(spec))
     # A reason in place of the layout: people would take a layout that is only absent for an oversight.
@@ -83,6 +95,24 @@ def whisper_command(version: str) -> Launch:
     argv = ["python3", str(program), "--engine_dir", "{engine}", "--assets_dir", "{engine}"]
     argv += ["--name", "test", "--input_file", "audio.wav"]
     return Launch(what=f"audio.wav, in the release's image; {_WHISPER_ASSETS}", argv=argv)
+
+
+def vision_command(version: str) -> Launch:
+    """The examples' own program of models of images and text, on both engines."""
+    script = find_release(version).vision
+    assert script is not None, "no release before 0.10 has such a family"
+    program = Path("/app/tensorrt_llm/examples", script.script).with_name("run.py")
+    # Of 0.16 and before; main of 2025 takes one --engine_dir, with the language model in its folder llm.
+    argv = [
+        "python3",
+        str(program),
+        "--visual_engine_dir",
+        f"{{engine}}/{VISION_ENGINE}",
+        "--llm_engine_dir",
+        "{engine}",
+    ]
+    argv += ["--hf_model_dir", "MODEL", "--input_text", "Question: which city is this? Answer:"]
+    return Launch(what="one image, in the release's image; MODEL is the model's own folder", argv=argv)
 
 
 def triton_command(ranks: int) -> Launch:

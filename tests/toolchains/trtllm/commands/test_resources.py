@@ -82,6 +82,10 @@ def test_exactly_weight_only_weights_that_a_conversion_script_writes_are_laid_ou
                     if conversion is None:
                         continue
                     by_script = conversion.script is not release.quantize
+                    # The script of Whisper asks the GPU whatever the precision is, in these releases.
+                    if architecture == "WhisperForConditionalGeneration" and "0.12.0" <= release.version < "1.":
+                        assert conversion.needs_same_sm
+                        continue
                     assert conversion.needs_same_sm == (by_script and quantization in LAID_OUT)
                     if conversion.needs_same_sm:
                         laid_out.add(quantization)

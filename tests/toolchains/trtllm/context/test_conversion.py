@@ -45,7 +45,9 @@ def convert(requested: BuildSpec, model: ModelFacts) -> str:
     version = requested.toolchain.version or ""
     job = Job(stage=Stage.CONVERT, toolchain="trtllm", version=version, spec=normal, facts=model, platform=None)
     commands = [" ".join(command.argv) for command in HERE.plan(job, DIRECTORIES)]
-    (command,) = [command for command in commands if command.startswith("python3")]  # the others are the farm's own
+    (command,) = [
+        command for command in commands if command.startswith("python3 /examples")
+    ]  # the others are the farm's own
     return command
 
 
