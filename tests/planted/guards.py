@@ -1020,6 +1020,11 @@ GUARDS = (
         "tests/models/lifecycle/test_gpu_locks.py",
     ),
     Guard(
+        "where an error is raised decides what it means", "toolchains/trtllm/logs/failures.py",
+        "not self._raised_in_regex.search(line.raised_in)", "False",
+        "tests/toolchains/trtllm/logs/test_error_corpus.py",
+    ),
+    Guard(
         "the programs of a frozen worker end with its lease", "workers/stage_run.py",
         "                    on_start=self.end_with_the_lease,\n", "",
         "tests/workers/test_stage_run.py",

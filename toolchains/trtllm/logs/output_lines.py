@@ -39,15 +39,15 @@ _HARMLESS = re.compile(
     | driver\ shutting\ down
     | TORCH_USE_CUDA_DSA                    # torch appends this hint to every error of CUDA
     | haveStreamOrderedAllocatorHelper      # TensorRT without memory pools; it goes on
-    # Open MPI leaves out a component that this machine cannot use.
-    | mca_base_component_repository_open
+    # Open MPI, the loader and a library of torch leave out what this machine does not have.
+    | mca_base_component_repository_open | cannot\ be\ preloaded | ^Error\ in\ cpuinfo:
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _WARNING = re.compile(
     r"""
     ^\[TensorRT-LLM\]\[WARNING\] | ^\[TR[TL][\w-]*\]\ \[W\]
-    | ^(?:\S+:\d+:\ )?\w*Warning:\  | ^WARN(?:ING)?\b | ^\[?W\d{4} | NCCL\ WARN
+    | ^(?:\S+:\d+:\ )?\w*Warning:\  | ^\S+:\ [Ww]arning:\  | ^WARN(?:ING)?\b | ^\[?W\d{4} | NCCL\ WARN
     """,
     re.VERBOSE,
 )
