@@ -25,7 +25,10 @@ from api.http.leaving import QuietCut
 from api.http.openapi import document_of
 from api.http.public_path import PublicPath, SlashRedirect
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
+from api.upkeep import past_builds, registration
 from api.upkeep.garbage_collection import collect_garbage
+from api.upkeep.past_builds import drop_past_builds
+from api.upkeep.registration import register_new_engines
 from api.upkeep.sweep import sweep
 from api.watching.change_listener import ChangeListener
 from enginefarm.version import __version__
@@ -116,6 +119,18 @@ def start_loops(loops: Loops, control: ControlPlane) -> None:
     settings = control.settings
     loops.start_task("the watch of builds", control.watch.round, every_seconds=0.0)
     loops.start_task("the sweep", partial(sweep, control), every_seconds=settings.sweep_seconds)
+    loops.start_task(
+        "the registration of engines",
+        partial(register_new_engines, control),
+        every_seconds=registration.EVERY_SECONDS,
+    )
+    loops.start_task(
+        "the removal of past builds",
+        partial(drop_past_builds, control),
+        every_seconds=past_builds.EVERY_SECONDS,
+        # Several API processes start together.
+        first_seconds=random.uniform(0, past_builds.EVERY_SECONDS),  # noqa: S311  # no secret depends on it
+    )
     loops.start_task(
         "the record of which API keys were used",
         control.callers.write_use,

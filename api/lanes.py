@@ -245,6 +245,8 @@ class Lanes:
     # The farm's own loops: they have no caller.
     looks: Lane = field(default_factory=partial(Lane, "looks at watched builds", threads=1, per_caller=1, waiting=1))
     sweep: Lane = field(default_factory=partial(Lane, "the sweep", threads=1, per_caller=1, waiting=1))
+    registration: Lane = field(default_factory=partial(Lane, "registration", threads=1, per_caller=1, waiting=1))
+    past_builds: Lane = field(default_factory=partial(Lane, "past builds", threads=1, per_caller=1, waiting=1))
     clean_up: Lane = field(default_factory=partial(Lane, "garbage collection", threads=1, per_caller=1, waiting=1))
 
     def close(self) -> None:

@@ -167,7 +167,7 @@ RIGHTS: Mapping[str, TableRights] = {
         delete=_own_attempt("log_chunks.action_key", "log_chunks.attempt"),
     ),
     "builds": TableRights(
-        api=_WRITE,
+        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
         # A worker ends the builds of its action. It learns neither who requested them nor what they wrote.
         worker=Grant(select=("seq", "id", "key", "state"), update=("state", "failure", "ended_at")),
         update_old=f"state = 'open' AND ({_own_attempt('builds.key')} OR {_own_attempt(_CONVERSION)})",
@@ -224,6 +224,7 @@ RIGHTS: Mapping[str, TableRights] = {
         update_new="account = SESSION_USER",
     ),
     "imports": TableRights(api=Grant(select=ALL, insert=ALL)),
+    "dry_run_removals": TableRights(api=Grant(select=ALL, insert=ALL, delete=True)),
     "removals": TableRights(api=Grant(select=ALL, insert=ALL)),
     "farm": TableRights(api=Grant(select=ALL, insert=ALL)),
     # A worker that was taken over must not end a recall.

@@ -208,6 +208,13 @@ class Settings(BaseModel):
         le=_TEN_YEARS,
         description="time between marking something for removal and removing it; an engine's bytes wait once more",
     )
+    past_build_days: float = Field(
+        default=365.0,
+        gt=0,
+        le=_TEN_YEARS / 86400,
+        description="days for which the API keeps builds that have ended; the last build of a key that has an engine "
+        "stays, and so do engines, attempts, logs and provenance",
+    )
     gc_checkpoint_days: float = Field(
         default=7.0,
         ge=0,

@@ -10,6 +10,8 @@ from typing_extensions import Self
 from enginefarm.contract.bounded import Count, Days, Text
 from enginefarm.wire.bodies import Body, Page, Time
 
+MAX_GOING = 1000  # candidates that an answer lists; a full catalogue has millions
+
 
 class Policy(BaseModel):
     """Which engines the policy covers (`model`, `platform`), and what keeps one of them: any of the `keep_` fields.
@@ -92,8 +94,11 @@ class CleanUpResult(Body):
     """What garbage collection did, or would do in a dry run."""
 
     dry_run: bool
-    going: list[RemovalCandidate] = Field(default_factory=list)
-    frees: int = Field(default=0, description="bytes that nothing refers to once all of `going` is removed")
+    going: list[RemovalCandidate] = Field(
+        default_factory=list, description=f"the first {MAX_GOING:,} candidates, engines before checkpoints"
+    )
+    total: int = Field(default=0, description="how many candidates there are")
+    frees: int = Field(default=0, description="bytes that nothing refers to once all candidates are removed")
     deleted: FileTotals = Field(default_factory=FileTotals, description="files whose bytes are deleted")
     waiting: FileTotals = Field(default_factory=FileTotals, description="unreferenced files in their grace period")
     uploads: int = Field(default=0, description="abandoned uploads that were removed")

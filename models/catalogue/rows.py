@@ -34,7 +34,7 @@ from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.expressions import gpu_of, text_before_at
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0013"  # of the migration that leads to these tables
+REVISION = "0015"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -182,6 +182,7 @@ class BuildRow(Row):
         CheckConstraint("(state = 'open') = (ended_at IS NULL)", name="open_until_ended"),
         CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_with_a_reason"),
         CheckConstraint("disposition <> 'cached' OR state = 'succeeded'", name="cached_is_done"),
+        Index("ix_builds_key_seq", "key", "seq"),
         _partial("ix_builds_open", "key", where="state = 'open'"),
         # One for each filter of the listing, in its order.
         Index("ix_builds_state_seq", "state", "seq"),
@@ -193,7 +194,7 @@ class BuildRow(Row):
 
     seq: Mapped[int] = mapped_column(_Sequence, primary_key=True, autoincrement=True)  # orders builds without a clock
     id: Mapped[str] = mapped_column(String(32), unique=True)
-    key: Mapped[str] = mapped_column(String(64), index=True)
+    key: Mapped[str] = mapped_column(String(64))
     disposition: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
     spec: Mapped[_Json]  # normalized
@@ -215,7 +216,10 @@ class BlobRow(Row):
     that nothing refers to deletes the bytes, and the row with them: see models.retention.blob_gc."""
 
     __tablename__ = "blobs"
-    __table_args__ = (CheckConstraint("size >= 0", name="size_not_negative"),)
+    __table_args__ = (
+        CheckConstraint("size >= 0", name="size_not_negative"),
+        _partial("ix_blobs_marked", "digest", where="doomed_at IS NOT NULL"),
+    )
 
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
@@ -251,7 +255,7 @@ class CheckpointRow(Row):
     __tablename__ = "checkpoints"
 
     key: Mapped[str] = mapped_column(ForeignKey("actions.key"), primary_key=True)
-    manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"))
+    manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), index=True)
     attempt: Mapped[int]
     facts: Mapped[_Json] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(server_default=now())
@@ -266,12 +270,15 @@ class EngineRow(Row):
 
     __tablename__ = "engines"
     __table_args__ = (
+        Index("ix_engines_created_at_key", "created_at", "key"),
+        _partial("ix_engines_repository_key", "repository", "key", where="quarantined_at IS NULL"),
+        _partial("ix_engines_unregistered", "key", where="registered_at IS NULL OR registered_at <> created_at"),
         _partial("ix_engines_served", "created_at", "key", where="quarantined_at IS NULL"),
         _partial("ix_engines_served_model", "model", "created_at", "key", where="quarantined_at IS NULL"),
     )
 
     key: Mapped[str] = mapped_column(ForeignKey("actions.key"), primary_key=True)
-    manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"))
+    manifest: Mapped[str] = mapped_column(ForeignKey("manifests.digest"), index=True)
     attempt: Mapped[int]
     model: Mapped[str] = mapped_column(Text)
     toolchain: Mapped[str] = mapped_column(String(32))
@@ -282,12 +289,18 @@ class EngineRow(Row):
     spec: Mapped[_Json]
     provenance: Mapped[_Json]
     pinned: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime] = mapped_column(server_default=now(), index=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
     quarantined_at: Mapped[datetime | None]  # withdrawn: readers ask models.catalogue.visibility
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
     # Removed after a grace, and served until then: see models.retention.removal.
     marked_for_removal_at: Mapped[datetime | None] = mapped_column("doomed_at")
     pulled_at: Mapped[datetime | None]  # when the API last issued a link to one of its files, to the minute
+    # What the registry names the engine by. Written by the API alone, some time after the publication: valid only if
+    # `registered_at` is the `created_at` of now. See models.queries.registry_entries.
+    repository: Mapped[str | None] = mapped_column(Text().with_variant(Text(collation="C"), "postgresql"))
+    oci_manifest: Mapped[str | None] = mapped_column(String(71), index=True)
+    oci_config: Mapped[str | None] = mapped_column(String(71), index=True)
+    registered_at: Mapped[datetime | None]
 
 
 Index("ix_builds_any_revision_seq", text_before_at(BuildRow.model), BuildRow.seq)
@@ -355,6 +368,17 @@ class RemovalRow(Row):
     reason: Mapped[str] = mapped_column(Text)
     removed_by: Mapped[str | None] = mapped_column(String(64))
     removed_at: Mapped[datetime] = mapped_column(server_default=now())
+
+
+class DryRunRemovalRow(Row):
+    """An engine that a dry run of garbage collection would remove. The run deletes its rows when it ends, and a later
+    one those of a run that died."""
+
+    __tablename__ = "dry_run_removals"
+
+    run: Mapped[str] = mapped_column(String(32), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=now())
 
 
 class WarmFileRow(Row):

@@ -1,19 +1,23 @@
 """An engine as an OCI artifact, which registry clients pull.
 
 Every file is a layer: its bytes unchanged, its title the path. So the digests are the farm's own, and `oras pull`
-restores the directory. The documents depend on the engine only, and so have the same bytes each time.
+restores the directory. The documents depend on the engine only, and so have the same bytes each time. The catalogue
+keeps their digests: a change of their bytes needs a migration that empties `engines.registered_at`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from enginefarm.contract.digest import Digest, of_bytes
-from enginefarm.wire.bodies import Engine
+from enginefarm.contract.key import Key
+from enginefarm.contract.manifest import FileEntry
+from enginefarm.contract.platform import Platform
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"  # an image's, so that every client can read it
@@ -26,9 +30,26 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
+class PackagedEngine:
+    """What the artifact of an engine says about it."""
+
+    key: Key
+    model: str
+    toolchain: str
+    version: str
+    manifest: Digest
+    platform: Platform
+    bound_to: Mapping[str, Any]
+    created_at: datetime
+    files: Sequence[FileEntry]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The two documents of an engine. Its files are blobs of the store."""
 
+    key: Key
+    repository: str
     manifest: bytes
     config: bytes
 
@@ -37,11 +58,11 @@ class Artifact:
         return of_bytes(self.manifest)
 
 
-def artifact(engine: Engine) -> Artifact:
+def artifact(engine: PackagedEngine) -> Artifact:
     """The artifact's two documents, by the OCI image specification 1.1 (`artifactType`)."""
     diff_ids: list[str] = []
     layers: list[dict[str, Any]] = []
-    for file in engine.contents:
+    for file in engine.files:
         # Layers are not compressed, so the digests of their contents are those of the blobs.
         diff_ids.append(file.digest)
         layers.append({"mediaType": FILE, "digest": file.digest, "size": file.size, "annotations": {TITLE: file.path}})
@@ -62,7 +83,7 @@ def artifact(engine: Engine) -> Artifact:
         "layers": layers,
         "annotations": _labels(engine),
     }
-    return Artifact(_json(manifest), config)
+    return Artifact(engine.key, repository(engine.model, engine.toolchain), _json(manifest), config)
 
 
 def repository(model: str, toolchain: str) -> str:
@@ -83,7 +104,7 @@ def repository(model: str, toolchain: str) -> str:
     return "/".join(components)
 
 
-def _labels(engine: Engine) -> dict[str, str]:
+def _labels(engine: PackagedEngine) -> dict[str, str]:
     labels = {
         "org.opencontainers.image.created": engine.created_at.isoformat(),
         TITLE: engine.model,

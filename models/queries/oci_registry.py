@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Integer, literal, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest, of_bytes
 from enginefarm.contract.errors import NotFound
-from enginefarm.contract.key import Key
-from enginefarm.wire.bodies import Engine
 from models.catalogue.rows import EngineRow, ManifestFileRow
 from models.catalogue.visibility import SERVED
-from models.queries.engines import get_engine
-from models.queries.oci import Artifact, artifact, repository
+from models.queries.oci import Artifact
+from models.queries.registry_entries import REGISTERED, UNREGISTERED, artifacts_of, unnamed_engines
 
 
-def repositories(session: Session) -> list[str]:
-    """The names of all repositories with a served engine, in lexical order."""
-    rows = session.execute(select(EngineRow.model, EngineRow.toolchain).where(SERVED).distinct())
-    names: set[str] = set()
-    for model, toolchain in rows:
-        names.add(repository(model, toolchain))
-    return sorted(names)
+def repositories(session: Session, *, after: str, limit: int) -> list[str]:
+    """The names of `limit` repositories with a served engine at most, in lexical order, after the name `after`."""
+    served = select(EngineRow.repository).where(SERVED).order_by(EngineRow.repository).limit(1)
+    # One look into the index for each name: DISTINCT would read every engine.
+    names = select(
+        served.where(EngineRow.repository > after).scalar_subquery().label("name"), literal(1, Integer).label("place")
+    ).cte("names", recursive=True)
+    names = names.union_all(
+        select(served.where(EngineRow.repository > names.c.name).scalar_subquery(), names.c.place + 1).where(
+            names.c.name.is_not(None), names.c.place < limit
+        )
+    )
+    stored = session.execute(select(names.c.name).where(names.c.name.is_not(None))).scalars().all()
+    unnamed = [name for name in unnamed_engines(session) if name > after]
+    return sorted({*stored, *unnamed})[:limit]
 
 
-def tags(session: Session, name: str) -> list[str]:
-    """The tags of a repository, in lexical order: every engine's key.
+def tags(session: Session, name: str, *, after: str, limit: int) -> list[str]:
+    """`limit` tags of a repository at most, in lexical order, after the tag `after`: an engine's key each.
 
     Raises:
         NotFound: the repository has no served engine.
     """
-    keys = sorted(_keys(session, name))
-    if not keys:
+    named = select(EngineRow.key).where(SERVED, EngineRow.repository == name).order_by(EngineRow.key)
+    stored = session.execute(named.where(EngineRow.key > after).limit(limit)).scalars().all()
+    unnamed = unnamed_engines(session).get(name, [])
+    page = sorted({*stored, *(key for key in unnamed if key > after)})[:limit]
+    if not page and not unnamed and session.execute(named.limit(1)).first() is None:
         raise NotFound(f"there is no repository {name!r}; GET /v2/_catalog lists the repositories")
-    return keys
+    return page
 
 
 def find_artifact(session: Session, name: str, reference: str) -> Artifact:
@@ -44,15 +53,12 @@ def find_artifact(session: Session, name: str, reference: str) -> Artifact:
     Raises:
         NotFound: no engine of the repository has this tag or digest.
     """
-    candidates: Iterable[Engine] = ()
-    # The catalogue does not store digests of OCI manifests: they are computed until one fits.
     if reference.startswith("sha256:"):
-        candidates = _engines(session, name)
-    elif reference in _keys(session, name):
-        candidates = [get_engine(session, reference)]
-    for engine in candidates:
-        candidate = artifact(engine)
-        if reference in {engine.key, candidate.digest}:
+        candidates = _candidates(session, name, EngineRow.oci_manifest == reference)
+    else:
+        candidates = artifacts_of(session, SERVED, EngineRow.key == reference)
+    for candidate in candidates:
+        if candidate.repository == name and reference in {candidate.key, candidate.digest}:
             return candidate
     raise NotFound(f"there is no {reference[:80]!r} in {name!r}; GET /v2/{name}/tags/list lists its tags")
 
@@ -62,33 +68,26 @@ def find_document(session: Session, name: str, digest: Digest) -> bytes | None:
 
     A configuration is no blob of the store: it is made from the catalogue each time.
     """
-    for engine in _engines(session, name):
-        config = artifact(engine).config
-        if of_bytes(config) == digest:
-            return config
+    for candidate in _candidates(session, name, EngineRow.oci_config == digest):
+        if of_bytes(candidate.config) == digest:
+            return candidate.config
     return None
 
 
 def holds_file(session: Session, name: str, digest: Digest) -> bool:
     """True if an engine of this repository has a file with this digest."""
-    rows = session.execute(
-        select(EngineRow.model, EngineRow.toolchain)
-        .join(ManifestFileRow, ManifestFileRow.manifest == EngineRow.manifest)
-        .where(SERVED, ManifestFileRow.blob == digest)
-        .distinct()
+    has_file = (
+        select(ManifestFileRow.path)
+        .where(ManifestFileRow.manifest == EngineRow.manifest, ManifestFileRow.blob == digest)
+        .exists()
     )
-    return any(repository(model, toolchain) == name for model, toolchain in rows)
+    named = select(EngineRow.key).where(SERVED, EngineRow.repository == name, has_file).limit(1)
+    return session.execute(named).first() is not None or name in unnamed_engines(session, has_file)
 
 
-def _engines(session: Session, name: str) -> Iterator[Engine]:
-    """Newest first: a client that asks by digest has mostly just asked by the tag of a new engine."""
-    for key in _keys(session, name):
-        yield get_engine(session, key)
-
-
-def _keys(session: Session, name: str) -> list[Key]:
-    # The name of a repository is computed from model and toolchain, so the database cannot select by it.
-    rows = session.execute(
-        select(EngineRow.key, EngineRow.model, EngineRow.toolchain).where(SERVED).order_by(EngineRow.created_at.desc())
-    )
-    return [row.key for row in rows if repository(row.model, row.toolchain) == name]
+def _candidates(session: Session, name: str, is_named: ColumnElement[bool]) -> Iterator[Artifact]:
+    """The engines of a repository that meet a condition on stored digests, then those whose digests are not stored."""
+    yield from artifacts_of(session, is_named, EngineRow.repository == name, REGISTERED, SERVED)
+    for candidate in artifacts_of(session, UNREGISTERED, SERVED):
+        if candidate.repository == name:
+            yield candidate

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.digest import Digest
 from enginefarm.wire.retention import FileTotals
 from models.catalogue.clock import now
+from models.catalogue.ranges import KeyRange, lock_free_rows, next_range
 from models.catalogue.rows import AttemptRow, BlobRow, ManifestFileRow, WarmFileRow
 from models.catalogue.upsert import insert_new
 from models.store import Store
@@ -29,10 +30,18 @@ _REFERRED = or_(
 _MARKED = BlobRow.marked_for_removal_at.is_not(None)
 
 
-def mark_unreferenced(session: Session) -> None:
-    """Mark the rows that nothing refers to, and unmark those that something refers to by now."""
-    session.execute(update(BlobRow).where(_MARKED, _REFERRED).values(marked_for_removal_at=None))
-    session.execute(update(BlobRow).where(~_MARKED, ~_REFERRED).values(marked_for_removal_at=now()))
+def wrong_marks(session: Session, blobs: KeyRange) -> list[Digest]:
+    """The blobs of a range that are marked though something refers to them, or unmarked though nothing does."""
+    wrong = or_(and_(_MARKED, _REFERRED), and_(~_MARKED, ~_REFERRED))
+    return list(session.execute(select(BlobRow.digest).where(blobs.condition(BlobRow.digest), wrong)).scalars())
+
+
+def correct_marks(session: Session, digests: Sequence[Digest]) -> None:
+    """Mark those of these blobs that nothing refers to, and unmark the others. Blobs that are being published are left
+    out: these are locked."""
+    locked = BlobRow.digest.in_(lock_free_rows(session, BlobRow.digest, digests))
+    session.execute(update(BlobRow).where(locked, _MARKED, _REFERRED).values(marked_for_removal_at=None))
+    session.execute(update(BlobRow).where(locked, ~_MARKED, ~_REFERRED).values(marked_for_removal_at=now()))
 
 
 def orphans(session: Session, stored: Mapping[Digest, int]) -> dict[Digest, int]:
@@ -57,20 +66,26 @@ def adopt(session: Session, stored: Mapping[Digest, int]) -> None:
     insert_new(session, BlobRow, rows)
 
 
-def removable(session: Session, *, grace_seconds: float) -> Sequence[Digest]:
-    """The blobs that were marked at least `grace_seconds` ago and that nothing refers to."""
-    return session.execute(select(BlobRow.digest).where(_grace_over(grace_seconds), ~_REFERRED)).scalars().all()
+def next_marked(session: Session, previous: KeyRange | None, *, size: int) -> KeyRange | None:
+    """The range of the next `size` marked blobs; None if there are none."""
+    return next_range(session, BlobRow.digest, previous, _MARKED, size=size)
 
 
-def total_in_grace(session: Session, *, grace_seconds: float) -> FileTotals:
-    """The number and bytes of the blobs that nothing refers to and that are unmarked or in their grace."""
+def removable(session: Session, blobs: KeyRange, *, grace_seconds: float) -> Sequence[Digest]:
+    """The blobs of a range that were marked at least `grace_seconds` ago and that nothing refers to."""
+    conditions = (_MARKED, blobs.condition(BlobRow.digest), _grace_over(grace_seconds), ~_REFERRED)
+    return session.execute(select(BlobRow.digest).where(*conditions)).scalars().all()
+
+
+def total_in_grace(session: Session, blobs: KeyRange, *, grace_seconds: float) -> FileTotals:
+    """The number and bytes of the blobs of a range that nothing refers to and that are unmarked or in their grace."""
     in_grace = or_(~_MARKED, ~_grace_over(grace_seconds))
-    return _total(session, ~_REFERRED & in_grace)
+    return _total(session, blobs.condition(BlobRow.digest), ~_REFERRED, in_grace)
 
 
-def total_removable(session: Session, *, grace_seconds: float) -> FileTotals:
+def total_removable(session: Session, blobs: KeyRange, *, grace_seconds: float) -> FileTotals:
     """The number and bytes of `removable`."""
-    return _total(session, ~_REFERRED & _grace_over(grace_seconds))
+    return _total(session, blobs.condition(BlobRow.digest), ~_REFERRED, _grace_over(grace_seconds))
 
 
 def remove(session: Session, store: Store, digest: Digest, *, grace_seconds: float) -> int | None:
@@ -99,8 +114,7 @@ def _grace_over(grace_seconds: float) -> ColumnElement[bool]:
     return BlobRow.marked_for_removal_at <= now(-grace_seconds)
 
 
-def _total(session: Session, condition: ColumnElement[bool]) -> FileTotals:
-    files, size = session.execute(
-        select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).select_from(BlobRow).where(condition)
-    ).one()
+def _total(session: Session, *conditions: ColumnElement[bool]) -> FileTotals:
+    totals = select(func.count(), func.coalesce(func.sum(BlobRow.size), 0)).select_from(BlobRow).where(*conditions)
+    files, size = session.execute(totals).one()
     return FileTotals(files=files, size=int(size))

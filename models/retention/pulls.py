@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from models.catalogue.clock import now
 from models.catalogue.rows import EngineRow, ManifestFileRow
+from models.catalogue.visibility import SERVED
 from models.retention.policies import LINKS_NOTED_SECONDS
 
 _NOT_NOTED_RECENTLY = or_(EngineRow.pulled_at.is_(None), EngineRow.pulled_at < now(-LINKS_NOTED_SECONDS))
@@ -22,10 +23,11 @@ def without_recent_pull(session: Session, keys: Collection[str]) -> list[str]:
     return list(session.execute(select(EngineRow.key).where(EngineRow.key.in_(keys), _NOT_NOTED_RECENTLY)).scalars())
 
 
-def engines_with_file(session: Session, digest: str) -> list[str]:
-    """The engines that have this file: a link to it may be for any of them."""
+def engines_with_file(session: Session, digest: str, *, limit: int) -> list[str]:
+    """`limit` of the engines that have this file, at most: a link to it may be for any of them, and one keeps it."""
     query = select(EngineRow.key).join(ManifestFileRow, ManifestFileRow.manifest == EngineRow.manifest)
-    return sorted(session.execute(query.where(ManifestFileRow.blob == digest).distinct()).scalars())
+    keys = session.execute(query.where(ManifestFileRow.blob == digest, SERVED).limit(limit)).scalars()
+    return sorted(set(keys))  # an engine may have the file under two paths
 
 
 def record_pull(session: Session, keys: Collection[str]) -> bool:

@@ -6,7 +6,7 @@ leaves a row with its reason. The bytes are removed later and have a grace of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
@@ -14,89 +14,113 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import Conflict, NotFound
 from enginefarm.wire.retention import RemovalCandidate
 from models.catalogue.clock import now
+from models.catalogue.ranges import KeyRange, lock_free_rows
 from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow, ManifestFileRow, ManifestRow, RemovalRow
 from models.catalogue.states import IN_FLIGHT
-from models.lifecycle.transitions import lock_action
 from models.lifecycle.withdrawal import withdraw_engine
+from models.retention.policies import Batch
 
 _PULLED_SINCE_MARKED = EngineRow.pulled_at >= EngineRow.marked_for_removal_at
 
 
-def mark(session: Session, candidates: Sequence[RemovalCandidate]) -> None:
-    """Mark the candidates for removal. Unmark every other engine and checkpoint: a policy or a pin keeps it now.
+def is_marked(table: type[EngineRow | CheckpointRow]) -> ColumnElement[bool]:
+    """For a WHERE clause: the row is marked for removal."""
+    return table.marked_for_removal_at.is_not(None)
 
-    The grace of an engine that was pulled since it was marked starts again.
+
+def mark(session: Session, batch: Batch) -> None:
+    """Mark the candidates of a batch for removal, and unmark what a policy or a pin keeps now.
+
+    The grace of an engine that was pulled since it was marked starts again. What was published after the decision is
+    not marked.
     """
-    for table, kind in ((EngineRow, "engine"), (CheckpointRow, "checkpoint")):
-        keys = [candidate.key for candidate in candidates if candidate.kind == kind]
-        marked = table.marked_for_removal_at.is_not(None)
-        session.execute(update(table).where(marked, table.key.not_in(keys)).values(marked_for_removal_at=None))
-        to_mark: ColumnElement[bool] = table.marked_for_removal_at.is_(None)
-        if table is EngineRow:
-            # Checkpoints are not pulled.
-            to_mark = or_(to_mark, _PULLED_SINCE_MARKED)
-        session.execute(update(table).where(to_mark, table.key.in_(keys)).values(marked_for_removal_at=now()))
+    table = batch.table
+    to_mark: ColumnElement[bool] = table.marked_for_removal_at.is_(None)
+    if table is EngineRow:
+        # Checkpoints are neither pulled nor pinned.
+        to_mark = or_(to_mark, _PULLED_SINCE_MARKED) & EngineRow.pinned.is_(False)
+    keys = lock_free_rows(session, table.key, [candidate.key for candidate in batch.candidates])
+    session.execute(
+        update(table)
+        .where(table.key.in_(keys), table.created_at <= batch.decided_at, to_mark)
+        .values(marked_for_removal_at=now())
+    )
+    kept = lock_free_rows(session, table.key, batch.wrongly_marked)
+    session.execute(update(table).where(table.key.in_(kept)).values(marked_for_removal_at=None))
 
 
-def due(session: Session, *, grace_seconds: float) -> set[str]:
-    """The keys of engines and checkpoints that were marked at least `grace_seconds` ago."""
-    keys: set[str] = set()
-    for table in (EngineRow, CheckpointRow):
-        marked_keys = select(table.key).where(table.marked_for_removal_at <= now(-grace_seconds))
-        keys.update(session.execute(marked_keys).scalars())
-    return keys
+def remove(
+    session: Session, candidates: Sequence[RemovalCandidate], *, grace_seconds: float, removed_by: str | None
+) -> set[str]:
+    """Remove engines or checkpoints, one kind, whose grace is over; returns the keys of those that were removed.
 
-
-def remove(session: Session, candidate: RemovalCandidate, *, grace_seconds: float, removed_by: str | None) -> bool:
-    """Remove an engine or checkpoint whose grace is over. Return False if it is in use, or was removed before."""
-    table: type[EngineRow | CheckpointRow]
-    if candidate.kind == "checkpoint":
-        # Lock the convert action, as a submit does: otherwise a submit could find the checkpoint while this deletes it.
-        lock_action(session, candidate.key)
-        in_flight = (ActionRow.depends_on == candidate.key, ActionRow.state.in_(IN_FLIGHT))
-        if session.execute(select(ActionRow.key).where(*in_flight).limit(1)).first() is not None:
-            return False
+    The others are in use, are locked by somebody at this moment, or were removed before.
+    """
+    if not candidates:
+        return set()
+    by_key = {candidate.key: candidate for candidate in candidates}
+    table: type[EngineRow | CheckpointRow] = EngineRow
+    keys: Collection[str] = by_key
+    if candidates[0].kind == "checkpoint":
         table = CheckpointRow
-        removable = [table.key == candidate.key, table.marked_for_removal_at <= now(-grace_seconds)]
-    else:
-        table = EngineRow
+        keys = _without_builds_in_flight(session, by_key)
+    removable = [
+        table.key.in_(lock_free_rows(session, table.key, keys)),
+        table.marked_for_removal_at <= now(-grace_seconds),
+    ]
+    if table is EngineRow:
         # The DELETE itself checks again: a pin or a pull may have come since the candidates were chosen.
-        removable = [
-            table.key == candidate.key,
-            table.marked_for_removal_at <= now(-grace_seconds),
-            EngineRow.pinned.is_(False),
-            or_(EngineRow.pulled_at.is_(None), ~_PULLED_SINCE_MARKED),
-        ]
-    manifest = session.execute(delete(table).where(*removable).returning(table.manifest)).scalar_one_or_none()
-    if manifest is None:
-        return False
-    session.add(
-        RemovalRow(
-            kind=candidate.kind,
-            key=candidate.key,
-            manifest=manifest,
-            size=candidate.size,
-            model=candidate.model,
-            reason=candidate.reason,
-            removed_by=removed_by,
-        )
-    )
-    return True
+        removable += [EngineRow.pinned.is_(False), or_(EngineRow.pulled_at.is_(None), ~_PULLED_SINCE_MARKED)]
+    removed = session.execute(delete(table).where(*removable).returning(table.key, table.manifest)).all()
+    manifests = {row.key: row.manifest for row in removed}
+    for key, candidate in by_key.items():
+        if key in manifests:
+            session.add(
+                RemovalRow(
+                    kind=candidate.kind,
+                    key=key,
+                    manifest=manifests[key],
+                    size=candidate.size,
+                    model=candidate.model,
+                    reason=candidate.reason,
+                    removed_by=removed_by,
+                )
+            )
+    return set(manifests)
 
 
-def remove_manifests(session: Session) -> None:
-    """Remove manifests without an engine or checkpoint, except those that are being published: these are locked."""
-    used = or_(
-        exists().where(EngineRow.manifest == ManifestRow.digest),
-        exists().where(CheckpointRow.manifest == ManifestRow.digest),
-    )
-    unused = select(ManifestRow.digest).where(~used)
-    locked = session.execute(unused.order_by(ManifestRow.digest).with_for_update(skip_locked=True)).scalars().all()
+def _without_builds_in_flight(session: Session, keys: Collection[str]) -> list[str]:
+    """Lock the convert actions with these keys, and return those that no action in flight depends on.
+
+    A submit takes the same lock before it looks for the checkpoint: otherwise it could find one that is deleted now.
+    """
+    locked = lock_free_rows(session, ActionRow.key, keys, key_share=True)
+    in_flight = select(ActionRow.depends_on).where(ActionRow.depends_on.in_(locked), ActionRow.state.in_(IN_FLIGHT))
+    needed = set(session.execute(in_flight).scalars())
+    return [key for key in locked if key not in needed]
+
+
+_MANIFEST_IS_USED = or_(
+    exists().where(EngineRow.manifest == ManifestRow.digest),
+    exists().where(CheckpointRow.manifest == ManifestRow.digest),
+)
+
+
+def unused_manifests(session: Session, manifests: KeyRange) -> list[str]:
+    """The manifests of a range that no engine or checkpoint has."""
+    query = select(ManifestRow.digest).where(manifests.condition(ManifestRow.digest), ~_MANIFEST_IS_USED)
+    return list(session.execute(query).scalars())
+
+
+def remove_manifests(session: Session, digests: Collection[str]) -> None:
+    """Remove those that no engine or checkpoint has, except those that are being published: these are locked."""
+    locked = lock_free_rows(session, ManifestRow.digest, digests)
     # Again, now that they are locked: one may have been published between the first look and the lock.
-    digests = session.execute(unused.where(ManifestRow.digest.in_(locked))).scalars().all()
+    unused = select(ManifestRow.digest).where(ManifestRow.digest.in_(locked), ~_MANIFEST_IS_USED)
+    removed = session.execute(unused).scalars().all()
     # Files first: they refer to their manifest.
-    session.execute(delete(ManifestFileRow).where(ManifestFileRow.manifest.in_(digests)))
-    session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(digests)))
+    session.execute(delete(ManifestFileRow).where(ManifestFileRow.manifest.in_(removed)))
+    session.execute(delete(ManifestRow).where(ManifestRow.digest.in_(removed)))
 
 
 def request_removal(session: Session, key: str, reason: str) -> None:

@@ -22,6 +22,7 @@ from models.settings import Settings
 from models.store import Store
 from tests.chaos.farm import Farm, Loss
 from tests.chaos.load import Book
+from tests.models.collection import EVERY_KEY
 from tests.promises import broken_promises
 
 _COLLECTIONS = 2
@@ -157,8 +158,8 @@ def _orphans(session: Session, store: Store) -> Iterator[str]:
     stored = dict(store.list())
     for digest in blob_gc.orphans(session, stored):
         yield f"an orphan in the store: {digest}"
-    unreferred = blob_gc.total_in_grace(session, grace_seconds=0).files
-    unreferred += blob_gc.total_removable(session, grace_seconds=0).files
+    unreferred = blob_gc.total_in_grace(session, EVERY_KEY, grace_seconds=0).files
+    unreferred += blob_gc.total_removable(session, EVERY_KEY, grace_seconds=0).files
     if unreferred:
         yield f"{unreferred} blobs that nothing refers to were not collected"
     if parts := store.abort_stale(timedelta(0)):

@@ -10,10 +10,10 @@ from models.catalogue.rows import BlobRow
 from models.opening import open_store
 from models.retention import blob_gc as garbage
 from models.retention import removal
-from models.retention.policies import engines_to_remove
 from models.settings import Settings
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.farm.test_end_to_end import require_downloadable
+from tests.models.collection import correct_all_marks, removable_blobs, remove_unused_manifests, withdrawn_engines
 
 _BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
 
@@ -27,12 +27,12 @@ def removed(running_farm: RunningFarm, key: str) -> list[str]:
     """Remove an engine without a grace; return its blobs that nothing refers to any more."""
     with running_farm.database.write() as session:
         removal.request_removal(session, key, "to be built again")
-        (found,) = engines_to_remove(session, [], link_seconds=0)
-        assert removal.remove(session, found, grace_seconds=0, removed_by=None)
-        removal.remove_manifests(session)
-        garbage.mark_unreferenced(session)
+        (found,) = withdrawn_engines(session)
+        assert removal.remove(session, [found], grace_seconds=0, removed_by=None)
+        remove_unused_manifests(session)
+        correct_all_marks(session)
     with running_farm.database.read() as session:
-        return list(garbage.removable(session, grace_seconds=0))
+        return removable_blobs(session)
 
 
 def test_a_worker_uploads_blobs_again_that_were_collected_before_it_published(running_farm: RunningFarm) -> None:

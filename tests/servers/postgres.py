@@ -47,7 +47,11 @@ class Databases:
         if self._migrated is None:
             self._migrated = self.create()
             migrate(self._migrated)
-        return self._copy(make_url(self._migrated).database or "")
+        return self.copy(self._migrated)
+
+    def copy(self, url: str) -> str:
+        """Create a database with the content of the one at `url`, which must have no sessions; returns its URL."""
+        return self._copy(make_url(url).database or "")
 
     def _copy(self, template: str) -> str:
         name = f"test_{secrets.token_hex(6)}"

@@ -70,7 +70,9 @@ class Upkeep:
 
     def clean_up(self) -> str | None:
         policies = self.world.random.choice(_POLICIES)
-        return self._begin(in_steps(self.control, CleanUpRequest(policies=policies)))
+        # Small batches: between two of them any other move may happen.
+        batch = self.world.random.choice([1, 2, 500])
+        return self._begin(in_steps(self.control, CleanUpRequest(policies=policies), batch=batch))
 
     def repair(self) -> str | None:
         return self._begin(self._repair())
@@ -166,11 +168,11 @@ class Upkeep:
         return self.world.random.choice(engines) if engines else None
 
 
-def in_steps(control: Any, wanted: CleanUpRequest) -> Iterator[str]:
+def in_steps(control: Any, wanted: CleanUpRequest, *, batch: int = 500) -> Iterator[str]:
     """Run the farm's garbage collection, stopping before each of its transactions."""
     stopping = type(control)(**{**vars(control), "database": _Stopping(control.database)})
     running = greenlet(clean_up)
-    done = running.switch(stopping, wanted, by=None)
+    done = running.switch(stopping, wanted, by=None, batch=batch)
     while not running.dead:
         yield "cleaned on"
         done = running.switch()

@@ -113,6 +113,8 @@ def _print(result: CleanUpResult) -> None:
                  words.size(candidate.size), state, candidate.reason)
             )  # fmt: skip
         show(table(("WHAT", "KEY", "MODEL", "SIZE", "STATE", "WHY"), rows, elastic="WHY"))
+        if result.total > len(result.going):
+            echo(f"and {result.total - len(result.going):,} more")
         echo(f"{words.size(result.frees)} will be free once all of these are removed")
     verb = "would be deleted" if result.dry_run else "deleted"
     echo(f"{words.size(result.deleted.size)} in {result.deleted.files} files {verb}")

@@ -22,8 +22,9 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.wire.bodies import Disposition, Failure, Fault
 from enginefarm.wire.recall import Recall
 from enginefarm.wire.retention import RemovalCandidate
+from models.catalogue.clock import now
 from models.catalogue.database import Database
-from models.catalogue.rows import ActionRow, Row
+from models.catalogue.rows import ActionRow, CheckpointRow, EngineRow, Row
 from models.catalogue.states import Fenced
 from models.incidents.recall import recall
 from models.incidents.repair import withdraw_damaged, withdraw_damaged_checkpoint
@@ -33,6 +34,8 @@ from models.lifecycle.recovery import mark_announced, queue_released_builds
 from models.lifecycle.submission import Request, cancel, submit
 from models.lifecycle.withdrawal import withdraw_checkpoint, withdraw_engine
 from models.retention import removal
+from models.retention.policies import Batch
+from tests.models.collection import remove_unused_manifests
 from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.promises import broken_promises
 from tests.servers.postgres import Databases
@@ -160,15 +163,15 @@ def reports_damaged_checkpoint(session: Session, scene: Scene) -> bool:
 
 
 def removes_checkpoint(session: Session, scene: Scene) -> bool:
-    return removal.remove(session, scene.removal_candidates[0], grace_seconds=0, removed_by=None)
+    return bool(removal.remove(session, scene.removal_candidates[:1], grace_seconds=0, removed_by=None))
 
 
 def removes_engine(session: Session, scene: Scene) -> bool:
-    return removal.remove(session, scene.removal_candidates[1], grace_seconds=0, removed_by=None)
+    return bool(removal.remove(session, scene.removal_candidates[1:], grace_seconds=0, removed_by=None))
 
 
 def removes_manifests(session: Session, _scene: Scene) -> bool:
-    removal.remove_manifests(session)
+    remove_unused_manifests(session)
     return True
 
 
@@ -237,7 +240,10 @@ class Stage:
         """Announcements are long ago, and the grace of marked engines and checkpoints is over."""
         with self.catalogue.write() as session:
             session.execute(update(ActionRow).values(announced_at=None))
-            removal.mark(session, scene.removal_candidates)
+            decided_at = session.execute(select(now())).scalar_one()
+            checkpoint, engine = scene.removal_candidates
+            removal.mark(session, Batch(CheckpointRow, decided_at, [checkpoint]))
+            removal.mark(session, Batch(EngineRow, decided_at, [engine]))
 
     def _rows(self) -> Rows:
         order = {ActionRow.__table__: ActionRow.stage.desc()}  # the action that another depends on comes first

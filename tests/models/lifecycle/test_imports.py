@@ -30,9 +30,8 @@ from models.lifecycle.transitions import fail_action
 from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.queries.estimates import usual_seconds
-from models.retention import blob_gc as garbage
 from models.retention import removal
-from models.retention.policies import engines_to_remove
+from tests.models.collection import correct_all_marks, removable_blobs, remove_unused_manifests, withdrawn_engines
 from tests.models.imported_records import SIGNER, STARTED_AT, imported_record
 from tests.models.requests import CPU, ENGINE, SPEC, add_worker, claim_now, new_work, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
@@ -187,15 +186,15 @@ def test_a_removed_engine_can_be_imported_again(database: Database) -> None:
     imported(database)
     with database.write() as session:
         removal.request_removal(session, KEY, "to make room")
-        (going,) = engines_to_remove(session, [], link_seconds=0)
-        assert removal.remove(session, going, grace_seconds=0, removed_by=None)
-        removal.remove_manifests(session)
-        garbage.mark_unreferenced(session)
-        assert len(garbage.removable(session, grace_seconds=0)) == 1
+        (going,) = withdrawn_engines(session)
+        assert removal.remove(session, [going], grace_seconds=0, removed_by=None)
+        remove_unused_manifests(session)
+        correct_all_marks(session)
+        assert len(removable_blobs(session)) == 1
     promised(database)
     assert imported(database)
     with database.read() as session:
-        assert garbage.removable(session, grace_seconds=0) == []
+        assert removable_blobs(session) == []
         assert len(session.execute(select(ImportRow)).all()) == 2  # each is remembered
     promised(database)
 

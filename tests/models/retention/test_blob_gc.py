@@ -20,8 +20,8 @@ from models.lifecycle.publication import publish_engine, read_manifest, record_m
 from models.lifecycle.transitions import record_log
 from models.lifecycle.warm_files import StoredWarmFile, save_warm_file
 from models.retention import blob_gc as garbage
-from models.retention import removal
 from models.store import DirectoryStore, Links
+from tests.models.collection import EVERY_KEY, correct_all_marks, removable_blobs, remove_unused_manifests
 from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import run_convert
 from tests.models.store.blobs import put_bytes
@@ -56,14 +56,15 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 def marked(database: Database, store: DirectoryStore) -> None:
     with database.write() as session:
-        garbage.mark_unreferenced(session)
+        correct_all_marks(session)
+    with database.write() as session:
         garbage.adopt(session, dict(store.list()))
 
 
 def collected(database: Database, store: DirectoryStore, *, grace: float = 0) -> list[str]:
     """What a clean-up deletes whose grace is as good as over."""
     with database.read() as session:
-        digests = garbage.removable(session, grace_seconds=grace)
+        digests = removable_blobs(session, grace=grace)
     gone = []
     for name in digests:
         with database.write() as session:
@@ -90,8 +91,8 @@ def test_orphaned_bytes_are_deleted_after_their_grace(database: Database, store:
     marked(database, store)
     assert collected(database, store, grace=60) == []
     with database.read() as session:
-        assert garbage.total_in_grace(session, grace_seconds=60).size == len(DATA)
-        assert garbage.total_removable(session, grace_seconds=0).files == 1
+        assert garbage.total_in_grace(session, EVERY_KEY, grace_seconds=60).size == len(DATA)
+        assert garbage.total_removable(session, EVERY_KEY, grace_seconds=0).files == 1
     assert collected(database, store) == [BLOB]
     assert store.stat(BLOB) is None
     with database.read() as session:
@@ -150,7 +151,7 @@ def test_a_mark_on_a_blob_that_was_just_published_does_no_harm(database: Databas
     assert collected(database, store) == []
     with database.write() as session:
         assert garbage.remove(session, store, BLOB, grace_seconds=0) is None
-        garbage.mark_unreferenced(session)
+        garbage.correct_marks(session, [BLOB])
         assert session.execute(select(BlobRow.marked_for_removal_at)).scalar_one() is None
 
 
@@ -279,13 +280,13 @@ def test_a_manifest_can_be_published_while_it_is_removed(
             publish_engine(session, claim, one_file_manifest(), engine=ENGINE, steps={})
 
     with postgresql.write() as session:
-        removal.remove_manifests(session)
+        remove_unused_manifests(session)
         assert session.get(ManifestRow, one_file_manifest().digest) is None
         publishing = pool.submit(publish)
         blocked(postgresql, publishing)
     publishing.result(timeout=60)
     with postgresql.write() as session:
-        removal.remove_manifests(session)
+        remove_unused_manifests(session)
         assert read_manifest(session, one_file_manifest().digest) == one_file_manifest()
 
 
@@ -295,7 +296,7 @@ def test_a_manifest_that_is_being_published_is_skipped(postgresql: Database, poo
 
     def clean_up() -> None:
         with postgresql.write() as session:
-            removal.remove_manifests(session)
+            remove_unused_manifests(session)
 
     with postgresql.write() as session:
         record_manifest(session, one_file_manifest())

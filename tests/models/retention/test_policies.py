@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from enginefarm.contract.errors import Conflict, Gone
 from enginefarm.wire.bodies import Disposition
@@ -19,8 +19,9 @@ from models.queries.builds import get_build
 from models.queries.engines import get_engine
 from models.retention import removal
 from models.retention.pins import set_pin
-from models.retention.policies import checkpoints_to_remove, engines_to_remove, freed_bytes
+from models.retention.policies import Batch, CheckpointReview, EngineReview, Goes, freed_bytes
 from models.retention.pulls import engines_with_file, record_pull, without_recent_pull
+from tests.models.collection import EVERY_KEY, remove_unused_manifests
 from tests.models.requests import ENGINE, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, run_build, run_convert
 
@@ -48,23 +49,39 @@ def built_as(database: Database, limits: str, *, model: str = "llama", age: floa
     return build_request.build.key
 
 
-def going(database: Database, *policies: Policy) -> list[RemovalCandidate]:
+def decisions(database: Database, review: EngineReview | CheckpointReview) -> list[Batch]:
+    batches = []
     with database.read() as session:
-        return engines_to_remove(session, policies, link_seconds=10)
+        while (batch := review.next_batch(session)) is not None:
+            batches.append(batch)
+    return batches
+
+
+def going(database: Database, *policies: Policy, batch_size: int = 2) -> list[RemovalCandidate]:
+    batches = decisions(database, EngineReview(policies, link_seconds=10, batch_size=batch_size))
+    return [candidate for batch in batches for candidate in batch.candidates]
 
 
 def keys(candidates: list[RemovalCandidate]) -> list[str]:
     return [engine.key for engine in candidates]
 
 
-def marked(database: Database, candidates: list[RemovalCandidate]) -> None:
-    with database.write() as session:
-        removal.mark(session, candidates)
+def marked(database: Database, *policies: Policy) -> None:
+    for batch in decisions(database, EngineReview(policies, link_seconds=10, batch_size=2)):
+        with database.write() as session:
+            removal.mark(session, batch)
 
 
-def removed(database: Database, candidate: RemovalCandidate, *, grace: float = 0) -> bool:
+def removed(database: Database, *candidates: RemovalCandidate, grace: float = 0) -> bool:
     with database.write() as session:
-        return removal.remove(session, candidate, grace_seconds=grace, removed_by="admin")
+        gone = removal.remove(session, candidates, grace_seconds=grace, removed_by="admin")
+    assert gone <= {candidate.key for candidate in candidates}
+    return bool(gone)
+
+
+def freed(database: Database, goes: Goes) -> int:
+    with database.read() as session:
+        return freed_bytes(session, EVERY_KEY, goes)
 
 
 def test_the_newest_engines_of_a_model_and_platform_stay(database: Database) -> None:
@@ -116,7 +133,7 @@ def test_an_engine_is_removed_in_two_steps_and_readers_get_the_reason(database: 
     build_id, key = build_engine(database, build_request), build_request.build.key
     (candidate,) = going(database, ALL)
     assert not removed(database, candidate)  # not marked
-    marked(database, [candidate])
+    marked(database, ALL)
     assert not removed(database, candidate, grace=60)
     with database.read() as session:
         assert get_engine(session, key).key == key  # served until it goes
@@ -142,7 +159,7 @@ def test_a_marked_engine_stays_if_something_keeps_it(database: Database, keeps: 
     add_worker(database)
     key = built_as(database, "a")
     candidates = going(database, ALL)
-    marked(database, candidates)
+    marked(database, ALL)
     with database.write() as session:
         if keeps == "pin":
             set_pin(session, key, pinned=True)
@@ -153,7 +170,7 @@ def test_a_marked_engine_stays_if_something_keeps_it(database: Database, keeps: 
         elif keeps == "rebuild":
             withdraw_engine(session, key, "bad")
     if keeps == "policy":
-        marked(database, [])
+        marked(database)
     if keeps == "rebuild":
         assert built_as(database, "a") == key
     assert not removed(database, candidates[0])
@@ -163,10 +180,11 @@ def test_the_grace_begins_anew_after_a_pull(database: Database) -> None:
     add_worker(database)
     key = built_as(database, "a")
     candidates = going(database, ALL)
-    marked(database, candidates)
+    marked(database, ALL)
     aged(database, key, marked_for_removal_at=3, pulled_at=2)
     assert not removed(database, candidates[0], grace=86400)
-    marked(database, candidates)
+    aged(database, key, pulled_at=2)
+    marked(database, ALL)
     assert not removed(database, candidates[0], grace=86400)
     aged(database, key, marked_for_removal_at=1.5)
     assert removed(database, candidates[0], grace=86400)
@@ -185,9 +203,19 @@ def test_a_withdrawn_engine_is_removed_without_any_policy(database: Database) ->
     assert removed(database, candidate)
 
 
-def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0) -> list[RemovalCandidate]:
-    with database.read() as session:
-        return checkpoints_to_remove(session, engines, keep_days=keep_days)
+def checkpoints(database: Database, engines: list[str], *, keep_days: float = 0, mark: bool = False) -> list[str]:
+    """The keys of the checkpoints that go if these engines go."""
+
+    def goes(table: type[EngineRow | CheckpointRow]) -> ColumnElement[bool]:
+        return table.key.in_(engines)
+
+    keys = []
+    for batch in decisions(database, CheckpointReview(goes, keep_days=keep_days, batch_size=1)):
+        if mark:
+            with database.write() as session:
+                removal.mark(session, batch)
+        keys += [candidate.key for candidate in batch.candidates]
+    return keys
 
 
 def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(database: Database) -> None:
@@ -196,12 +224,12 @@ def test_a_checkpoint_is_removed_after_its_last_engine_and_never_under_a_build(d
     build_engine(database, build_request)
     assert checkpoints(database, []) == []
     assert checkpoints(database, [build_request.build.key], keep_days=1) == []
-    (candidate,) = checkpoints(database, [build_request.build.key])
-    assert candidate.key == build_request.convert.key
-    marked(database, [candidate])
+    engines = [build_request.build.key]
+    assert checkpoints(database, engines, mark=True) == [build_request.convert.key]
+    candidate = RemovalCandidate(kind="checkpoint", key=build_request.convert.key, size=7, reason="no engine is left")
     other = new_request(limits="b")
     submit_request(database, other)  # in flight: it starts from this checkpoint
-    assert checkpoints(database, [build_request.build.key]) == []
+    assert checkpoints(database, engines) == []
     assert not removed(database, candidate)
     run_build(database, other)
     assert removed(database, candidate)
@@ -217,16 +245,19 @@ def test_a_manifest_is_removed_with_its_last_engine(database: Database) -> None:
     add_worker(database)
     for limits in ("a", "b"):
         build_engine(database, new_request(limits=limits)) if limits == "a" else built_again(database, limits)
+    candidates = going(database, ALL)
+    blob = one_file_manifest("engine").files[0].digest
     with database.read() as session:
-        assert len(engines_with_file(session, one_file_manifest("engine").files[0].digest)) == 2
-        candidates = engines_to_remove(session, [ALL], link_seconds=10)
-        assert freed_bytes(session, candidates[:1]) == 0  # the other engine has the same bytes
-        assert freed_bytes(session, candidates) == len("engine")
-    marked(database, candidates)
+        assert len(engines_with_file(session, blob, limit=9)) == 2
+    # The other engine has the same bytes.
+    assert freed(database, lambda table: table.key == candidates[0].key) == 0
+    assert freed(database, lambda table: table.key.in_(keys(candidates))) == len("engine")
+    marked(database, ALL)
+    assert freed(database, removal.is_marked) == len("engine")
     for engine, left in zip(candidates, (2, 1), strict=True):
         assert removed(database, engine)
         with database.write() as session:
-            removal.remove_manifests(session)
+            remove_unused_manifests(session)
         assert count(database, ManifestRow) == left
 
 
