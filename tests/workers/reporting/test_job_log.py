@@ -6,9 +6,14 @@ import os
 import tempfile
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from enginefarm.contract.errors import DatabaseUnavailable
+from models.catalogue.database import Database
+from models.lifecycle.leases import Claim
 from workers.reporting import job_log
 from workers.reporting.job_log import JobLog
 
@@ -61,3 +66,28 @@ def test_a_line_of_the_farm_may_name_a_file_that_is_not_utf8(tmp_path: Path) -> 
     log.say(os.fsdecode(b"cannot read \xff"))
     assert b"".join(log.read()).endswith(b"cannot read \\udcff\n")
     log.close()
+
+
+def test_a_piece_whose_commit_was_not_answered_is_sent_again_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue has it already and ignores the second: more bytes in it would be missing between two pieces."""
+    sent: list[tuple[int, bytes]] = []
+
+    def append(_session: object, _key: str, _attempt: int, start: int, piece: bytes) -> None:
+        sent.append((start, piece))
+        if len(sent) == 1:
+            raise DatabaseUnavailable("the connection was lost after the commit")
+
+    monkeypatch.setattr("models.lifecycle.logs.append", append)
+    database = Database(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    claim = cast(Claim, SimpleNamespace(key="k", attempt=1))
+    log = JobLog(tmp_path)
+    log.write(b"first")
+    with pytest.raises(DatabaseUnavailable):
+        log.send(database, claim)
+    log.write(b", second")
+    log.send(database, claim)
+    assert sent == [(0, b"first"), (0, b"first"), (5, b", second")]
+    log.close()
+    database.close()
