@@ -18,6 +18,7 @@ from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow
 from models.catalogue.states import ActionState, Fenced, Outcome, sources
 from models.catalogue.visibility import checkpoint_of
+from models.fleet.roster import live_workers
 from models.fleet.worker_states import refusal_of
 from models.lifecycle.retry_policy import backoff, lacked_memory, larger_queue, others_serve, with_history
 from models.lifecycle.transitions import end_attempt, fail_action, requeue
@@ -219,7 +220,7 @@ def fail_attempt(session: Session, claim: Claim, failure: Failure, *, max_tries:
     elif tries_left and failure.retryable:
         # The fault may be the machine's, so another worker goes first if there is one.
         avoid = None
-        if others_serve(session, claim.queue, claim.worker_id):
+        if others_serve(live_workers(session), claim.queue, claim.worker_id):
             avoid = claim.worker_id
         requeue(session, claim.key, attempt=claim.attempt, delay_seconds=backoff(claim.tries), avoid=avoid)
     else:
@@ -236,7 +237,11 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
         # A locked row is in the hands of another sweep, or of the worker's own late heartbeat.
         .with_for_update(skip_locked=True, key_share=True)
     ).all()
-    announcements = []
+    announcements: list[Announcement] = []
+    if not overdue:
+        return announcements
+    # Once: a host that dies with all its workers, or an outage of the network, ends many leases at the same time.
+    fleet = live_workers(session)
     for row in overdue:
         failure = Failure(
             cause="worker_lost",
@@ -248,7 +253,7 @@ def expire(session: Session, *, max_tries: int) -> list[Announcement]:
         if row.tries < max_tries:
             # No pause, because the lease was one: promise I4 of docs/reliability.md allows 30 s until the next lease.
             avoid = None
-            if others_serve(session, row.queue, row.worker_id):
+            if others_serve(fleet, row.queue, row.worker_id):
                 avoid = row.worker_id
             announcements.append(requeue(session, row.key, attempt=row.attempt, avoid=avoid))
         else:

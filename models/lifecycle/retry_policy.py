@@ -8,6 +8,8 @@ without a pause.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -51,9 +53,9 @@ def larger_queue(session: Session, queue: str, worker_id: str) -> str | None:
     return larger
 
 
-def others_serve(session: Session, queue: str, worker_id: str) -> bool:
+def others_serve(live_workers: Iterable[WorkerRow], queue: str, worker_id: str) -> bool:
     """True if another live worker consumes the queue."""
-    return any(worker.id != worker_id for worker in workers_serving(session, queue))
+    return any(worker.id != worker_id and queue in worker.queues for worker in live_workers)
 
 
 def with_history(session: Session, key: str, failure: Failure, *, tries: int) -> Failure:

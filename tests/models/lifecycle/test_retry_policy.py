@@ -18,13 +18,14 @@ from models.catalogue.states import Fenced
 from models.fleet.registration import mark_silent_workers_gone, register
 from models.fleet.roster import list_workers, live_workers
 from models.fleet.worker_control import drain, quarantine_if_sick, release
-from models.lifecycle.leases import claim_action, reserved_for_others, was_published
+from models.lifecycle.leases import claim_action, expire, reserved_for_others, was_published
 from models.lifecycle.publication import publish_checkpoint
 from models.lifecycle.retry_policy import backoff
 from models.queries.builds import get_build
 from models.queue.names import larger_memory_queue, queues_by_memory
 from tests.models.requests import CPU, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, fail_claim, make_due
+from tests.scale.plans import statements_of
 
 BROKEN = Failure(cause="device_fault", fault=Fault.WORKER, detail="Xid 79", retryable=True)
 CALLERS = Failure(cause="refused", fault=Fault.CALLER, detail="no")
@@ -258,3 +259,15 @@ def test_a_publisher_recognizes_its_own_unanswered_commit(database: Database) ->
 
 def test_the_pause_grows_threefold_up_to_ten_minutes() -> None:
     assert [backoff(tries) for tries in (1, 2, 3, 6, 5000)] == [5, 15, 45, 600, 600]
+
+
+def test_the_sweep_reads_the_fleet_once_for_many_expired_leases(database: Database) -> None:
+    for number in range(3):
+        add_worker(database, f"w{number}")
+    for number in range(3):
+        build_request = new_request(f"m{number}")
+        submit_request(database, build_request)
+        claim_now(database, build_request.convert.key, f"w{number}", lease=-1)
+    with database.write() as session, statements_of(session) as statements:
+        assert len(expire(session, max_tries=3)) == 3
+    assert len([statement for statement in statements if "FROM workers" in statement.text]) == 1
