@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 # What launchers and loggers put before a line: the rank, the time.
 _PREFIX = re.compile(r"\[rank\d+\]: ?|\[\d+,\d+\]<std(?:err|out)>: ?|\[\d\d/\d\d/\d{4}-\d\d:\d\d:\d\d\] ")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # some libraries colour their lines in a file, too
 _WHAT = re.compile(r"\s*what\(\):\s+")  # of std::terminate; the text of the exception follows
 _FRAME = re.compile(r'^\s+File "([^"]+)", line \d+, in ', re.MULTILINE)
 _STACK_FRAME = re.compile(
@@ -41,6 +42,7 @@ _HARMLESS = re.compile(
     | haveStreamOrderedAllocatorHelper      # TensorRT without memory pools; it goes on
     # Open MPI, the loader and a library of torch leave out what this machine does not have.
     | mca_base_component_repository_open | cannot\ be\ preloaded | ^Error\ in\ cpuinfo:
+    | thrown\ while\ requesting             # the hub's client tries again
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -141,7 +143,7 @@ def read_lines(output: str) -> list[OutputLine]:
     """The lines of the output that may say something about a failure, in their order."""
     reader = _Reader()
     for line in output.splitlines():
-        text = line.rstrip()
+        text = _COLOUR.sub("", line).rstrip()
         while prefix := _PREFIX.match(text):
             text = text[prefix.end() :]
         reader.read(text)

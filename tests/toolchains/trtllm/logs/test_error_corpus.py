@@ -46,13 +46,14 @@ def test_the_output_of_a_program_that_succeeds_shows_no_cause(stage: Stage) -> N
 
 def test_normal_output_around_an_error_hides_it_nowhere() -> None:
     for row in ROWS:
-        lines = [*NORMAL_OUTPUT, *row["text"], *NORMAL_OUTPUT[-20:]]
+        lines = [*NORMAL_OUTPUT, *row["text"], *NORMAL_OUTPUT[-8:]]
         assert _classify({**row, "text": lines}).cause == row["cause"], row["source"]
 
 
-def test_the_prefix_of_a_rank_changes_no_cause() -> None:
+@pytest.mark.parametrize(("before", "after"), [("[1,0]<stderr>:", ""), ("[rank3]: ", ""), ("\x1b[1;31m", "\x1b[0m")])
+def test_the_prefix_of_a_rank_and_a_colour_change_no_cause(before: str, after: str) -> None:
     for row in ROWS:
-        lines = [f"[1,0]<stderr>:{line}" for text in row["text"] for line in text.splitlines()]
+        lines = [f"{before}{line}{after}" for text in row["text"] for line in text.splitlines()]
         assert _classify({**row, "text": lines}).cause == row["cause"], row["source"]
 
 
