@@ -21,6 +21,7 @@ from toolchains.trtllm.releases.precision_recipe import (
     ModelQuantization,
     PrecisionRecipe,
     Program,
+    is_of_source,
     quantization_of,
     recipe_table,
 )
@@ -136,8 +137,8 @@ class Conversion:
         for name, value in self.fixed_arguments.items():
             if name in self.options:
                 continue
-            if value == SOURCE:
-                value = source
+            if is_of_source(value):
+                value = value.replace(SOURCE, source)
             yield from self.script_options[name].argv(value)
         written: dict[Role, str] = {"source": source, "output": output, "dtype": precision.dtype}
         for role, argument in written.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from packaging.version import Version
 from pydantic import JsonValue
@@ -20,7 +20,12 @@ Program = Literal["convert", "quantize"]
 
 MODELOPT = "modelopt"  # quant_method of ModelOpt's Hugging Face checkpoints
 MODELOPT_AWQ = "W4A16_AWQ"  # quant_algo of those that have blocks of 4 bits
-SOURCE = "{source}"  # stands for the model's directory in the arguments of a recipe
+SOURCE = "{source}"  # stands for the model's directory in the arguments of a recipe, or begins a path below it
+
+
+def is_of_source(value: JsonValue) -> TypeGuard[str]:
+    """True for an argument that names the model's directory or a file in it."""
+    return isinstance(value, str) and value.startswith(SOURCE)
 
 
 class ModelQuantization(NamedTuple):
@@ -81,7 +86,7 @@ class PrecisionRecipe(FrozenModel):
             return False
         options = table.by_name
         for name, value in self.arguments.items():
-            if name not in options or not (value == SOURCE or options[name].accepts(value)):
+            if name not in options or not (is_of_source(value) or options[name].accepts(value)):
                 return False
         # A program without an option for calibration data loads a data set by a name that has to be known.
         calibration = recipe_table().calibration

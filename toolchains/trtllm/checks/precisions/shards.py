@@ -11,6 +11,7 @@ from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.quantization import auto_formats
 from toolchains.trtllm.context.widths import split_widths
 from toolchains.trtllm.releases.precision_recipe import MODELOPT_AWQ, quantization_of
+from toolchains.trtllm.releases.rule_table import in_force
 
 _BLOCK_OPTION = "awq_block_size"
 # Blocks that the kernels have (cpp/.../fpA_intB_gemm_template.h @250d9c29 @42a7b092; issues #988 and #1547).
@@ -21,6 +22,7 @@ _TILE = 64
 _PLAIN_WEIGHT_ONLY = ("int8_wo", "int4_wo")
 # What QServe packs together: a group, or a tile of 32 (qserve_pack_reorder_per_group of quantization/quantize.py).
 _QSERVE_GROUP, _QSERVE_TILE = 128, 32
+_GPTQ_GROUP = 128  # the default of --group_size, where the script does not read it from the model
 
 
 def block_size(context: BuildContext) -> Iterator[Problem]:
@@ -38,12 +40,13 @@ def block_size(context: BuildContext) -> Iterator[Problem]:
 
 def group_size(context: BuildContext) -> Iterator[Problem]:
     """The size that the weights of the model have already."""
-    sizes: tuple[int, ...] = _BLOCK_SIZES
-    if _has_modelopt_blocks(context):
-        # The script takes the size from an option, not from the model, and the option's default is what the farm uses.
-        sizes = _W4A8_BLOCK_SIZES
-    elif getattr(quantization_of(context.facts), "method", None) not in ("gptq", "awq"):
+    method = getattr(quantization_of(context.facts), "method", None)
+    if method not in ("gptq", "awq") and not _has_modelopt_blocks(context):
         return
+    sizes: tuple[int, ...] = _BLOCK_SIZES
+    # The script takes the size from an option, not from the model, and the option's default is what the farm uses.
+    if _has_modelopt_blocks(context) or in_force("gptq_shards", context.release.version):
+        sizes = (_GPTQ_GROUP,)
     group = (context.facts.quantization_config or {}).get("group_size")
     # Without a conversion no program takes the weights at all: `checks.feasibility` reports that.
     if context.conversion is None or not isinstance(group, int) or group in sizes:
@@ -107,6 +110,19 @@ def weight_only_shards(context: BuildContext) -> Iterator[Problem]:
             remedies.append(f"tp {either(ranks)}")
         detail = f"{undivided}, no multiple of {_TILE}, and the release does not pad weight-only weights"
         yield _shard_problem(context, "wo_shards", detail, remedies)
+
+
+def gptq_shards(context: BuildContext) -> Iterator[Problem]:
+    # Later releases pad them, so data/rules.json ends this rule there (tensorrt_llm/quantization/layers.py @42a7b092).
+    if context.spec.precision.quantization != "int4_gptq" or context.conversion is None:
+        return
+    undivided = _undivided(context, _GPTQ_GROUP)
+    if undivided is not None:
+        ranks = _fitting_ranks(context, _GPTQ_GROUP)
+        remedies = []
+        if ranks:
+            remedies.append(f"tp {either(ranks)}")
+        yield _shard_problem(context, "gptq_shards", f"{undivided}, no multiple of {_GPTQ_GROUP}", remedies)
 
 
 def qserve_shards(context: BuildContext) -> Iterator[Problem]:
@@ -182,4 +198,4 @@ def _shard_problem(context: BuildContext, rule: str, detail: str, remedies: list
     )
 
 
-CHECKS: tuple[Check, ...] = (block_size, group_size, awq_shards, weight_only_shards, qserve_shards)
+CHECKS: tuple[Check, ...] = (block_size, group_size, awq_shards, weight_only_shards, gptq_shards, qserve_shards)
