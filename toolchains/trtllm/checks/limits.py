@@ -27,11 +27,11 @@ def opt_num_tokens(context: BuildContext) -> Iterator[Problem]:
 
 def beam_width(context: BuildContext) -> Iterator[Problem]:
     version = context.release.version
-    # Beam search refuses more when the engine runs (beamSearchKernels.h @250d9c29 @42a7b092 @be178810). 0.15 and 0.17
-    # extended it.
+    # Before 0.17 beam search refuses more when the engine runs (beamSearchKernels.h @250d9c29 @42a7b092). Later kernels
+    # take 1024 (@be178810), but the release notes promise 256.
     for rule, maximum in (("beams_64", 64), ("beams_256", 256)):
         if context.limits.max_beam_width > maximum:
-            detail = f"beam search of TensorRT-LLM {version} takes no more beams"
+            detail = f"NVIDIA documents no more beams for TensorRT-LLM {version}"
             yield _beam_problem(context, rule, detail, f"≤ {maximum}")
     if context.limits.max_beam_width == 1:
         return

@@ -13,7 +13,6 @@ from toolchains.trtllm.releases.precision_recipe import quantization_of
 from toolchains.trtllm.releases.rule_table import in_force
 
 _AMPERE, _BLACKWELL = 80, 100  # compute capabilities
-_DOCUMENTED_BEAMS = 256
 _MANY_TOKENS = 16384  # tensorrt_llm/_common.py @0fccc5b9 warns of more
 
 
@@ -106,18 +105,6 @@ def unused_kv_cache_scales(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-def many_beams(context: BuildContext) -> Iterator[Problem]:
-    # Sources: docs/source/release-notes.md @001eaece; cpp/tensorrt_llm/kernels/beamSearchKernels.h @be178810.
-    if context.limits.max_beam_width > _DOCUMENTED_BEAMS:
-        yield Problem(
-            pointer="/limits/max_beam_width",
-            code="beams_documented",
-            detail=f"the release notes of TensorRT-LLM name {_DOCUMENTED_BEAMS} beams as the most; the code of this "
-            "release takes 1024",
-            value=context.limits.max_beam_width,
-        )
-
-
 def no_drafts(context: BuildContext) -> Iterator[Problem]:
     # Source: tensorrt_llm/builder.py @be178810, which takes the length as it is.
     mode = context.option_value("speculative_decoding_mode")
@@ -192,7 +179,6 @@ _ADVICE: tuple[Callable[[BuildContext], Iterator[Problem]], ...] = (
     prompt_over_tokens,
     undocumented_precision,
     unused_kv_cache_scales,
-    many_beams,
     no_drafts,
     encoder_decoder_in_stages,
     t5_in_float16,

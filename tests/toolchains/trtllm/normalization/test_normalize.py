@@ -374,5 +374,5 @@ def test_every_warning_of_the_table_is_tested() -> None:
         "enc_dec_pp", "t5_float16",
         "model_kv_cache",  # in test_conversion
         "whisper_short_input", "whisper_turing", "whisper_blackwell",  # in field/whisper.json
-        "beams_documented", "draft_len_zero",  # in the corpus
+        "draft_len_zero",  # in the corpus
     } == WARNINGS  # fmt: skip
