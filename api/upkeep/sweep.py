@@ -7,6 +7,7 @@ Any number of API processes may sweep at once.
 from __future__ import annotations
 
 import logging
+import secrets
 from functools import partial
 
 from api.control import ControlPlane
@@ -15,6 +16,9 @@ from models.lifecycle import recovery
 from models.lifecycle.leases import expire
 
 log = logging.getLogger(__name__)
+
+_MESSAGES = 300  # in a queue: more than its workers take until the next sweep
+_SWEEPS_A_FULL_COUNT = 15
 
 
 def sweep_once(control: ControlPlane) -> int:
@@ -35,8 +39,13 @@ def announce_shortfall(control: ControlPlane) -> int:
     The difference between due actions and waiting messages is announced, never all due actions: otherwise the queue
     of workers that are merely busy would grow with every sweep.
     """
+    # A queue that is longer than this needs no message as long as it has some. But one whose message was lost would
+    # wait as long as the queue stays so long: now and then, in about half a minute, all are counted.
+    most: int | None = _MESSAGES
+    if secrets.randbelow(_SWEEPS_A_FULL_COUNT) == 0:
+        most = None
     with control.database.read() as session:
-        due = recovery.count_due_by_queue(session)
+        due = recovery.count_due_by_queue(session, most=most)
     announced = 0
     for queue, count in due.items():
         shortfall = count - control.announcer.depth(queue)

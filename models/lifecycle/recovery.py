@@ -20,7 +20,6 @@ from models.queue.names import Announcement
 
 # An action is announced at most once in this time, so that sweeps of several control planes do not flood the queue.
 _QUIET_SECONDS = 10.0
-_MESSAGES = 300  # that a queue should hold at most: bounds the time of a sweep, however many actions are queued
 _WAITING_EXAMINED = 500  # waiting actions, twice in each sweep: bounds its time, however many wait
 
 
@@ -48,10 +47,10 @@ def queue_released_builds(session: Session) -> None:
         )
 
 
-def count_due_by_queue(session: Session) -> Mapping[str, int]:
+def count_due_by_queue(session: Session, *, most: int | None = None) -> Mapping[str, int]:
     """Messages that each queue should hold: one for each action that is queued, due, and served by a live worker.
 
-    Of long queues, only as many as workers may take until the next sweep.
+    `most`: count no further in a queue. None: count all, which takes the longer the more actions are queued.
     """
     # Messages in a queue that nobody consumes would pile up until a worker starts.
     names: set[str] = set()
@@ -60,7 +59,7 @@ def count_due_by_queue(session: Session) -> Mapping[str, int]:
     if not names:
         return {}
     served = values(column("queue", String()), name="served").data([(name,) for name in names]).cte()
-    due = select(ActionRow.key).where(ActionRow.queue == served.c.queue, *_due()).limit(_MESSAGES).correlate(served)
+    due = select(ActionRow.key).where(ActionRow.queue == served.c.queue, *_due()).limit(most).correlate(served)
     count = select(func.count()).select_from(due.subquery()).scalar_subquery()
     rows = session.execute(select(served.c.queue, count))
     return {queue: count for queue, count in rows if count > 0}

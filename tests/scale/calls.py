@@ -95,6 +95,6 @@ def calls(database: Database, engines: int) -> list[Call]:
         Call("sweep: silent workers", lambda session: mark_silent_workers_gone(session, after_seconds=1e6)),
         Call("sweep: expired leases", lambda session: expire(session, max_tries=3)),
         Call("sweep: released builds", recovery.queue_released_builds),
-        Call("sweep: due by queue", recovery.count_due_by_queue),
+        Call("sweep: due by queue", lambda session: recovery.count_due_by_queue(session, most=300)),
         Call("sweep: announce", lambda session: recovery.mark_announced(session, f"{QUEUE}1", 10)),
     ]
