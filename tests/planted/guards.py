@@ -18,6 +18,26 @@ class Guard:
 
 GUARDS = (
     Guard(
+        "a pickle of Whisper that calls something is refused at submit", "models/sources/inspection/whisper_pickle.py",
+        'opcode == "GLOBAL" and argument not in _CALLS', "False",
+        "tests/toolchains/trtllm/test_whisper.py",
+    ),
+    Guard(
+        "a pickle of Whisper is loaded for tensors alone", "toolchains/trtllm/commands/whisper_weights.py",
+        "weights_only=True", "weights_only=False",
+        "tests/toolchains/trtllm/test_whisper.py",
+    ),
+    Guard(
+        "a TorchScript archive is no Whisper", "toolchains/trtllm/commands/whisper_weights.py",
+        'if any(name == "constants.pkl" or name.startswith("code/") for name in members):', "if False:",
+        "tests/toolchains/trtllm/test_whisper.py",
+    ),
+    Guard(
+        "a pickle that is the only form of the weights needs the sandbox", "workers/stage_run.py",
+        "if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:", "if False:",
+        "tests/workers/test_foreign_code.py",
+    ),
+    Guard(
         "a page of builds reads the fleet once", "models/queries/outlook.py",
         "@cached_property\n    def _live(", "@property\n    def _live(",
         "tests/scale",

@@ -33,7 +33,9 @@ TOKENIZER = _VOCABULARIES | {
     "chat_template.jinja",
 }
 # How a model of images and text prepares both.
-PROCESSORS = frozenset({"preprocessor_config.json", "processor_config.json"})
+PREPROCESSOR = "preprocessor_config.json"
+PROCESSORS = frozenset({PREPROCESSOR, "processor_config.json"})
+NEEDS_PROCESSOR = frozenset({"LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"})  # architectures
 MODELOPT_CONFIG = "hf_quant_config.json"
 MISTRAL_PARAMS = "params.json"
 # They describe how the weights of a checkpoint are quantized already, as ModelOpt and AutoGPTQ write it.

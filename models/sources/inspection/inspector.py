@@ -26,7 +26,14 @@ from models.sources.inspection.damage import (
     find_json_damage,
     is_lfs_pointer,
 )
-from models.sources.inspection.file_names import CONFIG, QUANTIZATION, WEIGHTS_INDEX, is_weights
+from models.sources.inspection.file_names import (
+    CONFIG,
+    NEEDS_PROCESSOR,
+    PREPROCESSOR,
+    QUANTIZATION,
+    WEIGHTS_INDEX,
+    is_weights,
+)
 from models.sources.inspection.safetensors_header import BadHeader, header_end, tensor_dtypes
 from models.sources.inspection.selection import Repository
 from models.sources.inspection.weights import INDEXES, ReadStart, only_adapter, read_index
@@ -106,6 +113,16 @@ class Inspector:
             if content and find_damage(name, content) is None:
                 quantization[name] = content
         facts = read_facts(reference, config, weight_sizes, names, trusted=trusted, quantization=quantization)
+
+        # The program that makes the engine of the images loads it, an hour later.
+        if facts.architecture in NEEDS_PROCESSOR and PREPROCESSOR not in names:
+            raise refusal(
+                reference,
+                "model_processor_missing",
+                f"there is no {PREPROCESSOR}, which says how images are prepared",
+                expected=f"a {PREPROCESSOR} beside config.json",
+                remedy="download it from where the model comes from, or save it with AutoProcessor.save_pretrained",
+            )
 
         # The index was read when the files were selected.
         others = {name: size for name, size in sizes.items() if name not in (CONFIG, *INDEXES)}

@@ -9,7 +9,6 @@ conversion accept tensors alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from enginefarm.contract.errors import ModelUnavailable
@@ -18,6 +17,7 @@ from models.sources.inspection.file_names import (
     ADAPTER_CONFIG,
     CONFIG,
     MISTRAL_PARAMS,
+    NEEDS_PROCESSOR,
     PROCESSORS,
     SAFE_NAME,
     SETTINGS,
@@ -27,8 +27,6 @@ from models.sources.inspection.file_names import (
 from models.sources.inspection.weights import ReadStart, choose_weights
 from models.sources.inspection.whisper_pickle import pickles_without_config
 from models.sources.rejection import problem, refusal
-
-_LLAVA = re.compile(rb'"Llava(Next)?ForConditionalGeneration"')
 
 
 def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted: bool = False) -> tuple[str, ...]:
@@ -75,8 +73,10 @@ def select(reference: object, names: Iterable[str], read: ReadStart, *, trusted:
     if MISTRAL_PARAMS in top and CONFIG in top and b'"Mamba2ForCausalLM"' in read(CONFIG, MAX_CONFIG_BYTES):
         selected.add(MISTRAL_PARAMS)
     # The engine of LLaVA's images is made by a program that loads them. The keys of other models are without them.
-    if PROCESSORS & top and CONFIG in top and _LLAVA.search(read(CONFIG, MAX_CONFIG_BYTES)):
-        selected |= PROCESSORS & top
+    if PROCESSORS & top and CONFIG in top:
+        config = read(CONFIG, MAX_CONFIG_BYTES)
+        if any(f'"{architecture}"'.encode() in config for architecture in NEEDS_PROCESSOR):
+            selected |= PROCESSORS & top
     try:
         selected |= choose_weights(reference, top, read, trusted=trusted)
     except ModelUnavailable as error:

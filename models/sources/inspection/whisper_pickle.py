@@ -39,6 +39,16 @@ _STORAGE_DTYPES = {
     "torch FloatStorage": "float32",
     "torch BFloat16Storage": "bfloat16",
 }
+_OTHER_STORAGES = (
+    "torch DoubleStorage",
+    "torch LongStorage",
+    "torch IntStorage",
+    "torch ShortStorage",
+    "torch CharStorage",
+    "torch ByteStorage",
+    "torch BoolStorage",
+)
+_LARGEST_DIMENSION = 1 << 24
 # What rebuilds a tensor. `torch.load(weights_only=True)`, which loads the file later, calls no more either.
 _CALLS = frozenset(
     {
@@ -46,6 +56,7 @@ _CALLS = frozenset(
         "torch._utils _rebuild_tensor_v2",
         "torch._utils _rebuild_parameter",
         *_STORAGE_DTYPES,
+        *_OTHER_STORAGES,
     }
 )
 # Each of these names something to call by other means than GLOBAL, the only one that torch.save uses.
@@ -95,9 +106,9 @@ def read_pickle_facts(
     # A damaged or foreign pickle can fail in each of these ways.
     except (ValueError, UnicodeDecodeError, OverflowError) as error:
         raise _no_whisper(reference, name, f"its data.pkl cannot be read ({error})") from error
-    missing = [dimension for dimension in _DIMENSIONS if dimensions.get(dimension, 0) <= 0]
+    missing = [size for size in _DIMENSIONS if not 0 < dimensions.get(size, 0) <= _LARGEST_DIMENSION]
     if missing:
-        raise _no_whisper(reference, name, f"it states no {', '.join(missing)}")
+        raise _no_whisper(reference, name, f"it states no {', '.join(missing)}, or no possible number")
     return ModelFacts(
         architecture="WhisperForConditionalGeneration",
         model_type="whisper",

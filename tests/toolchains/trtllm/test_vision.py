@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.model.reference import FileReference
 from enginefarm.contract.stage import Stage
@@ -86,3 +87,17 @@ def test_an_engine_without_the_one_of_the_images_is_refused(version: str, instal
     (tmp_path / "convert" / "vision_model" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(InvalidOutput, match=r"vision_model: model.safetensors is not a complete"):
         pipeline.check(Stage.CONVERT)
+
+
+def test_a_model_that_does_not_say_how_images_are_prepared_is_refused_at_submit(tmp_path: Path) -> None:
+    make_tiny_llava(tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").unlink()
+    source = FileSource([tmp_path], MemoryDigestCache())
+    with pytest.raises(ModelUnavailable, match=r"there is no preprocessor_config.json"):
+        source.resolve_model(FileReference(str(tmp_path / "model")))
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("version", ["0.16.0"])
+def test_the_engine_of_the_images_is_beside_a_plan_that_got_its_weights_back(version: str, tmp_path: Path) -> None:
+    assert pipeline_of(tmp_path, version, options={"strip_plan": True}).run_both()["differences"] == []

@@ -125,6 +125,16 @@ def _torchscript(path: Path) -> None:
         archive.writestr("large-v3/code/__torch__.py", b"")
 
 
+def _second_pickle(path: Path) -> None:
+    """The archive begins with a pickle of tensors, and its directory names another one in its place."""
+    command = f"touch {path.parent.parent / 'ran'}".encode()
+    hostile = b"\x80\x02cposix\nsystem\n(X" + len(command).to_bytes(4, "little") + command + b"tR."
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.filelist.pop(0)
+        del archive.NameToInfo[first.filename]
+        archive.writestr(first.filename, hostile)
+
+
 def _old_form(path: Path) -> None:
     torch.save({}, path, _use_new_zipfile_serialization=False)
 
@@ -133,8 +143,13 @@ def _old_form(path: Path) -> None:
     ("make", "at_submit", "in_conversion"),
     [
         (_torchscript, None, "is a TorchScript archive, which has code in it"),
+        (_second_pickle, None, "large-v3.pt is refused: the pickle has more than tensors"),
         (_old_form, "since PyTorch 1.6", "since PyTorch 1.6"),
         (lambda path: torch.save({"a": torch.zeros(2)}, path), "states no n_mels", "has no dims and model_state_dict"),
+        (
+            lambda path: torch.save({"dims": DIMENSIONS | {"n_vocab": 10**40}}, path),
+            "no possible number", "has no dims and model_state_dict",
+        ),
         (lambda path: torch.save({"dims": DIMENSIONS}, path), None, "has no dims and model_state_dict"),
         (lambda path: path.write_bytes(path.read_bytes()[:9000]), None, "is not what torch.save writes"),
         (lambda path: path.write_bytes(b""), "is empty", "is not what torch.save writes"),
@@ -154,6 +169,7 @@ def test_another_file_than_a_whisper_is_refused_in_one_line(
         with pytest.raises(ModelUnavailable, match=at_submit):
             facts_of(folder)
     assert in_conversion in complaint_about(folder, tmp_path / "read", capsys)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
