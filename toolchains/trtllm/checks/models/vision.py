@@ -8,6 +8,8 @@ from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks.check import Check
 from toolchains.trtllm.context.build_context import BuildContext
 
+_TABLE = "max_prompt_embedding_table_size"
+
 
 def image_in_prompt(context: BuildContext) -> Iterator[Problem]:
     # The prompt has a place for each embedding of an image (examples/multimodal/README.md @a681853d).
@@ -23,10 +25,10 @@ def image_in_prompt(context: BuildContext) -> Iterator[Problem]:
             value=length,
             expected=f"> {tokens}",
         )
-    table = context.number(EMBEDDINGS)
+    table = context.number(_TABLE)
     if 0 < table < tokens * context.limits.max_batch_size:
         yield Problem(
-            pointer=f"/options/{EMBEDDINGS}",
+            pointer=f"/options/{_TABLE}",
             code="image_embeddings",
             detail=f"one image has {tokens} embeddings, and each sequence of a batch may have one",
             value=table,
@@ -34,5 +36,4 @@ def image_in_prompt(context: BuildContext) -> Iterator[Problem]:
         )
 
 
-EMBEDDINGS = "max_prompt_embedding_table_size"
 CHECKS: tuple[Check, ...] = (image_in_prompt,)
