@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from api.control import ControlPlane
 from enginefarm.wire.bodies import Build
 from models.lifecycle import logs
-from models.queries.builds import get_build
+from models.queries.builds import get_build, key_of_build
 
 _READ = 1 << 18  # bytes of log that are read and sent at once
 # Seconds. Proxies cut streams that are silent for longer, commonly after 30 or 60.
@@ -40,6 +40,21 @@ async def read_build(control: ControlPlane, build_id: str) -> SeenBuild:
     """
     seen: SeenBuild = await control.status_reads.read(build_id, partial(_read_build, control, build_id))
     return seen
+
+
+async def read_key(control: ControlPlane, build_id: str) -> str:
+    """The key of the engine that a build is for, cheaper than `read_build`.
+
+    Raises:
+        NotFound: there is no such build.
+    """
+    key: str = await control.status_reads.read((build_id, "key"), partial(_read_key, control, build_id))
+    return key
+
+
+def _read_key(control: ControlPlane, build_id: str) -> str:
+    with control.database.read() as session:
+        return key_of_build(session, build_id)
 
 
 async def _read_watched(control: ControlPlane, build_id: str) -> SeenBuild:
@@ -100,26 +115,26 @@ async def events(control: ControlPlane, build_id: str) -> AsyncIterator[str]:
                 yield ": still here\n\n"
 
 
-async def log_bytes(control: ControlPlane, build: Build, offset: int) -> AsyncIterator[bytes]:
-    """The build's log from byte `offset` to its end as it is now."""
-    # All builds of one key have one log, and those who follow it are at its end: they share the read.
-    while chunk := await control.log_reads.read((build.key, offset), partial(_read_log, control, build.key, offset)):
+async def log_bytes(control: ControlPlane, key: str, offset: int) -> AsyncIterator[bytes]:
+    """The log of the builds of this key from byte `offset` to its end as it is now."""
+    # Those who follow the log are at its end, so they share the read.
+    while chunk := await control.log_reads.read((key, offset), partial(_read_log, control, key, offset)):
         offset += len(chunk)
         yield chunk
 
 
-async def followed_log(control: ControlPlane, build: Build, offset: int) -> AsyncIterator[bytes]:
-    """`log_bytes` until the build or this process has ended.
+async def followed_log(control: ControlPlane, build_id: str, key: str, offset: int) -> AsyncIterator[bytes]:
+    """The log of a build until the build or this process has ended.
 
     A client that reads the end of a followed log asks whether the build has ended, and reads on from its offset.
     """
-    with control.watch.of(build.id, log=True) as watched:
+    with control.watch.of(build_id, log=True) as watched:
         await watched.ready()
         while not control.leaving.is_set():
             count = watched.log_changes.count
             # Before the log: what the last program writes just before its build ends is then read below.
             ended = watched.ended
-            async for chunk in log_bytes(control, build, offset):
+            async for chunk in log_bytes(control, key, offset):
                 offset += len(chunk)
                 yield chunk
             if ended:

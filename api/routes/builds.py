@@ -140,9 +140,11 @@ async def logs(
 ) -> StreamingResponse:
     """The log of convert, then of build, as plain text."""
     # Raises NotFound now: once the stream has started, its status is 200.
-    seen = await streaming.read_build(control, build_id)
-    read = streaming.followed_log if follow else streaming.log_bytes
-    content = read(control, seen.build, offset)
+    key = await streaming.read_key(control, build_id)
+    if follow:
+        content = streaming.followed_log(control, build_id, key, offset)
+    else:
+        content = streaming.log_bytes(control, key, offset)
     # A browser must not take a program's output for HTML, nor a cache a log that grows for a complete one.
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     return StreamingResponse(content, media_type="text/plain; charset=utf-8", headers=headers)
@@ -153,7 +155,7 @@ async def logs(
 )
 async def events(build_id: str, control: Control, _: Watcher) -> StreamingResponse:
     """Server-sent events: a `build` event with the build's JSON for each change."""
-    await streaming.read_build(control, build_id)  # raises NotFound, as above
+    await streaming.read_key(control, build_id)  # raises NotFound, as above
     # X-Accel-Buffering: nginx would collect events until its buffer is full.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(streaming.events(control, build_id), media_type="text/event-stream", headers=headers)

@@ -31,24 +31,40 @@ def get_build(session: Session, build_id: str) -> Build:
     """
     row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one_or_none()
     if row is None:
-        raise NotFound(
-            f"there is no build {build_id!r}",
-            problems=[
-                Problem(
-                    pointer="",
-                    code="not_found",
-                    detail="unknown build id",
-                    value=build_id,
-                    remedy="`enginefarm status` or GET /v1/builds lists the builds",
-                )
-            ],
-        )
+        raise _not_found(build_id)
     action = session.get(ActionRow, row.key)
     attempts: list[Attempt] = []
     if action is not None:
         attempts = attempts_of(session, action)
     [build] = _bodies(session, [row], attempts)
     return build
+
+
+def key_of_build(session: Session, build_id: str) -> str:
+    """The key of the engine that a build is for. It never changes.
+
+    Raises:
+        NotFound: there is no such build.
+    """
+    key = session.execute(select(BuildRow.key).where(BuildRow.id == build_id)).scalar_one_or_none()
+    if key is None:
+        raise _not_found(build_id)
+    return key
+
+
+def _not_found(build_id: str) -> NotFound:
+    return NotFound(
+        f"there is no build {build_id!r}",
+        problems=[
+            Problem(
+                pointer="",
+                code="not_found",
+                detail="unknown build id",
+                value=build_id,
+                remedy="`enginefarm status` or GET /v1/builds lists the builds",
+            )
+        ],
+    )
 
 
 def build_state(session: Session, build_id: str) -> BuildState:
