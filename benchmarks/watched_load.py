@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -21,23 +22,35 @@ _AT_ONCE = 50  # connections that are opened at once
 
 
 async def watch(port: int, path: str, headers: str, opened: asyncio.Semaphore) -> None:
-    request = f"GET {path} HTTP/1.1\r\n{headers}\r\n".encode()
-    first = True
+    """Watch until the end. A long poll sends the ETag of its last answer, as the client of the farm does."""
+    etag = ""
     await opened.acquire()
+    opening = True
     while True:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        if first:
-            # A stream has begun with its head. A long poll has none yet: the server has read it when others are served.
-            if "?wait" not in path:
-                head = await reader.readline()
-                if b" 200 " not in head:
-                    raise RuntimeError(f"{path}: {head!r}")
+        wanted = f"If-None-Match: {etag}\r\n" if etag else ""
+        writer.write(f"GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}{wanted}\r\n".encode())
+        # A long poll has no head yet.
+        if opening and "?wait" not in path:
+            await _head(reader, path)
+        if opening:
             opened.release()
-            first = False
+            opening = False
+        if "?wait" in path:
+            head = await _head(reader, path)
+            match = re.search("etag: (.*)\r", head, re.IGNORECASE)
+            assert match is not None
+            etag = match[1]
         while await reader.read(65536):
             pass
         writer.close()
+
+
+async def _head(reader: asyncio.StreamReader, path: str) -> str:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    if " 200 " not in head and " 304 " not in head:
+        raise RuntimeError(f"{path}: {head!r}")
+    return head
 
 
 async def submit(port: int, seconds: float, headers: str, bodies: list[str]) -> list[float]:

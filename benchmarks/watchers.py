@@ -92,10 +92,11 @@ def _cores(pids: Sequence[int], seconds: float) -> float:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a process and of all that it started: PostgreSQL has a process for each connection."""
+    """Of a process and of all that it started, ended ones too: PostgreSQL has a process for each connection."""
     process = psutil.Process(pid)
-    seconds = 0.0
-    for member in (process, *process.children(recursive=True)):
-        times = member.cpu_times()
+    own = process.cpu_times()
+    seconds = own.user + own.system + own.children_user + own.children_system
+    for child in process.children(recursive=True):
+        times = child.cpu_times()
         seconds += times.user + times.system
     return seconds

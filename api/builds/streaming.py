@@ -5,31 +5,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 from api.control import ControlPlane
-from enginefarm.wire.bodies import Build
+from api.watching.watched_build import SeenBuild
 from models.lifecycle import logs
 from models.queries.builds import get_build, key_of_build
 
 _READ = 1 << 18  # bytes of log that are read and sent at once
 # Seconds. Proxies cut streams that are silent for longer, commonly after 30 or 60.
 _KEEP_ALIVE = 15.0
-
-
-@dataclass(frozen=True)
-class SeenBuild:
-    """A build as it was read, with its ETag: it changes with every field of the body but `eta_seconds`."""
-
-    build: Build
-    etag: str
-
-    @cached_property
-    def event(self) -> str:
-        """Serialized once for all watchers of the build."""
-        # The id of an event is the ETag without its quotes.
-        return f"event: build\nid: {self.etag.strip(chr(34))}\ndata: {self.build.model_dump_json()}\n\n"
 
 
 async def read_build(control: ControlPlane, build_id: str) -> SeenBuild:
@@ -86,7 +71,9 @@ async def wait_for_change(control: ControlPlane, build_id: str, *, seconds: floa
         while True:
             # Counted before the build is read: what changes meanwhile is read again.
             count = watched.changes.count
-            seen = await _read_watched(control, build_id)
+            # A client that asks again after 304 has seen the build as it is.
+            seen = watched.unchanged_since(last_etag) or await _read_watched(control, build_id)
+            watched.remember(seen, count)
             changed = last_etag is not None and seen.etag != last_etag
             seconds_left = deadline - time.monotonic()
             if seen.build.state.ended or changed or seconds_left <= 0 or control.leaving.is_set():

@@ -26,6 +26,8 @@ LOOK_SECONDS = 0.3
 _TICK_SECONDS = 0.25  # until watchers notice that this process ends
 # A look may take this part of the time, and so of the interpreter, when changes follow each other.
 _LOOKING_SHARE = 0.1
+_KEPT_SECONDS = 2.0  # without watchers
+_MOST_KEPT = 2000  # builds: with more, none is kept
 # A queued build is read again after so long, because its place in the queue changes when others start; of many builds
 # some at a time.
 _REFRESH_SECONDS = 2.0
@@ -78,6 +80,15 @@ class Watch:
             watched.watchers -= 1
             watched.log_followers -= log
             if not watched.watchers:
+                watched.left_at = time.monotonic()
+                if len(self._builds) > _MOST_KEPT:
+                    self._forget(build_id, watched)
+
+    def _forget_unwatched(self) -> None:
+        """A client asks again after each long poll: its build is kept for a moment."""
+        kept_since = time.monotonic() - _KEPT_SECONDS
+        for build_id, watched in list(self._builds.items()):
+            if not watched.watchers and watched.left_at < kept_since:
                 self._forget(build_id, watched)
 
     def _forget(self, build_id: str, watched: WatchedBuild) -> None:
@@ -104,6 +115,7 @@ class Watch:
         looks_at_all = begin - self._looked_at >= self._interval
         if looks_at_all:
             self._looked_at = begin
+            self._forget_unwatched()
             build_ids = set(self._builds)
         if not build_ids:
             return

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
+from functools import cached_property
 
+from enginefarm.wire.bodies import Build
 from models.queries.watched import BuildStatus
 
 # Watchers are told of an outage that lasts for longer. A restart of the database is over by then.
@@ -70,6 +73,20 @@ class LookHealth:
             raise self._failure
 
 
+@dataclass(frozen=True)
+class SeenBuild:
+    """A build as it was read, with its ETag: it changes with every field of the body but `eta_seconds`."""
+
+    build: Build
+    etag: str
+
+    @cached_property
+    def event(self) -> str:
+        """Serialized once for all watchers of the build."""
+        # The id of an event is the ETag without its quotes.
+        return f"event: build\nid: {self.etag.strip(chr(34))}\ndata: {self.build.model_dump_json()}\n\n"
+
+
 class WatchedBuild:
     """A build that requests of this process watch.
 
@@ -87,6 +104,9 @@ class WatchedBuild:
         self.watchers = 0
         self.log_followers = 0  # of the watchers
         self.refreshed_at = time.monotonic()
+        self.left_at = 0.0  # when the last watcher left
+        self._seen: SeenBuild | None = None
+        self._seen_count = 0
         self.first_look: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._health = health
 
@@ -109,6 +129,17 @@ class WatchedBuild:
     def waits_in_a_queue(self) -> bool:
         """True if somebody wants to know its place in the queue, which changes when other builds start."""
         return self.status is not None and self.status.queued and self.watchers > self.log_followers
+
+    def remember(self, seen: SeenBuild, count: int) -> None:
+        """`seen` was read when `changes` had counted so many."""
+        self._seen = seen
+        self._seen_count = count
+
+    def unchanged_since(self, etag: str | None) -> SeenBuild | None:
+        """The build as it was read last, if that has this ETag and nothing changed since."""
+        if self._seen is not None and self._seen.etag == etag and self._seen_count == self.changes.count:
+            return self._seen
+        return None
 
     async def ready(self) -> None:
         """Return once every later change will be counted.
