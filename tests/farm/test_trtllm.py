@@ -34,6 +34,7 @@ from tests.servers.hub import Hub
 from tests.servers.redis import Valkey
 from tests.toolchains.trtllm.context.test_adapters import make_adapter
 from tests.toolchains.trtllm.releases.test_draft_heads import make_heads
+from tests.workers.sandbox.real import sandbox
 
 VERSION = "1.2.1"
 IMAGE = f"nvcr.io/nvidia/tensorrt-llm/release:{VERSION}"
@@ -297,6 +298,7 @@ def test_an_encoder_decoder_is_one_build_of_two_engines(
 
 
 def test_a_whisper_of_openai_is_built_from_its_pickle(running_farm: RunningFarm, client: Farm, tmp_path: Path) -> None:
+    sandbox()  # without it no worker reads a pickle, and the test is skipped
     limits = {"max_input_len": 3000, "max_output_len": 100}
     folder = make_openai_whisper(running_farm.models / "whisper")
     ended = _ended(client, spec(running_farm, **limits) | {"model": f"file:{folder}"})
