@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from enginefarm.client.farm import Farm
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.pgbouncer import PgBouncer
@@ -94,6 +95,15 @@ def test_no_request_and_no_stage_fails_behind_a_pooler(pooled_farm: RunningFarm)
     assert readers.statuses.total() > 100
     assert {outcome for _, outcome in pooled_farm.outcomes()} == {"succeeded"}, "an attempt was lost"
     require_no_traceback(pooled_farm)
+
+
+def test_a_build_is_watched_behind_a_pooler(pooled_farm: RunningFarm) -> None:
+    build = pooled_farm.submit(pooled_farm.spec(pooled_farm.add_model("watched"), seconds=0.5))
+    with Farm(pooled_farm.urls[0]) as client:
+        assert "build ends" in "\n".join(client.logs(build["id"], follow=True))
+        assert client.wait(build["id"], timeout=60).state == "succeeded"
+    log = pooled_farm.state / "logs" / "api-0.log"
+    assert "notifications do not pass a pooler" in log.read_text()
 
 
 def test_a_stage_survives_a_pooler_that_restarts_and_a_database_that_takes_no_writes(
