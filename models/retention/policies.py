@@ -201,16 +201,18 @@ class CheckpointReview:
         expired = CheckpointRow.quarantined_at.is_not(None) | (
             CheckpointRow.created_at <= now(-self._keep_days * 86400)
         )
+        # The page first: PostgreSQL would expect the conditions for all checkpoints, and read all actions for them.
+        page = select(CheckpointRow.key).where(CheckpointRow.key > self._last).order_by(CheckpointRow.key)
+        keys = page.limit(self._batch_size).cte("page")
         query = (
             select(
                 CheckpointRow.key, CheckpointRow.quarantined_at, CheckpointRow.quarantine_reason,
                 CheckpointRow.marked_for_removal_at, ManifestRow.size,
                 (expired & ~needed & ~remaining_engines.exists()).label("goes"), now().label("decided_at"),
             )
+            .join(keys, keys.c.key == CheckpointRow.key)
             .join(ManifestRow, ManifestRow.digest == CheckpointRow.manifest)
-            .where(CheckpointRow.key > self._last)
             .order_by(CheckpointRow.key)
-            .limit(self._batch_size)
         )  # fmt: skip
         rows = session.execute(query).all()
         if not rows:

@@ -46,7 +46,8 @@ def mark(session: Session, batch: Batch) -> None:
         .values(marked_for_removal_at=now())
     )
     kept = lock_free_rows(session, table.key, batch.wrongly_marked)
-    session.execute(update(table).where(table.key.in_(kept)).values(marked_for_removal_at=None))
+    if kept:
+        session.execute(update(table).where(table.key.in_(kept)).values(marked_for_removal_at=None))
 
 
 def remove(

@@ -1,4 +1,4 @@
-"""The reads whose time must not grow with the catalogue: listings, lookups, the outlook of builds and the sweep."""
+"""The calls whose time must not grow with the catalogue: listings, lookups, the outlook of builds, sweep and upkeep."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from models.queries.estimates import usual_seconds
 from models.queries.outlook import Fleet
 from models.queries.resolution import resolve
 from tests.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, REQUESTER
+from tests.scale.upkeep_calls import upkeep_calls
 
 PAGE = 50
 
@@ -97,4 +98,5 @@ def calls(database: Database, engines: int) -> list[Call]:
         Call("sweep: released builds", recovery.queue_released_builds),
         Call("sweep: due by queue", lambda session: recovery.count_due_by_queue(session, most=300)),
         Call("sweep: announce", lambda session: recovery.mark_announced(session, f"{QUEUE}1", 10)),
+        *(Call(name, run) for name, run in upkeep_calls(database)),
     ]

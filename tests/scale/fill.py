@@ -120,8 +120,12 @@ class _Copies:
         self._copy(ManifestRow, f"digest = (SELECT manifest FROM engines WHERE key = '{build}')", engines,
                    digest=manifest)  # fmt: skip
         self._copy(ManifestFileRow, files, engines, manifest=manifest, blob=f"'sha256:' || {_key('blob', 'i')}")
-        self._copy(EngineRow, f"key = '{build}'", engines, key=_key("build", "i"), manifest=manifest,
-                   model=_MODEL, created_at=age)  # fmt: skip
+        # Both times of a row are equal: now() does not move on within a statement.
+        age = age.replace("clock_timestamp()", "now()")
+        self._copy(EngineRow, f"key = '{build}'", engines, key=_key("build", "i"), manifest=manifest, model=_MODEL,
+                   created_at=age, registered_at=age, repository=_REPOSITORY,
+                   oci_manifest=f"'sha256:' || {_key('oci', 'i')}", oci_config=f"'sha256:' || {_key('config', 'i')}",
+                   )  # fmt: skip
 
     def _in_flight(self) -> None:
         """Build actions with an open build each: queued, waiting for a checkpoint, and one that runs on each worker."""
@@ -191,3 +195,5 @@ _MODEL = (
     f"CASE WHEN i % 20 = 0 THEN '{COMMON_MODEL}@' || md5('common') || '00000000' "
     "ELSE 'hf:bench/m' || i / 20 || '@' || md5((i / 20)::text) || '00000000' END"
 )
+# As models.queries.oci.repository computes it.
+_REPOSITORY = "template.toolchain || CASE WHEN i % 20 = 0 THEN '/bench/common' ELSE '/bench/m' || i / 20 END"
