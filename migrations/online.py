@@ -9,6 +9,7 @@ Rules for a migration of tables that existed before:
 - No migration fills a column. The API fills it in batches, and readers do with rows that are not filled yet, which
   older programs write while the farm is upgraded: see `models.queries.registry_entries`.
 - A CHECK or a foreign key comes as NOT VALID and is validated by a later migration. A type of a column never changes.
+- No `batch_alter_table` of engines and builds: SQLite's copy of a table lacks its indexes of expressions.
 
 A step may be interrupted at any time: it is repeated by the next upgrade. SQLite has one writer, which these steps keep
 waiting for as long as they take.

@@ -37,6 +37,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("dry_run_removals")
-    with op.batch_alter_table("engines") as batch:
-        for name in _COLUMNS:
-            batch.drop_column(name)
+    # Not in a batch: SQLite's copy of the table would lack the indexes of expressions.
+    for name in _COLUMNS:
+        op.drop_column("engines", name)
