@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -15,7 +17,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine.default import DefaultDialect
 
+from api.lanes import Lane
+from api.watching import watched_build
+from api.watching.watch import Watch
+from enginefarm.contract.errors import DatabaseUnavailable
 from models.catalogue.changes import Changes, NotifiedChanges
+from models.catalogue.database import Database
 from models.lifecycle import logs
 from models.lifecycle.leases import Claim, renew
 from models.lifecycle.submission import cancel
@@ -209,3 +216,29 @@ def test_watchers_survive_connections_that_the_database_ends(
 def test_a_watched_build_that_does_not_exist_is_not_found(published_farm: Published) -> None:
     for path in ("nothing?wait=5", "nothing/events", "nothing/logs?follow=1"):
         assert httpx.get(f"{published_farm.url}/v1/builds/{path}").status_code == 404
+
+
+def test_watchers_are_told_of_an_outage_that_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_build, "_OUTAGE_SECONDS", 0.5)
+    database = Database("postgresql+psycopg://nobody@127.0.0.1:9/nothing")
+    watch = Watch(database, Lane("looks", threads=1, per_caller=1, waiting=1), threading.Event())
+
+    async def rounds() -> None:
+        while True:
+            with suppress(DatabaseUnavailable):
+                await watch.round()
+
+    async def watcher() -> None:
+        looking = asyncio.create_task(rounds())
+        with watch.of("a build") as build:
+            with pytest.raises(DatabaseUnavailable):
+                await build.ready()
+            with pytest.raises(DatabaseUnavailable):
+                await build.changed(build.changes.count, 60)
+            # "Unchanged" would not be known.
+            with pytest.raises(DatabaseUnavailable):
+                await build.changed(build.changes.count, 0.01)
+        looking.cancel()
+
+    asyncio.run(watcher())
+    database.close()
