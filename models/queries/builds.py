@@ -92,15 +92,21 @@ def list_builds(session: Session, *, limit: int, cursor: str | None, **filters: 
             conditions.append(is_of_model(BuildRow.model, value))
         else:
             conditions.append(getattr(BuildRow, name) == value)
-    if cursor is not None:
-        conditions.append(BuildRow.seq < from_cursor(cursor))
+    alternatives: list[list[ColumnElement[bool]]] = [conditions]
     platform = filters.get("platform")
     if platform is not None:
         # No index has both in the order of the page, so the page is made from those of the two alternatives.
-        alternatives = [BuildRow.platform_label == platform, gpu_of(BuildRow.platform) == platform]
-        pages = [_newest(BuildRow.seq, *conditions, alternative, limit=limit) for alternative in alternatives]
-        conditions = [BuildRow.seq.in_(union_all(*(select(page.subquery()) for page in pages)))]
-    rows = session.execute(_newest(BuildRow, *conditions, limit=limit)).scalars().all()
+        by_platform = [BuildRow.platform_label == platform, gpu_of(BuildRow.platform) == platform]
+        alternatives = [[*conditions, alternative] for alternative in by_platform]
+    selection: list[ColumnElement[bool]] = []
+    if cursor is not None:
+        selection.append(BuildRow.seq < from_cursor(cursor))
+    if any(alternatives):
+        # The sequence numbers alone, which the filter's index has. With whole rows, PostgreSQL may prefer the newest
+        # rows of the table and read all those that the filter excludes.
+        pages = [_newest(BuildRow.seq, *alternative, *selection, limit=limit) for alternative in alternatives]
+        selection = [BuildRow.seq.in_(union_all(*(select(page.subquery()) for page in pages)))]
+    rows = session.execute(_newest(BuildRow, *selection, limit=limit)).scalars().all()
     items = _bodies(session, rows[:limit])
     return BuildPage(items=items, next_cursor=next_cursor(rows, limit))
 
