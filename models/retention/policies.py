@@ -190,29 +190,34 @@ class CheckpointReview:
 
     def next_batch(self, session: Session) -> Batch | None:
         """The decisions about the next checkpoints; None after the last."""
+        # The page first: PostgreSQL would expect the conditions for all checkpoints, and read all actions for them.
+        page = (
+            select(
+                CheckpointRow.key, CheckpointRow.manifest, CheckpointRow.created_at, CheckpointRow.quarantined_at,
+                CheckpointRow.quarantine_reason, CheckpointRow.marked_for_removal_at.label("marked_for_removal_at"),
+            )
+            .where(CheckpointRow.key > self._last)
+            .order_by(CheckpointRow.key)
+            .limit(self._batch_size)
+            .cte("page")
+        )  # fmt: skip
         build = aliased(ActionRow)
         remaining_engines = (
             select(EngineRow.key)
             .join(build, build.key == EngineRow.key)
-            .where(build.depends_on == CheckpointRow.key, ~self._goes(EngineRow))
+            .where(build.depends_on == page.c.key, ~self._goes(EngineRow))
         )
         # A build that waits, or runs again after a failure, starts from the checkpoint.
-        needed = exists().where(ActionRow.depends_on == CheckpointRow.key, ActionRow.state.in_(IN_FLIGHT))
-        expired = CheckpointRow.quarantined_at.is_not(None) | (
-            CheckpointRow.created_at <= now(-self._keep_days * 86400)
-        )
-        # The page first: PostgreSQL would expect the conditions for all checkpoints, and read all actions for them.
-        page = select(CheckpointRow.key).where(CheckpointRow.key > self._last).order_by(CheckpointRow.key)
-        keys = page.limit(self._batch_size).cte("page")
+        needed = exists().where(ActionRow.depends_on == page.c.key, ActionRow.state.in_(IN_FLIGHT))
+        expired = page.c.quarantined_at.is_not(None) | (page.c.created_at <= now(-self._keep_days * 86400))
         query = (
             select(
-                CheckpointRow.key, CheckpointRow.quarantined_at, CheckpointRow.quarantine_reason,
-                CheckpointRow.marked_for_removal_at, ManifestRow.size,
-                (expired & ~needed & ~remaining_engines.exists()).label("goes"), now().label("decided_at"),
+                page.c.key, page.c.quarantined_at, page.c.quarantine_reason, page.c.marked_for_removal_at,
+                ManifestRow.size, (expired & ~needed & ~remaining_engines.exists()).label("goes"),
+                now().label("decided_at"),
             )
-            .join(keys, keys.c.key == CheckpointRow.key)
-            .join(ManifestRow, ManifestRow.digest == CheckpointRow.manifest)
-            .order_by(CheckpointRow.key)
+            .join(ManifestRow, ManifestRow.digest == page.c.manifest)
+            .order_by(page.c.key)
         )  # fmt: skip
         rows = session.execute(query).all()
         if not rows:
