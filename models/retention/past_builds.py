@@ -1,4 +1,4 @@
-"""Remove builds that ended long ago, a batch at a time. See ADR 0024."""
+"""Remove builds that ended long ago, a batch at a time. See ADR 0025."""
 
 from __future__ import annotations
 
