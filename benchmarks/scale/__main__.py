@@ -88,8 +88,8 @@ def write_plans(database: Database, call: Call, folder: Path) -> int:
         session.rollback()
         lines = [f"{call.name}: {len(statements)} statements"]
         for statement in statements:
+            # In one transaction: a statement may need what an earlier one wrote.
             plan = plan_of(session, statement, analyze=True)
-            session.rollback()
             scans = ", ".join(scans_of_large_tables(plan)) or "no scan of a large table"
             lines += ["", statement.text, f"-- {scans}", json.dumps(plan, indent=1)]
     name = re.sub(r"[^a-z0-9]+", "-", call.name.lower())
