@@ -14,7 +14,10 @@ from enginefarm.contract.errors import FarmError
 from enginefarm.wire.bodies import Build
 
 _POLL_SECONDS = 10.0  # how long one long poll asks the farm to delay its response
-_SHORTEST_ROUND = 0.25  # seconds: a proxy may answer long polls at once, and must not be asked in a tight loop
+# Seconds between two long polls, in the long run: a proxy may answer them at once, and must not be asked in a tight loop.
+_ROUND_SECONDS = 0.25
+# A client that asked less often catches up by so much: at a build's end several changes follow each other.
+_CATCH_UP_SECONDS = 2.0
 
 
 def fetch_build(
@@ -51,6 +54,7 @@ def build_changes(connection: Connection, build_id: str, *, deadline: float, pat
     """
     etag: str | None = None
     latest: Build | None = None
+    next_round = time.monotonic() - _CATCH_UP_SECONDS
     while True:
         started = time.monotonic()
         build: Build | None = None
@@ -69,4 +73,5 @@ def build_changes(connection: Connection, build_id: str, *, deadline: float, pat
             yield build
         if time.monotonic() >= deadline:
             return
-        time.sleep(max(0.0, min(started + _SHORTEST_ROUND, deadline) - time.monotonic()))
+        next_round = max(next_round, started - _CATCH_UP_SECONDS) + _ROUND_SECONDS
+        time.sleep(max(0.0, min(next_round, deadline) - time.monotonic()))

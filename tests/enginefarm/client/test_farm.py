@@ -210,6 +210,26 @@ class TestWait:
         assert updates == [("queued", 0.0), ("running", 0.5), ("succeeded", 1.0)]
         assert len(double.requests) <= 6, "the farm delays its responses: it is not asked in a tight loop"
 
+    def test_changes_that_follow_each_other_are_read_without_a_pause(
+        self, client: Farm, double: FarmDouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("enginefarm.client.waiting._ROUND_SECONDS", 60.0)
+        monkeypatch.setattr("enginefarm.client.waiting._CATCH_UP_SECONDS", 480.0)
+        double.add_build("b1")
+        double.state.stages = [{"state": "running", "progress": number / 4} for number in range(4)] + [{"state": "succeeded"}]
+
+        assert client.wait("b1", timeout=10).state == "succeeded"
+
+    def test_a_farm_that_always_answers_at_once_is_not_asked_in_a_tight_loop(
+        self, client: Farm, double: FarmDouble
+    ) -> None:
+        double.add_build("b1")
+        double.state.stages = [{"state": "running", "progress": number / 1000} for number in range(1000)]
+
+        with pytest.raises(WaitTimedOut):
+            client.wait("b1", timeout=0.6)
+        assert len(double.requests) <= 12  # 8 of them to catch up
+
     def test_a_wait_ends_at_its_timeout(self, client: Farm, double: FarmDouble) -> None:
         double.add_build("b1", waiting_for="a worker with sm 90")
 
