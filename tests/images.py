@@ -31,7 +31,7 @@ from typing import Any
 from local.process import Process
 from tests.deployment.compose import CHECKOUT, Dockerfile
 from tests.doubles.installation import make_installation, write_metadata
-from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_models.llama import make_tiny_llama
 from tests.farm.conftest import run_farm
 from tests.farm.running_farm import RunningFarm
 from tests.pythons import interpreter

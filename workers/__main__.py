@@ -36,21 +36,21 @@ from models.store import DirectoryStore
 from toolchains.registry import all_toolchains
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
-from workers.child import ProcessLimits
 from workers.consumer import LastingConsumer
-from workers.environment_hiding import hide
 from workers.presence import Identity, Presence
+from workers.programs.child import ProcessLimits
+from workers.programs.environment_hiding import hide
+from workers.programs.standby import Standby
 from workers.reporting.heartbeat import FROZEN_SHARE
 from workers.runner import Runner
 from workers.sandbox.choice import choose
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
-from workers.scratch_lock import scratch_lock
+from workers.scratch.scratch_lock import scratch_lock
+from workers.scratch.workspace import clear
 from workers.stage_run import Tools, folders_of
-from workers.standby import Standby
 from workers.stoppable import StoppableWorker, stop_before_work
 from workers.waking_pool import WakingPool
-from workers.workspace import clear
 
 log = logging.getLogger("workers")
 

@@ -43,10 +43,11 @@ from models.sources.inspection.file_names import has_pickle
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
-from workers import child
-from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.output_check import OutputChecker
 from workers.presence import Identity
+from workers.programs import child
+from workers.programs.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
+from workers.programs.output_check import OutputChecker
+from workers.programs.standby import Standby
 from workers.reporting.failures import (
     BelongsElsewhere,
     OutputRefused,
@@ -63,9 +64,8 @@ from workers.reporting.job_log import JobLog
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
-from workers.standby import Standby
+from workers.scratch.workspace import Workspace
 from workers.warm_start import WarmStart
-from workers.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from docs.generators.command_line_reference import command_line_reference
-from docs.generators.error_reference import error_reference
 from docs.generators.module_map import module_map
 from docs.generators.planted_guards import planted_guards
-from docs.generators.python_reference import python_reference
-from docs.generators.rest_reference import rest_reference
-from docs.generators.spec_reference import spec_reference
+from docs.generators.reference.command_line import command_line_reference
+from docs.generators.reference.error import error_reference
+from docs.generators.reference.python import python_reference
+from docs.generators.reference.rest import rest_reference
+from docs.generators.reference.spec import spec_reference
 from docs.generators.trtllm_options import trtllm_options
 from docs.generators.trtllm_precisions import trtllm_precisions
 

@@ -14,7 +14,7 @@ from enginefarm.contract.errors import FarmError
 from enginefarm.wire.bodies import Build
 
 _POLL_SECONDS = 10.0  # how long one long poll asks the farm to delay its response
-# Seconds between two long polls, in the long run: a proxy may answer them at once, and must not be asked in a tight loop.
+# Seconds between two long polls, on average: a proxy may answer them at once, and must not be asked in a tight loop.
 _ROUND_SECONDS = 0.25
 # A client that asked less often catches up by so much: at a build's end several changes follow each other.
 _CATCH_UP_SECONDS = 2.0

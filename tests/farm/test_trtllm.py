@@ -25,9 +25,9 @@ from enginefarm.wire.bodies import Build
 from enginefarm.wire.explanation import Explanation
 from models.catalogue.rows import ActionRow, AttemptRow, GpuLockRow, WarmFileRow, WorkerRow
 from tests.doubles.installation import make_installation, order
-from tests.doubles.tiny_encoder_decoders import make_tiny_t5
-from tests.doubles.tiny_llama import make_tiny_llama
-from tests.doubles.tiny_whisper import make_openai_whisper
+from tests.doubles.tiny_models.encoder_decoders import make_tiny_t5
+from tests.doubles.tiny_models.llama import make_tiny_llama
+from tests.doubles.tiny_models.whisper import make_openai_whisper
 from tests.farm.conftest import fresh_broker, run_farm
 from tests.farm.running_farm import CHECKOUT, RunningFarm, eventually
 from tests.servers.hub import Hub

@@ -35,7 +35,7 @@ GUARDS = (
     Guard(
         "a pickle that is the only form of the weights needs the sandbox", "workers/stage_run.py",
         "if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:", "if False:",
-        "tests/workers/test_foreign_code.py",
+        "tests/workers/programs/test_foreign_code.py",
     ),
     Guard(
         "a page of builds reads the fleet once", "models/queries/outlook.py",
@@ -615,7 +615,7 @@ GUARDS = (
     Guard(
         "a program has no network", "workers/sandbox/bubblewrap.py",
         '"--unshare-cgroup", "--unshare-net",', '"--unshare-cgroup",',
-        "tests/workers/test_child.py",
+        "tests/workers/programs/test_child.py",
     ),
     Guard(
         "a program sees no file of the farm", "workers/sandbox/mount_view.py",
@@ -682,15 +682,15 @@ GUARDS = (
     Guard(
         "a prepared sandbox is used only if one that is made now would be the same", "workers/sandbox/launched.py",
         "return identities(mounts) == self._files", "return True",
-        "tests/workers/test_standby.py",
+        "tests/workers/programs/test_standby.py",
     ),
     Guard(
-        "without a complete sandbox no folder is prepared beside a running stage", "workers/standby.py",
+        "without a complete sandbox no folder is prepared beside a running stage", "workers/programs/standby.py",
         "if self._isolation.complete:", "if True:",
-        "tests/workers/test_standby.py",
+        "tests/workers/programs/test_standby.py",
     ),
     Guard(
-        "a sandbox that did not start fails the stage", "workers/child.py",
+        "a sandbox that did not start fails the stage", "workers/programs/child.py",
         "if not report.started:", "if False:",
         "tests/workers/sandbox/test_attacks.py",
     ),
@@ -722,12 +722,12 @@ GUARDS = (
     Guard(
         "a model's own code cannot blame the worker", "workers/stage_run.py",
         "if self.runs_foreign_code and failure.fault is Fault.WORKER", "if False",
-        "tests/workers/test_foreign_code.py",
+        "tests/workers/programs/test_foreign_code.py",
     ),
     Guard(
         "pickles of a second model are refused without the sandbox", "workers/stage_run.py",
         "return any(has_pickle(file.path for file in files.files)", "return any(not files",
-        "tests/workers/test_foreign_code.py",
+        "tests/workers/programs/test_foreign_code.py",
     ),
     Guard(
         "a pickle in an older form is not loaded", "toolchains/trtllm/commands/tensors_only.py",
@@ -737,7 +737,7 @@ GUARDS = (
     Guard(
         "foreign code is refused without the sandbox", "workers/stage_run.py",
         "and not self.tools.isolation.complete:", "and False:",
-        "tests/workers/test_foreign_code.py",
+        "tests/workers/programs/test_foreign_code.py",
     ),
     Guard(
         "a recalled engine is refused", "enginefarm/wire/revocations.py",
@@ -827,19 +827,19 @@ GUARDS = (
         "tests/toolchains/test_output_files.py",
     ),
     Guard(
-        "a check of an output ends when the worker says so", "workers/output_check.py",
+        "a check of an output ends when the worker says so", "workers/programs/output_check.py",
         "            keep_going()\n", "            pass\n",
-        "tests/workers/test_output_check.py",
+        "tests/workers/programs/test_output_check.py",
     ),
     Guard(
-        "a check that was given up is killed", "workers/output_check.py",
+        "a check that was given up is killed", "workers/programs/output_check.py",
         "            self.close()\n            raise\n", "            raise\n",
-        "tests/workers/test_output_check.py",
+        "tests/workers/programs/test_output_check.py",
     ),
     Guard(
-        "facts of an output can be stored", "workers/output_check.py",
+        "facts of an output can be stored", "workers/programs/output_check.py",
         "        require_storable(facts)\n", "",
-        "tests/workers/test_output_check.py",
+        "tests/workers/programs/test_output_check.py",
     ),
     Guard(
         "the log of an attempt has no name", "workers/reporting/job_log.py",
@@ -870,9 +870,9 @@ GUARDS = (
         "tests/models/test_loops.py",
     ),
     Guard(
-        "a worker does not use the scratch folder of another one", "workers/scratch_lock.py",
+        "a worker does not use the scratch folder of another one", "workers/scratch/scratch_lock.py",
         "if not is_locked:", "if False:",
-        "tests/workers/test_scratch_lock.py",
+        "tests/workers/scratch/test_scratch_lock.py",
     ),
     Guard(
         "a request that is cut at the end of its API leaves no traceback", "api/http/leaving.py",
@@ -1052,7 +1052,7 @@ GUARDS = (
     Guard(
         "a supervisor that hears of no renewal ends its program", "workers/sandbox/supervisor.py",
         "time.monotonic() >= lease_ends", "False",
-        "tests/workers/test_child.py",
+        "tests/workers/programs/test_child.py",
     ),
     Guard(
         "an overdue lock of a running attempt is kept", "models/fleet/gpu_use.py",

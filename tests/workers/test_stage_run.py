@@ -16,12 +16,12 @@ from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
 from toolchains.toolchain import Command, InvalidOutput, Needs, Report
-from workers.child import Ended, ProcessLimits
+from workers.programs.child import Ended, ProcessLimits
 from workers.reporting.failures import BelongsElsewhere, OutputRefused, StageFailed, StageStopped, explain
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
+from workers.scratch.workspace import Workspace
 from workers.stage_run import Peaks, ProgramOutput, StageRun
-from workers.workspace import Workspace
 
 
 def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
@@ -64,7 +64,7 @@ def test_the_supervisor_of_a_program_hears_of_the_renewals(
     toolchain = SimpleNamespace(plan=lambda job, directories: [Command(("true",))])
     monkeypatch.setattr(StageRun, "toolchain", toolchain)
     monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
-    monkeypatch.setattr("workers.child.run", run)
+    monkeypatch.setattr("workers.programs.child.run", run)
     tools = cast(Any, stage_run.tools)
     tools.isolation = SimpleNamespace(in_force=())
     tools.standby = SimpleNamespace(take=lambda workspace, view: None)

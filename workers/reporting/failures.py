@@ -9,8 +9,8 @@ from enginefarm.contract.errors import CallerError, EnginefarmError, FarmError, 
 from enginefarm.contract.work import UnreadableWork
 from enginefarm.wire.bodies import Failure, Fault
 from toolchains.toolchain import InvalidOutput
-from workers.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.output_check import CheckDied
+from workers.programs.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
+from workers.programs.output_check import CheckDied
 from workers.reporting.storable_text import storable
 
 

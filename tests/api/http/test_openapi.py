@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from docs.generators.rest_reference import application, rest_reference
+from docs.generators.reference.rest import application, rest_reference
 from enginefarm.contract.spec import BuildSpec
 from tests.api.published import Published
 

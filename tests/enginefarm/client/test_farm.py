@@ -216,7 +216,8 @@ class TestWait:
         monkeypatch.setattr("enginefarm.client.waiting._ROUND_SECONDS", 60.0)
         monkeypatch.setattr("enginefarm.client.waiting._CATCH_UP_SECONDS", 480.0)
         double.add_build("b1")
-        double.state.stages = [{"state": "running", "progress": number / 4} for number in range(4)] + [{"state": "succeeded"}]
+        double.state.stages = [{"state": "running", "progress": number / 4} for number in range(4)]
+        double.state.stages.append({"state": "succeeded"})
 
         assert client.wait("b1", timeout=10).state == "succeeded"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.installation import order
-from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_models.llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import VERSION
 
 CONVERT = "models/core/llama/convert_checkpoint.py"

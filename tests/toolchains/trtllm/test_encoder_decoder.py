@@ -15,7 +15,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.doubles.installation import order
-from tests.doubles.tiny_encoder_decoders import LAYERS, make_tiny_bart, make_tiny_t5
+from tests.doubles.tiny_models.encoder_decoders import LAYERS, make_tiny_bart, make_tiny_t5
 from tests.toolchains.trtllm.build_contexts import BART, FACTS, H100, T5, VERSION, spec
 from tests.toolchains.trtllm.commands.test_plan import CACHE, TRTLLM, one_line, planned
 from tests.toolchains.trtllm.serving.test_launch import joined, names, parameter, python_model

@@ -18,7 +18,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.doubles import tensors
 from tests.doubles.installation import make_installation, order
-from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_models.llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import H100, LLAMA, VERSION, spec
 from toolchains.toolchain import PASSED_ON, Directories, Exit, InvalidOutput
 from toolchains.trtllm import TOOLCHAIN

@@ -16,7 +16,7 @@ from enginefarm.contract.stage import Stage
 from models.sources import FileSource, MemoryDigestCache
 from tests.doubles import tensors
 from tests.doubles.installation import order
-from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_models.llama import make_tiny_llama
 from tests.toolchains.trtllm.test_end_to_end import Pipeline
 from toolchains.toolchain import InvalidOutput
 from toolchains.trtllm import TOOLCHAIN

@@ -17,7 +17,7 @@ from enginefarm.contract.model.reference import FileReference
 from enginefarm.contract.stage import Stage
 from models.sources import FileSource, MemoryDigestCache
 from tests.doubles import tensors
-from tests.doubles.tiny_whisper import (
+from tests.doubles.tiny_models.whisper import (
     DIMENSIONS,
     make_hugging_face_whisper,
     make_openai_whisper,

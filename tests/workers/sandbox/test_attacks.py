@@ -14,8 +14,8 @@ import pytest
 
 from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
-from workers import child
-from workers.child import Ended, KilledFor, ProcessLimits, SandboxBroken, Unkillable
+from workers.programs import child
+from workers.programs.child import Ended, KilledFor, ProcessLimits, SandboxBroken, Unkillable
 from workers.sandbox import launched, seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths

@@ -14,8 +14,8 @@ import pytest
 
 from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
-from workers import child
-from workers.child import ProcessLimits
+from workers.programs import child
+from workers.programs.child import ProcessLimits
 from workers.sandbox import cgroup
 from workers.sandbox.cgroup import Cgroups
 from workers.sandbox.mount_view import StagePaths

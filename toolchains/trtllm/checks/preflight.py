@@ -12,16 +12,14 @@ from toolchains.trtllm.checks import (
     attention,
     drafts,
     feasibility,
-    gpus,
-    hardware,
     limits,
     lora_support,
     option_conflicts,
-    ranks,
     release_parts,
     tensor_size,
 )
 from toolchains.trtllm.checks.check import Check
+from toolchains.trtllm.checks.machine import gpus, hardware, ranks
 from toolchains.trtllm.checks.models import encoder_decoder, model, model_features, vision
 from toolchains.trtllm.checks.option_values import find_option_problems
 from toolchains.trtllm.checks.precisions import precision, shards, unsupported_precisions

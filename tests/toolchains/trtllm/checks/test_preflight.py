@@ -14,15 +14,14 @@ from tests.toolchains.trtllm.checks import (
     test_drafts,
     test_encoder_decoder,
     test_feasibility,
-    test_hardware,
     test_limits,
     test_model,
     test_option_conflicts,
     test_precision,
-    test_ranks,
     test_release_parts,
     test_tensor_size,
 )
+from tests.toolchains.trtllm.checks.machine import test_hardware, test_ranks
 from tests.toolchains.trtllm.checks.refusals import A100, B200, MIXTRAL, Fields, codes, find_problems, quantized
 from tests.toolchains.trtllm.field.corpus import named_rows
 from toolchains.trtllm.releases.rule_table import rules

@@ -15,7 +15,7 @@ import pytest
 from enginefarm.contract.serving import Layout
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
-from tests.doubles.tiny_llama import make_tiny_llama
+from tests.doubles.tiny_models.llama import make_tiny_llama
 from tests.toolchains.trtllm.build_contexts import FACTS, H100, VERSION, spec
 from toolchains.trtllm import TOOLCHAIN
 from toolchains.trtllm.releases.images import images

@@ -13,13 +13,13 @@ import filelock
 import pytest
 
 from models.start import StartUnavailableError
-from workers.scratch_lock import scratch_lock
+from workers.scratch.scratch_lock import scratch_lock
 
 # Locks the folder of its first argument, runs the program of its second one, prints a line and waits.
 _HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from workers.scratch_lock import scratch_lock
+from workers.scratch.scratch_lock import scratch_lock
 with scratch_lock(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"])
     print(child.pid, flush=True)
@@ -83,7 +83,7 @@ def test_a_worker_that_restarts_itself_locks_its_folder_again(tmp_path: Path) ->
     program = """
 import os, sys
 from pathlib import Path
-from workers.scratch_lock import scratch_lock
+from workers.scratch.scratch_lock import scratch_lock
 with scratch_lock(Path(sys.argv[1])):
     if sys.argv[2] == "first":
         os.execve(sys.executable, [*sys.orig_argv[:-1], "second"], dict(os.environ))

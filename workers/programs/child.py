@@ -19,7 +19,7 @@ from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import MARGIN_SECONDS, LaunchedSupervisor
 from workers.sandbox.mount_view import StagePaths
 from workers.sandbox.supervisor import Ending, Orders
-from workers.workspace import sizes
+from workers.scratch.workspace import sizes
 
 _TICK = 0.2  # seconds between two checks of the stop signal and the limits
 _DISK_SECONDS = 2.0  # between two measurements of the disk: each walks through the whole folder

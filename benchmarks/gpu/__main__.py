@@ -97,7 +97,7 @@ class GpuChecks:
         folder.mkdir(parents=True)
         convert = ["--model-dir", str(self.model), "--output-dir", str(folder), "--dtype", dtype]
         subprocess.run([sys.executable, "-P", str(program), *convert], check=True, stdout=subprocess.DEVNULL)
-        argv = ["benchmarks.gpu_eager", str(folder), str(TOKENS), *map(str, PROMPT)]
+        argv = ["benchmarks.gpu.eager", str(folder), str(TOKENS), *map(str, PROMPT)]
         answer = json.loads(python(*argv).splitlines()[-1])
         return answer["tokens"], TOKENS / answer["seconds"]
 
@@ -234,7 +234,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="enginefarm-gpu-") as state:
         model = Path(state) / "models" / "random-llama"
-        python("benchmarks.random_llama", str(model), str(arguments.layers), str(arguments.hidden))
+        python("benchmarks.gpu.random_llama", str(model), str(arguments.layers), str(arguments.hidden))
         settings = {"MODEL_ROOTS": str(model.parent)}
         with LocalFarm(Path(state) / "farm", settings=settings) as local, Farm(local.url, local.api_key) as farm:
             checks = GpuChecks(farm, local, model)

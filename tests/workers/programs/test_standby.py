@@ -15,16 +15,16 @@ import psutil
 import pytest
 
 from models.loops import Loops
+from tests.workers.programs.test_child import LIMITS, alive, wait_until_gone
 from tests.workers.sandbox.real import sandbox
-from tests.workers.test_child import LIMITS, alive, wait_until_gone
 from toolchains.toolchain import Command
-from workers import child
-from workers.child import Ended
+from workers.programs import child
+from workers.programs.child import Ended
+from workers.programs.standby import Standby
 from workers.sandbox import seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
-from workers.standby import Standby
-from workers.workspace import Workspace
+from workers.scratch.workspace import Workspace
 
 VIEW = StageView()
 

@@ -15,13 +15,13 @@ from enginefarm.wire.bodies import Fault
 from tests.workers.sandbox.real import sandbox
 from toolchains.aoti.failures import classify
 from toolchains.toolchain import Command, Directories
-from workers import child
-from workers.child import Ended, ProcessLimits
+from workers.programs import child
+from workers.programs.child import Ended, ProcessLimits
 from workers.reporting.failures import StageFailed
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
+from workers.scratch.workspace import Workspace
 from workers.stage_run import StageRun
-from workers.workspace import Workspace
 
 
 def stage_of(isolation: Isolation, inputs: Any = None, **facts: bool) -> StageRun:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.doubles import tensors
-from tests.doubles.tiny_llama import write_tokenizer
+from tests.doubles.tiny_models.llama import write_tokenizer
 
 HIDDEN, INNER, VOCABULARY, POSITIONS = 128, 256, 128, 256
 LAYERS = {"encoder": 2, "decoder": 4}  # they differ, so that a test notices if they are confused

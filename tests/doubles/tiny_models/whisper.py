@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tests.doubles import tensors
-from tests.doubles.tiny_llama import write_tokenizer
+from tests.doubles.tiny_models.llama import write_tokenizer
 
 DIMENSIONS = {
     "n_mels": 80, "n_vocab": 128, "n_audio_ctx": 1500, "n_audio_state": 64, "n_audio_head": 4, "n_audio_layer": 2,

@@ -1,4 +1,4 @@
-"""The uncompiled model on the GPU: `python -m benchmarks.gpu_eager MODEL_DIR TOKENS ID…` prints JSON."""
+"""The uncompiled model on the GPU: `python -m benchmarks.gpu.eager MODEL_DIR TOKENS ID…` prints JSON."""
 
 from __future__ import annotations
 

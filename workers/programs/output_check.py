@@ -2,9 +2,9 @@
 
 The check is a toolchain's code and reads files that a program chose: in the worker it could hang, take all memory or
 crash, and with it would go the lease, the cancel and every later build. `OutputChecker` starts one server process for
-a worker, `python -m workers.output_check DESCRIPTOR`, with the toolchains loaded and no secret in its environment. The
-server forks for each check, which takes milliseconds; a new interpreter would take half a second for each stage. The
-worker ends a check by killing the server's process group, and the next check starts a new server.
+a worker, `python -m workers.programs.output_check DESCRIPTOR`, with the toolchains loaded and no secret in its
+environment. The server forks for each check, which takes milliseconds; a new interpreter would take half a second for
+each stage. The worker ends a check by killing the server's process group, and the next check starts a new server.
 
 A request and an answer are one line of JSON each.
 """
@@ -119,7 +119,7 @@ class OutputChecker:
             with server_end:
                 # -P keeps the current folder off the import path.
                 self._server = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "workers.output_check", str(server_end.fileno())],
+                    [sys.executable, "-P", "-m", "workers.programs.output_check", str(server_end.fileno())],
                     stdin=subprocess.DEVNULL,
                     cwd="/",
                     env=environment,

@@ -1,4 +1,4 @@
-"""A Llama with random weights, of any size: `python -m benchmarks.random_llama DIR LAYERS HIDDEN`.
+"""A Llama with random weights, of any size: `python -m benchmarks.gpu.random_llama DIR LAYERS HIDDEN`.
 
 For machines that reach no hub. The tokenizer is byte-level, so that any text is a prompt.
 """

@@ -16,8 +16,8 @@ import pytest
 
 from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
-from workers import child
-from workers.child import Ended, KilledFor, ProcessLimits
+from workers.programs import child
+from workers.programs.child import Ended, KilledFor, ProcessLimits
 from workers.sandbox import seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import LaunchedSupervisor
@@ -181,7 +181,7 @@ import threading
 from pathlib import Path
 from tests.workers.sandbox.real import sandbox
 from toolchains.toolchain import Command
-from workers import child
+from workers.programs import child
 from workers.sandbox import seccomp
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StagePaths

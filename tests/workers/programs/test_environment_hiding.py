@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CODE = """
-from workers.environment_hiding import hide
+from workers.programs.environment_hiding import hide
 hide()
 import os
 print(os.environ["ENGINEFARM_S3_SECRET_KEY"], flush=True)

@@ -18,7 +18,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.farm.running_farm import QUICK
 from toolchains.toolchain import Directories, InvalidOutput
-from workers.output_check import CheckDied, OutputChecker, require_storable
+from workers.programs.output_check import CheckDied, OutputChecker, require_storable
 
 
 def job(check: str) -> Job:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.loops import Loops
-from workers import child
-from workers.child import ProcessLimits
+from workers.programs import child
+from workers.programs.child import ProcessLimits
 from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
-from workers.workspace import Workspace
+from workers.scratch.workspace import Workspace
 
 # After which another sandbox is made: this one does not see what is mounted on the machine meanwhile.
 _RENEWAL_SECONDS = 60.0

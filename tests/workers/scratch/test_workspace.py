@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.workspace import UNMEASURABLE, Workspace, clear, remove, sizes
+from workers.scratch.workspace import UNMEASURABLE, Workspace, clear, remove, sizes
 
 _NAME = "a-name-of-some-length"
 
@@ -112,7 +112,7 @@ def test_immutable_files_are_removed(tmp_path: Path) -> None:
 _MOUNTED = """
 import logging, subprocess, sys
 from pathlib import Path
-from workers.workspace import remove
+from workers.scratch.workspace import remove
 folder = Path(sys.argv[1])
 outside = Path(sys.argv[2])
 subprocess.run(["mount", "--bind", outside, folder / "bind"], check=True)

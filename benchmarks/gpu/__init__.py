@@ -1,0 +1,1 @@
+"""A farm on a machine with a GPU: `python -m benchmarks.gpu`."""

@@ -1,0 +1,1 @@
+"""Models of a few kilobytes with the files and the shapes of real ones."""

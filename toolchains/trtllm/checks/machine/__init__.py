@@ -1,0 +1,1 @@
+"""Check what the spec asks of the machine: its GPUs, and the ranks that share them."""

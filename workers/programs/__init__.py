@@ -1,0 +1,1 @@
+"""Run a toolchain's programs in the sandbox, and the check of their output in a process of its own."""

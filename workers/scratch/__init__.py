@@ -1,0 +1,1 @@
+"""The folders of attempts on the worker's disk."""
