@@ -63,10 +63,10 @@ def complete_version(
     # A worker that is newer than this API may have a version that the API does not list.
     if requested.version in released or requested.version in installed:
         return requested.version
-    known = sorted({*released, *installed}, key=_version_order, reverse=True)
+    versions = sorted({*released, *installed}, key=_version_order, reverse=True)
     remedy = "GET /v1/toolchains lists the versions; leave it out for the newest stable one of a live worker"
     # A series without its last number, such as 0.17.
-    similar = [version for version in known if version.startswith(f"{requested.version}.")]
+    similar = [version for version in versions if version.startswith(f"{requested.version}.")]
     if similar:
         remedy = f"write {toolchain.name}@{newest(similar)}"
     findings.add(
@@ -75,7 +75,7 @@ def complete_version(
             code="unknown_version",
             detail=f"{toolchain.name} {requested.version} is not a version that this farm knows",
             value=requested.version,
-            expected=", ".join(similar or known),
+            expected=", ".join(similar or versions),
             remedy=remedy,
         )
     )

@@ -162,14 +162,14 @@ class _Run:
         engines = EngineReview(self._policies, link_seconds=settings.link_seconds, batch_size=self._batch)
         # A checkpoint is kept for the engines that stay, so the engines are decided first.
         checkpoints = CheckpointReview(goes, keep_days=settings.gc_checkpoint_days, batch_size=self._batch)
-        for what, next_batch in (("engines", engines.next_batch), ("checkpoints", checkpoints.next_batch)):
+        for kind, next_batch in (("engines", engines.next_batch), ("checkpoints", checkpoints.next_batch)):
             while True:
                 with self._database.read() as session:
                     batch = next_batch(session)
                 if batch is None:
                     break
                 yield batch
-                self._note(what, batch.examined)
+                self._note(kind, batch.examined)
                 if batch.examined < self._batch:
                     break
 
@@ -202,7 +202,7 @@ class _Run:
             with self._database.write() as session:
                 change(session, keys)
 
-    def _ranges(self, what: str, column: InstrumentedAttribute[str]) -> Iterator[KeyRange]:
+    def _ranges(self, label: str, column: InstrumentedAttribute[str]) -> Iterator[KeyRange]:
         previous = None
         while True:
             with self._database.read() as session:
@@ -210,9 +210,9 @@ class _Run:
             if previous is None:
                 return
             yield previous
-            self._note(what, self._batch)
+            self._note(label, self._batch)
 
-    def _marked_blobs(self, what: str) -> Iterator[KeyRange]:
+    def _marked_blobs(self, label: str) -> Iterator[KeyRange]:
         previous = None
         while True:
             with self._database.read() as session:
@@ -220,7 +220,7 @@ class _Run:
             if previous is None:
                 return
             yield previous
-            self._note(what, self._batch)
+            self._note(label, self._batch)
 
     def _stored_blobs(self) -> Iterator[dict[str, int]]:
         """The store's blobs, as batches of sizes in bytes by digest: a store may have millions."""
@@ -258,14 +258,14 @@ class _Run:
             with self._database.write() as session:
                 is_left = dry_runs.forget(session, run, size=self._batch)
 
-    def _note(self, what: str, count: int) -> None:
+    def _note(self, label: str, count: int) -> None:
         """Log the progress from time to time."""
-        self._progress[what] += count
+        self._progress[label] += count
         if time.monotonic() - self._logged > _LOG_SECONDS:
             self._logged = time.monotonic()
             examined = ", ".join(f"{number:,} {name}" for name, number in self._progress.items())
             log.info("garbage collection goes on; examined so far: %s", examined)
 
 
-def _sum(one: FileTotals, other: FileTotals) -> FileTotals:
-    return FileTotals(files=one.files + other.files, size=one.size + other.size)
+def _sum(first: FileTotals, second: FileTotals) -> FileTotals:
+    return FileTotals(files=first.files + second.files, size=first.size + second.size)

@@ -28,9 +28,9 @@ def drop_batches(control: ControlPlane, *, days: float, batch: int = _BATCH) -> 
     last = 0
     while not control.leaving.is_set():
         with control.database.write() as session:
-            done = remove_past_builds(session, days=days, after=last, size=batch)
-        if done is None:
+            batch_removed = remove_past_builds(session, days=days, after=last, size=batch)
+        if batch_removed is None:
             break
-        removed += done.removed
-        last = done.last
+        removed += batch_removed.removed
+        last = batch_removed.last
     return removed

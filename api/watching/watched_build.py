@@ -130,9 +130,9 @@ class WatchedBuild:
         """True if somebody wants to know its place in the queue, which changes when other builds start."""
         return self.status is not None and self.status.queued and self.watchers > self.log_followers
 
-    def remember(self, seen: SeenBuild, count: int) -> None:
-        """`seen` was read when `changes` had counted so many."""
-        self._seen = seen
+    def remember(self, build: SeenBuild, count: int) -> None:
+        """`build` was read when `changes` had counted so many."""
+        self._seen = build
         self._seen_count = count
 
     def unchanged_since(self, etag: str | None) -> SeenBuild | None:

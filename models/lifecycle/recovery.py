@@ -35,8 +35,10 @@ def queue_released_builds(session: Session) -> None:
     examined = []
     for part in (ActionRow.depends_on >= begin, ActionRow.depends_on < begin):
         waiting = select(ActionRow.key, ActionRow.depends_on).where(ActionRow.state == ActionState.WAITING, part)
-        some = waiting.order_by(ActionRow.depends_on, ActionRow.key).limit(_WAITING_EXAMINED).subquery()
-        examined.append(select(some.c.key).join(CheckpointRow, CheckpointRow.key == some.c.depends_on).where(USABLE))
+        sample = waiting.order_by(ActionRow.depends_on, ActionRow.key).limit(_WAITING_EXAMINED).subquery()
+        examined.append(
+            select(sample.c.key).join(CheckpointRow, CheckpointRow.key == sample.c.depends_on).where(USABLE)
+        )
     released = session.execute(union_all(*examined)).scalars().all()
     # Mostly none. An UPDATE with the query in it would lock what it joins, and be planned for the whole table.
     if released:

@@ -142,8 +142,8 @@ def newest_engines(
         yield row, identity
     if len(rows) == _FIRST_READ < limit:
         last = rows[-1][0]
-        others = query.where(_comes_after(last.created_at, last.key)).limit(limit - _FIRST_READ)
-        for row, identity in session.execute(others):
+        older = query.where(_comes_after(last.created_at, last.key)).limit(limit - _FIRST_READ)
+        for row, identity in session.execute(older):
             yield row, identity
 
 

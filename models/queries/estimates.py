@@ -60,7 +60,7 @@ def seconds_left(session: Session, builds: Iterable[InFlight]) -> dict[str, floa
         if build.current is not build.action:
             kinds.add(_kind(build.action))
     usual = usual_seconds_of(session, kinds)
-    left: dict[str, float] = {}
+    seconds_left: dict[str, float] = {}
     for build in running:
         current = build.current
         passed = elapsed.get(current.key)
@@ -75,11 +75,11 @@ def seconds_left(session: Session, builds: Iterable[InFlight]) -> dict[str, floa
             continue
         remaining = max(0.0, remaining)
         if current is build.action:
-            left[build.action.key] = remaining
+            seconds_left[build.action.key] = remaining
         elif _kind(build.action) in usual:
             # The conversion runs; the build follows it.
-            left[build.action.key] = remaining + usual[_kind(build.action)]
-    return left
+            seconds_left[build.action.key] = remaining + usual[_kind(build.action)]
+    return seconds_left
 
 
 def usual_seconds(session: Session, queue: str, *, checkpoint: str | None = None) -> float | None:
@@ -114,23 +114,23 @@ def _samples(session: Session, kinds: Collection[Kind]) -> Iterable[tuple[Kind, 
     if not kinds:
         return
     columns = column("queue", String()), column("checkpoint", String())
-    wanted = values(*columns, name="wanted").data(list(kinds)).cte()
+    requested = values(*columns, name="requested").data(list(kinds)).cte()
     action = aliased(ActionRow)
     # An action that succeeded says which of its attempts did: no index of attempts is needed.
     seconds = (
         select(seconds_between(AttemptRow.started_at, AttemptRow.ended_at).label("seconds"))
         .join(action, (action.key == AttemptRow.action_key) & (action.attempt == AttemptRow.number))
         .where(action.state == ActionState.SUCCEEDED, AttemptRow.outcome == Outcome.SUCCEEDED)
-        .where(action.queue == wanted.c.queue)
+        .where(action.queue == requested.c.queue)
         .order_by(action.queued_at.desc())
         .limit(_SAMPLES)
-        .correlate(wanted)
+        .correlate(requested)
     )
     of_queue = seconds.subquery()
-    of_checkpoint = seconds.where(action.depends_on == wanted.c.checkpoint).subquery()
+    of_checkpoint = seconds.where(action.depends_on == requested.c.checkpoint).subquery()
     query = select(
-        wanted.c.queue,
-        wanted.c.checkpoint,
+        requested.c.queue,
+        requested.c.checkpoint,
         select(json_list(of_checkpoint.c.seconds)).scalar_subquery(),
         select(json_list(of_queue.c.seconds)).scalar_subquery(),
     )

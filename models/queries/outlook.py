@@ -136,7 +136,7 @@ def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
         return {}
     # Counted between each action and the one before it among these: no queued action is counted twice.
     previous = func.lag(ActionRow.queued_at).over(partition_by=ActionRow.queue, order_by=ActionRow.queued_at)
-    asked = (
+    requested = (
         select(ActionRow.key, ActionRow.queue, ActionRow.queued_at)
         .add_columns(func.coalesce(previous, _FIRST_TIME).label("previous"))
         .where(ActionRow.key.in_(keys))
@@ -145,11 +145,11 @@ def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
     ahead = aliased(ActionRow)
     between = (
         select(func.count())
-        .where(ahead.queue == asked.c.queue, ahead.state == ActionState.QUEUED)
-        .where(ahead.queued_at >= asked.c.previous, ahead.queued_at < asked.c.queued_at)
+        .where(ahead.queue == requested.c.queue, ahead.state == ActionState.QUEUED)
+        .where(ahead.queued_at >= requested.c.previous, ahead.queued_at < requested.c.queued_at)
         .scalar_subquery()
     )
-    query = select(asked.c.key, asked.c.queue, between).order_by(asked.c.queued_at)
+    query = select(requested.c.key, requested.c.queue, between).order_by(requested.c.queued_at)
     positions: dict[str, int] = {}
     in_front: dict[str, int] = {}  # by queue
     for key, queue, count in session.execute(query):

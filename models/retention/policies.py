@@ -250,7 +250,7 @@ def freed_bytes(session: Session, blobs: KeyRange, goes: Goes) -> int:
     query = select(func.coalesce(func.sum(BlobRow.size), 0)).where(
         blobs.condition(BlobRow.digest),
         exists().where(ManifestFileRow.blob == BlobRow.digest),
-        *(~kept for kept in kept_by),
+        *(~is_kept for is_kept in kept_by),
         # Warm files and logs are kept by rows of their own.
         ~exists().where(WarmFileRow.blob == BlobRow.digest),
         ~exists().where(AttemptRow.log_digest == BlobRow.digest),

@@ -45,9 +45,9 @@ def mark(session: Session, batch: Batch) -> None:
         .where(table.key.in_(keys), table.created_at <= batch.decided_at, to_mark)
         .values(marked_for_removal_at=now())
     )
-    kept = lock_free_rows(session, table.key, batch.wrongly_marked)
-    if kept:
-        session.execute(update(table).where(table.key.in_(kept)).values(marked_for_removal_at=None))
+    unmarked = lock_free_rows(session, table.key, batch.wrongly_marked)
+    if unmarked:
+        session.execute(update(table).where(table.key.in_(unmarked)).values(marked_for_removal_at=None))
 
 
 def remove(

@@ -143,6 +143,13 @@ class Farm:
         with self.base.database.read() as session:
             return session.execute(select(now())).scalar_one()
 
+    def stop_workers(self) -> None:
+        """End the workers for good, all at once."""
+        for worker in self.workers:
+            worker.request_stop()
+        for worker in self.workers:
+            worker.close()
+
     def close(self) -> None:
         for process in self.processes[::-1]:
             process.close()

@@ -135,4 +135,5 @@ def _settle(farm: Farm, seconds: float) -> None:
 
 
 def _busy(farm: Farm) -> bool:
-    return any(farm.base.state.glob("scratch/*/*"))
+    # A worker that is idle has prepared a folder, which is empty, for its next attempt.
+    return any(farm.base.state.glob("scratch/*/*/source/*"))

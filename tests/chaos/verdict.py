@@ -46,10 +46,12 @@ class Verdict:
 
 
 def judge(farm: Farm, book: Book) -> Verdict:
-    """Check the farm. Call it after every build has ended and the callers have stopped."""
+    """Check the farm, and stop its workers. Call it after every build has ended and the callers have stopped."""
     store = open_store(Settings.from_environment(farm.base.environment), link_secret=b"s" * 32)
     by_outcome = select(AttemptRow.outcome, func.count().label("attempts")).group_by(AttemptRow.outcome)
     _collect(farm)
+    programs_running = list(_programs_running(farm))
+    farm.stop_workers()
     with farm.base.database.snapshot() as session:
         return Verdict(
             lost=list(_lost(session, book)),
@@ -60,6 +62,7 @@ def judge(farm: Farm, book: Book) -> Verdict:
                 *broken_promises(session),
                 *book.wrong_answers,
                 *_unexpected_ends(farm),
+                *programs_running,
                 *_left_running(farm),
                 *_left_in_scratch(farm),
             ],
@@ -171,13 +174,27 @@ def _unexpected_ends(farm: Farm) -> Iterator[str]:
         yield from process.unexpected_ends
 
 
-def _left_running(farm: Farm) -> Iterator[str]:
+def _programs_running(farm: Farm) -> Iterator[str]:
     """Find toolchain programs that run although no action does."""
+    for argv in _processes(farm):
+        # An idle worker has one sandbox that waits for its next attempt.
+        if not argv[0].endswith("/bwrap"):
+            yield f"a program still runs: {' '.join(argv)[:200]}"
+
+
+def _left_running(farm: Farm) -> Iterator[str]:
+    """Find programs and sandboxes that outlive the workers."""
+    for argv in _processes(farm):
+        yield f"still runs without workers: {' '.join(argv)[:200]}"
+
+
+def _processes(farm: Farm) -> Iterator[list[str]]:
+    """The arguments of the processes that have a path of the farm's state in them."""
     state = str(farm.base.state)
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        argv = " ".join(process.info["cmdline"] or ())
-        if state in argv:
-            yield f"process {process.pid} still runs: {argv[:200]}"
+    for process in psutil.process_iter(["cmdline"]):
+        argv = process.info["cmdline"] or []
+        if any(state in argument for argument in argv):
+            yield argv
 
 
 def _left_in_scratch(farm: Farm) -> Iterator[str]:

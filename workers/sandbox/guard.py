@@ -59,8 +59,8 @@ class Guard:
             return
         answer = b""
         deadline = time.monotonic() + _INFO_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
-            readable, _, _ = select.select([info], [], [], left)
+        while (seconds_left := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([info], [], [], seconds_left)
             piece = info.read(4096) if readable else b""
             if not piece:
                 break

@@ -110,13 +110,13 @@ def _use_instead(context: BuildContext, name: str, pointer: str) -> str:
     value = context.spec.options[name]
     if pointer == "/precision/quantization" and context.family and context.family.unquantized_reason:
         return "remove it: the farm makes no quantisation of this model"
-    known = meaning(name, value)
+    new_value = meaning(name, value)
     # These fields take the values of the options that they replace.
-    if known is None and pointer.startswith(("/limits/", "/parallelism/")):
-        known = str(value)
-    if known is None:
+    if new_value is None and pointer.startswith(("/limits/", "/parallelism/")):
+        new_value = str(value)
+    if new_value is None:
         return f"use {pointer}"
-    return f"use {pointer}: {known}"
+    return f"use {pointer}: {new_value}"
 
 
 def _suggest_names(context: BuildContext, name: str) -> str:

@@ -117,10 +117,10 @@ class _Reader:
         # Only the traceback that follows at once.
         self.ignores_traceback = _IGNORED_TRACEBACK.match(text) is not None
         if not (is_harmless or self.ignores_traceback):
-            what = _WHAT.match(text)
-            if what:
-                text = text[what.end() :]
-            states_error = not is_warning and bool(what or _STATES_ERROR.search(text))
+            prefix = _WHAT.match(text)
+            if prefix:
+                text = text[prefix.end() :]
+            states_error = not is_warning and bool(prefix or _STATES_ERROR.search(text))
             self.lines.append(OutputLine(text.strip(), states_error, is_warning))
 
     def read_exception(self, text: str, frames: list[str]) -> None:

@@ -24,7 +24,7 @@ def with_legal_values(
         find: finds the problems of a context.
     """
     problems = list(problems)
-    others = {(problem.pointer, problem.code) for problem in problems}
+    all_codes = {(problem.pointer, problem.code) for problem in problems}
     answered = []
     for problem in problems:
         field = _FIELDS.get(problem.pointer)
@@ -32,8 +32,8 @@ def with_legal_values(
             answered.append(problem)
             continue
         # What is wrong with another field is no reason against a value of this one.
-        known = {(pointer, code) for pointer, code in others if pointer != problem.pointer}
-        expected = ", ".join(_legal_values(context, field, known, find)) or "another model or another GPU"
+        ignored = {(pointer, code) for pointer, code in all_codes if pointer != problem.pointer}
+        expected = ", ".join(_legal_values(context, field, ignored, find)) or "another model or another GPU"
         answered.append(problem.model_copy(update={"expected": expected}))
     return answered
 
@@ -41,7 +41,7 @@ def with_legal_values(
 def _legal_values(
     context: BuildContext,
     field: str,
-    known: set[tuple[str, str]],
+    ignored: set[tuple[str, str]],
     find: Callable[[BuildContext], Iterable[Problem]],
 ) -> list[str]:
     recipes: dict[str, object] = getattr(recipe_table(), field)
@@ -51,7 +51,7 @@ def _legal_values(
         new = [
             problem
             for problem in find(candidate)
-            if problem.pointer.startswith(_ABOUT_PRECISION) and (problem.pointer, problem.code) not in known
+            if problem.pointer.startswith(_ABOUT_PRECISION) and (problem.pointer, problem.code) not in ignored
         ]
         if not new:
             legal.append(value or "null")
