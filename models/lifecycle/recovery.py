@@ -32,9 +32,10 @@ def queue_released_builds(session: Session) -> None:
     # From anywhere to the end, and from the beginning: the calls of all processes together examine all of them, and
     # each call examines all if they are few.
     begin = secrets.token_hex(32)
+    is_waiting = ActionRow.state == ActionState.WAITING
     examined = []
     for part in (ActionRow.depends_on >= begin, ActionRow.depends_on < begin):
-        waiting = select(ActionRow.key, ActionRow.depends_on).where(ActionRow.state == ActionState.WAITING, part)
+        waiting = select(ActionRow.key, ActionRow.depends_on).where(is_waiting, part)
         sample = waiting.order_by(ActionRow.depends_on, ActionRow.key).limit(_WAITING_EXAMINED).subquery()
         examined.append(
             select(sample.c.key).join(CheckpointRow, CheckpointRow.key == sample.c.depends_on).where(USABLE)
@@ -44,7 +45,7 @@ def queue_released_builds(session: Session) -> None:
     if released:
         session.execute(
             update(ActionRow)
-            .where(ActionRow.key.in_(released), ActionRow.state == ActionState.WAITING)
+            .where(ActionRow.key.in_(released), is_waiting)
             .values(state=str(ActionState.QUEUED), queued_at=now())
         )
 

@@ -318,6 +318,20 @@ def test_the_sweep_announces_a_lost_message_once(database: Database) -> None:
         assert sweeping.mark_announced(session, "convert.q", 5) == []
 
 
+def test_the_sweep_queues_only_waiting_builds_of_a_published_checkpoint(database: Database) -> None:
+    add_worker(database)
+    finished, repaired = new_request(limits="small"), new_request(limits="large")
+    submit_request(database, finished)
+    convert_done(database, finished.convert.key)
+    build_done(database, finished.build.key)
+    submit_request(database, repaired)
+    with database.write() as session:
+        session.execute(update(ActionRow).where(ActionRow.key == repaired.build.key).values(state="waiting"))
+        sweeping.queue_released_builds(session)
+    assert action_state(database, repaired.build.key) == "queued"
+    assert action_state(database, finished.build.key) == "succeeded"
+
+
 def test_a_queued_build_says_why_it_waits(database: Database) -> None:
     first, second = submit_request(database, new_request()), submit_request(database, new_request(model="other"))
     with database.read() as session:
