@@ -16,7 +16,7 @@ import pytest
 
 from tests.attack import ROUNDS
 from tests.farm.conftest import fresh_broker, run_farm
-from tests.farm.running_farm import RunningFarm, eventually
+from tests.farm.running_farm import RunningFarm, eventually, left_in_scratch
 from tests.servers.postgres import Databases
 from tests.servers.redis import Valkey
 
@@ -100,7 +100,7 @@ def test_a_trap_in_the_output_fails_the_attempt_at_once(trapped: dict[str, dict[
 
 def test_no_trap_publishes_or_leaves_anything(farm: RunningFarm, trapped: dict[str, dict[str, Any]]) -> None:
     assert_nothing_secret_is_stored(farm)
-    eventually(lambda: not list((farm.state / "scratch" / "w1").iterdir()) or None, seconds=30)
+    eventually(lambda: not left_in_scratch(farm.state / "scratch" / "w1"), seconds=30)
 
 
 def test_a_link_in_place_of_the_log_is_not_published_as_the_log(farm: RunningFarm, model: str) -> None:

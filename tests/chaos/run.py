@@ -16,6 +16,7 @@ from tests.chaos.faults import Deck, possible_faults
 from tests.chaos.load import Book, Load
 from tests.chaos.verdict import Verdict, judge, open_builds, recoveries
 from tests.doubles.weights import weights
+from tests.farm.running_farm import left_in_scratch
 from tests.promises import broken_promises
 
 _TICK_SECONDS = 0.05
@@ -135,5 +136,4 @@ def _settle(farm: Farm, seconds: float) -> None:
 
 
 def _busy(farm: Farm) -> bool:
-    # A worker that is idle has prepared a folder, which is empty, for its next attempt.
-    return any(farm.base.state.glob("scratch/*/*/source/*"))
+    return any(left_in_scratch(folder) for folder in farm.base.state.glob("scratch/w*"))

@@ -31,6 +31,17 @@ _READY = "listening on"  # in the log of a worker
 T = TypeVar("T")
 
 
+def left_in_scratch(scratch: Path) -> list[Path]:
+    """The folders in a worker's scratch folder, without the one that an idle worker prepares for its next attempt."""
+    folders = list(scratch.iterdir())
+    unused = [
+        folder
+        for folder in folders
+        if not any(any((folder / part).glob("*")) for part in ("source", "inputs", "output"))
+    ]
+    return [folder for folder in folders if folder not in unused[:1]]
+
+
 def eventually(look: Callable[[], T | None], *, seconds: float = 60) -> T:
     """Call `look` until it returns something true, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from tests.doubles.weights import weights
-from tests.farm.running_farm import RunningFarm, eventually
+from tests.farm.running_farm import RunningFarm, eventually, left_in_scratch
 from tests.servers.redis import Valkey
 
 
@@ -69,5 +69,5 @@ def test_a_misbehaving_program_leaves_nothing_behind(running_farm: RunningFarm) 
         "flood": None,
     }  # fmt: skip
     scratch = running_farm.state / "scratch" / "w1"
-    eventually(lambda: not list(scratch.iterdir()))
+    eventually(lambda: not left_in_scratch(scratch))
     assert worker(running_farm, "w1")["state"] == "live"
