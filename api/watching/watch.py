@@ -24,8 +24,9 @@ from models.queries.watched import Look, look_at
 # Between two looks while no change can be heard: a person does not notice it.
 LOOK_SECONDS = 0.3
 _TICK_SECONDS = 0.25  # until watchers notice that this process ends
-# A look may take this part of the time, and so of the interpreter, when changes follow each other.
+# Looks may take this part of the time, and so of the interpreter, when changes follow each other for long.
 _LOOKING_SHARE = 0.1
+_CATCH_UP_SECONDS = 2.0  # without looks allow as many more of them: a few changes in a row are each seen at once
 _KEPT_SECONDS = 2.0  # without watchers
 _MOST_KEPT = 2000  # builds: with more, none is kept
 # A queued build is read again after so long, because its place in the queue changes when others start; of many builds
@@ -53,6 +54,7 @@ class Watch:
         self._heard: set[str] = set()  # keys of actions that changed
         self._interval = LOOK_SECONDS
         self._looked_at = 0.0  # at all builds
+        self._next_look_at = 0.0  # the earliest time that `_LOOKING_SHARE` allows
         self._refreshed_at = 0.0
         self._health = LookHealth()
 
@@ -130,8 +132,9 @@ class Watch:
         if looks_at_all and begin - self._refreshed_at >= _REFRESH_SECONDS:
             self._refreshed_at = begin
             self._refresh_queued()
-        seconds = time.monotonic() - begin
-        await asyncio.sleep(min(seconds / _LOOKING_SHARE, LOOK_SECONDS))
+        now = time.monotonic()
+        self._next_look_at = max(self._next_look_at, begin - _CATCH_UP_SECONDS) + (now - begin) / _LOOKING_SHARE
+        await asyncio.sleep(max(0.0, min(self._next_look_at - now, LOOK_SECONDS)))
 
     async def _reason(self) -> None:
         """Return when something changed, a build is new, or a look or a tick is due."""
