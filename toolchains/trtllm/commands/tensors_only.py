@@ -7,6 +7,7 @@ function. torch.load(weights_only=True) calls those that make tensors and plain 
 from __future__ import annotations
 
 import sys
+import zipfile
 from pathlib import Path
 
 import torch
@@ -20,12 +21,20 @@ def rewrite(source: Path, target: Path) -> None:
     """Write the tensors of `source` to `target`.
 
     Raises:
-        ValueError: it is of an older form, or has something else than tensors by name.
+        ValueError: it is of an older form, is damaged, is TorchScript, or has something else than tensors by name.
         pickle.UnpicklingError: it would call something else than what makes tensors.
     """
     with source.open("rb") as file:
         if file.read(len(ARCHIVE)) != ARCHIVE:
             raise ValueError(f"{source.name} is not an archive as torch.save writes it since PyTorch 1.6")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = [name.partition("/")[2] for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{source.name} is not an archive as torch.save writes it: {error}") from error
+    # torch before 2.6 loads such an archive with torch.jit, whatever weights_only says (CVE-2025-32434).
+    if any(name == "constants.pkl" or name.startswith("code/") for name in members):
+        raise ValueError(f"{source.name} is not an archive as torch.save writes it: TorchScript has code in it")
     content = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(content, dict):
         raise ValueError(f"{source.name} holds a {type(content).__name__}, and not tensors by name")

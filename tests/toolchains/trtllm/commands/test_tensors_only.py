@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,18 @@ def _other_values(path: Path, folder: Path) -> None:
     torch.save({"weight": torch.ones(1), "epoch": 3}, path)
 
 
-@pytest.mark.parametrize("make", [_calls, _older, _bare, _tar, _list, _other_values])
+def _torchscript(path: Path, folder: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/code/__torch__.py", "")
+        archive.writestr("model/constants.pkl", pickle.dumps(()))
+
+
+def _cut(path: Path, folder: Path) -> None:
+    _list(path, folder)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("make", [_calls, _older, _bare, _tar, _list, _other_values, _torchscript, _cut])
 def test_other_pickles_are_refused(tmp_path: Path, make: Callable[[Path, Path], None]) -> None:
     from toolchains.trtllm.commands import tensors_only
 
