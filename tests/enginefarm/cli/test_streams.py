@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +145,17 @@ def test_ctrl_c_does_not_cancel_the_build(double: FarmDouble) -> None:
 def test_a_terminal_has_a_bar_and_colours_only_if_wanted(double: FarmDouble, no_color: str) -> None:
     engine = double.summary(double.publish({"rank0.engine": b"bytes"}))
     running = {"state": "running", "stage": "build", "progress": 0.4, "message": "compiling"}
-    double.state.stages = [{}, running, {"state": "succeeded", "engine": engine}]
+    double.state.stages = [{}, running]
 
-    shown = on_a_terminal(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait", no_color=no_color)
+    def succeed() -> None:
+        wait_until(lambda: not double.state.stages)
+        time.sleep(0.5)  # the bar is drawn ten times a second
+        double.change("b1", state="succeeded", engine=engine)
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(succeed)
+        shown = on_a_terminal(double, "submit", "--model", MODEL, "--toolchain", "aoti", "--wait", no_color=no_color)
+        ended.result()
 
     assert "━" in shown
     assert "compiling" in shown
