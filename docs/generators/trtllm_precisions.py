@@ -11,7 +11,7 @@ from docs.generators.markdown import table
 from enginefarm.contract.model.facts import ModelFacts
 from enginefarm.contract.platform import Platform
 from enginefarm.contract.spec import BuildSpec, Precision
-from toolchains.trtllm.checks.preflight import find_problems
+from toolchains.trtllm.checks.preflight import problems_by_rules
 from toolchains.trtllm.context.build_context import BuildContext
 from toolchains.trtllm.context.conversion import find_conversion
 from toolchains.trtllm.releases.model_family import families_by_name
@@ -95,7 +95,7 @@ def _makes(release: ReleaseDescriptor, quantization: str | None, facts: ModelFac
         platform = Platform(arch="x86_64", gpu=gpu, sm=sm, gpu_memory_gib=80, cuda="13.0", driver="580.159.04")
         for dtype in ("bfloat16", "float16"):
             spec = _spec(release.version, quantization, dtype)
-            problems = find_problems(BuildContext(release, spec, facts, platform))
+            problems = problems_by_rules(BuildContext(release, spec, facts, platform))
             if not any(problem.pointer.startswith(_POINTERS) for problem in problems):
                 return True
     return False

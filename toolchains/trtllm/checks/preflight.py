@@ -6,6 +6,8 @@ Only the checks of a single option's value (`option_values`) have codes of their
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from enginefarm.contract.errors import Problem
 from toolchains.trtllm.checks import (
     adapters,
@@ -53,12 +55,13 @@ _CHECKS: tuple[Check, ...] = (
 
 def find_problems(context: BuildContext) -> tuple[Problem, ...]:
     """Everything that the release is known to refuse or to get wrong silently, at once."""
-    problems = [*find_option_problems(context), *_find_by_rules(context)]
-    return tuple(with_legal_values(context, problems, _find_by_rules))
+    problems = [*find_option_problems(context), *problems_by_rules(context)]
+    return tuple(with_legal_values(context, problems, problems_by_rules))
 
 
-def _find_by_rules(context: BuildContext) -> list[Problem]:
-    problems: list[Problem] = []
+def problems_by_rules(context: BuildContext) -> Iterator[Problem]:
+    """The problems of all but the options, one after the other, without the legal values."""
     for check in _CHECKS:
-        problems += [problem for problem in check(context) if in_force(problem.code, context.release.version)]
-    return problems
+        for problem in check(context):
+            if in_force(problem.code, context.release.version):
+                yield problem

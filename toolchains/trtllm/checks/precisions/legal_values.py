@@ -48,11 +48,10 @@ def _legal_values(
     legal = []
     for value in (None, *recipes):
         candidate = context.with_value("precision", field, value)
-        new = [
-            problem
+        is_refused = any(
+            problem.pointer.startswith(_ABOUT_PRECISION) and (problem.pointer, problem.code) not in ignored
             for problem in find(candidate)
-            if problem.pointer.startswith(_ABOUT_PRECISION) and (problem.pointer, problem.code) not in ignored
-        ]
-        if not new:
+        )
+        if not is_refused:
             legal.append(value or "null")
     return legal
