@@ -890,6 +890,16 @@ GUARDS = (
         "tests/api/test_watch.py",
     ),
     Guard(
+        "a checkpoint of a build in flight stays", "models/retention/removal.py",
+        "return [key for key in locked if key not in needed]", "return list(locked)",
+        "tests/models/retention/test_policies.py tests/models/lifecycle/test_concurrent_pairs.py",
+    ),
+    Guard(
+        "the last build of a key that has an engine stays", "models/retention/past_builds.py",
+        "or_(has_newer, ~has_engine)", "or_(has_newer, has_engine, ~has_engine)",
+        "tests/models/retention/test_past_builds.py",
+    ),
+    Guard(
         "a watched build is looked at as soon as it changes", "api/watching/watch.py",
         "            self._heard.update(changes.actions)\n", "",
         "tests/api/test_watch.py",
