@@ -48,7 +48,8 @@ from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
 from workers.scratch.scratch_lock import scratch_lock
 from workers.scratch.workspace import clear
-from workers.stage_run import Tools, folders_of
+from workers.stage.program_view import folders_of
+from workers.stage.tools import Tools
 from workers.stoppable import StoppableWorker, stop_before_work
 from workers.waking_pool import WakingPool
 

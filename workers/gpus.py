@@ -9,7 +9,7 @@ from enginefarm.contract.errors import DatabaseUnavailable
 from models.catalogue.database import Database
 from models.lifecycle.gpu_locks import release_gpus
 from models.lifecycle.leases import Claim
-from workers.stage_run import uses_gpu
+from workers.stage.program_view import uses_gpu
 
 log = logging.getLogger(__name__)
 

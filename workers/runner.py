@@ -44,7 +44,11 @@ from workers.gpus import HeldGpus, claim_uses_gpu
 from workers.reporting.failures import BelongsElsewhere, StageStopped, StartDamaged, cannot_begin, explain
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
-from workers.stage_run import StageOutput, StageRun, Tools, engine_columns, upload_log
+from workers.stage.engine_columns import engine_columns
+from workers.stage.output import StageOutput
+from workers.stage.refusals import refuse_checkpoint_of_other_sm, refuse_foreign_code, refuse_other_platform
+from workers.stage.run import StageRun, upload_log
+from workers.stage.tools import Tools
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +110,9 @@ class Runner:
                 stage_run = StageRun(self.tools, claim, workspace, joblog, heartbeat)
                 try:
                     # Before the fetch: a message in the wrong queue must not cost a download of the weights.
-                    stage_run.refuse_other_platform()
-                    stage_run.refuse_checkpoint_of_other_sm()
-                    stage_run.refuse_foreign_code()
+                    refuse_other_platform(claim, self.tools)
+                    refuse_checkpoint_of_other_sm(claim, self.tools)
+                    refuse_foreign_code(claim, self.tools)
                     with stage_run.step("fetch"):
                         stage_run.fetch()
                     with stage_run.step(claim.stage):

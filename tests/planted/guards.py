@@ -33,9 +33,9 @@ GUARDS = (
         "tests/toolchains/trtllm/test_whisper.py",
     ),
     Guard(
-        "a pickle that is the only form of the weights needs the sandbox", "workers/stage_run.py",
-        "if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:", "if False:",
-        "tests/workers/programs/test_foreign_code.py",
+        "a pickle that is the only form of the weights needs the sandbox", "workers/stage/refusals.py",
+        "if work.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:", "if False:",
+        "tests/workers/stage/test_refusals.py",
     ),
     Guard(
         "a page of builds reads the fleet once", "models/queries/outlook.py",
@@ -720,14 +720,14 @@ GUARDS = (
         "tests/models/fleet/test_roster.py",
     ),
     Guard(
-        "a model's own code cannot blame the worker", "workers/stage_run.py",
-        "if self.runs_foreign_code and failure.fault is Fault.WORKER", "if False",
-        "tests/workers/programs/test_foreign_code.py",
+        "a model's own code cannot blame the worker", "workers/stage/run.py",
+        "if runs_foreign_code(self.claim.work) and failure.fault is Fault.WORKER", "if False",
+        "tests/workers/stage/test_run.py",
     ),
     Guard(
-        "pickles of a second model are refused without the sandbox", "workers/stage_run.py",
+        "pickles of a second model are refused without the sandbox", "workers/stage/refusals.py",
         "return any(has_pickle(file.path for file in files.files)", "return any(not files",
-        "tests/workers/programs/test_foreign_code.py",
+        "tests/workers/stage/test_refusals.py",
     ),
     Guard(
         "a pickle in an older form is not loaded", "toolchains/trtllm/commands/tensors_only.py",
@@ -735,9 +735,9 @@ GUARDS = (
         "tests/toolchains/trtllm/commands/test_tensors_only.py",
     ),
     Guard(
-        "foreign code is refused without the sandbox", "workers/stage_run.py",
-        "and not self.tools.isolation.complete:", "and False:",
-        "tests/workers/programs/test_foreign_code.py",
+        "foreign code is refused without the sandbox", "workers/stage/refusals.py",
+        "and not tools.isolation.complete:", "and False:",
+        "tests/workers/stage/test_refusals.py",
     ),
     Guard(
         "a recalled engine is refused", "enginefarm/wire/revocations.py",
@@ -847,14 +847,14 @@ GUARDS = (
         "tests/workers/reporting/test_job_log.py",
     ),
     Guard(
-        "hashing an output ends with a cancel", "workers/stage_run.py",
+        "hashing an output ends with a cancel", "workers/stage/run.py",
         "limits=limits, watch=self.watch)", "limits=limits)",
-        "tests/workers/test_stage_run.py",
+        "tests/workers/stage/test_run.py",
     ),
     Guard(
-        "a stage's time limit covers its whole attempt", "workers/stage_run.py",
+        "a stage's time limit covers its whole attempt", "workers/stage/run.py",
         "if time.monotonic() > self.deadline:", "if False:",
-        "tests/workers/test_stage_run.py",
+        "tests/workers/stage/test_run.py",
     ),
     Guard(
         "a thread that ends by itself ends its process", "models/loops.py",
@@ -1034,10 +1034,9 @@ GUARDS = (
         "tests/toolchains/trtllm/commands/test_resources.py",
     ),
     Guard(
-        "a conversion for one SM runs on no other", "workers/stage_run.py",
-        '        if actual != required:\n            machine = "no GPU"',
-        '        if False:\n            machine = "no GPU"',
-        "tests/workers/test_stage_run.py",
+        "a conversion for one SM runs on no other", "workers/stage/refusals.py",
+        "        if platform.sm != required_sm:", "        if False:",
+        "tests/workers/stage/test_refusals.py",
     ),
     Guard(
         "one card, one build", "models/lifecycle/gpu_locks.py",
@@ -1055,9 +1054,9 @@ GUARDS = (
         "tests/toolchains/trtllm/logs/test_error_corpus.py",
     ),
     Guard(
-        "the programs of a frozen worker end with its lease", "workers/stage_run.py",
+        "the programs of a frozen worker end with its lease", "workers/stage/run.py",
         "                    on_start=self.end_with_the_lease,\n", "",
-        "tests/workers/test_stage_run.py",
+        "tests/workers/stage/test_run.py",
     ),
     Guard(
         "a supervisor that hears of no renewal ends its program", "workers/sandbox/supervisor.py",

@@ -1,6 +1,6 @@
 """A simulated worker that advances in steps: between any two it can crash, pause, or lose its lease.
 
-The steps are those of workers.runner and workers.stage_run, in their order, on the same functions of the catalogue;
+The steps are those of workers.runner and workers.stage, in their order, on the same functions of the catalogue;
 only the stage itself and the threads are left out.
 """
 

@@ -24,7 +24,7 @@ from tests.models.stage_runs import run_convert
 from workers.gpus import HeldGpus
 from workers.presence import Identity
 from workers.runner import Runner
-from workers.stage_run import Tools
+from workers.stage.tools import Tools
 
 CARD = "GPU-5c3f9e1a"
 

@@ -15,27 +15,16 @@ import pytest
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
-from toolchains.toolchain import Command, InvalidOutput, Needs, Report
+from toolchains.aoti.failures import classify
+from toolchains.toolchain import Command, InvalidOutput
+from workers.programs import child
 from workers.programs.child import Ended, ProcessLimits
-from workers.reporting.failures import BelongsElsewhere, OutputRefused, StageFailed, StageStopped, explain
+from workers.reporting.failures import OutputRefused, StageFailed, StageStopped, explain
+from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
 from workers.scratch.workspace import Workspace
-from workers.stage_run import Peaks, ProgramOutput, StageRun
-
-
-def test_the_progress_of_a_program_is_scaled_to_its_span_of_the_stage() -> None:
-    reports: list[Report] = []
-    stage_run: Any = SimpleNamespace(
-        joblog=SimpleNamespace(write=lambda output: None), job=SimpleNamespace(stage=Stage.BUILD),
-        toolchain=SimpleNamespace(read_line=lambda stage, line: Report(float(line)) if line else Report(rank=1)),
-        heartbeat=SimpleNamespace(report=reports.append), peaks=SimpleNamespace(see=lambda report: None),
-    )  # fmt: skip
-    for span in ((0.0, 0.5), (0.5, 1.0)):
-        lines = ProgramOutput(cast(StageRun, stage_run), span)
-        for piece in (b"0.2\n0.", b"98\n", b"\n"):
-            lines.write(piece)
-    assert [report.progress for report in reports] == [0.1, 0.49, None, 0.6, 0.99, None]
+from workers.stage.run import StageRun
 
 
 @pytest.fixture
@@ -45,8 +34,10 @@ def stage_run(tmp_path: Path) -> StageRun:
     tools: Any = SimpleNamespace(
         limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
         checker=SimpleNamespace(check=lambda job, directories, keep_going: {}),
+        isolation=Isolation(),
+        standby=SimpleNamespace(take=lambda workspace, view: None),
     )  # fmt: skip
-    claim: Any = SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(stage=Stage.CONVERT)))
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(stage=Stage.CONVERT), inputs={}))
     heartbeat: Any = SimpleNamespace(stop=threading.Event(), message=None)
     joblog: Any = SimpleNamespace(say=lambda text: None)
     return StageRun(tools, claim, workspace, joblog, heartbeat)
@@ -64,51 +55,9 @@ def test_the_supervisor_of_a_program_hears_of_the_renewals(
     toolchain = SimpleNamespace(plan=lambda job, directories: [Command(("true",))])
     monkeypatch.setattr(StageRun, "toolchain", toolchain)
     monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
-    monkeypatch.setattr("workers.programs.child.run", run)
-    tools = cast(Any, stage_run.tools)
-    tools.isolation = SimpleNamespace(in_force=())
-    tools.standby = SimpleNamespace(take=lambda workspace, view: None)
+    monkeypatch.setattr(child, "run", run)
     stage_run.run_programs()
     assert stage_run.heartbeat.on_renewal is supervised.lease_renewed
-
-
-@pytest.mark.parametrize(
-    ("of_work", "of_spec", "of_worker", "refusal"),
-    [
-        ("90", "90", "90", None),
-        ("90", "90", "80", "laid out for SM 90, and this worker has SM 80"),
-        ("90", "90", None, "laid out for SM 90, and this worker has no GPU"),
-        (None, "90", "90", None),
-        (None, "90", "80", "laid out for SM 90, and this worker has SM 80"),
-    ],
-    ids=["its SM", "another", "no GPU", "work of version 1", "work of version 1, another"],
-)
-def test_a_conversion_for_one_sm_is_handed_over_to_workers_with_it(
-    of_work: str | None, of_spec: str, of_worker: str | None, refusal: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toolchain = SimpleNamespace(needs=lambda job: Needs(0, 0, 0, 0, same_sm=True))
-    monkeypatch.setattr("workers.stage_run.all_toolchains", lambda: {"trtllm": toolchain})
-    job = SimpleNamespace(
-        stage=Stage.CONVERT,
-        toolchain="trtllm",
-        version="1.0.0",
-        sm=of_work,
-        spec=SimpleNamespace(platform=SimpleNamespace(sm=of_spec)),
-    )
-    platform = SimpleNamespace(sm=of_worker)
-    tools: Any = SimpleNamespace(
-        limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
-        identity=SimpleNamespace(fingerprint=SimpleNamespace(platform=platform)),
-    )
-    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
-    nothing: Any = None
-    run = StageRun(tools, claim, nothing, nothing, nothing)
-    if refusal is None:
-        run.refuse_other_platform()
-        return
-    with pytest.raises(BelongsElsewhere, match=refusal) as refused:
-        run.refuse_other_platform()
-    assert refused.value.queue == "convert.trtllm.1.0.0.sm90"
 
 
 def test_the_checked_output_has_a_manifest(stage_run: StageRun) -> None:
@@ -165,7 +114,7 @@ def test_a_stage_out_of_time_ends_in_whatever_step_it_is(
 ) -> None:
     stage_run.deadline = time.monotonic() + 0.2
     with pytest.raises(StageFailed) as failed, stage_run.step(step):
-        Manifest.of_directory(Path(__file__).parent, watch=lambda _: wait_and(stage_run.watch))
+        Manifest.of_directory(Path(__file__).parents[1], watch=lambda _: wait_and(stage_run.watch))
     failure = failed.value.failure
     assert (failure.cause, failure.fault, failure.retryable) == ("timed_out", fault, retryable)
     assert f"limit of 60 s; it ended in the step {step}" in failure.detail
@@ -195,17 +144,28 @@ def test_texts_of_a_failure_can_be_stored() -> None:
     assert len(failure.detail) == 2000
 
 
-def test_a_reader_of_lines_that_fails_is_logged_once_and_does_not_fail_the_stage(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("facts", "oom_killed", "fault"),
+    [
+        ({"trusted": True, "remote_code": True}, False, Fault.TOOLCHAIN),
+        ({"trusted": True, "has_pickle": True}, False, Fault.TOOLCHAIN),
+        ({"trusted": True}, False, Fault.WORKER),
+        ({"trusted": True, "remote_code": True}, True, Fault.WORKER),  # the kernel says it, not the program
+    ],
+)
+def test_a_models_own_code_cannot_blame_the_worker(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch, facts: dict[str, bool], oom_killed: bool, fault: Fault
 ) -> None:
-    def read_line(stage: Stage, line: str) -> Report:
-        return Report(float(line))
-
-    reports: list[Report] = []
-    stage_run: Any = SimpleNamespace(
-        joblog=SimpleNamespace(write=lambda output: None), job=SimpleNamespace(stage=Stage.BUILD, toolchain="third"),
-        toolchain=SimpleNamespace(read_line=read_line), heartbeat=SimpleNamespace(report=reports.append), peaks=Peaks(),
-    )  # fmt: skip
-    ProgramOutput(cast(StageRun, stage_run), (0.0, 1.0)).write(b"no number\nnone again\n0.5\n")
-    assert [report.progress for report in reports] == [0.5]
-    assert [record.message for record in caplog.records] == ["third cannot read a line of its program"]
+    """Three such models would quarantine every worker of the farm."""
+    lies = Ended(1, "CUDA error: the GPU is lost\n", oom_killed=oom_killed)
+    toolchain: Any = SimpleNamespace(
+        plan=lambda job, directories: [Command(("true",))], classify=lambda stage, ended: classify(ended)
+    )
+    monkeypatch.setattr(StageRun, "toolchain", toolchain)
+    monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
+    monkeypatch.setattr(child, "run", lambda command, **_: lies)
+    no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
+    cast(Any, stage_run.job).facts = SimpleNamespace(**(no_code | facts))
+    with pytest.raises(StageFailed) as failed:
+        stage_run.run_programs()
+    assert failed.value.failure.fault is fault

@@ -1,10 +1,7 @@
-"""A worker without the complete sandbox refuses code and pickles of trusted models, and nothing else; in the sandbox,
-what such code prints says nothing about the worker."""
+"""A worker refuses a stage of another SM; without the complete sandbox it refuses code and pickles of models."""
 
 from __future__ import annotations
 
-import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,33 +10,20 @@ import pytest
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Fault
 from tests.workers.sandbox.real import sandbox
-from toolchains.aoti.failures import classify
-from toolchains.toolchain import Command, Directories
-from workers.programs import child
-from workers.programs.child import Ended, ProcessLimits
-from workers.reporting.failures import StageFailed
+from toolchains.toolchain import Needs
+from workers.reporting.failures import BelongsElsewhere, StageFailed
 from workers.sandbox.isolation import Isolation
-from workers.sandbox.mount_view import StageView
-from workers.scratch.workspace import Workspace
-from workers.stage_run import StageRun
-
-
-def stage_of(isolation: Isolation, inputs: Any = None, **facts: bool) -> StageRun:
-    """A stage of a model with these facts, and with these inputs."""
-    no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
-    all_facts = SimpleNamespace(**(no_code | facts))
-    job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
-    standby = SimpleNamespace(take=lambda workspace, view: None)
-    tools: Any = SimpleNamespace(isolation=isolation, limits=ProcessLimits(60, 60, 1), standby=standby)
-    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job, inputs=inputs or {}))
-    joblog: Any = SimpleNamespace(say=lambda text: None)
-    heartbeat: Any = SimpleNamespace(stop=threading.Event())
-    folder = Path("/nowhere")
-    return StageRun(tools, claim, Workspace(folder, Directories(folder, folder, folder)), joblog, heartbeat)
+from workers.stage.refusals import refuse_foreign_code, refuse_other_platform
 
 
 def refuse(isolation: Isolation, inputs: Any = None, **facts: bool) -> None:
-    stage_of(isolation, inputs, **facts).refuse_foreign_code()
+    """Refuse a conversion of a model with these facts and these inputs."""
+    no_code = {"trusted": False, "remote_code": False, "has_pickle": False, "has_safetensors": True}
+    all_facts = SimpleNamespace(**(no_code | facts))
+    job = SimpleNamespace(facts=all_facts, spec=SimpleNamespace(model="file:/models/evil"), stage=Stage.CONVERT)
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job, inputs=inputs or {}))
+    tools: Any = SimpleNamespace(isolation=isolation)
+    refuse_foreign_code(claim, tools)
 
 
 def files_of(*names: str) -> Any:
@@ -82,25 +66,34 @@ def test_foreign_code_runs_in_the_sandbox() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "oom_killed", "fault"),
+    ("of_work", "of_spec", "of_worker", "refusal"),
     [
-        ({"trusted": True, "remote_code": True}, False, Fault.TOOLCHAIN),
-        ({"trusted": True, "has_pickle": True}, False, Fault.TOOLCHAIN),
-        ({"trusted": True}, False, Fault.WORKER),
-        ({"trusted": True, "remote_code": True}, True, Fault.WORKER),  # the kernel says it, not the program
+        ("90", "90", "90", None),
+        ("90", "90", "80", "laid out for SM 90, and this worker has SM 80"),
+        ("90", "90", None, "laid out for SM 90, and this worker has no GPU"),
+        (None, "90", "90", None),
+        (None, "90", "80", "laid out for SM 90, and this worker has SM 80"),
     ],
+    ids=["its SM", "another", "no GPU", "work of version 1", "work of version 1, another"],
 )
-def test_a_models_own_code_cannot_blame_the_worker(
-    monkeypatch: pytest.MonkeyPatch, facts: dict[str, bool], oom_killed: bool, fault: Fault
+def test_a_conversion_for_one_sm_is_handed_over_to_workers_with_it(
+    of_work: str | None, of_spec: str, of_worker: str | None, refusal: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three such models would quarantine every worker of the farm."""
-    lies = Ended(1, "CUDA error: the GPU is lost\n", oom_killed=oom_killed)
-    toolchain: Any = SimpleNamespace(
-        plan=lambda job, directories: [Command(("true",))], classify=lambda stage, ended: classify(ended)
+    toolchain = SimpleNamespace(needs=lambda job: Needs(0, 0, 0, 0, same_sm=True))
+    monkeypatch.setattr("workers.stage.refusals.all_toolchains", lambda: {"trtllm": toolchain})
+    job = SimpleNamespace(
+        stage=Stage.CONVERT,
+        toolchain="trtllm",
+        version="1.0.0",
+        sm=of_work,
+        spec=SimpleNamespace(platform=SimpleNamespace(sm=of_spec)),
     )
-    monkeypatch.setattr(StageRun, "toolchain", toolchain)
-    monkeypatch.setattr(StageRun, "view", lambda self, command: StageView())
-    monkeypatch.setattr(child, "run", lambda command, **_: lies)
-    with pytest.raises(StageFailed) as failed:
-        stage_of(Isolation(), **facts).run_programs()
-    assert failed.value.failure.fault is fault
+    platform = SimpleNamespace(sm=of_worker)
+    tools: Any = SimpleNamespace(identity=SimpleNamespace(fingerprint=SimpleNamespace(platform=platform)))
+    claim: Any = SimpleNamespace(work=SimpleNamespace(job=job))
+    if refusal is None:
+        refuse_other_platform(claim, tools)
+        return
+    with pytest.raises(BelongsElsewhere, match=refusal) as refused:
+        refuse_other_platform(claim, tools)
+    assert refused.value.queue == "convert.trtllm.1.0.0.sm90"

@@ -11,108 +11,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import IntegrityError, NotFound
 from enginefarm.contract.manifest import Manifest
-from enginefarm.contract.platform import DriverBinding
 from enginefarm.contract.regular_files import FolderLimits, walk, write_new
 from enginefarm.contract.serving import FILE as SERVING_FILE
-from enginefarm.contract.serving import Serving
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
-from enginefarm.wire.bodies import Failure, Fault
-from models.catalogue.database import Database
+from enginefarm.wire.bodies import Fault
 from models.lifecycle.blobs import damaged_blobs
-from models.lifecycle.conversions import names_no_sm, sm_of_checkpoint
 from models.lifecycle.leases import Claim
 from models.lifecycle.publication import blob_sizes, read_manifest
-from models.queue.names import convert_queue
-from models.sources import Sources
-from models.sources.inspection.file_names import has_pickle
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
-from workers.presence import Identity
 from workers.programs import child
-from workers.programs.child import KilledFor, ProcessLimits, SandboxBroken, Unkillable
-from workers.programs.output_check import OutputChecker
-from workers.programs.standby import Standby
+from workers.programs.child import KilledFor, SandboxBroken, Unkillable
 from workers.reporting.failures import (
-    BelongsElsewhere,
     OutputRefused,
     StageFailed,
     StageStopped,
     StartDamaged,
     limit_passed,
     out_of_time,
-    sandbox_missing,
     without_end,
 )
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
-from workers.sandbox.isolation import Isolation
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
 from workers.scratch.workspace import Workspace
+from workers.stage.output import StageOutput
+from workers.stage.program_output import Peaks, ProgramOutput
+from workers.stage.program_view import folders_of, uses_gpu
+from workers.stage.refusals import runs_foreign_code
+from workers.stage.tools import Tools
 from workers.warm_start import WarmStart
 
-log = logging.getLogger(__name__)
-
-_MOST_BYTES = 2**53 - 1  # a program prints any number, and no JSON has a larger one
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
-
-
-@dataclass(frozen=True)
-class Tools:
-    """The database, store, sources and limits that all attempts of one worker share."""
-
-    database: Database
-    store: Store
-    sources: Sources
-    identity: Identity
-    limits: ProcessLimits
-    binding: DriverBinding
-    isolation: Isolation
-    standby: Standby
-    checker: OutputChecker = field(default_factory=OutputChecker)
-
-
-@dataclass(frozen=True)
-class StageOutput:
-    """The checked output of a stage. `rewritten`: digests of files whose damaged blobs this attempt replaced."""
-
-    manifest: Manifest
-    facts: dict[str, Any]
-    serving: Serving | None = None
-    rewritten: frozenset[Digest] = frozenset()
-
-
-@dataclass
-class Peaks:
-    """The most memory that a stage used, in bytes, as its programs and the kernel report it."""
-
-    memory: int = 0
-    gpu_memory: int = 0
-
-    def see(self, report: Report) -> None:
-        """Raise the peaks to those of the report."""
-        self.memory = max(self.memory, min(report.peak_memory or 0, _MOST_BYTES))
-        self.gpu_memory = max(self.gpu_memory, min(report.peak_gpu_memory or 0, _MOST_BYTES))
-
-    def summary(self) -> dict[str, int]:
-        """The peaks that were reported, by name; empty if none was."""
-        return {name: size for name, size in asdict(self).items() if size}
 
 
 @dataclass
@@ -150,95 +92,6 @@ class StageRun:
     @property
     def toolchain(self) -> Toolchain:
         return all_toolchains()[self.job.toolchain]
-
-    @property
-    def runs_foreign_code(self) -> bool:
-        """True if a model's author may decide what the programs do."""
-        facts = self.job.facts
-        # Also in a build: what another farm's toolchain does with the checkpoint is not known here.
-        if self.job.stage is Stage.CONVERT and facts.has_pickle and not facts.has_safetensors:
-            return True  # the conversion reads a pickle, whatever the reader accepts
-        if facts.trusted and (facts.remote_code or facts.has_pickle):
-            return True
-        # A second model's pickles are loaded as tensors alone. The sandbox holds if the loader has a fault.
-        return any(has_pickle(file.path for file in files.files) for files in self.claim.work.inputs.values())
-
-    def refuse_other_platform(self) -> None:
-        """A message in the wrong queue must never make an engine or a checkpoint for the wrong machine.
-
-        Raises:
-            StageFailed: this worker's platform is not the one that the engine is bound to.
-            BelongsElsewhere: its GPU has another SM than the one that the checkpoint is laid out for.
-        """
-        if self.job.stage is Stage.CONVERT:
-            self._refuse_other_sm()
-            return
-        actual = self.tools.identity.fingerprint.platform.bound(self.toolchain.binds_to, self.tools.binding)
-        required = self.claim.document["platform"]
-        if actual != required:
-            raise StageFailed(
-                Failure(
-                    cause="misrouted",
-                    fault=Fault.FARM,
-                    detail=f"this engine is for {required}, and this worker is {actual}",
-                    retryable=True,
-                )
-            )
-
-    def _refuse_other_sm(self) -> None:
-        if not self.toolchain.needs(self.job).same_sm:
-            return
-        # An API of an earlier release names no SM in the work and shares the checkpoint between all of them. The
-        # conversion then serves the platform of the spec, and `refuse_checkpoint_of_other_sm` stops other builds.
-        required = self.job.sm or self.job.spec.platform.sm
-        actual = self.tools.identity.fingerprint.platform.sm
-        if actual != required:
-            machine = "no GPU" if actual is None else f"SM {actual}"
-            raise BelongsElsewhere(
-                convert_queue(self.job.toolchain, self.job.version, sm=required),
-                f"this checkpoint is laid out for SM {required}, and this worker has {machine}",
-            )
-
-    def refuse_checkpoint_of_other_sm(self) -> None:
-        """An engine from weights in the layout of another SM loads, runs, and answers with garbage.
-
-        A key of version 2 names the SM. A checkpoint under a key of version 1, which an earlier release planned, may
-        have been converted on any GPU of the fleet.
-
-        Raises:
-            StageFailed: the checkpoint was converted for another SM than this worker's, or for one that is not known.
-        """
-        if self.job.stage is not Stage.BUILD:
-            return
-        if not self.toolchain.needs(self.job.model_copy(update={"stage": Stage.CONVERT})).same_sm:
-            return
-        convert = self.claim.document["convert"]
-        with self.tools.database.read() as session:
-            if not names_no_sm(session, convert):
-                return
-            converted_for = sm_of_checkpoint(session, convert)
-        required = self.tools.identity.fingerprint.platform.sm
-        if converted_for != required:
-            raise StageFailed(
-                Failure(
-                    cause="checkpoint_of_other_sm",
-                    fault=Fault.FARM,
-                    detail=f"checkpoint {convert[:12]} was converted on "
-                    f"{'a machine without a GPU' if converted_for is None else f'a GPU of SM {converted_for}'}, "
-                    f"this engine is for SM {required}, and {self.job.spec.precision.quantization} weights are laid "
-                    "out for one SM",
-                    advice="submit the spec again to an API of this release: it plans a conversion for this SM",
-                )
-            )
-
-    def refuse_foreign_code(self) -> None:
-        """Code and pickles of a model can do what this user can, unless the sandbox is complete.
-
-        Raises:
-            StageFailed: this worker has no complete sandbox.
-        """
-        if self.runs_foreign_code and not self.tools.isolation.complete:
-            raise StageFailed(sandbox_missing(self.job.spec.model, self.tools.isolation.obstacle))
 
     def view(self, command: Command) -> StageView:
         """What a program of this stage sees besides its own folders."""
@@ -293,7 +146,14 @@ class StageRun:
         """
         self.joblog.say("isolation: " + ", ".join(self.tools.isolation.in_force))
         for command in self.toolchain.plan(self.job, self.directories):
-            output = ProgramOutput(self, command.span)
+            output = ProgramOutput(
+                self.toolchain,
+                self.job,
+                command.span,
+                joblog=self.joblog,
+                heartbeat=self.heartbeat,
+                peaks=self.peaks,
+            )
             self.joblog.say("running " + " ".join(command.argv))
             # A stop, a limit and a bad status differ in whose fault they are, so each has its own end below.
             limits = replace(self.tools.limits, wall_seconds=max(0.0, self.deadline - time.monotonic()))
@@ -320,7 +180,7 @@ class StageRun:
                 raise StageFailed(limit_passed(ended.killed_for, self.tools.limits))
             if ended.status != 0:
                 failure = self.toolchain.classify(self.job.stage, ended)
-                if self.runs_foreign_code and failure.fault is Fault.WORKER and not ended.oom_killed:
+                if runs_foreign_code(self.claim.work) and failure.fault is Fault.WORKER and not ended.oom_killed:
                     # The model's code may print and do anything: a few such models would quarantine every worker.
                     failure = failure.model_copy(update={"fault": Fault.TOOLCHAIN})
                 raise StageFailed(failure)
@@ -432,47 +292,6 @@ class StageRun:
             raise StageFailed(out_of_time(self.current_step, self.tools.limits))
 
 
-def folders_of(toolchain: Toolchain) -> tuple[Path, ...]:
-    """The folder of a toolchain's module, wherever it is installed: its programs are there."""
-    module = sys.modules[type(toolchain).__module__]
-    return () if module.__file__ is None else (Path(module.__file__).parent,)
-
-
-def uses_gpu(job: Job) -> bool:
-    """True if the programs of the stage use a GPU where the machine has one."""
-    on_gpu = job.platform is not None and job.platform.gpu is not None
-    return on_gpu or all_toolchains()[job.toolchain].needs(job).gpu
-
-
-class ProgramOutput:
-    """Writes the output of a program to the log, and reads progress and memory from its lines."""
-
-    def __init__(self, stage_run: StageRun, span: tuple[float, float]) -> None:
-        self._stage_run = stage_run
-        self._span = span
-        self._unfinished_line = b""
-        self._reader_failed = False
-
-    def write(self, output: bytes) -> None:
-        """Take the next bytes of the output; they may begin and end within a line."""
-        self._stage_run.joblog.write(output)
-        *lines, unfinished = (self._unfinished_line + output).split(b"\n")
-        self._unfinished_line = unfinished[-4096:]  # a program may print gigabytes without the end of a line
-        for line in lines:
-            text = line.decode(errors="replace")
-            report = None
-            try:
-                report = self._stage_run.toolchain.read_line(self._stage_run.job.stage, text)
-            except Exception as error:  # a line that a reader did not expect must not fail the stage
-                if not self._reader_failed:
-                    # Once: the program may print millions of such lines.
-                    log.warning("%s cannot read a line of its program", self._stage_run.job.toolchain, exc_info=error)
-                self._reader_failed = True
-            if report is not None:
-                self._stage_run.heartbeat.report(report.within(self._span))
-                self._stage_run.peaks.see(report)
-
-
 def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
     """Upload the log, head and tail, as a blob; returns its (digest, size in bytes)."""
     joblog.settle()
@@ -483,33 +302,3 @@ def upload_log(store: Store, joblog: JobLog) -> tuple[str, int]:
     name = f"sha256:{hasher.hexdigest()}"
     store.put_stream(joblog.read(), name, size)
     return name, size
-
-
-def engine_columns(stage_run: StageRun, output: StageOutput) -> dict[str, Any]:
-    """The columns of an engine's row that only the worker knows."""
-    claim, job, identity = stage_run.claim, stage_run.job, stage_run.tools.identity
-    serving = None
-    if output.serving is not None:
-        serving = output.serving.summary()
-    return {
-        "model": job.spec.model,
-        "toolchain": job.toolchain,
-        "version": job.version,
-        "platform": identity.fingerprint.platform.model_dump(),
-        "bound_to": claim.document["platform"],
-        "driver_binding": stage_run.tools.binding,
-        "spec": job.spec.model_dump(mode="json"),
-        "provenance": {
-            "worker": identity.name,
-            "host": identity.fingerprint.host.model_dump(mode="json"),
-            "isolation": list(stage_run.tools.isolation.in_force),
-            "attempt": claim.attempt,
-            "started_at": stage_run.started_at,
-            "seconds": dict(stage_run.steps),
-            "peaks": stage_run.peaks.summary(),
-            "convert": claim.document["convert"],
-            "checkpoint": claim.checkpoint,
-            "facts": output.facts,
-            "serving": serving,
-        },
-    }

@@ -1,0 +1,30 @@
+"""What all attempts of one worker share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from enginefarm.contract.platform import DriverBinding
+from models.catalogue.database import Database
+from models.sources import Sources
+from models.store import Store
+from workers.presence import Identity
+from workers.programs.child import ProcessLimits
+from workers.programs.output_check import OutputChecker
+from workers.programs.standby import Standby
+from workers.sandbox.isolation import Isolation
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The database, store, sources and limits that all attempts of one worker share."""
+
+    database: Database
+    store: Store
+    sources: Sources
+    identity: Identity
+    limits: ProcessLimits
+    binding: DriverBinding
+    isolation: Isolation
+    standby: Standby
+    checker: OutputChecker = field(default_factory=OutputChecker)
