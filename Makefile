@@ -11,11 +11,10 @@ export STATE ?= var
 export PORT ?= 8000
 export SEEDS ?= 20000
 export TRANSFERS ?= 1000
-export MINUTES ?= 20
 ROWS ?= 1000000
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos attack pythons images planted check format lock sbom pin-images docs bench bench-gpu bench-scale clean
+.PHONY: help demo up test simulate faults chaos soak attack pythons images planted check format lock sbom pin-images docs bench bench-gpu bench-scale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +35,10 @@ faults: $(VENV)/.dev ## pulls through a store that cuts, stalls, lies and dies, 
 	$(BIN)/python -m tests.faults --transfers $(TRANSFERS)
 
 chaos: $(VENV)/.dev ## a farm of real processes under kills and outages (MINUTES=20, SEED=… to repeat one)
-	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev ## constant small builds on a farm of real processes, and whether anything grows (MINUTES=60)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60)
 
 attack: $(VENV)/.dev ## attacks on a live farm: programs, bundles, pages, connections (ROUNDS=20)
 	ATTACK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/attack

@@ -69,10 +69,16 @@ def trend_table(result: Result) -> str:
         "| | first tenth | last tenth | highest | an hour, second half | |",
         "|---|---|---|---|---|---|",
     ]
+    always_zero: list[str] = []
     for quantity, trend in result.readings.trends().items():
+        if trend.highest == 0:
+            always_zero.append(f"{quantity.owner}: {quantity.name}")
+            continue
         slope = f"{trend.slope:+.2f} ± {trend.uncertainty:.2f}"
         values = " | ".join(f"{value:,.1f}" for value in (trend.first, trend.last, trend.highest))
         lines.append(f"| {quantity.owner}: {quantity.name} | {values} | {slope} | {trend.verdict} |")
+    if always_zero:
+        lines += ["", f"Zero in every reading: {'; '.join(always_zero)}."]
     return "\n".join(lines)
 
 

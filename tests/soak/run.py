@@ -106,7 +106,10 @@ def _read(base: RunningFarm, valkey: Valkey, readings: Readings) -> None:
     for name in base.workers:
         scratch = of_folder(base.state / "scratch" / name)
         readings.add(name, {f"scratch {what}": value for what, value in scratch.items()})
-    readings.add("callers", of_process(os.getpid()))
+    # Its children are the servers and the farm.
+    callers = of_process(os.getpid())
+    del callers["child processes"]
+    readings.add("callers", callers)
     readings.add("PostgreSQL", of_database(base.database.engine))
     with valkey.client() as client:
         readings.add("Valkey", of_broker(client))
