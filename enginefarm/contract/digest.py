@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 
 from pydantic import StringConstraints
 
@@ -19,6 +19,8 @@ CHUNK = 1 << 20
 # Called from any thread with the number of bytes that were read or sent since the last call. An exception ends the
 # reading or sending.
 Watch = Callable[[int], None]
+
+Chunk = TypeVar("Chunk", bytes, bytearray)
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -66,8 +68,8 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def verified(
-    chunks: Iterable[bytes], digest: Digest, size: int, *, what: str, watch: Watch = ignore_progress
-) -> Iterator[bytes]:
+    chunks: Iterable[Chunk], digest: Digest, size: int, *, what: str, watch: Watch = ignore_progress
+) -> Iterator[Chunk]:
     """Yield `chunks`, and check that together they have `size` bytes and this digest.
 
     Every chunk is yielded before the digest is known. The consumer must not give the bytes their final name until

@@ -3,14 +3,18 @@
 S3 gives an object its name when the upload is completed. The SHA-256 of all bytes is computed while the parts travel,
 so an upload whose bytes differ from the digest is never completed. A part that an earlier process uploaded is
 recognized by its ETag, the MD5 of its bytes, and not sent again.
+
+The server checks each part: by its CRC-32, which costs a fifth of an MD5, or by its MD5 if the server knows no
+checksums. docs/adr/0030-one-pass-uploads.md has the figures.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,17 +26,21 @@ from typing import Any
 from botocore.exceptions import ClientError
 from tenacity import Retrying
 
-from enginefarm.contract.digest import Digest, Watch, ignore_progress, verified
+from enginefarm.contract.digest import Digest, Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.outbound.s3_answers import bare_etag
 from models.outbound.s3_faults import BOTOCORE_ERRORS, error_code
-from models.store.protocol import file_chunks
+from models.store.part_buffers import PartBuffers, file_parts, stream_parts
 
 # S3 accepts no part below 5 MiB but the last.
-PART_SIZE = 8 << 20  # bytes; CONNECTIONS + 1 parts are in memory at once
-CONNECTIONS = 4
+PART_SIZE = 8 << 20  # bytes
+CONNECTIONS = 4  # of one upload
+_PARTS_OF_FILES = 7  # in memory at once, of all uploads of files together: a worker uploads several
+_PARTS_OF_A_STREAM = CONNECTIONS + 1  # in memory at once, of one stream: a slow one must not hold up the others
 _MAX_PARTS = 10_000  # S3 allows no more in one upload
 _MAX_PAGES = 100  # of a listing, each with up to 1,000 entries
+_CHECKSUM = "CRC32"  # S3's name; zlib has it, so it needs no further dependency
+_REFUSED_CHECKSUM = {"InvalidArgument", "InvalidRequest", "NotImplemented", "501"}
 _MAX_UPLOADS = 3  # uploads of one file that other processes may abort before the fourth is not worth a try
 
 
@@ -46,10 +54,21 @@ class UnfinishedUpload:
 
 
 @dataclass(frozen=True)
+class _Upload:
+    """An upload that this process began or continues."""
+
+    name: str  # of the object
+    upload_id: str
+    has_checksums: bool  # the server compares each part with its CRC-32
+    stored_etags: Mapping[int, str]  # of the parts that an earlier process sent, by number
+
+
+@dataclass(frozen=True)
 class _Part:
     number: int  # from 1
-    md5: bytes  # computed here
     etag: str  # the server's: the MD5 in hex, unless the server encrypts
+    crc32: str | None  # in Base64; None in an upload without checksums
+    is_proven: bool  # the server's answer shows that it has the bytes that were sent
 
 
 class MultipartUploads:
@@ -66,6 +85,8 @@ class MultipartUploads:
         self._client = client
         self._bucket = bucket
         self._retrying = retrying
+        self._buffers = PartBuffers(_PARTS_OF_FILES)
+        self._asks_for_checksums = True  # until the server refuses to begin an upload with them
 
     def upload_file(self, name: str, source: Path, digest: Digest, size: int, watch: Watch) -> str:
         """Upload `source`, continuing an unfinished upload of the same object.
@@ -73,8 +94,8 @@ class MultipartUploads:
         After any failure except wrong bytes, the parts that arrived stay on the server for the next try.
 
         Returns:
-            The ETag that the object has on a server that computes ETags as S3 does without encryption; "" if another
-            process completed the object.
+            The ETag that the object must have; "" if its bytes must be read and checked, because the server did not
+            show that it has each part, or another process completed the object.
 
         Raises:
             IntegrityError: `source` does not have the digest and size; its parts are removed from the server.
@@ -82,24 +103,16 @@ class MultipartUploads:
             StoreUnavailable: other processes aborted the upload again and again.
         """
         for _ in range(_MAX_UPLOADS):
-            # The server lists all names that begin with this one.
-            unfinished = [upload for upload in self.unfinished(name) if upload.name == name]
-            stored_etags: dict[int, str] = {}
-            upload_id = ""
+            upload: _Upload | None = None
             try:
-                if unfinished:
-                    # Two processes may have begun one each: the youngest is the least likely to be aborted as stale.
-                    upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
-                    for page in self._pages("list_parts", Key=name, UploadId=upload_id):
-                        for part in page.get("Parts", ()):
-                            stored_etags[part["PartNumber"]] = bare_etag(part["ETag"])
-                else:
-                    upload_id = self._create(name)
+                upload = self._continued(name) or self._create(name)
                 # Hash the file as it is now: it may have changed since its digest was computed.
-                chunks = verified(file_chunks(source), digest, size, what=str(source))
-                return self._send(name, upload_id, chunks, size, stored_etags, watch)
+                with self._buffers as buffers:
+                    parts = file_parts(source, digest, size, _part_size(size), buffers)
+                    return self._send(upload, parts, buffers, watch)
             except IntegrityError:
-                self._abort(name, upload_id)
+                if upload is not None:
+                    self._abort(name, upload.upload_id)
                 raise
             except ClientError as error:
                 # Some servers answer 500 for good when two workers complete the same upload at once. The object then
@@ -121,15 +134,17 @@ class MultipartUploads:
         Raises:
             Exception: what iterating over `chunks` raises.
         """
-        upload_id = self._create(name)
+        upload = self._create(name)
         try:
-            return self._send(name, upload_id, chunks, size, stored_etags={}, watch=ignore_progress)
+            with PartBuffers(_PARTS_OF_A_STREAM) as buffers:
+                parts = stream_parts(chunks, size, _part_size(size), buffers)
+                return self._send(upload, parts, buffers, watch=ignore_progress)
         except BaseException as error:
             # A worker that uploads the same file may continue this upload, and complete it.
             if _is_no_such_upload(error) and self._has_object(name, size):
                 return ""
             with suppress(*BOTOCORE_ERRORS):  # `abort_stale` removes later what stays now
-                self._abort(name, upload_id)
+                self._abort(name, upload.upload_id)
             raise
 
     def unfinished(self, prefix: str) -> list[UnfinishedUpload]:
@@ -147,51 +162,61 @@ class MultipartUploads:
             self._abort(upload.name, upload.upload_id)
         return len(stale)
 
-    def _send(
-        self,
-        name: str,
-        upload_id: str,
-        chunks: Iterable[bytes],
-        size: int,
-        stored_etags: Mapping[int, str],
-        watch: Watch,
-    ) -> str:
+    def _send(self, upload: _Upload, parts: Iterable[bytearray], buffers: PartBuffers, watch: Watch) -> str:
         """Send the parts that the server does not have and complete the upload; returns the expected ETag."""
-        # The same part size for every try of a file, or no stored part could be used again.
-        part_size = max(PART_SIZE, -(-size // _MAX_PARTS))
         sent_parts: list[_Part] = []
         pending: deque[Future[_Part]] = deque()
         with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="upload") as pool:
-            for number, content in enumerate(_split(chunks, part_size), start=1):
-                if len(pending) == CONNECTIONS:  # bounds the memory
+            # The buffers bound how many parts are read ahead of those that are sent.
+            for number, content in enumerate(parts, start=1):
+                try:
+                    pending.append(pool.submit(self._send_part, upload, number, content, buffers, watch))
+                except RuntimeError:  # no thread can be started
+                    buffers.give_back(content)
+                    raise
+                while pending and pending[0].done():
                     sent_parts.append(pending.popleft().result())
-                stored_etag = stored_etags.get(number, "")
-                pending.append(pool.submit(self._send_part, name, upload_id, number, content, stored_etag, watch))
             sent_parts.extend(future.result() for future in pending)
-        self._call(
+        named_parts: list[dict[str, Any]] = []
+        for part in sent_parts:
+            checksum = {} if part.crc32 is None else {"ChecksumCRC32": part.crc32}
+            named_parts.append({"PartNumber": part.number, "ETag": part.etag} | checksum)
+        answer = self._call(
             "complete_multipart_upload",
-            Key=name,
-            UploadId=upload_id,
-            MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in sent_parts]},
+            Key=upload.name,
+            UploadId=upload.upload_id,
+            MultipartUpload={"Parts": named_parts},
         )
-        # Not for security: so declared, MD5 works on machines in FIPS mode too.
-        md5_of_parts = hashlib.md5(b"".join(part.md5 for part in sent_parts), usedforsecurity=False)
-        return f"{md5_of_parts.hexdigest()}-{len(sent_parts)}"
+        if not all(part.is_proven for part in sent_parts):
+            return ""
+        if upload.has_checksums:
+            # The server's own name of what it put together: one that encrypts makes other ETags than those below.
+            return bare_etag(answer.get("ETag"))
+        md5_of_parts = _md5(b"".join(bytes.fromhex(part.etag) for part in sent_parts))
+        return f"{md5_of_parts.hex()}-{len(sent_parts)}"
 
-    def _send_part(
-        self, name: str, upload_id: str, number: int, content: bytearray, stored_etag: str, watch: Watch
-    ) -> _Part:
+    def _send_part(self, upload: _Upload, number: int, content: bytearray, buffers: PartBuffers, watch: Watch) -> _Part:
         """Send one part, unless the server has it, and report its size to `watch`."""
-        md5 = hashlib.md5(content, usedforsecurity=False)
-        etag = stored_etag
-        if stored_etag != md5.hexdigest():
+        crc32 = md5 = None
+        try:
+            checksum = {}
+            if upload.has_checksums:
+                crc32 = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+                checksum["ChecksumCRC32"] = crc32
+            if crc32 is None or number in upload.stored_etags:
+                md5 = _md5(content)
+                if upload.stored_etags.get(number) == md5.hex():
+                    watch(len(content))
+                    return _Part(number, md5.hex(), crc32, is_proven=True)
+                if crc32 is None:
+                    checksum["ContentMD5"] = base64.b64encode(md5).decode()
             answer = self._call(
                 "upload_part",
-                Key=name,
-                UploadId=upload_id,
+                Key=upload.name,
+                UploadId=upload.upload_id,
                 PartNumber=number,
                 Body=content,
-                ContentMD5=base64.b64encode(md5.digest()).decode(),
+                **checksum,
             )
             # A proxy may strip the header; without it the upload cannot be completed.
             if "ETag" not in answer:
@@ -199,12 +224,46 @@ class MultipartUploads:
                     "the S3 server answers an uploaded part without an ETag; check any proxy before it"
                 )
             etag = bare_etag(answer["ETag"])
-        watch(len(content))
-        return _Part(number, md5.digest(), etag)
+            is_proven = crc32 is not None and answer.get("ChecksumCRC32") == crc32
+            if not is_proven:
+                # Some servers repeat the algorithm of an upload, but no part's checksum.
+                is_proven = etag == (md5 or _md5(content)).hex()
+            watch(len(content))
+            return _Part(number, etag, crc32, is_proven)
+        finally:
+            buffers.give_back(content)
 
-    def _create(self, name: str) -> str:
-        answer = self._call("create_multipart_upload", Key=name, ContentType="application/octet-stream")
-        return str(answer["UploadId"])
+    def _continued(self, name: str) -> _Upload | None:
+        """Return the unfinished upload of this object that is worth continuing; None if there is none."""
+        # The server lists all names that begin with this one.
+        unfinished = [upload for upload in self.unfinished(name) if upload.name == name]
+        if not unfinished:
+            return None
+        # Two processes may have begun one each: the youngest is the least likely to be aborted as stale.
+        upload_id = max(unfinished, key=lambda upload: upload.started_at).upload_id
+        stored_etags: dict[int, str] = {}
+        algorithm = None
+        for page in self._pages("list_parts", Key=name, UploadId=upload_id):
+            algorithm = page.get("ChecksumAlgorithm")
+            for part in page.get("Parts", ()):
+                stored_etags[part["PartNumber"]] = bare_etag(part["ETag"])
+        return _Upload(name, upload_id, algorithm == _CHECKSUM, stored_etags)
+
+    def _create(self, name: str) -> _Upload:
+        arguments = {"Key": name, "ContentType": "application/octet-stream"}
+        if self._asks_for_checksums:
+            try:
+                answer = self._call("create_multipart_upload", ChecksumAlgorithm=_CHECKSUM, **arguments)
+            except ClientError as error:
+                # Most servers ignore what they do not know; some refuse it.
+                if error_code(error) not in _REFUSED_CHECKSUM:
+                    raise
+                self._asks_for_checksums = False
+            else:
+                # A server without checksums does not repeat the algorithm.
+                return _Upload(name, str(answer["UploadId"]), answer.get("ChecksumAlgorithm") == _CHECKSUM, {})
+        answer = self._call("create_multipart_upload", **arguments)
+        return _Upload(name, str(answer["UploadId"]), has_checksums=False, stored_etags={})
 
     def _abort(self, name: str, upload_id: str) -> None:
         self._call("abort_multipart_upload", Key=name, UploadId=upload_id)
@@ -236,18 +295,11 @@ def _is_no_such_upload(error: BaseException) -> bool:
     return isinstance(error, ClientError) and error_code(error) == "NoSuchUpload"
 
 
-def _split(chunks: Iterable[bytes], size: int) -> Iterator[bytearray]:
-    """Cut `chunks` into parts of `size` bytes, and a last part of 1 to `size`.
+def _part_size(size: int) -> int:
+    """The same for every try of a file, or no stored part could be used again."""
+    return max(PART_SIZE, -(-size // _MAX_PARTS))
 
-    Not `bytes`: botocore joins a body of that type with the headers, which copies every part once more.
-    """
-    part = bytearray()
-    for chunk in chunks:
-        part += chunk
-        while len(part) >= size:
-            following = part[size:]
-            del part[size:]
-            yield part
-            part = following
-    if part:
-        yield part
+
+def _md5(content: bytes | bytearray) -> bytes:
+    # Not for security: so declared, MD5 works on machines in FIPS mode too.
+    return hashlib.md5(content, usedforsecurity=False).digest()

@@ -172,7 +172,7 @@ class S3Store(Store):
         """
         with self._uploads_lock:
             if self._uploads is None:
-                client = open_botocore(self._settings, self._credentials, connections=2 * CONNECTIONS)
+                client = open_botocore(self._settings, self._credentials, connections=4 * CONNECTIONS)
                 self._uploads = MultipartUploads(client, self._bucket, retrying(self._patience))
             return self._uploads
 

@@ -74,6 +74,18 @@ def test_a_worker_stores_and_fetches_and_does_not_delete(worker: S3Store, tmp_pa
         assert worker.stat(name) is not None
 
 
+def test_the_server_compares_each_part_with_its_crc32_so_no_md5_is_computed(
+    worker: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = make(tmp_path / "large", PART_SIZE + 1000)
+    monkeypatch.setattr("models.store.multipart._md5", lambda _: pytest.fail("an MD5 was computed"))
+    monkeypatch.setattr(S3Store, "verify", lambda *_: pytest.fail("the blob was read back"))
+    worker.put(large, of_file(large), PART_SIZE + 1000)
+    monkeypatch.setattr("models.store.multipart.zlib.crc32", lambda _: 7)
+    with pytest.raises(StoreUnavailable, match=r"BadDigest|InvalidRequest|InvalidDigest"):
+        worker.put(large, of_file(large), PART_SIZE + 1000, anew=True)
+
+
 def test_a_worker_that_stored_wrong_bytes_makes_the_next_upload_write_again(worker: S3Store, api: S3Store) -> None:
     put_bytes(worker, DATA)
     client = Minio(

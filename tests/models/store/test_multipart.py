@@ -12,9 +12,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from enginefarm.contract.digest import Digest, of_file
-from enginefarm.contract.errors import IntegrityError
+from enginefarm.contract.errors import IntegrityError, StoreUnavailable
 from models.store import S3Store
 from models.store.multipart import PART_SIZE
+from models.store.part_buffers import PartBuffers
 from tests.models.store.conftest import Place
 from tests.models.store.test_s3 import at, settings_of
 from tests.servers.proxy import Proxy
@@ -178,3 +179,56 @@ def test_stale_uploads_are_removed_and_young_ones_stay(swift: S3Store, source: P
     assert unfinished_count(swift) == 1
     assert swift.abort_stale(timedelta(seconds=-60)) == 1  # a minute ahead: servers' clocks differ
     assert unfinished_count(swift) == 0
+
+
+def test_a_part_that_is_damaged_on_the_way_is_never_named(
+    s3_place: Place, store: S3Store, source: Path, digest: Digest
+) -> None:
+    """One server compares parts with their MD5, the other with nothing: the store compares its answers, too."""
+    damaged = Event()
+    content_of_part_3 = (2).to_bytes(8) * 16
+
+    def damage(piece: bytes) -> bytes:
+        if content_of_part_3 in piece and not damaged.is_set():
+            damaged.set()
+            return piece.replace(content_of_part_3, b"x" * len(content_of_part_3), 1)
+        return piece
+
+    port = int(settings_of(s3_place).endpoint.rpartition(":")[2])
+    with Proxy(port, alter=damage) as proxy:
+        careful = at(s3_place, endpoint=f"http://127.0.0.1:{proxy.port}", patience=0)
+        with pytest.raises((IntegrityError, StoreUnavailable)):
+            careful.put(source, digest, source.stat().st_size)
+    assert damaged.is_set()
+    assert store.stat(digest) is None
+
+
+def test_a_server_that_refuses_checksums_gets_an_upload_without(
+    swift_place: Place, swift: S3Store, source: Path, digest: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = at(swift_place)
+    client = store.uploads()._client
+    create = client.create_multipart_upload
+
+    def refuse_checksums(**arguments: Any) -> Any:
+        if "ChecksumAlgorithm" in arguments:
+            response = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
+            raise ClientError(response, "CreateMultipartUpload")
+        return create(**arguments)
+
+    monkeypatch.setattr(client, "create_multipart_upload", refuse_checksums)
+    store.put(source, digest, source.stat().st_size)
+    swift.verify(digest, source.stat().st_size)
+
+
+def test_buffers_are_shared_by_all_uploads_and_given_up_after_the_last() -> None:
+    buffers = PartBuffers(2)
+    with buffers:
+        first, second = buffers.take(10), buffers.take(10)
+        with buffers:
+            buffers.give_back(first)
+            assert buffers.take(10) is first
+        buffers.give_back(first)
+        buffers.give_back(second)
+        assert len(buffers._free) == 2
+    assert not buffers._free
