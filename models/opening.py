@@ -1,14 +1,17 @@
-"""Open the store and the model sources that the settings describe."""
+"""Open the store, the model sources and the cache of inputs that the settings describe."""
 
 from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from enginefarm.transfer.node_cache import Cache
+from enginefarm.transfer.sharing.cache_folder import cache_folder
 from models.catalogue.database import Database
 from models.outbound.certificates import require_certificates
 from models.settings import Settings
@@ -22,6 +25,11 @@ from models.store.s3_clients import open_minio
 from models.store.s3_credentials import S3Credentials
 
 log = logging.getLogger(__name__)
+
+_WORKS_WITHOUT = (
+    "inputs are fetched again for each stage. ENGINEFARM_WORKER_CACHE names another folder; with "
+    "ENGINEFARM_WORKER_CACHE=off the worker uses none"
+)
 
 
 def open_store(settings: Settings, *, link_secret: bytes) -> Store:
@@ -49,6 +57,22 @@ def open_store(settings: Settings, *, link_secret: bytes) -> Store:
         addressing=settings.s3_addressing,
     )
     return open_store_url(settings.store_url, s3=s3, link_secret=link_secret)
+
+
+def worker_cache_folder(settings: Settings) -> Path | None:
+    """The folder of the cache; None if the worker uses none."""
+    if settings.worker_cache == "off":
+        return None
+    # The folder of pulls, so that a host has one cache.
+    return settings.worker_cache or cache_folder(os.environ)
+
+
+def open_cache(settings: Settings) -> Cache | None:
+    """The cache of this host's workers; None if the worker uses none."""
+    folder = worker_cache_folder(settings)
+    if folder is None:
+        return None
+    return Cache(folder, limit=settings.worker_cache_bytes, use_without=_WORKS_WITHOUT)
 
 
 def warn_of_missing_roots(settings: Settings) -> None:

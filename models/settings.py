@@ -249,6 +249,19 @@ class Settings(BaseModel):
         default=Path("/var/tmp/enginefarm"),  # noqa: S108  # one owner-only folder per job below it
         description="folder in which a worker keeps the files of a running stage",
     )
+    worker_cache: Path | Literal["off"] | None = Field(
+        default=None,
+        description="folder of the cache of inputs that the workers and pulls of a host share; `off`: none. If it is "
+        "not set: the folder that ENGINEFARM_CACHE names, else `enginefarm` in the user's cache folder. On the file "
+        "system of ENGINEFARM_SCRATCH, a cached input takes no room of its own in an attempt",
+    )
+    worker_cache_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        le=1 << 60,
+        description="most bytes that the worker keeps in the cache, the most recently used; half of its disk if it is "
+        "not set",
+    )
     stage_seconds: float = Field(
         default=4 * 3600,
         gt=0,
@@ -334,9 +347,13 @@ class Settings(BaseModel):
         Trust(value)  # raises ValueError for a hub model without a commit: its code could change
         return value
 
-    @field_validator("model_roots", "scratch")
+    @field_validator("model_roots", "scratch", "worker_cache")
     @classmethod
-    def _require_absolute(cls, value: Path | tuple[Path, ...]) -> Path | tuple[Path, ...]:
+    def _require_absolute(
+        cls, value: Path | tuple[Path, ...] | Literal["off"] | None
+    ) -> Path | tuple[Path, ...] | Literal["off"] | None:
+        if value is None or value == "off":
+            return value
         paths = (value,) if isinstance(value, Path) else value
         relative = [str(path) for path in paths if not path.is_absolute()]
         if relative:

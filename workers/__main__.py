@@ -24,7 +24,7 @@ from migrations.upgrade import require_current
 from models.catalogue.database import Database
 from models.logging import start_logging
 from models.loops import Loops, end_later
-from models.opening import open_sources, open_store, warn_of_missing_roots
+from models.opening import open_cache, open_sources, open_store, warn_of_missing_roots
 from models.queue.broker import Announcer, celery_app
 from models.queue.broker_url import parse_broker_url
 from models.queue.celery_variables import drop_celery_variables
@@ -37,6 +37,8 @@ from toolchains.registry import all_toolchains
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.consumer import LastingConsumer
+from workers.inputs.input_files import InputFiles
+from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity, Presence
 from workers.programs.child import ProcessLimits
 from workers.programs.environment_hiding import hide
@@ -207,16 +209,19 @@ def stage_tools(
     # A guess for the first stage; each stage is the guess for the next.
     toolchain = all_toolchains()[identity.capabilities[0].toolchain]
     view = StageView(folders_of(toolchain), gpu=identity.fingerprint.platform.gpu is not None)
+    # A worker signs no links, so its secret may be a random one.
+    store = open_store(settings, link_secret=secrets.token_bytes(32))
+    sources = open_sources(settings, database)
     return Tools(
         database=database,
-        # A worker signs no links, so its secret may be a random one.
-        store=open_store(settings, link_secret=secrets.token_bytes(32)),
-        sources=open_sources(settings, database),
+        store=store,
+        sources=sources,
         identity=identity,
         limits=limits,
         binding=settings.driver_binding,
         isolation=isolation,
         standby=Standby(scratch, isolation, limits, view, loops),
+        inputs=NodeInputs(InputFiles(store, sources), open_cache(settings), may_link=isolation.complete),
     )
 
 

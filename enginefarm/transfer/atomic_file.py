@@ -50,6 +50,19 @@ def rename_durably(source: Path, destination: Path) -> None:
     sync_directory(destination.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable that somebody else has written.
+
+    Raises:
+        OSError: it does not exist, cannot be read, or its disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(directory: Path) -> None:
     """Make the entries of `directory` durable: fsync of a file does not cover the name that leads to it.
 

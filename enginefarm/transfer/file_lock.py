@@ -13,10 +13,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+_LOOK_SECONDS = 0.2  # between two calls of `keep_waiting`
+
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Lock `path`; `on_wait` is called once if another process holds the lock.
+def locked(
+    path: Path, on_wait: Callable[[], None], *, keep_waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Lock `path`; `on_wait` is called once if another process or thread holds the lock.
+
+    Args:
+        keep_waiting: called again and again while the lock is waited for; what it raises ends the waiting.
 
     Raises:
         OSError: the lock's file cannot be made, or the file system has no locks.
@@ -27,7 +34,11 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     except Timeout:
         _require_file(lock)
         on_wait()
-        lock.acquire()
+        while not lock.is_locked:
+            if keep_waiting is not None:
+                keep_waiting()
+            with suppress(Timeout):
+                lock.acquire(timeout=_LOOK_SECONDS)
     try:
         yield
     finally:

@@ -10,12 +10,9 @@ file is then not shared, or is fetched again.
 from __future__ import annotations
 
 import logging
-import os
-import pwd
 import re
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,15 +20,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginefarm.contract import digest
-from enginefarm.contract.digest import Digest, read_chunks, verified
+from enginefarm.contract.digest import Digest, Watch, ignore_progress
 from enginefarm.contract.errors import IntegrityError
 from enginefarm.contract.manifest import FileEntry
+from enginefarm.transfer.atomic_file import sync_file
 from enginefarm.transfer.file_lock import locked, locked_if_free
 from enginefarm.transfer.seen_revocations import SeenRevocations
+from enginefarm.transfer.sharing.cache_folder import cache_folder
+from enginefarm.transfer.sharing.file_copy import Copied, clone_or_copy, link
+from enginefarm.transfer.sharing.seal import is_sealed, note_use, seal
+from enginefarm.transfer.sharing.verified_files import VerifiedFiles, state_of
 
-_SEALED_AT = 1_000_000_000  # ns since 1970, that is, one second after: no file gets this time by itself
 _FILE_NAME = re.compile(r"[0-9a-f]{64}")
 _ABANDONED_AFTER = 3600.0  # seconds without a change: a copy of the largest file is written to much more often
+
+_PULLS_WITHOUT = (
+    "engines are pulled without it. ENGINEFARM_CACHE names another folder; `enginefarm pull --no-cache` and "
+    "pull(use_cache=False) use none"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -49,99 +55,145 @@ class Cache:
 
     Args:
         limit: bytes to keep at most, the most recently used; half of the disk if None.
+        use_without: for the warning about a folder that cannot be used: what happens without a cache, and what to do.
     """
 
-    def __init__(self, root: Path, *, limit: int | None = None) -> None:
+    def __init__(self, root: Path, *, limit: int | None = None, use_without: str = _PULLS_WITHOUT) -> None:
         self.root = root
         self._limit = limit
         self._files = root / "sha256"
+        self._verified = VerifiedFiles()
+        self._use_without = use_without
         self._is_reported = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Cache:
-        """The cache that ENGINEFARM_CACHE names, else the one in the user's cache folder.
-
-        In a container neither may exist: a user without a home gets a cache that cannot be used.
-        """
-        home = environment.get("HOME", "")
-        if not home.startswith("/"):
-            try:
-                home = pwd.getpwuid(os.geteuid()).pw_dir
-            except KeyError:  # a user without an entry, as OpenShift starts containers
-                home = "/nonexistent"
-        root = environment.get("ENGINEFARM_CACHE")
-        if root:
-            if root.startswith("~/"):  # no shell has expanded it: systemd, Compose and Kubernetes have none
-                root = home + root.removeprefix("~")
-            with suppress(FileNotFoundError):  # the working directory was removed
-                return cls(Path(root).absolute())
-            return cls(Path(root))
-        folder = environment.get("XDG_CACHE_HOME", "")
-        if folder.startswith("/"):  # the XDG specification: a relative path is invalid and to be ignored
-            return cls(Path(folder) / "enginefarm")
-        return cls(Path(home) / ".cache" / "enginefarm")
+        """The cache in the folder that `cache_folder` finds."""
+        return cls(cache_folder(environment))
 
     @property
     def revocations(self) -> SeenRevocations:
         """The lists of recalled engines that this node saw."""
         return SeenRevocations(self.root / "revocations")
 
-    def give(self, entry: FileEntry, target: Path, *, verify: bool = False) -> bool:
+    def give(
+        self,
+        entry: FileEntry,
+        target: Path,
+        *,
+        verify: bool = False,
+        may_link: bool = True,
+        watch: Watch = ignore_progress,
+    ) -> bool:
         """Put the file at `target`, which must not exist. False if the cache does not have it.
 
         Args:
-            verify: read the file again and compare its digest. Without it, the seal shows that nobody wrote to the file
-                by mistake; somebody who wants to deceive can restore the seal.
+            verify: compare the file's digest, unless this process has done so and nobody has changed the file since.
+                Without it, the seal shows that nobody wrote to the file by mistake; somebody who wants to deceive can
+                restore the seal.
+            may_link: False: whoever writes to `target` must not change the cached file.
+            watch: is told of the bytes that are read. If it raises, no `target` is left.
         """
         path = self._path(entry.digest)
         try:
-            if not _is_sealed(path.lstat(), entry) or (verify and digest.of_file(path) != entry.digest):
+            if not is_sealed(path.lstat(), entry):
                 path.unlink(missing_ok=True)
                 return False
-        except FileNotFoundError:  # never there, or pruned by another process
+            with self._verified.own_change(entry.digest, path):
+                with suppress(OSError):  # on a read-only mount, where nothing is pruned either
+                    note_use(path)
+                is_linked = may_link and link(path, target)
+            state = state_of(path)
+            # A copy is verified as it is made.
+            is_verified = not is_linked and clone_or_copy(path, target, entry, watch) is Copied.COPY
+            # The target is read, and not the cached file: that might be replaced meanwhile.
+            if verify and not is_verified and not self._verified.is_unchanged(entry.digest, path):
+                if digest.of_file(target, watch) != entry.digest:
+                    raise IntegrityError(f"{path} was changed")
+                if state is not None and state == state_of(path):
+                    self._verified.remember(entry.digest, state)
+        except IntegrityError as error:
+            _log.warning("a damaged file is removed from the cache: %s", error.detail)
+            target.unlink(missing_ok=True)
+            with suppress(OSError):  # of another user, or on a read-only mount
+                path.unlink(missing_ok=True)
             return False
-        except OSError as error:
-            self.report(error)
-            return False
-        # The time of use is the access time: a mount with `noatime` does not keep it by itself. On a read-only mount it
-        # cannot be set, and nothing is pruned there either.
-        with suppress(OSError):
-            os.utime(path, ns=(time.time_ns(), _SEALED_AT))
-        try:
-            return _link_or_copy(path, target, entry)
         except OSError as error:
             # If the target's disk is to blame, fetching the file fails, too, and says so.
             target.unlink(missing_ok=True)
-            if not isinstance(error, FileNotFoundError):  # pruned by another process since `lstat`
+            if not isinstance(error, FileNotFoundError):  # never there, or pruned by another process since `lstat`
                 self.report(error)
             return False
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        return True
 
-    def keep(self, source: Path, entry: FileEntry) -> None:
-        """Share a file whose bytes were just verified, if the cache's folder allows it."""
+    def take_back(self, name: Digest, target: Path) -> None:
+        """Remove `target`, which `give` or `keep` has linked with the cache. The cached file then still counts as read.
+
+        Whoever removes the link elsewhere changes the file's inode, and the next `give` reads the file again.
+        """
+        with self._verified.own_change(name, self._path(name)), suppress(OSError):
+            target.unlink()
+
+    def keep(
+        self,
+        source: Path,
+        entry: FileEntry,
+        *,
+        read_again: bool = False,
+        may_link: bool = True,
+        watch: Watch = ignore_progress,
+    ) -> None:
+        """Share a file whose bytes were just verified, if the cache's folder allows it.
+
+        Args:
+            read_again: somebody could have written to `source` since: verify the file before it is given.
+            may_link: False: whoever writes to `source` later must not change the cached file.
+            watch: is told of the bytes that are copied. If it raises, nothing is shared.
+        """
         path = self._path(entry.digest)
         partial = path.with_name(f".{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                if _link_or_copy(source, partial, entry):
-                    # Sealed before it has its name: no other process may see it unsealed and remove it.
-                    partial.chmod(0o444)
-                    os.utime(partial, ns=(time.time_ns(), _SEALED_AT))
-                    partial.replace(path)
+                # A power cut must not leave a sealed file without its bytes.
+                if may_link and link(source, partial):
+                    sync_file(partial)
+                else:
+                    clone_or_copy(source, partial, entry, watch)
+                # Sealed before it has its name: no other process may see it unsealed and remove it.
+                seal(partial)
+                partial.replace(path)
+                state = state_of(path)
+                if state is not None and not read_again:
+                    self._verified.remember(entry.digest, state)
             finally:
                 partial.unlink(missing_ok=True)
+        except IntegrityError:  # changed since it was verified
+            return
         except OSError as error:
             self.report(error)
 
+    def holds(self, entry: FileEntry) -> bool:
+        """True if the cache seems to have the file; `give` may still find it damaged."""
+        try:
+            return is_sealed(self._path(entry.digest).lstat(), entry)
+        except OSError:
+            return False
+
     @contextmanager
-    def locked(self, name: Digest, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Be the only process to fetch this file; `on_wait` is called if another one does.
+    def locked(
+        self, name: Digest, on_wait: Callable[[], None], *, keep_waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Be the only process to fetch this file; `on_wait` and `keep_waiting` are called as by `file_lock.locked`.
 
         Without a folder for locks there is none: several processes may then fetch the same file.
         """
         with ExitStack() as locks:
             try:
-                locks.enter_context(locked(self._lock_path(name), on_wait))
+                locks.enter_context(locked(self._lock_path(name), on_wait, keep_waiting=keep_waiting))
             except OSError as error:
                 self.report(error)
             yield
@@ -174,6 +226,12 @@ class Cache:
                 entries.append(Cached(f"sha256:{path.name}", status.st_size, status.st_atime, other_links))
         return sorted(entries, key=lambda cached: -cached.used_at)
 
+    def size_limit(self) -> int:
+        """The most bytes that the cache keeps. Raises OSError if the disk does not tell."""
+        if self._limit is not None:
+            return self._limit
+        return shutil.disk_usage(self.root).total // 2 if self.root.exists() else 0
+
     def prune(self, limit: int | None = None) -> list[Cached]:
         """Remove the least recently used files until `limit` bytes are left; returns what was removed.
 
@@ -181,9 +239,7 @@ class Cache:
         processes that were killed while they added a file are removed as well.
         """
         if limit is None:
-            limit = self._limit
-        if limit is None:
-            limit = shutil.disk_usage(self.root).total // 2 if self.root.exists() else 0
+            limit = self.size_limit()
         for temporary in self._files.glob("??/.*"):
             with suppress(FileNotFoundError):  # its process has finished with it
                 # The time of the last change to the inode, because `keep` sets the modification time to a fixed one.
@@ -200,6 +256,24 @@ class Cache:
                 removed.append(cached)
         return removed
 
+    def make_room(self, size: int) -> None:
+        """Remove the least recently used files until `size` bytes of the disk are free, if so many can become free.
+
+        A file that an engine's directory or an attempt shares stays: removing its name frees nothing.
+        """
+        try:
+            missing = size - shutil.disk_usage(self.root).free
+            for cached in reversed(self.entries()):
+                if missing <= 0:
+                    return
+                if cached.engines == 0:
+                    self._path(cached.digest).unlink(missing_ok=True)
+                    missing -= cached.size
+        except FileNotFoundError:  # there is no cache yet
+            return
+        except OSError as error:
+            self.report(error)
+
     def verify(self) -> Iterator[tuple[Cached, bool]]:
         """Read every file again, and remove those with wrong bytes; yields each with whether it is right."""
         for cached in self.entries():
@@ -215,12 +289,7 @@ class Cache:
         if self._is_reported:
             return
         self._is_reported = True
-        _log.warning(
-            "the cache %s cannot be used (%s): engines are pulled without it. ENGINEFARM_CACHE names another folder; "
-            "`enginefarm pull --no-cache` and pull(use_cache=False) use none",
-            self.root,
-            error.strerror or error,
-        )
+        _log.warning("the cache %s cannot be used (%s): %s", self.root, error.strerror or error, self._use_without)
 
     def _path(self, name: Digest) -> Path:
         hexadecimal = name.removeprefix("sha256:")
@@ -230,36 +299,3 @@ class Cache:
         directory = self.root / "fetching"
         directory.mkdir(parents=True, exist_ok=True)
         return directory / name.removeprefix("sha256:")
-
-
-def _is_sealed(status: os.stat_result, entry: FileEntry) -> bool:
-    """True if this is the file that `keep` sealed, and not a link or another user's file in its place."""
-    return (
-        stat.S_ISREG(status.st_mode)
-        and status.st_uid in {os.geteuid(), 0}
-        and status.st_mode & 0o222 == 0
-        and (status.st_size, status.st_mtime_ns) == (entry.size, _SEALED_AT)
-    )
-
-
-def _link_or_copy(source: Path, target: Path, entry: FileEntry) -> bool:
-    """Hard-link `source` to `target`, or copy it. False if its bytes turn out to be wrong.
-
-    Raises:
-        FileNotFoundError: there is no `source`.
-        OSError: it can be neither linked nor copied.
-    """
-    # File systems have many answers to a link that they cannot make: EXDEV, EPERM, EMLINK, ENOTSUP, ENOSYS, EACCES,
-    # EINVAL and more. Whatever keeps a copy from being made as well raises here.
-    with suppress(OSError):
-        os.link(source, target)
-        return True
-    try:
-        with target.open("xb") as stream:
-            stream.writelines(verified(read_chunks(source), entry.digest, entry.size, what=str(source)))
-            stream.flush()
-            os.fsync(stream.fileno())
-    except IntegrityError:
-        target.unlink()
-        return False
-    return True

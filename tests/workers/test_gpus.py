@@ -52,7 +52,15 @@ def runner(database: Database, name: str, *gpus: str) -> Runner:
     fingerprint = Fingerprint(platform=CPU, host=HOST.model_copy(update={"gpu_uuids": gpus}))
     nothing = cast(Any, None)
     tools = Tools(
-        database, nothing, nothing, Identity(name, name, fingerprint, [], []), nothing, "branch", nothing, nothing
+        database,
+        nothing,
+        nothing,
+        Identity(name, name, fingerprint, [], []),
+        nothing,
+        "branch",
+        nothing,
+        nothing,
+        nothing,
     )
     settings = cast(Settings, SimpleNamespace(lease_seconds=30.0, kill_seconds=5.0))
     return Runner(settings, tools, cast(Any, Messages()), threading.Event(), Loops())

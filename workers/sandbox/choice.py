@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.catalogue.database_url import sqlite_file
+from models.opening import worker_cache_folder
 from models.settings import Settings
 from workers.sandbox import cgroup, mount_view, probe, seccomp
 from workers.sandbox.isolation import Isolation
@@ -51,6 +52,10 @@ def choose(settings: Settings) -> Isolation:
 def hidden_paths(settings: Settings) -> tuple[Path, ...]:
     """What programs must not see, even where it lies below a folder that they see."""
     paths = [_CHECKOUT, settings.scratch, *settings.model_roots]
+    cache = worker_cache_folder(settings)
+    if cache is not None:
+        # It has the weights of other attempts. What this attempt reads of it is linked into its own folder.
+        paths.append(cache)
     home = mount_view.home_folder()
     if home is not None:
         paths.append(home)

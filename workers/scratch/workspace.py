@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ class Workspace:
     directories: Directories
     supervisor: LaunchedSupervisor | None = None  # started for the first program of the attempt
     has_run: bool = False  # a program has written into the folder
+    before_removal: list[Callable[[], None]] = field(default_factory=list)
 
     @classmethod
     def make(cls, root: Path) -> Workspace:
@@ -86,6 +87,8 @@ class Workspace:
         """
         if self.supervisor is not None:
             self.supervisor.close()
+        for prepare in self.before_removal:
+            prepare()
         remove(self.folder)
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from enginefarm.contract.errors import IntegrityError, NotFound
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.regular_files import FolderLimits, walk, write_new
 from enginefarm.contract.serving import FILE as SERVING_FILE
@@ -31,13 +30,13 @@ from models.lifecycle.publication import blob_sizes, read_manifest
 from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
+from workers.inputs.node_inputs import Caller
 from workers.programs import child
 from workers.programs.child import KilledFor, SandboxBroken, Unkillable
 from workers.reporting.failures import (
     OutputRefused,
     StageFailed,
     StageStopped,
-    StartDamaged,
     limit_passed,
     out_of_time,
     without_end,
@@ -98,31 +97,20 @@ class StageRun:
         return StageView((*folders_of(self.toolchain), *command.readable), gpu=uses_gpu(self.job))
 
     def fetch(self) -> None:
-        """Fetch the inputs and the model from their sources, or the checkpoint from the store; then the warm file.
+        """Fetch the inputs, the model or the checkpoint, then the warm file.
 
         Only this step uses the hub's token: the toolchain's programs never see it.
         """
-        work = self.claim.work
-        # In the attempt's folder: the disk limit counts the inputs, and they are removed with it.
-        inputs = self.workspace.add_inputs(work.inputs)
-        for name, files in work.inputs.items():
-            self.tools.sources.auxiliary.fetch(files, inputs[name], self.watch)
-        if work.job.stage is Stage.CONVERT:
-            assert work.model is not None, "a convert's work has its model"
-            self.tools.sources.fetch(work.model, self.directories.source, self.watch)
+        checkpoint = None
+        if self.job.stage is Stage.CONVERT:
+            assert self.claim.work.model is not None, "a convert's work has its model"
         else:
             assert self.claim.checkpoint is not None, "a build is queued only when its checkpoint is published"
             with self.tools.database.read() as session:
-                manifest = read_manifest(session, self.claim.checkpoint)
-            for entry in manifest.files:
-                self.keep_going()
-                target = self.directories.source / entry.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    self.tools.store.fetch(entry.digest, entry.size, target, self.watch)
-                except (NotFound, IntegrityError) as error:
-                    # Another try would fetch the same bytes: this failure withdraws the checkpoint instead.
-                    raise StartDamaged(entry.digest, error) from error
+                checkpoint = read_manifest(session, self.claim.checkpoint)
+        caller = Caller(self.keep_going, self.joblog.say)
+        fetched = self.tools.inputs.fetch(self.claim.work, checkpoint, self.workspace, caller)
+        self.joblog.say(str(fetched))
         self.fetch_warm_file()
 
     def fetch_warm_file(self) -> None:
@@ -245,6 +233,8 @@ class StageRun:
             StoreUnavailable: the store did not answer.
         """
         output = self.upload_again(output)
+        if self.job.stage is Stage.CONVERT:
+            self.tools.inputs.keep_output(output.manifest, self.directories.output, self.watch)
         # After the engine, which callers wait for: a warm file only makes a later stage faster.
         if self.warm_start is not None:
             self.warm_start.upload(self.watch)

@@ -8,6 +8,7 @@ from enginefarm.contract.platform import DriverBinding
 from models.catalogue.database import Database
 from models.sources import Sources
 from models.store import Store
+from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity
 from workers.programs.child import ProcessLimits
 from workers.programs.output_check import OutputChecker
@@ -27,4 +28,5 @@ class Tools:
     binding: DriverBinding
     isolation: Isolation
     standby: Standby
+    inputs: NodeInputs
     checker: OutputChecker = field(default_factory=OutputChecker)

@@ -18,6 +18,7 @@ from enginefarm.contract.manifest import FileEntry
 from enginefarm.transfer import node_cache
 from enginefarm.transfer.node_cache import Cache
 from enginefarm.transfer.pull import Transfer, pull
+from enginefarm.transfer.sharing import file_copy
 from tests.enginefarm.farm_double import FarmDouble
 from tests.enginefarm.pulling import BIG, FILES, files_in, staging_path
 from tests.enginefarm.store_double import StoreDouble
@@ -173,16 +174,16 @@ def test_a_file_that_another_process_is_adding_is_not_listed_verified_or_pruned(
     source = tmp_path / "source"
     source.write_bytes(BIG)
     entry = FileEntry(path="a", digest=of_bytes(BIG), size=len(BIG))
-    link_or_copy = node_cache._link_or_copy
+    link = file_copy.link
 
-    def look_while_the_file_has_a_temporary_name(source: Path, target: Path, entry: FileEntry) -> bool:
-        is_right = link_or_copy(source, target, entry)
+    def look_while_the_file_has_a_temporary_name(source: Path, target: Path) -> bool:
+        is_linked = link(source, target)
         assert cache.entries() == []
         assert list(cache.verify()) == []
         assert cache.prune(0) == []
-        return is_right
+        return is_linked
 
-    monkeypatch.setattr(node_cache, "_link_or_copy", look_while_the_file_has_a_temporary_name)
+    monkeypatch.setattr(node_cache, "link", look_while_the_file_has_a_temporary_name)
     cache.keep(source, entry)
     assert [cached.digest for cached in cache.entries()] == [entry.digest]
 

@@ -194,7 +194,7 @@ def test_a_file_of_the_cache_that_cannot_be_read_is_fetched(
     transfer = Transfer(cache=Cache(tmp_path / "cache"), verify_cached=True)
     pull(client, engine, tmp_path / "one", transfer=transfer)
 
-    def fail(_: Path) -> str:
+    def fail(*_: object) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("enginefarm.contract.digest.of_file", fail)
