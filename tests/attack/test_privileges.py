@@ -188,7 +188,9 @@ def require_every_way_to_end_works(farm: RunningFarm, account_urls: Accounts, se
     refused = farm.submit(farm.spec(model, behave="refuse"))
     assert farm.ended(refused["id"])["state"] == "failed"
     farm.processes[1].stop()
-    farm.add_worker("w2", worker_environment(server, account_urls.second_worker))
+    # The cache of the host has the right bytes.
+    no_cache = {"ENGINEFARM_WORKER_CACHE": "off"}
+    farm.add_worker("w2", worker_environment(server, account_urls.second_worker) | no_cache)
     client = Minio(server.endpoint, server.access_key, server.secret_key, secure=False, region=server.region)
     damaged = b"x" * len(weights())
     name = f"attacked/{blob_name(digest.of_bytes(weights()))}"

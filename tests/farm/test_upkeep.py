@@ -41,7 +41,8 @@ def test_a_restarted_broker_gets_its_messages_again(running_farm: RunningFarm, v
 
 def test_a_damaged_checkpoint_is_converted_again(running_farm: RunningFarm) -> None:
     """The converted bytes have the digest of the damaged blob: the store writes them again under that name."""
-    running_farm.have_workers("w1")
+    running_farm.have_workers()
+    running_farm.add_worker("w1", {"ENGINEFARM_WORKER_CACHE": "off"})  # the cache has the right bytes
     content = weights(b"weights" * 1000)
     model = running_farm.add_model("damaged", content)
     assert running_farm.ended(running_farm.submit(running_farm.spec(model))["id"])["state"] == "succeeded"
