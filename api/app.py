@@ -18,6 +18,7 @@ from api.access.callers import WRITE_USE_SECONDS
 from api.access.local_requests import LocalRequestsOnly, is_loopback
 from api.access.open_mode import LOOK_SECONDS
 from api.bodylimit import BodyLimit
+from api.builds.fast_submits import FastSubmits
 from api.control import ControlPlane, control_plane
 from api.farm_keys import FarmKeys
 from api.http.browser_headers import BrowserHeaders
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (builds, planning, engines, attestations, upkeep, retention, bundles, fleet, registry, health):
         app.include_router(module.router)
     app.add_middleware(BodyLimit)
+    app.add_middleware(FastSubmits)
     app.add_middleware(LocalRequestsOnly)
     api.http.problems.install(app)
     app.add_middleware(BrowserHeaders)  # refusals of the others get these headers, too

@@ -16,7 +16,7 @@ from api.access.failed_sign_ins import FailedSignIns
 from api.access.open_mode import OpenMode
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
-from api.planning.cached_submits import CachedSubmits
+from api.planning.cached_submits import MOST_BATCHES, CachedSubmits
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
 from api.planning.resolutions import Resolutions
@@ -93,8 +93,8 @@ def control_plane(
     announcer = Announcer(celery_app(settings.broker_url.get_secret_value()))
     lanes = Lanes()
     pings = {"database": database.ping, "broker": announcer.ping, "store": store.ping}
-    # A connection of its own: cached submits do not wait for those that slow statements use.
-    submits_database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    # Connections of their own: cached submits do not wait for those that slow statements use.
+    submits_database = Database(settings.database_url.get_secret_value(), pool_size=MOST_BATCHES)
     cached_submits = CachedSubmits(planner, sources, fleet, submits_database)
     try:
         yield ControlPlane(
@@ -122,7 +122,7 @@ def control_plane(
             leaving=leaving,
         )
     finally:
-        # In this order: the thread of cached submits uses the database.
+        # In this order: the threads of cached submits use the database.
         cached_submits.close()
         lanes.close()
         submits_database.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from starlette.responses import Response
+
 from api.builds.availability import require_worker as refuse_without_worker
 from api.builds.availability import too_small_for, why_unserved
 from api.control import ControlPlane
@@ -87,3 +89,10 @@ def create_or_join(control: ControlPlane, plan: Plan, caller: Caller, *, require
         waiting_for=waiting_for,
         notes=notes,
     )
+
+
+def accepted(control: ControlPlane, submitted: Submitted) -> Response:
+    """The answer to POST /v1/builds, whichever path made it."""
+    headers = {"Location": control.public(f"/v1/builds/{submitted.id}")}
+    # Serialized here: FastAPI would validate the model a second time.
+    return Response(submitted.model_dump_json(), submitted.status, headers, "application/json")

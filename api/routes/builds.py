@@ -10,13 +10,13 @@ from fastapi.responses import StreamingResponse
 
 from api.auth import Reader, Submitter
 from api.builds import streaming
-from api.builds.submit import submit
+from api.builds.submit import accepted, submit
 from api.control import Control
 from api.http.leaving import while_connected
 from api.http.openapi import described_headers
 from api.http.routing import bounded_router
 from api.lanes import in_lane
-from api.planning.cached_submits import Submit
+from api.planning.cached_submits import Submit, ValidSpec
 from enginefarm.contract.bounded import MAX_COUNT, Text
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Build, BuildPage, BuildState, Submitted
@@ -59,14 +59,16 @@ async def submit_build(
     """Ask for an engine. 200: it exists. 202: another build makes it already (joined), or this one does (created)."""
     # First without a thread for this request: most submits of a running farm ask for an engine that exists. For these
     # `require_worker` does not matter.
-    answer = await control.cached_submits.answer(Submit(spec, caller.name))
+    valid = ValidSpec(spec)
+    answer = await control.cached_submits.answer(Submit(valid, caller.name))
     submitted = answer.submitted
     if submitted is None:
         full_path = submit(control, spec, caller, plan=answer.plan, require_worker=require_worker)
         submitted = await while_connected(request, full_path)
-    headers = {"Location": control.public(f"/v1/builds/{submitted.id}")}
-    # Serialized here: FastAPI would validate the model a second time.
-    return Response(submitted.model_dump_json(), submitted.status, headers, "application/json")
+    else:
+        # `api.builds.fast_submits` answers the next request with the same body.
+        control.cached_submits.remember(await request.body(), valid)
+    return accepted(control, submitted)
 
 
 @router.get("")

@@ -111,6 +111,17 @@ class Database:
             yield session
 
     @contextmanager
+    def single_statements(self) -> Iterator[Session]:
+        """Each statement is a transaction of its own, committed when it ends. PostgreSQL only: it saves round trips.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be reached, or could not run the statement now.
+        """
+        assert self.engine.dialect.name == "postgresql"
+        with _pool_timeout_translated(), Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """As `read`, but all statements see one state of the catalogue.
 

@@ -40,7 +40,7 @@ def find_engines(session: Session, keys: Collection[str]) -> dict[str, EngineSum
     if not keys:
         return {}
     rows = session.execute(_SUMMARIES.where(SERVED, EngineRow.key.in_(keys)))
-    return {summary.key: summary for summary in _readable(rows)}
+    return {summary.key: summary for summary in readable_summaries(rows)}
 
 
 def get_engine(session: Session, key: str) -> Engine:
@@ -100,7 +100,7 @@ def list_engines(session: Session, *, limit: int, cursor: str | None, model: str
     following = None
     if len(rows) > limit:
         following = to_time_cursor(rows[limit - 1].created_at, rows[limit - 1].key)
-    return EnginePage(items=list(_readable(rows[:limit])), next_cursor=following)
+    return EnginePage(items=list(readable_summaries(rows[:limit])), next_cursor=following)
 
 
 def _comes_after(time: datetime, key: str) -> ColumnElement[bool]:
@@ -108,7 +108,7 @@ def _comes_after(time: datetime, key: str) -> ColumnElement[bool]:
     return tuple_(EngineRow.created_at, EngineRow.key) < tuple_(literal(time, UtcDateTime()), literal(key))
 
 
-def _readable(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[EngineSummary]:
+def readable_summaries(rows: Iterable[Row[*tuple[Any, ...]]]) -> Iterator[EngineSummary]:
     """The summaries without those that cannot be read: a worker that was taken over may publish any platform."""
     for row in rows:
         try:

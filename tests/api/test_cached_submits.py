@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from api.planning.cached_submits import CachedSubmits, Submit
+from api.planning.cached_submits import CachedSubmits, Submit, ValidSpec
 from enginefarm.contract.errors import DatabaseUnavailable
 from enginefarm.contract.spec import BuildSpec
 
-_SPEC = BuildSpec.model_validate(
-    {"model": "hf:org/name", "toolchain": {"name": "aoti"}, "limits": {"max_input_len": 8, "max_output_len": 8}}
+_SPEC = ValidSpec(
+    BuildSpec.model_validate(
+        {"model": "hf:org/name", "toolchain": {"name": "aoti"}, "limits": {"max_input_len": 8, "max_output_len": 8}}
+    )
 )
 
 
