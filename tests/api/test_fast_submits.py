@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 import api.app
 from api.access import callers
 from api.builds import fast_submits
+from api.builds.submit import accepted
 from enginefarm.contract.stage import Stage
 from models.catalogue.clock import now
 from models.catalogue.database import Database
@@ -95,7 +96,6 @@ def servers(
         fast_answers.append(submitted.id)
         return accepted(control, submitted)
 
-    accepted = fast_submits.accepted
     spec = {
         "model": f"file:{models / 'tiny'}", "toolchain": {"name": "aoti", "version": "2.13.0"},
         "limits": {"max_input_len": 64, "max_output_len": 64}, "platform": {"arch": "x86_64", "cpu_isa": "x86-64-v3"},
