@@ -113,7 +113,7 @@ _WRITE = Grant(select=ALL, insert=ALL, update=ALL)
 RIGHTS: Mapping[str, TableRights] = {
     "actions": TableRights(
         api=_WRITE,
-        # Not `job`, `document`, `stage` and `depends_on`: what an action is to do comes from the API alone.
+        # Not `job`, `document`, `stage`, `inputs` and `depends_on`: what an action is to do comes from the API alone.
         worker=Grant(
             select=ALL,
             update=(
@@ -131,6 +131,10 @@ RIGHTS: Mapping[str, TableRights] = {
                 "avoid_worker",
                 "avoid_until",
                 "announced_at",
+                "overtaken",
+                "overtaken_at",
+                "prefetched_by",
+                "prefetched_until",
             ),
         ),
         # Unleased actions in flight, its own leases, and conversions: a damaged checkpoint is converted again. Never a

@@ -14,7 +14,7 @@ import time
 import warnings
 from pathlib import Path
 
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 from celery.worker.consumer import Consumer
@@ -160,7 +160,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         loops=loops,
         activity=activity,
     )
-    app.task(name=TASK)(runner.run)
+    receive_messages(app, runner)
     presence = Presence(database, identity, loops, every_seconds=settings.worker_seconds / 4)
     # Celery configures logging itself unless this signal has a receiver.
     setup_logging.connect(lambda **_: None, weak=False)
@@ -191,6 +191,14 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         tools.checker.close()
         database.close()
     return loops.exit_status or status
+
+
+def receive_messages(app: Celery, runner: Runner) -> None:
+    """Add the one task: `runner` gets the action key of each message, and the queue that it came from."""
+
+    @app.task(name=TASK, bind=True)
+    def run(task: Task, announced: str) -> None:
+        runner.run(announced, task.request.delivery_info["routing_key"])
 
 
 def stage_tools(

@@ -26,11 +26,11 @@ from models.lifecycle.blobs import NotStored, require_stored
 from models.lifecycle.gpu_locks import GpuInUseError, lock_gpus
 from models.lifecycle.leases import (
     Claim,
-    claim_action,
+    claim_next,
     fail_attempt,
     hand_back,
     has_action,
-    reserved_for_others,
+    left_in_queue,
     was_published,
 )
 from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine
@@ -53,6 +53,7 @@ from workers.stage.tools import Tools
 log = logging.getLogger(__name__)
 
 _STAND_BACK_SECONDS = 2.0  # long enough for an idle worker to receive the message that this one announces again
+_LOCKED_SECONDS = 0.1  # longer than most transactions of the API, which lock the action that they change
 _GPU_POLL_SECONDS = 1.0  # between two looks whether another worker has released a GPU
 _RETRY_SECONDS = 1.0  # between two tries of a write at the end of an attempt
 _REPEATED_UPLOADS = 3  # of blobs that garbage collection removed between upload and publication
@@ -69,21 +70,25 @@ class Runner:
     loops: Loops
     activity: MessageActivity = field(default_factory=MessageActivity)
 
-    def run(self, key: str) -> None:
-        """Claim the action, run its stage, publish the output. An error ends the attempt, never the worker."""
+    def run(self, announced: str, queue: str) -> None:
+        """Claim an action of the queue, run its stage, publish the output. An error ends the attempt, never the worker.
+
+        `announced` is the key in the message. The message is for its queue: the catalogue decides which action is next.
+        """
         with self.activity.message():
             try:
-                claim = self.claim(key)
+                claim = self.claim(queue)
                 if claim is None:
                     # Usual: the message is a duplicate, or another worker was faster.
-                    self.leave_to_others(key)
+                    self.leave_to_others(announced, queue)
                     return
             except GpuInUseError as in_use:
-                self.wait_for_gpu(key, in_use)
+                self.wait_for_gpu(in_use)
                 return
             except DatabaseUnavailable as error:
-                log.warning("cannot claim %s, the sweep will announce it again: %s", key[:12], error.detail)
+                log.warning("cannot claim from %s, the sweep will announce it again: %s", queue, error.detail)
                 return
+            key = claim.key
             log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
             with ExitStack() as stack:
                 held_gpus = HeldGpus(self.tools.database, claim)
@@ -144,10 +149,10 @@ class Runner:
                     if stage_run.warm_start is not None:
                         stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
 
-    def claim(self, key: str) -> Claim | None:
-        """Claim the action, and lock this worker's GPUs if its stage uses them.
+    def claim(self, queue: str) -> Claim | None:
+        """Claim the next action of the queue, and lock this worker's GPUs if its stage uses them.
 
-        Returns None if this worker may not run the action now, or is leaving.
+        Returns None if there is none that this worker may run now, or if it is leaving.
 
         Raises:
             GpuInUseError: another worker uses one of this worker's GPUs. The action is not claimed.
@@ -157,20 +162,20 @@ class Runner:
         settings = self.settings
         gpus = self.tools.identity.fingerprint.host.gpu_uuids
         with self.tools.database.write() as session:
-            claim = claim_action(session, key, self.tools.identity.id, lease_seconds=settings.lease_seconds)
+            claim = claim_next(session, queue, self.tools.identity.id, lease_seconds=settings.lease_seconds)
             if claim is None or not gpus or not claim_uses_gpu(claim):
                 return claim
             # In the claim's transaction: if a GPU is in use, the claim is rolled back and the action stays queued.
             seconds = settings.lease_seconds + settings.kill_seconds
             return lock_gpus(session, claim, gpus, seconds=seconds)
 
-    def wait_for_gpu(self, key: str, in_use: GpuInUseError) -> None:
+    def wait_for_gpu(self, in_use: GpuInUseError) -> None:
         """Leave the action to workers with other GPUs, and take no message until this worker's GPUs are free.
 
         The worker goes on reporting to the catalogue, where `enginefarm workers` and the build say for whom it waits.
         """
-        log.info("%s waits: %s", key[:12], in_use)
-        self.announcer.announce([Announcement(key, in_use.queue)])
+        log.info("%s waits: %s", in_use.waiting.key[:12], in_use)
+        self.announcer.announce([in_use.waiting])
         identity = self.tools.identity
         while not self.leaving.wait(_GPU_POLL_SECONDS):
             try:
@@ -181,8 +186,8 @@ class Runner:
             if use_by_another(in_use_now, identity.fingerprint.host.gpu_uuids, identity.id) is None:
                 return
 
-    def leave_to_others(self, key: str) -> None:
-        """Announce an action again that only other workers may take. Mostly it is claimed or done: then do nothing.
+    def leave_to_others(self, announced: str, queue: str) -> None:
+        """Announce again what this worker did not claim. Mostly nothing is due: then do nothing.
 
         An action that failed here is reserved for others for a while, and a drained or quarantined worker takes no
         action at all. Wait before the next message then, so that another worker receives the announcement: for a
@@ -190,20 +195,24 @@ class Runner:
         """
         worker_id = self.tools.identity.id
         with self.tools.database.read() as session:
-            announcement = reserved_for_others(session, key, worker_id)
-            is_known = has_action(session, key)
+            left = left_in_queue(session, queue, worker_id)
+            is_known = has_action(session, announced)
         if not is_known:
             log.warning(
                 "%s is no action of this farm: another farm uses the same database of the broker; give each its own "
                 "number at the end of ENGINEFARM_BROKER_URL",
-                key[:12],
+                announced[:12],
             )
+        if left is None:
+            log.info("nothing is to be claimed from %s: another worker has %s, or it is done", queue, announced[:12])
             return
-        if announcement is None:
-            log.info("%s is not to be claimed: another worker has it, or it is done", key[:12])
+        if not left.reserved:
+            # It was locked for a moment. This message was the one that announces it.
+            self.leaving.wait(_LOCKED_SECONDS)
+            self.announcer.announce([left.announcement])
             return
-        log.info("%s is left to other workers", key[:12])
-        self.announcer.announce([announcement])
+        log.info("%s is left to other workers", left.announcement.key[:12])
+        self.announcer.announce([left.announcement])
         while not self.leaving.wait(_STAND_BACK_SECONDS):
             try:
                 with self.tools.database.read() as session:

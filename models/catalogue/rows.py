@@ -34,7 +34,7 @@ from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.expressions import gpu_of, text_before_at
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0015"  # of the migration that leads to these tables
+REVISION = "0017"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -82,6 +82,8 @@ class ActionRow(Row):
         CheckConstraint("attempt >= tries AND tries >= 0", name="attempts_counted"),
         # With `not_before`, so that the sweep counts due actions in the index alone.
         _partial("ix_actions_due", "queue", "queued_at", "not_before", where="state = 'queued'"),
+        # For claims: the oldest action of a queue whose inputs a worker's node holds.
+        _partial("ix_actions_warm", "queue", "inputs", "queued_at", where="state = 'queued'"),
         # Not of `lease_expires_at`: each heartbeat would write to every index of the table.
         _partial("ix_actions_running", "worker_id", where="state = 'running'"),
         _partial("ix_actions_waiting", "depends_on", "key", where="state = 'waiting'"),
@@ -112,6 +114,16 @@ class ActionRow(Row):
     avoid_worker: Mapped[str | None] = mapped_column(String(32))
     avoid_until: Mapped[datetime | None]
     announced_at: Mapped[datetime | None]
+    # What a worker fetches first: the convert action's key for a build, the hash of the model's identity for a convert.
+    # None: written before revision 0016.
+    inputs: Mapped[str | None] = mapped_column(String(64))
+    # How often a younger action was claimed first while this one was the oldest of its queue, and when that began: see
+    # models.queue.order.
+    overtaken: Mapped[int | None]
+    overtaken_at: Mapped[datetime | None]
+    # A hint to the others that this worker fetches the inputs ahead. Claims ignore it.
+    prefetched_by: Mapped[str | None] = mapped_column(String(32))
+    prefetched_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=now())
 
 

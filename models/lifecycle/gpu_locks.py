@@ -19,14 +19,15 @@ from models.catalogue.rows import GpuLockRow
 from models.catalogue.upsert import insert_new
 from models.fleet.gpu_use import IS_OVER, GpuUse, describe, gpus_in_use
 from models.lifecycle.leases import Claim
+from models.queue.names import Announcement
 
 
 class GpuInUseError(Exception):
-    """Another worker runs a stage on one of the GPUs. `queue` is that of the action that waits."""
+    """Another worker runs a stage on one of the GPUs. `waiting` announces the action that waits."""
 
-    def __init__(self, use: GpuUse, queue: str) -> None:
+    def __init__(self, use: GpuUse, waiting: Announcement) -> None:
         super().__init__(describe(use))
-        self.queue = queue
+        self.waiting = waiting
 
 
 def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: float) -> Claim:
@@ -55,7 +56,7 @@ def lock_gpus(session: Session, claim: Claim, gpus: Sequence[str], *, seconds: f
         if not insert_new(session, GpuLockRow, lock):
             # Not found: it was released since the insert. The next message tries again.
             use = gpus_in_use(session).get(gpu, GpuUse(gpu, "another worker"))
-            raise GpuInUseError(use, claim.queue)
+            raise GpuInUseError(use, Announcement(claim.key, claim.queue))
     return replace(claim, gpu_lock_seconds=seconds)
 
 

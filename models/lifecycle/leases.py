@@ -5,11 +5,12 @@ Nothing here commits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.work import Work, read_work
@@ -23,6 +24,7 @@ from models.fleet.worker_states import refusal_of
 from models.lifecycle.retry_policy import backoff, lacked_memory, larger_queue, others_serve, with_history
 from models.lifecycle.transitions import end_attempt, fail_action, requeue
 from models.queue.names import Announcement
+from models.queue.order import is_avoiding, is_due, next_turn, record_overtaking
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Claim:
     stored_work: dict[str, Any]
     checkpoint: str | None  # manifest digest of what a build starts from
     worker_id: str
+    inputs: str | None = None  # what the worker fetches first: see ActionRow.inputs
     gpu_lock_seconds: float = 0.0  # how long a renewal extends its locks of GPUs; 0: it has none
 
     @cached_property
@@ -50,20 +53,35 @@ class Claim:
         return read_work(self.stored_work)
 
 
-def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
-    """Claim a queued action whose time has come, and start its next attempt.
+def claim_next(
+    session: Session, queue: str, worker_id: str, *, lease_seconds: float, held: Sequence[str] = ()
+) -> Claim | None:
+    """Claim the action of this queue whose turn it is, and start its next attempt.
 
-    Returns None if the action is not queued, must wait, is reserved for other workers, or if this worker refuses new
-    work: see `reserved_for_others`.
+    Returns None if no action is due that this worker may claim, or if this worker refuses new work: see `left_in_queue`.
+
+    Args:
+        held: the inputs that the worker's node has, as `ActionRow.inputs` names them; see models.queue.order.
     """
+    turn = next_turn(session, queue, worker_id, held)
+    if turn is None:
+        return None
+    claim = claim_action(session, turn.key, worker_id, lease_seconds=lease_seconds)
+    if claim is not None and turn.overtaken is not None:
+        record_overtaking(session, turn.overtaken)
+    return claim
+
+
+def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: float) -> Claim | None:
+    """Claim this action, and start its next attempt. Returns None as `claim_next` does."""
     # One conditional UPDATE decides between workers that claim at once: the second finds the action running.
     row = session.execute(
         update(ActionRow)
         .where(
             ActionRow.key == key,
             ActionRow.state.in_(sources(ActionState.RUNNING, ActionState)),
-            _due(),
-            _not_avoiding(worker_id),
+            is_due(),
+            ~is_avoiding(worker_id),
             ~refusal_of(worker_id),
         )
         .values(
@@ -74,9 +92,13 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
             lease_expires_at=now(lease_seconds),
             progress=0.0,
             message=None,
-            # The reservation was for this try only.
+            # The reservation was for this try only, and so were the turns that others took.
             avoid_worker=None,
             avoid_until=None,
+            overtaken=None,
+            overtaken_at=None,
+            prefetched_by=None,
+            prefetched_until=None,
         )
         .returning(ActionRow)
         # The session may have read the row before, and would return those values instead of the new ones.
@@ -101,33 +123,38 @@ def claim_action(session: Session, key: str, worker_id: str, *, lease_seconds: f
         stored_work=row.work,
         checkpoint=manifest,
         worker_id=worker_id,
+        inputs=row.inputs,
     )
 
 
-def reserved_for_others(session: Session, key: str, worker_id: str) -> Announcement | None:
-    """Return the action to announce again if it is queued and due but this worker may not claim it.
+@dataclass(frozen=True)
+class LeftInQueue:
+    """A due action that a worker did not claim after a message of its queue: it must be announced again.
 
-    That is so while other workers go first, or while this worker refuses new work. None: nobody has to be told.
+    `reserved`: this worker may not claim it, because others go first or because it refuses new work. Otherwise another
+    transaction had locked the action for a moment.
     """
-    refused = or_(~_not_avoiding(worker_id), refusal_of(worker_id))
-    where = (ActionRow.key == key, ActionRow.state == ActionState.QUEUED, _due(), refused)
-    row = session.execute(select(ActionRow.key, ActionRow.queue).where(*where)).one_or_none()
-    if row is None:
-        return None
-    return Announcement(row.key, row.queue)
+
+    announcement: Announcement
+    reserved: bool
+
+
+def left_in_queue(session: Session, queue: str, worker_id: str) -> LeftInQueue | None:
+    """Return what is left in the queue for others, after a claim of this worker found nothing. None: nothing is due."""
+    oldest = select(ActionRow.key).where(ActionRow.queue == queue, is_due()).order_by(ActionRow.queued_at).limit(1)
+    claimable = oldest.where(~is_avoiding(worker_id), ~refusal_of(worker_id))
+    key = session.execute(claimable).scalar_one_or_none()
+    if key is not None:
+        return LeftInQueue(Announcement(key, queue), reserved=False)
+    key = session.execute(oldest).scalar_one_or_none()
+    if key is not None:
+        return LeftInQueue(Announcement(key, queue), reserved=True)
+    return None
 
 
 def has_action(session: Session, key: str) -> bool:
     """True if the catalogue has an action with this key, in whichever state."""
     return session.execute(select(ActionRow.key).where(ActionRow.key == key)).one_or_none() is not None
-
-
-def _due() -> ColumnElement[bool]:
-    return or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
-
-
-def _not_avoiding(worker_id: str) -> ColumnElement[bool]:
-    return or_(ActionRow.avoid_worker.is_(None), ActionRow.avoid_worker != worker_id, ActionRow.avoid_until <= now())
 
 
 def renew(

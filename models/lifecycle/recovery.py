@@ -17,6 +17,7 @@ from models.catalogue.states import ActionState
 from models.catalogue.visibility import USABLE
 from models.fleet.roster import live_workers
 from models.queue.names import Announcement
+from models.queue.order import is_due
 
 # An action is announced at most once in this time, so that sweeps of several control planes do not flood the queue.
 _QUIET_SECONDS = 10.0
@@ -62,7 +63,7 @@ def count_due_by_queue(session: Session, *, most: int | None = None) -> Mapping[
     if not names:
         return {}
     served = values(column("queue", String()), name="served").data([(name,) for name in names]).cte()
-    due = select(ActionRow.key).where(ActionRow.queue == served.c.queue, *_due()).limit(most).correlate(served)
+    due = select(ActionRow.key).where(ActionRow.queue == served.c.queue, is_due()).limit(most).correlate(served)
     count = select(func.count()).select_from(due.subquery()).scalar_subquery()
     rows = session.execute(select(served.c.queue, count))
     return {queue: count for queue, count in rows if count > 0}
@@ -75,7 +76,7 @@ def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announc
     """
     oldest = (
         select(ActionRow.key)
-        .where(ActionRow.queue == queue, *_due(), *_quiet())
+        .where(ActionRow.queue == queue, is_due(), *_quiet())
         .order_by(ActionRow.queued_at)
         .limit(count)
         .with_for_update(skip_locked=True, key_share=True)  # a locked action is being claimed or swept already
@@ -88,11 +89,6 @@ def mark_announced(session: Session, queue: str, count: int) -> Sequence[Announc
         .returning(ActionRow.key, ActionRow.queue)
     )
     return [Announcement(row.key, row.queue) for row in marked]
-
-
-def _due() -> tuple[ColumnElement[bool], ...]:
-    pause_over = or_(ActionRow.not_before.is_(None), ActionRow.not_before <= now())
-    return (ActionRow.state == ActionState.QUEUED, pause_over)
 
 
 def _quiet() -> tuple[ColumnElement[bool], ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import insert, inspect, select, update
 from sqlalchemy.orm import Session
 
-from enginefarm.contract.key import Document, Key
+from enginefarm.contract.key import Document, Key, key_of
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import ImportedWork, Work, is_imported, read_work
 from enginefarm.wire.bodies import Disposition
@@ -24,6 +24,8 @@ from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import checkpoint_of, engine_exists
 from models.lifecycle.transitions import cancel_if_unneeded, lock_action, move
 from models.queue.names import Announcement
+
+_INPUTS_DOCUMENT = "enginefarm.inputs/1"  # in the hash of a model's identity; another number makes every node cold
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
     assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
         return []
-    _reopen(session, action, ActionState.QUEUED)
+    _reopen(session, action, ActionState.QUEUED, depends_on=None)
     return [Announcement(action.key, action.queue)]
 
 
@@ -169,15 +171,23 @@ def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool
         return Disposition.JOINED
     if engine_exists(session, request.build.key):  # published while we waited for the lock
         return Disposition.CACHED
-    _reopen(session, request.build, state)
+    _reopen(session, request.build, state, depends_on=request.convert.key)
     return Disposition.CREATED
 
 
 def _insert(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
     return insert_action(
         session, action.key, stage=action.stage, queue=action.queue, document=action.document, work=action.work,
-        depends_on=depends_on, state=state,
+        depends_on=depends_on, state=state, inputs=_inputs_of(action, depends_on),
     )  # fmt: skip
+
+
+def _inputs_of(action: NewAction, depends_on: Key | None) -> str | None:
+    """See `ActionRow.inputs`."""
+    if depends_on is not None or action.work.model is None:
+        return depends_on
+    # Conversions of one model in several precisions fetch the same files.
+    return key_of({"document": _INPUTS_DOCUMENT, "model": action.work.model.identity})
 
 
 def insert_action(
@@ -190,23 +200,24 @@ def insert_action(
     work: Work | ImportedWork,
     depends_on: Key | None,
     state: ActionState,
+    inputs: str | None = None,
 ) -> bool:
     """Insert the action's row. False if the key has a row already: that row stays as it is."""
     # announced_at: the caller announces the action after its commit, so the sweep need not do it at once.
     values = {
         "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
-        "depends_on": depends_on, "state": str(state), "announced_at": now(),
+        "depends_on": depends_on, "state": str(state), "announced_at": now(), "inputs": inputs,
     }  # fmt: skip
     return insert_new(session, ActionRow, values) == 1
 
 
-def _reopen(session: Session, action: NewAction, state: ActionState) -> None:
+def _reopen(session: Session, action: NewAction, state: ActionState, *, depends_on: Key | None) -> None:
     """Try a closed action again. Its work is written again: a model may be fetched from another place by now."""
     # The tries begin anew; `attempt` goes on, so that attempts of before stay fenced.
     move(
         session, action.key, state, among=CLOSED, work=action.work.stored(), queue=action.queue, tries=0, failure=None,
         progress=0.0, message=None, queued_at=now(), not_before=None, announced_at=now(),
-        avoid_worker=None, avoid_until=None,
+        avoid_worker=None, avoid_until=None, overtaken=None, overtaken_at=None, inputs=_inputs_of(action, depends_on),
     )  # fmt: skip
 
 

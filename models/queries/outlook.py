@@ -20,6 +20,7 @@ from models.fleet.roster import live_workers, quarantined_workers
 from models.lifecycle.submission import NewAction
 from models.queries.estimates import usual_seconds
 from models.queue.names import sm_of_convert, uses_gpu
+from models.queue.order import MOST_OVERTAKING, is_due
 
 _FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # before every row
 
@@ -58,7 +59,10 @@ class Fleet:
         if action.not_before is not None and action.not_before > self._time:
             return f"the next try is at {action.not_before:%Y-%m-%dT%H:%M:%SZ}, after attempt {action.attempt} failed"
         waits = self._waits_for_gpus(action.queue, workers)
-        return "; ".join([_queue_line(position, workers), *waits.values()])
+        lines = [_queue_line(position, workers), *waits.values()]
+        if action.overtaken:
+            lines.append(f"{action.overtaken} went before it whose inputs a worker had, at most {MOST_OVERTAKING} do")
+        return "; ".join(lines)
 
     def what_it_waits_for(self, queue: str, row: ActionRow | None) -> str | None:
         """What an action waits for; None while it runs, or would start at once.
@@ -77,7 +81,7 @@ class Fleet:
             convert = self._session.get_one(ActionRow, row.depends_on)
             return why_checkpoints_wait(self._session, [convert]).get(convert.key, "its checkpoint")
         ahead = self._session.execute(
-            select(func.count()).where(ActionRow.queue == queue, ActionRow.state == ActionState.QUEUED)
+            select(func.count()).where(ActionRow.queue == queue, is_due())
         ).scalar_one()
         running = select(ActionRow.worker_id).where(ActionRow.state == ActionState.RUNNING)
         worker_ids = [worker.id for worker in workers]
@@ -131,7 +135,8 @@ def outlook(session: Session, fleet: Fleet, action: NewAction, *, checkpoint: st
 
 
 def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
-    """How many actions of the same queue go first, by key of a queued action."""
+    """How many actions of the same queue are older and due, by key of a queued action. They go first, unless a worker has
+    the inputs of a younger one: see models.queue.order."""
     if not keys:
         return {}
     # Counted between each action and the one before it among these: no queued action is counted twice.
@@ -145,7 +150,7 @@ def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
     ahead = aliased(ActionRow)
     between = (
         select(func.count())
-        .where(ahead.queue == requested.c.queue, ahead.state == ActionState.QUEUED)
+        .where(ahead.queue == requested.c.queue, is_due(ahead))
         .where(ahead.queued_at >= requested.c.previous, ahead.queued_at < requested.c.queued_at)
         .scalar_subquery()
     )

@@ -18,13 +18,13 @@ from models.fleet.registration import mark_silent_workers_gone
 from models.fleet.roster import list_workers
 from models.fleet.worker_control import quarantine_if_sick
 from models.lifecycle import recovery
-from models.lifecycle.leases import expire
+from models.lifecycle.leases import claim_next, expire
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import get_engine, list_engines
 from models.queries.estimates import usual_seconds
 from models.queries.outlook import Fleet
 from models.queries.resolution import resolve
-from tests.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, REQUESTER
+from tests.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, REQUESTER, held_inputs
 from tests.scale.upkeep_calls import upkeep_calls
 
 PAGE = 50
@@ -66,7 +66,13 @@ def calls(database: Database, engines: int) -> list[Call]:
         requirements = EngineRequirements(model=model, limits=limits)
         return lambda session: resolve(session, requirements)
 
+    def claimed(*held: str) -> Callable[[Session], object]:
+        return lambda session: claim_next(session, f"{QUEUE}1", worker, lease_seconds=30, held=held)
+
     return [
+        Call("claim, by age", claimed()),
+        Call("claim, warm", claimed(*held_inputs(32))),
+        Call("claim, none of 32 inputs is queued", claimed(*(f"{number:064x}" for number in range(32)))),
         Call("builds, first page", builds()),
         Call("builds, a page at 90 %", builds(cursor=deep_builds)),
         *(Call(f"builds, {state}", builds(state=state)) for state in ("queued", "running", "failed", "cancelled")),

@@ -6,6 +6,7 @@ equal documents otherwise. The actions of a few queues are queued, one a worker 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -31,6 +32,7 @@ _ENGINES_A_CHECKPOINT = 8
 QUEUE = "build.quick.1.0.bench"  # what the names of the queues begin with
 _QUEUES = 50
 _WORKERS = 200
+_INPUTS = 41  # different ones of the queued actions, in each queue
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ class _Copies:
         queue = f"'{QUEUE}' || i % {_QUEUES}"
         worker = _key("worker", "i", length=32)
         self._copy(ActionRow, f"key = '{build}'", queued, key=_key("queued", "i"), queue=queue, state="'queued'",
-                   depends_on=_key("convert", "1"), attempt="0", tries="0", queued_at=age, progress="0")  # fmt: skip
+                   depends_on=_key("convert", "1"), attempt="0", tries="0", queued_at=age, progress="0",
+                   inputs=_key("inputs", f"i / {_QUEUES} % {_INPUTS}"))  # fmt: skip
         self._copy(ActionRow, f"key = '{build}'", _WORKERS, key=_key("running", "i"), queue=queue, state="'running'",
                    depends_on=_key("convert", "1"), worker_id=worker, attempt="1", tries="1", progress="0.05",
                    lease_expires_at="clock_timestamp() + interval '1 day'")  # fmt: skip
@@ -183,6 +186,16 @@ class _Copies:
             f"generate_series(1, {count}) i"
         )
         self._connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def held_inputs(count: int) -> list[str]:
+    """Inputs of queued actions, for a worker that holds them: not those of the oldest action of a queue."""
+    names = [f"inputs{number}" for number in range(1, count + 1)]
+    return [_md5(name) + _md5(f"second {name}") for name in names]
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _key(kind: str, number: str, *, length: int = 64) -> str:

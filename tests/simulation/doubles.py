@@ -34,14 +34,14 @@ class Broker(Announcer):
             raise BrokerUnavailable("simulated: the broker is away")
         return sum(queue == waiting for _, waiting in self.messages)
 
-    def take(self, queues: Iterable[str]) -> str | None:
+    def take(self, queues: Iterable[str]) -> Announcement | None:
         """Take a random message of these queues, not the oldest: a broker promises no order."""
         messages = [message for message in self.messages if message[1] in set(queues)]
         if self.away or not messages:
             return None
         message = self.random.choice(messages)
         self.messages.remove(message)
-        return message[0]
+        return message
 
 
 class MemoryStore(Store):

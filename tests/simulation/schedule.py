@@ -178,8 +178,8 @@ class Schedule:
         for worker in [*self.workers, *self.workers]:  # twice: a later worker may leave an action to an earlier one
             for _ in range(1 + len(self.world.broker.messages)):
                 busy += self._finish(worker)
-                if (key := self.world.broker.take(worker.queues)) is not None:
-                    worker.receive(key)
+                if (message := self.world.broker.take(worker.queues)) is not None:
+                    worker.receive(message.queue)
             busy += self._finish(worker)
         return f"{busy} steps"
 
@@ -222,10 +222,10 @@ class Schedule:
     def deliver(self) -> str | None:
         """Deliver a message to an idle worker."""
         worker = self._any(lambda worker: worker.alive and worker.running is None and not worker.is_leaving)
-        key = self.world.broker.take(worker.queues) if worker else None
-        if worker is None or key is None:
+        message = self.world.broker.take(worker.queues) if worker else None
+        if worker is None or message is None:
             return None
-        worker.receive(key)
+        worker.receive(message.queue)
         return f"{worker.name} {worker.step()}"
 
     def work(self) -> str | None:

@@ -68,8 +68,8 @@ class Simulation:
         worker.start()
         schedule.submit()
         schedule.submit()
-        while (key := schedule.world.broker.take(worker.queues)) is not None:
-            worker.receive(key)
+        while (message := schedule.world.broker.take(worker.queues)) is not None:
+            worker.receive(message.queue)
             while worker.running is not None:
                 worker.step()
         return Scene(self._database.copy(), self._clock.time, schedule.world.store.blobs)

@@ -74,14 +74,14 @@ def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     late.start()
     other.start()
     schedule.submit()
-    convert = schedule.world.broker.messages[0][0]
-    late.receive(convert)
+    convert = schedule.world.broker.messages[0]
+    late.receive(convert.queue)
     while late.step() != "uploaded its log":
         pass  # nothing is published
     schedule.world.clock.move(LEASE_SECONDS + 1)
     schedule.sweep()
     schedule.world.clock.move(LEASE_SECONDS)
-    other.receive(convert)
+    other.receive(convert.queue)
     assert other.step().endswith("attempt 2")
     late.step()
     with pytest.raises(Broken, match="I3"):
@@ -102,7 +102,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     worker = schedule.workers[0]
     worker.start()
     schedule.submit()
-    worker.receive(schedule.world.broker.messages[0][0])
+    worker.receive(schedule.world.broker.messages[0].queue)
     while worker.step() != "uploaded its log":
         pass
     cleaning = in_steps(schedule.control, CleanUpRequest())

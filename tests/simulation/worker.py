@@ -25,11 +25,11 @@ from models.incidents.repair import withdraw_damaged_checkpoint
 from models.lifecycle.blobs import NotStored, damaged_blobs, require_stored
 from models.lifecycle.leases import (
     Claim,
-    claim_action,
+    claim_next,
     fail_attempt,
     hand_back,
+    left_in_queue,
     renew,
-    reserved_for_others,
     was_published,
 )
 from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine, read_manifest
@@ -98,9 +98,9 @@ class Worker:
         self.alive, self.is_leaving = True, False
         self.report()
 
-    def receive(self, key: str) -> None:
-        """Begin to work on the action of a message."""
-        self.running, self.is_stopped = self._work(key), False
+    def receive(self, queue: str) -> None:
+        """Begin to work on an action of the queue that a message came from."""
+        self.running, self.is_stopped = self._work(queue), False
 
     def step(self) -> str:
         """Advance to the next point at which a crash makes a difference; returns what happened, "idle" at the end."""
@@ -129,19 +129,19 @@ class Worker:
     def _own_time(self) -> float:
         return self.world.clock.time.timestamp() * self.skew
 
-    def _work(self, key: str) -> Iterator[str]:
+    def _work(self, queue: str) -> Iterator[str]:
         try:
             with self.world.database.write() as session:
-                claim = claim_action(session, key, self.name, lease_seconds=LEASE_SECONDS)
+                claim = claim_next(session, queue, self.name, lease_seconds=LEASE_SECONDS)
             if claim is None:
-                self._announce_to_others(key)
+                self._announce_to_others(queue)
                 return
         except DatabaseUnavailable:
             # The message is lost, and the claim may be committed without the worker's knowledge. The sweep announces
             # the action again in the first case and takes the lease back in the second.
             return
         self.claim, self._renewed = claim, self._own_time()
-        yield f"claimed {claim.stage} {key[:6]} attempt {claim.attempt}"
+        yield f"claimed {claim.stage} {claim.key[:6]} attempt {claim.attempt}"
         try:
             yield from self._stage(claim)
         except Fenced:
@@ -153,11 +153,11 @@ class Worker:
         except Exception as error:
             yield from self._fail(claim, error)
 
-    def _announce_to_others(self, key: str) -> None:
+    def _announce_to_others(self, queue: str) -> None:
         with self.world.database.read() as session:
-            announcement = reserved_for_others(session, key, self.name)
-        if announcement is not None:
-            self.world.broker.announce([announcement])
+            left = left_in_queue(session, queue, self.name)
+        if left is not None:
+            self.world.broker.announce([left.announcement])
 
     def _stage(self, claim: Claim) -> Iterator[str]:
         self._fetch(claim)

@@ -18,6 +18,7 @@ from models.catalogue.rows import GpuLockRow
 from models.fleet.gpu_use import GpuUse
 from models.lifecycle.gpu_locks import GpuInUseError
 from models.loops import Loops
+from models.queue.names import Announcement
 from models.settings import Settings
 from tests.models.requests import CPU, HOST, add_worker, new_request, submit_request
 from tests.models.stage_runs import run_convert
@@ -85,13 +86,13 @@ def test_the_second_worker_waits_without_a_lease_until_the_programs_of_the_first
     first, second = runner(database, "w1", CARD), runner(database, "w2", CARD)
     keys = [queued_build(database, limits) for limits in ("a", "b")]
     run_convert(database, new_request(limits="a"))
-    claim = first.claim(keys[0])
+    claim = first.claim("build.q")
     assert claim is not None
     assert locked_gpus(database) == {CARD: "w1"}
     with pytest.raises(GpuInUseError) as in_use:
-        second.claim(keys[1])
+        second.claim("build.q")
 
-    waiting = threading.Thread(target=second.wait_for_gpu, args=(keys[1], in_use.value))
+    waiting = threading.Thread(target=second.wait_for_gpu, args=(in_use.value,))
     waiting.start()
     waiting.join(0.3)
     assert waiting.is_alive()
@@ -103,18 +104,18 @@ def test_the_second_worker_waits_without_a_lease_until_the_programs_of_the_first
     held.release()
     waiting.join(10)
     assert not waiting.is_alive()
-    assert second.claim(keys[1]) is not None
+    assert second.claim("build.q") is not None
 
 
 def test_a_stage_on_the_processor_locks_no_gpu(database: Database) -> None:
     worker = runner(database, "w1", CARD)
     key = new_request().convert.key
     submit_request(database, new_request())
-    assert worker.claim(key) is not None
+    assert worker.claim("convert.q") is not None
     assert locked_gpus(database) == {}
 
 
 def test_a_worker_that_is_told_to_stop_waits_no_longer(database: Database) -> None:
     worker = runner(database, "w1", CARD)
     worker.leaving.set()
-    worker.wait_for_gpu("0" * 64, GpuInUseError(GpuUse(CARD, "w2"), "build.q"))
+    worker.wait_for_gpu(GpuInUseError(GpuUse(CARD, "w2"), Announcement("0" * 64, "build.q")))

@@ -18,11 +18,11 @@ from models.catalogue.states import Fenced
 from models.fleet.registration import mark_silent_workers_gone, register
 from models.fleet.roster import list_workers, live_workers
 from models.fleet.worker_control import drain, quarantine_if_sick, release
-from models.lifecycle.leases import claim_action, expire, reserved_for_others, was_published
+from models.lifecycle.leases import LeftInQueue, claim_action, expire, left_in_queue, was_published
 from models.lifecycle.publication import publish_checkpoint
 from models.lifecycle.retry_policy import backoff
 from models.queries.builds import get_build
-from models.queue.names import larger_memory_queue, queues_by_memory
+from models.queue.names import Announcement, larger_memory_queue, queues_by_memory
 from tests.models.requests import CPU, add_worker, claim_now, new_request, one_file_manifest, submit_request
 from tests.models.stage_runs import build_engine, fail_claim, make_due
 from tests.scale.plans import statements_of
@@ -65,8 +65,9 @@ def test_a_retryable_failure_is_tried_on_other_workers_first(database: Database)
     make_due(database, build_request.convert.key)
     assert not claims(database, build_request.convert.key, "w1")
     with database.read() as session:
-        assert reserved_for_others(session, build_request.convert.key, "w1") == (build_request.convert.key, "convert.q")
-        assert reserved_for_others(session, build_request.convert.key, "w2") is None
+        announcement = Announcement(build_request.convert.key, "convert.q")
+        assert left_in_queue(session, "convert.q", "w1") == LeftInQueue(announcement, reserved=True)
+        assert left_in_queue(session, "convert.q", "w2") == LeftInQueue(announcement, reserved=False)
     assert claims(database, build_request.convert.key, "w2")
 
 
