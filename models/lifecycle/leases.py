@@ -58,7 +58,7 @@ def claim_next(
 ) -> Claim | None:
     """Claim the action of this queue whose turn it is, and start its next attempt.
 
-    Returns None if no action is due that this worker may claim, or if this worker refuses new work: see `left_in_queue`.
+    Returns None if nothing is due that this worker may claim, or if it refuses new work: see `left_in_queue`.
 
     Args:
         held: the inputs that the worker's node has, as `ActionRow.inputs` names them; see models.queue.order.

@@ -80,9 +80,7 @@ class Fleet:
         if row is not None and row.state in IN_FLIGHT:
             convert = self._session.get_one(ActionRow, row.depends_on)
             return why_checkpoints_wait(self._session, [convert]).get(convert.key, "its checkpoint")
-        ahead = self._session.execute(
-            select(func.count()).where(ActionRow.queue == queue, is_due())
-        ).scalar_one()
+        ahead = self._session.execute(select(func.count()).where(ActionRow.queue == queue, is_due())).scalar_one()
         running = select(ActionRow.worker_id).where(ActionRow.state == ActionState.RUNNING)
         worker_ids = [worker.id for worker in workers]
         busy = set(self._session.execute(running.where(ActionRow.worker_id.in_(worker_ids))).scalars())
@@ -135,8 +133,10 @@ def outlook(session: Session, fleet: Fleet, action: NewAction, *, checkpoint: st
 
 
 def queue_positions(session: Session, keys: Collection[str]) -> dict[str, int]:
-    """How many actions of the same queue are older and due, by key of a queued action. They go first, unless a worker has
-    the inputs of a younger one: see models.queue.order."""
+    """How many actions of the same queue are older and due, by key of a queued action.
+
+    They go first, unless a worker has the inputs of a younger one: see models.queue.order.
+    """
     if not keys:
         return {}
     # Counted between each action and the one before it among these: no queued action is counted twice.

@@ -39,9 +39,7 @@ def is_due(action: type[ActionRow] = ActionRow) -> ColumnElement[bool]:
 def is_avoiding(worker_id: str) -> ColumnElement[bool]:
     """For a WHERE clause: the last attempt failed on this worker, and other workers go first for a while."""
     # Of a row without a worker to avoid, the comparisons are NULL and not false.
-    return and_(
-        ActionRow.avoid_worker.is_not(None), ActionRow.avoid_worker == worker_id, ActionRow.avoid_until > now()
-    )
+    return and_(ActionRow.avoid_worker.is_not(None), ActionRow.avoid_worker == worker_id, ActionRow.avoid_until > now())
 
 
 def next_turn(session: Session, queue: str, worker_id: str, held: Sequence[str] = ()) -> Turn | None:

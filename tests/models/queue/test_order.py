@@ -173,7 +173,9 @@ def test_no_action_starves_whatever_workers_hold_and_callers_submit(tmp_path: Pa
                     in_front[key(name)] = len(in_front)
                     # Mostly of one model, which most workers hold: the others would starve without a bound.
                     row = queued_row(name, chance.choice([models[0], models[0], models[0], *models]), queue)
-                    session.execute(insert(ActionRow).values(row | {"queued_at": now(0.01 * (3 * step + number) - 1000)}))
+                    session.execute(
+                        insert(ActionRow).values(row | {"queued_at": now(0.01 * (3 * step + number) - 1000)})
+                    )
                 worker = chance.choice(workers)
                 claim = claim_next(session, queue, worker, lease_seconds=60, held=held[worker])
                 if claim is not None:
@@ -224,6 +226,8 @@ def test_a_locked_action_is_announced_again_by_the_worker_that_passes_it(databas
         other.execute(select(ActionRow).where(ActionRow.key == key("locked")).with_for_update())
         assert claimed(database, [BASE]) is None
         with database.read() as session:
-            assert left_in_queue(session, QUEUE, "w1") == LeftInQueue(Announcement(key("locked"), QUEUE), reserved=False)
+            assert left_in_queue(session, QUEUE, "w1") == LeftInQueue(
+                Announcement(key("locked"), QUEUE), reserved=False
+            )
             assert next_turn(session, QUEUE, "w1") is None
     assert claimed(database, [BASE]) == key("locked")
