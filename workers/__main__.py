@@ -196,9 +196,10 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
 def receive_messages(app: Celery, runner: Runner) -> None:
     """Add the one task: `runner` gets the action key of each message, and the queue that it came from."""
 
-    @app.task(name=TASK, bind=True)
     def run(task: Task, announced: str) -> None:
         runner.run(announced, task.request.delivery_info["routing_key"])
+
+    app.task(name=TASK, bind=True)(run)
 
 
 def stage_tools(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, true, union_all, update
 from sqlalchemy.orm import Session
@@ -107,6 +108,6 @@ def _inputs_of_oldest_warm(queue: str, worker_id: str, held: Sequence[str]) -> C
     )
 
 
-def _locked(claimable: Select[tuple[str, int | None, object]]) -> Select[tuple[str, int | None, object]]:
+def _locked(claimable: Select[Any]) -> Select[Any]:
     oldest_first = claimable.order_by(ActionRow.queued_at).limit(1)
     return oldest_first.with_for_update(skip_locked=True, key_share=True)

@@ -198,7 +198,7 @@ def test_of_many_claims_at_once_each_takes_another_action_and_none_is_left_witho
     workers = [add_worker(database, f"w{number}") for number in range(4)]
 
     def work(number: int) -> list[str]:
-        taken = []
+        taken: list[str] = []
         while True:
             try:
                 queue = messages.get(timeout=0.5)
