@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, true, union_all, update
 from sqlalchemy.orm import Session
@@ -108,6 +108,8 @@ def _inputs_of_oldest_warm(queue: str, worker_id: str, held: Sequence[str]) -> C
     )
 
 
-def _locked(claimable: Select[Any]) -> Select[Any]:
+def _locked(
+    claimable: Select[str, int | None, datetime | None],
+) -> Select[str, int | None, datetime | None]:
     oldest_first = claimable.order_by(ActionRow.queued_at).limit(1)
     return oldest_first.with_for_update(skip_locked=True, key_share=True)
