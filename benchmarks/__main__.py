@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import psutil
 
-from benchmarks import cached_submits, handover, http_clients, memory, transfers, watchers
+from benchmarks import cached_submits, gpu_idle, handover, http_clients, memory, transfers, watchers
 from benchmarks.ground import Ground
 from benchmarks.table import Table
 
@@ -24,6 +24,7 @@ BENCHMARKS: Mapping[str, Callable[[Ground], Table]] = {
     "cached_submits": cached_submits.run,
     "watchers": watchers.run,
     "transfers": transfers.run,
+    "gpu_idle": gpu_idle.run,
     "http_clients": http_clients.run,
 }
 

@@ -75,6 +75,7 @@ class RunningFarm:
         self.database = Database(settings["DATABASE_URL"])
         farm_settings = {
             "MODEL_ROOTS": str(self.models), "SCRATCH": str(state / "scratch"), "LEASE_SECONDS": "4",
+            "CACHE": str(state / "cache"),  # not that of whoever runs the tests
             "SWEEP_SECONDS": "0.5", "WORKER_SECONDS": "6", "LINK_SECRET": "s" * 32, "KILL_SECONDS": "1",
             # Complete where the tests run on a machine that allows it; `tests/attack/test_sandbox.py` requires it.
             "SANDBOX": "auto", **settings,
