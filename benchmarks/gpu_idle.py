@@ -101,11 +101,11 @@ class OneCard:
         return Shapes(self._busy_share([build["id"] for build in builds]), sent / len(content))
 
     def _busy_share(self, builds: Sequence[str]) -> float:
-        spans = []
+        spans: list[tuple[float, float, float]] = []
         for build in builds:
             log = httpx.get(f"{self._farm.urls[0]}/v1/builds/{build}/logs", timeout=30).text
             begin, end = (float(at) for at in re.findall(r"^build (?:begins|ends) at ([\d.]+)", log, re.MULTILINE))
-            fetch_seconds = self._farm.build(build)["attempts"][-1]["steps"]["fetch"]
+            fetch_seconds = float(self._farm.build(build)["attempts"][-1]["steps"]["fetch"])
             spans.append((begin, end, begin - fetch_seconds))
         spans.sort()
         first_claim = spans[0][2]

@@ -37,6 +37,7 @@ from toolchains.registry import all_toolchains
 from workers.broker_watchdog import BrokerWatchdog, MessageActivity
 from workers.capabilities import capabilities, queues
 from workers.consumer import LastingConsumer
+from workers.inputs.cache_room import CacheRoom
 from workers.inputs.input_files import InputFiles
 from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity, Presence
@@ -174,6 +175,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         loops,
         every_seconds=settings.worker_seconds / 4,
     )
+    cache_room = CacheRoom(tools.inputs.cache, loops)
     # From here on a signal must also remove the worker from the fleet.
     stop_before_work()
     try:
@@ -181,12 +183,14 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         presence.start()
         watchdog.start()
         tools.standby.start()
+        cache_room.start()
         status = consume(app, identity, leaving)
     finally:
         end_later(_GOODBYE_SECONDS, loops.exit_status)
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
         presence.stop()
+        cache_room.stop()
         tools.standby.close()
         tools.checker.close()
         database.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -162,6 +163,34 @@ def _stall_store(farm: Farm, random: Random) -> bool:
     return True
 
 
+def _damage_cached_file(farm: Farm, random: Random) -> bool:
+    """Change a byte of a cached input as a broken disk does: time of modification and permissions stay."""
+    files = [path for path in _cache(farm).glob("sha256/??/*") if not path.name.startswith(".")]
+    if not files:
+        return False
+    with suppress(FileNotFoundError):  # pruned, or removed by the other fault
+        path = random.choice(files)
+        before = path.stat()
+        path.chmod(0o644)
+        content = path.read_bytes()
+        path.write_bytes(bytes([content[0] ^ 1]) + content[1:] if content else b"")
+        path.chmod(before.st_mode)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return True
+
+
+def _remove_cache(farm: Farm, random: Random) -> bool:
+    """Remove the folder while workers fetch into it and read from it."""
+    if not _cache(farm).exists():
+        return False
+    shutil.rmtree(_cache(farm), ignore_errors=True)
+    return True
+
+
+def _cache(farm: Farm) -> Path:
+    return Path(farm.base.environment["ENGINEFARM_CACHE"])
+
+
 def _take_away(server: BackingServer, random: Random, *, kill: bool) -> bool:
     if not server.calm:
         return False
@@ -186,6 +215,8 @@ FAULTS = (
     Fault(POOLER_KILLED, 1, _kill_pooler),
     Fault("store killed", 1, _kill_store),
     Fault("store stalled", 1, _stall_store),
+    Fault("cached file damaged", 1, _damage_cached_file),
+    Fault("cache removed", 1, _remove_cache),
 )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from enginefarm.contract.errors import IntegrityError, NotFound
 from models.catalogue.rows import AttemptRow, BlobRow, BuildRow, CheckpointRow, EngineRow, ManifestFileRow, Row
 from models.catalogue.states import BuildRowState, Outcome
+from models.lifecycle.publication import read_manifest
 from models.opening import open_store
 from models.retention import blob_gc
 from models.settings import Settings
@@ -56,7 +57,7 @@ def judge(farm: Farm, book: Book) -> Verdict:
         return Verdict(
             lost=list(_lost(session, book)),
             twice=list(_twice(session)),
-            unverified=list(_unverified(session, store)),
+            unverified=[*_unverified(session, store), *_from_wrong_inputs(session)],
             orphans=list(_orphans(session, store)),
             broken=[
                 *broken_promises(session),
@@ -147,6 +148,17 @@ def _unverified(session: Session, store: Store) -> Iterator[str]:
         yield from _damaged(store, {(row.digest, row.size) for row in session.execute(files_of)})
     logs = select(AttemptRow.log_digest, AttemptRow.log_size).where(AttemptRow.log_digest.is_not(None))
     yield from _damaged(store, {(row.log_digest, row.log_size) for row in session.execute(logs)})
+
+
+def _from_wrong_inputs(session: Session) -> Iterator[str]:
+    """The toolchain of the run copies its checkpoint into the engine: other weights came from a damaged cache."""
+    for engine in session.scalars(select(EngineRow)):
+        try:
+            checkpoint = read_manifest(session, str(engine.provenance["checkpoint"]))
+        except NotFound:
+            continue  # withdrawn since
+        if not set(checkpoint.files) <= set(read_manifest(session, engine.manifest).files):
+            yield f"engine {engine.key[:12]} was built from other bytes than its checkpoint's"
 
 
 def _damaged(store: Store, blobs: set[tuple[str, int]]) -> Iterator[str]:

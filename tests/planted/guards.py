@@ -781,6 +781,48 @@ GUARDS = (
         "tests/attack/test_trust.py",
     ),
     Guard(
+        "a worker reads cached inputs again", "workers/inputs/node_inputs.py", "verify=True", "verify=False",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "a file that was changed since it was read is read again", "enginefarm/transfer/sharing/verified_files.py",
+        "return name in self._states and self._states[name] == state_of(path)", "return name in self._states",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "without a complete sandbox no program gets a cached file itself", "workers/inputs/node_inputs.py",
+        "return self._fetch(files, caller, may_link=self._may_link)",
+        "return self._fetch(files, caller, may_link=True)",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "a fetched file that a program may write to is not the cached one", "workers/inputs/node_inputs.py",
+        "self.cache.keep(file.target, entry, may_link=may_link, watch=watch)",
+        "self.cache.keep(file.target, entry, watch=watch)",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "the output of a convert is read again before a build uses it", "workers/inputs/node_inputs.py",
+        "entry, read_again=True, watch=watch)", "entry, watch=watch)",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "one worker of a host fetches a file", "workers/inputs/node_inputs.py",
+        "with self.cache.locked(entry.digest, partial(caller.say, waiting_text), keep_waiting=partial(watch, 0)):",
+        "if True:",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "a cancel ends a worker that waits for another's fetch", "enginefarm/transfer/file_lock.py",
+        "                keep_waiting()\n", "                pass\n",
+        "tests/workers/inputs/test_node_inputs.py",
+    ),
+    Guard(
+        "programs do not see the cache", "workers/sandbox/choice.py",
+        "        paths.append(cache)\n", "        pass\n",
+        "tests/workers/sandbox/test_choice.py",
+    ),
+    Guard(
         "links and special files in an output are refused", "enginefarm/contract/regular_files.py",
         "if not stat.S_ISREG(status.st_mode):\n                        raise",
         "if False:\n                        raise",

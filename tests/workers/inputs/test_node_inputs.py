@@ -15,8 +15,10 @@ import pytest
 from enginefarm.contract.manifest import Manifest
 from enginefarm.contract.model.reference import parse
 from enginefarm.transfer.sharing import file_copy, verified_files
+from models.loops import Loops
 from tests.models.sources.models import fetched, read, tiny, write
 from tests.workers.inputs.conftest import FILES, Node, work
+from workers.inputs.cache_room import CacheRoom
 from workers.reporting.failures import StartDamaged
 from workers.scratch.workspace import Workspace, sizes
 
@@ -278,3 +280,28 @@ def test_a_file_system_with_shared_blocks_is_asked_for_them(
     assert path.stat().st_nlink == 1
     restore_seal(path, lambda: path.write_bytes(b"X" + path.read_bytes()[1:]))
     assert node.build(inputs, checkpoint).fetched == len(FILES["rank0.safetensors"])
+
+
+def test_an_output_that_changed_after_its_check_is_not_used(
+    node: Node, checkpoint: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified_files, "_SMALLEST", 0)
+    inputs = node.inputs()
+    workspace = node.workspace()
+    for path, content in FILES.items():
+        (workspace.directories.output / path).write_bytes(content[:-1] + b"!")
+    inputs.keep_output(checkpoint, workspace.directories.output, lambda _: None)
+    workspace.remove()
+    assert node.build(inputs, checkpoint).fetched == SIZE
+
+
+@pytest.mark.parametrize(("free", "left"), [(100, len(FILES)), (1, 0)])
+def test_a_disk_that_fills_gets_the_room_of_cached_files_back(
+    node: Node, checkpoint: Manifest, free: int, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = node.cache
+    node.build(node.inputs(cache=cache), checkpoint)
+    gib = 1 << 30
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000 * gib, 0, free * gib))
+    CacheRoom(cache, Loops()).look()
+    assert len(cache.entries()) == left

@@ -64,8 +64,17 @@ def test_a_memory_limit_that_nothing_enforces_is_refused(monkeypatch: pytest.Mon
 
 
 def test_everything_of_the_farm_that_the_settings_name_is_hidden() -> None:
-    names = settings(SCRATCH="/farm/scratch", MODEL_ROOTS="/farm/models", SIGNING_KEY="/farm/signing.pem")
-    expected = {"/farm/scratch", "/farm/models", "/farm/signing.pem", "/farm/store", "/farm/catalogue.db"}
+    names = settings(
+        SCRATCH="/farm/scratch", MODEL_ROOTS="/farm/models", SIGNING_KEY="/farm/signing.pem", WORKER_CACHE="/farm/cache"
+    )
+    expected = {
+        "/farm/scratch",
+        "/farm/cache",
+        "/farm/models",
+        "/farm/signing.pem",
+        "/farm/store",
+        "/farm/catalogue.db",
+    }
     assert {Path(path) for path in expected} <= set(hidden_paths(names))
 
 
