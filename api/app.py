@@ -28,7 +28,7 @@ from api.http.public_path import PublicPath, SlashRedirect
 from api.routes import attestations, builds, bundles, engines, fleet, health, planning, registry, retention, upkeep
 from api.upkeep import past_builds, registration
 from api.upkeep.garbage_collection import collect_garbage
-from api.upkeep.past_builds import drop_past_builds
+from api.upkeep.past_builds import PastRows
 from api.upkeep.registration import register_new_engines
 from api.upkeep.sweep import sweep
 from api.watching.change_listener import ChangeListener
@@ -128,7 +128,7 @@ def start_loops(loops: Loops, control: ControlPlane) -> None:
     )
     loops.start_task(
         "the removal of past builds",
-        partial(drop_past_builds, control),
+        PastRows(control).remove,
         every_seconds=past_builds.EVERY_SECONDS,
         # Several API processes start together.
         first_seconds=random.uniform(0, past_builds.EVERY_SECONDS),  # noqa: S311  # no secret depends on it

@@ -109,10 +109,11 @@ _REPORT = (
     "catalogue_revision",
 )  # fmt: skip
 _WRITE = Grant(select=ALL, insert=ALL, update=ALL)
+_WRITE_AND_DELETE = Grant(select=ALL, insert=ALL, update=ALL, delete=True)
 
 RIGHTS: Mapping[str, TableRights] = {
     "actions": TableRights(
-        api=_WRITE,
+        api=_WRITE_AND_DELETE,
         # Not `job`, `document`, `stage`, `inputs` and `depends_on`: what an action is to do comes from the API alone.
         worker=Grant(
             select=ALL,
@@ -144,7 +145,7 @@ RIGHTS: Mapping[str, TableRights] = {
         update_new=f"worker_id IS NULL OR {_own_worker('actions.worker_id')}",
     ),
     "attempts": TableRights(
-        api=_WRITE,
+        api=_WRITE_AND_DELETE,
         worker=Grant(
             select=ALL,
             insert=ALL,
@@ -165,24 +166,24 @@ RIGHTS: Mapping[str, TableRights] = {
         "actions a WHERE a.key = gpu_locks.action_key AND a.attempt = gpu_locks.attempt AND a.state = 'running'))",
     ),
     "log_chunks": TableRights(
-        api=Grant(select=ALL),
+        api=Grant(select=ALL, delete=True),
         worker=Grant(select=ALL, insert=ALL, delete=True),
         insert=_own_attempt("log_chunks.action_key", "log_chunks.attempt"),
         delete=_own_attempt("log_chunks.action_key", "log_chunks.attempt"),
     ),
     "builds": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         # A worker ends the builds of its action. It learns neither who requested them nor what they wrote.
         worker=Grant(select=("seq", "id", "key", "state"), update=("state", "failure", "ended_at")),
         update_old=f"state = 'open' AND ({_own_attempt('builds.key')} OR {_own_attempt(_CONVERSION)})",
         update_new="state <> 'cancelled'",
     ),
     "blobs": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         worker=Grant(select=ALL, insert=ALL, update=("size", "verified_at", "damaged_at", "doomed_at")),
     ),
     "manifests": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         # PostgreSQL asks for UPDATE on some column of a row that is locked. The condition lets no update through.
         worker=Grant(select=ALL, insert=ALL, update=("files",)),
         insert="true",
@@ -197,7 +198,7 @@ RIGHTS: Mapping[str, TableRights] = {
         "AND NOT EXISTS (SELECT FROM checkpoints c WHERE c.manifest = manifest_files.manifest)",
     ),
     "checkpoints": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         worker=Grant(select=ALL, insert=("key", *_PUBLISHED_CHECKPOINT), update=_PUBLISHED_CHECKPOINT),
         insert=_OWN_LAST_ATTEMPT.format(table="checkpoints"),
         update_old="true",
@@ -205,7 +206,7 @@ RIGHTS: Mapping[str, TableRights] = {
         update_new=f"quarantined_at IS NOT NULL OR {_OWN_LAST_ATTEMPT.format(table='checkpoints')}",
     ),
     "engines": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         worker=Grant(
             select=("key", "manifest", "attempt", "quarantined_at", "doomed_at"),
             insert=("key", "pinned", *_PUBLISHED_ENGINE),
@@ -216,11 +217,11 @@ RIGHTS: Mapping[str, TableRights] = {
         update_new=f"quarantined_at IS NOT NULL OR {_OWN_LAST_ATTEMPT.format(table='engines')}",
     ),
     "warm_files": TableRights(
-        api=Grant(select=ALL, insert=ALL, update=ALL, delete=True),
+        api=_WRITE_AND_DELETE,
         worker=Grant(select=ALL, insert=ALL, update=("document", "blob", "updated_at")),
     ),
     "workers": TableRights(
-        api=_WRITE,
+        api=_WRITE_AND_DELETE,
         # Not `account`, which the server fills in, and not `draining_at` and `released_at`, which operators decide.
         worker=Grant(select=ALL, insert=("id", "name", *_REPORT), update=_REPORT),
         insert="account = SESSION_USER",

@@ -212,8 +212,8 @@ class Settings(BaseModel):
         default=365.0,
         gt=0,
         le=_TEN_YEARS / 86400,
-        description="days for which the API keeps builds that have ended; the last build of a key that has an engine "
-        "stays, and so do engines, attempts, logs and provenance",
+        description="days for which the API keeps builds that have ended, and actions, attempts, logs and workers that "
+        "nothing needs any more (at least one day); engines stay, with their provenance and the last build of each",
     )
     gc_checkpoint_days: float = Field(
         default=7.0,

@@ -34,7 +34,7 @@ from models.catalogue.clock import UtcDateTime, now
 from models.catalogue.expressions import gpu_of, text_before_at
 from models.catalogue.states import ActionState, BuildRowState, Outcome, WorkerState
 
-REVISION = "0017"  # of the migration that leads to these tables
+REVISION = "0018"  # of the migration that leads to these tables
 
 _Sequence = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates values only for INTEGER PRIMARY KEY
 _Json = dict[str, Any]
@@ -86,6 +86,8 @@ class ActionRow(Row):
         _partial("ix_actions_warm", "queue", "inputs", "queued_at", where="state = 'queued'"),
         # Not of `lease_expires_at`: each heartbeat would write to every index of the table.
         _partial("ix_actions_running", "worker_id", where="state = 'running'"),
+        # For the foreign key, when a worker's row is removed: it cannot use the index of the running ones.
+        _partial("ix_actions_worker_id", "worker_id", where="worker_id IS NOT NULL"),
         _partial("ix_actions_waiting", "depends_on", "key", where="state = 'waiting'"),
         # For estimates: the last attempts of a queue that succeeded, of all models and of one.
         _partial("ix_actions_succeeded", "queue", "queued_at", where="state = 'succeeded'"),

@@ -25,8 +25,8 @@ from models.catalogue.visibility import engine_exists
 from models.lifecycle.leases import claim_action
 from models.lifecycle.publication import publish_engine, record_manifest
 from models.lifecycle.revocations import lift
-from models.lifecycle.submission import insert_action
-from models.lifecycle.transitions import cancel_if_unneeded, lock_action, queue_at_once
+from models.lifecycle.submission import insert_or_lock
+from models.lifecycle.transitions import cancel_if_unneeded, queue_at_once
 from models.queue.names import build_queue, convert_queue
 
 _UNKNOWN_HOST = Host(name="of another farm", cpu="unknown", cores=0, memory_gib=0)
@@ -99,7 +99,7 @@ def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
     """
     work = ImportedWork(job=ToolchainVersion(toolchain=imported.toolchain, version=imported.version))
     convert_key = imported.document["convert"]
-    insert_action(
+    insert_or_lock(
         session,
         convert_key,
         stage=Stage.CONVERT,
@@ -109,8 +109,7 @@ def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
         depends_on=None,
         state=ActionState.CANCELLED,
     )
-    lock_action(session, convert_key)
-    insert_action(
+    existing = insert_or_lock(
         session,
         imported.record.key,
         stage=Stage.BUILD,
@@ -120,9 +119,7 @@ def _lock_actions(session: Session, imported: VerifiedRecord) -> ActionRow:
         depends_on=convert_key,
         state=ActionState.CANCELLED,
     )
-    row = lock_action(session, imported.record.key)
-    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
-    return row
+    return existing or session.get_one(ActionRow, imported.record.key)
 
 
 def _insert_worker(session: Session, imported: VerifiedRecord) -> str:

@@ -145,10 +145,9 @@ def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
     Returns the action if it must be announced.
     """
     # The insert waits for a concurrent one, so one of two submits creates the action and the other joins it.
-    if _insert(session, action, depends_on=None, state=ActionState.QUEUED):
+    row = _insert_or_lock(session, action, depends_on=None, state=ActionState.QUEUED)
+    if row is None:
         return [Announcement(action.key, action.queue)]
-    row = lock_action(session, action.key)
-    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
         return []
     _reopen(session, action, ActionState.QUEUED, depends_on=None)
@@ -163,10 +162,9 @@ def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool
     state = ActionState.WAITING
     if checkpoint_exists:
         state = ActionState.QUEUED
-    if _insert(session, request.build, depends_on=request.convert.key, state=state):
+    row = _insert_or_lock(session, request.build, depends_on=request.convert.key, state=state)
+    if row is None:
         return Disposition.CREATED
-    row = lock_action(session, request.build.key)
-    assert row is not None, "this or another transaction inserted it, and actions are never deleted"
     if row.state in IN_FLIGHT:
         return Disposition.JOINED
     if engine_exists(session, request.build.key):  # published while we waited for the lock
@@ -175,8 +173,10 @@ def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool
     return Disposition.CREATED
 
 
-def _insert(session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState) -> bool:
-    return insert_action(
+def _insert_or_lock(
+    session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState
+) -> ActionRow | None:
+    return insert_or_lock(
         session, action.key, stage=action.stage, queue=action.queue, document=action.document, work=action.work,
         depends_on=depends_on, state=state, inputs=_inputs_of(action, depends_on),
     )  # fmt: skip
@@ -190,7 +190,7 @@ def _inputs_of(action: NewAction, depends_on: Key | None) -> str | None:
     return key_of({"document": _INPUTS_DOCUMENT, "model": action.work.model.identity})
 
 
-def insert_action(
+def insert_or_lock(
     session: Session,
     key: Key,
     *,
@@ -201,14 +201,20 @@ def insert_action(
     depends_on: Key | None,
     state: ActionState,
     inputs: str | None = None,
-) -> bool:
-    """Insert the action's row. False if the key has a row already: that row stays as it is."""
+) -> ActionRow | None:
+    """Insert the action's row; returns None then. A row that the key has already stays as it is; it is locked and
+    returned."""
     # announced_at: the caller announces the action after its commit, so the sweep need not do it at once.
     values = {
         "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
         "depends_on": depends_on, "state": str(state), "announced_at": now(), "inputs": inputs,
     }  # fmt: skip
-    return insert_new(session, ActionRow, values) == 1
+    while insert_new(session, ActionRow, values) == 0:
+        row = lock_action(session, key)
+        if row is not None:
+            return row
+        # models.retention.past_actions removed it between the two statements.
+    return None
 
 
 def _reopen(session: Session, action: NewAction, state: ActionState, *, depends_on: Key | None) -> None:

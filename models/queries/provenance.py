@@ -39,7 +39,7 @@ def statement_of(session: Session, key: Key, *, builder: str) -> Statement:
     finished_on = None
     if attempt.ended_at is not None:
         finished_on = attempt.ended_at.isoformat()
-    # Rows of workers are never deleted, so the name of an old attempt's worker is known.
+    # An engine keeps its attempt, and an attempt its worker: see models.retention.past_actions.
     log: dict[str, Any] = {"name": "log", "annotations": {"worker": worker_name, "attempt": attempt.number}}
     if attempt.log_digest:
         log["digest"] = {"sha256": _hex(attempt.log_digest)}

@@ -14,12 +14,11 @@ from enginefarm.contract.digest import of_bytes
 from enginefarm.wire.retention import Policy
 from models.catalogue.database import Database
 from models.catalogue.ranges import KeyRange, next_range
-from models.catalogue.rows import BlobRow, EngineRow, ManifestFileRow, ManifestRow
+from models.catalogue.rows import ActionRow, BlobRow, EngineRow, ManifestFileRow, ManifestRow
 from models.queries import oci_registry as registry
 from models.queries.oci import repository
 from models.queries.registry_entries import has_unregistered
-from models.retention import blob_gc, pulls, removal
-from models.retention.past_builds import remove_past_builds
+from models.retention import blob_gc, past_actions, past_builds, pulls, removal
 from models.retention.policies import CheckpointReview, EngineReview, freed_bytes
 from tests.scale.fill import COMMON_MODEL, RARE_MODEL
 
@@ -27,6 +26,8 @@ _PAGE = 50
 _BATCH = 50  # to the small catalogue of tests what the real batches of 500 are to one of a million
 _REMOVED = 10
 _NINETY_PERCENT = KeyRange(None, "sha256:e6")  # of all digests, which are random
+_PAST_DAYS = 0.005
+_PAST_BATCH = 100
 _UNKNOWN = "sha256:" + "0" * 64
 
 
@@ -74,6 +75,18 @@ def upkeep_calls(database: Database) -> list[tuple[str, Callable[[Session], obje
     def reviewed_checkpoints(session: Session) -> object:
         return CheckpointReview(removal.is_marked, keep_days=0, batch_size=_BATCH).next_batch(session)
 
+    def past_builds_removed(session: Session) -> None:
+        batch = past_builds.next_batch(session, days=_PAST_DAYS, after=0, size=_PAST_BATCH)
+        assert batch is not None
+        past_builds.remove(session, batch.removable, days=_PAST_DAYS)
+
+    def past_actions_removed(session: Session) -> None:
+        actions = next_range(session, ActionRow.key, KeyRange(None, "e6"), size=_PAST_BATCH)
+        assert actions is not None
+        past_actions.removable_keys(session, actions, days=_PAST_DAYS)
+        with_past_rows = select(ActionRow.key).where(actions.condition(ActionRow.key)).limit(10)
+        past_actions.remove(session, list(session.execute(with_past_rows).scalars()), days=_PAST_DAYS)
+
     def corrected(session: Session) -> None:
         digests = session.execute(select(BlobRow.digest).order_by(BlobRow.digest).limit(_BATCH)).scalars().all()
         blob_gc.correct_marks(session, digests)
@@ -99,5 +112,10 @@ def upkeep_calls(database: Database) -> list[tuple[str, Callable[[Session], obje
         ("gc: marks of a batch", lambda session: blob_gc.wrong_marks(session, blobs_of(session))),
         ("gc: correction of a batch", corrected),
         ("gc: marked files", lambda session: blob_gc.next_marked(session, None, size=_BATCH)),
-        ("past builds", lambda session: remove_past_builds(session, days=0.005, after=0, size=100)),
+        ("past builds: a batch", past_builds_removed),
+        ("past builds: a batch of actions", past_actions_removed),
+        (
+            "past builds: workers",
+            lambda session: past_actions.remove_past_workers(session, days=_PAST_DAYS, size=_PAST_BATCH),
+        ),
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from enginefarm.client.farm import Farm, engine_of
+from enginefarm.contract.errors import FarmError
 from enginefarm.wire.bodies import Disposition, Submitted
 from tests.farm.running_farm import RunningFarm
 from tests.soak.readings import table_sizes
@@ -83,4 +84,10 @@ class Growths:
         return self._submit(number, salt="joined", seconds=_JOINED_SECONDS)
 
     def _submit(self, number: int, **options: object) -> Submitted:
-        return self._clients[number % len(self._clients)].submit(self._farm.spec(self._model, **options))
+        client = self._clients[number % len(self._clients)]
+        spec = self._farm.spec(self._model, **options)
+        try:
+            return client.submit(spec)
+        except FarmError:
+            # A connection that the API closed at the same time: the client does not repeat a submit by itself.
+            return client.submit(spec)

@@ -8,7 +8,7 @@ from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import BuildRow, EngineRow
 from models.lifecycle.submission import can_submit_again, cancel, submit_again
-from models.retention.past_builds import remove_past_builds
+from models.retention import past_builds
 from tests.models.requests import add_worker, new_request, submit_request
 from tests.models.stage_runs import build_engine
 
@@ -17,11 +17,13 @@ def removed(database: Database, *, days: float, size: int = 2) -> int:
     """How many builds a run removes."""
     total, last = 0, 0
     while True:
-        with database.write() as session:
-            batch = remove_past_builds(session, days=days, after=last, size=size)
+        with database.read() as session:
+            batch = past_builds.next_batch(session, days=days, after=last, size=size)
         if batch is None:
             return total
-        total, last = total + batch.removed, batch.last
+        with database.write() as session:
+            total += past_builds.remove(session, batch.removable, days=days)
+        last = batch.last
 
 
 def aged(database: Database, *builds: str, days: float) -> None:
