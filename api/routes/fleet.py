@@ -11,7 +11,7 @@ from api.control import Control, ControlPlane
 from api.http.routing import bounded_router
 from enginefarm.wire.bodies import Toolchain, ToolchainList, ToolchainVersion, WorkerList
 from models.fleet import worker_control
-from models.fleet.roster import has_toolchain, list_workers
+from models.fleet.roster import MOST_GONE, has_toolchain, list_workers
 from toolchains.registry import all_toolchains
 
 router = bounded_router(prefix="/v1", tags=["fleet"])
@@ -19,9 +19,11 @@ router = bounded_router(prefix="/v1", tags=["fleet"])
 
 @router.get("/workers")
 def workers(
-    control: Control, _: Reader, gone: Annotated[bool, Query(description="list those that left, too")] = False
+    control: Control,
+    _: Reader,
+    gone: Annotated[bool, Query(description=f"list the {MOST_GONE} that left last, too")] = False,
 ) -> WorkerList:
-    """The workers that are alive; with `gone`, those that left, too."""
+    """The workers that are alive; with `gone`, those that left last, too."""
     with control.database.read() as session:
         return WorkerList(items=list_workers(session, include_gone=gone))
 

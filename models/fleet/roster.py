@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from pydantic import ValidationError
-from sqlalchemy import Select, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.platform import Platform
@@ -22,6 +22,8 @@ from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
 
 log = logging.getLogger(__name__)
+
+MOST_GONE = 500  # in a list of workers
 
 
 def present_workers(session: Session) -> list[WorkerRow]:
@@ -48,11 +50,15 @@ def quarantined_workers(session: Session) -> list[WorkerRow]:
 def list_workers(session: Session, *, include_gone: bool = False, ids: Collection[str] | None = None) -> list[Worker]:
     """The fleet as GET /v1/workers shows it, each worker with the action that it runs, or the one it waits for.
 
-    `ids`: only these workers.
+    `include_gone`: also those that left, the last MOST_GONE of them. `ids`: only these workers.
     """
     query = select(WorkerRow).order_by(WorkerRow.name, WorkerRow.started_at)
     if not include_gone:
         query = query.where(IS_PRESENT)
+    elif ids is None:
+        # Each start of a worker leaves a row.
+        last_gone = select(WorkerRow.id).where(~IS_PRESENT).order_by(WorkerRow.last_seen_at.desc()).limit(MOST_GONE)
+        query = query.where(or_(IS_PRESENT, WorkerRow.id.in_(last_gone)))
     if ids is not None:
         query = query.where(WorkerRow.id.in_(ids))
     # One query for the fleet, not one a worker.

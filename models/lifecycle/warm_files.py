@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, AttemptRow, BlobRow, WarmFileRow
-from models.catalogue.states import Outcome
+from models.catalogue.states import ActionState, Outcome
 from models.catalogue.upsert import upsert
 from models.lifecycle.blobs import record_blobs
 from models.lifecycle.leases import Claim
 
 _SAMPLES = 20  # only recent attempts, so that the saving is measured against the present machines and release
+
+_EXAMINED = 500  # attempts, the newest of the checkpoint: those of before it had a warm file are the oldest of them
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,26 @@ def record_warmth(session: Session, claim: Claim, start: StoredWarmFile, *, seco
     # Compare with attempts without a warm file, from the same checkpoint in the same queue: the same model on the same
     # kind of machine.
     checkpoint = select(ActionRow.depends_on).where(ActionRow.key == claim.key).scalar_subquery()
-    steps_of_attempts = session.execute(
-        select(AttemptRow.steps)
-        .join(ActionRow, ActionRow.key == AttemptRow.action_key)
+    # Of the newest ones in the index of the checkpoint: it may have thousands.
+    newest = (
+        select(ActionRow.key, ActionRow.attempt, ActionRow.queued_at)
         .where(
             ActionRow.queue == claim.queue,
             ActionRow.depends_on == checkpoint,
-            AttemptRow.outcome == Outcome.SUCCEEDED,
-            AttemptRow.warmth.is_(None),
-            # Not this attempt itself, which has just ended and whose warmth is written only below.
-            or_(AttemptRow.action_key != claim.key, AttemptRow.number != claim.attempt),
+            ActionRow.state == ActionState.SUCCEEDED,
+            # Not this action itself, whose attempt has just ended and whose warmth is written only below.
+            ActionRow.key != claim.key,
         )
-        .order_by(AttemptRow.ended_at.desc())
+        .order_by(ActionRow.queued_at.desc())
+        .limit(_EXAMINED)
+        .subquery()
+    )
+    is_last = (AttemptRow.action_key == newest.c.key) & (AttemptRow.number == newest.c.attempt)
+    steps_of_attempts = session.execute(
+        select(AttemptRow.steps)
+        .join(newest, is_last)
+        .where(AttemptRow.outcome == Outcome.SUCCEEDED, AttemptRow.warmth.is_(None))
+        .order_by(newest.c.queued_at.desc())
         .limit(_SAMPLES)
     ).scalars()
     cold_seconds = [steps[claim.stage] for steps in steps_of_attempts if claim.stage in steps]

@@ -942,6 +942,17 @@ GUARDS = (
         "tests/models/retention/test_past_builds.py",
     ),
     Guard(
+        "an engine keeps its action and attempts", "models/retention/past_actions.py",
+        "        ~exists().where(EngineRow.key == ActionRow.key),\n", "",
+        "tests/models/retention/test_past_actions.py",
+    ),
+    Guard(
+        "an action in flight keeps its attempts", "models/retention/past_actions.py",
+        "exists().where(ActionRow.key == AttemptRow.action_key, ActionRow.state.in_(CLOSED))",
+        "exists().where(ActionRow.key == AttemptRow.action_key)",
+        "tests/models/retention/test_past_actions.py",
+    ),
+    Guard(
         "a watched build is looked at as soon as it changes", "api/watching/watch.py",
         "            self._heard.update(changes.actions)\n", "",
         "tests/api/test_watch.py",

@@ -18,7 +18,8 @@ from models.fleet.registration import mark_silent_workers_gone
 from models.fleet.roster import list_workers
 from models.fleet.worker_control import quarantine_if_sick
 from models.lifecycle import recovery
-from models.lifecycle.leases import claim_next, expire
+from models.lifecycle.leases import Claim, claim_next, expire
+from models.lifecycle.warm_files import StoredWarmFile, record_warmth
 from models.queries.builds import get_build, list_builds
 from models.queries.engines import get_engine, list_engines
 from models.queries.estimates import usual_seconds
@@ -28,6 +29,7 @@ from tests.scale.fill import COMMON_MODEL, QUEUE, RARE_MODEL, RARE_REQUESTER, RE
 from tests.scale.upkeep_calls import upkeep_calls
 
 PAGE = 50
+_WARM_FILE = StoredWarmFile("sha256:" + "0" * 64, 1)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ def calls(database: Database, engines: int) -> list[Call]:
         build_of_running = session.execute(select(BuildRow.id).where(BuildRow.key == running.key)).scalar_one()
         worker = session.execute(select(WorkerRow.id).where(WorkerRow.name == "worker-1")).scalar_one()
         checkpoint = running.depends_on
+        claim = Claim(
+            key=running.key, attempt=running.attempt, tries=running.tries, stage=running.stage, queue=running.queue,
+            document=running.document, stored_work=running.work, checkpoint=None, worker_id=worker,
+        )  # fmt: skip
     deep_builds = to_cursor(queued.seq // 10)
 
     def builds(cursor: str | None = None, **filters: str | None) -> Callable[[Session], object]:
@@ -98,6 +104,8 @@ def calls(database: Database, engines: int) -> list[Call]:
         Call("usual time of a queue", lambda session: usual_seconds(session, f"{QUEUE}1", checkpoint=checkpoint)),
         Call("outlook of a new action", lambda session: Fleet(session).what_it_waits_for(f"{QUEUE}1", None)),
         Call("workers", lambda session: list_workers(session)),
+        Call("workers, with those that left", lambda session: list_workers(session, include_gone=True)),
+        Call("time that a warm file saved", lambda session: record_warmth(session, claim, _WARM_FILE, seconds=1)),
         Call("quarantine_if_sick", lambda session: quarantine_if_sick(session, worker, after=3)),
         Call("sweep: silent workers", lambda session: mark_silent_workers_gone(session, after_seconds=1e6)),
         Call("sweep: expired leases", lambda session: expire(session, max_tries=3)),

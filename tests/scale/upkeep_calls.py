@@ -28,6 +28,7 @@ _REMOVED = 10
 _NINETY_PERCENT = KeyRange(None, "sha256:e6")  # of all digests, which are random
 _PAST_DAYS = 0.005
 _PAST_BATCH = 100
+_TEMPLATE = 5  # a `seq` after the build that the others are copies of, which is young
 _UNKNOWN = "sha256:" + "0" * 64
 
 
@@ -76,7 +77,7 @@ def upkeep_calls(database: Database) -> list[tuple[str, Callable[[Session], obje
         return CheckpointReview(removal.is_marked, keep_days=0, batch_size=_BATCH).next_batch(session)
 
     def past_builds_removed(session: Session) -> None:
-        batch = past_builds.next_batch(session, days=_PAST_DAYS, after=0, size=_PAST_BATCH)
+        batch = past_builds.next_batch(session, days=_PAST_DAYS, after=_TEMPLATE, size=_PAST_BATCH)
         assert batch is not None
         past_builds.remove(session, batch.removable, days=_PAST_DAYS)
 

@@ -8,6 +8,7 @@ import pytest
 
 from models.catalogue.database import Database
 from models.fleet import roster
+from models.fleet.registration import deregister
 from models.fleet.roster import list_workers, live_workers, workers_serving
 from models.lifecycle.recovery import count_due_by_queue
 from tests.models.requests import CPU, HOST, add_worker
@@ -60,3 +61,16 @@ def test_a_row_that_can_be_read_stays(database: Database) -> None:
         session.connection().exec_driver_sql(INSERT.format(**GOOD))
     with database.read() as session:
         assert [worker.id for worker in live_workers(session)] == ["evil"]
+
+
+def test_the_workers_that_left_last_are_listed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roster, "MOST_GONE", 2)
+    for name in ("gone-1", "gone-2", "gone-3", "here"):
+        add_worker(database, name)
+    with database.write() as session:
+        for name in ("gone-1", "gone-2", "gone-3"):
+            deregister(session, name)
+    with database.read() as session:
+        assert [worker.name for worker in list_workers(session, include_gone=True)] == ["gone-2", "gone-3", "here"]
+        # A drained worker may leave before the answer is read.
+        assert [worker.id for worker in list_workers(session, include_gone=True, ids=["gone-1"])] == ["gone-1"]
