@@ -156,7 +156,7 @@ def test_readers_see_everything_but_api_keys(account_urls: Accounts) -> None:
 
 def test_the_api_keeps_records_that_are_never_removed(account_urls: Accounts) -> None:
     with account_urls.connect("enginefarm_api") as connection:
-        for table in ("api_keys", "imports", "removals", "actions", "attempts", "workers"):
+        for table in ("api_keys", "imports", "removals", "revocations", "farm"):
             with pytest.raises(InsufficientPrivilege):
                 connection.execute(f"DELETE FROM {table}")
 
