@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from tests.doubles import tensors
 from tests.doubles.tiny_models.llama import write_tokenizer
+from tests.imported_later import ImportedLater
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = ImportedLater("torch")
 
 DIMENSIONS = {
     "n_mels": 80, "n_vocab": 128, "n_audio_ctx": 1500, "n_audio_state": 64, "n_audio_head": 4, "n_audio_layer": 2,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from toolchains.aoti.programs.aoti_engine.build.cached_decoder import CachedDecoder
-from toolchains.aoti.programs.aoti_engine.build.eager import cache_shapes
+from tests.imported_later import ImportedLater
 from toolchains.aoti.programs.aoti_engine.build.engine_limits import EngineLimits
 from toolchains.aoti.programs.aoti_engine.report import Failure
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+
+    from toolchains.aoti.programs.aoti_engine.build import cached_decoder, eager
+else:
+    torch = ImportedLater("torch")
+    transformers = ImportedLater("transformers")
+    cached_decoder = ImportedLater("toolchains.aoti.programs.aoti_engine.build.cached_decoder")
+    eager = ImportedLater("toolchains.aoti.programs.aoti_engine.build.eager")
 
 SIZES = {
     "vocab_size": 101,
@@ -29,14 +37,14 @@ SIZES = {
 
 def random_model(family: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SIZES | settings)
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(requires_grad=False)
+    config = transformers.AutoConfig.for_model(family, **SIZES | settings)
+    return transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(requires_grad=False)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_neox"])
 def test_a_prompt_has_the_same_logits_in_a_ragged_batch_as_alone(family: str) -> None:
     model = random_model(family)
-    decoder = CachedDecoder(model, cache_shapes(model), EngineLimits(3, 16, 24))
+    decoder = cached_decoder.CachedDecoder(model, eager.cache_shapes(model), EngineLimits(3, 16, 24))
     generator = torch.Generator().manual_seed(0)
     for lengths in ([9, 4], [3], [5, 7, 1]):  # later batches meet the cache of the first
         texts = [torch.randint(1, 101, (length + 3,), generator=generator) for length in lengths]
@@ -45,7 +53,9 @@ def test_a_prompt_has_the_same_logits_in_a_ragged_batch_as_alone(family: str) ->
             torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
-def engine_logits(decoder: CachedDecoder, texts: list[torch.Tensor], lengths: list[int]) -> list[torch.Tensor]:
+def engine_logits(
+    decoder: cached_decoder.CachedDecoder, texts: list[torch.Tensor], lengths: list[int]
+) -> list[torch.Tensor]:
     """For each text, the logits after its prompt and after each of the three tokens that follow."""
     longest = max(lengths)
     pad = torch.tensor([longest - length for length in lengths])
@@ -63,4 +73,4 @@ def model_logits(model: Any, texts: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def test_a_model_without_a_key_value_cache_is_refused() -> None:
     with pytest.raises(Failure, match="other than keys and values"):
-        cache_shapes(random_model("mamba", state_size=4))
+        eager.cache_shapes(random_model("mamba", state_size=4))

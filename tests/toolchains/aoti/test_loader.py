@@ -9,15 +9,21 @@ import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from enginefarm.contract.errors import InvalidRequest, PlatformMismatch
+from tests.imported_later import ImportedLater
 from toolchains.aoti import generate
 from toolchains.aoti.loader import Engine, EngineStopped, Step
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+else:
+    torch = ImportedLater("torch")
+    transformers = ImportedLater("transformers")
 
 PROMPTS = [[7, 30, 99, 4, 250, 251], [11, 12, 13], [200] * 24, [1]]
 
@@ -30,7 +36,7 @@ def engine(tiny_engine: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(tiny_model).eval()
 
 
 @pytest.fixture

@@ -7,15 +7,21 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
+from tests.imported_later import ImportedLater
 from tests.toolchains.aoti import tiny
 from tests.toolchains.aoti.conftest import LIMITS
 from tests.toolchains.aoti.running import refusal_of, run
+
+if TYPE_CHECKING:
+    import safetensors.torch as weights_files
+    import torch
+else:
+    torch = ImportedLater("torch")
+    weights_files = ImportedLater("safetensors.torch")
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -46,25 +52,25 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_a_checkpoint_has_weights_and_tokenizer_and_no_other_file(tiny_model: Path, tiny_checkpoint: Path) -> None:
     names = {path.name for path in tiny_checkpoint.iterdir()}
     assert names == {"config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
-    model_weights = load_file(tiny_model / WEIGHTS)
-    weights = load_file(tiny_checkpoint / WEIGHTS)
+    model_weights = weights_files.load_file(tiny_model / WEIGHTS)
+    weights = weights_files.load_file(tiny_checkpoint / WEIGHTS)
     assert model_weights.keys() == weights.keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in model_weights.items())
     assert json.loads((tiny_checkpoint / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_convert_casts_shards_into_one_file(model: Path, tmp_path: Path) -> None:
-    weights = load_file(model / WEIGHTS) | {"steps": torch.arange(3)}
+    weights = weights_files.load_file(model / WEIGHTS) | {"steps": torch.arange(3)}
     names = sorted(weights)
     shards = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
     for file, shard_names in shards.items():
-        save_file({name: weights[name] for name in shard_names}, model / file)
+        weights_files.save_file({name: weights[name] for name in shard_names}, model / file)
     (model / WEIGHTS).unlink()
     weight_map = {name: file for file, shard_names in shards.items() for name in shard_names}
     (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     output = convert(model, tmp_path, "--dtype", "bfloat16")
     assert isinstance(output, Path)
-    cast = load_file(output / WEIGHTS)
+    cast = weights_files.load_file(output / WEIGHTS)
     assert torch.equal(cast.pop("steps"), torch.arange(3))
     assert all(torch.equal(cast[name], weights[name].bfloat16()) for name in names if name != "steps")
     assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
@@ -72,12 +78,12 @@ def test_convert_casts_shards_into_one_file(model: Path, tmp_path: Path) -> None
 
 def test_convert_stores_a_tied_head_once(tmp_path: Path) -> None:
     model = tiny.make(tmp_path / "model", tied=True)
-    weights = load_file(model / WEIGHTS)
+    weights = weights_files.load_file(model / WEIGHTS)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
-    save_file(weights, model / WEIGHTS)
+    weights_files.save_file(weights, model / WEIGHTS)
     output = convert(model, tmp_path)
     assert isinstance(output, Path)
-    assert load_file(output / WEIGHTS).keys() == weights.keys() - {"lm_head.weight"}
+    assert weights_files.load_file(output / WEIGHTS).keys() == weights.keys() - {"lm_head.weight"}
 
 
 def test_convert_drops_references_to_code(model: Path, tmp_path: Path) -> None:
@@ -116,16 +122,16 @@ def test_convert_refuses_truncated_weights(model: Path, tmp_path: Path) -> None:
 def test_convert_reads_the_files_that_submit_selects_whatever_their_names(
     head: str, others: str, has_index: bool, model: Path, tmp_path: Path
 ) -> None:
-    weights = load_file(model / WEIGHTS)
+    weights = weights_files.load_file(model / WEIGHTS)
     (model / WEIGHTS).unlink()
     weight_map = {name: head if name == "lm_head.weight" else others for name in weights}
     for file in {head, others}:
-        save_file({name: weights[name] for name in weights if weight_map[name] == file}, model / file)
+        weights_files.save_file({name: weights[name] for name in weights if weight_map[name] == file}, model / file)
     if has_index:
         (model / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     output = convert(model, tmp_path)
     assert isinstance(output, Path)
-    assert load_file(output / WEIGHTS).keys() == weights.keys()
+    assert weights_files.load_file(output / WEIGHTS).keys() == weights.keys()
 
 
 @pytest.mark.parametrize(
@@ -177,9 +183,9 @@ def test_convert_refuses_models_that_the_toolchain_cannot_build(
 
 
 def test_convert_refuses_weights_that_do_not_fit_the_dtype(model: Path, tmp_path: Path) -> None:
-    weights = load_file(model / WEIGHTS)
+    weights = weights_files.load_file(model / WEIGHTS)
     weights["lm_head.weight"][0, 0] = 1e6
-    save_file(weights, model / WEIGHTS)
+    weights_files.save_file(weights, model / WEIGHTS)
     status, code, message = refused(convert(model, tmp_path, "--dtype", "float16"))
     assert (status, code) == (2, "unsupported_dtype")
     assert "lm_head.weight" in message
@@ -234,9 +240,9 @@ def test_build_refuses_limits(limits: dict[str, int], complaint: str, tiny_check
 
 def test_build_refuses_weights_that_are_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-    weights = load_file(checkpoint / WEIGHTS)
+    weights = weights_files.load_file(checkpoint / WEIGHTS)
     del weights["model.norm.weight"]
-    save_file(weights, checkpoint / WEIGHTS)
+    weights_files.save_file(weights, checkpoint / WEIGHTS)
     status, code, message = build(checkpoint, tmp_path)
     assert (status, code) == (2, "bad_checkpoint")
     assert "model.norm.weight" in message
@@ -245,7 +251,7 @@ def test_build_refuses_weights_that_are_missing(tiny_checkpoint: Path, tmp_path:
 def test_the_smoke_test_refuses_an_engine_with_other_logits(tiny_engine: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = {"0.0.ids": torch.arange(12), "0.0.logits": torch.randn(5, 300)}
-    save_file(reference, tmp_path / "reference.safetensors")
+    weights_files.save_file(reference, tmp_path / "reference.safetensors")
     directories = ("--engine-dir", tiny_engine, "--reference", tmp_path / "reference.safetensors")
     status, code, _message = refusal_of(run("smoke.py", tmp_path / "scratch", *directories))
     assert (status, code) == (3, "smoke_failed")

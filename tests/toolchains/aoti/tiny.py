@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.imported_later import ImportedLater
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+else:
+    torch = ImportedLater("torch")
+    transformers = ImportedLater("transformers")
 
 _TEXT = ("the farm builds an engine once and every node that fits it pulls the same bytes",)
 _VOCABULARY = 300
 END = "</s>"
 
 
-def make(directory: Path, *, dtype: torch.dtype = torch.float32, tied: bool = False) -> Path:
+def make(directory: Path, *, tied: bool = False) -> Path:
     """Write the model in the standard layout; returns `directory`."""
     tokenizer = _tokenizer()
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=_VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
@@ -31,13 +38,13 @@ def make(directory: Path, *, dtype: torch.dtype = torch.float32, tied: bool = Fa
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=tied,
     )
-    model: Any = LlamaForCausalLM(config)
-    model.to(dtype).save_pretrained(directory)
+    model: Any = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer() -> transformers.PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -45,4 +52,4 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     bpe.train_from_iterator(
         _TEXT, trainers.BpeTrainer(vocab_size=_VOCABULARY, special_tokens=[END], initial_alphabet=alphabet)
     )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END)

@@ -6,10 +6,10 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from enginefarm.contract.errors import ModelUnavailable
 from enginefarm.contract.model.facts import ModelFacts
@@ -24,10 +24,18 @@ from tests.doubles.tiny_models.whisper import (
     openai_names,
     weights,
 )
+from tests.imported_later import ImportedLater
 from tests.toolchains.trtllm.test_end_to_end import Pipeline
 from toolchains.toolchain import Exit
 from toolchains.trtllm import TOOLCHAIN
-from toolchains.trtllm.commands import whisper_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from toolchains.trtllm.commands import whisper_weights
+else:
+    torch = ImportedLater("torch")
+    whisper_weights = ImportedLater("toolchains.trtllm.commands.whisper_weights")
 
 LIMITS = {"max_batch_size": 8, "max_input_len": 3000, "max_output_len": 100, "max_beam_width": 4}
 PRECISION = {"dtype": "float16", "quantization": "int8_wo"}

@@ -1,0 +1,19 @@
+"""Modules that take seconds to import, imported when a test first uses them.
+
+Each process of pytest-xdist imports every test file before the first test runs, and only one of them runs its tests.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+class ImportedLater:
+    """Stands for the module `name`: the first use of an attribute imports it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
