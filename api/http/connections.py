@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from api.http.file_sending import EXTENSION, FileSender
+
 log = logging.getLogger(__name__)
 
 MAX_URL = 8 << 10  # bytes
@@ -144,6 +146,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._file_sender: FileSender | None = None
 
     # The connection
 
@@ -151,6 +154,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None:
             self._peer = self.client[0]
+        self._file_sender = FileSender(transport, self.flow, STALL_SECONDS, self._cut_stalled)
         reason = self._admitted.enter(self._peer)
         if reason is None:
             self._give_back = partial(self._admitted.leave, self._peer)
@@ -167,6 +171,8 @@ class BoundedConnection(HttpToolsProtocol):
         if self._give_back is not None:
             self._give_back()
         self._deadline = None
+        if self._file_sender is not None:
+            self._file_sender.wake()
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
@@ -224,6 +230,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._deadline = None
         self._head_is_complete = True
         super().on_headers_complete()
+        if self._file_sender is not None and self.scope["method"] == "GET":
+            # Before its task runs for the first time.
+            send_file = partial(self._file_sender.send, self.cycle)
+            self.scope["extensions"] = {EXTENSION: send_file}  # type: ignore[dict-item]
         # The parser adds the trailers of a chunked body to this list: they must not pass for headers.
         self.headers = []
 
@@ -265,6 +275,9 @@ class BoundedConnection(HttpToolsProtocol):
         if unsent < unsent_before:
             self._watch_stall(unsent)
             return
+        self._cut_stalled()
+
+    def _cut_stalled(self) -> None:
         self._admitted.note_refusal(self._peer, f"it read nothing of its answer for {STALL_SECONDS:g} s")
         self.transport.abort()
 

@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import Path, Query
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 
 from api.auth import Reader, Submitter
 from api.control import Control, ControlPlane
 from api.engines.pulls import note_pull
+from api.http.file_sending import BlobResponse
 from api.http.openapi import PROBLEM, PROBLEM_CONTENT, PROBLEMS, described_headers, refuses
 from api.http.routing import bounded_router
 from api.lanes import in_lane
@@ -28,11 +29,6 @@ from models.retention.pins import set_pin
 from models.store import DirectoryStore
 
 router = bounded_router(tags=["engines"])
-
-
-class _BlobResponse(FileResponse):
-    # Bytes. Starlette hands each chunk to a thread and back; with its 64 KiB the hand-over costs more than the read.
-    chunk_size = 1 << 20
 
 
 _Seconds = Annotated[int, Query(ge=0, le=MAX_COUNT, description="since 1970")]
@@ -117,7 +113,7 @@ def engine_file(
 
 @router.get(
     "/v1/blobs/{digest}",
-    response_class=_BlobResponse,
+    response_class=BlobResponse,
     responses={
         **refuses(410),
         # Starlette answers these itself, and a malformed range, too.
@@ -127,10 +123,10 @@ def engine_file(
         200: {"content": _BYTES},
     },
 )
-def blob(digest: Digest, filename: Text, expires: _Seconds, signature: Text, control: Control) -> _BlobResponse:
+def blob(digest: Digest, filename: Text, expires: _Seconds, signature: Text, control: Control) -> BlobResponse:
     """The bytes of a blob in a directory store. The link's signature stands for an API key."""
     # An S3 server signs and serves its own links; only a directory store has them served here.
     if not isinstance(control.store, DirectoryStore):
         raise NotFound("this farm's store serves its blobs itself")
     path = control.store.check_link(digest, filename=filename, expires=expires, signature=signature)
-    return _BlobResponse(path, filename=filename, media_type="application/octet-stream")
+    return BlobResponse(path, filename=filename, media_type="application/octet-stream")
