@@ -51,6 +51,7 @@ from workers.stage.program_output import Peaks, ProgramOutput
 from workers.stage.program_view import folders_of, uses_gpu
 from workers.stage.refusals import runs_foreign_code
 from workers.stage.tools import Tools
+from workers.stage.uploads import FileUploads
 from workers.warm_start import WarmStart
 
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
@@ -245,10 +246,7 @@ class StageRun:
         with self.tools.database.read() as session:
             # `put` skips blobs that the store has; those known as damaged must be written over.
             damaged = frozenset(damaged_blobs(session, blob_sizes(output.manifest)))
-        for entry in output.manifest.files:
-            self.keep_going()
-            path = self.directories.output / entry.path
-            self.tools.store.put(path, entry.digest, entry.size, self.watch, anew=entry.digest in damaged)
+        FileUploads(self.tools.store, self.directories.output, self.watch).run(output.manifest.files, anew=damaged)
         return replace(output, rewritten=output.rewritten | damaged)
 
     @contextmanager
