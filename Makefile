@@ -14,9 +14,10 @@ export PORT ?= 8000
 export SEEDS ?= 20000
 export TRANSFERS ?= 1000
 ROWS ?= 1000000
+GIB ?= 1
 ROUNDS ?= 20
 
-.PHONY: help demo up test simulate faults chaos soak attack pythons images planted check format lock sbom pin-images docs bench bench-gpu bench-scale clean
+.PHONY: help demo up test simulate faults chaos soak attack pythons images planted check format lock sbom pin-images docs bench bench-gpu bench-scale bench-pull clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +125,9 @@ bench-gpu: $(VENV)/.dev ## the farm on this machine's GPU, against eager; needs 
 
 bench-scale: $(VENV)/.dev ## how reads grow with the catalogue, plans in STATE/scale (ROWS=1000000; 4 GB and 10 minutes a million)
 	$(BIN)/python -m benchmarks.scale --engines $(ROWS) --state $(STATE)
+
+bench-pull: $(VENV)/.dev ## pulls and uploads beside curl, aria2, rclone, s5cmd, obstore and SDKs (GIB=1; five times as much on the disk)
+	$(BIN)/python -m benchmarks.pull --gib $(GIB)
 
 clean: ## remove what was set up and built
 	rm -rf $(VENV) var dist build

@@ -94,15 +94,15 @@ def _pulls(farm: Published, root: Path, store: str, s3_server: dict[str, str] | 
         curl = _timed(["curl", "--silent", "--show-error", "--location", "--output", str(curl_target), link])
         # A pull does more than curl: its bytes are verified and on the disk when it ends.
         sync = _timed(["sync", str(curl_target)])
-        sha256sum = _timed(["sha256sum", str(curl_target)])
+        digest = _timed(["openssl", "sha256", str(curl_target)])
         curl_target.unlink()
         curls.append(curl)
-        verified_curls.append(Spent(curl.wall + sync.wall + sha256sum.wall, curl.cpu + sync.cpu + sha256sum.cpu))
+        verified_curls.append(Spent(curl.wall + sync.wall + digest.wall, curl.cpu + sync.cpu + digest.cpu))
         if s3_server is not None:
             sdk_downloads.append(_spent("download_bare", sdk_target, s3_server))
             sdk_target.unlink()
     pull, curl = _median(pulls), _median(curls)
-    yield _rate(f"pull from {store}, beside curl, sha256sum and sync", pull, _median(verified_curls))
+    yield _rate(f"pull from {store}, beside curl, openssl sha256 and sync", pull, _median(verified_curls))
     yield _rate(f"pull from {store}, beside curl", pull, curl, "≥ 0.9")
     sdk_rss = None
     if sdk_downloads:

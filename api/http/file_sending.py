@@ -86,12 +86,14 @@ class FileSender:
 
     async def send(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
         """Send bytes of a file as the body of an answer whose head was sent. Returns early if the client leaves."""
+        if self._transport.is_closing():
+            return
         # The head goes first: wait until the transport has nothing left to send.
         self._transport.set_write_buffer_limits(high=0)
-        try:
-            await self._flow.drain()
-        finally:
-            self._transport.set_write_buffer_limits()
+        await self._flow.drain()
+        if self._transport.is_closing():  # it refuses every other call then
+            return
+        self._transport.set_write_buffer_limits()
         # A descriptor of its own, because the loop lets nobody else wait for that of a transport.
         socket = os.dup(self._transport.get_extra_info("socket").fileno())
         try:
