@@ -51,6 +51,7 @@ from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
 from workers.scratch.scratch_lock import scratch_lock
 from workers.scratch.workspace import clear
+from workers.slots import Slots
 from workers.stage.program_view import folders_of
 from workers.stage.tools import Tools
 from workers.stoppable import StoppableWorker, stop_before_work
@@ -161,7 +162,8 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         loops=loops,
         activity=activity,
     )
-    receive_messages(app, runner)
+    slots = Slots([runner], activity)
+    receive_messages(app, slots)
     presence = Presence(database, identity, loops, every_seconds=settings.worker_seconds / 4)
     # Celery configures logging itself unless this signal has a receiver.
     setup_logging.connect(lambda **_: None, weak=False)
@@ -186,6 +188,9 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         cache_room.start()
         status = consume(app, identity, leaving)
     finally:
+        # The attempts that are finishing are published within their grace, or handed back.
+        leaving.set()
+        slots.close()
         end_later(_GOODBYE_SECONDS, loops.exit_status)
         # First the watchdog: it must not restart a worker that is shutting down.
         watchdog.stop()
@@ -197,13 +202,13 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
     return loops.exit_status or status
 
 
-def receive_messages(app: Celery, runner: Runner) -> None:
-    """Add the one task: `runner` gets the action key of each message, and the queue that it came from."""
+def receive_messages(app: Celery, slots: Slots) -> None:
+    """Add the one task: `slots` gets the action key of each message, and the queue that it came from."""
 
-    def run(task: Task, announced: str) -> None:
-        runner.run(announced, task.request.delivery_info["routing_key"])
+    def receive(task: Task, announced: str) -> None:
+        slots.receive(announced, task.request.delivery_info["routing_key"])
 
-    app.task(name=TASK, bind=True)(run)
+    app.task(name=TASK, bind=True)(receive)
 
 
 def stage_tools(
@@ -251,7 +256,7 @@ def restart(presence: Presence, standby: Standby, leaving: threading.Event, acti
     """
     # A message may arrive meanwhile: its action is not claimed any more, or it is handed back.
     leaving.set()
-    while activity.busy:
+    while not activity.at_rest:
         time.sleep(_LOOP_SECONDS)
     # The new process has a new worker id: without this, the old one would be listed until it is overdue.
     presence.stop()

@@ -7,6 +7,7 @@ messages in its own queues at several checks in a row restarts itself. It runs n
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -20,21 +21,51 @@ _RESTART_AFTER = 3
 
 
 class MessageActivity:
-    """How many messages the worker received, and whether it is working on one now."""
+    """How many messages the worker received, and how many messages and attempts it is working on now.
 
-    def __init__(self) -> None:
+    Args:
+        slots: how many messages it works on at once.
+    """
+
+    def __init__(self, slots: int = 1) -> None:
         self.count = 0
-        self.busy = False
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._messages = 0
+        self._attempts = 0
 
     @contextmanager
     def message(self) -> Iterator[None]:
-        """The time during which the worker handles one message."""
-        self.count += 1
-        self.busy = True
+        """The time during which a slot takes no other message."""
+        with self._lock:
+            self.count += 1
+            self._messages += 1
         try:
             yield
         finally:
-            self.busy = False
+            with self._lock:
+                self._messages -= 1
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """The time of an attempt; a slot may take its next message before it ends."""
+        with self._lock:
+            self._attempts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._attempts -= 1
+
+    @property
+    def busy(self) -> bool:
+        """True if a restart would stop an attempt, or if no slot is free for a message."""
+        return self._attempts > 0 or self._messages >= self._slots
+
+    @property
+    def at_rest(self) -> bool:
+        """True if nothing is under way."""
+        return self._attempts == 0 and self._messages == 0
 
 
 class BrokerWatchdog:

@@ -18,7 +18,7 @@ from enginefarm.contract.errors import DatabaseUnavailable, EnginefarmError, Sto
 from enginefarm.contract.stage import Stage
 from enginefarm.wire.bodies import Failure
 from models.catalogue.states import Fenced
-from models.fleet.gpu_use import gpus_in_use, use_by_another
+from models.fleet.gpu_use import gpus_in_use
 from models.fleet.worker_control import quarantine_if_sick
 from models.fleet.worker_states import refuses_new_work
 from models.incidents.repair import withdraw_damaged_checkpoint
@@ -49,6 +49,7 @@ from workers.stage.output import StageOutput
 from workers.stage.refusals import refuse_checkpoint_of_other_sm, refuse_foreign_code, refuse_other_platform
 from workers.stage.run import StageRun, upload_log
 from workers.stage.tools import Tools
+from workers.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -70,84 +71,88 @@ class Runner:
     loops: Loops
     activity: MessageActivity = field(default_factory=MessageActivity)
 
-    def run(self, announced: str, queue: str) -> None:
+    def run(self, announced: str, queue: str, turn: Turn) -> None:
         """Claim an action of the queue, run its stage, publish the output. An error ends the attempt, never the worker.
 
         `announced` is the key in the message. The message is for its queue: the catalogue decides which action is next.
+        The attempt passes `turn` on when its programs have ended: the worker's next one may begin while this one is
+        checked, uploaded and published.
         """
-        with self.activity.message():
+        try:
+            claim = self.claim(queue)
+            if claim is None:
+                # Usual: the message is a duplicate, or another worker was faster.
+                self.leave_to_others(announced, queue)
+                return
+        except GpuInUseError as error:
+            self.wait_for_gpu(error)
+            return
+        except DatabaseUnavailable as error:
+            log.warning("cannot claim from %s, the sweep will announce it again: %s", queue, error.detail)
+            return
+        key = claim.key
+        log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
+        with self.activity.attempt(), ExitStack() as stack:
+            held_gpus = HeldGpus(self.tools.database, claim)
+            # Also after a start that fails.
+            stack.callback(held_gpus.release)
             try:
-                claim = self.claim(queue)
-                if claim is None:
-                    # Usual: the message is a duplicate, or another worker was faster.
-                    self.leave_to_others(announced, queue)
-                    return
-            except GpuInUseError as in_use:
-                self.wait_for_gpu(in_use)
-                return
-            except DatabaseUnavailable as error:
-                log.warning("cannot claim from %s, the sweep will announce it again: %s", queue, error.detail)
-                return
-            key = claim.key
-            log.info("took %s %s, attempt %d", claim.stage, key[:12], claim.attempt)
-            with ExitStack() as stack:
-                held_gpus = HeldGpus(self.tools.database, claim)
-                # Also after a start that fails.
-                stack.callback(held_gpus.release)
-                try:
-                    workspace = stack.enter_context(self.tools.standby.workspace())
-                    joblog = stack.enter_context(closing(JobLog(workspace.folder)))
-                    joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
-                    heartbeat = stack.enter_context(
-                        Heartbeat(
-                            self.tools.database,
-                            claim,
-                            joblog,
-                            lease_seconds=self.settings.lease_seconds,
-                            stop=Event(),
-                            leaving=self.leaving,
-                            loops=self.loops,
-                        )
+                workspace = stack.enter_context(self.tools.standby.workspace())
+                joblog = stack.enter_context(closing(JobLog(workspace.folder)))
+                joblog.say(f"{claim.stage} {key[:12]}, attempt {claim.attempt}, on {self.tools.identity.name}")
+                heartbeat = stack.enter_context(
+                    Heartbeat(
+                        self.tools.database,
+                        claim,
+                        joblog,
+                        lease_seconds=self.settings.lease_seconds,
+                        stop=Event(),
+                        leaving=self.leaving,
+                        loops=self.loops,
                     )
-                except (OSError, RuntimeError) as error:
-                    self.fail_at_the_start(claim, error)
-                    return
-                stage_run = StageRun(self.tools, claim, workspace, joblog, heartbeat)
-                try:
-                    # Before the fetch: a message in the wrong queue must not cost a download of the weights.
-                    refuse_other_platform(claim, self.tools)
-                    refuse_checkpoint_of_other_sm(claim, self.tools)
-                    refuse_foreign_code(claim, self.tools)
-                    with stage_run.step("fetch"):
-                        stage_run.fetch()
-                    with stage_run.step(claim.stage):
-                        stage_run.run_programs()
-                    # Another worker may use the GPU while this one uploads.
-                    held_gpus.release()
-                    with stage_run.step("check"):
-                        output = stage_run.check()
-                    with stage_run.step("upload"):
-                        output = stage_run.upload(output)
-                    joblog.say("done")
-                    announcements = self.publish(stage_run, output)
-                except Fenced as error:
-                    self.finish_fenced(stage_run, error)
-                except StageStopped:
-                    self.finish_stopped(stage_run)
-                except BelongsElsewhere as error:
-                    log.info("handing %s over to %s: %s", key[:12], error.queue, error)
-                    joblog.say(f"handed over to {error.queue}: {error}")
-                    self._save_log(stage_run)
-                    self._end(stage_run, partial(self.hand_back, claim, error.queue))
-                except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
-                    held_gpus.programs_may_live = stage_run.programs_may_live
-                    self.finish_failed(stage_run, error)
-                else:
-                    log.info("published %s", key[:12])
-                    # After the commit: a worker that hears of a build must be able to read its checkpoint.
-                    self.announcer.announce(announcements)
-                    if stage_run.warm_start is not None:
-                        stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
+                )
+            except (OSError, RuntimeError) as error:
+                self.fail_at_the_start(claim, error)
+                return
+            stage_run = StageRun(self.tools, claim, workspace, joblog, heartbeat)
+            try:
+                # Before the fetch: a message in the wrong queue must not cost a download of the weights.
+                refuse_other_platform(claim, self.tools)
+                refuse_checkpoint_of_other_sm(claim, self.tools)
+                refuse_foreign_code(claim, self.tools)
+                with stage_run.step("fetch"):
+                    stage_run.fetch()
+                with stage_run.step(claim.stage):
+                    stage_run.run_programs()
+                # The GPU is free from here on, for this worker or another one.
+                held_gpus.release()
+                heartbeat.grace_seconds = self.settings.kill_seconds
+                if stage_run.leaves_room():
+                    turn.pass_on()
+                with stage_run.step("check"):
+                    output = stage_run.check()
+                with stage_run.step("upload"):
+                    output = stage_run.upload(output)
+                joblog.say("done")
+                announcements = self.publish(stage_run, output)
+            except Fenced as error:
+                self.finish_fenced(stage_run, error)
+            except StageStopped:
+                self.finish_stopped(stage_run)
+            except BelongsElsewhere as error:
+                log.info("handing %s over to %s: %s", key[:12], error.queue, error)
+                joblog.say(f"handed over to {error.queue}: {error}")
+                self._save_log(stage_run)
+                self._end(stage_run, partial(self.hand_back, claim, error.queue))
+            except Exception as error:  # noqa: BLE001  # whatever it is becomes the attempt's failure
+                held_gpus.programs_may_live = stage_run.programs_may_live
+                self.finish_failed(stage_run, error)
+            else:
+                log.info("published %s", key[:12])
+                # After the commit: a worker that hears of a build must be able to read its checkpoint.
+                self.announcer.announce(announcements)
+                if stage_run.warm_start is not None:
+                    stage_run.warm_start.record(claim, seconds=stage_run.steps[claim.stage])
 
     def claim(self, queue: str) -> Claim | None:
         """Claim the next action of the queue, and lock this worker's GPUs if its stage uses them.
@@ -169,21 +174,22 @@ class Runner:
             seconds = settings.lease_seconds + settings.kill_seconds
             return lock_gpus(session, claim, gpus, seconds=seconds)
 
-    def wait_for_gpu(self, in_use: GpuInUseError) -> None:
+    def wait_for_gpu(self, error: GpuInUseError) -> None:
         """Leave the action to workers with other GPUs, and take no message until this worker's GPUs are free.
 
         The worker goes on reporting to the catalogue, where `enginefarm workers` and the build say for whom it waits.
         """
-        log.info("%s waits: %s", in_use.waiting.key[:12], in_use)
-        self.announcer.announce([in_use.waiting])
-        identity = self.tools.identity
+        log.info("%s waits: %s", error.waiting.key[:12], error)
+        self.announcer.announce([error.waiting])
+        gpus = self.tools.identity.fingerprint.host.gpu_uuids
         while not self.leaving.wait(_GPU_POLL_SECONDS):
             try:
                 with self.tools.database.read() as session:
-                    in_use_now = gpus_in_use(session)
+                    in_use = gpus_in_use(session)
             except DatabaseUnavailable:
                 continue  # a claim would fail too
-            if use_by_another(in_use_now, identity.fingerprint.host.gpu_uuids, identity.id) is None:
+            # Also those of this worker's own: the attempt that is finishing could not release them.
+            if in_use.keys().isdisjoint(gpus):
                 return
 
     def leave_to_others(self, announced: str, queue: str) -> None:

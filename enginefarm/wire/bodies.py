@@ -240,7 +240,10 @@ class Worker(Body):
     host: Host
     capabilities: list[Capability]
     queues: list[str]
-    running: str | None = Field(default=None, description="key of the action it runs")
+    running: str | None = Field(default=None, description="key of the action it runs; of several the latest")
+    finishing: list[str] = Field(
+        default=[], description="keys of earlier actions, whose output it checks, hashes and uploads meanwhile"
+    )
     waits_for: str | None = Field(
         default=None, description="who uses a GPU of this worker; it takes nothing for its GPUs meanwhile"
     )

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from pydantic import ValidationError
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.platform import Platform
 from enginefarm.wire.bodies import Worker
-from models.catalogue.rows import ActionRow, WorkerRow
+from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
 from models.catalogue.states import ActionState
 from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
@@ -61,20 +61,30 @@ def list_workers(session: Session, *, include_gone: bool = False, ids: Collectio
         query = query.where(or_(IS_PRESENT, WorkerRow.id.in_(last_gone)))
     if ids is not None:
         query = query.where(WorkerRow.id.in_(ids))
-    # One query for the fleet, not one a worker.
-    actions = select(ActionRow.worker_id, ActionRow.key).where(ActionRow.state == ActionState.RUNNING)
-    running_action = dict(session.execute(actions).all())
+    actions = _running_actions(session)
     in_use = gpus_in_use(session)
     workers = []
     for row, worker in _readable(session, query):
-        running = running_action.get(row.id)
+        # A worker takes the next action when the programs of the one before have ended.
+        *finishing, running = actions.get(row.id, [None])
         use = None
         # A worker may convert on its processor meanwhile.
         if running is None:
             use = use_by_another(in_use, worker.host.gpu_uuids, row.id)
         waits_for = describe(use) if use is not None else None
-        workers.append(worker.model_copy(update={"running": running, "waits_for": waits_for}))
+        workers.append(worker.model_copy(update={"running": running, "finishing": finishing, "waits_for": waits_for}))
     return workers
+
+
+def _running_actions(session: Session) -> dict[str, list[str]]:
+    """The keys of the running actions by worker, the latest attempt last. One query for the fleet, not one a worker."""
+    attempt = and_(AttemptRow.action_key == ActionRow.key, AttemptRow.number == ActionRow.attempt)
+    query = select(ActionRow.key, AttemptRow.worker_id).join(AttemptRow, attempt)
+    query = query.where(ActionRow.state == ActionState.RUNNING).order_by(AttemptRow.started_at)
+    actions: dict[str, list[str]] = {}
+    for key, worker_id in session.execute(query):
+        actions.setdefault(worker_id, []).append(key)
+    return actions
 
 
 def _readable(session: Session, query: Select[WorkerRow]) -> Iterator[tuple[WorkerRow, Worker]]:

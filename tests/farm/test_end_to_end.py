@@ -14,6 +14,7 @@ from enginefarm.node.detection import cpu_isa
 from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, eventually
 from tests.servers.redis import Valkey
+from tests.workers.sandbox.real import sandbox
 
 
 def require_downloadable(running_farm: RunningFarm, key: str) -> None:
@@ -32,8 +33,13 @@ def cancel(farm: RunningFarm, build: dict[str, Any]) -> dict[str, Any]:
     return dict(httpx.delete(f"{farm.urls[0]}/v1/builds/{build['id']}").raise_for_status().json())
 
 
+def listed(farm: RunningFarm) -> list[dict[str, Any]]:
+    workers: list[dict[str, Any]] = httpx.get(f"{farm.urls[0]}/v1/workers").json()["items"]
+    return workers
+
+
 def listed_workers(farm: RunningFarm) -> list[str]:
-    return [worker["name"] for worker in httpx.get(f"{farm.urls[0]}/v1/workers").json()["items"]]
+    return [worker["name"] for worker in listed(farm)]
 
 
 def test_a_build_runs_from_submit_to_download_on_s3(s3_farm: RunningFarm) -> None:
@@ -126,6 +132,28 @@ def test_a_worker_told_to_stop_hands_its_stage_back(running_farm: RunningFarm) -
     assert [attempt["outcome"] for attempt in attempts] == ["succeeded", "handed_back"]
     running_farm.have_workers("w2")
     assert running_farm.ended(build["id"])["state"] == "succeeded"
+
+
+def test_a_worker_builds_while_it_finishes_the_build_before(running_farm: RunningFarm) -> None:
+    sandbox()  # without it the next stage waits, because its programs could change the output before
+    running_farm.have_workers("w2")
+    model = running_farm.add_model("finished-beside")
+    cancelled = running_farm.submit(running_farm.spec(model, check="hang"))
+    eventually(lambda: running_farm.build(cancelled["id"])["message"] == "checking the output")
+    quick = running_farm.submit(running_farm.spec(model, salt="quick"))
+    assert running_farm.ended(quick["id"], seconds=30)["state"] == "succeeded"
+    assert cancel(running_farm, cancelled)["state"] == "cancelled"
+
+    finishing = running_farm.submit(running_farm.spec(model, check="hang", salt="again"))
+    eventually(lambda: running_farm.build(finishing["id"])["message"] == "checking the output")
+    computing = running_farm.submit(running_farm.spec(model, seconds=300))
+    running_farm.running(computing["id"], "build")
+    [worker] = [worker for worker in listed(running_farm) if worker["name"] == "w2"]
+    assert (worker["running"], worker["finishing"]) == (computing["key"], [finishing["key"]])
+    running_farm.workers["w2"].stop(seconds=15)
+    for build in (finishing, computing):
+        assert running_farm.build(build["id"])["attempts"][-1]["outcome"] == "handed_back"
+        cancel(running_farm, build)
 
 
 def test_a_build_succeeds_although_workers_are_killed_in_convert_and_in_build(running_farm: RunningFarm) -> None:

@@ -894,6 +894,16 @@ GUARDS = (
         "tests/workers/stage/test_run.py",
     ),
     Guard(
+        "one attempt at most finishes while its slot computes", "workers/turn.py",
+        "self._has_place = self._places.acquire(blocking=False)", "self._has_place = True",
+        "tests/workers/test_slots.py",
+    ),
+    Guard(
+        "without the sandbox no programs run beside an output that is checked", "workers/stage/run.py",
+        "if not self.tools.isolation.complete:", "if False:",
+        "tests/workers/stage/test_run.py",
+    ),
+    Guard(
         "a stage's time limit covers its whole attempt", "workers/stage/run.py",
         "if time.monotonic() > self.deadline:", "if False:",
         "tests/workers/stage/test_run.py",

@@ -20,7 +20,7 @@ from tests.models.requests import new_request
 from tests.simulation.clock import State
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.upkeep import Upkeep
-from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Worker, World
+from tests.simulation.worker import LEASE_SECONDS, MAX_TRIES, Attempt, Worker, World
 
 # A move makes one thing happen. It returns a line that says what it did, or None if there was nothing to do.
 Move = Callable[[], str | None]
@@ -104,8 +104,9 @@ class Schedule:
         What ran when the block began does not continue inside it: a generator's progress cannot be undone.
         """
         world, upkeep = self.world, self.upkeep
-        self._frozen = {*upkeep.under_way, *(worker.running for worker in self.workers if worker.running is not None)}
-        objects = (*self.workers, world.clock, world.broker, world.store, upkeep, self.invariants)
+        attempts = self._attempts()
+        self._frozen = {*upkeep.under_way, *(attempt.steps for attempt in attempts if attempt.steps is not None)}
+        objects = (*self.workers, *attempts, world.clock, world.broker, world.store, upkeep, self.invariants)
         states = [State(changed) for changed in objects]
         try:
             with world.database.undone():
@@ -185,8 +186,8 @@ class Schedule:
 
     def _finish(self, worker: Worker) -> int:
         steps = 0
-        while worker.running is not None:
-            worker.step()
+        while worker.attempts:
+            self.world.random.choice(worker.attempts).step()
             self.invariants.check()
             steps += 1
             if self.upkeep.under_way:
@@ -221,20 +222,19 @@ class Schedule:
 
     def deliver(self) -> str | None:
         """Deliver a message to an idle worker."""
-        worker = self._any(lambda worker: worker.alive and worker.running is None and not worker.is_leaving)
+        worker = self._any(lambda worker: worker.alive and worker.is_free and not worker.is_leaving)
         message = self.world.broker.take(worker.queues) if worker else None
         if worker is None or message is None:
             return None
-        worker.receive(message.queue)
-        return f"{worker.name} {worker.step()}"
+        return f"{worker.name} {worker.receive(message.queue).step()}"
 
     def work(self) -> str | None:
-        worker = self._any(lambda worker: worker.running is not None and worker.running not in self._frozen)
-        return self._several_steps(lambda: worker.step() if worker and worker.running else None)
+        attempt = self._any_attempt(lambda attempt: attempt.steps not in self._frozen)
+        return self._several_steps(lambda: attempt.step() if attempt and attempt.steps else None)
 
     def beat(self) -> str | None:
-        worker = self._any(lambda worker: worker.claim is not None)
-        return f"{worker.name} {worker.beat()}" if worker else None
+        attempt = self._any_attempt(lambda attempt: attempt.claim is not None)
+        return f"{attempt.worker.name} {attempt.beat()}" if attempt else None
 
     def pass_time(self) -> str:
         """Move the clock, sometimes past the end of a lease."""
@@ -268,7 +268,7 @@ class Schedule:
 
     def stand_still(self) -> str | None:
         """Freeze a worker past the end of its lease; then it continues while its successor works on the same action."""
-        late = self._any(lambda worker: worker.claim is not None and worker.running not in self._frozen)
+        late = self._any_attempt(lambda attempt: attempt.claim is not None and attempt.steps not in self._frozen)
         if late is None:
             return None
         self.world.clock.move(LEASE_SECONDS + 1)
@@ -276,11 +276,11 @@ class Schedule:
             self._checked(move)
         lines = []
         for _ in range(_LATE_STEPS):
-            if late.running is None:
+            if late.steps is None:
                 break
             lines.append(late.step())
             self.invariants.check()
-        return f"{late.name} goes on: {', '.join(lines)}"
+        return f"{late.worker.name} goes on: {', '.join(lines)}"
 
     def leave(self) -> str | None:
         """Send SIGTERM to a worker: it hands its action back at the next step."""
@@ -291,7 +291,7 @@ class Schedule:
         return worker.name
 
     def start(self) -> str | None:
-        worker = self._any(lambda worker: worker.running is None)
+        worker = self._any(lambda worker: not worker.attempts)
         if worker is None:
             return None
         worker.start()
@@ -308,6 +308,13 @@ class Schedule:
         lost = len(self.world.broker.messages)
         self.world.broker.messages = []
         return f"{lost} lost"
+
+    def _attempts(self) -> list[Attempt]:
+        return [attempt for worker in self.workers for attempt in worker.attempts]
+
+    def _any_attempt(self, matches: Callable[[Attempt], bool]) -> Attempt | None:
+        attempts = [attempt for attempt in self._attempts() if matches(attempt)]
+        return self.world.random.choice(attempts) if attempts else None
 
     def _any(self, matches: Callable[[Worker], bool]) -> Worker | None:
         workers = [worker for worker in self.workers if matches(worker)]

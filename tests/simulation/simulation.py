@@ -69,7 +69,7 @@ class Simulation:
         schedule.submit()
         schedule.submit()
         while (message := schedule.world.broker.take(worker.queues)) is not None:
-            worker.receive(message.queue)
-            while worker.running is not None:
-                worker.step()
+            attempt = worker.receive(message.queue)
+            while attempt.steps is not None:
+                attempt.step()
         return Scene(self._database.copy(), self._clock.time, schedule.world.store.blobs)

@@ -75,15 +75,14 @@ def test_a_missing_fence_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     other.start()
     schedule.submit()
     convert = schedule.world.broker.messages[0]
-    late.receive(convert.queue)
-    while late.step() != "uploaded its log":
+    late_attempt = late.receive(convert.queue)
+    while late_attempt.step() != "uploaded its log":
         pass  # nothing is published
     schedule.world.clock.move(LEASE_SECONDS + 1)
     schedule.sweep()
     schedule.world.clock.move(LEASE_SECONDS)
-    other.receive(convert.queue)
-    assert other.step().endswith("attempt 2")
-    late.step()
+    assert other.receive(convert.queue).step().endswith("attempt 2")
+    late_attempt.step()
     with pytest.raises(Broken, match="I3"):
         schedule.invariants.check()
 
@@ -102,8 +101,8 @@ def test_a_collector_that_does_not_ask_again_is_found(
     worker = schedule.workers[0]
     worker.start()
     schedule.submit()
-    worker.receive(schedule.world.broker.messages[0].queue)
-    while worker.step() != "uploaded its log":
+    attempt = worker.receive(schedule.world.broker.messages[0].queue)
+    while attempt.step() != "uploaded its log":
         pass
     cleaning = in_steps(schedule.control, CleanUpRequest())
     chosen: list[Digest] = []
@@ -116,7 +115,7 @@ def test_a_collector_that_does_not_ask_again_is_found(
     monkeypatch.setattr(garbage, "removable", noted)
     while not chosen:
         next(cleaning)
-    assert worker.step() == "committed"
+    assert attempt.step() == "committed"
     schedule.invariants.check()
     if asks_again:
         list(cleaning)

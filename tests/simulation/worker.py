@@ -1,4 +1,4 @@
-"""A simulated worker that advances in steps: between any two it can crash, pause, or lose its lease.
+"""A simulated worker that advances in steps: between any two it can crash, pause, or lose a lease.
 
 The steps are those of workers.runner and workers.stage, in their order, on the same functions of the catalogue;
 only the stage itself and the threads are left out.
@@ -45,6 +45,7 @@ from workers.warm_start import WarmStart
 LEASE_SECONDS = 16.0
 MAX_TRIES = 3
 _QUARANTINE_AFTER = 3
+_GRACE_OVER = 0.3  # the share of checks that find the grace of an attempt over, whose worker is leaving
 _CONFIG = b'{"shared": "by every engine"}'
 _CAPABILITIES = [Capability(toolchain="aoti", version="2.13.0", stages=[Stage.CONVERT, Stage.BUILD])]
 _FAILURES = {
@@ -73,16 +74,18 @@ class Worker:
     name: str
     memory_gib: int
     skew: float  # the speed of its own clock: 1.0 is right
-    running: Iterator[str] | None = None
-    claim: Claim | None = None
-    is_stopped: bool = False
+    attempts: list[Attempt] = field(default_factory=list)  # one that computes, and one that finishes
     is_leaving: bool = False
     alive: bool = True
-    _renewed: float = field(default=0.0)
 
     @property
     def queues(self) -> list[str]:
         return ["convert.q", *queues_by_memory("build.q", self.memory_gib)]
+
+    @property
+    def is_free(self) -> bool:
+        """True if it takes a message: an attempt that finishes has passed its turn on."""
+        return not any(attempt.has_turn for attempt in self.attempts)
 
     def report(self) -> None:
         """Register it, as a real worker does again and again to show that it lives."""
@@ -91,24 +94,40 @@ class Worker:
             register(session, self.name, self.name, Fingerprint(platform=CPU, host=host), _CAPABILITIES, self.queues)
 
     def crash(self) -> None:
-        """Stop everything it does. Its row and its lease stay as they are, as after kill -9."""
-        self.running, self.claim, self.alive = None, None, False
+        """Stop everything it does. Its row and its leases stay as they are, as after kill -9."""
+        self.attempts, self.alive = [], False
 
     def start(self) -> None:
         self.alive, self.is_leaving = True, False
         self.report()
 
-    def receive(self, queue: str) -> None:
+    def receive(self, queue: str) -> Attempt:
         """Begin to work on an action of the queue that a message came from."""
-        self.running, self.is_stopped = self._work(queue), False
+        attempt = Attempt(self, queue)
+        self.attempts.append(attempt)
+        return attempt
+
+
+class Attempt:
+    """What a worker does about one message. It ends by itself, or with the worker's crash."""
+
+    def __init__(self, worker: Worker, queue: str) -> None:
+        self.worker = worker
+        self.world = worker.world
+        self.claim: Claim | None = None
+        self.has_turn = True
+        self.is_stopped = False
+        self.steps: Iterator[str] | None = self._work(queue)
+        self._renewed = 0.0
 
     def step(self) -> str:
         """Advance to the next point at which a crash makes a difference; returns what happened, "idle" at the end."""
-        assert self.running is not None
+        assert self.steps is not None
         try:
-            return next(self.running)
+            return next(self.steps)
         except StopIteration:
-            self.running, self.claim = None, None
+            self.steps, self.claim = None, None
+            self.worker.attempts.remove(self)
             return "idle"
 
     def beat(self) -> str:
@@ -127,12 +146,17 @@ class Worker:
         return "renewed"
 
     def _own_time(self) -> float:
-        return self.world.clock.time.timestamp() * self.skew
+        return self.world.clock.time.timestamp() * self.worker.skew
+
+    def _pass_on(self) -> None:
+        """Let the worker take its next message, if no other attempt of it is finishing."""
+        if self.worker.attempts == [self]:
+            self.has_turn = False
 
     def _work(self, queue: str) -> Iterator[str]:
         try:
             with self.world.database.write() as session:
-                claim = claim_next(session, queue, self.name, lease_seconds=LEASE_SECONDS)
+                claim = claim_next(session, queue, self.worker.name, lease_seconds=LEASE_SECONDS)
             if claim is None:
                 self._announce_to_others(queue)
                 return
@@ -147,7 +171,7 @@ class Worker:
         except Fenced:
             yield from self._after_fence(claim)
         except StageStopped:
-            if self.is_leaving:
+            if self.worker.is_leaving:
                 yield from self._write_end(lambda: self._hand_back(claim))
             yield from self._save_log(claim)
         except Exception as error:
@@ -155,7 +179,7 @@ class Worker:
 
     def _announce_to_others(self, queue: str) -> None:
         with self.world.database.read() as session:
-            left = left_in_queue(session, queue, self.name)
+            left = left_in_queue(session, queue, self.worker.name)
         if left is not None:
             self.world.broker.announce([left.announcement])
 
@@ -165,6 +189,7 @@ class Worker:
         self._check()
         if self.world.random.random() < self.world.stages_fail:
             raise StageFailed(self.world.random.choice(list(_FAILURES.values())))
+        self._pass_on()
         yield "ran"
         # Every other attempt makes the same bytes, so that an upload meets blobs of an earlier attempt in the store.
         files = {"config.json": _CONFIG, "output": f"{claim.key}, version {claim.attempt % 2}".encode()}
@@ -212,7 +237,10 @@ class Worker:
                 raise StartDamaged(entry.digest, error) from error
 
     def _check(self) -> None:
-        if self.is_stopped or self.is_leaving:
+        if self.is_stopped:
+            raise StageStopped
+        # An attempt that finishes has a grace, which may be over.
+        if self.worker.is_leaving and (self.has_turn or self.world.random.random() < _GRACE_OVER):
             raise StageStopped
 
     def _publish_stored(
@@ -291,7 +319,7 @@ class Worker:
                 )
             else:
                 fail_attempt(session, claim, failure, max_tries=MAX_TRIES, steps={})
-            quarantine_if_sick(session, self.name, after=_QUARANTINE_AFTER)
+            quarantine_if_sick(session, self.worker.name, after=_QUARANTINE_AFTER)
         return announcements
 
     def _write_until_answered(self, write: Callable[[], list[Announcement]]) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Run `Toolchain.check_output` in a process of its own, which the worker can end at any time.
 
 The check is a toolchain's code and reads files that a program chose: in the worker it could hang, take all memory or
-crash, and with it would go the lease, the cancel and every later build. `OutputChecker` starts one server process for
-a worker, `python -m workers.programs.output_check DESCRIPTOR`, with the toolchains loaded and no secret in its
+crash, and with it would go the lease, the cancel and every later build. `OutputChecker` starts one server process,
+`python -m workers.programs.output_check DESCRIPTOR`, with the toolchains loaded and no secret in its
 environment. The server forks for each check, which takes milliseconds; a new interpreter would take half a second for
 each stage. The worker ends a check by killing the server's process group, and the next check starts a new server.
 
@@ -38,6 +38,29 @@ _DEEPEST_FACTS = 32
 
 class CheckDied(Exception):
     """The check ended without an answer: it crashed, or its server was killed."""
+
+
+class OutputCheckers:
+    """Checks the outputs of several attempts at once, each in a server of its own. Call `close` at the end."""
+
+    def __init__(self) -> None:
+        self._idle: list[OutputChecker] = []  # several threads use it: both methods of a list are atomic
+
+    def check(self, job: Job, directories: Directories, keep_going: Callable[[], None]) -> dict[str, Any]:
+        """As `OutputChecker.check`."""
+        try:
+            checker = self._idle.pop()
+        except IndexError:
+            checker = OutputChecker()
+        try:
+            return checker.check(job, directories, keep_going)
+        finally:
+            self._idle.append(checker)
+
+    def close(self) -> None:
+        """End all servers. No check may run any more."""
+        for checker in self._idle:
+            checker.close()
 
 
 class OutputChecker:

@@ -68,6 +68,9 @@ class Heartbeat:
         # Set while the end of the attempt is being written. That ends the lease, which is then no loss; and if the
         # lease was lost before, the writer is refused and says so.
         self.ending = False
+        # How long the attempt may go on after the worker was told to leave.
+        self.grace_seconds = 0.0
+        self._left_at: float | None = None  # when this heartbeat saw that the worker is leaving
         self.on_renewal: Callable[[float], None] | None = None  # gets the time of each renewal
         self.progress: float | None = None
         self.message: str | None = None
@@ -114,8 +117,11 @@ class Heartbeat:
         In a thread of its own: a database that does not answer at all blocks the thread that renews.
         """
         if self._leaving.is_set():
-            # The renewals go on: the action belongs to this worker until the stage has handed it back.
-            self.stop.set()
+            if self._left_at is None:
+                self._left_at = self._clock()
+            if self._clock() - self._left_at >= self.grace_seconds:
+                # The renewals go on: the action belongs to this worker until the stage has handed it back.
+                self.stop.set()
         if self._clock() - self._renewed > self._lease * _GIVE_UP:
             self._give_up(f"the lease could not be renewed{self._outage}")
 

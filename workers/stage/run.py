@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
 from workers.sandbox.launched import LaunchedSupervisor
 from workers.sandbox.mount_view import StageView
-from workers.scratch.workspace import Workspace
+from workers.scratch.workspace import Workspace, sizes
 from workers.stage.output import StageOutput
 from workers.stage.program_output import Peaks, ProgramOutput
 from workers.stage.program_view import folders_of, uses_gpu
@@ -177,6 +178,23 @@ class StageRun:
     def end_with_the_lease(self, supervised: LaunchedSupervisor) -> None:
         """Tell the supervisor of each renewal: it ends the program of a frozen worker before another may start."""
         self.heartbeat.on_renewal = supervised.lease_renewed
+
+    def leaves_room(self) -> bool:
+        """True if the worker's next attempt may begin while the files of this one are on the disk.
+
+        Raises:
+            StageStopped, StageFailed: as `keep_going`.
+        """
+        if not self.tools.isolation.complete:
+            return False  # the next one's programs could write into this one's output
+        # The next attempt probably takes as much.
+        unused_bytes = shutil.disk_usage(self.workspace.folder).free
+        for size in sizes(self.workspace.folder):
+            self.keep_going()
+            unused_bytes -= size
+            if unused_bytes < 0:
+                return False
+        return True
 
     def check(self) -> StageOutput:
         """Check that the output is complete, and describe it.

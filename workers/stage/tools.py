@@ -11,7 +11,7 @@ from models.store import Store
 from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity
 from workers.programs.child import ProcessLimits
-from workers.programs.output_check import OutputChecker
+from workers.programs.output_check import OutputCheckers
 from workers.programs.standby import Standby
 from workers.sandbox.isolation import Isolation
 
@@ -29,4 +29,4 @@ class Tools:
     isolation: Isolation
     standby: Standby
     inputs: NodeInputs
-    checker: OutputChecker = field(default_factory=OutputChecker)
+    checker: OutputCheckers = field(default_factory=OutputCheckers)

@@ -60,6 +60,8 @@ def _print(listed: list[Worker], *, as_json: bool) -> None:
         running = "-"
         if worker.running:
             running = words.short(worker.running)
+        for key in worker.finishing:
+            running += f", finishing {words.short(key)}"
         age = words.age(worker.last_seen_at)
         rows.append((worker.name, worker.state, worker.platform.label(), toolchains, running, age))
     headings = ("WORKER", "STATE", "PLATFORM", "TOOLCHAINS", "RUNNING", "SEEN AGO")

@@ -92,7 +92,7 @@ class Quick:
             case "environment":
                 return dict(os.environ)
             case "hang":
-                time.sleep(40)
+                time.sleep(300)
             case "crash":
                 os.kill(os.getpid(), 11)
             case "raise":

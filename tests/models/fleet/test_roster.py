@@ -11,7 +11,7 @@ from models.fleet import roster
 from models.fleet.registration import deregister
 from models.fleet.roster import list_workers, live_workers, workers_serving
 from models.lifecycle.recovery import count_due_by_queue
-from tests.models.requests import CPU, HOST, add_worker
+from tests.models.requests import CPU, HOST, add_worker, claim_now, new_request, submit_request
 
 INSERT = (
     "INSERT INTO workers (id, name, state, platform, host, capabilities, queues) "
@@ -43,6 +43,19 @@ def test_a_row_that_cannot_be_read_is_left_out(
         workers_serving(session, "build.q")
         count_due_by_queue(session)
     assert caplog.text.count("worker 'a-worker' ('evil') is left out") == 1
+
+
+def test_a_worker_lists_the_latest_action_as_running_and_earlier_ones_as_finishing(database: Database) -> None:
+    add_worker(database, "w1")
+    keys = []
+    for model in ("llama", "qwen"):
+        request = new_request(model)
+        submit_request(database, request)
+        claim_now(database, request.convert.key, "w1")
+        keys.append(request.convert.key)
+        with database.read() as session:
+            [worker] = list_workers(session)
+        assert (worker.running, worker.finishing) == (keys[-1], keys[:-1])
 
 
 @pytest.mark.parametrize("value", ["infinity", "-infinity", "20000-01-01T00:00Z", "0044-03-15T00:00Z BC"])

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,23 @@ def test_the_progress_of_a_stage_never_falls_back(tmp_path: Path) -> None:
         assert row.progress == pytest.approx(0.8)
         assert row.message == "rank 1 goes on"
     database.close()
+
+
+def test_an_attempt_that_finishes_may_go_on_for_its_grace_when_the_worker_leaves() -> None:
+    nothing: Any = SimpleNamespace(key="0" * 64)
+    seconds, leaving = [100.0], threading.Event()
+    beat = Heartbeat(
+        nothing, nothing, nothing, lease_seconds=1000, stop=threading.Event(), leaving=leaving, loops=Loops(),
+        clock=lambda: seconds[0],
+    )  # fmt: skip
+    beat.grace_seconds = 5.0
+    beat.give_up_in_time()
+    leaving.set()
+    for now, stopped in ((110.0, False), (114.0, False), (115.0, True)):
+        seconds[0] = now
+        beat.give_up_in_time()
+        assert beat.stop.is_set() is stopped
+    assert beat.lost is None, "it is handed back"
 
 
 def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(tmp_path: Path) -> None:

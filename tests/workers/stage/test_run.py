@@ -64,6 +64,20 @@ def test_the_checked_output_has_a_manifest(stage_run: StageRun) -> None:
     assert [entry.path for entry in stage_run.check().manifest.files] == ["config.json"]
 
 
+@pytest.mark.parametrize(
+    ("isolation", "free_bytes", "leaves_room"),
+    [(Isolation(obstacle="AppArmor"), 1 << 40, False), (Isolation(), 1 << 40, True), (Isolation(), 1000, False)],
+    ids=["no sandbox", "room", "a full disk"],
+)
+def test_the_next_attempt_begins_early_only_with_room_and_a_sandbox(
+    stage_run: StageRun, monkeypatch: pytest.MonkeyPatch, isolation: Isolation, free_bytes: int, leaves_room: bool
+) -> None:
+    monkeypatch.setattr(Isolation, "complete", property(lambda self: not self.obstacle))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free_bytes))
+    cast(Any, stage_run.tools).isolation = isolation
+    assert stage_run.leaves_room() is leaves_room
+
+
 def test_a_link_in_the_output_is_a_failure_that_is_not_tried_again(stage_run: StageRun) -> None:
     (stage_run.directories.output / "passwd").symlink_to("/etc/passwd")
     with pytest.raises(OutputRefused) as refused:
