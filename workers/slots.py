@@ -7,18 +7,15 @@ takes its next message, and the attempt is checked, uploaded and published in it
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from workers.broker_watchdog import MessageActivity
 from workers.runner import Runner
-from workers.turn import Turn
+from workers.turn import Slot, Turn
 
 log = logging.getLogger(__name__)
-
-_FINISHING = 1  # attempts that finish in a slot while the next one computes
 
 
 class Slots:
@@ -30,22 +27,22 @@ class Slots:
 
     def __init__(self, runners: Sequence[Runner], activity: MessageActivity) -> None:
         self._activity = activity
-        self._free = SimpleQueue[tuple[Runner, threading.Semaphore]]()
+        self._free = SimpleQueue[tuple[Runner, Slot]]()
         for runner in runners:
-            self._free.put((runner, threading.Semaphore(_FINISHING)))
-        threads = len(runners) * (1 + _FINISHING)
-        self._attempts = ThreadPoolExecutor(threads, thread_name_prefix="attempt")
+            self._free.put((runner, Slot()))
+        # For each slot one attempt that computes, and one that finishes.
+        self._attempts = ThreadPoolExecutor(2 * len(runners), thread_name_prefix="attempt")
 
     def receive(self, key: str) -> None:
         """Work on a message; returns when the slot may take the next one. There must be a call at a time a slot."""
         with self._activity.message():
-            runner, finishing = self._free.get()
+            runner, slot = self._free.get()
             try:
-                turn = Turn(finishing)
+                turn = Turn(slot)
                 self._attempts.submit(self._run, runner, key, turn)
                 turn.wait()
             finally:
-                self._free.put((runner, finishing))
+                self._free.put((runner, slot))
 
     def close(self) -> None:
         """Wait for the attempts that are finishing: their heartbeats end them if the worker is leaving."""

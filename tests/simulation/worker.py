@@ -116,6 +116,7 @@ class Attempt:
         self.world = worker.world
         self.claim: Claim | None = None
         self.has_turn = True
+        self.programs_ended = False
         self.is_stopped = False
         self.steps: Iterator[str] | None = self._work(queue)
         self._renewed = 0.0
@@ -128,6 +129,8 @@ class Attempt:
         except StopIteration:
             self.steps, self.claim = None, None
             self.worker.attempts.remove(self)
+            for other in self.worker.attempts:
+                other.has_turn = other.has_turn and not other.programs_ended
             return "idle"
 
     def beat(self) -> str:
@@ -149,7 +152,8 @@ class Attempt:
         return self.world.clock.time.timestamp() * self.worker.skew
 
     def _pass_on(self) -> None:
-        """Let the worker take its next message, if no other attempt of it is finishing."""
+        """Let the worker take its next message: at once, or when the attempt that is finishing has ended."""
+        self.programs_ended = True
         if self.worker.attempts == [self]:
             self.has_turn = False
 

@@ -10,7 +10,7 @@ import pytest
 
 from workers.broker_watchdog import MessageActivity
 from workers.slots import Slots
-from workers.turn import Turn
+from workers.turn import Slot, Turn
 
 SECONDS = 30.0
 
@@ -86,14 +86,19 @@ def test_a_slot_takes_its_next_message_while_one_attempt_finishes(runners: list[
     assert runner.activity.at_rest
 
 
-def test_an_attempt_that_has_finished_makes_room_for_another() -> None:
-    places = threading.Semaphore(1)
-    first, second, third = Turn(places), Turn(places), Turn(places)
-    assert [turn.pass_on() for turn in (first, first, second)] == [True, True, False]
-    second.end()
-    assert not third.pass_on()
+def test_an_attempt_that_ends_lets_the_next_one_pass_its_turn_on() -> None:
+    slot = Slot()
+    turns = first, second, third = Turn(slot), Turn(slot), Turn(slot)
+    first.pass_on()
+    first.pass_on()
+    second.pass_on()
+    assert [turn.is_over for turn in turns] == [True, False, False]
     first.end()
-    assert third.pass_on()
+    assert [turn.is_over for turn in turns] == [True, True, False], "its output is alone on the disk now"
+    third.pass_on()
+    third.end()
+    assert slot.finishing is second
+    assert slot.waiting is None
 
 
 def test_a_slot_that_hangs_stops_no_other(runners: list[HeldRunner]) -> None:
