@@ -33,13 +33,13 @@ class Slots:
         # For each slot one attempt that computes, and one that finishes.
         self._attempts = ThreadPoolExecutor(2 * len(runners), thread_name_prefix="attempt")
 
-    def receive(self, key: str) -> None:
+    def receive(self, announced: str, queue: str) -> None:
         """Work on a message; returns when the slot may take the next one. There must be a call at a time a slot."""
         with self._activity.message():
             runner, slot = self._free.get()
             try:
                 turn = Turn(slot)
-                self._attempts.submit(self._run, runner, key, turn)
+                self._attempts.submit(self._run, runner, announced, queue, turn)
                 turn.wait()
             finally:
                 self._free.put((runner, slot))
@@ -48,11 +48,11 @@ class Slots:
         """Wait for the attempts that are finishing: their heartbeats end them if the worker is leaving."""
         self._attempts.shutdown()
 
-    def _run(self, runner: Runner, key: str, turn: Turn) -> None:
+    def _run(self, runner: Runner, announced: str, queue: str, turn: Turn) -> None:
         try:
-            runner.run(key, turn)
+            runner.run(announced, queue, turn)
         except Exception:
             # The executor would keep it to itself.
-            log.exception("the attempt at %s ended by a defect; the sweep will announce it again", key[:12])
+            log.exception("an attempt of %s ended by a defect; the sweep will announce its action again", queue)
         finally:
             turn.end()

@@ -26,7 +26,7 @@ class HeldRunner:
         self.ended: list[str] = []
         self._ends = threading.Condition()
 
-    def run(self, key: str, turn: Turn) -> None:
+    def run(self, key: str, queue: str, turn: Turn) -> None:
         self.began.setdefault(key, threading.Event()).set()
         if key == "defect":
             raise ZeroDivisionError
@@ -57,7 +57,7 @@ def runners() -> Iterator[list[HeldRunner]]:
 
 def received(slots: Slots, key: str) -> threading.Thread:
     """A thread of Celery's pool that hands the message to the slots."""
-    thread = threading.Thread(target=slots.receive, args=(key,))
+    thread = threading.Thread(target=slots.receive, args=(key, "build.q"))
     thread.start()
     return thread
 
