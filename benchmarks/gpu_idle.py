@@ -140,6 +140,8 @@ def measure(ground: Ground, sizes: Sequence[float], scale: float) -> Table:
             without = card.build_shapes(gigabytes, cache=False)
             with_cache = card.build_shapes(gigabytes, cache=True)
             name = f"{gigabytes:g} GB"
+            # At once, because a round takes minutes.
+            print(f"{name}: with the cache {with_cache}, without {without}", flush=True)
             lines += [
                 Line(f"{name}: card busy", "%", with_cache.busy * 100, without.busy * 100, aim="≥ 95 %"),
                 Line(f"{name}: checkpoints fetched", "times", with_cache.fetched, without.fetched, aim="≤ 1"),
@@ -152,7 +154,7 @@ def measure(ground: Ground, sizes: Sequence[float], scale: float) -> Table:
 
 def run(ground: Ground) -> Table:
     """One size at a large scale, for `make bench`; `python -m benchmarks.gpu_idle` measures all sizes."""
-    return measure(ground, [70], 400)
+    return measure(ground, [70], 200)
 
 
 def main() -> None:

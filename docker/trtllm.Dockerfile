@@ -28,7 +28,7 @@ ENV ENGINEFARM_IMAGE=${BASE}
 # The hub's library wants a folder that it may write to.
 ENV HF_HOME=/tmp/huggingface
 USER root
-RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
+RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm /var/cache/enginefarm
 WORKDIR /opt/enginefarm
 # The sandbox's bubblewrap is among the packages: that of older bases is too old. The environment is not on PATH:
 # `python3` and `trtllm-build` stay the base's.

@@ -11,7 +11,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends g++ bubblewr
 
 # A worker empties the scratch folder of its name when it starts, so two workers must never share one:
 # it stays in the container's own layer and goes with the container.
-RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm
+RUN useradd --system --uid 10001 --no-create-home farm && install --directory --owner farm /var/tmp/enginefarm /var/cache/enginefarm
 WORKDIR /opt/enginefarm
 
 # pip installs nothing whose hash is not in the lock. torch from the default index brings CUDA libraries, some gigabytes.

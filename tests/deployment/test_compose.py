@@ -130,12 +130,13 @@ def test_a_container_has_no_privileges(name: str) -> None:
 @ours
 def test_model_roots_are_mounted_read_only(name: str) -> None:
     settings = Settings.from_environment(environment_of(SERVICES[name]))
-    targets = [volume.rsplit(":", 2)[1:] for volume in SERVICES[name]["volumes"] if ":" in volume]
+    volumes = [volume for volume in SERVICES[name]["volumes"] if ":" in volume and not volume.startswith("inputs:")]
+    targets = [volume.rsplit(":", 2)[1:] for volume in volumes]
     assert [[str(root), "ro"] for root in settings.model_roots] == targets
 
 
 def test_every_process_of_the_farm_has_the_same_settings_but_for_its_accounts() -> None:
-    own = {"HOST", "PORT", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
+    own = {"HOST", "PORT", "DATABASE_URL", "S3_ACCESS_KEY", "S3_SECRET_KEY", "CACHE"}
     shared = [
         {name: value for name, value in environment_of(SERVICES[ours]).items()
          if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in own}
@@ -151,6 +152,15 @@ def test_a_worker_has_scratch_of_its_own_on_disk(name: str) -> None:
     assert scratch in SERVICES[name]["volumes"]
     assert any(f"--owner farm {scratch}" in line for line in dockerfile_of(SERVICES[name]).all("RUN"))
     assert environment_of(SERVICES[name])["HF_HOME"].startswith(f"{scratch}/"), "in /tmp it would take memory"
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-trtllm"])
+def test_the_workers_of_a_host_share_one_cache(name: str) -> None:
+    """The folder in the image gives the volume its owner."""
+    cache = environment_of(SERVICES[name])["ENGINEFARM_CACHE"]
+    assert f"inputs:{cache}" in SERVICES[name]["volumes"]
+    installs = [line for line in dockerfile_of(SERVICES[name]).all("RUN") if "--owner farm" in line]
+    assert any(line.split("--owner farm")[1].split()[:2][-1] == cache for line in installs)
 
 
 @pytest.mark.parametrize("secret", sorted(SECRETS))
