@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.ground import Ground
+from benchmarks.ground import PRODUCTION, Ground
 from benchmarks.table import Line, Table
 from tests.doubles.weights import weights
 from tests.farm.running_farm import RunningFarm, s3_settings
@@ -120,7 +120,8 @@ def one_card(ground: Ground, scale: float) -> Iterator[OneCard]:
         with Swift(new_data_dir("s3")) as swift:
             # Another database of the broker, so that no message reaches the other farm.
             broker = ground.valkey.url.removesuffix("/0") + "/2"
-            settings = {"DATABASE_URL": ground.postgres.create_database(), "BROKER_URL": broker, **s3_settings(swift)}
+            addresses = {"DATABASE_URL": ground.postgres.create_database(), "BROKER_URL": broker}
+            settings = {**PRODUCTION, **addresses, **s3_settings(swift)}
             farm = RunningFarm(folder, settings)
             try:
                 farm.add_api()

@@ -22,7 +22,7 @@ from tests.servers.redis import Valkey
 from tests.servers.server import free_port, new_data_dir
 
 # The defaults of production: the farm of the tests has shorter ones.
-_PRODUCTION = {
+PRODUCTION = {
     name.upper(): str(Settings.model_fields[name].default)
     for name in ("lease_seconds", "sweep_seconds", "worker_seconds", "kill_seconds")
 }
@@ -48,7 +48,7 @@ class Ground:
                 "BROKER_URL": self.valkey.url,
                 "STORE_URL": f"file://{self._folder}/store",
             }
-            self.farm = RunningFarm(self._folder, {**_PRODUCTION, **addresses})
+            self.farm = RunningFarm(self._folder, {**PRODUCTION, **addresses})
             stack.callback(self.farm.close)
             with self.farm.database.write() as session:
                 self.key = create(session, "benchmark", [Scope.SUBMIT])

@@ -126,7 +126,7 @@ class NodeInputs:
         return {entry.digest for entry in entries if self.cache.holds(entry)}
 
     def has_room_for(self, size: int) -> bool:
-        """True if so many bytes of inputs fit into the cache, beside nothing else; False without a cache."""
+        """True if inputs of this size, in bytes, fit into the limit of the cache; False without a cache."""
         return self.cache is not None and size <= self.cache.size_limit()
 
     def keep_output(self, manifest: Manifest, folder: Path, watch: Watch) -> None:
