@@ -86,6 +86,14 @@ class FileSender:
 
     async def send(self, cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
         """Send bytes of a file as the body of an answer whose head was sent. Returns early if the client leaves."""
+        try:
+            await self._send(file, offset, count, cycle)
+        finally:
+            if self._transport.is_closing():
+                # uvicorn learns it from the transport a moment later, and would complain of a body that is too short.
+                cycle.disconnected = True
+
+    async def _send(self, file: int, offset: int, count: int, cycle: RequestResponseCycle) -> None:
         if self._transport.is_closing():
             return
         # The head goes first: wait until the transport has nothing left to send.

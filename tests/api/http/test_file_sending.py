@@ -124,23 +124,23 @@ def connected(farm: Published) -> socket.socket:
 def test_a_client_that_reads_nothing_is_cut_and_a_slow_one_is_not(
     farm: Published, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "STALL_SECONDS", 1.5)
     url = urlsplit(link(farm))
     request = f"GET {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n\r\n".encode()
     with connected(farm) as stalled, connected(farm) as slow:
         stalled.sendall(request)
         slow.sendall(request)
-        for _ in range(10):
-            assert slow.recv(1 << 16)  # far less than the third of the buffer that makes a socket writable
-            time.sleep(0.1)
-        time.sleep(0.5)
+        slowly_read = 0
+        # Far less at a time than the third of the buffer that makes a socket writable.
+        while "read nothing" not in caplog.text:
+            slowly_read += len(slow.recv(1 << 14))
+            time.sleep(0.05)
         received = 0
         with suppress(ConnectionResetError):
             while piece := stalled.recv(1 << 20):
                 received += len(piece)
         assert received < SIZE
-        assert "read nothing" in caplog.text
-        left = SIZE - 10 * (1 << 16)
+        left = SIZE - slowly_read
         while left > 0 and (piece := slow.recv(1 << 20)):
             left -= len(piece)
         assert left <= 0
