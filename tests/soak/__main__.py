@@ -18,7 +18,7 @@ import psutil
 
 from tests.soak.readings import COUNT, MEMORY_MIB, most_dead_rows
 from tests.soak.run import Plan, Result, run
-from tests.soak.trend import Verdict
+from tests.soak.trend import LEAST_READINGS, Verdict
 
 
 @click.command()
@@ -29,6 +29,8 @@ from tests.soak.trend import Verdict
 )
 @click.option("--measured", default=100, show_default=True, help="New builds that measure the database's growth first.")
 def main(minutes: float, every: float, per_minute: float, measured: int) -> None:
+    if 60 * minutes / every < LEAST_READINGS + 1:
+        raise click.BadParameter(f"{minutes:g} minutes have too few readings: at least {LEAST_READINGS + 1} are needed")
     gib = psutil.virtual_memory().total / (1 << 30)
     machine = (
         f"{os.cpu_count()} cores, {gib:.0f} GiB, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -9,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import httpx
 
 from models.settings import Settings
 from tests.farm.running_farm import RunningFarm, s3_settings
@@ -17,7 +20,7 @@ from tests.servers.postgres import Postgres
 from tests.servers.redis import Valkey
 from tests.servers.s3 import Swift
 from tests.servers.server import Server, new_data_dir
-from tests.soak.growth import Growth, Growths
+from tests.soak.growth import REPEATED, Growth, Growths
 from tests.soak.load import Count, Load
 from tests.soak.readings import Readings, TableSize, of_broker, of_database, of_folder, of_process, table_sizes
 
@@ -25,6 +28,8 @@ from tests.soak.readings import Readings, TableSize, of_broker, of_database, of_
 _TIMING_SETTINGS = ("lease_seconds", "sweep_seconds", "worker_seconds", "kill_seconds")
 # Garbage collection removes bytes that are some minutes old: an hour sees the whole way of an engine.
 _COLLECTION = {"GC_GRACE_SECONDS": "60", "GC_CHECKPOINT_DAYS": "0", "LINK_SECONDS": "60"}
+
+_REMEMBERED_BODIES = 1100  # a little more than api.planning.cached_submits keeps
 
 S = TypeVar("S", bound=Server)
 
@@ -61,7 +66,9 @@ def run(plan: Plan, state: Path, *, tell: Callable[[str], object]) -> Result:
         base = _start_farm(stack, state, valkey)
         models = [base.add_model(f"m{number}") for number in range(2)]
         tell("measuring the growth of the database")
-        growths = Growths(base, base.add_model("growth")).measure(plan.new_builds)
+        growths = Growths(base, models[0]).measure(plan.new_builds)
+        tell("filling the caches of the APIs")
+        _fill_caches(base, base.spec(models[0], **REPEATED))
         tell("building")
         load = Load(base.urls, models, state / "pulls", per_minute=plan.per_minute)
         readings = Readings()
@@ -96,6 +103,16 @@ def _start_farm(stack: ExitStack, state: Path, valkey: Valkey) -> RunningFarm:
         base.environment["TMPDIR"] = _new_folder(state / "tmp" / f"worker-{number}")
         base.add_worker(f"worker-{number}")
     return base
+
+
+def _fill_caches(base: RunningFarm, spec: Mapping[str, Any]) -> None:
+    """Submit a cached spec in more texts than an API remembers: memory would grow until it has met as many specs."""
+    text = json.dumps(spec)
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(timeout=60) as client:
+        for url in base.urls:
+            for number in range(_REMEMBERED_BODIES):
+                client.post(f"{url}/v1/builds", content=text + number * " ", headers=headers).raise_for_status()
 
 
 def _read(base: RunningFarm, valkey: Valkey, readings: Readings) -> None:

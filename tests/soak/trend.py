@@ -13,6 +13,7 @@ from enum import StrEnum
 from statistics import linear_regression, mean, median
 
 _SPANS = 10
+LEAST_READINGS = 2 * _SPANS
 _T_QUANTILE = 2.306  # of Student's t: 95 % for the slope through ten points, which leave eight degrees of freedom
 _HOUR = 3600.0
 
@@ -58,7 +59,7 @@ def trend(readings: Sequence[Reading], *, allowance: float) -> Trend:
     middle = (readings[0].seconds + readings[-1].seconds) / 2
     second_half = [reading for reading in readings if reading.seconds >= middle]
     if len(second_half) < _SPANS:
-        raise ValueError(f"a trend needs {2 * _SPANS} readings: there are {len(readings)}")
+        raise ValueError(f"a trend needs {LEAST_READINGS} readings: there are {len(readings)}")
     times: list[float] = []
     means: list[float] = []
     for number in range(_SPANS):
