@@ -301,6 +301,11 @@ class Settings(BaseModel):
         default=5.0, gt=0, le=3600, description="time that a stage's programs have to end after SIGTERM, before SIGKILL"
     )
     use_gpu: bool = Field(default=True, description="false: the worker builds for the CPU even if it has a GPU")
+    slots: Literal["one", "per-gpu"] = Field(
+        default="one",
+        description="`one`: the worker runs one stage at a time, on all GPUs that it sees; `per-gpu`: a stage on each "
+        "GPU, and each GPU is listed as a worker of its own",
+    )
 
     @field_validator("model_roots", "old_signing_keys", "import_trusted_keys", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""`python -m workers`: one worker. It runs one stage at a time; start one process per GPU set."""
+"""`python -m workers`: one worker, which runs one stage at a time, or with ENGINEFARM_SLOTS=per-gpu one on each GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from celery import Celery, Task
@@ -43,6 +44,7 @@ from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity, Presence
 from workers.programs.child import ProcessLimits
 from workers.programs.environment_hiding import hide
+from workers.programs.output_check import OutputCheckers
 from workers.programs.standby import Standby
 from workers.reporting.heartbeat import FROZEN_SHARE
 from workers.runner import Runner
@@ -51,6 +53,7 @@ from workers.sandbox.isolation import Isolation
 from workers.sandbox.mount_view import StageView
 from workers.scratch.scratch_lock import scratch_lock
 from workers.scratch.workspace import clear
+from workers.slot_identities import identities_per_gpu, only_gpu_of
 from workers.slots import Slots
 from workers.stage.program_view import folders_of
 from workers.stage.tools import Tools
@@ -152,19 +155,17 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
     require_usable(announcer)
     leaving = threading.Event()
     loops = Loops()
-    activity = MessageActivity()
-    tools = stage_tools(settings, database, identity, isolation, scratch, loops)
-    runner = Runner(
-        settings=settings,
-        tools=tools,
-        announcer=announcer,
-        leaving=leaving,
-        loops=loops,
-        activity=activity,
-    )
-    slots = Slots([runner], activity)
+    environment = dict(os.environ)  # for a restart
+    identities = [identity]
+    if settings.slots == "per-gpu":
+        identities = identities_per_gpu(identity)
+        # Toolchains count the GPUs of this process, and each of its slots has one.
+        os.environ |= only_gpu_of(identities[0])
+    activity = MessageActivity(len(identities))
+    tools = stage_tools(settings, database, identities, isolation, scratch, loops)
+    slots = Slots([Runner(settings, own, announcer, leaving, loops, activity) for own in tools], activity)
     receive_messages(app, slots)
-    presence = Presence(database, identity, loops, every_seconds=settings.worker_seconds / 4)
+    presence = Presence(database, identities, loops, every_seconds=settings.worker_seconds / 4)
     # Celery configures logging itself unless this signal has a receiver.
     setup_logging.connect(lambda **_: None, weak=False)
     worker_ready.connect(keep_loop_turning, weak=False)
@@ -173,20 +174,21 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         activity,
         identity.queues,
         announcer.depth,
-        lambda: restart(presence, tools.standby, leaving, activity),
+        lambda: restart(presence, tools, leaving, activity, environment),
         loops,
         every_seconds=settings.worker_seconds / 4,
     )
-    cache_room = CacheRoom(tools.inputs.cache, loops)
+    cache_room = CacheRoom(tools[0].inputs.cache, loops)
     # From here on a signal must also remove the worker from the fleet.
     stop_before_work()
     try:
         # Registered before it consumes, so that its first claim finds the worker's row.
         presence.start()
         watchdog.start()
-        tools.standby.start()
+        for own in tools:
+            own.standby.start()
         cache_room.start()
-        status = consume(app, identity, leaving)
+        status = consume(app, identity, leaving, slots=len(tools))
     finally:
         # The attempts that are finishing are published within their grace, or handed back.
         leaving.set()
@@ -196,8 +198,9 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         watchdog.stop()
         presence.stop()
         cache_room.stop()
-        tools.standby.close()
-        tools.checker.close()
+        for own in tools:
+            own.standby.close()
+        tools[0].checker.close()
         database.close()
     return loops.exit_status or status
 
@@ -212,9 +215,14 @@ def receive_messages(app: Celery, slots: Slots) -> None:
 
 
 def stage_tools(
-    settings: Settings, database: Database, identity: Identity, isolation: Isolation, scratch: Path, loops: Loops
-) -> Tools:
-    """The store, sources and limits of this worker's stages, as the settings give them."""
+    settings: Settings,
+    database: Database,
+    identities: Sequence[Identity],
+    isolation: Isolation,
+    scratch: Path,
+    loops: Loops,
+) -> list[Tools]:
+    """The store, sources and limits of the stages in each slot, as the settings give them."""
     limits = ProcessLimits(
         settings.stage_seconds,
         settings.silence_seconds,
@@ -225,22 +233,29 @@ def stage_tools(
         renewal_seconds=settings.lease_seconds * FROZEN_SHARE,
     )
     # A guess for the first stage; each stage is the guess for the next.
-    toolchain = all_toolchains()[identity.capabilities[0].toolchain]
-    view = StageView(folders_of(toolchain), gpu=identity.fingerprint.platform.gpu is not None)
+    toolchain = all_toolchains()[identities[0].capabilities[0].toolchain]
+    view = StageView(folders_of(toolchain), gpu=identities[0].fingerprint.platform.gpu is not None)
     # A worker signs no links, so its secret may be a random one.
     store = open_store(settings, link_secret=secrets.token_bytes(32))
     sources = open_sources(settings, database)
-    return Tools(
-        database=database,
-        store=store,
-        sources=sources,
-        identity=identity,
-        limits=limits,
-        binding=settings.driver_binding,
-        isolation=isolation,
-        standby=Standby(scratch, isolation, limits, view, loops),
-        inputs=NodeInputs(InputFiles(store, sources), open_cache(settings), may_link=isolation.complete),
-    )
+    inputs = NodeInputs(InputFiles(store, sources), open_cache(settings), may_link=isolation.complete)
+    checkers = OutputCheckers()
+    return [
+        Tools(
+            database=database,
+            store=store,
+            sources=sources,
+            identity=identity,
+            limits=limits,
+            binding=settings.driver_binding,
+            isolation=isolation,
+            standby=Standby(scratch, isolation, limits, view, loops),
+            inputs=inputs,
+            program_environment=only_gpu_of(identity) if settings.slots == "per-gpu" else {},
+            checker=checkers,
+        )
+        for identity in identities
+    ]
 
 
 def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
@@ -248,7 +263,13 @@ def keep_loop_turning(*, sender: Consumer, **_: object) -> None:
     sender.hub.call_repeatedly(_LOOP_SECONDS, lambda: None)
 
 
-def restart(presence: Presence, standby: Standby, leaving: threading.Event, activity: MessageActivity) -> None:
+def restart(
+    presence: Presence,
+    tools: Sequence[Tools],
+    leaving: threading.Event,
+    activity: MessageActivity,
+    environment: Mapping[str, str],
+) -> None:
     """Replace this process by a new one of the same program, with the same process id.
 
     Raises:
@@ -260,9 +281,10 @@ def restart(presence: Presence, standby: Standby, leaving: threading.Event, acti
         time.sleep(_LOOP_SECONDS)
     # The new process has a new worker id: without this, the old one would be listed until it is overdue.
     presence.stop()
-    standby.close()
+    for own in tools:
+        own.standby.close()
     try:
-        os.execve(sys.executable, sys.orig_argv, dict(os.environ))  # noqa: S606  # ourselves
+        os.execve(sys.executable, sys.orig_argv, dict(environment))  # noqa: S606  # ourselves
     except OSError as error:
         raise SystemExit(f"this worker cannot restart itself: {error.strerror}: {sys.executable}") from error
 
@@ -281,7 +303,7 @@ def require_usable(announcer: Announcer) -> None:
     log.warning("%s; the worker waits for it", fault.text)
 
 
-def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
+def consume(app: Celery, identity: Identity, leaving: threading.Event, *, slots: int) -> int:
     """Receive messages until the process is told to stop; the running stage is handed back then.
 
     Returns the exit status: 0, or 1 if Celery ended by an error of its own.
@@ -298,7 +320,7 @@ def consume(app: Celery, identity: Identity, leaving: threading.Event) -> int:
         # A thread is enough, because a stage runs in a child process; a forked pool would copy open connections.
         consumer_cls=LastingConsumer,
         pool=WakingPool,
-        concurrency=1,
+        concurrency=slots,  # a full process asks the broker for nothing
         quiet=True,
         # The catalogue knows which workers live: gossip, mingle and Celery's heartbeat only cost messages.
         without_gossip=True,

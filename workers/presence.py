@@ -1,4 +1,4 @@
-"""Register this worker in the catalogue, and repeat it every few seconds: a worker that stops is listed as gone."""
+"""Register this process's workers in the catalogue, and again every few seconds: one that stops is listed as gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """One worker process: `id` is new at each start, `name` stays the same over restarts."""
+    """A worker as the catalogue lists it: `id` is new at each start, `name` stays the same over restarts."""
 
     id: str
     name: str
@@ -27,11 +27,13 @@ class Identity:
 
 
 class Presence:
-    """Keeps the row of one worker up to date from a daemon thread. A row that was lost, it inserts again."""
+    """Keeps the rows of a process's workers up to date from a daemon thread. A row that was lost, it inserts again."""
 
-    def __init__(self, database: Database, identity: Identity, loops: Loops, *, every_seconds: float) -> None:
+    def __init__(
+        self, database: Database, identities: Sequence[Identity], loops: Loops, *, every_seconds: float
+    ) -> None:
         self._database = database
-        self._identity = identity
+        self._identities = identities
         self._thread = loops.thread(
             "the report of this worker to the catalogue", self._register, every_seconds=every_seconds
         )
@@ -42,24 +44,25 @@ class Presence:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the repetition and remove the worker from the fleet; the sweep does it later if the database is away."""
+        """End the repetition and remove the workers from the fleet; the sweep does it later if the database is away."""
         self._thread.stop()
         # First the thread: a registration after the removal would bring the worker back.
         self._thread.join()
         try:
             with self._database.write() as session:
-                deregister(session, self._identity.id)
+                for identity in self._identities:
+                    deregister(session, identity.id)
         except Exception as error:  # noqa: BLE001  # the rest of the worker's end must follow
             log.warning("could not say goodbye; the sweep will notice: %s", message_of(error))
 
     def _register(self) -> None:
-        identity = self._identity
         with self._database.write() as session:
-            register(
-                session,
-                identity.id,
-                identity.name,
-                identity.fingerprint,
-                identity.capabilities,
-                identity.queues,
-            )
+            for identity in self._identities:
+                register(
+                    session,
+                    identity.id,
+                    identity.name,
+                    identity.fingerprint,
+                    identity.capabilities,
+                    identity.queues,
+                )

@@ -135,7 +135,8 @@ class StageRun:
             StageFailed: a program failed, or passed a limit.
         """
         self.joblog.say("isolation: " + ", ".join(self.tools.isolation.in_force))
-        for command in self.toolchain.plan(self.job, self.directories):
+        for planned in self.toolchain.plan(self.job, self.directories):
+            command = replace(planned, environment={**planned.environment, **self.tools.program_environment})
             output = ProgramOutput(
                 self.toolchain,
                 self.job,

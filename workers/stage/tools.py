@@ -1,7 +1,8 @@
-"""What all attempts of one worker share."""
+"""What all attempts of one slot share. Slots share it too, without their identity, GPU and standby."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from enginefarm.contract.platform import DriverBinding
@@ -18,7 +19,7 @@ from workers.sandbox.isolation import Isolation
 
 @dataclass(frozen=True)
 class Tools:
-    """The database, store, sources and limits that all attempts of one worker share."""
+    """The database, store, sources and limits that all attempts of one slot share."""
 
     database: Database
     store: Store
@@ -29,4 +30,5 @@ class Tools:
     isolation: Isolation
     standby: Standby
     inputs: NodeInputs
+    program_environment: Mapping[str, str] = field(default_factory=dict)  # which GPU the programs see
     checker: OutputCheckers = field(default_factory=OutputCheckers)

@@ -2,7 +2,7 @@
 
 `NVML_DOUBLE` is the one GPU that it has: name, memory in GiB (empty: it has none of its own), compute
 capability, and after that its UUID if two workers are to see one GPU, as "NVIDIA L4,24,8.9,GPU-1". A UUID with MIG- is
-that of its one MIG device.
+that of its one MIG device. More UUIDs behind it are those of more GPUs of the same kind.
 """
 
 # ruff: noqa: N802  # the functions have NVML's names
@@ -32,7 +32,7 @@ def nvmlShutdown() -> None:
 
 
 def nvmlDeviceGetCount() -> int:
-    return 1
+    return max(1, len(_gpu()[3:]))
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> int:
@@ -62,7 +62,7 @@ def nvmlDeviceGetUUID(handle: int) -> str:
     given = _gpu()[3:]
     if not given:
         return f"GPU-{os.getpid()}"
-    return given[0] if handle == _MIG_DEVICE else given[0].replace("MIG-", "GPU-of-MIG-")
+    return given[0] if handle == _MIG_DEVICE else given[handle].replace("MIG-", "GPU-of-MIG-")
 
 
 def nvmlDeviceGetMigMode(handle: int) -> tuple[int, int]:

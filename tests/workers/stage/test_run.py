@@ -35,6 +35,7 @@ def stage_run(tmp_path: Path) -> StageRun:
         limits=ProcessLimits(wall_seconds=60, silence_seconds=60, kill_seconds=1),
         checker=SimpleNamespace(check=lambda job, directories, keep_going: {}),
         isolation=Isolation(),
+        program_environment={"CUDA_VISIBLE_DEVICES": "GPU-1"},
         standby=SimpleNamespace(take=lambda workspace, view: None),
     )  # fmt: skip
     claim: Any = SimpleNamespace(work=SimpleNamespace(job=SimpleNamespace(stage=Stage.CONVERT), inputs={}))
@@ -49,6 +50,7 @@ def test_the_supervisor_of_a_program_hears_of_the_renewals(
     supervised: Any = SimpleNamespace(lease_renewed=[].append)
 
     def run(command: Command, *, on_start: Callable[[LaunchedSupervisor], None], **_: object) -> Ended:
+        assert command.environment == {"CUDA_VISIBLE_DEVICES": "GPU-1"}, "of its slot"
         on_start(supervised)
         return Ended(0, "")
 
