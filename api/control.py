@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from api.access.callers import Callers
 from api.access.failed_sign_ins import FailedSignIns
 from api.access.open_mode import OpenMode
+from api.builds.new_submits import NewSubmits
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
 from api.planning.cached_submits import MOST_BATCHES, CachedSubmits
@@ -45,6 +46,7 @@ class ControlPlane:
     failed_sign_ins: FailedSignIns
     open_mode: OpenMode
     cached_submits: CachedSubmits
+    new_submits: NewSubmits
     lanes: Lanes
     resolutions: Resolutions
     readiness: ReadinessProbe
@@ -96,6 +98,7 @@ def control_plane(
     # Connections of their own: cached submits do not wait for those that slow statements use.
     submits_database = Database(settings.database_url.get_secret_value(), pool_size=MOST_BATCHES)
     cached_submits = CachedSubmits(planner, sources, fleet, submits_database)
+    new_submits = NewSubmits(fleet, database, announcer)
     try:
         yield ControlPlane(
             settings=settings,
@@ -108,6 +111,7 @@ def control_plane(
             failed_sign_ins=FailedSignIns(),
             open_mode=OpenMode(database, starts_open=starts_open),
             cached_submits=cached_submits,
+            new_submits=new_submits,
             lanes=lanes,
             resolutions=Resolutions(sources, lanes),
             readiness=ReadinessProbe(pings, lanes.probes),
@@ -124,6 +128,7 @@ def control_plane(
     finally:
         # In this order: the threads of cached submits use the database.
         cached_submits.close()
+        new_submits.close()
         lanes.close()
         submits_database.close()
         database.close()

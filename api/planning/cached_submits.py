@@ -6,15 +6,13 @@ plan is reused while the fleet and the model stay the same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 from cachetools import LRUCache
 
-from api.lanes import call_in_thread
+from api.batches import Batches
 from api.planning.fleet_view import FleetView
 from api.planning.inputs import input_references
 from api.planning.planner import Plan, Planner
@@ -32,9 +30,7 @@ from models.queries.engines import find_engines, readable_summaries
 from models.sources import Sources
 from toolchains.registry import all_toolchains
 
-# Batches that wait for the database at once, each with a thread and a connection. While one is committed, the next one
-# is planned. Submits that arrive when all are in use make one large batch, which costs little more than a small one.
-MOST_BATCHES = 2
+MOST_BATCHES = 2  # at once, each with a connection
 _MAX_PLANS = 1024
 # Frees memory. Plans become invalid long before, each time the fleet view reads the catalogue.
 _MAX_PLAN_SECONDS = 60.0
@@ -82,33 +78,21 @@ class _CachedPlan:
     model: ResolvedModel
 
 
-_Answer = asyncio.Future[Answer]
-
-
 class CachedSubmits:
-    """Gathers submits that arrive together; a thread answers all of them with one statement.
-
-    A thread for each submit would spend most of its time waiting for its turn at the interpreter, and the database
-    most of its own on transactions of one row.
-
-    Use it from one event loop.
-    """
+    """Answers submits from the catalogue, those that arrive together with one statement. Use it from one event loop."""
 
     def __init__(self, planner: Planner, sources: Sources, fleet: FleetView, database: Database) -> None:
         self._planner = planner
         self._sources = sources
         self._fleet = fleet
         self._database = database
-        self._threads = ThreadPoolExecutor(MOST_BATCHES, thread_name_prefix="cached-submits")
+        self._batches: Batches[Submit, Answer] = Batches("cached-submits", self._answers, at_once=MOST_BATCHES)
         self._plans: TimedCache[str, _CachedPlan] = TimedCache(capacity=_MAX_PLANS)  # by the spec as written, in JSON
         self._bodies: LRUCache[bytes, ValidSpec] = LRUCache(_MAX_BODIES)
-        self._queue: list[tuple[Submit, _Answer]] = []
-        self._is_gathering = False
-        self._batches: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
         """Wait for the batches that are being answered."""
-        self._threads.shutdown()
+        self._batches.close()
 
     def spec_of(self, body: bytes) -> ValidSpec | None:
         """The spec of a body that was answered from the catalogue before; None for any other body."""
@@ -128,45 +112,7 @@ class CachedSubmits:
         Raises:
             DatabaseUnavailable: for all submits that were answered together.
         """
-        answer: _Answer = asyncio.get_running_loop().create_future()
-        self._queue.append((submit, answer))
-        self._begin_batch()
-        return await answer
-
-    def _begin_batch(self) -> None:
-        if self._queue and not self._is_gathering and len(self._batches) < MOST_BATCHES:
-            self._is_gathering = True
-            batch = asyncio.create_task(self._answer_batch())
-            self._batches.add(batch)
-            batch.add_done_callback(self._end_batch)
-
-    def _end_batch(self, batch: asyncio.Task[None]) -> None:
-        self._batches.discard(batch)
-        self._begin_batch()
-
-    async def _answer_batch(self) -> None:
-        """Answer all submits that wait now."""
-        # Requests that arrived in the same moment are in the queue after one turn of the event loop.
-        await asyncio.sleep(0)
-        batch = self._queue
-        self._queue = []
-        self._is_gathering = False
-        submits = [submit for submit, _ in batch]
-        answers: list[Answer] = []
-        error: BaseException | None = None
-        try:
-            work = partial(self._answers, submits)
-            answers = await asyncio.get_running_loop().run_in_executor(self._threads, call_in_thread, work)
-        except BaseException as cause:  # noqa: BLE001  # whatever it is, the callers must get it
-            error = cause
-        for position, (_, answer) in enumerate(batch):
-            if answer.cancelled():
-                # Its client disconnected. Its build is recorded like the others.
-                continue
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(answers[position])
+        return await self._batches.answer(submit)
 
     def _answers(self, submits: Sequence[Submit]) -> list[Answer]:
         """One answer for each submit, in their order."""
@@ -254,5 +200,5 @@ def _record_in_two_steps(
     if not cached:
         return [None] * len(requests), engines
     with database.write() as session:
-        recorded = iter(record_builds(session, cached, Disposition.CACHED))
+        recorded = iter(record_builds(session, cached, [Disposition.CACHED] * len(cached)))
     return [next(recorded) if request.build.key in engines else None for request in requests], engines

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection
 
 from api.auth import Administrator, Reader
-from api.builds.submit import submit_spec
+from api.builds.new_submits import NewSubmit
 from api.control import Control, ControlPlane
 from api.engines.layouts import laid_out_for_sm, spec_of_outdated_key
 from api.http.openapi import refuses
@@ -100,7 +100,9 @@ def _submit_rebuilds(control: ControlPlane, withdrawn: WithdrawalResult, caller:
         if outdated is not None:
             # Its key must not be built again: it is planned anew, and the new key names the SM.
             try:
-                builds.append(submit_spec(control, BuildSpec.parse(outdated), caller, require_worker=False).id)
+                plan = control.planner.plan(BuildSpec.parse(outdated))
+                rebuild = NewSubmit(plan, caller.name, require_worker=False)
+                builds.append(control.new_submits.record(rebuild).id)
             except (InvalidSpec, SourceUnavailable) as error:
                 log.warning("engine %s is not rebuilt: %s", key[:12], error.detail)
                 not_rebuilt.append(key)

@@ -29,6 +29,17 @@ def insert_new(session: Session, row: type[Row], values: Mapping[str, Any] | Seq
     return len(session.execute(statement.returning(*row.__table__.primary_key)).all())
 
 
+def insert_new_keys(session: Session, row: type[Row], values: Sequence[Mapping[str, Any]], **same: Any) -> set[Any]:
+    """Insert the rows whose primary key, of one column, is new, in this order; returns these keys.
+
+    As `insert_new`, but for rows of the same attributes: their statement is compiled once, however many there are.
+    `same` are attributes that all rows have alike; they may be SQL expressions.
+    """
+    statement = _insert(session, row).values(_by_column(row, same)).on_conflict_do_nothing()
+    rows = [_by_column(row, attributes) for attributes in values]
+    return set(session.execute(statement.returning(*row.__table__.primary_key), rows).scalars())
+
+
 def upsert(session: Session, row: type[Row], values: Mapping[str, Any]) -> None:
     """Insert the row, or replace every given attribute of the row with the same primary key."""
     keys = [column.name for column in row.__table__.primary_key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,3 +21,17 @@ def engine_exists(session: Session, key: str) -> bool:
 def checkpoint_of(session: Session, key: str) -> CheckpointRow | None:
     """The checkpoint that a build may start from; None if there is none, or it was withdrawn."""
     return session.execute(select(CheckpointRow).where(CheckpointRow.key == key, USABLE)).scalar_one_or_none()
+
+
+def served_engines(session: Session, keys: Collection[str]) -> set[str]:
+    """Those of the keys that have an engine which is not withdrawn."""
+    if not keys:
+        return set()
+    return set(session.execute(select(EngineRow.key).where(EngineRow.key.in_(keys), SERVED)).scalars())
+
+
+def usable_checkpoints(session: Session, keys: Collection[str]) -> set[str]:
+    """Those of the keys that have a checkpoint which a build may start from."""
+    if not keys:
+        return set()
+    return set(session.execute(select(CheckpointRow.key).where(CheckpointRow.key.in_(keys), USABLE)).scalars())

@@ -6,22 +6,23 @@ Each function belongs in one transaction of its caller; nothing here commits.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import insert, inspect, select, update
+from sqlalchemy import Table, insert, inspect, select, update
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.key import Document, Key, key_of
 from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import ImportedWork, Work, is_imported, read_work
-from enginefarm.wire.bodies import Disposition
+from enginefarm.wire.bodies import BuildState, Disposition
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
-from models.catalogue.upsert import insert_new
-from models.catalogue.visibility import checkpoint_of, engine_exists
+from models.catalogue.upsert import insert_new, insert_new_keys
+from models.catalogue.visibility import served_engines, usable_checkpoints
 from models.lifecycle.transitions import cancel_if_unneeded, lock_action, move
 from models.queue.names import Announcement
 
@@ -57,27 +58,61 @@ class Request:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A recorded build, and the actions to announce after the commit."""
+    """A recorded build, its state at the end of this transaction, and the actions to announce after the commit."""
 
     id: str
     disposition: Disposition
+    state: BuildState
     announcements: list[Announcement] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Ensured:
+    """An action that is in flight, or whose result exists. Its row is locked."""
+
+    state: ActionState
+    is_opened: bool  # created, or opened again, by this transaction
 
 
 def submit(session: Session, request: Request) -> Accepted:
     """Find the engine, join the action that makes it, or create that action; record the caller's build."""
+    return submit_all(session, [request])[0]
+
+
+def submit_all(session: Session, requests: Sequence[Request]) -> list[Accepted]:
+    """As `submit` for each request, with the statements of one. Of two requests for one engine the second one joins.
+
+    Returns the results in the order of `requests`.
+    """
     # No lock yet: an engine that exists answers most submits, and they must not wait for each other.
-    if engine_exists(session, request.build.key):
-        [build_id] = record_builds(session, [request], Disposition.CACHED)
-        return Accepted(build_id, Disposition.CACHED)
-    announcements = _ensure_convert(session, request.convert)
-    # Only now: the checkpoint may have been published while we waited for the convert action's lock.
-    checkpoint_exists = checkpoint_of(session, request.convert.key) is not None
-    disposition = _ensure_build(session, request, checkpoint_exists=checkpoint_exists)
-    if disposition is Disposition.CREATED and checkpoint_exists:
-        announcements.append(Announcement(request.build.key, request.build.queue))
-    [build_id] = record_builds(session, [request], disposition)
-    return Accepted(build_id, disposition, announcements)
+    served = served_engines(session, {request.build.key for request in requests})
+    missing = {request.build.key: request for request in requests if request.build.key not in served}
+    converts, checkpoints = _ensure_converts(session, missing.values())
+    builds = _ensure_builds(session, missing.values(), checkpoints)
+
+    actions = converts | builds
+    opened = {key for key, action in actions.items() if action.is_opened}
+    dispositions = []
+    states = []
+    announcements = []
+    for request in requests:
+        # The first request that needs an action opens it, and announces it.
+        opened_here = [action for action in (request.convert, request.build) if action.key in opened]
+        opened -= {action.key for action in opened_here}
+        queued = [action for action in opened_here if actions[action.key].state is ActionState.QUEUED]
+        announcements.append([Announcement(action.key, action.queue) for action in queued])
+        build = builds.get(request.build.key)
+        if build is None:
+            dispositions.append(Disposition.CACHED)
+            states.append(BuildState.SUCCEEDED)
+            continue
+        dispositions.append(Disposition.CREATED if request.build in opened_here else Disposition.JOINED)
+        current = build
+        if build.state is ActionState.WAITING:
+            current = converts[request.convert.key]
+        states.append(BuildState.RUNNING if current.state is ActionState.RUNNING else BuildState.QUEUED)
+    ids = record_builds(session, requests, dispositions)
+    return [Accepted(*columns) for columns in zip(ids, dispositions, states, announcements, strict=True)]
 
 
 def can_submit_again(session: Session, key: Key) -> bool:
@@ -139,47 +174,93 @@ def cancel(session: Session, build_id: str) -> bool:
     return True
 
 
-def _ensure_convert(session: Session, action: NewAction) -> list[Announcement]:
-    """Make sure that the convert action is in flight or its checkpoint exists, and lock its row.
+def _ensure_converts(session: Session, requests: Collection[Request]) -> tuple[dict[Key, _Ensured], set[Key]]:
+    """Make sure that each convert action is in flight or its checkpoint exists, and lock its row.
 
-    Returns the action if it must be announced.
+    Returns the actions and the checkpoints that exist, by key.
     """
+    actions = {request.convert.key: request.convert for request in requests}
+    rows = [_new_row(action, None, ActionState.QUEUED) for action in actions.values()]
     # The insert waits for a concurrent one, so one of two submits creates the action and the other joins it.
-    row = _insert_or_lock(session, action, depends_on=None, state=ActionState.QUEUED)
-    if row is None:
-        return [Announcement(action.key, action.queue)]
-    if row.state in IN_FLIGHT or checkpoint_of(session, action.key) is not None:
-        return []
-    _reopen(session, action, ActionState.QUEUED, depends_on=None)
-    return [Announcement(action.key, action.queue)]
+    locked = _insert_or_lock(session, rows)
+    # Only now: a checkpoint may have been published while we waited for a lock. A new action has none.
+    checkpoints = usable_checkpoints(session, locked)
+    ensured = {}
+    for key, action in actions.items():
+        state = locked.get(key)
+        if state is not None and (state in IN_FLIGHT or key in checkpoints):
+            ensured[key] = _Ensured(state, is_opened=False)
+            continue
+        if state is not None:
+            _reopen(session, action, ActionState.QUEUED, depends_on=None)
+        ensured[key] = _Ensured(ActionState.QUEUED, is_opened=True)
+    return ensured, checkpoints
 
 
-def _ensure_build(session: Session, request: Request, *, checkpoint_exists: bool) -> Disposition:
-    """Make sure that the build action is in flight or its engine exists.
+def _ensure_builds(session: Session, requests: Collection[Request], checkpoints: Container[Key]) -> dict[Key, _Ensured]:
+    """Make sure that each build action is in flight; the actions by key, without those whose engine exists by now.
 
-    Locks its row, so that the action cannot end before the caller's build is recorded.
+    Locks their rows, so that no action can end before the builds of the callers are recorded.
     """
-    state = ActionState.WAITING
-    if checkpoint_exists:
-        state = ActionState.QUEUED
-    row = _insert_or_lock(session, request.build, depends_on=request.convert.key, state=state)
-    if row is None:
-        return Disposition.CREATED
-    if row.state in IN_FLIGHT:
-        return Disposition.JOINED
-    if engine_exists(session, request.build.key):  # published while we waited for the lock
-        return Disposition.CACHED
-    _reopen(session, request.build, state, depends_on=request.convert.key)
-    return Disposition.CREATED
+    first_states = {}
+    rows = []
+    for request in requests:
+        first_state = ActionState.QUEUED if request.convert.key in checkpoints else ActionState.WAITING
+        first_states[request.build.key] = first_state
+        rows.append(_new_row(request.build, request.convert.key, first_state))
+    locked = _insert_or_lock(session, rows)
+    closed = [key for key, state in locked.items() if state not in IN_FLIGHT]
+    published = served_engines(session, closed)  # while we waited for the lock
+    ensured = {}
+    for request in requests:
+        key = request.build.key
+        state = locked.get(key)
+        if key in published:
+            continue
+        if state is not None and state in IN_FLIGHT:
+            ensured[key] = _Ensured(state, is_opened=False)
+            continue
+        if state is not None:
+            _reopen(session, request.build, first_states[key], depends_on=request.convert.key)
+        ensured[key] = _Ensured(first_states[key], is_opened=True)
+    return ensured
 
 
-def _insert_or_lock(
-    session: Session, action: NewAction, *, depends_on: Key | None, state: ActionState
-) -> ActionRow | None:
-    return insert_or_lock(
-        session, action.key, stage=action.stage, queue=action.queue, document=action.document, work=action.work,
-        depends_on=depends_on, state=state, inputs=_inputs_of(action, depends_on),
+def _insert_or_lock(session: Session, rows: Sequence[Mapping[str, Any]]) -> dict[Key, ActionState]:
+    """Insert the actions that are new, and lock the others; returns the states of the others by key."""
+    if not rows:
+        return {}
+    # By key, as everywhere: two transactions that need the same actions wait for each other at the first of them.
+    missing = sorted(rows, key=itemgetter("key"))
+    locked: dict[Key, ActionState] = {}
+    while missing:
+        inserted = insert_new_keys(session, ActionRow, missing, announced_at=now())
+        others = [row["key"] for row in missing if row["key"] not in inserted]
+        if others:
+            query = select(ActionRow.key, ActionRow.state).where(ActionRow.key.in_(others)).order_by(ActionRow.key)
+            for key, state in session.execute(query.with_for_update(key_share=True)):
+                locked[key] = ActionState(state)
+        # models.retention.past_actions may remove an action between the two statements.
+        missing = [row for row in missing if row["key"] not in inserted and row["key"] not in locked]
+    return locked
+
+
+def _new_row(action: NewAction, depends_on: Key | None, state: ActionState) -> dict[str, Any]:
+    inputs = _inputs_of(action, depends_on)
+    return _columns(
+        action.key, action.stage, action.queue, action.document, action.work, depends_on, state, inputs
     )  # fmt: skip
+
+
+def _columns(
+    key: Key, stage: Stage, queue: str, document: Document, work: Work | ImportedWork, depends_on: Key | None,
+    state: ActionState, inputs: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Columns of a new action without `announced_at`: its caller announces it, so the sweep need not do it at once."""
+    return {
+        "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
+        "depends_on": depends_on, "state": str(state), "inputs": inputs,
+    }  # fmt: skip
 
 
 def _inputs_of(action: NewAction, depends_on: Key | None) -> str | None:
@@ -204,11 +285,7 @@ def insert_or_lock(
 ) -> ActionRow | None:
     """Insert the action's row; returns None then. A row that the key has already stays as it is; it is locked and
     returned."""
-    # announced_at: the caller announces the action after its commit, so the sweep need not do it at once.
-    values = {
-        "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
-        "depends_on": depends_on, "state": str(state), "announced_at": now(), "inputs": inputs,
-    }  # fmt: skip
+    values = _columns(key, stage, queue, document, work, depends_on, state, inputs) | {"announced_at": now()}
     while insert_new(session, ActionRow, values) == 0:
         row = lock_action(session, key)
         if row is not None:
@@ -227,27 +304,25 @@ def _reopen(session: Session, action: NewAction, state: ActionState, *, depends_
     )  # fmt: skip
 
 
-_INSERT_BUILDS = insert(inspect(BuildRow).local_table)  # type: ignore[arg-type]  # typed as a FromClause, is a table
+_BUILDS: Table = inspect(BuildRow).local_table  # type: ignore[assignment]  # typed as a FromClause, is a table
+# With RETURNING, SQLAlchemy sends many rows in one statement.
+_INSERT_OPEN = insert(_BUILDS).values(state=str(BuildRowState.OPEN)).returning(_BUILDS.c.seq)
+# No action will end it: its engine exists.
+_INSERT_CACHED = insert(_BUILDS).values(state=str(BuildRowState.SUCCEEDED), ended_at=now()).returning(_BUILDS.c.seq)
 
 
-def record_builds(session: Session, requests: Sequence[Request], disposition: Disposition) -> list[str]:
+def record_builds(session: Session, requests: Sequence[Request], dispositions: Sequence[Disposition]) -> list[str]:
     """Insert a row for each build; returns their ids, in the order of `requests`."""
-    state = BuildRowState.OPEN
-    insert_builds = _INSERT_BUILDS
-    if disposition is Disposition.CACHED:
-        # No action will end it: its engine exists.
-        state = BuildRowState.SUCCEEDED
-        insert_builds = _INSERT_BUILDS.values(ended_at=now())
     ids: list[str] = []
-    rows: list[dict[str, Any]] = []
-    for request in requests:
+    open_rows: list[dict[str, Any]] = []
+    cached_rows: list[dict[str, Any]] = []
+    for request, disposition in zip(requests, dispositions, strict=True):
         build_id = secrets.token_hex(10)
         ids.append(build_id)
         row = {
             "id": build_id,
             "key": request.build.key,
             "disposition": str(disposition),
-            "state": str(state),
             "spec": request.spec,
             "asked": request.spec_as_written,
             "model": request.model,
@@ -257,7 +332,10 @@ def record_builds(session: Session, requests: Sequence[Request], disposition: Di
             "platform_label": request.platform_label,
             "requested_by": request.requested_by,
         }
+        rows = cached_rows if disposition is Disposition.CACHED else open_rows
         rows.append(row)
-    # By the table instead of the ORM: cached submits record many builds at once, and unit-of-work costs more than SQL.
-    session.connection().execute(insert_builds, rows)
+    # By the table instead of the ORM: unit-of-work costs more than SQL.
+    for statement, rows in ((_INSERT_OPEN, open_rows), (_INSERT_CACHED, cached_rows)):
+        if rows:
+            session.connection().execute(statement, rows)
     return ids

@@ -178,12 +178,12 @@ GUARDS = (
     ),
     Guard(
         "an existing engine is not built again", "models/lifecycle/submission.py",
-        "if engine_exists(session, request.build.key):\n        [build_id]", "if False:\n        [build_id]",
+        "if request.build.key not in served}", "}",
         "tests/models/lifecycle/test_lifecycle.py",
     ),
     Guard(
         "an engine that is published during a submit is not built again", "models/lifecycle/submission.py",
-        "if engine_exists(session, request.build.key):  # published while", "if False:  # published while",
+        "if key in published:", "if False:",
         "tests/models/lifecycle/test_races.py",
     ),
     Guard(
@@ -212,15 +212,34 @@ GUARDS = (
         "tests/enginefarm/transfer/test_partial_file.py tests/enginefarm/transfer/test_pull.py",
     ),
     Guard(
-        "a submit is committed before it is answered", "api/builds/submit.py",
-        "with control.database.write() as session:\n        if require_worker:",
-        "with control.database.read() as session:\n        if require_worker:",
+        "a submit is committed before it is answered", "api/builds/new_submits.py",
+        "with self._database.write() as session:", "with self._database.read() as session:",
         "tests/farm/test_cached_submits.py",
     ),
     Guard(
         "a cached submit is recorded before it is answered", "api/planning/cached_submits.py",
         "with database.write() as session:", "with database.read() as session:",
         "tests/farm/test_cached_submits.py",
+    ),
+    Guard(
+        "the fast path answers only callers who may submit", "api/builds/fast_submits.py",
+        "if caller is None or access.Scope.SUBMIT not in caller.scopes:", "if caller is None:",
+        "tests/api/test_fast_submits.py",
+    ),
+    Guard(
+        "the fast path does not answer with a withdrawn engine", "models/lifecycle/cached_builds.py",
+        "AND engines.quarantined_at IS NULL", "",
+        "tests/api/test_fast_submits.py",
+    ),
+    Guard(
+        "the fast path plans again when the model changed", "api/planning/cached_submits.py",
+        "cached.fleet is fleet and cached.model == model", "cached.fleet is fleet",
+        "tests/api/test_fast_submits.py",
+    ),
+    Guard(
+        "two submits at once wait for each other at the first action", "models/lifecycle/submission.py",
+        'in_order = sorted(rows, key=itemgetter("key"))', "in_order = list(rows)",
+        "tests/models/lifecycle/test_submits_together.py",
     ),
     Guard(
         "a blob that is referenced again is not deleted", "models/retention/blob_gc.py",
@@ -968,7 +987,7 @@ GUARDS = (
         "tests/api/test_watch.py",
     ),
     Guard(
-        "a defect leaves no cached submit without an answer", "api/planning/cached_submits.py",
+        "a defect leaves no cached submit without an answer", "api/batches.py",
         "except BaseException as cause:  # noqa: BLE001  # whatever it is, the callers must get it",
         "except EnginefarmError as cause:",
         "tests/api/test_cached_submits.py",
