@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import psutil
 
-from benchmarks import cached_submits, gpu_idle, handover, http_clients, memory, transfers, watchers
+from benchmarks import cached_submits, gpu_idle, handover, http_clients, memory, new_submits, transfers, watchers
 from benchmarks.ground import Ground
 from benchmarks.table import Table
 
@@ -26,6 +26,8 @@ BENCHMARKS: Mapping[str, Callable[[Ground], Table]] = {
     "transfers": transfers.run,
     "gpu_idle": gpu_idle.run,
     "http_clients": http_clients.run,
+    # Last: its builds keep the worker busy.
+    "new_submits": new_submits.run,
 }
 
 

@@ -72,6 +72,11 @@ class Ground:
         process.wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=60)
         return port, process
 
+    @property
+    def ports(self) -> list[int]:
+        """Of the farm's first API, in a list as `benchmarks.http_load` wants it."""
+        return [int(self.farm.urls[0].rpartition(":")[2])]
+
     @cached_property
     def bare_route(self) -> tuple[int, Process]:
         """Its port, and its process."""

@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-import psutil
-
 from benchmarks.ground import Ground
+from benchmarks.http_load import cpu_seconds
 from benchmarks.table import Line, Table
 from models.lifecycle.submission import cancel
 from tests.farm.running_farm import CHECKOUT
@@ -87,18 +86,7 @@ def _measure(ground: Ground, port: int, api: int, paths: list[str], body: str) -
 
 def _cores(pids: Sequence[int], seconds: float) -> float:
     """The cores that these processes use in the next seconds."""
-    used_before = sum(map(_cpu_seconds, pids))
+    used_before = sum(map(cpu_seconds, pids))
     begin = time.monotonic()
     time.sleep(seconds)
-    return (sum(map(_cpu_seconds, pids)) - used_before) / (time.monotonic() - begin)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Of a process and of all that it started, ended ones too: PostgreSQL has a process for each connection."""
-    process = psutil.Process(pid)
-    own = process.cpu_times()
-    seconds = own.user + own.system + own.children_user + own.children_system
-    for child in process.children(recursive=True):
-        times = child.cpu_times()
-        seconds += times.user + times.system
-    return seconds
+    return (sum(map(cpu_seconds, pids)) - used_before) / (time.monotonic() - begin)
