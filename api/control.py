@@ -14,7 +14,6 @@ from fastapi import Depends, Request
 from api.access.callers import Callers
 from api.access.failed_sign_ins import FailedSignIns
 from api.access.open_mode import OpenMode
-from api.builds.new_submits import NewSubmits
 from api.farm_keys import FarmKeys
 from api.lanes import Lanes
 from api.planning.cached_submits import MOST_BATCHES, CachedSubmits
@@ -22,6 +21,7 @@ from api.planning.fleet_view import FleetView
 from api.planning.planner import Planner
 from api.planning.resolutions import Resolutions
 from api.readiness import ReadinessProbe
+from api.submits.new_submits import NewSubmits
 from api.upload_room import UploadRoom
 from api.watching.sharing import GATHER_SECONDS, SharedReads, Watchers
 from api.watching.watch import Watch

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from api.builds.availability import too_small_for
 from api.control import ControlPlane
+from api.submits.availability import too_small_for
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.explanation import Explanation, PlannedCommand, Verdict
 from models.catalogue.rows import BuildRow

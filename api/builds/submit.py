@@ -6,9 +6,9 @@ from functools import partial
 
 from starlette.responses import Response
 
-from api.builds.new_submits import NewSubmit
 from api.control import ControlPlane
 from api.planning.planner import Plan
+from api.submits.new_submits import NewSubmit
 from enginefarm.contract.spec import BuildSpec
 from enginefarm.wire.bodies import Submitted
 from models.security.api_keys import Caller

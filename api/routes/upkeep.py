@@ -6,12 +6,12 @@ import logging
 from collections.abc import Collection
 
 from api.auth import Administrator, Reader
-from api.builds.new_submits import NewSubmit
 from api.control import Control, ControlPlane
 from api.engines.layouts import laid_out_for_sm, spec_of_outdated_key
 from api.http.openapi import refuses
 from api.http.routing import bounded_router
 from api.lanes import in_lane
+from api.submits.new_submits import NewSubmit
 from enginefarm.contract.digest import Digest
 from enginefarm.contract.errors import InvalidSpec, NotFound, SourceUnavailable
 from enginefarm.contract.key import Key

@@ -212,7 +212,7 @@ GUARDS = (
         "tests/enginefarm/transfer/test_partial_file.py tests/enginefarm/transfer/test_pull.py",
     ),
     Guard(
-        "a submit is committed before it is answered", "api/builds/new_submits.py",
+        "a submit is committed before it is answered", "api/submits/new_submits.py",
         "with self._database.write() as session:", "with self._database.read() as session:",
         "tests/farm/test_cached_submits.py",
     ),

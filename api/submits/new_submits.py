@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from api.batches import Batches
-from api.builds.availability import require_worker as refuse_without_worker
-from api.builds.availability import too_small_for, why_unserved
 from api.planning.fleet_view import FleetView
 from api.planning.planner import Plan
+from api.submits.availability import require_worker as refuse_without_worker
+from api.submits.availability import too_small_for, why_unserved
 from enginefarm.contract.errors import Busy, EnginefarmError, InvalidSpec
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database

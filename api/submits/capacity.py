@@ -20,7 +20,7 @@ _GIB = 1 << 30
 def too_small(action: NewAction, fleet: Sequence[WorkerRow]) -> Problem | None:
     """A problem that lists what each worker lacks, if every worker that listens for the action lacks something.
 
-    None if a worker is large enough, and also if none listens: `api.builds.availability` reports that.
+    None if a worker is large enough, and also if none listens: `api.submits.availability` reports that.
     """
     job = action.work.job
     needs = all_toolchains()[job.toolchain].needs(job)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from api.builds.capacity import too_small
 from api.planning.completion import platform_text
+from api.submits.capacity import too_small
 from enginefarm.contract.errors import InvalidSpec, Problem
 from enginefarm.contract.stage import Stage
 from models.catalogue.rows import WorkerRow
