@@ -198,6 +198,8 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         watchdog.stop()
         presence.stop()
         cache_room.stop()
+        for each in runners:
+            each.prefetch.close()
         for own in tools:
             own.standby.close()
         tools[0].checker.close()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from threading import Event
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
@@ -41,6 +41,8 @@ from models.queue.names import Announcement
 from models.settings import Settings
 from workers.broker_watchdog import MessageActivity
 from workers.gpus import HeldGpus, claim_uses_gpu
+from workers.inputs.prefetch import Prefetch
+from workers.inputs.warm_records import WarmRecords
 from workers.reporting.failures import BelongsElsewhere, StageStopped, StartDamaged, cannot_begin, explain
 from workers.reporting.heartbeat import Heartbeat
 from workers.reporting.job_log import JobLog
@@ -70,6 +72,13 @@ class Runner:
     leaving: Event
     loops: Loops
     activity: MessageActivity = field(default_factory=MessageActivity)
+
+    @cached_property
+    def prefetch(self) -> Prefetch:
+        """Fetches the inputs of the next action while a stage computes."""
+        tools = self.tools
+        scratch = self.settings.scratch / tools.identity.name
+        return Prefetch(tools.database, tools.identity.id, tools.inputs, scratch, self.leaving)
 
     def run(self, announced: str, queue: str, turn: Turn) -> None:
         """Claim an action of the queue, run its stage, publish the output. An error ends the attempt, never the worker.
@@ -122,7 +131,7 @@ class Runner:
                 refuse_foreign_code(claim, self.tools)
                 with stage_run.step("fetch"):
                     stage_run.fetch()
-                with stage_run.step(claim.stage):
+                with self.prefetch.during(claim), stage_run.step(claim.stage):
                     stage_run.run_programs()
                 # The GPU is free from here on, for this worker or another one.
                 held_gpus.release()
@@ -166,13 +175,16 @@ class Runner:
             return None  # the sweep announces it again
         settings = self.settings
         gpus = self.tools.identity.fingerprint.host.gpu_uuids
+        held = WarmRecords(self.tools.inputs.cache).held()
         with self.tools.database.write() as session:
-            claim = claim_next(session, queue, self.tools.identity.id, lease_seconds=settings.lease_seconds)
-            if claim is None or not gpus or not claim_uses_gpu(claim):
-                return claim
-            # In the claim's transaction: if a GPU is in use, the claim is rolled back and the action stays queued.
-            seconds = settings.lease_seconds + settings.kill_seconds
-            return lock_gpus(session, claim, gpus, seconds=seconds)
+            claim = claim_next(session, queue, self.tools.identity.id, lease_seconds=settings.lease_seconds, held=held)
+            if claim is not None and gpus and claim_uses_gpu(claim):
+                # In the claim's transaction: if a GPU is in use, it is rolled back and the action stays queued.
+                seconds = settings.lease_seconds + settings.kill_seconds
+                claim = lock_gpus(session, claim, gpus, seconds=seconds)
+        if claim is not None:
+            self.prefetch.claimed(claim.key)
+        return claim
 
     def wait_for_gpu(self, error: GpuInUseError) -> None:
         """Leave the action to workers with other GPUs, and take no message until this worker's GPUs are free.

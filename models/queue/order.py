@@ -43,24 +43,28 @@ def is_avoiding(worker_id: str) -> ColumnElement[bool]:
     return and_(ActionRow.avoid_worker.is_not(None), ActionRow.avoid_worker == worker_id, ActionRow.avoid_until > now())
 
 
-def next_turn(session: Session, queue: str, worker_id: str, held: Sequence[str] = ()) -> Turn | None:
+def next_turn(
+    session: Session, queue: str, worker_id: str, held: Sequence[str] = (), *, unless: ColumnElement[bool] | None = None
+) -> Turn | None:
     """Choose the action of this queue that the worker takes next, and lock it until the transaction ends.
 
     None if no action of the queue is due, or if other transactions have locked all that are.
 
     Args:
         held: values of `ActionRow.inputs`. The worker's node has these inputs; those that it used last come first.
+        unless: leaves out actions that meet this condition.
     """
-    claimable = select(ActionRow.key, ActionRow.overtaken, ActionRow.overtaken_at).where(
-        ActionRow.queue == queue, is_due(), ~is_avoiding(worker_id)
-    )
+    claimable = [ActionRow.queue == queue, is_due(), ~is_avoiding(worker_id)]
+    if unless is not None:
+        claimable.append(~unless)
+    by_age = select(ActionRow.key, ActionRow.overtaken, ActionRow.overtaken_at).where(*claimable)
     # A locked action is being claimed by another worker, or changed by the API: waiting for it would make the claims of
     # a queue wait for each other.
-    oldest = _locked(claimable).cte("oldest")
+    oldest = _locked(by_age).cte("oldest")
     if not held:
         key = session.execute(select(oldest.c.key)).scalar_one_or_none()
         return Turn(key) if key is not None else None
-    warm = _locked(claimable.where(ActionRow.inputs == _inputs_of_oldest_warm(queue, worker_id, held))).cte("warm")
+    warm = _locked(by_age.where(ActionRow.inputs == _inputs_of_oldest_warm(claimable, held))).cte("warm")
     may_be_overtaken = and_(
         func.coalesce(oldest.c.overtaken, 0) < MOST_OVERTAKING,
         or_(oldest.c.overtaken_at.is_(None), oldest.c.overtaken_at > now(-OVERTAKEN_SECONDS)),
@@ -86,13 +90,13 @@ def record_overtaking(session: Session, key: str) -> None:
     )
 
 
-def _inputs_of_oldest_warm(queue: str, worker_id: str, held: Sequence[str]) -> ColumnElement[str]:
+def _inputs_of_oldest_warm(claimable: Sequence[ColumnElement[bool]], held: Sequence[str]) -> ColumnElement[str]:
     # One look into the index for each of them. A condition `inputs IN (…)` would read and sort all warm actions. As
     # rows of a UNION, because SQLAlchemy compiles a statement with VALUES at each use.
     named = union_all(*(select(literal(inputs).label("inputs")) for inputs in held[:MOST_HELD])).cte("held")
     first = (
         select(ActionRow.queued_at)
-        .where(ActionRow.queue == queue, ActionRow.inputs == named.c.inputs, is_due(), ~is_avoiding(worker_id))
+        .where(ActionRow.inputs == named.c.inputs, *claimable)
         .order_by(ActionRow.queued_at)
         .limit(1)
         .correlate(named)
@@ -108,8 +112,6 @@ def _inputs_of_oldest_warm(queue: str, worker_id: str, held: Sequence[str]) -> C
     )
 
 
-def _locked(
-    claimable: Select[str, int | None, datetime | None],
-) -> Select[str, int | None, datetime | None]:
-    oldest_first = claimable.order_by(ActionRow.queued_at).limit(1)
+def _locked(by_age: Select[str, int | None, datetime | None]) -> Select[str, int | None, datetime | None]:
+    oldest_first = by_age.order_by(ActionRow.queued_at).limit(1)
     return oldest_first.with_for_update(skip_locked=True, key_share=True)

@@ -1152,8 +1152,29 @@ GUARDS = (
     ),
     Guard(
         "a claim for a GPU locks it", "workers/runner.py",
-        "            return lock_gpus(session, claim, gpus, seconds=seconds)\n", "            return claim\n",
+        "claim = lock_gpus(session, claim, gpus, seconds=seconds)", "pass",
         "tests/workers/test_gpus.py",
+    ),
+    Guard(
+        "the oldest action of a queue is overtaken a few times only", "models/queue/order.py",
+        "func.coalesce(oldest.c.overtaken, 0) < MOST_OVERTAKING,", "true(),",
+        "tests/models/queue/test_order.py",
+    ),
+    Guard(
+        "an action is overtaken for a limited time", "models/queue/order.py",
+        "oldest.c.overtaken_at > now(-OVERTAKEN_SECONDS)", "true()",
+        "tests/models/queue/test_order.py",
+    ),
+    Guard(
+        "a message that is consumed without a claim leaves no due action behind", "workers/runner.py",
+        "            self.leaving.wait(_LOCKED_SECONDS)\n            self.announcer.announce([left.announcement])\n",
+        "            self.leaving.wait(_LOCKED_SECONDS)\n",
+        "tests/workers/test_claims.py",
+    ),
+    Guard(
+        "a fetch ahead ends when its action is gone", "workers/inputs/prefetch.py",
+        "if not is_queued and not turn.is_claimed:", "if False:",
+        "tests/workers/inputs/test_prefetch.py",
     ),
     Guard(
         "a version left out is a stable one", "api/planning/completion.py",

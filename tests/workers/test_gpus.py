@@ -23,6 +23,7 @@ from models.settings import Settings
 from tests.models.requests import CPU, HOST, add_worker, new_request, submit_request
 from tests.models.stage_runs import run_convert
 from workers.gpus import HeldGpus
+from workers.inputs.node_inputs import NodeInputs
 from workers.presence import Identity
 from workers.runner import Runner
 from workers.stage.tools import Tools
@@ -61,9 +62,9 @@ def runner(database: Database, name: str, *gpus: str) -> Runner:
         "branch",
         nothing,
         nothing,
-        nothing,
+        NodeInputs(nothing, None, may_link=False),
     )
-    settings = cast(Settings, SimpleNamespace(lease_seconds=30.0, kill_seconds=5.0))
+    settings = cast(Settings, SimpleNamespace(lease_seconds=30.0, kill_seconds=5.0, scratch=Path("/nonexistent")))
     return Runner(settings, tools, cast(Any, Messages()), threading.Event(), Loops())
 
 

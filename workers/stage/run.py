@@ -32,6 +32,8 @@ from models.store import Store
 from toolchains.registry import all_toolchains
 from toolchains.toolchain import Command, Directories, Report, Toolchain
 from workers.inputs.node_inputs import Caller
+from workers.inputs.prefetch import named_files
+from workers.inputs.warm_records import WarmRecords
 from workers.programs import child
 from workers.programs.child import KilledFor, SandboxBroken, Unkillable
 from workers.reporting.failures import (
@@ -113,6 +115,7 @@ class StageRun:
         caller = Caller(self.keep_going, self.joblog.say)
         fetched = self.tools.inputs.fetch(self.claim.work, checkpoint, self.workspace, caller)
         self.joblog.say(str(fetched))
+        WarmRecords(self.tools.inputs.cache).remember(self.claim.inputs, named_files(self.claim.work, checkpoint))
         self.fetch_warm_file()
 
     def fetch_warm_file(self) -> None:
@@ -255,6 +258,8 @@ class StageRun:
         output = self.upload_again(output)
         if self.job.stage is Stage.CONVERT:
             self.tools.inputs.keep_output(output.manifest, self.directories.output, self.watch)
+            # The builds from this checkpoint name its conversion.
+            WarmRecords(self.tools.inputs.cache).remember(self.claim.key, output.manifest.files)
         # After the engine, which callers wait for: a warm file only makes a later stage faster.
         if self.warm_start is not None:
             self.warm_start.upload(self.watch)
