@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
@@ -46,7 +46,7 @@ def test_an_action_that_was_locked_for_a_moment_is_announced_again(
 
     monkeypatch.setattr(runner_module, "claim_next", pass_a_locked_action)
     monkeypatch.setattr(runner_module, "_LOCKED_SECONDS", 0.0)
-    worker.run("0" * 64, "convert.q")
+    worker.run("0" * 64, "convert.q", cast(Any, None))
     assert cast(Messages, worker.announcer).sent == [(CONVERT.key, "convert.q")]
 
 
@@ -57,7 +57,7 @@ def test_an_action_that_others_take_first_is_announced_again_before_the_worker_s
     monkeypatch.setattr(runner_module, "_STAND_BACK_SECONDS", 0.0)
     with database.write() as session:
         session.execute(update(ActionRow).values(avoid_worker="w1", avoid_until=now(60)))
-    worker.run(CONVERT.key, "convert.q")
+    worker.run(CONVERT.key, "convert.q", cast(Any, None))
     assert cast(Messages, worker.announcer).sent == [(CONVERT.key, "convert.q")]
 
 
@@ -65,5 +65,5 @@ def test_a_message_of_an_empty_queue_is_dropped(database: Database) -> None:
     worker = runner(database, "w1")
     with database.write() as session:
         assert claim_next(session, "convert.q", "w1", lease_seconds=60) is not None
-    worker.run(CONVERT.key, "convert.q")
+    worker.run(CONVERT.key, "convert.q", cast(Any, None))
     assert cast(Messages, worker.announcer).sent == []
