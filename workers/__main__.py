@@ -163,7 +163,8 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         os.environ |= only_gpu_of(identities[0])
     activity = MessageActivity(len(identities))
     tools = stage_tools(settings, database, identities, isolation, scratch, loops)
-    slots = Slots([Runner(settings, own, announcer, leaving, loops, activity) for own in tools], activity)
+    runners = [Runner(settings, own, announcer, leaving, loops, activity) for own in tools]
+    slots = Slots(runners, activity)
     receive_messages(app, slots)
     presence = Presence(database, identities, loops, every_seconds=settings.worker_seconds / 4)
     # Celery configures logging itself unless this signal has a receiver.
