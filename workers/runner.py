@@ -77,8 +77,7 @@ class Runner:
     def prefetch(self) -> Prefetch:
         """Fetches the inputs of the next action while a stage computes."""
         tools = self.tools
-        scratch = self.settings.scratch / tools.identity.name
-        return Prefetch(tools.database, tools.identity.id, tools.inputs, scratch, self.leaving)
+        return Prefetch(tools.database, tools.identity.id, tools.inputs, tools.standby, self.leaving)
 
     def run(self, announced: str, queue: str, turn: Turn) -> None:
         """Claim an action of the queue, run its stage, publish the output. An error ends the attempt, never the worker.

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from enginefarm.contract.errors import EnginefarmError
 from enginefarm.contract.manifest import FileEntry, Manifest
@@ -25,6 +24,7 @@ from models.loops import message_of
 from models.queue.prefetches import NextAction, renew_reservation, reserve_next
 from workers.inputs.node_inputs import Caller, NodeInputs
 from workers.inputs.warm_records import WarmRecords
+from workers.programs.standby import Standby
 from workers.reporting.failures import StartDamaged
 
 log = logging.getLogger(__name__)
@@ -43,18 +43,18 @@ class Prefetch:
     """Fetches ahead for one worker process, in one thread.
 
     Args:
-        scratch: the worker's scratch folder.
+        standby: has the scratch folder of this process.
         leaving: set when the worker was told to stop.
     """
 
     def __init__(
-        self, database: Database, worker_id: str, inputs: NodeInputs, scratch: Path, leaving: threading.Event
+        self, database: Database, worker_id: str, inputs: NodeInputs, standby: Standby, leaving: threading.Event
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._inputs = inputs
         self._records = WarmRecords(inputs.cache)
-        self._scratch = scratch
+        self._standby = standby
         self._leaving = leaving
         self._current = _Turn("")
         self._current.computed.set()
@@ -131,7 +131,7 @@ class Prefetch:
         if self._inputs.digests_held(entries) == {entry.digest for entry in entries}:
             return
         caller = Caller(lambda: self._keep_going(turn), log.info)
-        fetched = self._inputs.prefetch(work, checkpoint, self._scratch, caller)
+        fetched = self._inputs.prefetch(work, checkpoint, self._standby.root, caller)
         self._records.remember(action.inputs, entries)
         log.info("ahead of %s: %s", action.key[:12], fetched)
 

@@ -80,6 +80,11 @@ class Standby:
         finally:
             self._replace(workspace)
 
+    @property
+    def root(self) -> Path:
+        """The scratch folder of this worker process, which it empties at its start."""
+        return self._root
+
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
         """The folder of one attempt, prepared or new; it is removed at the end.

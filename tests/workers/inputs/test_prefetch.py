@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
@@ -72,7 +74,7 @@ def prefetch(
     scratch = node.folder / "worker"
     scratch.mkdir()
     node.cache.root.mkdir()  # the stage has fetched its own inputs
-    made = Prefetch(database, "busy", node.inputs(), scratch, leaving)
+    made = Prefetch(database, "busy", node.inputs(), cast(Any, SimpleNamespace(root=scratch)), leaving)
     yield made
     made.close()
     assert list(scratch.iterdir()) == []
