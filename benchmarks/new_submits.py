@@ -20,9 +20,10 @@ _MOST_SECONDS = 120.0
 
 
 def run(ground: Ground) -> Table:
-    second_port, second_api = ground.add_api({})
-    ports = [*ground.ports, second_port]
-    servers = [ground.farm.apis[0].pid, second_api.pid]
+    # All connections come from one address.
+    apis = [ground.add_api({"MAX_CONNECTIONS_PER_PEER": str(_AT_ONCE)}) for _ in range(2)]
+    ports = [port for port, _ in apis]
+    servers = [process.pid for _, process in apis]
     bare_port, bare_process = ground.bare_route
     key = {"Authorization": f"Bearer {ground.key}"}
     # Its convert runs for as long as the benchmark. The builds wait for it, so that the worker does not disturb.
