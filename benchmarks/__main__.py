@@ -43,8 +43,8 @@ def main() -> None:
     machine = f"{os.cpu_count()} cores, {gib:.0f} GiB, Python {platform.python_version()}"
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}", flush=True)
     with Ground() as ground:
-        # Printed one by one, so that an interrupted run has shown what it measured.
-        for name in names:
+        # In the order of the table, and printed one by one, so that an interrupted run has shown what it measured.
+        for name in (name for name in BENCHMARKS if name in names):
             print(f"\n{BENCHMARKS[name](ground)}", flush=True)
 
 

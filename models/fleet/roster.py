@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from pydantic import ValidationError
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from enginefarm.contract.platform import Platform
 from enginefarm.wire.bodies import Worker
-from models.catalogue.rows import ActionRow, AttemptRow, WorkerRow
-from models.catalogue.states import ActionState
+from models.catalogue.rows import AttemptRow, WorkerRow
+from models.catalogue.states import Outcome
 from models.fleet.gpu_use import describe, gpus_in_use, use_by_another
 from models.fleet.worker_states import IS_LIVE, IS_PRESENT, IS_QUARANTINED, state_shown
 
@@ -78,9 +78,8 @@ def list_workers(session: Session, *, include_gone: bool = False, ids: Collectio
 
 def _running_actions(session: Session) -> dict[str, list[str]]:
     """The keys of the running actions by worker, the latest attempt last. One query for the fleet, not one a worker."""
-    attempt = and_(AttemptRow.action_key == ActionRow.key, AttemptRow.number == ActionRow.attempt)
-    query = select(ActionRow.key, AttemptRow.worker_id).join(AttemptRow, attempt)
-    query = query.where(ActionRow.state == ActionState.RUNNING).order_by(AttemptRow.started_at)
+    query = select(AttemptRow.action_key, AttemptRow.worker_id).where(AttemptRow.outcome == Outcome.RUNNING)
+    query = query.order_by(AttemptRow.started_at)
     actions: dict[str, list[str]] = {}
     for key, worker_id in session.execute(query):
         actions.setdefault(worker_id, []).append(key)
