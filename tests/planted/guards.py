@@ -829,12 +829,12 @@ GUARDS = (
         "one worker of a host fetches a file", "workers/inputs/node_inputs.py",
         "with self.cache.locked(entry.digest, partial(caller.say, waiting_text), keep_waiting=partial(watch, 0)):",
         "if True:",
-        "tests/workers/inputs/test_node_inputs.py",
+        "tests/workers/inputs/test_shared_fetches.py",
     ),
     Guard(
         "a cancel ends a worker that waits for another's fetch", "enginefarm/transfer/file_lock.py",
         "                keep_waiting()\n", "                pass\n",
-        "tests/workers/inputs/test_node_inputs.py",
+        "tests/workers/inputs/test_shared_fetches.py",
     ),
     Guard(
         "programs do not see the cache", "workers/sandbox/choice.py",

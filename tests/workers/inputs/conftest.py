@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -81,7 +82,7 @@ def work(**parts: Any) -> Work:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
+def node(tmp_path: Path) -> Iterator[Node]:
     store = CountingStore(tmp_path / "store", Links(b"x" * 32))
     store.fetched, store.gate = [], threading.Event()
     store.gate.set()
@@ -92,7 +93,11 @@ def node(tmp_path: Path) -> Node:
         FileSource([tmp_path / "models"], digests),
         AuxiliarySource([tmp_path / "models"], digests),
     )
-    return Node(tmp_path, store, sources)
+    made = Node(tmp_path, store, sources)
+    yield made
+    # A test that has failed must not leave a thread that waits for ever.
+    made.is_stopped.set()
+    store.gate.set()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,54 +37,6 @@ def test_six_builds_of_a_host_fetch_their_checkpoint_once(node: Node, checkpoint
         counts.append((fetched_bytes.fetched, fetched_bytes.cached))
     assert counts == [(SIZE, 0)] + [(0, SIZE)] * 5
     assert str(fetched_bytes) == "fetched 0 B, 600.0 kB from this node's cache"
-
-
-def test_eight_workers_at_once_fetch_each_file_once(node: Node, checkpoint: Manifest) -> None:
-    node.store.gate.clear()
-    builds = [threading.Thread(target=node.build, args=(node.inputs(), checkpoint)) for _ in range(8)]
-    for build in builds:
-        build.start()
-    while len(node.lines) < 7 * len(FILES):
-        time.sleep(0.01)
-    node.store.gate.set()
-    for build in builds:
-        build.join(10)
-    assert sorted(node.store.fetched) == sorted(entry.digest for entry in checkpoint.files)
-    assert "waits: another worker or pull of this host is fetching rank0.safetensors" in node.lines
-
-
-def test_a_cancel_ends_a_fetch_and_those_that_wait_for_it(node: Node, checkpoint: Manifest) -> None:
-    node.store.gate.clear()
-    errors: list[type[BaseException]] = []
-
-    def fetch() -> None:
-        try:
-            node.build(node.inputs(), checkpoint)
-        except InterruptedError as error:
-            errors.append(type(error))
-
-    fetches = [threading.Thread(target=fetch) for _ in range(2)]
-    for thread in fetches:
-        thread.start()
-    while len(node.lines) < len(FILES):
-        time.sleep(0.01)
-    node.is_stopped.set()
-    for thread in fetches:
-        thread.join(2)
-    assert errors == [InterruptedError, InterruptedError]
-    assert node.cache.entries() == []
-
-
-def test_a_worker_takes_over_when_the_one_that_fetches_fails(node: Node, checkpoint: Manifest) -> None:
-    entry = checkpoint.files[0]
-    with node.cache.locked(entry.digest, lambda: None):
-        waiting = threading.Thread(target=node.build, args=(node.inputs(), checkpoint))
-        waiting.start()
-        while not node.lines:
-            time.sleep(0.01)
-    waiting.join(10)
-    assert not waiting.is_alive()
-    assert entry.digest in node.store.fetched
 
 
 def restore_seal(path: Path, change: Callable[[], object]) -> None:
@@ -291,8 +242,9 @@ def test_an_output_that_changed_after_its_check_is_not_used(
     for path, content in FILES.items():
         (workspace.directories.output / path).write_bytes(content[:-1] + b"!")
     inputs.keep_output(checkpoint, workspace.directories.output, lambda _: None)
-    workspace.remove()
+    # Before the workspace goes: the removal of its links changes the files' inodes, and all are read again then.
     assert node.build(inputs, checkpoint).fetched == SIZE
+    workspace.remove()
 
 
 @pytest.mark.parametrize(("free", "left"), [(100, len(FILES)), (1, 0)])
