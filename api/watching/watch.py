@@ -95,6 +95,9 @@ class Watch:
 
     def _forget(self, build_id: str, watched: WatchedBuild) -> None:
         del self._builds[build_id]
+        self._forget_keys(build_id, watched)
+
+    def _forget_keys(self, build_id: str, watched: WatchedBuild) -> None:
         for key in watched.log_keys:
             self._by_key[key].discard(build_id)
             if not self._by_key[key]:
@@ -172,6 +175,8 @@ class Watch:
         # Whoever waits for the first look begins to count after it.
         status = look.builds.get(build_id)
         if status != watched.status:
+            # Clean-up may have removed the build, or its action and with it the key of the conversion.
+            self._forget_keys(build_id, watched)
             watched.status = status
             for key in watched.log_keys:
                 self._by_key[key].add(build_id)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine.default import DefaultDialect
 
 from api.lanes import Lane
+from api.watching import watch as watch_module
 from api.watching import watched_build
 from api.watching.watch import Watch
 from enginefarm.contract.errors import DatabaseUnavailable
@@ -26,6 +28,7 @@ from models.catalogue.database import Database
 from models.lifecycle import logs
 from models.lifecycle.leases import Claim, renew
 from models.lifecycle.submission import cancel
+from models.queries.watched import BuildStatus, Look
 from tests.api.published import Published
 from tests.farm.running_farm import eventually
 from tests.models.requests import add_worker, claim_now, new_request, submit_request
@@ -242,3 +245,37 @@ def test_watchers_are_told_of_an_outage_that_lasts(monkeypatch: pytest.MonkeyPat
 
     asyncio.run(watcher())
     database.close()
+
+
+_RUNNING = BuildStatus("the build", "its conversion", "open", "waiting", "running", ())
+
+
+class _SeenLooks:
+    """In place of a lane: what each look sees."""
+
+    def __init__(self, *looks: Look) -> None:
+        self._looks = iter(looks)
+
+    async def run(self, _caller: None, _work: object) -> Look:
+        return next(self._looks)
+
+
+@pytest.mark.parametrize("removed", [Look(), Look({"a build": replace(_RUNNING, depends_on=None)})])
+def test_a_watched_build_whose_rows_are_removed_leaves_no_keys(monkeypatch: pytest.MonkeyPatch, removed: Look) -> None:
+    monkeypatch.setattr(watch_module, "_KEPT_SECONDS", 0.0)
+    lane: Any = _SeenLooks(Look({"a build": _RUNNING}), removed)
+    database: Any = None  # the lane looks at none
+    watch = Watch(database, lane, threading.Event())
+
+    async def watch_until_it_is_removed() -> None:
+        with watch.of("a build"):
+            await watch.round()
+            watch.set_interval(0.0)
+            await watch.round()
+        watch.set_interval(0.0)
+        await watch.round()
+
+    asyncio.run(watch_until_it_is_removed())
+    assert not watch.is_needed
+    # A key that is left would name a build that the watch has forgotten.
+    watch.hear(Changes(logs=["the build", "its conversion"]))
