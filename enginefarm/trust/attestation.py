@@ -19,20 +19,21 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
 
 from enginefarm.contract.errors import IntegrityError, InvalidRequest
 from enginefarm.contract.key import Key
 from enginefarm.contract.manifest import Manifest
 from enginefarm.trust.key_files import read_key_file
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import SSlibKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
@@ -88,7 +89,7 @@ class TrustedKeys:
 
     def __init__(self, keys: Sequence[Ed25519PublicKey]) -> None:
         self.pems = [pem(key) for key in keys]
-        self._keys = [SSlibKey.from_crypto(key) for key in keys]
+        self._keys = [_verification_key(key) for key in keys]
 
     @classmethod
     def of_files(cls, paths: Sequence[Path]) -> TrustedKeys:
@@ -161,6 +162,8 @@ class TrustedKeys:
         Raises:
             IntegrityError: the envelope is malformed, of another type, or no trusted key signed it.
         """
+        from securesystemslib.dsse import Envelope
+
         try:
             signed = Envelope.from_dict(deepcopy(dict(envelope)))  # from_dict() empties the dictionary that it is given
             (signer,) = signed.verify(list(self._keys), threshold=1)
@@ -212,7 +215,15 @@ def pem(key: Ed25519PublicKey) -> str:
 
 def key_id(key: Ed25519PublicKey) -> str:
     """Return the id by which an envelope names the key that signed it: 64 hex digits."""
-    return SSlibKey.from_crypto(key).keyid
+    return _verification_key(key).keyid
+
+
+def _verification_key(key: Ed25519PublicKey) -> SSlibKey:
+    # Here and in `open`, not above: securesystemslib.signer loads the SDK of each cloud that is installed, which takes
+    # every command longer than all its other modules.
+    from securesystemslib.signer import SSlibKey
+
+    return SSlibKey.from_crypto(key)
 
 
 def _public_key(name: str, pem_text: bytes) -> Ed25519PublicKey:

@@ -14,8 +14,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner
 
 from enginefarm.trust.attestation import PAYLOAD_TYPE, Statement
 from enginefarm.trust.key_files import read_key_file
@@ -27,6 +25,9 @@ class SigningKey:
     """Signs statements about engines and the list of recalled ones; `public` is what others check them with."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
+        # Here and in `_signed`, not above: it loads the SDK of each cloud that is installed.
+        from securesystemslib.signer import CryptoSigner
+
         self._signer = CryptoSigner(private)
         self.public: Ed25519PublicKey = private.public_key()
 
@@ -59,6 +60,8 @@ class SigningKey:
         return self._signed(revocations.payload(), REVOCATIONS)
 
     def _signed(self, payload: bytes, payload_type: str) -> dict[str, Any]:
+        from securesystemslib.dsse import Envelope
+
         envelope = Envelope(payload, payload_type, {})
         envelope.sign(self._signer)
         signed: dict[str, Any] = envelope.to_dict()
