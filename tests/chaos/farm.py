@@ -114,8 +114,8 @@ class Farm:
             self.tend()
             time.sleep(0.1)
 
-    def attempt_of(self, worker: SupervisedProcess) -> RunningAttempt | None:
-        """The attempt that `worker` runs; None if it runs none.
+    def attempts_of(self, worker: SupervisedProcess) -> list[RunningAttempt]:
+        """The attempts that `worker` runs: one that computes, and one that finishes.
 
         Raises:
             DatabaseUnavailable
@@ -128,11 +128,26 @@ class Farm:
         # A worker that was started again has the same name: attempts that its predecessor lost are not its own.
         lost_before = {(loss.attempt.key, loss.attempt.number) for loss in self.losses}
         with self.base.database.read() as session:
-            for row in session.execute(query):
-                attempt = RunningAttempt(*row)
-                if (attempt.key, attempt.number) not in lost_before:
-                    return attempt
-        return None
+            attempts = [RunningAttempt(*row) for row in session.execute(query)]
+        return [attempt for attempt in attempts if (attempt.key, attempt.number) not in lost_before]
+
+    def fetches_ahead(self, worker: SupervisedProcess) -> bool:
+        """True if `worker` has reserved its next action softly: it fetches the inputs, or has just fetched them.
+
+        Raises:
+            DatabaseUnavailable
+        """
+        # Its last start: a reservation of its predecessor ends half a minute later only.
+        newest = (
+            select(WorkerRow.id).where(WorkerRow.name == worker.name).order_by(WorkerRow.started_at.desc()).limit(1)
+        )
+        query = select(ActionRow.key).where(
+            ActionRow.prefetched_by == newest.scalar_subquery(),
+            ActionRow.prefetched_until > now(),
+            ActionRow.state == ActionState.QUEUED,
+        )
+        with self.base.database.read() as session:
+            return session.execute(query.limit(1)).first() is not None
 
     def clock(self) -> datetime:
         """The database's clock.

@@ -46,12 +46,36 @@ def _freeze_worker(farm: Farm, random: Random) -> bool:
     return _lose(farm, random, "frozen", lambda worker: worker.freeze(1.5 * lease))
 
 
-def _lose(farm: Farm, random: Random, fault: str, strike: Callable[[SupervisedProcess], None]) -> bool:
-    """Strike a worker, one that runs an attempt if there is one, and record the attempt that it loses."""
+def _kill_worker_with_two_attempts(farm: Farm, random: Random) -> bool:
+    """Kill it while it checks or uploads the output of one attempt and computes another."""
+    return _lose(farm, random, "killed", lambda worker: worker.kill(), lambda worker: len(farm.attempts_of(worker)) > 1)
+
+
+def _kill_worker_that_fetches_ahead(farm: Farm, random: Random) -> bool:
+    return _lose(farm, random, "killed", lambda worker: worker.kill(), farm.fetches_ahead)
+
+
+def _lose(
+    farm: Farm,
+    random: Random,
+    fault: str,
+    strike: Callable[[SupervisedProcess], None],
+    matches: Callable[[SupervisedProcess], bool] | None = None,
+) -> bool:
+    """Strike a worker, one that runs an attempt if there is one, and record the attempts that it loses.
+
+    Args:
+        matches: chooses the workers that may be struck; any worker if None.
+    """
     workers = [worker for worker in farm.workers if worker.calm]
     random.shuffle(workers)
-    with suppress(DatabaseUnavailable):
-        workers.sort(key=lambda worker: farm.attempt_of(worker) is None)
+    try:
+        if matches is not None:
+            workers = [worker for worker in workers if matches(worker)]
+        workers.sort(key=lambda worker: not farm.attempts_of(worker))
+    except DatabaseUnavailable:
+        if matches is not None:
+            return False
     if not workers:
         return False
     lost_at = None
@@ -59,9 +83,9 @@ def _lose(farm: Farm, random: Random, fault: str, strike: Callable[[SupervisedPr
         lost_at = farm.clock()
     strike(workers[0])
     with suppress(DatabaseUnavailable):
-        attempt = farm.attempt_of(workers[0])
-        if attempt is not None and lost_at is not None:
-            farm.losses.append(Loss(attempt, fault, lost_at, time.monotonic()))
+        if lost_at is not None:
+            lost = farm.attempts_of(workers[0])
+            farm.losses += [Loss(attempt, fault, lost_at, time.monotonic()) for attempt in lost]
     return True
 
 
@@ -83,8 +107,8 @@ def _kill_supervisor(farm: Farm, random: Random) -> bool:
 def _kill_child(farm: Farm, random: Random, matches: Callable[[list[str]], bool]) -> bool:
     for worker in random.sample(farm.workers, len(farm.workers)):
         with suppress(DatabaseUnavailable, psutil.NoSuchProcess):
-            attempt = farm.attempt_of(worker)
-            if attempt is not None and attempt.tries <= _MAX_TRIES:
+            attempts = farm.attempts_of(worker)
+            if attempts and all(attempt.tries <= _MAX_TRIES for attempt in attempts):
                 # Of two supervisors one waits for the next attempt.
                 children = [child for child in worker.descendants() if matches(child.cmdline())]
                 if children:
@@ -202,6 +226,8 @@ POOLER_KILLED = "pooler killed"
 
 FAULTS = (
     Fault("worker killed", 5, _kill_worker),
+    Fault("worker killed with two attempts", 2, _kill_worker_with_two_attempts),
+    Fault("worker killed that fetches ahead", 2, _kill_worker_that_fetches_ahead),
     Fault("worker frozen past its lease", 1, _freeze_worker),
     Fault("worker told to stop", 1, _tell_worker_to_stop),
     Fault("toolchain's program killed", 2, _kill_program),

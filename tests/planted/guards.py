@@ -976,6 +976,11 @@ GUARDS = (
         "tests/models/retention/test_past_actions.py",
     ),
     Guard(
+        "a checkpoint keeps its action", "models/retention/past_actions.py",
+        "        ~exists().where(CheckpointRow.key == ActionRow.key),\n", "",
+        "tests/models/retention/test_past_actions.py",
+    ),
+    Guard(
         "an action in flight keeps its attempts", "models/retention/past_actions.py",
         "exists().where(ActionRow.key == AttemptRow.action_key, ActionRow.state.in_(CLOSED))",
         "exists().where(ActionRow.key == AttemptRow.action_key)",

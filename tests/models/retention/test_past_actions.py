@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import delete, select, update
@@ -67,6 +68,19 @@ def forget_builds(database: Database) -> None:
         session.execute(delete(BuildRow))
 
 
+@pytest.fixture
+def newest_success(database: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Builds an engine that alone is read for estimates: they keep no other action. Returns the keys of its actions."""
+    monkeypatch.setattr(past_actions, "ESTIMATED_FROM", 1)
+
+    def build() -> list[str]:
+        request = new_request("newest")
+        build_engine(database, request)
+        return [request.convert.key, request.build.key]
+
+    return build
+
+
 def rows(database: Database, row: type[Row]) -> int:
     with database.read() as session:
         return len(session.execute(select(row)).all())
@@ -108,7 +122,7 @@ def test_attempts_that_go_keep_the_number_of_the_next(database: Database) -> Non
     assert claim_now(database, request.convert.key).attempt == 3
 
 
-def test_an_engine_keeps_its_provenance(database: Database) -> None:
+def test_an_engine_keeps_its_provenance(database: Database, newest_success: Callable[[], list[str]]) -> None:
     add_worker(database)
     request = new_request()
     submit_request(database, request)
@@ -119,13 +133,14 @@ def test_an_engine_keeps_its_provenance(database: Database) -> None:
         session.execute(delete(CheckpointRow))  # as garbage collection does
         session.execute(update(EngineRow).values(provenance={"checkpoint": "sha256:" + "0" * 64}))
     age(database)
+    newest_keys = newest_success()
     forget_builds(database)
     with database.read() as session:
         before = statement_of(session, request.build.key, builder="farm")
     assert remove_all(database) == past_actions.Removed(attempts=1)
     with database.read() as session:
         assert statement_of(session, request.build.key, builder="farm") == before
-    assert rows(database, ActionRow) == 2
+    assert rows(database, ActionRow) == 2 + len(newest_keys)
 
 
 def test_builds_in_flight_keep_everything(database: Database) -> None:
@@ -140,7 +155,9 @@ def test_builds_in_flight_keep_everything(database: Database) -> None:
     assert remove_all(database) == past_actions.Removed()
 
 
-def test_a_checkpoint_and_a_lock_of_a_gpu_keep_their_action(database: Database) -> None:
+def test_a_checkpoint_and_a_lock_of_a_gpu_keep_their_action(
+    database: Database, newest_success: Callable[[], list[str]]
+) -> None:
     add_worker(database)
     converted, locking = new_request("converted"), new_request("locking")
     for request in (converted, locking):
@@ -152,17 +169,17 @@ def test_a_checkpoint_and_a_lock_of_a_gpu_keep_their_action(database: Database) 
         lock_gpus(session, claim, ["GPU-1"], seconds=60)
     fail_claim(database, claim, _REFUSED)
     age(database)
+    newest_keys = newest_success()
     forget_builds(database)
     remove_all(database)
     with database.read() as session:
         kept = session.execute(select(ActionRow.key)).scalars().all()
-    assert sorted(kept) == sorted([converted.convert.key, locking.convert.key])
+    assert sorted(kept) == sorted([converted.convert.key, locking.convert.key, *newest_keys])
     with database.write() as session:
         session.execute(delete(GpuLockRow))
         session.execute(delete(CheckpointRow))
     remove_all(database)
-    # One conversion succeeded, and estimates read it.
-    assert rows(database, ActionRow) == 1
+    assert rows(database, ActionRow) == len(newest_keys)
 
 
 def test_the_newest_successes_of_a_queue_stay_for_estimates(
