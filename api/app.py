@@ -12,6 +12,7 @@ from functools import partial
 from threading import Event
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 import api.http.problems
 from api.access.callers import WRITE_USE_SECONDS
@@ -42,6 +43,7 @@ from models.security.api_keys import any_key
 from models.security.farm_identity import farm_identity
 from models.settings import Settings
 from models.start import StartRefusedError
+from toolchains.registry import all_toolchains
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,10 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError: a setting is wrong, or a file that it names.
         StartRefusedError: the catalogue has another version, or others could reach a farm without API keys.
         DatabaseUnavailable: the database does not answer, or refuses this account.
+        RuntimeError: two toolchains have one name.
     """
+    # Loading them takes up to a second, for which the first submit would wait.
+    all_toolchains()
     keys = FarmKeys.of(settings)
     identity, starts_open = _require_start(settings)
     loops = Loops()
@@ -74,6 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
             listener = ChangeListener(control.database, control.watch, asyncio.get_running_loop())
             hearing = loops.thread("the listener for changes", listener.listen, every_seconds=_LISTEN_SECONDS)
             hearing.start()
+            # Starlette's first use of a thread imports what anyio needs for it: no request waits for that here.
+            await run_in_threadpool(lambda: None)
             first_look = asyncio.create_task(control.readiness.log_once())
             yield
             first_look.cancel()

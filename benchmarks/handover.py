@@ -21,6 +21,7 @@ from benchmarks.table import Line, Table
 from tests.farm.running_farm import CHECKOUT
 
 _BUILDS = 20  # with 20, the 95th percentile is the second slowest
+_FIRST = "first build after the start"
 _ROUND_TRIPS = 200  # so that the slowest 5 % are ten trips
 
 
@@ -33,6 +34,8 @@ def run(ground: Ground) -> Table:
         app.send_task(TASK).get(timeout=60)
         trips.append(time.perf_counter() - started)
     # One after the other: a build that waits for the only worker would measure the queue.
+    # The first one of a farm that has just started is apart: it finds no connection open, and nothing loaded.
+    first = _build(ground, _BUILDS)
     builds = []
     alone = []
     for number in range(_BUILDS):
@@ -49,6 +52,9 @@ def run(ground: Ground) -> Table:
         *_lines("first and last together", sums, trips, aim="≤ 500 ms"),
         *_lines("the same without the program's own start and end", [s - program for s in sums], trips, aim="≤ 100 ms"),
         *_lines("all three without both programs' own start and end", all_added, trips),
+        Line(f"{_FIRST}, submit → convert begins", "ms", first[0] * 1000, median(trips) * 1000),
+        Line(f"{_FIRST}, convert ends → build begins", "ms", first[1] * 1000, median(trips) * 1000),
+        Line(f"{_FIRST}, build ends → the waiting caller reads succeeded", "ms", first[2] * 1000, median(trips) * 1000),
     ]
     return Table(
         f"Time added by the farm, {_BUILDS} builds one after the other", "bare Celery round trip", tuple(lines)
@@ -92,4 +98,5 @@ def _lines(span: str, farm: Sequence[float], bare: Sequence[float], aim: str = "
 
 
 def _p95(values: Sequence[float]) -> float:
-    return quantiles(values, n=20)[18]
+    # Inclusive: by default, the 95th percentile of 20 values is all but the slowest of them.
+    return quantiles(values, n=20, method="inclusive")[18]

@@ -188,6 +188,7 @@ def serve(settings: Settings, database: Database, identity: Identity, isolation:
         watchdog.start()
         for own in tools:
             own.standby.start()
+        tools[0].checker.start()
         cache_room.start()
         status = consume(app, identity, leaving, slots=len(tools))
     finally:

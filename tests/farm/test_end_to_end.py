@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import psutil
 import redis
 
 from enginefarm.contract import digest
@@ -197,9 +198,16 @@ def test_two_hundred_identical_submits_run_one_convert_and_one_build(running_far
     assert running_farm.outcomes(key) == {("convert", "succeeded"): 1, ("build", "succeeded"): 1}
 
 
+def programs_of(pid: int) -> str:
+    """The command lines of the processes that this one started."""
+    return "\n".join(" ".join(child.cmdline()) for child in psutil.Process(pid).children())
+
+
 def test_a_terminated_worker_is_gone_from_the_list(running_farm: RunningFarm) -> None:
     running_farm.have_workers("w5")
     eventually(lambda: listed_workers(running_farm) == ["w5"])
+    # Before its first attempt, which would wait for it.
+    eventually(lambda: "workers.programs.output_check" in programs_of(running_farm.workers["w5"].pid))
     running_farm.workers["w5"].kill()
     eventually(lambda: listed_workers(running_farm) == [])
     assert running_farm.workers["w5"].ended()

@@ -46,6 +46,12 @@ class OutputCheckers:
     def __init__(self) -> None:
         self._idle: list[OutputChecker] = []  # several threads use it: both methods of a list are atomic
 
+    def start(self) -> None:
+        """Start one server. It loads the toolchains meanwhile, for which the worker's first attempt would wait."""
+        checker = OutputChecker()
+        checker.start()
+        self._idle.append(checker)
+
     def check(self, job: Job, directories: Directories, keep_going: Callable[[], None]) -> dict[str, Any]:
         """As `OutputChecker.check`."""
         try:
@@ -69,6 +75,10 @@ class OutputChecker:
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the server; `check` does the same if none runs."""
+        self._connected()
 
     def check(self, job: Job, directories: Directories, keep_going: Callable[[], None]) -> dict[str, Any]:
         """Check the output and return the facts that the catalogue stores with it.

@@ -27,6 +27,7 @@ from models.catalogue.database import Database
 from models.exit_codes import ExitCode
 from tests.api.published import settings_in
 from tests.migrated import set_up_new_farm
+from toolchains.registry import all_toolchains
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -145,6 +146,14 @@ def test_the_number_of_workers_of_another_program_changes_nothing(
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "auto")
     assert server_config(FastAPI(), settings_in(tmp_path)).workers == 1
+
+
+def test_the_start_loads_the_toolchains(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    set_up_new_farm(settings)
+    all_toolchains.cache_clear()
+    create_app(settings)
+    assert all_toolchains.cache_info().currsize == 1, "the first submit waits for them"
 
 
 def test_a_database_that_goes_away_during_the_start_is_an_outage(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from enginefarm.contract.stage import Stage
 from enginefarm.contract.work import Job
 from tests.farm.running_farm import QUICK
 from toolchains.toolchain import Directories, InvalidOutput
-from workers.programs.output_check import CheckDied, OutputChecker, require_storable
+from workers.programs.output_check import CheckDied, OutputChecker, OutputCheckers, require_storable
 
 
 def job(check: str) -> Job:
@@ -58,6 +59,29 @@ def check(checker: OutputChecker, how: str, directories: Directories, seconds: f
             raise TimeoutError
 
     return checker.check(job(how), directories, keep_going)
+
+
+def test_the_first_check_uses_the_server_that_the_worker_started(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(QUICK), *sys.path])
+    servers: list[object] = []
+    popen = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        server = popen(*arguments, **options)
+        servers.append(server)
+        return server
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    checkers = OutputCheckers()
+    checkers.start()
+    try:
+        assert len(servers) == 1
+        assert checkers.check(job("facts"), directories, lambda: None) == {"size": 6}
+        assert len(servers) == 1, "the attempt waited for a second server"
+    finally:
+        checkers.close()
 
 
 def test_the_facts_of_a_complete_output_are_returned(checker: OutputChecker, directories: Directories) -> None:
