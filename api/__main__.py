@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -30,6 +31,10 @@ def main() -> None:
         raise_file_limit(settings)
         app = create_app(settings)
         sockets = listening_sockets(settings)
+    # A full collection of modules, routes and models takes tenths of a second, in which no request is answered. They
+    # live as long as the process, so the collector never looks at them again.
+    gc.collect()
+    gc.freeze()
     Server(app, settings).run(sockets)
     # The requests are answered or cut. A thread of one may still wait for a database or a model hub.
     end_later(_THREAD_SECONDS, app.state.loops.exit_status)

@@ -1,4 +1,4 @@
-"""The fast path of POST /v1/builds: a body that was answered from the catalogue before is not parsed again.
+"""The fast path of POST /v1/builds: a body that was validated before is not parsed again.
 
 FastAPI's routing, validation and dependencies cost several times what the answer costs. This middleware answers a
 request without them if it is sure of everything that they would find. It passes every other request on, as it came:
@@ -18,7 +18,8 @@ from api.builds.submit import accepted
 from api.control import ControlPlane
 from api.http.problems import on_farm_error
 from api.planning.cached_submits import MAX_BODY, Submit
-from enginefarm.contract.errors import DatabaseUnavailable
+from api.submits.new_submits import NewSubmit
+from enginefarm.contract.errors import Busy, DatabaseUnavailable
 from models.security import api_keys as access
 from models.security.api_keys import Caller
 
@@ -48,10 +49,17 @@ class FastSubmits:
             spec = control.cached_submits.spec_of(body)
             if spec is not None:
                 answer = await control.cached_submits.answer(Submit(spec, caller.name))
-                if answer.submitted is not None:
-                    return await accepted(control, answer.submitted)(scope, receive, send)
-                # Its engine was withdrawn, or its model changed.
-                control.cached_submits.forget(body)
+                submitted = answer.submitted
+                if answer.plan is None:
+                    # It is invalid by now, or its model changed.
+                    control.cached_submits.forget(body)
+                elif submitted is None:
+                    # If too many of the caller's submits wait, the route refuses this one.
+                    with suppress(Busy):
+                        new = NewSubmit(answer.plan, caller.name, require_worker=False)
+                        submitted = await control.new_submits.answer(new)
+                if submitted is not None:
+                    return await accepted(control, submitted)(scope, receive, send)
         except DatabaseUnavailable as error:
             return await on_farm_error(Request(scope), error)(scope, receive, send)
         return await self._app(scope, request.receive, send)

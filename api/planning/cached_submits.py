@@ -95,7 +95,7 @@ class CachedSubmits:
         self._batches.close()
 
     def spec_of(self, body: bytes) -> ValidSpec | None:
-        """The spec of a body that was answered from the catalogue before; None for any other body."""
+        """The spec of a body that was validated before and can be planned here; None for any other body."""
         return self._bodies.get(body)
 
     def remember(self, body: bytes, spec: ValidSpec) -> None:

@@ -60,14 +60,16 @@ async def submit_build(
     # First without a thread for this request: most submits of a running farm ask for an engine that exists. For these
     # `require_worker` does not matter.
     valid = ValidSpec(spec)
+    body = await request.body()
+    # Before the answer: of many callers that send one body at once, all but the first take `api.builds.fast_submits`.
+    control.cached_submits.remember(body, valid)
     answer = await control.cached_submits.answer(Submit(valid, caller.name))
     submitted = answer.submitted
+    if answer.plan is None:
+        control.cached_submits.forget(body)
     if submitted is None:
         full_path = submit(control, spec, caller, plan=answer.plan, require_worker=require_worker)
         submitted = await while_connected(request, full_path)
-    else:
-        # `api.builds.fast_submits` answers the next request with the same body.
-        control.cached_submits.remember(await request.body(), valid)
     return accepted(control, submitted)
 
 

@@ -12,7 +12,8 @@ from api.planning.fleet_view import FleetView
 from api.planning.planner import Plan
 from api.submits.availability import require_worker as refuse_without_worker
 from api.submits.availability import too_small_for, why_unserved
-from enginefarm.contract.errors import Busy, EnginefarmError, InvalidSpec
+from enginefarm.contract.errors import Busy, EnginefarmError, InvalidSpec, Problem
+from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import BuildState, Disposition, Submitted
 from models.catalogue.database import Database
 from models.lifecycle.submission import submit_all
@@ -112,6 +113,8 @@ class NewSubmits:
         remaining = iter(accepted)
         # The session asks the database only if one of the answers needs it.
         with self._database.snapshot() as session:
+            # By key: many callers often ask for one engine at once.
+            outlooks: dict[Key, tuple[str | None, list[Problem]]] = {}
             engines = {}
             if any(build.disposition is Disposition.CACHED for build in accepted):  # published since
                 engines = find_engines(session, {request.build.key for request in requests})
@@ -124,8 +127,11 @@ class NewSubmits:
                 notes = list(submits[position].plan.notes)
                 # Only a build that waits is told of missing or small workers; a joined one may be running.
                 if build.state is BuildState.QUEUED:
-                    waiting_for = why_unserved(session, request, fleet)
-                    notes += too_small_for(session, request, fleet)
+                    key = request.build.key
+                    if key not in outlooks:
+                        outlooks[key] = why_unserved(session, request, fleet), too_small_for(session, request, fleet)
+                    waiting_for, too_small = outlooks[key]
+                    notes += too_small
                 answers.append(
                     Submitted(
                         id=build.id,

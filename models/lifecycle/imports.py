@@ -22,10 +22,10 @@ from models.catalogue.rows import ActionRow, AttemptRow, EngineRow, ImportRow, W
 from models.catalogue.states import ActionState, WorkerState
 from models.catalogue.upsert import insert_new
 from models.catalogue.visibility import engine_exists
+from models.lifecycle.action_rows import insert_or_lock
 from models.lifecycle.leases import claim_action
 from models.lifecycle.publication import publish_engine, record_manifest
 from models.lifecycle.revocations import lift
-from models.lifecycle.submission import insert_or_lock
 from models.lifecycle.transitions import cancel_if_unneeded, queue_at_once
 from models.queue.names import build_queue, convert_queue
 

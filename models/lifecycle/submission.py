@@ -6,9 +6,8 @@ Each function belongs in one transaction of its caller; nothing here commits.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Table, insert, inspect, select, update
@@ -16,13 +15,13 @@ from sqlalchemy.orm import Session
 
 from enginefarm.contract.key import Document, Key, key_of
 from enginefarm.contract.stage import Stage
-from enginefarm.contract.work import ImportedWork, Work, is_imported, read_work
+from enginefarm.contract.work import Work, is_imported, read_work
 from enginefarm.wire.bodies import BuildState, Disposition
 from models.catalogue.clock import now
 from models.catalogue.rows import ActionRow, BuildRow
 from models.catalogue.states import CLOSED, IN_FLIGHT, ActionState, BuildRowState
-from models.catalogue.upsert import insert_new, insert_new_keys
 from models.catalogue.visibility import served_engines, usable_checkpoints
+from models.lifecycle.action_rows import action_columns, insert_or_lock_all
 from models.lifecycle.transitions import cancel_if_unneeded, lock_action, move
 from models.queue.names import Announcement
 
@@ -182,7 +181,7 @@ def _ensure_converts(session: Session, requests: Collection[Request]) -> tuple[d
     actions = {request.convert.key: request.convert for request in requests}
     rows = [_new_row(action, None, ActionState.QUEUED) for action in actions.values()]
     # The insert waits for a concurrent one, so one of two submits creates the action and the other joins it.
-    locked = _insert_or_lock(session, rows)
+    locked = insert_or_lock_all(session, rows)
     # Only now: a checkpoint may have been published while we waited for a lock. A new action has none.
     checkpoints = usable_checkpoints(session, locked)
     ensured = {}
@@ -208,7 +207,7 @@ def _ensure_builds(session: Session, requests: Collection[Request], checkpoints:
         first_state = ActionState.QUEUED if request.convert.key in checkpoints else ActionState.WAITING
         first_states[request.build.key] = first_state
         rows.append(_new_row(request.build, request.convert.key, first_state))
-    locked = _insert_or_lock(session, rows)
+    locked = insert_or_lock_all(session, rows)
     closed = [key for key, state in locked.items() if state not in IN_FLIGHT]
     published = served_engines(session, closed)  # while we waited for the lock
     ensured = {}
@@ -226,41 +225,11 @@ def _ensure_builds(session: Session, requests: Collection[Request], checkpoints:
     return ensured
 
 
-def _insert_or_lock(session: Session, rows: Sequence[Mapping[str, Any]]) -> dict[Key, ActionState]:
-    """Insert the actions that are new, and lock the others; returns the states of the others by key."""
-    if not rows:
-        return {}
-    # By key, as everywhere: two transactions that need the same actions wait for each other at the first of them.
-    missing = sorted(rows, key=itemgetter("key"))
-    locked: dict[Key, ActionState] = {}
-    while missing:
-        inserted = insert_new_keys(session, ActionRow, missing, announced_at=now())
-        others = [row["key"] for row in missing if row["key"] not in inserted]
-        if others:
-            query = select(ActionRow.key, ActionRow.state).where(ActionRow.key.in_(others)).order_by(ActionRow.key)
-            for key, state in session.execute(query.with_for_update(key_share=True)):
-                locked[key] = ActionState(state)
-        # models.retention.past_actions may remove an action between the two statements.
-        missing = [row for row in missing if row["key"] not in inserted and row["key"] not in locked]
-    return locked
-
-
 def _new_row(action: NewAction, depends_on: Key | None, state: ActionState) -> dict[str, Any]:
     inputs = _inputs_of(action, depends_on)
-    return _columns(
+    return action_columns(
         action.key, action.stage, action.queue, action.document, action.work, depends_on, state, inputs
     )  # fmt: skip
-
-
-def _columns(
-    key: Key, stage: Stage, queue: str, document: Document, work: Work | ImportedWork, depends_on: Key | None,
-    state: ActionState, inputs: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    """Columns of a new action without `announced_at`: its caller announces it, so the sweep need not do it at once."""
-    return {
-        "key": key, "stage": str(stage), "queue": queue, "document": document, "work": work.stored(),
-        "depends_on": depends_on, "state": str(state), "inputs": inputs,
-    }  # fmt: skip
 
 
 def _inputs_of(action: NewAction, depends_on: Key | None) -> str | None:
@@ -269,29 +238,6 @@ def _inputs_of(action: NewAction, depends_on: Key | None) -> str | None:
         return depends_on
     # Conversions of one model in several precisions fetch the same files.
     return key_of({"document": _INPUTS_DOCUMENT, "model": action.work.model.identity})
-
-
-def insert_or_lock(
-    session: Session,
-    key: Key,
-    *,
-    stage: Stage,
-    queue: str,
-    document: Document,
-    work: Work | ImportedWork,
-    depends_on: Key | None,
-    state: ActionState,
-    inputs: str | None = None,
-) -> ActionRow | None:
-    """Insert the action's row; returns None then. A row that the key has already stays as it is; it is locked and
-    returned."""
-    values = _columns(key, stage, queue, document, work, depends_on, state, inputs) | {"announced_at": now()}
-    while insert_new(session, ActionRow, values) == 0:
-        row = lock_action(session, key)
-        if row is not None:
-            return row
-        # models.retention.past_actions removed it between the two statements.
-    return None
 
 
 def _reopen(session: Session, action: NewAction, state: ActionState, *, depends_on: Key | None) -> None:

@@ -1,15 +1,23 @@
-"""Cached submits during a database outage, and when a client of the batch disconnects."""
+"""Cached submits during a database outage, and when a client of the batch disconnects; how long plans are valid."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from api.planning.cached_submits import CachedSubmits, Submit, ValidSpec
+from api.planning.fleet_view import FleetView
 from enginefarm.contract.errors import DatabaseUnavailable
 from enginefarm.contract.spec import BuildSpec
+from models.catalogue.clock import now
+from models.catalogue.database import Database
+from models.catalogue.rows import WorkerRow
+from tests.migrated import migrated_sqlite
+from tests.models.requests import add_worker
 
 _SPEC = ValidSpec(
     BuildSpec.model_validate(
@@ -91,3 +99,19 @@ def test_a_disconnected_client_does_not_disturb_the_other_answers(disconnected: 
         assert await _all(submits, "c") == ["c"]
 
     asyncio.run(scenario())
+
+
+def test_the_fleet_that_plans_are_made_for_changes_with_its_workers_and_not_with_each_report(tmp_path: Path) -> None:
+    database = Database(migrated_sqlite(tmp_path / "catalogue.db"))
+    add_worker(database)
+    seconds = iter(range(0, 1000, 2))  # older than the cache keeps, at each look
+    view = FleetView(database, clock=lambda: float(next(seconds)))
+    before = view.present_workers()
+    with database.write() as session:
+        session.execute(update(WorkerRow).values(last_seen_at=now(1)))
+    assert view.present_workers() is before
+    with database.write() as session:
+        session.execute(update(WorkerRow).values(queues=["another"]))
+    changed = view.present_workers()
+    assert [worker.queues for worker in changed] == [["another"]]
+    database.close()

@@ -21,6 +21,8 @@ import api.app
 from api.access import callers
 from api.builds import fast_submits
 from api.builds.submit import accepted
+from api.planning import fleet_view
+from api.submits import new_submits
 from enginefarm.contract.stage import Stage
 from models.catalogue.clock import now
 from models.catalogue.database import Database
@@ -61,8 +63,9 @@ class TwoServers:
         with self.database.read() as session:
             row = session.execute(select(BuildRow).where(BuildRow.id == build_id)).scalar_one()
         columns = {name: value for name, value in vars(row).items() if not name.startswith("_")}
-        for own in ("id", "seq", "created_at", "ended_at"):
+        for own in ("id", "seq", "created_at"):
             assert columns.pop(own) is not None
+        columns["ended_at"] = columns["ended_at"] is not None
         return columns
 
     def builds(self) -> int:
@@ -102,6 +105,8 @@ def servers(
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast_submits, "accepted", noted)
+        # Both see the worker from its first moment on.
+        patch.setattr(fleet_view, "_SECONDS", 0.0)
         with served(farm_settings) as fast:
             patch.setattr(api.app, "FastSubmits", _without_fast_path)
             with served(farm_settings) as ordinary:
@@ -289,6 +294,57 @@ def test_a_withdrawn_engine_is_not_answered(servers: TwoServers) -> None:
         assert servers.post(url).status_code == 200
 
 
+def _post_spec(servers: TwoServers, url: str, spec: dict[str, Any], **query: str) -> httpx.Response:
+    headers = dict([_JSON, ("Authorization", f"Bearer {servers.submitter}")])
+    return httpx.post(f"{url}/v1/builds", content=json.dumps(spec), headers=headers, params=query, timeout=60)
+
+
+def test_a_build_in_flight_is_joined_and_recorded_alike(servers: TwoServers) -> None:
+    spec = json.loads(servers.body) | {"limits": {"max_input_len": 32, "max_output_len": 32}}
+    urls = (servers.fast, servers.ordinary)
+    for url in urls:
+        assert _post_spec(servers, url, spec).status_code == 202
+    fast, ordinary = (_post_spec(servers, url, spec) for url in urls)
+    assert fast.json()["id"] in servers.fast_answers
+    assert fast.json()["disposition"] == "joined"
+    assert _comparable(fast) == _comparable(ordinary)
+    assert servers.row(fast.json()["id"]) == servers.row(ordinary.json()["id"])
+
+
+def test_a_known_body_that_requires_a_worker_gets_the_same_refusal(servers: TwoServers) -> None:
+    platform = json.loads(servers.body)["platform"] | {"cpu_isa": "x86-64-v4"}  # of no worker
+    spec = json.loads(servers.body) | {"platform": platform}
+    urls = (servers.fast, servers.ordinary)
+    for url in urls:
+        assert _post_spec(servers, url, spec).status_code == 202
+    before = servers.builds()
+    answers = [_comparable(_post_spec(servers, url, spec, require_worker="true")) for url in urls]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 422
+    assert servers.builds() == before
+
+
+def test_a_known_body_gets_the_same_refusal_if_too_many_submits_wait(
+    servers: TwoServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = json.loads(servers.body) | {"limits": {"max_input_len": 16, "max_output_len": 16}}
+    urls = (servers.fast, servers.ordinary)
+    for url in urls:
+        assert _post_spec(servers, url, spec).status_code == 202
+    monkeypatch.setattr(new_submits, "_MOST_WAITING", 0)
+    answers = [_comparable(_post_spec(servers, url, spec)) for url in urls]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 429
+
+
+def test_an_invalid_spec_gets_the_same_refusal_each_time(servers: TwoServers) -> None:
+    spec = json.loads(servers.body) | {"toolchain": {"name": "aoti", "version": "0.0.0"}}
+    urls = (servers.fast, servers.ordinary)
+    answers = [_comparable(_post_spec(servers, url, spec)) for url in urls * 2]
+    assert answers == [answers[0]] * 4
+    assert answers[0][0] == 422
+
+
 def test_a_changed_model_is_not_answered(servers: TwoServers) -> None:
     config = Path(json.loads(servers.body)["model"].removeprefix("file:")) / "config.json"
     before = config.read_text()
@@ -325,6 +381,9 @@ def test_an_outage_of_the_database_gets_the_same_answer(
     _execute(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     _execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'")
     try:
+        # Whether the first submit meets a connection that was cut depends on the sweep.
+        for server in (servers.fast, servers.ordinary):
+            servers.post(server)
         answers = [_comparable(servers.post(server)) for server in (servers.fast, servers.ordinary)]
     finally:
         _execute(postgres, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")

@@ -237,8 +237,8 @@ GUARDS = (
         "tests/api/test_fast_submits.py",
     ),
     Guard(
-        "two submits at once wait for each other at the first action", "models/lifecycle/submission.py",
-        'in_order = sorted(rows, key=itemgetter("key"))', "in_order = list(rows)",
+        "two submits at once wait for each other at the first action", "models/lifecycle/action_rows.py",
+        'missing = sorted(rows, key=itemgetter("key"))', "missing = list(rows)",
         "tests/models/lifecycle/test_submits_together.py",
     ),
     Guard(
