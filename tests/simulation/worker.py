@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from models.lifecycle.leases import (
 from models.lifecycle.publication import blob_sizes, publish_checkpoint, publish_engine, read_manifest
 from models.lifecycle.transitions import record_log
 from models.queue.names import Announcement, queues_by_memory
+from models.queue.order import MOST_HELD
+from models.queue.prefetches import reserve_next
 from tests.models.requests import CPU, ENGINE, HOST
 from tests.models.store.blobs import put_bytes
 from tests.simulation.clock import Clock, FaultyDatabase
@@ -44,6 +47,7 @@ from workers.warm_start import WarmStart
 
 LEASE_SECONDS = 16.0
 MAX_TRIES = 3
+_RESERVED_SECONDS = 30.0
 _QUARANTINE_AFTER = 3
 _GRACE_OVER = 0.3  # the share of checks that find the grace of an attempt over, whose worker is leaving
 _CONFIG = b'{"shared": "by every engine"}'
@@ -75,6 +79,7 @@ class Worker:
     memory_gib: int
     skew: float  # the speed of its own clock: 1.0 is right
     attempts: list[Attempt] = field(default_factory=list)  # one that computes, and one that finishes
+    held: list[str] = field(default_factory=list)  # inputs in its cache, which stay after a crash
     is_leaving: bool = False
     alive: bool = True
 
@@ -100,6 +105,11 @@ class Worker:
     def start(self) -> None:
         self.alive, self.is_leaving = True, False
         self.report()
+
+    def hold(self, inputs: str | None) -> None:
+        """Remember that the cache has these inputs now, the most recently used first."""
+        if inputs is not None:
+            self.held = [inputs, *(other for other in self.held if other != inputs)][:MOST_HELD]
 
     def receive(self, queue: str) -> Attempt:
         """Begin to work on an action of the queue that a message came from."""
@@ -160,7 +170,7 @@ class Attempt:
     def _work(self, queue: str) -> Iterator[str]:
         try:
             with self.world.database.write() as session:
-                claim = claim_next(session, queue, self.worker.name, lease_seconds=LEASE_SECONDS)
+                claim = claim_next(session, queue, self.worker.name, lease_seconds=LEASE_SECONDS, held=self.worker.held)
             if claim is None:
                 self._announce_to_others(queue)
                 return
@@ -188,8 +198,10 @@ class Attempt:
             self.world.broker.announce([left.announcement])
 
     def _stage(self, claim: Claim) -> Iterator[str]:
-        self._fetch(claim)
+        self._fetch(claim.checkpoint)
+        self.worker.hold(claim.inputs)
         yield "fetched"
+        yield from self._fetch_ahead(claim.queue)
         self._check()
         if self.world.random.random() < self.world.stages_fail:
             raise StageFailed(self.world.random.choice(list(_FAILURES.values())))
@@ -229,16 +241,30 @@ class Attempt:
             path.write_bytes(data)
         return path
 
-    def _fetch(self, claim: Claim) -> None:
-        if claim.checkpoint is None:
+    def _fetch(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
             return
         with self.world.database.read() as session:
-            manifest = read_manifest(session, claim.checkpoint)
+            manifest = read_manifest(session, checkpoint)
         for entry in manifest.files:
             try:
                 self.world.store.verify(entry.digest, entry.size)
             except (NotFound, IntegrityError) as error:
                 raise StartDamaged(entry.digest, error) from error
+
+    def _fetch_ahead(self, queue: str) -> Iterator[str]:
+        """Reserve the next action softly and fetch its inputs, as the thread of workers.inputs.prefetch does."""
+        with suppress(EnginefarmError, StartDamaged):
+            with self.world.database.write() as session:
+                action = reserve_next(
+                    session, queue, self.worker.name, held=self.worker.held, seconds=_RESERVED_SECONDS
+                )
+            if action is None:
+                return
+            yield f"reserved {action.key[:6]}"
+            self._fetch(action.checkpoint)
+            self.worker.hold(action.inputs)
+            yield "fetched ahead"
 
     def _check(self) -> None:
         if self.is_stopped:
