@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -24,10 +26,12 @@ class HeldRunner:
         self.may_pass_on = threading.Event()
         self.may_end = threading.Event()
         self.ended: list[str] = []
+        self.turns: list[weakref.ref[Turn]] = []
         self._ends = threading.Condition()
 
     def run(self, key: str, queue: str, turn: Turn) -> None:
         self.began.setdefault(key, threading.Event()).set()
+        self.turns.append(weakref.ref(turn))
         if key == "defect":
             raise ZeroDivisionError
         with self.activity.attempt():
@@ -84,6 +88,19 @@ def test_a_slot_takes_its_next_message_while_one_attempt_finishes(runners: list[
     slots.close()
     assert sorted(runner.ended) == ["first", "second"]
     assert runner.activity.at_rest
+
+
+def test_no_slot_keeps_an_attempt_that_ended(runners: list[HeldRunner]) -> None:
+    runner = runners[0]
+    slots = slots_of(runner)
+    runner.may_pass_on.set()
+    runner.may_end.set()
+    for number in range(20):
+        slots.receive(f"attempt {number}", "build.q")
+    slots.close()
+    gc.collect()
+    assert len(runner.turns) == 20
+    assert not [turn for turn in runner.turns if turn() is not None]
 
 
 def test_an_attempt_that_ends_lets_the_next_one_pass_its_turn_on() -> None:
