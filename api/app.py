@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError: a setting is wrong, or a file that it names.
         StartRefusedError: the catalogue has another version, or others could reach a farm without API keys.
         DatabaseUnavailable: the database does not answer, or refuses this account.
-        RuntimeError: two toolchains have one name.
+        ValueError: the toolchains cannot be loaded.
     """
     # Loading them takes up to a second, for which the first submit would wait.
     all_toolchains()
