@@ -34,6 +34,7 @@ class Fault:
     name: str
     cards: int  # how many of it are in one deck
     strike: Callable[[Farm, Random], bool]  # returns False if the fault cannot happen now
+    is_rare: bool = False  # a run of a minute may never have the moment that it needs
 
 
 def _kill_worker(farm: Farm, random: Random) -> bool:
@@ -226,8 +227,8 @@ POOLER_KILLED = "pooler killed"
 
 FAULTS = (
     Fault("worker killed", 5, _kill_worker),
-    Fault("worker killed with two attempts", 2, _kill_worker_with_two_attempts),
-    Fault("worker killed that fetches ahead", 2, _kill_worker_that_fetches_ahead),
+    Fault("worker killed with two attempts", 2, _kill_worker_with_two_attempts, is_rare=True),
+    Fault("worker killed that fetches ahead", 2, _kill_worker_that_fetches_ahead, is_rare=True),
     Fault("worker frozen past its lease", 1, _freeze_worker),
     Fault("worker told to stop", 1, _tell_worker_to_stop),
     Fault("toolchain's program killed", 2, _kill_program),
@@ -253,7 +254,7 @@ def possible_faults(farm: Farm) -> Sequence[Fault]:
 
 class Deck:
     """Deals every fault in its proportion, in an order that the seed decides. A fault that cannot happen now stays in
-    hand and is tried again; `once`: it is waited for, and no fault happens twice."""
+    hand and is tried again; `once`: it is waited for if it is not rare, and no fault happens twice."""
 
     def __init__(self, random: Random, faults: Sequence[Fault], *, once: bool) -> None:
         self.faults = [replace(fault, cards=1) for fault in faults] if once else faults
@@ -264,7 +265,7 @@ class Deck:
 
     @property
     def dealt_once(self) -> bool:
-        return all(self.struck[fault.name] for fault in self.faults)
+        return all(self.struck[fault.name] or fault.is_rare for fault in self.faults)
 
     def strike(self, farm: Farm) -> Fault | None:
         """Cause the next fault that can happen now, and return it; None if none can."""

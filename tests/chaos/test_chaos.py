@@ -20,8 +20,10 @@ def test_a_farm_keeps_its_promises_under_faults(tmp_path: Path) -> None:
     )  # fmt: skip
     result = run(plan, tmp_path)
     assert result.verdict.finds == []
-    possible = {fault.name for fault in FAULTS} - (set() if pgbouncer_program() else {POOLER_KILLED})
-    assert set(result.struck) == possible
+    expected = {fault.name for fault in FAULTS if not fault.is_rare} - (
+        set() if pgbouncer_program() else {POOLER_KILLED}
+    )
+    assert set(result.struck) >= expected
     assert result.book.accepted
     assert result.verdict.engines
     assert result.checks
