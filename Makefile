@@ -28,7 +28,7 @@ demo: $(VENV)/.demo ## the main job on a real model: submit, build, pull, genera
 up: $(VENV)/.demo ## a farm on this machine, in the foreground (PORT=8000, STATE=var)
 	$(BIN)/python -m local
 
-test: $(VENV)/.dev ## the whole test suite, two tests at once (about 15 minutes on 2 cores)
+test: $(VENV)/.dev ## the whole test suite, two tests at once (about 19 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 simulate: $(VENV)/.dev ## schedules of faults on the real catalogue code, seeded (SEEDS=20000)
