@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from models.queue.order import MOST_OVERTAKING
+
 _IN_FLIGHT = "('waiting', 'queued', 'running')"
 _QUERIES = {  # by what a selected row breaks
     "I1: an action and its attempts disagree about who runs it": """
@@ -50,6 +52,8 @@ _QUERIES = {  # by what a selected row breaks
     "I5: the blob of a referenced log was collected": """
         SELECT t.action_key FROM attempts t WHERE t.log_digest IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = t.log_digest)""",
+    "I4: an action was overtaken more often than any may be": f"""
+        SELECT a.key FROM actions a WHERE a.overtaken > {MOST_OVERTAKING}""",
     "I6: a build stage is in flight without an open build": f"""
         SELECT a.key FROM actions a WHERE a.stage = 'build' AND a.state IN {_IN_FLIGHT}
         AND NOT EXISTS (SELECT 1 FROM builds b WHERE b.key = a.key AND b.state = 'open')""",

@@ -58,15 +58,14 @@ def _farm(folder: Path, server: dict[str, Any]) -> Callable[[], object]:
         )
     from enginefarm.contract.manifest import Manifest
     from models.store import S3Settings, S3Store
-    from workers.stage.uploads import FileUploads
+    from workers.stage.uploads import upload_files
 
     settings = S3Settings(server["endpoint"], server["access"], server["secret"])
     store = S3Store(server["bucket"], "bench/farm", settings)
     files = Manifest.of_directory(folder).files
     # Every file anew: the store has those of the last round.
-    return partial(
-        FileUploads(store, folder, lambda _: None).run, files, anew=frozenset(entry.digest for entry in files)
-    )
+    anew = frozenset(entry.digest for entry in files)
+    return partial(upload_files, store, folder, files, anew=anew, keep_going=lambda: None)
 
 
 def _obstore(folder: Path, server: dict[str, Any]) -> Callable[[], object]:

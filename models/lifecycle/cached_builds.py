@@ -65,17 +65,7 @@ def record_where_served(
         # Requests from one plan share their spec, and a batch often has many of one plan.
         number = id(request.spec)
         if number not in distinct:
-            distinct[number] = {
-                "number": len(distinct),
-                "key": request.build.key,
-                "spec": request.spec,
-                "asked": request.spec_as_written,
-                "model": request.model,
-                "toolchain": request.toolchain,
-                "version": request.version,
-                "platform": request.platform,
-                "platform_label": request.platform_label,
-            }
+            distinct[number] = {"number": len(distinct)} | request.build_columns()
         build_id = secrets.token_hex(10)
         ids.append(build_id)
         builds.append({"id": build_id, "number": distinct[number]["number"], "requested_by": request.requested_by})

@@ -63,12 +63,12 @@ def claim_next(
     Args:
         held: the inputs that the worker's node has, as `ActionRow.inputs` names them; see models.queue.order.
     """
-    turn = next_turn(session, queue, worker_id, held)
-    if turn is None:
+    choice = next_turn(session, queue, worker_id, held)
+    if choice is None:
         return None
-    claim = claim_action(session, turn.key, worker_id, lease_seconds=lease_seconds)
-    if claim is not None and turn.overtaken is not None:
-        record_overtaking(session, turn.overtaken)
+    claim = claim_action(session, choice.key, worker_id, lease_seconds=lease_seconds)
+    if claim is not None and choice.overtaken is not None:
+        record_overtaking(session, choice.overtaken)
     return claim
 
 

@@ -54,6 +54,19 @@ class Request:
     requested_by: str | None
     spec_as_written: dict[str, Any] | None = None
 
+    def build_columns(self) -> dict[str, Any]:
+        """The columns of a build that say what was asked for, by name."""
+        return {
+            "key": self.build.key,
+            "spec": self.spec,
+            "asked": self.spec_as_written,
+            "model": self.model,
+            "toolchain": self.toolchain,
+            "version": self.version,
+            "platform": self.platform,
+            "platform_label": self.platform_label,
+        }
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -265,19 +278,8 @@ def record_builds(session: Session, requests: Sequence[Request], dispositions: S
     for request, disposition in zip(requests, dispositions, strict=True):
         build_id = secrets.token_hex(10)
         ids.append(build_id)
-        row = {
-            "id": build_id,
-            "key": request.build.key,
-            "disposition": str(disposition),
-            "spec": request.spec,
-            "asked": request.spec_as_written,
-            "model": request.model,
-            "toolchain": request.toolchain,
-            "version": request.version,
-            "platform": request.platform,
-            "platform_label": request.platform_label,
-            "requested_by": request.requested_by,
-        }
+        row = request.build_columns()
+        row |= {"id": build_id, "disposition": str(disposition), "requested_by": request.requested_by}
         rows = cached_rows if disposition is Disposition.CACHED else open_rows
         rows.append(row)
     # By the table instead of the ORM: unit-of-work costs more than SQL.

@@ -24,7 +24,7 @@ MOST_HELD = 32  # inputs that a worker names in a claim: bounds the statement
 
 
 @dataclass(frozen=True)
-class Turn:
+class Choice:
     """The action that a worker takes next, and the oldest one of the queue if it overtakes that."""
 
     key: str
@@ -45,7 +45,7 @@ def is_avoiding(worker_id: str) -> ColumnElement[bool]:
 
 def next_turn(
     session: Session, queue: str, worker_id: str, held: Sequence[str] = (), *, unless: ColumnElement[bool] | None = None
-) -> Turn | None:
+) -> Choice | None:
     """Choose the action of this queue that the worker takes next, and lock it until the transaction ends.
 
     None if no action of the queue is due, or if other transactions have locked all that are.
@@ -63,7 +63,7 @@ def next_turn(
     oldest = _locked(by_age).cte("oldest")
     if not held:
         key = session.execute(select(oldest.c.key)).scalar_one_or_none()
-        return Turn(key) if key is not None else None
+        return Choice(key) if key is not None else None
     warm = _locked(by_age.where(ActionRow.inputs == _inputs_of_oldest_warm(claimable, held))).cte("warm")
     may_be_overtaken = and_(
         func.coalesce(oldest.c.overtaken, 0) < MOST_OVERTAKING,
@@ -74,8 +74,8 @@ def next_turn(
     if row is None:
         return None
     if row.warm is None or row.warm == row.oldest or not row.may_be_overtaken:
-        return Turn(row.oldest)
-    return Turn(row.warm, overtaken=row.oldest)
+        return Choice(row.oldest)
+    return Choice(row.warm, overtaken=row.oldest)
 
 
 def record_overtaking(session: Session, key: str) -> None:

@@ -46,10 +46,10 @@ def reserve_next(
         ActionRow.prefetched_by != worker_id,
         ActionRow.prefetched_until > now(),
     )
-    turn = next_turn(session, queue, worker_id, held, unless=prefetched)
-    if turn is None or not renew_reservation(session, turn.key, worker_id, seconds=seconds, first=True):
+    choice = next_turn(session, queue, worker_id, held, unless=prefetched)
+    if choice is None or not renew_reservation(session, choice.key, worker_id, seconds=seconds, first=True):
         return None
-    row = session.execute(select(ActionRow).where(ActionRow.key == turn.key)).scalar_one()
+    row = session.execute(select(ActionRow).where(ActionRow.key == choice.key)).scalar_one()
     manifest = None
     if row.depends_on is not None:
         checkpoint = checkpoint_of(session, row.depends_on)

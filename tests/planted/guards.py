@@ -1173,7 +1173,7 @@ GUARDS = (
     ),
     Guard(
         "a fetch ahead ends when its action is gone", "workers/inputs/prefetch.py",
-        "if not is_queued and not turn.is_claimed:", "if False:",
+        "if not is_queued and not ahead.is_claimed:", "if False:",
         "tests/workers/inputs/test_prefetch.py",
     ),
     Guard(

@@ -19,7 +19,7 @@ from enginefarm.contract.manifest import FileEntry, Manifest
 from enginefarm.contract.work import Work
 from enginefarm.transfer.node_cache import Cache
 from workers.inputs.input_files import InputFile, InputFiles, OtherFiles, Places
-from workers.inputs.parallel import ParallelTasks, Task
+from workers.parallel import ParallelTasks, Task
 from workers.scratch.workspace import Workspace
 
 # Files at a time. With four, one slow file does not hold the others back, and four cores read cached files again.

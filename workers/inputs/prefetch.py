@@ -56,70 +56,69 @@ class Prefetch:
         self._records = WarmRecords(inputs.cache)
         self._standby = standby
         self._leaving = leaving
-        self._current = _Turn("")
-        self._current.computed.set()
+        self._current = _FetchAhead("")
         self._lock = threading.Lock()
 
     @contextmanager
     def during(self, claim: Claim) -> Iterator[None]:
         """Fetch ahead from the queue of this claim while the block computes; a fetch may go on until the next claim."""
-        turn = _Turn(claim.queue)
-        with self._lock:
-            # A worker with several cards fetches ahead for one of them at a time.
-            if self._inputs.cache is not None and self._current.computed.is_set():
+        ahead = _FetchAhead(claim.queue)
+        if self._inputs.cache is not None:
+            with self._lock, suppress(RuntimeError):  # `ulimit -u`, or a container's limit of processes
                 self._current.ended.set()
-                self._current = turn
-                turn.thread = threading.Thread(target=self._work, args=(turn,), name="prefetch", daemon=True)
-                turn.thread.start()
+                self._current = ahead
+                thread = threading.Thread(target=self._work, args=(ahead,), name="prefetch", daemon=True)
+                thread.start()
+                ahead.thread = thread
         try:
             yield
         finally:
-            turn.computed.set()
+            ahead.computed.set()
 
     def claimed(self, key: str) -> None:
         """This worker has claimed an action: end the fetch for any other one."""
         with self._lock:
-            turn = self._current
-            if turn.key == key:
-                turn.is_claimed = True
+            ahead = self._current
+            if ahead.key == key:
+                ahead.is_claimed = True
             else:
-                turn.ended.set()
+                ahead.ended.set()
 
     def close(self) -> None:
         """End the fetch, and wait a moment until it has left the scratch folder."""
         with self._lock:
-            turn = self._current
-            turn.ended.set()
-        if turn.thread is not None:
-            turn.thread.join(_CLOSE_SECONDS)
+            ahead = self._current
+            ahead.ended.set()
+        if ahead.thread is not None:
+            ahead.thread.join(_CLOSE_SECONDS)
 
-    def _work(self, turn: _Turn) -> None:
+    def _work(self, ahead: _FetchAhead) -> None:
         # A short stage ends before a fetch would help the next one.
         pause = _FIRST_SECONDS
         try:
-            while not turn.computed.wait(pause) and not self._is_over(turn):
-                action = self._reserve(turn)
+            while not ahead.computed.wait(pause) and not self._is_over(ahead):
+                action = self._reserve(ahead)
                 if action is not None:
                     with suppress(_Ended):  # mostly another worker has claimed it: choose again
-                        self._fetch(turn, action)
-                        self._keep_reserved(turn)
+                        self._fetch(ahead, action)
+                        self._keep_reserved(ahead)
                 pause = _RENEW_SECONDS
         except (EnginefarmError, StartDamaged, OSError, RuntimeError) as error:
             # If the next attempt meets it, too, it says what is wrong.
             log.info("nothing more is fetched ahead during this stage: %s", message_of(error))
 
-    def _reserve(self, turn: _Turn) -> NextAction | None:
+    def _reserve(self, ahead: _FetchAhead) -> NextAction | None:
         with self._database.write() as session:
             if refuses_new_work(session, self._worker_id):
                 return None
             action = reserve_next(
-                session, turn.queue, self._worker_id, held=self._records.held(), seconds=_RESERVED_SECONDS
+                session, ahead.queue, self._worker_id, held=self._records.held(), seconds=_RESERVED_SECONDS
             )
-        turn.key = action.key if action is not None else ""
-        turn.renewed_at = time.monotonic()
+        ahead.key = action.key if action is not None else ""
+        ahead.renewed_at = time.monotonic()
         return action
 
-    def _fetch(self, turn: _Turn, action: NextAction) -> None:
+    def _fetch(self, ahead: _FetchAhead, action: NextAction) -> None:
         work = read_work(action.stored_work)
         checkpoint = None
         if action.checkpoint is not None:
@@ -130,39 +129,39 @@ class Prefetch:
             return
         if self._inputs.digests_held(entries) == {entry.digest for entry in entries}:
             return
-        caller = Caller(lambda: self._keep_going(turn), log.info)
+        caller = Caller(lambda: self._keep_going(ahead), log.info)
         fetched = self._inputs.prefetch(work, checkpoint, self._standby.root, caller)
         self._records.remember(action.inputs, entries)
         log.info("ahead of %s: %s", action.key[:12], fetched)
 
-    def _keep_reserved(self, turn: _Turn) -> None:
+    def _keep_reserved(self, ahead: _FetchAhead) -> None:
         """Renew the soft lease until the action is gone or the stage has ended."""
-        while not turn.computed.wait(_RENEW_SECONDS):
-            self._keep_going(turn)
+        while not ahead.computed.wait(_RENEW_SECONDS):
+            self._keep_going(ahead)
 
-    def _keep_going(self, turn: _Turn) -> None:
+    def _keep_going(self, ahead: _FetchAhead) -> None:
         """
         Raises:
             _Ended: see the module.
         """
-        if self._is_over(turn):
+        if self._is_over(ahead):
             raise _Ended
-        if turn.is_claimed or time.monotonic() < turn.renewed_at + _RENEW_SECONDS:
+        if ahead.is_claimed or time.monotonic() < ahead.renewed_at + _RENEW_SECONDS:
             return
-        with turn.renewing:
-            if time.monotonic() < turn.renewed_at + _RENEW_SECONDS:
+        with ahead.renewing:
+            if time.monotonic() < ahead.renewed_at + _RENEW_SECONDS:
                 return  # another thread of the fetch has just asked
-            turn.renewed_at = time.monotonic()
+            ahead.renewed_at = time.monotonic()
             with self._database.write() as session:
-                is_queued = renew_reservation(session, turn.key, self._worker_id, seconds=_RESERVED_SECONDS)
-        if not is_queued and not turn.is_claimed:
+                is_queued = renew_reservation(session, ahead.key, self._worker_id, seconds=_RESERVED_SECONDS)
+        if not is_queued and not ahead.is_claimed:
             raise _Ended
 
-    def _is_over(self, turn: _Turn) -> bool:
-        return turn.ended.is_set() or self._leaving.is_set()
+    def _is_over(self, ahead: _FetchAhead) -> bool:
+        return ahead.ended.is_set() or self._leaving.is_set()
 
 
-class _Turn:
+class _FetchAhead:
     """One stage of the worker, and the action whose inputs are fetched during it. `key`: empty while there is none."""
 
     def __init__(self, queue: str) -> None:

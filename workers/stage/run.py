@@ -54,7 +54,7 @@ from workers.stage.program_output import Peaks, ProgramOutput
 from workers.stage.program_view import folders_of, uses_gpu
 from workers.stage.refusals import runs_foreign_code
 from workers.stage.tools import Tools
-from workers.stage.uploads import FileUploads
+from workers.stage.uploads import upload_files
 from workers.warm_start import WarmStart
 
 _STEP_MESSAGES = {"fetch": "fetching", "check": "checking the output", "upload": "uploading"}
@@ -270,7 +270,8 @@ class StageRun:
         with self.tools.database.read() as session:
             # `put` skips blobs that the store has; those known as damaged must be written over.
             damaged = frozenset(damaged_blobs(session, blob_sizes(output.manifest)))
-        FileUploads(self.tools.store, self.directories.output, self.watch).run(output.manifest.files, anew=damaged)
+        files = output.manifest.files
+        upload_files(self.tools.store, self.directories.output, files, anew=damaged, keep_going=self.keep_going)
         return replace(output, rewritten=output.rewritten | damaged)
 
     @contextmanager

@@ -38,7 +38,7 @@ class ParallelTasks:
             Exception: the first error of a task, or of `keep_going`.
         """
         helpers: list[Future[None]] = []
-        with ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="inputs") as pool:
+        with ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="files") as pool:
             with suppress(RuntimeError):  # `ulimit -u`, or a container's limit of processes: fewer threads will do
                 for _ in range(min(threads, len(self._tasks)) - 1):
                     # Each with a copy of this thread's context, which has the limit of the work.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier
 from typing import Any, cast
 
 import pytest
@@ -12,7 +12,7 @@ from enginefarm.contract.digest import Digest, of_bytes
 from enginefarm.contract.errors import StoreUnavailable
 from enginefarm.contract.manifest import FileEntry
 from models.store import Store
-from workers.stage.uploads import FILES_AT_ONCE, FileUploads
+from workers.stage.uploads import FILES_AT_ONCE, upload_files
 
 
 def entry(number: int) -> FileEntry:
@@ -36,25 +36,24 @@ def test_files_are_uploaded_at_once_and_the_same_bytes_once(tmp_path: Path) -> N
     entries = [entry(number) for number in range(FILES_AT_ONCE)]
     copy = entries[0].model_copy(update={"path": "copy"})
     damaged = entries[1].digest
-    FileUploads(cast(Store, store), tmp_path, lambda _: None).run([*entries, copy], anew={damaged})
+    upload_files(cast(Store, store), tmp_path, [*entries, copy], anew={damaged}, keep_going=lambda: None)
     assert sorted(store.put_digests) == sorted((item.digest, item.digest == damaged) for item in entries)
 
 
 class FailingStore:
-    """The put of the largest file fails once another runs; the others last until their watch stops them."""
+    """The put of the largest file fails once FILES_AT_ONCE run; the others last until their watch stops them."""
 
     def __init__(self, largest: Digest) -> None:
         self.stopped = 0
         self.begun = 0
         self._largest = largest
-        self._other_runs = Event()
+        self._meeting = Barrier(FILES_AT_ONCE, timeout=20)
 
     def put(self, _: Path, digest: Digest, __: int, watch: Any, *, anew: bool) -> None:
         self.begun += 1
+        self._meeting.wait()
         if digest == self._largest:
-            assert self._other_runs.wait(20)
             raise StoreUnavailable("the store is full")
-        self._other_runs.set()
         try:
             while True:
                 watch(0)
@@ -67,5 +66,5 @@ def test_the_first_failure_stops_the_other_files(tmp_path: Path) -> None:
     entries = [entry(number) for number in range(9)]
     store = FailingStore(entries[-1].digest)
     with pytest.raises(StoreUnavailable, match="the store is full"):
-        FileUploads(cast(Store, store), tmp_path, lambda _: None).run(entries, anew=())
+        upload_files(cast(Store, store), tmp_path, entries, anew=(), keep_going=lambda: None)
     assert (store.begun, store.stopped) == (FILES_AT_ONCE, FILES_AT_ONCE - 1)
