@@ -5,21 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
+from enginefarm.contract.key import Key
 from enginefarm.wire.bodies import BuildState, Disposition
 from models.catalogue.clock import now
 from models.catalogue.database import Database
 from models.catalogue.rows import BuildRow, EngineRow
+from models.catalogue.states import ActionState
+from models.lifecycle.action_rows import action_columns, insert_or_lock_all
 from models.lifecycle.submission import Accepted, Request, submit_all
+from tests.enginefarm.http_double import wait_until
 from tests.migrated import migrated_sqlite
 from tests.models.requests import add_worker, claim_now, new_request
 from tests.models.stage_runs import build_engine
 from tests.scale.plans import statements_of
 from tests.servers.postgres import Databases
 
+_BLOCKED = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
 _MOST_STATEMENTS = 8  # with an action of each kind that is new and one that exists
 
 
@@ -130,3 +137,36 @@ def test_batches_of_the_same_actions_in_other_orders_do_not_lock_each_other_out(
     keys = [request.build.key for request in requests]
     with catalogue.read() as session:
         assert session.scalar(select(func.count()).where(BuildRow.key.in_(keys))) == len(answers)
+
+
+def test_two_batches_wait_for_each_other_at_the_first_action(catalogue: Database) -> None:
+    if catalogue.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    first, last = sorted((_new_convert(f"ordered {number}") for number in range(2)), key=itemgetter("key"))
+
+    def insert_in_other_order() -> dict[Key, ActionState]:
+        with catalogue.write() as session:
+            return insert_or_lock_all(session, [last, first])
+
+    with ThreadPoolExecutor(1) as pool, catalogue.write() as session:
+        insert_or_lock_all(session, [first])
+        states = pool.submit(insert_in_other_order)
+        wait_until(lambda: _is_a_session_blocked(catalogue), seconds=20)
+        # The other one has no action yet. If it had the last one, both would wait for ever.
+        session.execute(text("SET LOCAL lock_timeout = '5s'"))
+        assert insert_or_lock_all(session, [last]) == {}
+        session.commit()
+        assert states.result(20) == {first["key"]: ActionState.QUEUED, last["key"]: ActionState.QUEUED}
+
+
+def _is_a_session_blocked(catalogue: Database) -> bool:
+    # In a session of its own each time: a transaction sees one snapshot of the sessions.
+    with catalogue.read() as session:
+        return bool(session.scalar(_BLOCKED))
+
+
+def _new_convert(model: str) -> dict[str, Any]:
+    action = new_request(model).convert
+    return action_columns(
+        action.key, action.stage, action.queue, action.document, action.work, None, ActionState.QUEUED, None
+    )
