@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import httpx
+import psutil
 
 from tests.farm.running_farm import CHECKOUT, QUICK, RunningFarm, eventually
 
@@ -25,6 +26,10 @@ def test_a_process_builds_on_each_of_its_gpus_and_a_drained_one_takes_no_more(ru
         return {worker["name"]: worker["running"] for worker in workers if worker["running"]}
 
     eventually(lambda: set(busy()) == SLOTS and set(busy().values()) < {build["key"] for build in builds})
+    # Heartbeats, presence and prefetch of all slots share these.
+    connections = psutil.Process(running_farm.workers["cards"].pid).net_connections("tcp")
+    to_database = [one for one in connections if one.raddr and one.raddr.port == running_farm.database.engine.url.port]
+    assert len(to_database) in {1, 2}
     [queued] = [build for build in builds if build["key"] not in busy().values()]
     drained, working = sorted(SLOTS)
     httpx.post(f"{running_farm.urls[0]}/v1/workers/{drained}:drain").raise_for_status()
